@@ -1,0 +1,15 @@
+"""The one kind of error that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Bad input: says what is wrong, naming the file or item, and what to do about it, on one line.
+
+    Args:
+        what: the thing that is wrong, with its name, e.g. ``"exp/teacher/best.safetensors does not exist"``.
+        remedy: what to do, e.g. ``"run stage 4 first"``.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}".replace("\n", " "))
+        self.what = what
+        self.remedy = remedy
