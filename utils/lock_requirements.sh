@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Compile requirements/*.in into the lock files that utils/setup_env.sh installs, with the hash of every file.
+# Versions that a lock already has are kept; delete a lock first to take the newest ones.
+# Usage: utils/lock_requirements.sh [UV [OPTION OF UV]...]
+set -euo pipefail
+
+uv=${1:-uv}
+shift || true
+cd "$(dirname "$0")/../requirements"
+
+compile() {
+  "$uv" pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+    --no-header --no-annotate "$@"
+}
+
+compile torch-1.13.1.in -o torch-1.13.1.txt
+compile torch-2.13.in -o torch-2.13.txt
+# the same versions, but for torch and the CUDA libraries that only PyPI's torch asks for
+grep -E '^[a-z0-9-]+==' torch-2.13.txt | grep -v '^torch==' | sed 's/ \\$//' > constraints.tmp
+trap 'rm -f constraints.tmp' EXIT
+compile torch-2.13-cpu.in -c constraints.tmp -o torch-2.13-cpu.txt "$@"
+compile dev.in -c torch-1.13.1.txt -o dev.txt
+compile mini.in -o mini.txt
+compile uv.in -o uv.txt
