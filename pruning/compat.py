@@ -1,0 +1,28 @@
+"""Differences between torch 1.13 and current torch, in one place."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_HAS_SDPA = hasattr(torch.nn.functional, "scaled_dot_product_attention")
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """``softmax(query key^T / sqrt(D) + bias) value``, fused where this torch can.
+
+    Args:
+        query, key, value: ``(N, H, T, D)``.
+        bias: ``(N, H, T, T)`` added to the scores.
+        dropout: probability on the attention weights.
+
+    Returns:
+        ``(N, H, T, D)``.
+    """
+    if _HAS_SDPA:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(query.shape[-1]) + bias
+    weights = torch.nn.functional.dropout(scores.softmax(dim=-1), dropout)
+    return torch.matmul(weights, value)

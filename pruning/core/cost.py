@@ -1,0 +1,144 @@
+"""Size and computation of a network as a polynomial in the kept counts of its unit groups.
+
+Every part of a network that is pruned contributes ``coefficient x product of counts``: the weight between two pruned
+convolutions costs ``kernel x kept_1 x kept_2``, an attention head inside a module ``module x head``. Gates are
+independent, so putting expected counts into the polynomial gives the exact expected cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pruning.core.units import UnitGroup
+
+if TYPE_CHECKING:
+    from pruning.core.structure import Structure
+
+SIZE = "size"
+MACS = "macs"
+COSTS = (SIZE, MACS)
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """A part of a network's cost.
+
+    Attributes:
+        kind: where it is reported: ``subsampling``, ``attention``, ``ffn``, ``convolution``, ...
+        groups: names of the unit groups whose kept counts multiply; empty for what always stays.
+        parameters: parameters per product of units.
+        macs: multiply-accumulates per product of units, at the audio length that the terms were made for.
+    """
+
+    kind: str
+    groups: tuple[str, ...]
+    parameters: float
+    macs: float
+
+
+class CostModel:
+    """Evaluates `CostTerm`s for hard or expected counts.
+
+    Args:
+        groups: the network's unit groups, all of them.
+        terms: the network's cost terms.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup], terms: Sequence[CostTerm]) -> None:
+        self.groups = list(groups)
+        self.terms = list(terms)
+        position = {group.name: index for index, group in enumerate(self.groups)}
+        one = len(self.groups)  # an index that always counts 1 fills short products
+        width = max((len(term.groups) for term in self.terms), default=0) or 1
+        rows = [[position[name] for name in term.groups] + [one] * (width - len(term.groups)) for term in self.terms]
+        self._index = torch.tensor(rows, dtype=torch.long)
+        self._coefficients = {
+            SIZE: torch.tensor([term.parameters for term in self.terms], dtype=torch.float64),
+            MACS: torch.tensor([term.macs for term in self.terms], dtype=torch.float64),
+        }
+        self.dense = {cost: self.evaluate(self.dense_counts(), cost).item() for cost in COSTS}
+
+    def dense_counts(self) -> Tensor:
+        """Counts of the whole network, ``(G,)``."""
+        return torch.tensor([group.size for group in self.groups], dtype=torch.float64)
+
+    def counts(self, structure: Structure) -> Tensor:
+        """Counts that a structure keeps, ``(G,)``."""
+        return torch.tensor([structure.count(group.name) for group in self.groups], dtype=torch.float64)
+
+    def products(self, counts: Tensor) -> Tensor:
+        """Product of counts of every term, ``(len(terms),)``; computed in at least float32."""
+        counts = counts if counts.dtype == torch.float64 else counts.float()
+        padded = torch.cat([counts, counts.new_ones(1)])
+        return padded[self._index.to(counts.device)].prod(dim=1)
+
+    def evaluate(self, counts: Tensor, cost: str) -> Tensor:
+        """Cost for ``counts (G,)`` (kept, or expected to be kept), a scalar with gradient.
+
+        Args:
+            counts: units kept of each group, in the order of ``groups``.
+            cost: ``size`` (parameters) or ``macs``.
+        """
+        products = self.products(counts)
+        return products @ self._coefficients[cost].to(products)
+
+    def sparsity(self, counts: Tensor, cost: str) -> Tensor:
+        """``1 - cost / dense cost`` (method A), a scalar with gradient."""
+        products = self.products(counts)
+        share = self._coefficients[cost] / self.dense[cost]  # normalised in float64 before any float32 sum
+        return 1 - products @ share.to(products)
+
+    def structure_cost(self, structure: Structure) -> dict[str, float]:
+        """Parameters and MACs that ``structure`` leaves."""
+        counts = self.counts(structure)
+        return {cost: self.evaluate(counts, cost).item() for cost in COSTS}
+
+    def structure_sparsity(self, structure: Structure) -> dict[str, float]:
+        """Hard sparsity of ``structure`` in size and MACs."""
+        counts = self.counts(structure)
+        return {cost: self.sparsity(counts, cost).item() for cost in COSTS}
+
+    def by_kind(self, counts: Tensor) -> dict[str, dict[str, float]]:
+        """Parameters and MACs of each kind of term for ``counts (G,)``."""
+        products = self.products(counts)
+        table: dict[str, dict[str, float]] = {}
+        for cost in COSTS:
+            values = (products * self._coefficients[cost].to(products)).tolist()
+            for term, value in zip(self.terms, values):
+                row = table.setdefault(term.kind, dict.fromkeys(COSTS, 0.0))
+                row[cost] += value
+        return table
+
+    def reachable(self, enabled: Sequence[UnitGroup]) -> dict[str, float]:
+        """Largest sparsity that closing every unit of the ``enabled`` groups, down to their minima, can give."""
+        closed = {group.name: float(group.minimum) for group in enabled}
+        parents = {group.parent for group in enabled if group.parent is not None and group.minimum == 0}
+        for group in self.groups:  # a module whose units are all closed is closed
+            if group.name in parents:
+                closed[group.name] = 0.0
+        counts = torch.tensor([closed.get(group.name, float(group.size)) for group in self.groups], dtype=torch.float64)
+        return {cost: self.sparsity(counts, cost).item() for cost in COSTS}
+
+
+def summarise(model: CostModel, kept: Mapping[str, float]) -> list[dict[str, object]]:
+    """Rows of a before/after table: kind, parameters and MACs dense and kept, share removed.
+
+    Args:
+        model: the dense network's cost.
+        kept: group name -> units kept.
+    """
+    counts = torch.tensor([float(kept[group.name]) for group in model.groups], dtype=torch.float64)
+    before, after = model.by_kind(model.dense_counts()), model.by_kind(counts)
+    rows: list[dict[str, object]] = []
+    for kind, dense in before.items():
+        row: dict[str, object] = {"kind": kind}
+        for cost in COSTS:
+            row[f"{cost} before"], row[f"{cost} after"] = dense[cost], after[kind][cost]
+            row[f"{cost} removed"] = 1 - after[kind][cost] / dense[cost] if dense[cost] else 0.0
+        rows.append(row)
+    return rows

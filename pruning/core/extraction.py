@@ -1,0 +1,70 @@
+"""Cutting closed units out: a masked network becomes an ordinary smaller one with the same outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.masking import expand_mask
+from pruning.core.structure import Structure
+from pruning.core.units import Prunable, UnitGroup, check_groups
+
+
+def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], structure: Structure) -> dict[str, Tensor]:
+    """Fold soft masks into the weights that follow, drop removed modules, and select the kept entries of the rest.
+
+    Args:
+        state: the network's ``state_dict``.
+        groups: its unit groups.
+        structure: what to keep, resolved.
+
+    Returns:
+        The ``state_dict`` of the smaller network; tensors are copies.
+    """
+    removed = tuple(prefix for g in groups if g.removes and not structure.count(g.name) for prefix in g.removes)
+    result = {name: tensor.detach().clone() for name, tensor in state.items() if not name.startswith(removed or ("\0",))}
+    masks = structure.masks()
+    for group in groups:
+        if group.name in masks:
+            for span in group.masks:
+                if span.tensor in result:
+                    tensor = result[span.tensor]
+                    result[span.tensor] = tensor * expand_mask(masks[group.name].to(tensor), span, tensor.shape)
+    keep_indices: dict[tuple[str, int], Tensor] = {}
+    for group in groups:
+        kept = structure.groups[group.name].kept
+        if len(kept) == group.size:
+            continue
+        gone = torch.tensor(sorted(set(range(group.size)) - set(kept)), dtype=torch.long)
+        for span in group.slices:
+            if span.tensor in result:
+                key = (span.tensor, span.dim)
+                keep = keep_indices.setdefault(key, torch.ones(result[span.tensor].shape[span.dim], dtype=torch.bool))
+                keep[span.indices(gone)] = False
+    for (name, dim), keep in keep_indices.items():
+        result[name] = result[name].index_select(dim, torch.nonzero(keep).flatten().to(result[name].device))
+    return result
+
+
+def extract(model: nn.Module, structure: Structure) -> nn.Module:
+    """The smaller ordinary network that computes what ``model`` computes under ``structure.masks()``.
+
+    In evaluation mode the outputs agree to rounding. The new network is in the training mode of ``model``, on its
+    device, and shares no memory with it.
+
+    Raises:
+        UserError: the structure is not of this network.
+        RuntimeError: the network's declaration is wrong (names or shapes do not match after cutting).
+    """
+    prunable = cast(Prunable, model)
+    groups = prunable.unit_groups()
+    check_groups(model, groups)
+    structure.check_fits(groups)
+    structure = structure.resolved(groups)
+    small = prunable.shrink(structure)
+    small.load_state_dict(cut_tensors(model.state_dict(), groups, structure), strict=True)
+    parameter = next(model.parameters())
+    return small.to(device=parameter.device, dtype=parameter.dtype).train(model.training)

@@ -1,0 +1,83 @@
+"""Masks at work: the weights of an unmodified network are multiplied while a context is open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.units import Span, UnitGroup, check_groups
+
+
+def expand_mask(mask: Tensor, span: Span, shape: Sequence[int]) -> Tensor:
+    """Lay a group's ``mask (size,)`` along one axis of a tensor of ``shape``; entries of no unit get 1.
+
+    Returns:
+        A tensor that broadcasts against ``shape``: all axes of length 1 but ``span.dim``.
+    """
+    length = shape[span.dim]
+    entries = mask.numel() * span.width
+    view = [1] * len(shape)
+    if mask.numel() == 1 and entries == length:
+        return mask.reshape(view)
+    spread = mask[:, None].expand(-1, span.width).reshape(-1)
+    if entries != length:
+        spread = torch.cat([mask.new_ones(span.offset), spread, mask.new_ones(length - span.offset - entries)])
+    view[span.dim] = length
+    return spread.reshape(view)
+
+
+class Masker:
+    """Multiplies masks into the weights of a network without changing the network.
+
+    Inside `applied` the modules see ``weight * mask`` where they read ``weight``; parameters, their names and the
+    ``state_dict`` stay what they are, and gradients reach both the weights and the masks.
+
+    Args:
+        model: any network.
+        groups: its unit groups.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[UnitGroup]) -> None:
+        check_groups(model, groups)
+        self._sites: dict[str, list[tuple[str, Span]]] = {}
+        for group in groups:
+            for span in group.masks:
+                self._sites.setdefault(span.tensor, []).append((group.name, span))
+        self._owners: dict[str, tuple[nn.Module, str]] = {}
+        for name in self._sites:
+            path, _, attribute = name.rpartition(".")
+            owner = model.get_submodule(path)
+            if attribute not in owner._parameters:
+                raise ValueError(f"{name} is not a parameter, so it cannot be masked")
+            self._owners[name] = (owner, attribute)
+
+    def masked_weight(self, name: str, masks: Mapping[str, Tensor]) -> Tensor:
+        """The parameter ``name`` times every mask of ``masks`` that acts on it; the parameter itself if none does."""
+        owner, attribute = self._owners[name]
+        weight: Tensor = owner._parameters[attribute]  # type: ignore[assignment]
+        for group, span in self._sites[name]:
+            if group in masks:
+                weight = weight * expand_mask(masks[group].to(weight), span, weight.shape)
+        return weight
+
+    @contextmanager
+    def applied(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
+        """While open, the network computes with masked weights.
+
+        Args:
+            masks: group name -> ``(size,)``; a group that is absent is left whole. Only names of this network's groups.
+        """
+        shadowed: list[tuple[nn.Module, str]] = []
+        try:
+            for name, (owner, attribute) in self._owners.items():
+                weight = self.masked_weight(name, masks)
+                if weight is not owner._parameters[attribute]:
+                    owner.__dict__[attribute] = weight  # found before the parameter when the module reads it
+                    shadowed.append((owner, attribute))
+            yield
+        finally:
+            for owner, attribute in shadowed:
+                del owner.__dict__[attribute]

@@ -1,0 +1,128 @@
+"""Unit groups: what in a network can be removed, said once for every method.
+
+A network that can be pruned declares its groups and its cost beside its own code (see `Prunable`). Masks multiply the
+*weights that follow* a unit instead of its activations: the mathematics is the same, it works inside fused attention
+code where hooks do not fire, and it costs no memory for activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pruning.core.cost import CostTerm
+    from pruning.core.structure import Structure
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where the units of a group lie in one tensor: unit ``i`` owns ``width`` entries of ``dim`` from ``offset + i width``.
+
+    Attributes:
+        tensor: name of the parameter or buffer in the network's ``state_dict``.
+        dim: the axis.
+        width: entries that one unit owns, contiguous.
+        offset: first entry of unit 0 (the second half of a gated linear unit starts at ``offset = channels``).
+    """
+
+    tensor: str
+    dim: int
+    width: int = 1
+    offset: int = 0
+
+    def indices(self, units: Tensor) -> Tensor:
+        """Entries of ``dim`` that ``units (K,)`` own, ``(K * width,)``, in the order of ``units``."""
+        first = units * self.width + self.offset
+        return (first[:, None] + torch.arange(self.width, device=units.device)[None, :]).reshape(-1)
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """A named set of like units that can be removed from a network.
+
+    Attributes:
+        name: unique in its network, e.g. ``encoder.layers.3.attention.heads``.
+        kind: what the units are, e.g. ``heads``; methods switch kinds on and off and reports sum over them.
+        size: number of units.
+        masks: parameters (weights that follow) which a mask of the group multiplies.
+        slices: tensors that lose entries when a unit goes.
+        parent: name of the module group (size 1) that these units are inside of. A unit is kept when its own gate
+            and its module's gate are open.
+        minimum: units that must stay.
+        removes: prefixes of tensor names that go as a whole when the (single) unit of a module group goes.
+    """
+
+    name: str
+    kind: str
+    size: int
+    masks: tuple[Span, ...]
+    slices: tuple[Span, ...] = ()
+    parent: Optional[str] = None
+    minimum: int = 0
+    removes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 0 <= self.minimum <= self.size:
+            raise ValueError(f"{self.name}: size {self.size}, minimum {self.minimum}")
+        if self.removes and self.size != 1:
+            raise ValueError(f"{self.name}: a group that removes modules has one unit, not {self.size}")
+
+
+@runtime_checkable
+class Prunable(Protocol):
+    """What a network offers so that every method works on it."""
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """The groups of the network as it is, in a fixed order; parents before their children."""
+
+    def cost_terms(self, frames: int) -> list[CostTerm]:
+        """Parameters and multiply-accumulates of what is pruned, for ``frames`` input frames of one utterance."""
+
+    def shrink(self, structure: Structure) -> nn.Module:
+        """A new network of the shapes that ``structure`` leaves; its weights are not set."""
+
+
+def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
+    """Check a declaration against the network that it describes.
+
+    Raises:
+        ValueError: a name occurs twice, a parent is missing or comes late, or a span does not fit its tensor.
+    """
+    tensors = model.state_dict()
+    seen: set[str] = set()
+    for group in groups:
+        if group.name in seen:
+            raise ValueError(f"unit group {group.name} is declared twice")
+        if group.parent is not None and group.parent not in seen:
+            raise ValueError(f"{group.name}: its parent {group.parent} is not declared before it")
+        seen.add(group.name)
+        for span in (*group.masks, *group.slices):
+            if span.tensor not in tensors:
+                raise ValueError(f"{group.name}: the network has no tensor {span.tensor}")
+            shape = tuple(tensors[span.tensor].shape)
+            if span.dim >= len(shape) or span.offset + group.size * span.width > shape[span.dim]:
+                raise ValueError(f"{group.name}: {group.size} units of {span} exceed the shape {shape}")
+        for prefix in group.removes:
+            if not any(name.startswith(prefix) for name in tensors):
+                raise ValueError(f"{group.name}: no tensor starts with {prefix}")
+
+
+def select_kinds(groups: Iterable[UnitGroup], kinds: Optional[Sequence[str]]) -> list[UnitGroup]:
+    """The groups of the given ``kinds`` (all of them for None), in order.
+
+    Raises:
+        ValueError: a kind that the network does not have.
+    """
+    groups = list(groups)
+    if kinds is None:
+        return groups
+    known = {group.kind for group in groups}
+    for kind in kinds:
+        if kind not in known:
+            raise ValueError(f"the network has no units of kind {kind!r}; it has {', '.join(sorted(known))}")
+    return [group for group in groups if group.kind in kinds]

@@ -1,0 +1,177 @@
+"""The Conformer encoder (arXiv 2005.08100), every dimension chosen per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pruning.models.attention import RelativePositionAttention, relative_positions
+from pruning.models.subsampling import ConvSubsampling
+
+
+@dataclass(frozen=True)
+class ConformerConfig:
+    """Dimensions of a `ConformerEncoder`.
+
+    A per-layer value is a list with one entry for all layers or one for each; 0 leaves that module out.
+
+    Attributes:
+        feature_dim: bins per input frame.
+        d_model: dimension of the residual stream.
+        num_layers: Conformer blocks.
+        head_dim: dimension of an attention head (never derived from ``d_model``).
+        num_heads: attention heads, per layer.
+        macaron_dim: hidden units of the first feed-forward module, per layer.
+        ffn_dim: hidden units of the second, per layer.
+        conv_channels: channels of the convolution module, per layer.
+        conv_kernel: its kernel, odd.
+        subsampling_channels: channels of the subsampling convolutions.
+        subsampling_strides: their strides, two of them 2.
+        dropout: on module outputs, FFN hidden units and attention weights.
+    """
+
+    feature_dim: int = 80
+    d_model: int = 256
+    num_layers: int = 12
+    head_dim: int = 64
+    num_heads: tuple[int, ...] = (4,)
+    macaron_dim: tuple[int, ...] = (2048,)
+    ffn_dim: tuple[int, ...] = (2048,)
+    conv_channels: tuple[int, ...] = (256,)
+    conv_kernel: int = 31
+    subsampling_channels: tuple[int, ...] = (8, 32, 128)
+    subsampling_strides: tuple[int, ...] = (1, 2, 2)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "macaron_dim", "ffn_dim", "conv_channels"):
+            object.__setattr__(self, name, _per_layer(getattr(self, name), self.num_layers, name))
+        for name in ("subsampling_channels", "subsampling_strides"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel {self.conv_kernel} must be odd")
+
+
+def _per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:
+    values = tuple(values)
+    if len(values) not in (1, num_layers):
+        raise ValueError(f"{name} has {len(values)} entries for {num_layers} layers; give one, or one per layer")
+    return values if len(values) == num_layers else values * num_layers
+
+
+class EncoderOutput(NamedTuple):
+    """``output (N, T', D)``, ``lengths (N,)``, and ``layers``: the subsampled input and each block's output."""
+
+    output: Tensor
+    lengths: Tensor
+    layers: list[Tensor]
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a Swish between, ``(N, T, d_model) -> (N, T, d_model)``."""
+
+    def __init__(self, d_model: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(d_model, hidden)
+        self.linear2 = nn.Linear(hidden, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, T, d_model) -> (N, T, d_model)``."""
+        return self.linear2(self.dropout(nn.functional.silu(self.linear1(x))))
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise, gated linear unit, depthwise, batch norm, Swish, pointwise."""
+
+    def __init__(self, d_model: int, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.pointwise1 = nn.Conv1d(d_model, 2 * channels, 1)
+        self.depthwise = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.norm = nn.BatchNorm1d(channels)
+        self.pointwise2 = nn.Conv1d(channels, d_model, 1)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        """``x (N, T, d_model)``, ``padding (N, T)`` True on padding -> ``(N, T, d_model)``."""
+        y = nn.functional.glu(self.pointwise1(x.transpose(1, 2)), dim=1)  # (N, C, T)
+        y = y.masked_fill(padding[:, None, :], 0.0)
+        y = nn.functional.silu(self.norm(self.depthwise(y)))
+        return self.pointwise2(y).transpose(1, 2)
+
+
+class ConformerLayer(nn.Module):
+    """Half-step FFN, self-attention, convolution, half-step FFN, norm; each with its own pre-norm and residual.
+
+    A module whose dimension is 0 does not exist; the final norm always does.
+    """
+
+    def __init__(self, config: ConformerConfig, index: int) -> None:
+        super().__init__()
+        d, dropout = config.d_model, config.dropout
+        heads, channels = config.num_heads[index], config.conv_channels[index]
+        self.macaron = FeedForward(d, config.macaron_dim[index], dropout) if config.macaron_dim[index] else None
+        self.macaron_norm = nn.LayerNorm(d) if self.macaron is not None else None
+        self.attention = RelativePositionAttention(d, heads, config.head_dim, dropout) if heads else None
+        self.attention_norm = nn.LayerNorm(d) if self.attention is not None else None
+        self.convolution = ConvolutionModule(d, channels, config.conv_kernel) if channels else None
+        self.convolution_norm = nn.LayerNorm(d) if self.convolution is not None else None
+        self.ffn = FeedForward(d, config.ffn_dim[index], dropout) if config.ffn_dim[index] else None
+        self.ffn_norm = nn.LayerNorm(d) if self.ffn is not None else None
+        self.final_norm = nn.LayerNorm(d)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+        """``x (N, T, D)``, ``positions (2T - 1, D)``, ``padding (N, T)`` -> ``(N, T, D)``."""
+        if self.macaron is not None and self.macaron_norm is not None:
+            x = x + 0.5 * self.dropout(self.macaron(self.macaron_norm(x)))
+        if self.attention is not None and self.attention_norm is not None:
+            x = x + self.dropout(self.attention(self.attention_norm(x), positions, padding))
+        if self.convolution is not None and self.convolution_norm is not None:
+            x = x + self.dropout(self.convolution(self.convolution_norm(x), padding))
+        if self.ffn is not None and self.ffn_norm is not None:
+            x = x + 0.5 * self.dropout(self.ffn(self.ffn_norm(x)))
+        return self.final_norm(x)
+
+
+class ConformerEncoder(nn.Module):
+    """Subsampling by 4 and a stack of Conformer layers."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.subsampling = ConvSubsampling(
+            config.feature_dim, config.subsampling_channels, config.subsampling_strides, config.d_model
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(ConformerLayer(config, index) for index in range(config.num_layers))
+
+    def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
+        """Encode.
+
+        Args:
+            features: ``(N, T, feature_dim)``.
+            lengths: ``(N,)`` valid frames.
+            return_layers: whether ``layers`` of the result is filled.
+        """
+        x, lengths = self.subsampling(features, lengths)  # (N, T', D)
+        x = self.dropout(x * math.sqrt(self.config.d_model))
+        positions = relative_positions(x.shape[1], self.config.d_model, x.device, x.dtype)
+        padding = torch.arange(x.shape[1], device=x.device)[None, :] >= lengths[:, None]  # (N, T')
+        layers: list[Tensor] = [x] if return_layers else []
+        for layer in self.layers:
+            x = layer(x, positions, padding)
+            if return_layers:
+                layers.append(x)
+        return EncoderOutput(x, lengths, layers)
+
+
+def layer_exists(encoder: ConformerEncoder, index: int) -> bool:
+    """Whether any module of layer ``index`` is left besides its final norm."""
+    layer = encoder.layers[index]
+    modules: list[Optional[nn.Module]] = [layer.macaron, layer.attention, layer.convolution, layer.ffn]  # type: ignore[list-item]
+    return any(module is not None for module in modules)

@@ -1,0 +1,161 @@
+"""What can be removed from a Conformer encoder, and what each part costs.
+
+Kinds of units: ``heads``, ``ffn`` (hidden units of both feed-forward modules), ``conv`` (channels of the convolution
+module), ``subsampling`` (channels of the subsampling convolutions); kinds of whole modules: ``attention_module``,
+``ffn_module``, ``conv_module``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pruning.core.cost import CostTerm
+from pruning.core.structure import Structure
+from pruning.core.units import Span, UnitGroup
+from pruning.models.conformer import ConformerConfig
+from pruning.models.subsampling import KERNEL, subsampled
+
+UNIT_KINDS = ("heads", "ffn", "conv", "subsampling")
+MODULE_KINDS = ("attention_module", "ffn_module", "conv_module")
+_FFNS = {"macaron": "macaron_dim", "ffn": "ffn_dim"}  # attribute of the layer -> field of the configuration
+
+
+def unit_groups(config: ConformerConfig, prefix: str = "encoder.") -> list[UnitGroup]:
+    """Groups of an encoder that stands under ``prefix`` in its network; modules that do not exist have none."""
+    groups = _subsampling_groups(config, f"{prefix}subsampling.")
+    for index in range(config.num_layers):
+        layer = f"{prefix}layers.{index}."
+        for name, field in _FFNS.items():
+            if getattr(config, field)[index]:
+                groups += _ffn_groups(layer, name, getattr(config, field)[index], config.d_model)
+        if config.num_heads[index]:
+            groups += _attention_groups(layer, config.num_heads[index], config.head_dim, config.d_model)
+        if config.conv_channels[index]:
+            groups += _convolution_groups(layer, config.conv_channels[index], config.d_model)
+    return groups
+
+
+def _subsampling_groups(config: ConformerConfig, prefix: str) -> list[UnitGroup]:
+    bins = subsampled(config.feature_dim, config.subsampling_strides)
+    groups = []
+    for i, channels in enumerate(config.subsampling_channels):
+        last = i + 1 == len(config.subsampling_channels)
+        following = Span(f"{prefix}out.weight", 1, width=bins) if last else Span(f"{prefix}convs.{i + 1}.weight", 1)
+        own = (Span(f"{prefix}convs.{i}.weight", 0), Span(f"{prefix}convs.{i}.bias", 0))
+        name = f"{prefix}convs.{i}.channels"
+        groups.append(UnitGroup(name, "subsampling", channels, (following,), (*own, following), minimum=1))
+    return groups
+
+
+def _module_group(layer: str, module: str, kind: str, out: str, d_model: int) -> UnitGroup:
+    masks = (Span(f"{layer}{module}.{out}.weight", 0, width=d_model), Span(f"{layer}{module}.{out}.bias", 0, width=d_model))
+    return UnitGroup(f"{layer}{module}", kind, 1, masks, removes=(f"{layer}{module}.", f"{layer}{module}_norm."))
+
+
+def _ffn_groups(layer: str, module: str, hidden: int, d_model: int) -> list[UnitGroup]:
+    parent = _module_group(layer, module, "ffn_module", "linear2", d_model)
+    following = Span(f"{parent.name}.linear2.weight", 1)
+    slices = (Span(f"{parent.name}.linear1.weight", 0), Span(f"{parent.name}.linear1.bias", 0), following)
+    return [parent, UnitGroup(f"{parent.name}.hidden", "ffn", hidden, (following,), slices, parent.name)]
+
+
+def _attention_groups(layer: str, heads: int, head_dim: int, d_model: int) -> list[UnitGroup]:
+    parent = _module_group(layer, "attention", "attention_module", "out_proj", d_model)
+    name, inner = parent.name, heads * head_dim
+    following = Span(f"{name}.out_proj.weight", 1, width=head_dim)
+    projections = [
+        Span(f"{name}.in_proj.{tensor}", 0, head_dim, part * inner) for part in range(3) for tensor in ("weight", "bias")
+    ]
+    positions = (
+        Span(f"{name}.pos_proj.weight", 0, head_dim),
+        Span(f"{name}.pos_bias_u", 0),
+        Span(f"{name}.pos_bias_v", 0),
+    )
+    return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*projections, *positions, following), name)]
+
+
+def _convolution_groups(layer: str, channels: int, d_model: int) -> list[UnitGroup]:
+    parent = _module_group(layer, "convolution", "conv_module", "pointwise2", d_model)
+    name = parent.name
+    following = Span(f"{name}.pointwise2.weight", 1)
+    gated = [  # the gated linear unit ties channel c and c + channels
+        Span(f"{name}.pointwise1.{tensor}", 0, offset=offset) for offset in (0, channels) for tensor in ("weight", "bias")
+    ]
+    own = [
+        Span(f"{name}.{tensor}", 0)
+        for tensor in (
+            "depthwise.weight",
+            "depthwise.bias",
+            "norm.weight",
+            "norm.bias",
+            "norm.running_mean",
+            "norm.running_var",
+        )
+    ]
+    return [parent, UnitGroup(f"{name}.channels", "conv", channels, (following,), (*gated, *own, following), name)]
+
+
+def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.") -> list[CostTerm]:
+    """Parameters and multiply-accumulates of one utterance of ``frames`` feature frames, subsampling included.
+
+    Counted: convolutions, linear layers and the products of attention; not: norms' and activations' arithmetic.
+    """
+    terms = _subsampling_terms(config, frames, f"{prefix}subsampling.")
+    t, d = subsampled(frames, config.subsampling_strides), config.d_model
+    distances = max(2 * t - 1, 0)
+    for index in range(config.num_layers):
+        layer = f"{prefix}layers.{index}."
+        for name, field in _FFNS.items():
+            if getattr(config, field)[index]:
+                module = f"{layer}{name}"
+                terms.append(CostTerm("ffn", (module, f"{module}.hidden"), 2 * d + 1, 2 * t * d))
+                terms.append(CostTerm("ffn", (module,), 3 * d, 0))  # output bias and norm
+        if config.num_heads[index]:
+            module, h = f"{layer}attention", config.head_dim
+            parameters = 5 * d * h + 5 * h  # q, k, v, position and output weights; q, k, v biases, u, v
+            macs = 4 * t * d * h + distances * d * h + 2 * t * t * h + t * distances * h
+            terms.append(CostTerm("attention", (module, f"{module}.heads"), parameters, macs))
+            terms.append(CostTerm("attention", (module,), 3 * d, 0))
+        if config.conv_channels[index]:
+            module, k = f"{layer}convolution", config.conv_kernel
+            terms.append(
+                CostTerm("convolution", (module, f"{module}.channels"), 3 * d + k + 5, t * (3 * d + k))
+            )  # biases: 2 of the gated unit, 1 depthwise; 2 of the norm
+            terms.append(CostTerm("convolution", (module,), 3 * d, 0))
+        terms.append(CostTerm("norm", (), 2 * d, 0))
+    return terms
+
+
+def _subsampling_terms(config: ConformerConfig, frames: int, prefix: str) -> list[CostTerm]:
+    terms: list[CostTerm] = []
+    previous: tuple[str, ...] = ()
+    time, bins, area = frames, config.feature_dim, KERNEL * KERNEL
+    for i, stride in enumerate(config.subsampling_strides):
+        time, bins = subsampled(time, (stride,)), subsampled(bins, (stride,))
+        group = f"{prefix}convs.{i}.channels"
+        terms.append(CostTerm("subsampling", (*previous, group), area, area * time * bins))
+        terms.append(CostTerm("subsampling", (group,), 1, 0))
+        previous = (group,)
+    terms.append(CostTerm("subsampling", previous, bins * config.d_model, time * bins * config.d_model))
+    terms.append(CostTerm("subsampling", (), config.d_model, 0))
+    return terms
+
+
+def shrink(config: ConformerConfig, structure: Structure, prefix: str = "encoder.") -> ConformerConfig:
+    """The configuration of what ``structure`` leaves of an encoder with ``config``."""
+
+    def kept(field: str, group: str) -> tuple[int, ...]:
+        return tuple(
+            structure.count(f"{prefix}layers.{index}.{group}") if size else 0
+            for index, size in enumerate(getattr(config, field))
+        )
+
+    channels = range(len(config.subsampling_channels))
+    return replace(
+        config,
+        num_heads=kept("num_heads", "attention.heads"),
+        macaron_dim=kept("macaron_dim", "macaron.hidden"),
+        ffn_dim=kept("ffn_dim", "ffn.hidden"),
+        conv_channels=kept("conv_channels", "convolution.channels"),
+        subsampling_channels=tuple(structure.count(f"{prefix}subsampling.convs.{i}.channels") for i in channels),
+    )

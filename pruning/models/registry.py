@@ -1,0 +1,42 @@
+"""Networks by name, so that a checkpoint rebuilds its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from pruning.errors import UserError
+from pruning.models.transducer import Transducer, TransducerConfig
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "transducer": lambda config: Transducer(TransducerConfig.from_dict(config)),
+}
+
+
+def build(description: Mapping[str, Any], source: str = "the checkpoint") -> nn.Module:
+    """The network of ``{"type": ..., "config": {...}}``, with initial weights.
+
+    Raises:
+        UserError: an unknown type, or a configuration that is not of that type.
+    """
+    kind = description.get("type")
+    if kind not in _BUILDERS:
+        raise UserError(
+            f"{source} holds a network of type {kind!r}", f"this version knows {', '.join(sorted(_BUILDERS))}"
+        )
+    try:
+        return _BUILDERS[kind](description["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source} has a {kind} configuration that does not build ({error})", "use the version that wrote it"
+        ) from None
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """The inverse of `build`: type and configuration, plain values."""
+    if isinstance(model, Transducer):
+        return {"type": "transducer", "config": dataclasses.asdict(model.config)}
+    raise TypeError(f"{type(model).__name__} is not in the registry")

@@ -1,0 +1,61 @@
+"""Convolutional subsampling of features by a factor of 4 in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+KERNEL = 3
+
+
+def subsampled(length: int, strides: Sequence[int]) -> int:
+    """Frames (or frequency bins) left of ``length`` after the convolutions; stride 1 is padded, stride 2 is not."""
+    for stride in strides:
+        length = length if stride == 1 else (length - 1) // 2
+    return max(length, 0)
+
+
+class ConvSubsampling(nn.Module):
+    """3 x 3 convolutions over time and frequency, then a projection to the model dimension.
+
+    With strides (2, 2) this is the subsampling of ESPnet's and icefall's first Conformers, with (1, 2, 2) that of
+    icefall's later ones.
+
+    Args:
+        feature_dim: bins per frame.
+        channels: output channels of each convolution.
+        strides: 1 or 2 for each; exactly two of them 2.
+        d_model: output dimension.
+    """
+
+    def __init__(self, feature_dim: int, channels: Sequence[int], strides: Sequence[int], d_model: int) -> None:
+        super().__init__()
+        if len(channels) != len(strides) or sorted(strides)[-2:] != [2, 2] or any(s not in (1, 2) for s in strides):
+            raise ValueError(f"channels {channels} and strides {strides} do not subsample by 4")
+        self.strides = tuple(strides)
+        inputs = (1, *channels[:-1])
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, KERNEL, stride=s, padding=1 if s == 1 else 0) for i, o, s in zip(inputs, channels, strides)
+        )
+        self.bins = subsampled(feature_dim, strides)
+        self.out = nn.Linear(channels[-1] * self.bins, d_model)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Subsample.
+
+        Args:
+            features: ``(N, T, feature_dim)``.
+            lengths: ``(N,)`` valid frames.
+
+        Returns:
+            ``(N, T', d_model)`` with ``T' = ((T - 1) // 2 - 1) // 2``, and the lengths ``(N,)``.
+        """
+        x = features.unsqueeze(1)  # (N, 1, T, F)
+        for conv in self.convs:
+            x = torch.relu(conv(x))  # (N, C, T', F')
+        x = self.out(x.transpose(1, 2).flatten(2))  # (N, T', C F') -> (N, T', d_model)
+        for stride in self.strides:
+            lengths = lengths if stride == 1 else torch.div(lengths - 1, 2, rounding_mode="floor")
+        return x, lengths.clamp(min=0)

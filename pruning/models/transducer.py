@@ -1,0 +1,133 @@
+"""Conformer transducer with a stateless decoder, an auxiliary CTC head and the projections of the pruned-range loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.cost import CostTerm
+from pruning.core.structure import Structure
+from pruning.core.units import UnitGroup
+from pruning.models import conformer_units
+from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
+
+BLANK = 0
+
+
+@dataclass(frozen=True)
+class TransducerConfig:
+    """Dimensions of a `Transducer`.
+
+    Attributes:
+        encoder: the Conformer.
+        vocab_size: BPE pieces, blank (0) included; 0 in a file means "from the language directory".
+        decoder_dim: embedding dimension of the stateless decoder.
+        context_size: symbols that it sees.
+        joiner_dim: dimension where encoder and decoder meet.
+    """
+
+    encoder: ConformerConfig = field(default_factory=ConformerConfig)
+    vocab_size: int = 0
+    decoder_dim: int = 512
+    context_size: int = 2
+    joiner_dim: int = 512
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TransducerConfig:
+        """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
+        return cls(**{**value, "encoder": ConformerConfig(**value["encoder"])})
+
+
+class StatelessDecoder(nn.Module):
+    """Embedding and one depthwise convolution over the last ``context_size`` symbols (arXiv 2002.09479)."""
+
+    def __init__(self, vocab_size: int, dim: int, context_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.context_size = context_size
+        self.blank_id = BLANK
+        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=BLANK)
+        self.conv = nn.Conv1d(dim, dim, context_size, groups=dim, bias=False) if context_size > 1 else None
+
+    def forward(self, tokens: Tensor, pad: bool = True) -> Tensor:
+        """Embed a history.
+
+        Args:
+            tokens: ``(N, U)`` int64, beginning with blank; ids below 0 count as blank, whose embedding is 0.
+            pad: prepend ``context_size - 1`` blanks, so that there is an output for every token (training); without,
+                the tokens are exactly the contexts.
+
+        Returns:
+            ``(N, U, dim)`` with padding, ``(N, U - context_size + 1, dim)`` without.
+        """
+        x = self.embedding(tokens.clamp(min=0))
+        if self.conv is None:
+            return torch.relu(x)
+        x = x.transpose(1, 2)  # (N, dim, U)
+        if pad:
+            x = nn.functional.pad(x, (self.context_size - 1, 0))
+        return torch.relu(self.conv(x).transpose(1, 2))
+
+
+class Joiner(nn.Module):
+    """``tanh`` of the sum of both projections, then logits."""
+
+    def __init__(self, encoder_dim: int, decoder_dim: int, joiner_dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.encoder_proj = nn.Linear(encoder_dim, joiner_dim)
+        self.decoder_proj = nn.Linear(decoder_dim, joiner_dim)
+        self.output = nn.Linear(joiner_dim, vocab_size)
+
+    def forward(self, encoder_out: Tensor, decoder_out: Tensor, project: bool = True) -> Tensor:
+        """Logits ``(..., V)`` for ``encoder_out (..., C)`` and ``decoder_out (..., C)``, broadcast against each other.
+
+        Args:
+            project: whether the inputs still have to go through ``encoder_proj`` and ``decoder_proj``.
+        """
+        if project:
+            encoder_out, decoder_out = self.encoder_proj(encoder_out), self.decoder_proj(decoder_out)
+        return self.output(torch.tanh(encoder_out + decoder_out))
+
+
+class Transducer(nn.Module):
+    """Encoder, decoder and joiner, with a CTC head and the two projections of the pruned-range loss (arXiv 2206.13236).
+
+    The encoder, subsampling included, is what is pruned; the rest is small and is copied from the teacher.
+    """
+
+    def __init__(self, config: TransducerConfig) -> None:
+        super().__init__()
+        if config.vocab_size < 2:
+            raise ValueError(f"vocab_size {config.vocab_size}: blank and at least one symbol are needed")
+        self.config = config
+        d = config.encoder.d_model
+        self.encoder = ConformerEncoder(config.encoder)
+        self.decoder = StatelessDecoder(config.vocab_size, config.decoder_dim, config.context_size)
+        self.joiner = Joiner(d, config.decoder_dim, config.joiner_dim, config.vocab_size)
+        self.simple_am = nn.Linear(d, config.vocab_size)
+        self.simple_lm = nn.Linear(config.decoder_dim, config.vocab_size)
+        self.ctc_head = nn.Linear(d, config.vocab_size)
+
+    def ctc(self, encoder_out: Tensor) -> Tensor:
+        """CTC log-probabilities ``(N, T', V)`` of ``encoder_out (N, T', D)``; blank is 0."""
+        return self.ctc_head(encoder_out).log_softmax(dim=-1)
+
+    def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
+        """The encoder: see `ConformerEncoder.forward`."""
+        return self.encoder(features, lengths, return_layers)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """Unit groups of the encoder."""
+        return conformer_units.unit_groups(self.config.encoder)
+
+    def cost_terms(self, frames: int) -> list[CostTerm]:
+        """Cost of the encoder, subsampling included, for ``frames`` feature frames."""
+        return conformer_units.cost_terms(self.config.encoder, frames)
+
+    def shrink(self, structure: Structure) -> Transducer:
+        """A new transducer whose encoder has what ``structure`` leaves."""
+        return Transducer(replace(self.config, encoder=conformer_units.shrink(self.config.encoder, structure)))
