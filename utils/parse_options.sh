@@ -1,0 +1,71 @@
+# shellcheck shell=bash
+# Reads the options of a script. Source it below the variables:
+#
+#     stage=0          # first stage to run
+#     speed_perturb=true  # also train on audio at 0.9 and 1.1 of its speed
+#     . utils/parse_options.sh
+#
+# Every variable that the script assigns at the start of a line above is then an option: --speed-perturb false sets
+# speed_perturb. An option whose default is true or false takes only these. Options end at -- or at the first word
+# without dashes; the script finds what is left in "$@". --help prints the comment at the top of the script, then the
+# variables, their comments and defaults.
+
+_options_script=${BASH_SOURCE[1]:-$0}
+
+# Prints "NAME DEFAULT # COMMENT" lines, up to the line that sources this file.
+_option_lines() {
+  sed -n -e '/^\(\.\|source\) .*parse_options\.sh/q' -e '/^[a-z_][a-z0-9_]*=/p' "$_options_script"
+}
+
+_option_names() { _option_lines | sed 's/=.*//'; }
+
+_options_help() {
+  sed -n -e '1{/^#!/d;}' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$_options_script"
+  echo
+  echo "Options:"
+  local line name rest default comment
+  while IFS= read -r line; do
+    name=${line%%=*}
+    rest=${line#*=}
+    default=${rest%%#*}
+    default=${default%"${default##*[![:space:]]}"}
+    comment=
+    [[ $rest == *'# '* ]] && comment=${rest#*# }
+    printf '  --%-20s %s [%s]\n' "${name//_/-}" "$comment" "$default"
+  done < <(_option_lines)
+}
+
+_options_fail() {
+  echo "error: $(basename "$_options_script"): $1" >&2
+  exit 2
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h)
+      _options_help
+      exit 0
+      ;;
+    --)
+      shift
+      break
+      ;;
+    --*=*) _options_fail "$1 is not understood; write ${1%%=*} ${1#*=}" ;;
+    --*)
+      _option=${1#--}
+      _option=${_option//-/_}
+      if ! _option_names | grep -qFx -- "$_option"; then
+        _options_fail "unknown option $1; --help lists the options"
+      fi
+      [ $# -ge 2 ] || _options_fail "$1 has no value; write $1 VALUE"
+      if [[ ${!_option} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
+        _options_fail "$1 takes true or false, not '$2'"
+      fi
+      printf -v "$_option" '%s' "$2"
+      shift 2
+      ;;
+    -*) _options_fail "unknown option $1; --help lists the options" ;;
+    *) break ;;
+  esac
+done
+unset _option

@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# Makes the Python environment that the recipes and the tests run in, and proves it with a real k2 call.
+#
+# Running it again costs nothing while the lock files are the same. The packages come from requirements/*.txt, every
+# file checked by its hash. For a GPU with a current torch:
+#     utils/setup_env.sh --torch 2.13
+#     utils/setup_env.sh --torch 2.8.0 --torch-index https://download.pytorch.org/whl/cu128 \
+#         --k2-index https://k2-fsa.github.io/k2/cuda.html
+# (a torch without a lock file here takes the versions that its index has). PYTHON names the Python 3.11 to use.
+set -euo pipefail
+
+dir=.venv         # where to make it, relative to the repository
+torch=1.13.1      # torch: 1.13.1 (with k2 from PyPI), 2.13 (CUDA), 2.13-cpu, or another version, without a lock
+torch_index=      # index to take torch from, instead of PyPI
+k2_index=         # page of k2 wheels to take k2 from; without it only torch 1.13.1 has k2
+extras=           # more packages, space-separated: mini (the synthetic corpus, GPL), dev (tests and checks)
+min_free_gb=6     # free disk space to ask for before anything is downloaded
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+[ $# -eq 0 ] || fail "$1 is not understood; utils/setup_env.sh --help lists the options"
+[[ $dir == /* ]] || dir=$root/$dir
+requirements=$root/requirements
+stamp=$dir/.setup-stamp
+log=$dir.setup.log
+lock=$requirements/torch-$torch.txt
+[ -f "$lock" ] || lock=
+for extra in $extras; do
+  [ "$extra" = mini ] || [ "$extra" = dev ] || fail "there is no extra '$extra'; choose from mini and dev"
+done
+
+# One line for each thing that was asked for; the environment is ready when its stamp holds all of them.
+wanted() {
+  echo "repository $root"
+  echo "torch $torch ${torch_index:-} $(sha256sum < "${lock:-$requirements/common.in}")"
+  if [ -n "$k2_index" ]; then
+    echo "k2 $k2_index"
+  elif [ "$torch" = 1.13.1 ]; then
+    echo "k2 $(sha256sum < "$requirements/k2-1.23.4.txt")"
+  fi
+  local extra
+  for extra in $extras; do
+    echo "extra $extra $(sha256sum < "$requirements/$extra.txt")"
+  done
+}
+
+ready() {
+  [ -x "$dir/bin/python" ] && [ -f "$stamp" ] && ! wanted | grep -vqFx -f "$stamp"
+}
+
+find_python() {
+  local candidate seen=
+  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3 python; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null; then
+      "$candidate" -c 'import ensurepip, venv' 2> /dev/null ||
+        fail "$candidate has no module venv; install it (Debian and Ubuntu: apt install python3.11-venv)"
+      echo "$candidate"
+      return
+    fi
+    seen=${seen:-$("$candidate" --version 2> /dev/null || true)}
+  done
+  fail "Python 3.11 is needed, found ${seen:-none}; install it, or name it: PYTHON=/path/to/python3.11 $0"
+}
+
+check_space() {
+  local parent free
+  parent=$(dirname "$dir")
+  mkdir -p "$parent" || fail "cannot write in $parent; choose another place with --dir"
+  free=$(df -Pk "$parent" | awk 'NR == 2 { print int($4 / 1048576) }')
+  [ "$free" -ge "$min_free_gb" ] ||
+    fail "$parent has $free GB free of the $min_free_gb GB that the environment needs; free some or use --dir"
+}
+
+# step WHAT COMMAND...: runs COMMAND into the log; if it fails, ends with one line that says why.
+step() {
+  local what=$1 reason
+  shift
+  echo "$(basename "$dir"): $what" >&2
+  "$@" > "$log" 2>&1 && return
+  if grep -qiE 'no space left|disk quota' "$log"; then
+    fail "the disk of $dir is full; free at least $min_free_gb GB and run the same command again"
+  elif grep -qiE 'connect|resolve|dns|timed out|unreachable|failed to fetch|max retries|proxy' "$log"; then
+    fail "$what: the package index could not be reached; check the network or set PIP_INDEX_URL (see $log)"
+  fi
+  reason=$(grep -iE 'error|×|hash' "$log" | tail -n 1 || true)
+  fail "$what failed: ${reason:-see the log}; the whole output is in $log"
+}
+
+# uv does not read pip's configuration: hand over the index, the wheel folder and the certificates that pip was given.
+adopt_pip_settings() {
+  local settings
+  settings=$("$dir/bin/python" -m pip config list 2> /dev/null || true)
+  pip_setting() { sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" <<< "$settings" | tail -n 1; }
+  export UV_INDEX_URL=${UV_INDEX_URL:-$(pip_setting index-url)}
+  export UV_FIND_LINKS=${UV_FIND_LINKS:-$(pip_setting find-links | tr ' ' ',')}
+  export SSL_CERT_FILE=${SSL_CERT_FILE:-$(pip_setting cert)}
+  local name
+  for name in UV_INDEX_URL UV_FIND_LINKS SSL_CERT_FILE; do
+    [ -n "${!name}" ] || unset "$name"
+  done
+  # the versions and hashes are fixed, so it does not matter which index has the file
+  export UV_INDEX_STRATEGY=unsafe-best-match UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
+}
+
+install_packages() {
+  local install=("$dir/bin/uv" pip install --python "$dir/bin/python") extra index=()
+  local files=() kind=in
+  [ -z "$torch_index" ] && [ "$torch" = 2.13-cpu ] && [ -z "${UV_FIND_LINKS:-}" ] &&
+    torch_index=https://download.pytorch.org/whl/cpu
+  [ -n "$torch_index" ] && index=(--extra-index-url "$torch_index")
+  [ -n "$lock" ] && kind=txt
+  for extra in $extras; do
+    files+=(-r "$requirements/$extra.$kind")
+  done
+  if [ -n "$lock" ]; then
+    step "packages of $(basename "$lock") ${extras:+and $extras }(the first time, some minutes)" \
+      "${install[@]}" --require-hashes ${index[@]+"${index[@]}"} -r "$lock" ${files[@]+"${files[@]}"}
+  else
+    step "torch $torch and newest packages, without a lock" \
+      "${install[@]}" ${index[@]+"${index[@]}"} -r "$requirements/common.in" "torch==$torch" 'lhotse>=1.33,<1.34' \
+      ${files[@]+"${files[@]}"}
+  fi
+  if [ -n "$k2_index" ]; then
+    local wheel
+    wheel=$("$dir/bin/python" "$root/utils/find_k2.py" --index "$k2_index") || exit 1
+    step "k2 from $k2_index" "${install[@]}" --no-deps "$wheel"
+  elif [ "$torch" = 1.13.1 ]; then
+    step "k2 1.23.4" "${install[@]}" --no-deps --require-hashes -r "$requirements/k2-1.23.4.txt"
+  fi
+  step "the package itself" "${install[@]}" --no-deps --no-build-isolation --editable "$root"
+}
+
+make_environment() {
+  local python need_k2=()
+  python=$(find_python)
+  if [ ! -x "$dir/bin/python" ]; then
+    check_space
+    step "a virtual environment" "$python" -m venv --clear "$dir"
+  fi
+  if ! "$dir/bin/uv" --version 2> /dev/null | grep -qF "$(sed 's/==/ /' "$requirements/uv.in")"; then
+    step "uv" "$dir/bin/python" -m pip install --retries 2 --quiet --require-hashes -r "$requirements/uv.txt"
+  fi
+  adopt_pip_settings
+  install_packages
+  wanted | grep -q '^k2 ' && need_k2=(--k2)
+  "$dir/bin/python" "$root/utils/check_env.py" ${need_k2[@]+"${need_k2[@]}"} ||
+    fail "the environment $dir does not work; remove it and run $0 again"
+  # a stamp of the same lock keeps its extras
+  { wanted; [ ! -f "$stamp" ] || grep '^extra ' "$stamp" || true; } | sort -u > "$stamp.tmp"
+  mv "$stamp.tmp" "$stamp"
+}
+
+ready && exit 0
+if command -v flock > /dev/null; then
+  mkdir -p "$(dirname "$dir")" && exec 9> "$dir.lock" && flock 9 # another call may be making it just now
+  ready && exit 0
+fi
+make_environment
