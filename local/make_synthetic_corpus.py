@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Write a synthetic speech corpus in LibriSpeech's directory layout: eSpeak NG reading sentences of a random grammar."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import command
+from pruning.speech.synthetic.corpus import CorpusConfig, make_corpus
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, with the defaults of ``CorpusConfig``."""
+    default = CorpusConfig()
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/LibriSpeech; appears whole")
+    options.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes; changes no sample")
+    integers = {
+        "seed": "of everything random",
+        "train-utterances": "in train-clean-mini, about 3.5 s each",
+        "dev-utterances": "in dev-clean-mini",
+        "test-words": "at least so many in each of test-clean and test-other",
+        "vocabulary-size": "about how many words fill the sentence templates",
+        "accents": "English accents spoken, the nearest to each other first",
+        "variants": "voice variants of training, dev and test-clean",
+        "utterances-per-speaker": "every so many utterances the speaker changes",
+    }
+    for name, text in integers.items():
+        options.add_argument(f"--{name}", type=int, default=getattr(default, name.replace("-", "_")), help=text)
+    ranges = {
+        "train-snr": "signal-to-noise ratio of all parts but test-other, dB",
+        "other-snr": "signal-to-noise ratio of test-other, dB",
+        "other-reverberation-time": "T60 of test-other's rooms, s",
+    }
+    for name, text in ranges.items():
+        value = getattr(default, name.replace("-", "_"))
+        options.add_argument(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"), default=value, help=text)
+    return options
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Make the corpus, or do nothing if it is there."""
+    values = vars(parser().parse_args(argv))
+    output_dir, num_workers = values.pop("output_dir"), values.pop("num_workers")
+    config = CorpusConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    make_corpus(config, output_dir, num_workers)
+
+
+if __name__ == "__main__":
+    command.run(main)

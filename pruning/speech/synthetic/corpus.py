@@ -1,0 +1,237 @@
+"""The synthetic corpus in LibriSpeech's own directory layout, the same for the same configuration on any machine."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import soundfile
+
+from pruning import files
+from pruning.errors import UserError
+from pruning.speech.synthetic import acoustics
+from pruning.speech.synthetic.espeak import Espeak
+from pruning.speech.synthetic.text import Grammar
+from pruning.speech.synthetic.voices import (
+    ACCENTS,
+    HELD_OUT_VARIANTS,
+    TRAINING_VARIANTS,
+    Speaker,
+    draw_speaker,
+)
+
+DONE_MARK = ".synthetic.json"
+TRAIN, DEV, TEST_CLEAN, TEST_OTHER = "train-clean-mini", "dev-clean-mini", "test-clean", "test-other"
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What the corpus holds. Difficulty: ``vocabulary_size``, ``accents``, ``variants``, ``train_snr``, ``other_*``.
+
+    Attributes:
+        seed: of everything random.
+        train_utterances: in train-clean-mini, about 3.5 s each.
+        dev_utterances: in dev-clean-mini.
+        test_words: at least so many in each of test-clean and test-other.
+        vocabulary_size: about how many words fill the sentence templates.
+        accents: how many English accents are spoken, the nearest to each other first.
+        variants: how many voice variants speak in training, dev and test-clean.
+        utterances_per_speaker: every so many utterances the speaker (accent, variant, speed, pitch) changes.
+        train_snr: signal-to-noise ratio of all parts but test-other, in dB.
+        other_snr: signal-to-noise ratio of test-other, in dB.
+        other_reverberation_time: T60 of test-other's rooms, in seconds.
+    """
+
+    seed: int = 0
+    train_utterances: int = 1500
+    dev_utterances: int = 120
+    test_words: int = 4000
+    vocabulary_size: int = 450
+    accents: int = 6
+    variants: int = 40
+    utterances_per_speaker: int = 12
+    train_snr: tuple[float, float] = (15.0, 40.0)
+    other_snr: tuple[float, float] = (8.0, 25.0)
+    other_reverberation_time: tuple[float, float] = (0.15, 0.4)
+
+    def __post_init__(self) -> None:
+        for name, limit in (("accents", len(ACCENTS)), ("variants", len(TRAINING_VARIANTS))):
+            if not 1 <= getattr(self, name) <= limit:
+                raise UserError(f"{name} is {getattr(self, name)}", f"choose 1 to {limit}")
+        for name in ("train_utterances", "dev_utterances", "test_words", "utterances_per_speaker"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", "choose at least 1")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance to be spoken; ``seed`` is its own stream of random numbers, whoever speaks it when."""
+
+    identifier: str
+    text: str
+    speaker: Speaker
+    conditions: acoustics.Conditions
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the corpus, e.g. test-clean."""
+
+    name: str
+    utterances: tuple[Utterance, ...]
+
+
+def plan_corpus(config: CorpusConfig) -> list[Part]:
+    """Draw sentences and speakers of every part.
+
+    The sentences of dev and test are drawn before those of training, which excludes them: the test sets stay the same
+    when the training set changes its size.
+    """
+    grammar = Grammar(config.vocabulary_size)
+    clean = acoustics.Conditions(snr=config.train_snr)
+    other = acoustics.Conditions(snr=config.other_snr, reverberation_time=config.other_reverberation_time)
+    # number of the part, which keys its random numbers; utterances; words; variants; conditions
+    known = TRAINING_VARIANTS[: config.variants]
+    requests: list[tuple[str, int, int, int, list[str], acoustics.Conditions]] = [
+        (TEST_CLEAN, 1, 0, config.test_words, known, clean),
+        (TEST_OTHER, 2, 0, config.test_words, HELD_OUT_VARIANTS, other),
+        (DEV, 3, config.dev_utterances, 0, known, clean),
+        (TRAIN, 4, config.train_utterances, 0, known, clean),
+    ]
+    parts: list[Part] = []
+    used: set[str] = set()
+    for name, key, count, words, variants, conditions in requests:
+        generator = np.random.default_rng([config.seed, key])
+        sentences = grammar.unique_sentences(generator, count, words, excluded=used)
+        used.update(sentences)
+        parts.append(Part(name, tuple(_utterances(config, key, sentences, variants, conditions))))
+    return parts
+
+
+def _utterances(
+    config: CorpusConfig, key: int, sentences: list[str], variants: list[str], conditions: acoustics.Conditions
+) -> Iterator[Utterance]:
+    generator = np.random.default_rng([config.seed, key, 1])
+    speaker: Optional[Speaker] = None
+    for index, sentence in enumerate(sentences):
+        within = index % config.utterances_per_speaker
+        if speaker is None or within == 0:
+            number = 10000 * key + index // config.utterances_per_speaker
+            speaker = draw_speaker(generator, number, variants, ACCENTS[: config.accents])
+        identifier = f"{speaker.number}-{speaker.chapter}-{within:04d}"
+        yield Utterance(identifier, sentence, speaker, conditions, (config.seed, key, 2, index))
+
+
+_espeak: Optional[Espeak] = None  # initialised before the fork, silent until after it: see espeak.py
+
+
+def _speak(task: tuple[Utterance, Path]) -> tuple[str, float]:
+    """Speak and record one utterance into its file; returns its identifier and its seconds."""
+    assert _espeak is not None
+    utterance, path = task
+    generator = np.random.default_rng(utterance.seed)
+    voice = utterance.speaker.voice.jittered(generator)
+    speech = _espeak.speak(utterance.text, voice, int(generator.integers(2**31)))
+    wave = acoustics.record(speech, _espeak.sampling_rate, utterance.conditions, generator)
+    soundfile.write(path, wave, acoustics.SAMPLING_RATE, subtype="PCM_16")
+    return utterance.identifier, len(wave) / acoustics.SAMPLING_RATE
+
+
+def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int) -> None:
+    """Write the corpus to ``output_dir``, which appears whole; do nothing if it is there already.
+
+    Raises:
+        UserError: ``output_dir`` holds something else, or a synthetic corpus of another configuration.
+    """
+    mark = output_dir / DONE_MARK
+    wanted = _plain(asdict(config))
+    if mark.is_file():
+        if files.read_json(mark, f"remove {output_dir}")["config"] != wanted:
+            raise UserError(f"{output_dir} holds a corpus of other options", "remove it or choose another --output-dir")
+        logging.info("%s is there already", output_dir)
+        return
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise UserError(f"{output_dir} exists and is not a synthetic corpus", "choose another --output-dir")
+    parts = plan_corpus(config)
+    with files.atomic_path(output_dir) as temporary:
+        temporary.mkdir()
+        seconds = _speak_all(parts, temporary, num_workers)
+        statistics = {part.name: _statistics(part, seconds) for part in parts}
+        for part in parts:
+            _write_transcripts(temporary, part)
+        _write_tables(temporary, parts, seconds)
+        files.write_json(temporary / DONE_MARK, {"config": wanted, "parts": statistics})
+    for name, values in statistics.items():
+        logging.info("%s: %s", name, ", ".join(f"{value} {key}" for key, value in values.items()))
+
+
+def _speak_all(parts: list[Part], directory: Path, num_workers: int) -> dict[str, float]:
+    """Speak every utterance, each in a process of its own, ``num_workers`` at a time; seconds by identifier."""
+    global _espeak
+    tasks = []
+    for part in parts:
+        for utterance in part.utterances:
+            chapter = _chapter_directory(directory, part, utterance)
+            chapter.mkdir(parents=True, exist_ok=True)
+            tasks.append((utterance, chapter / f"{utterance.identifier}.flac"))
+    _espeak = Espeak()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(num_workers, maxtasksperchild=1) as pool:
+        return dict(pool.imap_unordered(_speak, tasks, chunksize=1))
+
+
+def _chapter_directory(directory: Path, part: Part, utterance: Utterance) -> Path:
+    return directory / part.name / str(utterance.speaker.number) / str(utterance.speaker.chapter)
+
+
+def _write_transcripts(directory: Path, part: Part) -> None:
+    lines: dict[Path, list[str]] = {}
+    for utterance in part.utterances:
+        name = f"{utterance.speaker.number}-{utterance.speaker.chapter}.trans.txt"
+        path = _chapter_directory(directory, part, utterance) / name
+        lines.setdefault(path, []).append(f"{utterance.identifier} {utterance.text.upper()}\n")
+    for path, content in lines.items():
+        path.write_text("".join(content), encoding="utf-8")
+
+
+def _write_tables(directory: Path, parts: list[Part], seconds: dict[str, float]) -> None:
+    """SPEAKERS.TXT and CHAPTERS.TXT, with LibriSpeech's columns."""
+    minutes: dict[tuple[str, Speaker], float] = {}
+    for part in parts:
+        for utterance in part.utterances:
+            key = (part.name, utterance.speaker)
+            minutes[key] = minutes.get(key, 0.0) + seconds[utterance.identifier] / 60
+    speakers = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
+    chapters = [";ID    |READER|MINUTES| SUBSET           | PROJ.|BOOK ID| CH. TITLE | PROJECT TITLE"]
+    for (name, speaker), length in sorted(minutes.items(), key=lambda item: item[0][1].number):
+        speakers.append(f"{speaker.number} | {speaker.sex} | {name:16} | {length:5.2f} | {speaker.voice.name}")
+        chapters.append(
+            f"{speaker.chapter} | {speaker.number} | {length:5.2f} | {name:16} | 0 | 0 | synthetic | synthetic"
+        )
+    (directory / "SPEAKERS.TXT").write_text("\n".join(speakers) + "\n", encoding="utf-8")
+    (directory / "CHAPTERS.TXT").write_text("\n".join(chapters) + "\n", encoding="utf-8")
+
+
+def _statistics(part: Part, seconds: dict[str, float]) -> dict[str, float]:
+    return {
+        "utterances": len(part.utterances),
+        "words": sum(len(utterance.text.split()) for utterance in part.utterances),
+        "vocabulary": len({word for utterance in part.utterances for word in utterance.text.split()}),
+        "speakers": len({utterance.speaker.number for utterance in part.utterances}),
+        "hours": round(sum(seconds[utterance.identifier] for utterance in part.utterances) / 3600, 3),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON gives it back, for comparing."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
