@@ -1,0 +1,111 @@
+"""The CTC head: its loss, its greedy path, and its best path through a k2 lattice."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Sum of the CTC losses of a batch, in float32; utterances too short for their targets count as 0.
+
+    Args:
+        log_probs: (N, T, V), blank 0.
+        lengths: frames of each utterance, (N,).
+        targets: (N, U) int64, padded with anything.
+        target_lengths: symbols of each utterance, (N,).
+
+    Returns:
+        A scalar.
+    """
+    with torch.autocast(log_probs.device.type, enabled=False):
+        return torch.nn.functional.ctc_loss(
+            log_probs.float().transpose(0, 1),
+            targets,
+            lengths,
+            target_lengths,
+            reduction="sum",
+            zero_infinity=True,
+        )
+
+
+def ctc_greedy_search(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
+    """The best symbol of each frame, repetitions merged, blanks dropped.
+
+    Args:
+        log_probs: (N, T, V), blank 0.
+        lengths: (N,).
+
+    Returns:
+        Token ids of each utterance.
+    """
+    best = log_probs.argmax(dim=2)  # (N, T)
+    before = torch.nn.functional.pad(best[:, :-1], (1, 0), value=0)
+    inside = torch.arange(best.size(1), device=best.device) < lengths.unsqueeze(1)
+    kept = (best != before) & (best != 0) & inside
+    return [row[mask].tolist() for row, mask in zip(best.cpu(), kept.cpu())]
+
+
+@lru_cache(maxsize=2)
+def _topology(vocab_size: int, device: str) -> Any:
+    """The CTC topology as a k2 FSA.
+
+    The standard one has ``vocab_size ** 2`` arcs, so large vocabularies get the modified one, in which two equal symbols
+    in a row are not merged.
+    """
+    import k2
+
+    return k2.ctc_topo(vocab_size - 1, modified=vocab_size > 1000, device=device)
+
+
+def ctc_decoding(
+    log_probs: Tensor,
+    lengths: Tensor,
+    search_beam: float = 20.0,
+    output_beam: float = 8.0,
+    min_active_states: int = 30,
+    max_active_states: int = 10000,
+) -> list[list[int]]:
+    """The best path through the k2 lattice of the CTC topology.
+
+    Args:
+        log_probs: (N, T, V), blank 0.
+        lengths: (N,).
+        search_beam: states whose score is worse than the frame's best by more than this are dropped.
+        output_beam: arcs on paths worse than the best one by more than this are dropped from the lattice.
+        min_active_states: kept in each frame whatever the beam says.
+        max_active_states: kept in each frame at most.
+
+    Returns:
+        Token ids of each utterance.
+    """
+    import k2
+
+    order = lengths.argsort(descending=True, stable=True).cpu()  # k2 wants the longest first
+    frames = lengths.cpu()[order]
+    segments = torch.stack((order, torch.zeros_like(order), frames), dim=1).to(torch.int32)
+    lattice = k2.intersect_dense_pruned(
+        _topology(log_probs.size(2), str(log_probs.device)),
+        k2.DenseFsaVec(log_probs.float().contiguous(), segments),
+        search_beam=search_beam,
+        output_beam=output_beam,
+        min_active_states=min_active_states,
+        max_active_states=max_active_states,
+    )
+    found = best_path_tokens(lattice)
+    answer: list[list[int]] = [[] for _ in found]
+    for index, tokens in zip(order.tolist(), found):
+        answer[index] = tokens
+    return answer
+
+
+def best_path_tokens(lattice: Any) -> list[list[int]]:
+    """The output labels of the best path of each FSA in a k2 lattice, without blanks."""
+    import k2
+
+    path = k2.shortest_path(lattice, use_double_scores=True)
+    labels = k2.RaggedTensor(path.arcs.shape().remove_axis(1), path.aux_labels.to(torch.int32))
+    return labels.remove_values_leq(0).tolist()

@@ -1,0 +1,52 @@
+"""What losses and decoding ask of a transducer: the interface, so that this floor imports no network."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Decoder(Protocol):
+    """A stateless prediction network: it sees the last ``context_size`` tokens."""
+
+    context_size: int
+    vocab_size: int
+    blank_id: int
+
+    def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
+        """Tokens (N, U) int64 to (N, U, D) with ``pad``; without it exactly a context, to (N, 1, D)."""
+
+
+class Joiner(Protocol):
+    """Combines encoder and decoder outputs, broadcasting over leading dimensions, into logits (..., V)."""
+
+    def __call__(self, encoder_out: Tensor, decoder_out: Tensor, project: bool = True) -> Tensor:
+        """Logits (..., V); ``project=False`` takes inputs that went through the two projections already."""
+
+    def encoder_proj(self, encoder_out: Tensor) -> Tensor:
+        """(..., D) to (..., J)."""
+
+    def decoder_proj(self, decoder_out: Tensor) -> Tensor:
+        """(..., D_dec) to (..., J)."""
+
+
+class TransducerNetwork(Protocol):
+    """A transducer with the two simple heads of the pruned-range loss and a CTC head, less its encoder."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """The prediction network."""
+
+    @property
+    def joiner(self) -> Joiner:
+        """The joint network."""
+
+    def simple_am(self, encoder_out: Tensor) -> Tensor:
+        """(N, T, D) to unnormalised scores (N, T, V)."""
+
+    def simple_lm(self, decoder_out: Tensor) -> Tensor:
+        """(N, U + 1, D_dec) to unnormalised scores (N, U + 1, V)."""
+
+    def ctc(self, encoder_out: Tensor) -> Tensor:
+        """(N, T, D) to log-probabilities (N, T, V), blank 0."""
