@@ -1,8 +1,9 @@
-"""Differences between torch 1.13 and current torch, in one place."""
+"""Differences between torch 1.13 and current torch 2.x, all in one place."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,3 +27,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: 
     scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(query.shape[-1]) + bias
     weights = torch.nn.functional.dropout(scores.softmax(dim=-1), dropout)
     return torch.matmul(weights, value)
+
+
+def grad_scaler(device_type: str, enabled: bool) -> Any:
+    """A gradient scaler for fp16 training: ``torch.amp.GradScaler`` where it exists, else torch 1.13's CUDA one."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device_type, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether bf16 autocast runs in hardware there: CUDA devices say so themselves, a CPU always takes it."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported()
