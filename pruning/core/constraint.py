@@ -1,0 +1,93 @@
+"""The augmented Lagrangian that brings the expected cost to its target (arXiv 1910.04732, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.cost import COSTS, CostModel
+from pruning.core.units import UnitGroup
+from pruning.errors import UserError
+
+RAMPS = ("linear", "cubic")
+
+
+@dataclass(frozen=True)
+class ConstraintConfig:
+    """What the small network may cost.
+
+    Attributes:
+        size: sparsity in parameters that is asked for, or 0 for no constraint on size.
+        macs: the same for multiply-accumulates; with both, each has its own multipliers.
+        seconds: audio length at which MACs are counted.
+        ramp: ``linear`` or ``cubic`` growth of the target.
+        ramp_share: share of the run's steps over which it grows.
+    """
+
+    size: float = 0.5
+    macs: float = 0.0
+    seconds: float = 10.0
+    ramp: str = "linear"
+    ramp_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.ramp not in RAMPS:
+            raise ValueError(f"constraint.ramp is {self.ramp!r}, not one of {', '.join(RAMPS)}")
+        if not (0 <= self.size < 1 and 0 <= self.macs < 1 and 0 < self.ramp_share <= 1):
+            raise ValueError("constraint: size and macs are in [0, 1), ramp_share in (0, 1]")
+        if not self.targets():
+            raise ValueError("constraint: give a target for size, macs or both")
+
+    def targets(self) -> dict[str, float]:
+        """Constrained costs and their targets."""
+        return {cost: getattr(self, cost) for cost in COSTS if getattr(self, cost) > 0}
+
+
+def ramp(kind: str, progress: float) -> float:
+    """Share of the target at ``progress`` in [0, 1]: itself, or ``1 - (1 - progress)^3``; 1 beyond."""
+    progress = min(max(progress, 0.0), 1.0)
+    return progress if kind == "linear" else 1 - (1 - progress) ** 3
+
+
+def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Mapping[str, float]) -> None:
+    """Refuse targets that closing everything would not reach.
+
+    Raises:
+        UserError: naming the reachable maximum.
+    """
+    reachable = costs.reachable(enabled)
+    kinds = ", ".join(sorted({group.kind for group in enabled}))
+    for cost, target in targets.items():
+        if target > reachable[cost]:
+            raise UserError(
+                f"a sparsity of {target:g} in {cost} is beyond reach: at most {reachable[cost]:.3f} with units of {kinds}",
+                "lower the target or enable more kinds (gates.kinds)",
+            )
+
+
+class Lagrangian(nn.Module):
+    """``lambda1 (s - t) + lambda2 (s - t)^2`` for every constrained cost; the multipliers ascend from 0.
+
+    Args:
+        targets: cost -> final sparsity.
+    """
+
+    def __init__(self, targets: Mapping[str, float]) -> None:
+        super().__init__()
+        self.targets = dict(targets)
+        self.linear = nn.Parameter(torch.zeros(len(self.targets)))
+        self.quadratic = nn.Parameter(torch.zeros(len(self.targets)))
+
+    def forward(self, sparsity: Tensor, share: float) -> Tensor:
+        """The penalty, a scalar.
+
+        Args:
+            sparsity: expected sparsity of each cost, ``(C,)``, in the order of ``targets``.
+            share: position of the ramp, in [0, 1].
+        """
+        goal = sparsity.new_tensor([target * share for target in self.targets.values()])
+        gap = sparsity - goal
+        return (self.linear * gap + self.quadratic * gap**2).sum()

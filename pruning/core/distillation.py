@@ -1,0 +1,181 @@
+"""Distillation from the dense network: between layers, and between outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+LOSSES = ("dphubert", "cofi")
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """What the student learns from its teacher besides the task.
+
+    Attributes:
+        layers: teacher layers to follow; 0 is the subsampled input, i the output of block i. Empty: none.
+        loss: ``dphubert`` (L1 minus cosine between layers of the same index) or ``cofi`` (mean-square error with each
+            teacher layer matched to the nearest student layer that still exists).
+        ordered: for ``cofi``, a later teacher layer may not match an earlier student layer.
+        layer_weight: weight of the layerwise loss.
+        output_weight: weight of the transducer's output distillation.
+        ctc_weight: weight of the KL term between CTC heads.
+        temperature: of the CTC heads' KL term.
+    """
+
+    layers: tuple[int, ...] = ()
+    loss: str = "dphubert"
+    ordered: bool = True
+    layer_weight: float = 1.0
+    output_weight: float = 0.0
+    ctc_weight: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.loss not in LOSSES:
+            raise ValueError(f"distillation.loss is {self.loss!r}, not one of {', '.join(LOSSES)}")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a teacher is needed at all."""
+        return bool(self.layers and self.layer_weight) or self.output_weight > 0 or self.ctc_weight > 0
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """``(N, frames)`` bool, True on valid frames."""
+    return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values (N, T)`` where ``mask (N, T)`` is True; 0 if it is nowhere."""
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def dphubert_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """``mean |h_S - h_T| - cos(h_S, h_T)`` over valid frames (DPHuBERT, arXiv 2305.17651, eq. 1, raw cosine).
+
+    Args:
+        student, teacher: ``(N, T, D)``.
+        mask: ``(N, T)``, True on valid frames.
+    """
+    distance = (student - teacher).abs().mean(dim=-1)
+    cosine = nn.functional.cosine_similarity(student, teacher, dim=-1)
+    return masked_mean(distance - cosine, mask)
+
+
+def match_layers(errors: Tensor, exists: Sequence[bool], ordered: bool) -> list[int]:
+    """The student layer nearest to each teacher layer (CoFi, arXiv 2204.00408, eq. 5).
+
+    Args:
+        errors: ``(teacher layers, student layers)`` mean-square errors.
+        exists: whether each student layer still exists.
+        ordered: matches may not go back; a row then looks only at or after the previous row's match.
+
+    Returns:
+        One student index for every row.
+    """
+    open_errors = errors.detach().masked_fill(~torch.tensor(exists, device=errors.device), float("inf"))
+    matches: list[int] = []
+    for row in open_errors:
+        if ordered and matches:
+            row = row.clone()
+            row[: matches[-1]] = float("inf")
+        matches.append(int(row.argmin()))
+    return matches
+
+
+class LayerDistillation(nn.Module):
+    """Layerwise distillation through trained projections that start as the identity.
+
+    Args:
+        config: see `DistillationConfig`.
+        student_dim, teacher_dim: dimensions of a layer's output. Where they differ the projection starts as a cut
+            identity.
+    """
+
+    def __init__(self, config: DistillationConfig, student_dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        count = len(config.layers) if config.loss == "dphubert" else min(len(config.layers), 1)
+        self.projections = nn.ModuleList(nn.Linear(student_dim, teacher_dim) for _ in range(count))
+        for projection in self.projections:
+            nn.init.eye_(projection.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        lengths: Tensor,
+        exists: Optional[Sequence[bool]] = None,
+    ) -> Tensor:
+        """Mean loss over the chosen layers, a scalar.
+
+        Args:
+            student, teacher: outputs of layers, each ``(N, T, D)``; entry 0 is the blocks' input.
+            lengths: ``(N,)`` valid frames.
+            exists: for every entry of ``student``, whether that layer still exists (CoFi's matching); None: all do.
+        """
+        mask = frame_mask(lengths, student[0].shape[1])
+        if self.config.loss == "dphubert":
+            losses = [
+                dphubert_loss(projection(student[layer]), teacher[layer], mask)
+                for layer, projection in zip(self.config.layers, self.projections)
+            ]
+            return torch.stack(losses).mean()
+        exists = [True] * len(student) if exists is None else list(exists)
+        projected = torch.stack([self.projections[0](layer) for layer in student])  # (S, N, T, D)
+        goals = [teacher[layer] for layer in self.config.layers]
+        errors = torch.stack([_pairwise_errors(projected, goal, mask) for goal in goals])  # (L, S)
+        matches = match_layers(errors, exists, self.config.ordered)
+        return torch.stack([errors[row, column] for row, column in enumerate(matches)]).mean()
+
+
+def _pairwise_errors(projected: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
+    """Mean-square error of every student layer ``(S, N, T, D)`` with ``goal (N, T, D)`` over valid frames, ``(S,)``."""
+    error = ((projected - goal) ** 2).mean(dim=-1).masked_fill(~mask, 0.0)  # (S, N, T)
+    return error.sum(dim=(1, 2)) / mask.sum().clamp(min=1)
+
+
+def collapsed_log_posteriors(logits: Tensor, symbols: Tensor, blank: int = 0) -> Tensor:
+    """Posteriors collapsed to {next symbol, blank, all else} (arXiv 2011.06110, section 3).
+
+    Args:
+        logits: ``(..., V)`` of a joiner.
+        symbols: ``(...)`` the next symbol at each lattice point, below 0 where the transcript has ended.
+        blank: id of blank.
+
+    Returns:
+        Log-probabilities ``(..., 3)``; where there is no next symbol its probability is (nearly) 0.
+    """
+    log_p = logits.log_softmax(dim=-1)
+    following = log_p.gather(-1, symbols.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    following = following.masked_fill(symbols < 0, -30.0)
+    silent = log_p[..., blank]
+    rest = torch.log1p(-(following.exp() + silent.exp()).clamp(max=1 - 1e-6))
+    return torch.stack([following, silent, rest], dim=-1)
+
+
+def output_distillation(student: Tensor, teacher: Tensor, symbols: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher || student) of collapsed posteriors, mean over valid lattice points.
+
+    Args:
+        student, teacher: joiner logits ``(N, T, S, V)`` on the same ranges (the student's).
+        symbols: ``(N, T, S)`` next symbols, below 0 at the end.
+        mask: ``(N, T)``, True on valid frames.
+    """
+    log_s, log_t = collapsed_log_posteriors(student, symbols), collapsed_log_posteriors(teacher, symbols)
+    divergence = (log_t.exp() * (log_t - log_s)).sum(dim=-1).mean(dim=-1)  # (N, T)
+    return masked_mean(divergence, mask)
+
+
+def frame_distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """``temperature^2 KL(teacher || student)`` of frame-wise logits ``(N, T, V)``, mean over valid frames."""
+    log_s = (student / temperature).log_softmax(dim=-1)
+    log_t = (teacher / temperature).log_softmax(dim=-1)
+    return temperature**2 * masked_mean((log_t.exp() * (log_t - log_s)).sum(dim=-1), mask)
