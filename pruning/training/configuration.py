@@ -1,0 +1,167 @@
+"""Configurations: frozen dataclasses read from YAML and ``a.b=c`` overrides, strictly.
+
+The parsing, typing and merging is OmegaConf's (structured configurations); this module turns its errors into one line
+that names the file and the key and proposes the nearest key that exists. Fields may be nested dataclasses,
+``Optional``, ``Enum`` (given by name), ``Literal``, ``list[X]``, ``dict[str, X]`` and ``tuple[X, ...]``. A list field
+comes back as a list and a tuple field as a tuple; both are written as YAML lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional, TypeVar, get_args, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from pruning.errors import UserError
+from pruning.files import PathLike, write_text
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str] = ()) -> T:
+    """Read a configuration: the defaults of ``cls``, then the YAML file, then the overrides.
+
+    Args:
+        cls: a (frozen) dataclass; fields without a default must be given by the file or the overrides.
+        path: a YAML file, or None for the defaults alone.
+        overrides: ``"a.b=c"`` assignments, c read as YAML: ``"optimiser.lr=1e-3"``, ``"layers=[1,2]"``.
+
+    Raises:
+        UserError: the file is missing or is not YAML, a key is unknown or missing, a value has the wrong type.
+    """
+    sources: list[tuple[str, Any]] = []
+    if path is not None:
+        sources.append((str(path), _read_yaml(Path(path))))
+    if overrides:
+        sources.append(("the command line", _read_overrides(overrides)))
+    return _merge(cls, sources)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
+    """Make a configuration from a plain dictionary, as strictly as :func:`load` does.
+
+    Args:
+        origin: where the values come from, for the error: a file, usually.
+
+    Raises:
+        UserError: a key is unknown or missing, a value has the wrong type.
+    """
+    return _merge(cls, [(origin, OmegaConf.create(dict(values)))])
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain dictionary of a configuration, ready for JSON or YAML: enums by name, tuples as lists."""
+    container = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    return _plain(container)
+
+
+def save(config: Any, path: PathLike) -> None:
+    """Write a configuration (a dataclass or a plain dictionary) as YAML, by rename."""
+    values = dict(config) if isinstance(config, Mapping) else to_dict(config)
+    write_text(path, yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, width=120))
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two plain configurations, with both values (None where absent)."""
+    old, new = dict(_flatten(before)), dict(_flatten(now))
+    keys = [*old, *(key for key in new if key not in old)]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        values = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"configuration {path} does not exist", "give the path of a YAML file") from None
+    except IsADirectoryError:
+        raise UserError(f"configuration {path} is a directory", "give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise UserError(f"configuration {path} is not valid YAML ({_first_line(error)})", "correct the file") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # OmegaConf says so of a file that holds a single number or word
+        raise UserError(f"configuration {path} holds no keys", "write it as 'key: value' lines") from None
+    if not isinstance(values, DictConfig):
+        raise UserError(f"configuration {path} is a list", "write it as 'key: value' lines")
+    return values
+
+
+def _read_overrides(overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise UserError(f"'{override}' is not a setting", "write it as key=value, for example optimiser.lr=1e-3")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"settings {' '.join(overrides)} cannot be read ({_first_line(error)})",
+                        "quote the value as YAML wants it") from None
+
+
+def _merge(cls: type[T], sources: Iterable[tuple[str, Any]]) -> T:
+    config = OmegaConf.structured(cls)
+    origin = "the defaults"
+    try:
+        for origin, values in sources:
+            config = OmegaConf.merge(config, values)
+        return OmegaConf.to_object(config)  # type: ignore[return-value]
+    except ConfigKeyError as error:
+        key = error.full_key or str(error.key)
+        raise UserError(f"unknown key '{key}' in {origin}", _proposal(cls, key)) from None
+    except MissingMandatoryValue as error:
+        raise UserError(f"key '{error.full_key}' is missing in {origin}", "set it") from None
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        where = f"key '{key}' in {origin}" if key else f"configuration from {origin}"
+        raise UserError(f"{where} is not valid: {_first_line(error)}", "correct the value") from None
+
+
+def _proposal(cls: type, unknown: str) -> str:
+    """The remedy for an unknown key: the same name elsewhere, else the most similar names, else those of its level."""
+    known = list(_known_keys(cls))
+    leaf = unknown.rsplit(".", 1)[-1]
+    same_leaf = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
+    close = difflib.get_close_matches(unknown, known, n=2)
+    close += [key for key in known if difflib.get_close_matches(leaf, [key.rsplit(".", 1)[-1]], cutoff=0.75)]
+    candidates = same_leaf or list(dict.fromkeys(close))[:2]
+    if candidates:
+        return "did you mean " + " or ".join(f"'{key}'" for key in candidates) + "?"
+    level = unknown.rsplit(".", 1)[0] + "." if "." in unknown else ""
+    siblings = [key for key in known if key.startswith(level) and "." not in key[len(level):]]
+    return "known keys are " + ", ".join(siblings or known)
+
+
+def _known_keys(cls: type, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields of a dataclass and of the dataclasses in it (directly or in Optional)."""
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        yield prefix + field.name
+        for candidate in (hints[field.name], *get_args(hints[field.name])):
+            if dataclasses.is_dataclass(candidate) and isinstance(candidate, type):
+                yield from _known_keys(candidate, f"{prefix}{field.name}.")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,115 @@
+"""Several processes under torchrun: who this one is, and the few collective operations that the trainer needs.
+
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process and nothing is initialised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pruning.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others.
+
+    Attributes:
+        rank: of this process, over all machines, from 0. Rank 0 writes the files.
+        size: number of processes.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over the processes, in float64; every process must call this with as many values."""
+        if self.size == 1 or not values:
+            return list(values)
+        # float64 also on GPUs: frame counts of a long epoch exceed what float32 counts exactly
+        tensor = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process."""
+        return self.sum([float(flag)])[0] > 0.0
+
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Give every process rank 0's buffers (batch-norm statistics differ between processes during training)."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def wrap(self, task: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
+        """The task as the training step calls it: under DistributedDataParallel if there are several processes."""
+        if self.size == 1:
+            return task
+        # without device_ids DDP leaves batches alone: the trainer has moved them
+        return nn.parallel.DistributedDataParallel(task, find_unused_parameters=find_unused_parameters)
+
+
+def initialise(device: str = "auto") -> World:
+    """Join the processes that torchrun started, or be the only one. May be called more than once.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu" or "cuda"; with GPUs, process LOCAL_RANK takes GPU LOCAL_RANK.
+
+    Raises:
+        UserError: CUDA is asked for and absent, there are more processes than GPUs, or RANK is set without the rest.
+    """
+    rank, size = _integer("RANK", 0), _integer("WORLD_SIZE", 1)
+    place = _device(device, _integer("LOCAL_RANK", rank))
+    if size > 1 and not dist.is_initialized():
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UserError(f"WORLD_SIZE is {size} but {missing[0]} is not set", "start several processes with torchrun")
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    return World(rank, size, place)
+
+
+def shutdown() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device '{name}' is unknown", "give auto, cpu or cuda")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("device 'cuda' is not there: torch sees no GPU", "use device=cpu or a machine with a GPU")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(f"process {local_rank} has no GPU: torch sees {torch.cuda.device_count()}",
+                        "start at most one process per GPU")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _integer(name: str, default: int) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        return default
+    if not value.isdigit():
+        raise UserError(f"environment variable {name} is '{value}'", "set it to a number, or let torchrun set it")
+    return int(value)

@@ -1,0 +1,141 @@
+"""AdamW over the parameter groups of a task, with learning rates set from the schedule before each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pruning.training.schedule import ScheduleConfig, learning_rate_scale
+from pruning.training.task import ParameterGroup
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW (Loshchilov and Hutter 2019).
+
+    Attributes:
+        lr: peak learning rate of the groups that name none.
+        betas: decay of the first and the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: of the groups that name none.
+        clip_norm: the gradient norm of the clipped groups together is scaled down to this; None leaves it.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    clip_norm: Optional[float] = 5.0
+
+
+class Optimiser:
+    """AdamW, the learning-rate schedule and the gradient-norm clip.
+
+    Args:
+        config: the settings of groups that name none of their own.
+        schedule: moves the learning rates of the groups with ``schedule="weights"``.
+        groups: see :class:`ParameterGroup`.
+        module: the task; gives the parameters their names and must have no trainable one outside the groups.
+
+    Raises:
+        ValueError: a trainable parameter is in no group or in two, or two groups have one name.
+    """
+
+    def __init__(
+        self, config: OptimiserConfig, schedule: ScheduleConfig, groups: Sequence[ParameterGroup], module: nn.Module
+    ) -> None:
+        self.config = config
+        self.schedule = schedule
+        self.groups = [group for group in groups if any(p.requires_grad for p in group.parameters)]
+        self.names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        _check_groups(self.groups, self.names)
+        self.adamw = torch.optim.AdamW([self._settings(group) for group in self.groups], foreach=True)
+        self._clipped = [p for group in self.groups if group.clip for p in group.parameters if p.requires_grad]
+        self._unclipped = [p for group in self.groups if not group.clip for p in group.parameters if p.requires_grad]
+
+    def _settings(self, group: ParameterGroup) -> dict[str, Any]:
+        decay = self.config.weight_decay if group.weight_decay is None else group.weight_decay
+        return {
+            "params": [p for p in group.parameters if p.requires_grad],
+            "lr": self._peak(group),
+            "betas": self.config.betas,
+            "eps": self.config.eps,
+            "weight_decay": decay,
+            "maximize": group.maximize,
+        }
+
+    def _peak(self, group: ParameterGroup) -> float:
+        return self.config.lr if group.lr is None else group.lr
+
+    def set_learning_rates(self, step: int, epoch: int, total_steps: Optional[int]) -> None:
+        """Set each group's learning rate for the step that comes (``step`` were made, ``epoch`` counts from 1)."""
+        scale = learning_rate_scale(self.schedule, step, epoch, total_steps)
+        for group, settings in zip(self.groups, self.adamw.param_groups):
+            settings["lr"] = self._peak(group) * (scale if group.schedule == "weights" else 1.0)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate of each group, by its name."""
+        return {group.name: settings["lr"] for group, settings in zip(self.groups, self.adamw.param_groups)}
+
+    def clip_gradients(self) -> tuple[float, bool]:
+        """Scale the clipped groups' gradients down to ``clip_norm``.
+
+        Returns:
+            Their norm before, and whether every gradient of every group is finite; if not, the step must be skipped.
+        """
+        limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self._clipped, limit) if self._clipped else torch.zeros(())
+        others = [p.grad for p in self._unclipped if p.grad is not None]
+        total = norm
+        if others:
+            total = norm + torch.stack([gradient.norm() for gradient in others]).sum()
+        return float(norm), bool(torch.isfinite(total))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimiser's state as tensors named ``KEY.PARAMETER``, e.g. ``exp_avg.model.encoder.weight``."""
+        return {
+            f"{key}.{self.names[parameter]}": torch.as_tensor(value)
+            for parameter, state in self.adamw.state.items()
+            for key, value in state.items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`tensors` returned, exactly.
+
+        Raises:
+            KeyError: a tensor is of no parameter here.
+        """
+        parameters = {name: parameter for parameter, name in self.names.items()}
+        self.adamw.state.clear()
+        for name, tensor in tensors.items():
+            key, parameter_name = name.split(".", 1)
+            parameter = parameters[parameter_name]
+            # AdamW keeps its step counts on the CPU, the moments beside the parameter
+            value = tensor.clone() if key == "step" else tensor.to(parameter.device, copy=True)
+            self.adamw.state[parameter][key] = value
+
+
+def _check_groups(groups: Sequence[ParameterGroup], names: Mapping[nn.Parameter, str]) -> None:
+    seen: dict[nn.Parameter, str] = {}
+    for group in groups:
+        for parameter in group.parameters:
+            if not parameter.requires_grad:
+                continue
+            if parameter not in names:
+                raise ValueError(f"a parameter of group {group.name} is not a parameter of the task")
+            if parameter in seen:
+                raise ValueError(f"parameter {names[parameter]} is in the groups {seen[parameter]} and {group.name}")
+            seen[parameter] = group.name
+    if len({group.name for group in groups}) < len(groups):
+        raise ValueError(f"parameter groups share a name: {[group.name for group in groups]}")
+    missing = [name for parameter, name in names.items() if parameter not in seen]
+    if missing:
+        raise ValueError(f"parameters in no group: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")

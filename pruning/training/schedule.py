@@ -1,0 +1,84 @@
+"""Learning-rate schedules as functions of the step, without state: a resumed run needs nothing but its position.
+
+Each gives the factor on a group's peak learning rate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Optional
+
+from pruning.errors import UserError
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves.
+
+    Attributes:
+        type: "constant", "noam", "linear", "cosine" or "eden"; each begins with a linear warm-up.
+        warmup_steps: optimiser steps until the peak.
+        final_scale: where "linear" and "cosine" end, as a fraction of the peak.
+        eden_steps: "eden": steps after which the learning rate falls noticeably.
+        eden_epochs: "eden": epochs after which the learning rate falls noticeably.
+        eden_warmup_start: "eden": the factor at step 0.
+    """
+
+    type: Literal["constant", "noam", "linear", "cosine", "eden"] = "constant"
+    warmup_steps: int = 0
+    final_scale: float = 0.0
+    eden_steps: float = 5000.0
+    eden_epochs: float = 6.0
+    eden_warmup_start: float = 0.5
+
+    def check(self, total_steps: Optional[int]) -> None:
+        """Refuse settings that cannot be followed.
+
+        Raises:
+            UserError: a decay without a known end, a negative or too long warm-up.
+        """
+        if self.warmup_steps < 0:
+            raise UserError(f"schedule.warmup_steps is {self.warmup_steps}", "give 0 or more steps")
+        if self.type not in ("linear", "cosine"):
+            return
+        if total_steps is None:
+            raise UserError(f"the {self.type} schedule needs to know where training ends", "set max_steps")
+        if self.warmup_steps >= total_steps:
+            raise UserError(f"schedule.warmup_steps is {self.warmup_steps} but training has {total_steps} steps",
+                            "shorten the warm-up")
+
+
+def learning_rate_scale(config: ScheduleConfig, step: int, epoch: int, total_steps: Optional[int]) -> float:
+    """The factor on the peak learning rate.
+
+    Args:
+        step: optimiser steps made so far, from 0.
+        epoch: the current epoch, from 1.
+        total_steps: of the whole run; "linear" and "cosine" need it.
+
+    noam (Vaswani et al. 2017), scaled to a peak of 1: ``min(s/w, sqrt(w/s))`` with s = step + 1, w = warmup_steps; the
+    original ``k d^-0.5 min(s^-0.5, s w^-1.5)`` is this with the peak learning rate ``k (d w)^-0.5``.
+    eden (icefall): ``(1 + (s/S)^2)^-0.25 (1 + (e/E)^2)^-0.25`` with e the epochs completed.
+    """
+    if config.type == "eden":
+        return _eden(config, step, epoch)
+    warmup = config.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.type == "noam":
+        return math.sqrt(max(warmup, 1) / (step + 1))
+    if config.type == "constant":
+        return 1.0
+    assert total_steps is not None, "ScheduleConfig.check was not called"
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    left = 1.0 - done if config.type == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return config.final_scale + (1.0 - config.final_scale) * left
+
+
+def _eden(config: ScheduleConfig, step: int, epoch: int) -> float:
+    by_step = (1.0 + (step / config.eden_steps) ** 2) ** -0.25
+    by_epoch = (1.0 + ((epoch - 1) / config.eden_epochs) ** 2) ** -0.25
+    start = config.eden_warmup_start
+    warmup = start + (1.0 - start) * step / config.warmup_steps if step < config.warmup_steps else 1.0
+    return by_step * by_epoch * warmup

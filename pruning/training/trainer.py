@@ -1,0 +1,420 @@
+"""The training loop of every task: teacher training, pruning and fine-tuning differ only in their :class:`Task`.
+
+A run that is stopped at any moment, even by SIGKILL, and started again with the same command ends with the weights of an
+uninterrupted one, bit for bit on a CPU with the same number of threads: positions are counted, not remembered by
+generators, all randomness of a batch is seeded from (seed, epoch, batch, rank), and states appear by rename.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+import torch
+
+from pruning import compat
+from pruning.errors import UserError
+from pruning.files import PathLike, write_json
+from pruning.training import checkpoint, configuration, distributed, experiment
+from pruning.training.average import RunningAverage
+from pruning.training.interruption import StopRequest
+from pruning.training.optimiser import Optimiser, OptimiserConfig
+from pruning.training.progress import Reporter, TermAverage
+from pruning.training.schedule import ScheduleConfig
+from pruning.training.seeding import seed_everything
+from pruning.training.state import TrainingState, load_state, save_state
+from pruning.training.task import StepInfo, Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """The training loop. At least one of ``num_epochs`` and ``max_steps`` is needed; the first reached ends the run.
+
+    Attributes:
+        seed: of everything random in a step.
+        num_epochs: passes over the training data.
+        max_steps: optimiser steps.
+        optimiser: see :class:`OptimiserConfig`.
+        schedule: of the learning rate, see :class:`ScheduleConfig`.
+        accumulate: batches per optimiser step and process; their gradients are averaged.
+        amp: "none", "bf16" or "fp16" autocast of the forward pass.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        num_threads: of torch on the CPU; None leaves torch's choice.
+        find_unused_parameters: for DistributedDataParallel, when some parameters take no part in some losses.
+        average_period: steps between updates of the running average; 0 keeps none.
+        valid_interval: steps between validations beside those at the ends of epochs; 0 for none.
+        save_interval: steps between ``batch-N`` checkpoints; 0 for none.
+        keep_last_k: how many ``batch-N`` checkpoints are kept; 0 keeps all.
+        state_interval: steps between states beside those at the ends of epochs; 0 leaves it to the seconds.
+        state_interval_seconds: seconds between states; 0 leaves it to the steps.
+        log_interval: steps between log lines.
+        max_skipped_steps: stop after so many steps in a row whose gradient was not finite.
+        tensorboard: whether to write tensorboard files.
+    """
+
+    seed: int = 1
+    num_epochs: Optional[int] = None
+    max_steps: Optional[int] = None
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    accumulate: int = 1
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: Optional[int] = None
+    find_unused_parameters: bool = False
+    average_period: int = 100
+    valid_interval: int = 0
+    save_interval: int = 0
+    keep_last_k: int = 2
+    state_interval: int = 0
+    state_interval_seconds: float = 600.0
+    log_interval: int = 50
+    max_skipped_steps: int = 30
+    tensorboard: bool = True
+
+    def check(self, device: torch.device) -> None:
+        """Refuse settings that cannot be followed.
+
+        Raises:
+            UserError: there is no end, a number is out of range, or the precision is not to be had on the device.
+        """
+        if self.num_epochs is None and self.max_steps is None:
+            raise UserError("training has no end", "set num_epochs or max_steps")
+        for name in ("num_epochs", "max_steps", "accumulate", "log_interval", "max_skipped_steps", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}", "give at least 1")
+        for name in ("average_period", "valid_interval", "save_interval", "keep_last_k", "state_interval", "seed",
+                     "state_interval_seconds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}", "give 0 or more")
+        if self.amp == "fp16" and device.type != "cuda":
+            raise UserError("amp=fp16 needs a GPU", "use amp=none or amp=bf16")
+        if self.amp == "bf16" and not compat.supports_bf16(device):
+            raise UserError("this GPU has no bf16", "use amp=fp16 or amp=none")
+
+
+class Trainer:
+    """Trains a task, resuming by itself.
+
+    Args:
+        config: the settings.
+        task: on the CPU; its initial weights must be the same in each run and process (seed before building it).
+        train_batches: ``train_batches(epoch, skip)`` gives the batches of an epoch (from 1) after the first ``skip``;
+            the same for the same arguments, and equally many in each process. A batch may have ``to(device)`` and
+            ``seconds`` (of audio).
+        dev_batches: ``dev_batches()`` gives this process's share of the development set; None: no validation.
+        exp_dir: where checkpoints, state and logs go; resumed when there is a state.
+        header: for the checkpoints; ``header["model"]`` describes the network.
+        configuration: the whole command's configuration as a plain dictionary, kept as ``config.yaml`` and compared
+            when resuming; by default the trainer's alone.
+        steps_per_epoch: batches of one epoch per process, where known: gives the schedule its end.
+        world: as :func:`distributed.initialise` returned it; by default called here.
+
+    Raises:
+        UserError: the configuration cannot be followed, or differs from the one that the experiment began with.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        *,
+        task: Task,
+        train_batches: Callable[[int, int], Iterable[Any]],
+        dev_batches: Optional[Callable[[], Iterable[Any]]] = None,
+        exp_dir: PathLike,
+        header: Mapping[str, Any],
+        configuration: Optional[Mapping[str, Any]] = None,
+        steps_per_epoch: Optional[int] = None,
+        world: Optional[distributed.World] = None,
+    ) -> None:
+        self.config = config
+        self.world = world or distributed.initialise(config.device)
+        config.check(self.world.device)
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        self.exp_dir = Path(exp_dir)
+        self.header = dict(header)
+        self.train_batches = train_batches
+        self.dev_batches = dev_batches
+        self.total_steps = _total_steps(config, steps_per_epoch)
+        config.schedule.check(self.total_steps)
+        self._configuration = dict(configuration) if configuration is not None else _as_dict(config)
+        experiment.check_unchanged(self.exp_dir, self._configuration, self.world.size)
+
+        self.task = task.to(self.world.device)
+        self.optimiser = Optimiser(config.optimiser, config.schedule, task.parameter_groups(), task)
+        self.average = RunningAverage(task.model) if config.average_period else None
+        self.scaler = compat.grad_scaler(self.world.device.type, enabled=config.amp == "fp16")
+        self.terms = TermAverage()
+        self.epoch, self.batch, self.step = 1, 0, 0
+        self.best: Optional[float] = None
+        self.skipped, self.skipped_in_a_row = 0, 0
+        self._initial_averaging_key = task.averaging_key(self._info())
+        self._metrics_size = 0
+        self._audio_seconds, self._logged_at = 0.0, time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs or steps are made."""
+        too_late = self.config.num_epochs is not None and self.epoch > self.config.num_epochs
+        return too_late or self._out_of_steps
+
+    @property
+    def _out_of_steps(self) -> bool:
+        return self.config.max_steps is not None and self.step >= self.config.max_steps
+
+    def run(self) -> None:
+        """Train to the end; at once if the experiment is done, from its state if there is one.
+
+        Raises:
+            UserError: the gradient was not finite for too many steps in a row, or there is no training data.
+            SystemExit: with status 75 after SIGTERM, when the state was saved.
+        """
+        if experiment.is_done(self.exp_dir):
+            logger.info("%s is done already", self.exp_dir)
+            return
+        resumed = self._resume()
+        if self.world.is_main:
+            experiment.prepare(self.exp_dir, self._configuration, self.world.size)
+        self.world.barrier()
+        module = self.world.wrap(self.task, self.config.find_unused_parameters)
+        self.reporter = Reporter(self.exp_dir, self.step, self.total_steps, self._metrics_size,
+                                 self.config.tensorboard, self.world.is_main)
+        logger.info("%s %s: epoch %d, batch %d, step %d", "resuming" if resumed else "starting", self.exp_dir,
+                    self.epoch, self.batch, self.step)
+        try:
+            with StopRequest() as stop:
+                while not self.finished:
+                    self._run_epoch(module, stop)
+        finally:
+            self.reporter.close()
+        if self.world.is_main:
+            if self.dev_batches is not None and self.best is None:
+                logger.warning("%s has no best checkpoint: no moment was fit to be selected", self.exp_dir)
+            write_json(self.exp_dir / experiment.DONE, {"epoch": self.epoch - 1, "step": self.step})
+        self.world.barrier()
+
+    def _run_epoch(self, module: torch.nn.Module, stop: StopRequest) -> None:
+        """The rest of the current epoch, then its end: validation, checkpoints, state."""
+        self.task.train()
+        self._state_saved_at = self._logged_at = time.monotonic()
+        steps_before, nothing_yet = self.step, self.batch == 0
+        batches = iter(self.train_batches(self.epoch, self.batch))
+        while not self._out_of_steps:
+            group = list(itertools.islice(batches, self.config.accumulate))
+            if not group:
+                break
+            self._train_step(module, group)
+            self._after_step()
+            if self.world.any(stop.signal is not None):
+                self._save_state()
+                logger.info("asked to stop: the state after step %d is saved; run the same command again", self.step)
+                stop.leave()
+        if nothing_yet and self.step == steps_before:
+            raise UserError(f"epoch {self.epoch} has no training batches", "check the training cuts and their filters")
+        self._end_epoch()
+
+    def _train_step(self, module: torch.nn.Module, group: list[Any]) -> None:
+        """One optimiser step over a group of batches, unless its gradient is not finite."""
+        info = self._info()
+        self.optimiser.set_learning_rates(self.step, self.epoch, self.total_steps)
+        self.task.before_step(info)
+        gathered = []
+        for index, batch in enumerate(group):
+            info = self._info()
+            seed_everything(self.config.seed, self.epoch, self.batch, self.world.rank)
+            last = index + 1 == len(group)
+            with nullcontext() if last or self.world.size == 1 else module.no_sync():  # type: ignore[operator]
+                loss, terms = self._forward(module, batch, info)
+                self.scaler.scale(loss / len(group)).backward()
+            gathered.append({"loss": loss.detach(), **terms})
+            self._audio_seconds += float(getattr(batch, "seconds", 0.0))
+            self.batch += 1
+        self.scaler.unscale_(self.optimiser.adamw)
+        self.gradient_norm, finite = self.optimiser.clip_gradients()
+        if finite:
+            self.scaler.step(self.optimiser.adamw)
+            for terms in gathered:
+                self.terms.add(terms)
+        self.scaler.update()
+        self.optimiser.zero_grad()
+        self.step += 1
+        self._count_skipped(finite)
+        self.task.after_step(info)
+
+    def _forward(self, module: torch.nn.Module, batch: Any, info: StepInfo) -> Any:
+        batch = batch.to(self.world.device) if hasattr(batch, "to") else batch
+        dtype = torch.float16 if self.config.amp == "fp16" else torch.bfloat16
+        with torch.autocast(self.world.device.type, dtype=dtype, enabled=self.config.amp != "none"):
+            return module(batch, info)
+
+    def _count_skipped(self, finite: bool) -> None:
+        if finite:
+            self.skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        logger.warning("epoch %d, batch %d: the gradient is not finite, step skipped", self.epoch, self.batch - 1)
+        if self.skipped_in_a_row >= self.config.max_skipped_steps:
+            raise UserError(
+                f"{self.exp_dir}: the gradient was not finite for {self.skipped_in_a_row} steps in a row, the last in "
+                f"epoch {self.epoch}, batch {self.batch - 1}",
+                "lower the learning rate, lengthen the warm-up or use amp=none, and start again in a new --exp-dir",
+            )
+
+    def _after_step(self) -> None:
+        """What is due after a step: average, log, validation, checkpoint, state (last, so that it holds the others)."""
+        config = self.config
+        if self.average is not None and self.step % config.average_period == 0:
+            self.average.update(self.task.model)
+        self.reporter.advance()
+        if self.step % config.log_interval == 0:
+            self._log()
+        if config.valid_interval and self.step % config.valid_interval == 0:
+            self._validate()
+        if config.save_interval and self.step % config.save_interval == 0 and self.world.is_main:
+            checkpoint.save_model(checkpoint.batch_path(self.exp_dir, self.step), self.task.model, self._header())
+            experiment.rotate_batch_checkpoints(self.exp_dir, config.keep_last_k)
+        seconds = config.state_interval_seconds
+        due = bool(seconds) and time.monotonic() - self._state_saved_at >= seconds
+        if due or (config.state_interval and self.step % config.state_interval == 0):
+            self._save_state()
+
+    def _log(self) -> None:
+        values = self.terms.means(self.world)
+        now = time.monotonic()
+        audio, = self.world.sum([self._audio_seconds])
+        rate = audio / max(now - self._logged_at, 1e-9)
+        self._audio_seconds, self._logged_at = 0.0, now
+        for name, rate_of_group in self.optimiser.learning_rates().items():
+            values[f"lr/{name}"] = rate_of_group
+        values.update({"gradient_norm": self.gradient_norm, "skipped": float(self.skipped)})
+        values.update(self.task.log_values())
+        if audio:
+            values["audio_seconds_per_second"] = rate
+        if self.scaler.is_enabled():
+            values["loss_scale"] = self.scaler.get_scale()
+        self.reporter.report("train", self._position(), values)
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """The terms on the development set; keeps the best checkpoint."""
+        if self.dev_batches is None:
+            return
+        began = time.monotonic()
+        self.world.broadcast_buffers(self.task)
+        self.task.eval()
+        terms = TermAverage()
+        info = self._info(training=False)
+        seed_everything(self.config.seed, self.epoch, self.batch, self.world.rank)
+        for batch in self.dev_batches():
+            loss, of_batch = self._forward(self.task, batch, info)
+            terms.add({"loss": loss, **of_batch})
+        self.task.train()
+        means = terms.means(self.world)
+        if not means:
+            raise UserError("the development set has no batches", "check the development cuts and their filters")
+        if self.task.selection_term not in means:
+            raise ValueError(f"the task selects by {self.task.selection_term!r} but gives {sorted(means)}")
+        self.reporter.report("dev", self._position(), {**means, **self.task.log_values()})
+        value = means[self.task.selection_term]
+        if math.isfinite(value) and (self.best is None or value < self.best) and self.task.may_select(info):
+            self.best = value
+            if self.world.is_main:
+                header = {**self._header(), "dev": means}
+                checkpoint.save_model(checkpoint.best_path(self.exp_dir), self.task.model, header)
+        self._logged_at += time.monotonic() - began  # validation is no training time
+
+    def _end_epoch(self) -> None:
+        self._validate()
+        if self.world.is_main:
+            header = self._header()
+            checkpoint.save_model(checkpoint.epoch_path(self.exp_dir, self.epoch), self.task.model, header)
+            if self.average is not None and self.average.updates:
+                path = checkpoint.epoch_average_path(self.exp_dir, self.epoch)
+                checkpoint.save_weights(path, self.average.tensors, header)
+        if self.total_steps is None and self.config.num_epochs is not None:
+            self.reporter.expect(self.step * self.config.num_epochs // self.epoch)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._save_state()
+
+    def _info(self, training: bool = True) -> StepInfo:
+        return StepInfo(self.epoch, self.batch, self.step, self.total_steps, training)
+
+    def _position(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "batch": self.batch, "step": self.step}
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            **self.header,
+            **self._position(),
+            "average_updates": self.average.updates if self.average is not None else 0,
+            "averaging_key": self.task.averaging_key(self._info()),
+            "initial_averaging_key": self._initial_averaging_key,
+            **self.task.extra_metadata(),
+        }
+
+    def _save_state(self) -> None:
+        self._state_saved_at = time.monotonic()
+        if not self.world.is_main:
+            return
+        self.reporter.flush()
+        tensors = {f"task.{name}": tensor for name, tensor in self.task.trained_state().items()}
+        tensors.update({f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()})
+        numbers: dict[str, Any] = {
+            "step": self.step,
+            "best": self.best,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "terms": self.terms.state(),
+            "audio_seconds": self._audio_seconds,
+            "metrics_size": self.reporter.metrics_size,
+            "scaler": self.scaler.state_dict(),
+            "task": self.task.python_state(),
+        }
+        if self.average is not None:
+            tensors.update({f"average.{name}": tensor for name, tensor in self.average.tensors.items()})
+            numbers["average_updates"] = self.average.updates
+        save_state(experiment.state_dir(self.exp_dir), TrainingState(self.epoch, self.batch, tensors, numbers))
+
+    def _resume(self) -> bool:
+        path = experiment.resumable_state(self.exp_dir)
+        if path is None:
+            return False
+        state = load_state(path)
+        numbers = state.numbers
+        checkpoint.load_weights(self.task, {**self.task.state_dict(), **state.part("task")}, path)
+        self.optimiser.load_tensors(state.part("optimiser"))
+        if self.average is not None:
+            self.average.load(state.part("average"), numbers["average_updates"])
+        self.epoch, self.batch, self.step = state.epoch, state.batch, numbers["step"]
+        self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
+        self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
+        self._audio_seconds = numbers["audio_seconds"]
+        if self.world.is_main:
+            self.terms.load_state(numbers["terms"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(numbers["scaler"])
+        self.task.load_python_state(numbers["task"])
+        return True
+
+
+def _as_dict(config: TrainerConfig) -> dict[str, Any]:
+    return configuration.to_dict(config)
+
+
+def _total_steps(config: TrainerConfig, steps_per_epoch: Optional[int]) -> Optional[int]:
+    ends = [config.max_steps] if config.max_steps is not None else []
+    if steps_per_epoch is not None and config.num_epochs is not None:
+        ends.append(config.num_epochs * math.ceil(steps_per_epoch / config.accumulate))
+    return min(ends) if ends else None
