@@ -1,4 +1,4 @@
-"""Distillation from the dense network: between layers, and between outputs."""
+"""Distillation from the dense network: between layers, and between frame-wise outputs."""
 
 from __future__ import annotations
 
@@ -140,38 +140,6 @@ def _pairwise_errors(projected: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
     """Mean-square error of every student layer ``(S, N, T, D)`` with ``goal (N, T, D)`` over valid frames, ``(S,)``."""
     error = ((projected - goal) ** 2).mean(dim=-1).masked_fill(~mask, 0.0)  # (S, N, T)
     return error.sum(dim=(1, 2)) / mask.sum().clamp(min=1)
-
-
-def collapsed_log_posteriors(logits: Tensor, symbols: Tensor, blank: int = 0) -> Tensor:
-    """Posteriors collapsed to {next symbol, blank, all else} (arXiv 2011.06110, section 3).
-
-    Args:
-        logits: ``(..., V)`` of a joiner.
-        symbols: ``(...)`` the next symbol at each lattice point, below 0 where the transcript has ended.
-        blank: id of blank.
-
-    Returns:
-        Log-probabilities ``(..., 3)``; where there is no next symbol its probability is (nearly) 0.
-    """
-    log_p = logits.log_softmax(dim=-1)
-    following = log_p.gather(-1, symbols.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    following = following.masked_fill(symbols < 0, -30.0)
-    silent = log_p[..., blank]
-    rest = torch.log1p(-(following.exp() + silent.exp()).clamp(max=1 - 1e-6))
-    return torch.stack([following, silent, rest], dim=-1)
-
-
-def output_distillation(student: Tensor, teacher: Tensor, symbols: Tensor, mask: Tensor) -> Tensor:
-    """KL(teacher || student) of collapsed posteriors, mean over valid lattice points.
-
-    Args:
-        student, teacher: joiner logits ``(N, T, S, V)`` on the same ranges (the student's).
-        symbols: ``(N, T, S)`` next symbols, below 0 at the end.
-        mask: ``(N, T)``, True on valid frames.
-    """
-    log_s, log_t = collapsed_log_posteriors(student, symbols), collapsed_log_posteriors(teacher, symbols)
-    divergence = (log_t.exp() * (log_t - log_s)).sum(dim=-1).mean(dim=-1)  # (N, T)
-    return masked_mean(divergence, mask)
 
 
 def frame_distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:

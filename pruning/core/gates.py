@@ -78,18 +78,23 @@ class HardConcreteGates(nn.Module):
         parents = [position[g.parent] if g.parent is not None else -1 for g in self.groups]
         self._family = [(child, parent) for child, parent in enumerate(parents) if parent >= 0]
 
-    def _clamped(self) -> Tensor:
-        return self.log_alpha.clamp(-self.LIMIT, self.LIMIT)
+    @torch.no_grad()
+    def limit(self) -> None:
+        """Bring log alpha back into its range; to be called after every optimiser step.
+
+        A clamp inside the forward pass would leave gates beyond the limit without gradient, shut for good.
+        """
+        self.log_alpha.clamp_(-self.LIMIT, self.LIMIT)
 
     def open_probability(self) -> Tensor:
         """``P(z > 0) = sigmoid(log alpha - beta ln(-l / r))`` of every gate, ``(U,)``."""
         shift = self.config.temperature * math.log(-self.config.left / self.config.right)
-        return torch.sigmoid(self._clamped() - shift)
+        return torch.sigmoid(self.log_alpha - shift)
 
     def sample(self) -> Tensor:
         """A stochastic gate for every unit, ``(U,)`` in [0, 1], from torch's global generator."""
         noise = torch.empty_like(self.log_alpha).uniform_(self.EPSILON, 1 - self.EPSILON)
-        logit = (noise.log() - (1 - noise).log() + self._clamped()) / self.config.temperature
+        logit = (noise.log() - (1 - noise).log() + self.log_alpha) / self.config.temperature
         stretched = torch.sigmoid(logit) * (self.config.right - self.config.left) + self.config.left
         return stretched.clamp(0.0, 1.0)
 

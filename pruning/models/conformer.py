@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -168,10 +168,3 @@ class ConformerEncoder(nn.Module):
             if return_layers:
                 layers.append(x)
         return EncoderOutput(x, lengths, layers)
-
-
-def layer_exists(encoder: ConformerEncoder, index: int) -> bool:
-    """Whether any module of layer ``index`` is left besides its final norm."""
-    layer = encoder.layers[index]
-    modules: list[Optional[nn.Module]] = [layer.macaron, layer.attention, layer.convolution, layer.ffn]  # type: ignore[list-item]
-    return any(module is not None for module in modules)

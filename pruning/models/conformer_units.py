@@ -7,7 +7,9 @@ module), ``subsampling`` (channels of the subsampling convolutions); kinds of wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Optional
 
 from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
@@ -159,3 +161,25 @@ def shrink(config: ConformerConfig, structure: Structure, prefix: str = "encoder
         conv_channels=kept("conv_channels", "convolution.channels"),
         subsampling_channels=tuple(structure.count(f"{prefix}subsampling.convs.{i}.channels") for i in channels),
     )
+
+
+def existing_layers(
+    config: ConformerConfig, counts: Optional[Mapping[str, float]] = None, prefix: str = "encoder."
+) -> list[bool]:
+    """Whether each layer has any module left besides its final norm.
+
+    Args:
+        config: the encoder.
+        counts: units kept of each group, where gates close some of them.
+    """
+    counts = {} if counts is None else counts
+    exists = []
+    for index in range(config.num_layers):
+        sizes = {
+            "macaron": config.macaron_dim[index],
+            "attention": config.num_heads[index],
+            "convolution": config.conv_channels[index],
+            "ffn": config.ffn_dim[index],
+        }
+        exists.append(any(size and counts.get(f"{prefix}layers.{index}.{name}", 1) for name, size in sizes.items()))
+    return exists

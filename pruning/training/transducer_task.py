@@ -1,0 +1,188 @@
+"""Training a transducer: from scratch, under L0 gates, or with its structure fixed; with or without a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pruning.core.distillation import (
+    DistillationConfig,
+    LayerDistillation,
+    frame_distillation,
+    frame_mask,
+)
+from pruning.models.conformer import EncoderOutput
+from pruning.models.conformer_units import existing_layers
+from pruning.models.transducer import Transducer
+from pruning.speech.augment import SpecAugment
+from pruning.speech.data import Batch
+from pruning.speech.losses import LossConfig, RecognitionLoss, recognition_loss, transducer_distillation_loss
+from pruning.speech.transducer_loss import decoder_output, joiner_logits
+from pruning.training.gating import Gating
+from pruning.training.task import ParameterGroup, StepInfo, Task, weight_groups
+
+FRAMES_PER_SECOND = 100
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """A teacher and what is learned from it."""
+
+    teacher: Transducer
+    config: DistillationConfig
+
+
+class TransducerTask(Task):
+    """The loss of a transducer on a batch of speech.
+
+    Loss = (transducer + CTC) per encoder frame + distillation + the constraint's penalty (method A).
+
+    Args:
+        model: the transducer that is trained.
+        loss: how transducer and CTC loss are put together.
+        augment: SpecAugment, or None.
+        guidance: the teacher; it is frozen, in evaluation mode, and sees the same augmented features.
+        gating: gates over ``model``, or None for a fixed structure.
+    """
+
+    frozen_modules = ("teacher",)
+    selection_term = "task"
+
+    def __init__(
+        self,
+        model: Transducer,
+        loss: LossConfig,
+        augment: Optional[SpecAugment] = None,
+        guidance: Optional[Guidance] = None,
+        gating: Optional[Gating] = None,
+    ) -> None:
+        super().__init__()
+        self.model: Transducer = model
+        self.loss = loss
+        self.augment = augment
+        self.gating = gating
+        self.teacher: Optional[Transducer] = None
+        self.layer_distillation: Optional[LayerDistillation] = None
+        self.distillation = DistillationConfig()
+        if guidance is not None and guidance.config.wanted:
+            self.distillation = guidance.config
+            self.teacher = guidance.teacher.eval().requires_grad_(False)
+            if self.distillation.layers and self.distillation.layer_weight > 0:
+                dims = model.config.encoder.d_model, guidance.teacher.config.encoder.d_model
+                self.layer_distillation = LayerDistillation(self.distillation, *dims)
+
+    def train(self, mode: bool = True) -> TransducerTask:
+        """As ever, but the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch; terms are means per encoder frame (task) or per frame (distillation)."""
+        features = batch.features
+        if self.augment is not None and step.training:
+            features = self.augment(features, batch.lengths)
+        masks = {} if self.gating is None else self.gating.masks(step)
+        if self.gating is None:
+            encoded = self.model(features, batch.lengths, return_layers=self.layer_distillation is not None)
+        else:
+            with self.gating.masker.applied(masks):
+                encoded = self.model(features, batch.lengths, return_layers=self.layer_distillation is not None)
+        task = recognition_loss(
+            self.model, encoded.output, encoded.lengths, batch.tokens, self.loss, self._warmup_step(step)
+        )
+        frames = task.frames.clamp(min=1)
+        loss = task.total / frames
+        terms = {"task": loss, "simple": task.simple / frames, "transducer": task.pruned / frames, "ctc": task.ctc / frames}
+        if self.teacher is not None:
+            distilled = self._distil(features, batch, encoded, task)
+            terms.update(distilled)
+            loss = loss + self._weighted(distilled)
+        if self.gating is not None:
+            terms["penalty"] = self.gating.penalty(step)
+            if step.training:
+                loss = loss + terms["penalty"]
+        logged = {name: value.detach() for name, value in terms.items()}
+        return loss, {**logged, "weight": frames}
+
+    def _warmup_step(self, step: StepInfo) -> int:
+        """Validation counts with final weights, so that its losses compare over the run."""
+        return step.step if step.training else self.loss.warmup_steps
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        weights = {
+            "distil_layers": self.distillation.layer_weight,
+            "distil_output": self.distillation.output_weight,
+            "distil_ctc": self.distillation.ctc_weight,
+        }
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+    def _distil(self, features: Tensor, batch: Batch, student: EncoderOutput, task: RecognitionLoss) -> dict[str, Tensor]:
+        """Distillation terms, unweighted."""
+        assert self.teacher is not None
+        config, terms = self.distillation, {}
+        with torch.no_grad():
+            teacher = self.teacher(features, batch.lengths, return_layers=self.layer_distillation is not None)
+        mask = frame_mask(student.lengths, student.output.shape[1])
+        if self.layer_distillation is not None:
+            exists = [True, *existing_layers(self.model.config.encoder, self._open_counts())]
+            terms["distil_layers"] = self.layer_distillation(student.layers, teacher.layers, student.lengths, exists)
+        if config.output_weight > 0:
+            with torch.no_grad():
+                logits = joiner_logits(self.teacher, teacher.output, decoder_output(self.teacher, task.targets), task.ranges)
+            divergence = transducer_distillation_loss(
+                task.logits, logits, task.ranges, task.targets, student.lengths, task.target_lengths
+            )
+            terms["distil_output"] = divergence / (task.frames * task.ranges.shape[2]).clamp(min=1)
+        if config.ctc_weight > 0:
+            with torch.no_grad():
+                goal = self.teacher.ctc_head(teacher.output)
+            own = self.model.ctc_head(student.output)
+            terms["distil_ctc"] = frame_distillation(own.float(), goal.float(), mask, config.temperature)
+        return terms
+
+    def _open_counts(self) -> Optional[dict[str, float]]:
+        """Hard counts of the units under gates by the rule, for the matching of layers; None without gates."""
+        if self.gating is None or self.distillation.loss != "cofi":
+            return None
+        counts = self.gating.gates.hard_counts(self.gating.gates.rule()).tolist()
+        return {group.name: count for group, count in zip(self.gating.costs.groups, counts)}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Weights and vectors of the network, projections of distillation, gates and multipliers."""
+        groups = weight_groups([self.model])
+        if self.layer_distillation is not None:
+            groups += weight_groups([self.layer_distillation], weight_decay=0.0, prefix="distillation_")
+        return groups + (self.gating.parameter_groups() if self.gating is not None else [])
+
+    def after_step(self, step: StepInfo) -> None:
+        """Keep log alpha in its range."""
+        if self.gating is not None:
+            self.gating.gates.limit()
+
+    def log_values_at(self, step: StepInfo) -> dict[str, float]:
+        """Sparsities, target and multipliers."""
+        return {} if self.gating is None else self.gating.log_values(step)
+
+    def may_select(self, step: StepInfo) -> bool:
+        """Under gates: only once the ramp has ended and the hard sparsity is on target."""
+        return self.gating is None or self.gating.on_target(step)
+
+    def averaging_key(self, step: StepInfo) -> str:
+        """Weights of one structure may be averaged; those of a run under gates only from the ramp's end on."""
+        return "" if self.gating is None or self.gating.share(step) >= 1 else "ramp"
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """Under gates: the structure, with scores, and the constraint."""
+        if self.gating is None:
+            return {}
+        return {"gated_structure": self.gating.structure().to_dict(), "targets": self.gating.targets}
+
+
+def frames_of(seconds: float) -> int:
+    """Feature frames of ``seconds`` of audio."""
+    return int(round(seconds * FRAMES_PER_SECOND))
