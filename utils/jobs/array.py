@@ -1,0 +1,102 @@
+"""What is to be run: an array of like jobs, read from a command line that follows Kaldi's contract."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "2>", "2>>", "2>&1", "&>"}
+
+
+class JobError(Exception):
+    """What was asked for cannot be run; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """An array of like jobs.
+
+    Attributes:
+        log: name of the log, with ``variable`` in it when there are several jobs.
+        command: the command and its arguments, with ``variable`` where the job's number goes.
+        first, last: numbers of the jobs.
+        variable: what is replaced by the number, usually ``JOB``; None without a range.
+        options: the options by name, dashes turned into underscores, as given.
+    """
+
+    log: str
+    command: list[str]
+    first: int = 1
+    last: int = 1
+    variable: Optional[str] = None
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first + 1
+
+    @property
+    def threads(self) -> int:
+        return self.whole_number("num_threads", 1)
+
+    def whole_number(self, name: str, default: int) -> int:
+        """The option ``name`` as a positive number.
+
+        Raises:
+            JobError: it is something else.
+        """
+        value = self.options.get(name, str(default))
+        if not re.fullmatch(r"[1-9]\d*", value):
+            raise JobError(f"--{name.replace('_', '-')} takes a positive number, not '{value}'")
+        return int(value)
+
+    def fill_in(self, text: str, number: int) -> str:
+        return text.replace(self.variable, str(number)) if self.variable else text
+
+    def log_of(self, number: int) -> Path:
+        return Path(self.fill_in(self.log, number))
+
+    def shell_line(self, number: int) -> str:
+        """The command of one job, quoted for the shell."""
+        words = [self.fill_in(word, number) for word in self.command]
+        return " ".join(word if word in OPERATORS else shlex.quote(word) for word in words)
+
+
+def parse(arguments: list[str]) -> Jobs:
+    """Read options, range, log and command.
+
+    Raises:
+        JobError: something is missing or malformed.
+    """
+    options: dict[str, str] = {}
+    variable, first, last = None, 1, 1
+    rest = list(arguments)
+    while rest:
+        if rest[0].startswith("--") and len(rest[0]) > 2:
+            if len(rest) < 2:
+                raise JobError(f"{rest[0]} has no value")
+            options[rest[0][2:].replace("-", "_")] = rest[1]
+            del rest[:2]
+        elif match := re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", rest[0]):
+            if variable is not None:
+                raise JobError(f"a second range, {rest[0]}")
+            variable, first, last = match[1], int(match[2]), int(match[3] or match[2])
+            if not 1 <= first <= last:
+                raise JobError(f"{rest[0]} is no range of jobs; numbers start at 1, as in {variable}=1:4")
+            del rest[0]
+        elif rest[0].startswith("-"):
+            raise JobError(f"{rest[0]} is not understood; options are written --name value")
+        else:
+            break
+    if len(rest) < 2:
+        raise JobError("a log and a command are needed: [OPTION VALUE]... [JOB=1:N] LOG COMMAND [ARGUMENT]...")
+    log, *command = rest
+    if variable is not None and first != last and variable not in log:
+        raise JobError(f"the jobs {first} to {last} would all write to {log}; put {variable} in its name")
+    jobs = Jobs(log, command, first, last, variable, options)
+    for name in ("max_jobs_run", "num_threads"):
+        jobs.whole_number(name, 1)  # a bad number is refused before anything is started
+    return jobs

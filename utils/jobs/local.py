@@ -1,0 +1,148 @@
+"""Running jobs on this machine, each with its log, and ending them all on a signal."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+from jobs.array import OPERATORS, Jobs
+
+GRACE_SECONDS = float(os.environ.get("RUN_JOBS_GRACE", "60"))  # training saves its state after SIGTERM
+
+
+def now() -> str:
+    return datetime.datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y")
+
+
+class Executor:
+    """Runs single jobs and ends them all when told to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._signal: Optional[int] = None
+
+    def run(self, jobs: Jobs, number: int) -> int:
+        """Run one job to its end and return its status; its log says what ran, when, and how it ended."""
+        if self._signal is not None:
+            return 128 + self._signal
+        log = jobs.log_of(number)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        line = jobs.shell_line(number)
+        started = time.monotonic()
+        with open(log, "wb", buffering=0) as stream:
+            stream.write(f"# {line}\n# Started at {now()}\n#\n".encode())
+            # exec, where it can be: a signal then reaches the command alone, and its status is the job's
+            start = "set -o pipefail;" if OPERATORS.intersection(jobs.command) else "exec"
+            status = self._wait(["bash", "-c", f"{start} {line}"], stream)
+            seconds = round(time.monotonic() - started)
+            stream.write(
+                f"# Accounting: time={seconds} threads={jobs.threads}\n"
+                f"# Ended (code {status}) at {now()}, elapsed time {seconds} seconds\n".encode()
+            )
+        return status
+
+    def _wait(self, command: list[str], stream: Any) -> int:
+        with self._lock:
+            if self._signal is not None:
+                return 128 + self._signal
+            # a session of its own, so that everything the job started can be ended with it
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+            )
+            self._running.add(process)
+        status = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return status if status >= 0 else 128 - status
+
+    def stop(self, number: int) -> None:
+        """End the running jobs and all they started (SIGTERM, after a while SIGKILL), and start no more."""
+        with self._lock:
+            self._signal = number
+            groups = [process.pid for process in self._running]
+        for group in groups:
+            _signal_group(group, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(_signal_group(group, 0) for group in groups) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for group in groups:
+            _signal_group(group, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group; whether there is such a group."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def catch_signals() -> None:
+    """Turn SIGINT, SIGTERM and SIGHUP into :class:`Interrupted` in the main thread, once."""
+
+    def handle(number: int, frame: Any) -> NoReturn:
+        for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hang-up stays ignored
+            signal.signal(number, handle)
+
+
+def run_here(jobs: Jobs) -> dict[int, int]:
+    """Run the jobs on this machine, several at once; the status of each."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = jobs.whole_number("max_jobs_run", max(1, processors // jobs.threads))
+    executor = Executor()
+    numbers = range(jobs.first, jobs.last + 1)
+    with ThreadPoolExecutor(min(workers, jobs.count)) as pool:
+        try:
+            futures = {number: pool.submit(executor.run, jobs, number) for number in numbers}
+            return {number: future.result() for number, future in futures.items()}
+        except Interrupted as interrupted:
+            executor.stop(interrupted.number)
+            raise
+        except OSError:
+            executor.stop(signal.SIGTERM)
+            raise
+
+
+def run_one(path: str, number: int, done: str) -> int:
+    """Run one job of the array described in the JSON file ``path``; its status also goes into the file ``done``.
+
+    This is what a scheduler starts on a node.
+    """
+    jobs = Jobs(**json.loads(Path(path).read_text(encoding="utf-8")))
+    executor = Executor()
+    result: list[int] = []
+    worker = threading.Thread(target=lambda: result.append(executor.run(jobs, number)))
+    try:
+        worker.start()
+        worker.join()
+    except Interrupted as interrupted:  # the scheduler ends the job: time limit, preemption
+        executor.stop(interrupted.number)
+        worker.join()
+    status = result[0] if result else 1
+    temporary = Path(f"{done}.tmp")
+    temporary.write_text(f"{status}\n")
+    temporary.rename(done)
+    return status

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Runs a command, or an array of like commands, with a log each: here, through Slurm, or through a grid engine.
+
+    run.sh [OPTION VALUE]... [JOB=1:N] [OPTION VALUE]... LOG COMMAND [ARGUMENT]...
+
+is the contract of Kaldi's run.pl, slurm.pl and queue.pl, which therefore may stand in for it. JOB is replaced by the
+number of the job in the name of the log and in every argument. Options (before or after JOB=1:N):
+
+    --mem 8G  --num-threads 4  --gpu 1  --time 4:00:00   what one job needs; schedulers are asked as configured
+    --max-jobs-run 10    how many jobs may run at once (here: by default as many as processors / threads)
+    --config FILE        configuration of the scheduler (default conf/slurm.conf or conf/sge.conf, else a built-in one)
+
+An argument that is just a shell operator (| > >> < 2> 2>&1 && || ;) keeps its meaning; all others reach the command as
+they are. The exit status is 0 when every job ended with 0; else the failed logs are named.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from jobs import local, schedulers
+from jobs.array import JobError, Jobs, parse
+
+
+def report(jobs: Jobs, statuses: dict[int, int]) -> int:
+    """Name the logs of the failed jobs; 0 if there are none."""
+    failed = [number for number, status in statuses.items() if status != 0]
+    if failed:
+        logs = " ".join(str(jobs.log_of(number)) for number in failed)
+        print(f"error: {len(failed)} of {jobs.count} jobs failed; see {logs}", file=sys.stderr)
+    return min(len(failed), 1)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the jobs of the command line, ``BACKEND [OPTION VALUE]... LOG COMMAND...``, and return the exit status."""
+    if arguments[:1] == ["--run-one"]:
+        local.catch_signals()
+        return local.run_one(arguments[1], int(arguments[2]), arguments[3])
+    if set(arguments[:2]) & {"-h", "--help"}:
+        print(__doc__)
+        return 0
+    try:
+        backend, *rest = arguments or [""]
+        if backend != "local" and backend not in schedulers.SCHEDULERS:
+            raise JobError(f"'{backend}' is no backend; the first word is local, slurm or sge")
+        jobs = parse(rest)
+        local.catch_signals()
+        statuses = local.run_here(jobs) if backend == "local" else schedulers.run(schedulers.SCHEDULERS[backend], jobs)
+        return report(jobs, statuses)
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'a log'}: {error.strerror}; no jobs are left running", file=sys.stderr)
+        return 1
+    except local.Interrupted as interrupted:
+        print(f"{interrupted}: the jobs were ended", file=sys.stderr)
+        return 128 + interrupted.number
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
