@@ -8,6 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.errors import UserError
+
+MAX_VOCAB_SIZE = 2000
+"""Of a CTC lattice, whose topology has the square of this many arcs."""
+
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
     """Sum of the CTC losses of a batch, in float32; utterances too short for their targets count as 0.
@@ -51,23 +56,28 @@ def ctc_greedy_search(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
 
 @lru_cache(maxsize=2)
 def _topology(vocab_size: int, device: str) -> Any:
-    """The CTC topology as a k2 FSA.
+    """The CTC topology as a k2 FSA, every token following every other.
 
-    The standard one has ``vocab_size ** 2`` arcs, so large vocabularies get the modified one, in which two equal symbols
-    in a row are not merged.
+    k2's smaller "modified" topology is no way out of the ``vocab_size ** 2`` arcs: it scores a token held for two frames
+    and the same token twice alike, so its best path is not defined.
     """
     import k2
 
-    return k2.ctc_topo(vocab_size - 1, modified=vocab_size > 1000, device=device)
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise UserError(
+            f"the CTC lattice of a vocabulary of {vocab_size} tokens would need {vocab_size**2} arcs",
+            "choose ctc_greedy_search, which finds the same path",
+        )
+    return k2.ctc_topo(vocab_size - 1, modified=False, device=device)
 
 
 def ctc_decoding(
     log_probs: Tensor,
     lengths: Tensor,
-    search_beam: float = 20.0,
+    search_beam: float = 10.0,
     output_beam: float = 8.0,
     min_active_states: int = 30,
-    max_active_states: int = 10000,
+    max_active_states: int = 1000,
 ) -> list[list[int]]:
     """The best path through the k2 lattice of the CTC topology.
 
@@ -81,6 +91,9 @@ def ctc_decoding(
 
     Returns:
         Token ids of each utterance.
+
+    Raises:
+        UserError: more than :data:`MAX_VOCAB_SIZE` tokens.
     """
     import k2
 

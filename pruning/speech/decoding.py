@@ -1,0 +1,108 @@
+"""Decoding methods by name: their settings, and the call that turns encoder outputs into token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from pruning.errors import UserError
+from pruning.speech.beam import modified_beam_search
+from pruning.speech.ctc import ctc_decoding, ctc_greedy_search
+from pruning.speech.fast_beam import fast_beam_search
+from pruning.speech.greedy import greedy_search
+from pruning.speech.network import TransducerNetwork
+from pruning.speech.transducer_loss import k2_is_installed
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "greedy_search": (),
+    "modified_beam_search": ("beam_size", "length_norm"),
+    "fast_beam_search": ("beam", "max_contexts", "max_states"),
+    "ctc_greedy_search": (),
+    "ctc_decoding": ("search_beam", "output_beam", "min_active_states", "max_active_states"),
+}
+"""The settings that change the answer of each method."""
+
+_NEEDS_K2 = ("fast_beam_search", "ctc_decoding")
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """A decoding method and its settings; those of other methods have no effect."""
+
+    method: str = "modified_beam_search"
+    beam_size: int = 4
+    """modified_beam_search: hypotheses kept for each utterance."""
+    length_norm: bool = True
+    """modified_beam_search: choose by log-probability per token."""
+    beam: float = 20.0
+    """fast_beam_search: how much worse than the best a state may score."""
+    max_contexts: int = 8
+    """fast_beam_search: decoder contexts kept for each utterance and frame."""
+    max_states: int = 64
+    """fast_beam_search: graph states kept for each context."""
+    search_beam: float = 10.0
+    """ctc_decoding: how much worse than the best a state may score."""
+    output_beam: float = 8.0
+    """ctc_decoding: how much worse than the best path a path in the lattice may score."""
+    min_active_states: int = 30
+    """ctc_decoding: states kept in each frame at least."""
+    max_active_states: int = 1000
+    """ctc_decoding: states kept in each frame at most."""
+
+    def __post_init__(self) -> None:
+        if self.method not in SETTINGS:
+            raise UserError(f"decoding method {self.method!r} is not known", f"choose one of {', '.join(SETTINGS)}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
+                raise UserError(f"decoding setting {field.name} is {value}", "give a value above 0")
+        if self.method in _NEEDS_K2 and not k2_is_installed():
+            raise UserError(
+                f"decoding method {self.method} needs k2, which is not installed",
+                "install k2 for this torch, or choose greedy_search, modified_beam_search or ctc_greedy_search",
+            )
+
+    def settings(self) -> dict[str, int | float | bool]:
+        """The settings that change the answer of this method."""
+        return {name: getattr(self, name) for name in SETTINGS[self.method]}
+
+    def suffix(self) -> str:
+        """The method and its settings as part of a file name, e.g. ``modified_beam_search-beam-size-4``."""
+        parts = [self.method]
+        for name, value in self.settings().items():
+            words = name.replace("_", "-")
+            if isinstance(value, bool):
+                parts.append(words if value else f"no-{words}")
+            else:
+                parts.append(f"{words}-{value:g}")
+        return "-".join(parts)
+
+
+@torch.no_grad()
+def decode(
+    model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor, config: DecodingConfig
+) -> list[list[int]]:
+    """Decode a batch.
+
+    Args:
+        model: decoder, joiner and CTC head.
+        encoder_out: (N, T, D).
+        lengths: frames of each utterance, (N,).
+        config: method and settings.
+
+    Returns:
+        Token ids of each utterance, without blank.
+    """
+    settings = config.settings()
+    if config.method == "ctc_greedy_search":
+        return ctc_greedy_search(model.ctc(encoder_out), lengths)
+    if config.method == "ctc_decoding":
+        return ctc_decoding(model.ctc(encoder_out), lengths, **settings)  # type: ignore[arg-type]
+    search = {
+        "greedy_search": greedy_search,
+        "modified_beam_search": modified_beam_search,
+        "fast_beam_search": fast_beam_search,
+    }[config.method]
+    return search(model, encoder_out, lengths, **settings)  # type: ignore[operator]

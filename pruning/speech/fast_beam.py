@@ -1,0 +1,65 @@
+"""Fast beam search: k2's batched transducer search over a decoding graph, here one that accepts any token sequence."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.speech.ctc import best_path_tokens
+from pruning.speech.network import TransducerNetwork
+
+
+@lru_cache(maxsize=2)
+def _trivial_graph(vocab_size: int, device: str) -> Any:
+    import k2
+
+    return k2.trivial_graph(vocab_size - 1, device=device)
+
+
+@torch.no_grad()
+def fast_beam_search(
+    model: TransducerNetwork,
+    encoder_out: Tensor,
+    lengths: Tensor,
+    beam: float = 20.0,
+    max_contexts: int = 8,
+    max_states: int = 64,
+) -> list[list[int]]:
+    """The best path through the lattice that k2's decoding streams make over the trivial graph.
+
+    Args:
+        model: decoder and joiner.
+        encoder_out: (N, T, D).
+        lengths: frames of each utterance, (N,).
+        beam: states whose score is worse than the frame's best by more than this are dropped.
+        max_contexts: decoder contexts kept for each utterance and frame.
+        max_states: graph states kept for each context.
+
+    Returns:
+        Token ids of each utterance, without blank.
+    """
+    import k2
+
+    decoder, joiner = model.decoder, model.joiner
+    utterances, frames, _ = encoder_out.shape
+    config = k2.RnntDecodingConfig(
+        vocab_size=decoder.vocab_size,
+        decoder_history_len=decoder.context_size,
+        beam=beam,
+        max_contexts=max_contexts,
+        max_states=max_states,
+    )
+    graph = _trivial_graph(decoder.vocab_size, str(encoder_out.device))
+    streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(graph) for _ in range(utterances)], config)
+    am = joiner.encoder_proj(encoder_out)
+    for t in range(frames):
+        shape, contexts = streams.get_contexts()  # contexts: (contexts of all utterances, C)
+        lm = joiner.decoder_proj(decoder(contexts.to(torch.int64), pad=False)).squeeze(1)
+        rows = am[:, t].index_select(0, shape.row_ids(1).to(torch.int64))
+        streams.advance(joiner(rows, lm, project=False).float().log_softmax(dim=1))
+    streams.terminate_and_flush_to_streams()
+    # An utterance whose last frame is not blank has no final state: allow_partial takes what is there.
+    return best_path_tokens(streams.format_output(lengths.tolist(), allow_partial=True))
