@@ -235,9 +235,9 @@ def _check_same_network(path: Path, header: Header, other_path: Path, other: Hea
 
 
 def _check_averaging_key(first: Any, last: Any, exp_dir: Path) -> None:
-    if first != last:
-        raise UserError(f"the average over these epochs of {exp_dir} would mix '{first}' and '{last}'",
-                        "average over fewer epochs, or take a single one")
+    if first is None or last is None or first != last:
+        raise UserError(f"these epochs of {exp_dir} cannot be averaged: pruning went on during them",
+                        "average over later and fewer epochs, or take a single one")
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Header]:

@@ -108,7 +108,8 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]]) -> T:
     config = OmegaConf.structured(cls)
     origin = "the defaults"
     try:
-        for origin, values in sources:
+        for source, values in sources:
+            origin = source
             config = OmegaConf.merge(config, values)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except ConfigKeyError as error:
@@ -117,8 +118,8 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]]) -> T:
     except MissingMandatoryValue as error:
         raise UserError(f"key '{error.full_key}' is missing in {origin}", "set it") from None
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        key = getattr(error, "full_key", None)
-        where = f"key '{key}' in {origin}" if key else f"configuration from {origin}"
+        wrong = getattr(error, "full_key", None)
+        where = f"key '{wrong}' in {origin}" if wrong else f"configuration from {origin}"
         raise UserError(f"{where} is not valid: {_first_line(error)}", "correct the value") from None
 
 

@@ -81,7 +81,7 @@ def initialise(device: str = "auto") -> World:
     if size > 1 and not dist.is_initialized():
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
-            raise UserError(f"WORLD_SIZE is {size} but {missing[0]} is not set", "start several processes with torchrun")
+            raise UserError(f"WORLD_SIZE is {size} but {missing[0]} is not set", "start the processes with torchrun")
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     return World(rank, size, place)
 

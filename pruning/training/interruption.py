@@ -11,7 +11,7 @@ REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same
 
 
 class StopRequest:
-    """While entered, SIGTERM and the first SIGINT are noted instead of ending the process; a second SIGINT interrupts."""
+    """While entered, SIGTERM and the first SIGINT are noted and do not end the process; a second SIGINT interrupts."""
 
     def __init__(self) -> None:
         self.signal: Optional[int] = None

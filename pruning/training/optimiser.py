@@ -53,7 +53,7 @@ class Optimiser:
         self.groups = [group for group in groups if any(p.requires_grad for p in group.parameters)]
         self.names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
         _check_groups(self.groups, self.names)
-        self.adamw = torch.optim.AdamW([self._settings(group) for group in self.groups], foreach=True)
+        self.adamw = torch.optim.AdamW([self._settings(group) for group in self.groups])
         self._clipped = [p for group in self.groups if group.clip for p in group.parameters if p.requires_grad]
         self._unclipped = [p for group in self.groups if not group.clip for p in group.parameters if p.requires_grad]
 

@@ -65,7 +65,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, size: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = open(path, "ab")
+        # open as long as the run
+        self._stream = open(path, "ab")  # noqa: SIM115
         if self._stream.tell() > size:
             self._stream.truncate(size)
 

@@ -87,7 +87,7 @@ class Task(nn.Module, ABC):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Every parameter that needs a gradient, each in exactly one group."""
 
-    def log_values(self) -> dict[str, float]:
+    def log_values(self, step: StepInfo) -> dict[str, float]:
         """Values to be logged beside the loss terms: sparsities, multipliers."""
         return {}
 
@@ -101,8 +101,8 @@ class Task(nn.Module, ABC):
         """Whether a checkpoint of this moment may become the best one (L0: only once hard sparsity is reached)."""
         return True
 
-    def averaging_key(self, step: StepInfo) -> str:
-        """Checkpoints whose keys differ must not be averaged (L0: not across the sparsity ramp)."""
+    def averaging_key(self, step: StepInfo) -> Optional[str]:
+        """Weights of moments with different keys are not averaged; None: of this moment, with no other (a ramp)."""
         return ""
 
     def extra_metadata(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The training loop of every task: teacher training, pruning and fine-tuning differ only in their :class:`Task`.
 
-A run that is stopped at any moment, even by SIGKILL, and started again with the same command ends with the weights of an
-uninterrupted one, bit for bit on a CPU with the same number of threads: positions are counted, not remembered by
+A run that is stopped at any moment, even by SIGKILL, and started again with the same command ends with the weights of
+an uninterrupted one, bit for bit on a CPU with the same number of threads: positions are counted, not remembered by
 generators, all randomness of a batch is seeded from (seed, epoch, batch, rank), and states appear by rename.
 """
 
@@ -11,96 +11,28 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Optional
 
 import torch
 
 from pruning import compat
 from pruning.errors import UserError
 from pruning.files import PathLike, write_json
-from pruning.training import checkpoint, configuration, distributed, experiment
+from pruning.training import checkpoint, distributed, experiment
 from pruning.training.average import RunningAverage
+from pruning.training.configuration import to_dict
 from pruning.training.interruption import StopRequest
-from pruning.training.optimiser import Optimiser, OptimiserConfig
+from pruning.training.optimiser import Optimiser
 from pruning.training.progress import Reporter, TermAverage
-from pruning.training.schedule import ScheduleConfig
 from pruning.training.seeding import seed_everything
 from pruning.training.state import TrainingState, load_state, save_state
 from pruning.training.task import StepInfo, Task
+from pruning.training.trainer_config import TrainerConfig
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """The training loop. At least one of ``num_epochs`` and ``max_steps`` is needed; the first reached ends the run.
-
-    Attributes:
-        seed: of everything random in a step.
-        num_epochs: passes over the training data.
-        max_steps: optimiser steps.
-        optimiser: see :class:`OptimiserConfig`.
-        schedule: of the learning rate, see :class:`ScheduleConfig`.
-        accumulate: batches per optimiser step and process; their gradients are averaged.
-        amp: "none", "bf16" or "fp16" autocast of the forward pass.
-        device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        num_threads: of torch on the CPU; None leaves torch's choice.
-        find_unused_parameters: for DistributedDataParallel, when some parameters take no part in some losses.
-        average_period: steps between updates of the running average; 0 keeps none.
-        valid_interval: steps between validations beside those at the ends of epochs; 0 for none.
-        save_interval: steps between ``batch-N`` checkpoints; 0 for none.
-        keep_last_k: how many ``batch-N`` checkpoints are kept; 0 keeps all.
-        state_interval: steps between states beside those at the ends of epochs; 0 leaves it to the seconds.
-        state_interval_seconds: seconds between states; 0 leaves it to the steps.
-        log_interval: steps between log lines.
-        max_skipped_steps: stop after so many steps in a row whose gradient was not finite.
-        tensorboard: whether to write tensorboard files.
-    """
-
-    seed: int = 1
-    num_epochs: Optional[int] = None
-    max_steps: Optional[int] = None
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    accumulate: int = 1
-    amp: Literal["none", "bf16", "fp16"] = "none"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: Optional[int] = None
-    find_unused_parameters: bool = False
-    average_period: int = 100
-    valid_interval: int = 0
-    save_interval: int = 0
-    keep_last_k: int = 2
-    state_interval: int = 0
-    state_interval_seconds: float = 600.0
-    log_interval: int = 50
-    max_skipped_steps: int = 30
-    tensorboard: bool = True
-
-    def check(self, device: torch.device) -> None:
-        """Refuse settings that cannot be followed.
-
-        Raises:
-            UserError: there is no end, a number is out of range, or the precision is not to be had on the device.
-        """
-        if self.num_epochs is None and self.max_steps is None:
-            raise UserError("training has no end", "set num_epochs or max_steps")
-        for name in ("num_epochs", "max_steps", "accumulate", "log_interval", "max_skipped_steps", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}", "give at least 1")
-        for name in ("average_period", "valid_interval", "save_interval", "keep_last_k", "state_interval", "seed",
-                     "state_interval_seconds"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}", "give 0 or more")
-        if self.amp == "fp16" and device.type != "cuda":
-            raise UserError("amp=fp16 needs a GPU", "use amp=none or amp=bf16")
-        if self.amp == "bf16" and not compat.supports_bf16(device):
-            raise UserError("this GPU has no bf16", "use amp=fp16 or amp=none")
 
 
 class Trainer:
@@ -146,9 +78,9 @@ class Trainer:
         self.header = dict(header)
         self.train_batches = train_batches
         self.dev_batches = dev_batches
-        self.total_steps = _total_steps(config, steps_per_epoch)
+        self.total_steps = config.total_steps(steps_per_epoch)
         config.schedule.check(self.total_steps)
-        self._configuration = dict(configuration) if configuration is not None else _as_dict(config)
+        self._configuration = dict(configuration) if configuration is not None else to_dict(config)
         experiment.check_unchanged(self.exp_dir, self._configuration, self.world.size)
 
         self.task = task.to(self.world.device)
@@ -165,9 +97,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs or steps are made."""
-        too_late = self.config.num_epochs is not None and self.epoch > self.config.num_epochs
-        return too_late or self._out_of_steps
+        """Whether all epochs or steps are made, and the last epoch, whole or not, was ended properly."""
+        past_epochs = self.config.num_epochs is not None and self.epoch > self.config.num_epochs
+        return past_epochs or (self._out_of_steps and self.batch == 0)
 
     @property
     def _out_of_steps(self) -> bool:
@@ -299,7 +231,7 @@ class Trainer:
         for name, rate_of_group in self.optimiser.learning_rates().items():
             values[f"lr/{name}"] = rate_of_group
         values.update({"gradient_norm": self.gradient_norm, "skipped": float(self.skipped)})
-        values.update(self.task.log_values())
+        values.update(self.task.log_values(self._info(training=False)))
         if audio:
             values["audio_seconds_per_second"] = rate
         if self.scaler.is_enabled():
@@ -326,7 +258,7 @@ class Trainer:
             raise UserError("the development set has no batches", "check the development cuts and their filters")
         if self.task.selection_term not in means:
             raise ValueError(f"the task selects by {self.task.selection_term!r} but gives {sorted(means)}")
-        self.reporter.report("dev", self._position(), {**means, **self.task.log_values()})
+        self.reporter.report("dev", self._position(), {**means, **self.task.log_values(self._info(training=False))})
         value = means[self.task.selection_term]
         if math.isfinite(value) and (self.best is None or value < self.best) and self.task.may_select(info):
             self.best = value
@@ -407,14 +339,3 @@ class Trainer:
             self.scaler.load_state_dict(numbers["scaler"])
         self.task.load_python_state(numbers["task"])
         return True
-
-
-def _as_dict(config: TrainerConfig) -> dict[str, Any]:
-    return configuration.to_dict(config)
-
-
-def _total_steps(config: TrainerConfig, steps_per_epoch: Optional[int]) -> Optional[int]:
-    ends = [config.max_steps] if config.max_steps is not None else []
-    if steps_per_epoch is not None and config.num_epochs is not None:
-        ends.append(config.num_epochs * math.ceil(steps_per_epoch / config.accumulate))
-    return min(ends) if ends else None

@@ -1,0 +1,89 @@
+"""The settings of the training loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, Optional
+
+import torch
+
+from pruning import compat
+from pruning.errors import UserError
+from pruning.training.optimiser import OptimiserConfig
+from pruning.training.schedule import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """The training loop. At least one of ``num_epochs`` and ``max_steps`` is needed; the first reached ends the run.
+
+    Attributes:
+        seed: of everything random in a step.
+        num_epochs: passes over the training data.
+        max_steps: optimiser steps.
+        optimiser: see :class:`OptimiserConfig`.
+        schedule: of the learning rate, see :class:`ScheduleConfig`.
+        accumulate: batches per optimiser step and process; their gradients are averaged.
+        amp: "none", "bf16" or "fp16" autocast of the forward pass.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        num_threads: of torch on the CPU; None leaves torch's choice.
+        find_unused_parameters: for DistributedDataParallel, when some parameters take no part in some losses.
+        average_period: steps between updates of the running average; 0 keeps none.
+        valid_interval: steps between validations beside those at the ends of epochs; 0 for none.
+        save_interval: steps between ``batch-N`` checkpoints; 0 for none.
+        keep_last_k: how many ``batch-N`` checkpoints are kept; 0 keeps all.
+        state_interval: steps between states beside those at the ends of epochs; 0 leaves it to the seconds.
+        state_interval_seconds: seconds between states; 0 leaves it to the steps.
+        log_interval: steps between log lines.
+        max_skipped_steps: stop after so many steps in a row whose gradient was not finite.
+        tensorboard: whether to write tensorboard files.
+    """
+
+    seed: int = 1
+    num_epochs: Optional[int] = None
+    max_steps: Optional[int] = None
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    accumulate: int = 1
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: Optional[int] = None
+    find_unused_parameters: bool = False
+    average_period: int = 100
+    valid_interval: int = 0
+    save_interval: int = 0
+    keep_last_k: int = 2
+    state_interval: int = 0
+    state_interval_seconds: float = 600.0
+    log_interval: int = 50
+    max_skipped_steps: int = 30
+    tensorboard: bool = True
+
+    def check(self, device: torch.device) -> None:
+        """Refuse settings that cannot be followed.
+
+        Raises:
+            UserError: there is no end, a number is out of range, or the precision is not to be had on the device.
+        """
+        if self.num_epochs is None and self.max_steps is None:
+            raise UserError("training has no end", "set num_epochs or max_steps")
+        for name in ("num_epochs", "max_steps", "accumulate", "log_interval", "max_skipped_steps", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}", "give at least 1")
+        for name in ("average_period", "valid_interval", "save_interval", "keep_last_k", "state_interval", "seed",
+                     "state_interval_seconds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}", "give 0 or more")
+        if self.amp == "fp16" and device.type != "cuda":
+            raise UserError("amp=fp16 needs a GPU", "use amp=none or amp=bf16")
+        if self.amp == "bf16" and not compat.supports_bf16(device):
+            raise UserError("this GPU has no bf16", "use amp=fp16 or amp=none")
+
+    def total_steps(self, batches_per_epoch: Optional[int]) -> Optional[int]:
+        """Optimiser steps of the whole run, as far as known: from ``max_steps`` and the batches of an epoch."""
+        ends = [self.max_steps] if self.max_steps is not None else []
+        if batches_per_epoch is not None and self.num_epochs is not None:
+            ends.append(self.num_epochs * math.ceil(batches_per_epoch / self.accumulate))
+        return min(ends) if ends else None
