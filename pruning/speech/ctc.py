@@ -58,8 +58,8 @@ def ctc_greedy_search(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
 def _topology(vocab_size: int, device: str) -> Any:
     """The CTC topology as a k2 FSA, every token following every other.
 
-    k2's smaller "modified" topology is no way out of the ``vocab_size ** 2`` arcs: it scores a token held for two frames
-    and the same token twice alike, so its best path is not defined.
+    k2's smaller "modified" topology is no way out of the ``vocab_size ** 2`` arcs: it scores a token held for two
+    frames and the same token twice alike, so its best path is not defined.
     """
     import k2
 

@@ -1,0 +1,226 @@
+"""Word error rate with its interval, and the result files that icefall's users know."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pruning.errors import UserError
+from pruning.files import PathLike, write_text
+
+_NOTHING = "\0"  # stands for no word in alignments; cannot occur in a text
+_SHOWN_NOTHING = "*"
+_LINE = re.compile(r"(?P<id>.+):\t(?P<kind>ref|hyp)=(?P<words>\[.*\])")
+
+
+class Transcript(NamedTuple):
+    """An utterance, what was said, and what was recognised."""
+
+    id: str
+    reference: list[str]
+    hypothesis: list[str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Word errors of a set of utterances."""
+
+    insertions: int
+    deletions: int
+    substitutions: int
+    words: int
+    """Of the references."""
+    utterances: int
+    interval: tuple[float, float]
+    """95 % bootstrap interval of the word error rate by utterance, in percent."""
+
+    @property
+    def errors(self) -> int:
+        """All of them."""
+        return self.insertions + self.deletions + self.substitutions
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return 100.0 * self.errors / self.words
+
+
+def score(transcripts: Sequence[Transcript], replications: int = 10000) -> Score:
+    """Count word errors and estimate the interval of their rate.
+
+    The interval is the mean +- 1.96 standard deviations over resampled sets of utterances (Bisani and Ney, 2004), as
+    kaldialign computes it, cut at 0.
+
+    Raises:
+        UserError: no reference word at all.
+    """
+    import kaldialign
+
+    if not any(t.reference for t in transcripts):
+        raise UserError("the references hold no words", "give cuts with transcripts")
+    references, hypotheses = [t.reference for t in transcripts], [t.hypothesis for t in transcripts]
+    counts = kaldialign.batch_error_rate(references, hypotheses)
+    bootstrap = kaldialign.bootstrap_wer_ci(references, hypotheses, replications=replications)
+    return Score(
+        insertions=counts["ins"],
+        deletions=counts["del"],
+        substitutions=counts["sub"],
+        words=counts["ref_len"],
+        utterances=len(transcripts),
+        interval=(100.0 * max(0.0, bootstrap["ci95min"]), 100.0 * bootstrap["ci95max"]),
+    )
+
+
+def write_results(
+    directory: PathLike, set_name: str, suffix: str, transcripts: Sequence[Transcript]
+) -> Score:
+    """Write ``recogs-``, ``errs-`` and ``wer-summary-<set>-<suffix>.txt``, each by rename, and return the score.
+
+    Args:
+        directory: where to.
+        set_name: e.g. ``test-clean``.
+        suffix: every setting that changes the answer.
+        transcripts: in any order; they are sorted by id.
+
+    Raises:
+        UserError: no reference word at all, or an id occurs twice.
+    """
+    directory = Path(directory)
+    transcripts = sorted(transcripts)
+    _check_unique(transcripts, f"test set {set_name}")
+    result = score(transcripts)
+    recogs = "".join(f"{t.id}:\tref={t.reference}\n{t.id}:\thyp={t.hypothesis}\n" for t in transcripts)
+    write_text(recogs_path(directory, set_name, suffix), recogs)
+    write_text(directory / f"errs-{set_name}-{suffix}.txt", error_report(transcripts, result))
+    write_text(directory / f"wer-summary-{set_name}-{suffix}.txt", f"settings\tWER\n{suffix}\t{result.wer:.2f}\n")
+    return result
+
+
+def recogs_path(directory: PathLike, set_name: str, suffix: str) -> Path:
+    """Where references and hypotheses of a set are written."""
+    return Path(directory) / f"recogs-{set_name}-{suffix}.txt"
+
+
+def read_transcripts(path: PathLike) -> list[Transcript]:
+    """Read a ``recogs-`` file, ours or icefall's.
+
+    Raises:
+        UserError: the file is missing, a line cannot be read, or an utterance lacks its reference or hypothesis.
+    """
+    remedy = "give a recogs file as decoding writes it"
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error})", remedy) from None
+    found: dict[str, dict[str, list[str]]] = {}
+    for number, line in enumerate(lines, start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise UserError(f"{path} line {number} is neither a reference nor a hypothesis", remedy)
+        utterance = found.setdefault(match["id"], {})
+        if match["kind"] in utterance:
+            raise UserError(f"{path} line {number} repeats the {match['kind']} of {match['id']}", remedy)
+        utterance[match["kind"]] = _words(match["words"], f"{path} line {number}")
+    for name, utterance in found.items():
+        if len(utterance) != 2:
+            raise UserError(f"{path} lacks the reference or the hypothesis of {name}", remedy)
+    return [Transcript(name, utterance["ref"], utterance["hyp"]) for name, utterance in found.items()]
+
+
+def _words(text: str, where: str) -> list[str]:
+    try:
+        words = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        words = None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{where} does not hold a list of words", "give a recogs file as decoding writes it")
+    return words
+
+
+def _check_unique(transcripts: Iterable[Transcript], where: str) -> None:
+    name, count = Counter(t.id for t in transcripts).most_common(1)[0] if transcripts else ("", 0)
+    if count > 1:
+        raise UserError(f"utterance {name} occurs {count} times in {where}", "remove the repetitions from its cuts")
+
+
+def _align(transcript: Transcript) -> list[tuple[str, str]]:
+    """Pairs of reference and hypothesis words; ``_NOTHING`` where one of them has none."""
+    import kaldialign
+
+    return kaldialign.align(transcript.reference, transcript.hypothesis, _NOTHING)
+
+
+def _show_alignment(pairs: Sequence[tuple[str, str]]) -> str:
+    """``THE (CAT->CAP) SAT (*->ON IT)``: neighbouring errors are shown as one."""
+    shown: list[str] = []
+    wrong: list[tuple[str, str]] = []
+
+    def close() -> None:
+        if wrong:
+            sides = (" ".join(word for word in side if word != _NOTHING) for side in zip(*wrong))
+            shown.append("({}->{})".format(*(side or _SHOWN_NOTHING for side in sides)))
+            wrong.clear()
+
+    for reference, hypothesis in pairs:
+        if reference == hypothesis:
+            close()
+            shown.append(reference)
+        else:
+            wrong.append((reference, hypothesis))
+    close()
+    return " ".join(shown)
+
+
+def error_report(transcripts: Sequence[Transcript], result: Score) -> str:
+    """The text of an ``errs-`` file: totals, the alignment of each utterance, and counts for each error and word.
+
+    The sections and lines are icefall's, so that its tools read them.
+    """
+    alignments = [_align(t) for t in transcripts]
+    pairs = Counter(pair for alignment in alignments for pair in alignment)
+    substitutions = {f"{r} -> {h}": n for (r, h), n in pairs.items() if r != h and _NOTHING not in (r, h)}
+    deletions = {r: n for (r, h), n in pairs.items() if h == _NOTHING}
+    insertions = {h: n for (r, h), n in pairs.items() if r == _NOTHING}
+    correct = sum(n for (r, h), n in pairs.items() if r == h)
+    lines = [
+        f"%WER = {result.wer:.2f}",
+        f"Errors: {result.insertions} insertions, {result.deletions} deletions, {result.substitutions} substitutions, "
+        f"over {result.words} reference words ({correct} correct)",
+        "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, INSERTIONS:, "
+        "PER-WORD STATS:",
+        "",
+        "PER-UTT DETAILS: corr or (ref->hyp)  ",
+        *(f"{t.id}:\t{_show_alignment(alignment)}" for t, alignment in zip(transcripts, alignments)),
+    ]
+    sections = (
+        ("SUBSTITUTIONS: count ref -> hyp", substitutions),
+        ("DELETIONS: count ref", deletions),
+        ("INSERTIONS: count hyp", insertions),
+    )
+    for title, counts in sections:
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        lines += ["", title, *(f"{count}   {name}" for name, count in ranked)]
+    return "\n".join([*lines, "", *_word_statistics(pairs)]) + "\n"
+
+
+def _word_statistics(pairs: Counter[tuple[str, str]]) -> list[str]:
+    """Correct, wrong, in references, in hypotheses: for each word, the one with most errors first."""
+    correct, wrong, in_reference, in_hypothesis = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for (reference, hypothesis), count in pairs.items():
+        in_reference[reference] += count
+        in_hypothesis[hypothesis] += count
+        if reference == hypothesis:
+            correct[reference] += count
+        else:
+            wrong[reference] += count
+            wrong[hypothesis] += count
+    words = sorted((in_reference.keys() | in_hypothesis.keys()) - {_NOTHING}, key=lambda word: (-wrong[word], word))
+    return [
+        "PER-WORD STATS: word  corr tot_errs count_in_ref count_in_hyp",
+        *(f"{word}   {correct[word]} {wrong[word]} {in_reference[word]} {in_hypothesis[word]}" for word in words),
+    ]
