@@ -21,7 +21,6 @@ class ConformerConfig:
     A per-layer value is a list with one entry for all layers or one for each; 0 leaves that module out.
 
     Attributes:
-        feature_dim: bins per input frame.
         d_model: dimension of the residual stream.
         num_layers: Conformer blocks.
         head_dim: dimension of an attention head (never derived from ``d_model``).
@@ -30,20 +29,21 @@ class ConformerConfig:
         ffn_dim: hidden units of the second, per layer.
         conv_channels: channels of the convolution module, per layer.
         conv_kernel: its kernel, odd.
+        feature_dim: bins per input frame.
         subsampling_channels: channels of the subsampling convolutions.
         subsampling_strides: their strides, two of them 2.
         dropout: on module outputs, FFN hidden units and attention weights.
     """
 
-    feature_dim: int = 80
-    d_model: int = 256
-    num_layers: int = 12
-    head_dim: int = 64
-    num_heads: tuple[int, ...] = (4,)
-    macaron_dim: tuple[int, ...] = (2048,)
-    ffn_dim: tuple[int, ...] = (2048,)
-    conv_channels: tuple[int, ...] = (256,)
+    d_model: int
+    num_layers: int
+    head_dim: int
+    num_heads: tuple[int, ...]
+    macaron_dim: tuple[int, ...]
+    ffn_dim: tuple[int, ...]
+    conv_channels: tuple[int, ...]
     conv_kernel: int = 31
+    feature_dim: int = 80
     subsampling_channels: tuple[int, ...] = (8, 32, 128)
     subsampling_strides: tuple[int, ...] = (1, 2, 2)
     dropout: float = 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ class TransducerConfig:
         joiner_dim: dimension where encoder and decoder meet.
     """
 
-    encoder: ConformerConfig = field(default_factory=ConformerConfig)
+    encoder: ConformerConfig
     vocab_size: int = 0
     decoder_dim: int = 512
     context_size: int = 2

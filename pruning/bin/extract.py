@@ -1,0 +1,63 @@
+"""Cut the closed units out of a pruned network: an ordinary smaller one with the same outputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import arguments, command
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.files import read_json
+from pruning.models.transducer import Transducer
+from pruning.speech.bpe import Tokenizer
+from pruning.speech.data import DataConfig, training_batches
+from pruning.training import checkpoint, runs
+from pruning.training.extracting import before_after, extract_experiment
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--pruned", required=True, help="experiment directory or checkpoint of a pruning run")
+    parser.add_argument("--exp-dir", required=True, help="experiment directory of the small network")
+    parser.add_argument("--structure", help="keep this structure.json instead of the one that the run found")
+    parser.add_argument("--round-to", type=int, default=1, help="round kept counts to multiples of this")
+    parser.add_argument("--print", action="store_true", help="print the structure, one line a unit group")
+    parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts")
+    parser.add_argument("--lang-dir", help="directory with bpe.model, needed with --train-cuts")
+    parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
+    parser.add_argument("--max-duration", type=float, default=DataConfig().max_duration, help="seconds of audio a batch")
+    options = parser.parse_args(argv)
+    if checkpoint.best_path(options.exp_dir).exists():
+        print(f"{options.exp_dir} is extracted already")
+        return
+    model, header = checkpoint.load_model(options.pruned)
+    if not isinstance(model, Transducer):
+        raise UserError(f"{options.pruned} holds a {header['model']['type']}", "give a pruned transducer")
+    if options.structure:
+        structure = Structure.from_dict(read_json(options.structure), options.structure)
+    else:
+        structure = runs.gated_structure(options.pruned)
+    structure.check_fits(model.unit_groups(), options.structure or options.pruned)
+    if options.round_to != 1:
+        structure = structure.rounded(options.round_to, model.unit_groups())
+    if options.print:
+        print("\n".join(structure.lines()))
+    print(before_after(model, structure))
+    batches = None
+    if options.train_cuts:
+        if not options.lang_dir:
+            raise UserError("--train-cuts is given without --lang-dir", "give the language directory")
+        tokenizer = Tokenizer(options.lang_dir)
+        tokenizer.check_matches(header["tokenizer"])
+        config = DataConfig(max_duration=options.max_duration)
+        stream = training_batches(config, options.train_cuts, tokenizer, seed=0, epoch=1, skip_batches=0)
+        batches = itertools.islice(stream, options.batch_norm_batches)
+    extract_experiment(model, header, structure, Path(options.exp_dir), batches)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,24 @@
+"""Fine-tune an extracted network: its structure is fixed, distillation from the teacher goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from pruning.bin import arguments, command
+from pruning.training import configuration, runs
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    arguments.add_run(parser)
+    parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
+    parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
+    options = parser.parse_intermixed_args(argv)
+    config = configuration.load(runs.RunConfig, options.config, options.overrides)
+    runs.train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
+
+
+if __name__ == "__main__":
+    command.run(main)

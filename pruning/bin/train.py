@@ -1,0 +1,31 @@
+"""Train a Conformer transducer; from scratch, or from a checkpoint with --init, with or without a teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from pruning.bin import arguments, command
+from pruning.files import read_json
+from pruning.training import configuration, runs
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    arguments.add_run(parser)
+    parser.add_argument("--model", help="JSON file with the model's dimensions (pruning.bin.uniform writes one)")
+    parser.add_argument("--init", help="checkpoint or experiment directory to start from")
+    parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
+    options = parser.parse_intermixed_args(argv)
+    overrides: list[str] = list(options.overrides)
+    if options.model is not None:
+        dimensions: Any = read_json(options.model, "write it with python -m pruning.bin.uniform")
+        overrides.insert(0, f"model={json.dumps(dimensions)}")
+    config = configuration.load(runs.RunConfig, options.config, overrides)
+    runs.train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
+
+
+if __name__ == "__main__":
+    command.run(main)

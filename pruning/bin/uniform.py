@@ -1,0 +1,46 @@
+"""Dimensions of the same-size uniform network: every unit group narrowed alike until it is not larger than another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from pruning.bin import arguments, command
+from pruning.core.cost import COSTS, SIZE
+from pruning.core.uniform import uniform_structure
+from pruning.errors import UserError
+from pruning.files import write_json
+from pruning.models.transducer import Transducer
+from pruning.training import checkpoint
+from pruning.training.facts import cost_model
+
+
+def _transducer(source: str) -> Transducer:
+    model, header = checkpoint.load_model(source)
+    if not isinstance(model, Transducer):
+        raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
+    return model
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--dense", required=True, help="checkpoint or experiment of the network to narrow")
+    parser.add_argument("--reference", required=True, help="checkpoint or experiment that sets the budget")
+    parser.add_argument("--cost", choices=COSTS, default=SIZE, help="what is not to be exceeded")
+    parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
+    parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
+    options = parser.parse_args(argv)
+    dense = _transducer(options.dense)
+    costs = cost_model(dense, options.seconds)
+    budget = cost_model(_transducer(options.reference), options.seconds).dense[options.cost]
+    structure = uniform_structure(dense.unit_groups(), costs, options.cost, budget)
+    reached = costs.structure_cost(structure)[options.cost]
+    print(f"encoder {options.cost}: dense {costs.dense[options.cost]:.0f}, budget {budget:.0f}, uniform {reached:.0f}")
+    config: dict[str, Any] = dataclasses.asdict(dense.shrink(structure).config)
+    write_json(options.output, config)
+
+
+if __name__ == "__main__":
+    command.run(main)

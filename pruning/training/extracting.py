@@ -1,0 +1,139 @@
+"""From a pruning run to an ordinary small checkpoint: cut, check that the outputs agree, re-estimate batch norms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from pruning.core.cost import MACS, SIZE, summarise
+from pruning.core.extraction import extract
+from pruning.core.masking import Masker
+from pruning.core.structure import Structure
+from pruning.files import PathLike, write_json
+from pruning.models import registry
+from pruning.models.transducer import Transducer
+from pruning.speech.data import Batch
+from pruning.training import checkpoint
+from pruning.training.facts import cost_model, network_facts, write_facts
+
+logger = logging.getLogger(__name__)
+
+EXACTNESS = 1e-4
+
+
+def relative_difference(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.Tensor) -> float:
+    """``max|a - b| / max|b|`` over valid frames; ``ours``, ``theirs`` ``(N, T, D)``, ``valid (N, T)``."""
+    return ((ours - theirs)[valid].abs().max() / theirs[valid].abs().max()).item()
+
+
+@torch.no_grad()
+def exactness(dense: Transducer, structure: Structure, small: Transducer, seconds: float = 5.0) -> float:
+    """Relative difference between the masked and the extracted encoder on two utterances of noise, one of them padded."""
+    generator = torch.Generator().manual_seed(0)
+    frames = int(seconds * 100)
+    features = torch.randn(2, frames, dense.config.encoder.feature_dim, generator=generator)
+    lengths = torch.tensor([frames, frames * 2 // 3])
+    dense, small = dense.eval(), small.eval()
+    with Masker(dense, dense.unit_groups()).applied(structure.masks()):
+        masked = dense(features, lengths)
+    cut = small(features, lengths)
+    valid = torch.arange(cut.output.shape[1])[None, :] < cut.lengths[:, None]
+    return relative_difference(cut.output, masked.output, valid)
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: Transducer, batches: Iterable[Batch]) -> int:
+    """Replace running statistics by the mean over ``batches``, everything else as in evaluation.
+
+    Returns:
+        The number of batches seen.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+        norm.train()
+    count = 0
+    for batch in batches:
+        model(batch.features, batch.lengths)
+        count += 1
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.eval()
+    return count
+
+
+def before_after(dense: Transducer, structure: Structure, seconds: float = 10.0) -> str:
+    """A table of parameters and MACs by kind, before and after."""
+    costs = cost_model(dense, seconds)
+    rows = summarise(costs, {group.name: structure.count(group.name) for group in costs.groups})
+    total: dict[str, Any] = {"kind": "encoder"}
+    for cost in (SIZE, MACS):
+        before, after = costs.dense[cost], costs.structure_cost(structure)[cost]
+        total |= {f"{cost} before": before, f"{cost} after": after, f"{cost} removed": 1 - after / before}
+    lines = [
+        [
+            row["kind"],
+            f"{row['size before'] / 1e6:.3f} M",
+            f"{row['size after'] / 1e6:.3f} M",
+            f"{row['size removed']:.1%}",
+            f"{row['macs before'] / 1e9:.3f} G",
+            f"{row['macs after'] / 1e9:.3f} G",
+            f"{row['macs removed']:.1%}",
+        ]
+        for row in [*rows, total]
+    ]
+    headers = ["part", "parameters", "kept", "removed", f"MACs at {seconds:g} s", "kept", "removed"]
+    return tabulate(lines, headers, colalign=("left",) + ("right",) * 6)
+
+
+def extract_experiment(
+    dense: Transducer,
+    header: checkpoint.Header,
+    structure: Structure,
+    exp_dir: PathLike,
+    batches: Optional[Iterable[Batch]] = None,
+) -> Transducer:
+    """Cut ``structure`` out of ``dense`` and write the small network as an experiment of its own.
+
+    Args:
+        dense: the network with its dense weights.
+        header: its checkpoint's header.
+        structure: what to keep.
+        exp_dir: gets ``best.safetensors``, ``structure.json`` and ``model.json``.
+        batches: training batches for the batch norms' statistics; None leaves them.
+
+    Raises:
+        UserError: the structure is not of this network.
+        RuntimeError: the outputs of the masked and the small network differ: a fault of ours.
+    """
+    structure = structure.resolved(dense.unit_groups())
+    small = extract(dense, structure)
+    assert isinstance(small, Transducer)
+    difference = exactness(dense, structure, small)
+    logger.info("masked and extracted outputs differ by %.1e relative", difference)
+    if not difference <= EXACTNESS:
+        raise RuntimeError(f"masked and extracted outputs differ by {difference:.1e} relative, more than {EXACTNESS:g}")
+    if batches is not None:
+        logger.info("batch norms re-estimated on %d batches", reestimate_batch_norm(small, batches))
+    facts = header.get("dense") or network_facts(dense)
+    kept = structure.without_scale().to_dict()
+    new_header = {
+        "model": registry.describe(small),
+        "tokenizer": header["tokenizer"],
+        "structure": kept,
+        "dense": facts,
+        "exactness": difference,
+    }
+    write_json(Path(exp_dir) / "structure.json", kept)
+    write_facts(exp_dir, small, facts)
+    checkpoint.save_model(checkpoint.best_path(exp_dir), small, new_header)
+    return small

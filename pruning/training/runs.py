@@ -1,0 +1,258 @@
+"""Training runs of a transducer: from scratch, pruning under L0 gates, fine-tuning; what commands call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+
+from pruning.core.distillation import DistillationConfig
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.files import PathLike, write_json
+from pruning.models import registry
+from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.speech.augment import SpecAugment, SpecAugmentConfig
+from pruning.speech.bpe import Tokenizer
+from pruning.speech.data import DataConfig, evaluation_batches, training_batches
+from pruning.speech.losses import LossConfig
+from pruning.training import checkpoint, configuration, distributed
+from pruning.training.facts import frames_of, network_facts, write_facts
+from pruning.training.gating import Gating, GatingConfig
+from pruning.training.trainer import Trainer, TrainerConfig
+from pruning.training.transducer_task import Guidance, TransducerTask
+
+logger = logging.getLogger(__name__)
+
+STRUCTURE = "structure.json"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What teacher training, training from scratch and fine-tuning have in common.
+
+    Attributes:
+        model: dimensions; not given when training starts from a checkpoint.
+        loss: transducer and CTC loss.
+        data: batches.
+        augment: SpecAugment.
+        distillation: what is learned from a teacher, where one is given.
+        trainer: the loop.
+    """
+
+    model: Optional[TransducerConfig] = None
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass(frozen=True)
+class PruneConfig(RunConfig):
+    """A run under L0 gates.
+
+    Attributes:
+        gating: gates, constraint and their learning rates.
+    """
+
+    gating: GatingConfig = field(default_factory=GatingConfig)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a run's data are.
+
+    Attributes:
+        train_cuts, dev_cuts: lhotse cut manifests with features.
+        lang_dir: holds ``bpe.model`` and ``tokens.txt``.
+    """
+
+    train_cuts: Sequence[PathLike]
+    dev_cuts: Sequence[PathLike]
+    lang_dir: PathLike
+
+
+def load_network(source: PathLike, tokenizer: Tokenizer) -> tuple[Transducer, checkpoint.Header]:
+    """A transducer from a checkpoint or experiment directory, checked against the tokens it was trained with.
+
+    Raises:
+        UserError: no such checkpoint, another kind of network, or another BPE model.
+    """
+    model, header = checkpoint.load_model(source)
+    if not isinstance(model, Transducer):
+        raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
+    tokenizer.check_matches(header["tokenizer"])
+    return model, header
+
+
+def new_network(config: Optional[TransducerConfig], tokenizer: Tokenizer, seed: int) -> Transducer:
+    """A transducer with fresh weights, its vocabulary that of the tokenizer.
+
+    Raises:
+        UserError: no dimensions are given, or another vocabulary size.
+    """
+    if config is None:
+        raise UserError("the configuration has no 'model'", "give its dimensions, or --init CHECKPOINT")
+    if config.vocab_size not in (0, tokenizer.vocab_size):
+        raise UserError(
+            f"model.vocab_size is {config.vocab_size} but {tokenizer.lang_dir} has {tokenizer.vocab_size} pieces",
+            "leave it out, or use the matching --lang-dir",
+        )
+    torch.manual_seed(seed)
+    return Transducer(replace(config, vocab_size=tokenizer.vocab_size))
+
+
+def train(
+    config: RunConfig,
+    inputs: Inputs,
+    exp_dir: PathLike,
+    init: Optional[PathLike] = None,
+    teacher: Optional[PathLike] = None,
+) -> None:
+    """Train a network, from scratch or from a checkpoint, with or without a teacher; the structure stays.
+
+    Args:
+        config: see `RunConfig`.
+        inputs: the data.
+        exp_dir: the experiment's directory; resumed when it holds a state.
+        init: checkpoint or experiment to start from (fine-tuning); None starts with fresh weights.
+        teacher: checkpoint or experiment to learn from.
+
+    Raises:
+        UserError: for anything wrong with the configuration, the data or the checkpoints.
+    """
+    tokenizer = Tokenizer(inputs.lang_dir)
+    header: dict[str, Any] = {}
+    dense: Optional[dict[str, Any]] = None
+    if init is not None:
+        if config.model is not None:
+            raise UserError("the configuration has a 'model' but --init brings one", "leave one of them out")
+        model, found = load_network(init, tokenizer)
+        header = {key: found[key] for key in ("structure", "dense") if key in found}
+        dense = found.get("dense")
+    else:
+        model = new_network(config.model, tokenizer, config.trainer.seed)
+    task = TransducerTask(
+        model.train(), config.loss, _augment(config), _guidance(config.distillation, teacher, tokenizer)
+    )
+    fit(task, config, inputs, tokenizer, exp_dir, header, dense)
+
+
+def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathLike) -> None:
+    """Train a copy of the teacher under L0 gates until it costs what the constraint says (method A).
+
+    Args:
+        config: see `PruneConfig`.
+        inputs: the data.
+        exp_dir: the experiment's directory; its checkpoints hold dense weights and the structure of the gates.
+        teacher: checkpoint or experiment of the dense network.
+
+    Raises:
+        UserError: as `train`, and for a target that the enabled kinds cannot reach.
+    """
+    if config.model is not None:
+        raise UserError("the configuration has a 'model'", "leave it out: a pruned network is a copy of its teacher")
+    tokenizer = Tokenizer(inputs.lang_dir)
+    model, _ = load_network(teacher, tokenizer)
+    gating = Gating(model, config.gating, frames_of(config.gating.constraint.seconds), config.trainer.seed)
+    guidance = _guidance(config.distillation, teacher, tokenizer)
+    task = TransducerTask(model.train(), config.loss, _augment(config), guidance, gating)
+    facts = network_facts(model)
+    fit(task, config, inputs, tokenizer, exp_dir, {"dense": facts}, facts)
+    if distributed.initialise(config.trainer.device).is_main:
+        structure = gated_structure(exp_dir)
+        write_json(Path(exp_dir) / STRUCTURE, structure.to_dict())
+
+
+def gated_structure(source: PathLike) -> Structure:
+    """The structure that a pruning run found: that of its best checkpoint, or of a given one.
+
+    Raises:
+        UserError: no such checkpoint, or not of a pruning run.
+    """
+    path = checkpoint.best_path(source) if Path(source).is_dir() else Path(source)
+    header = checkpoint.read_header(path)
+    if "gated_structure" not in header:
+        raise UserError(f"{path} was not trained under gates", "give the experiment of a pruning run")
+    return Structure.from_dict(header["gated_structure"], str(path))
+
+
+def fit(
+    task: TransducerTask,
+    config: RunConfig,
+    inputs: Inputs,
+    tokenizer: Tokenizer,
+    exp_dir: PathLike,
+    header: Mapping[str, Any],
+    dense: Optional[dict[str, Any]],
+) -> None:
+    """Run the loop on a task and leave ``model.json`` beside its checkpoints."""
+    world = distributed.initialise(config.trainer.device)
+    if world.is_main:
+        write_facts(exp_dir, task.model, dense)
+        logger.info("%s", _describe(network_facts(task.model)))
+    trainer = Trainer(
+        config.trainer,
+        task=task,
+        train_batches=partial(_training_batches, config, inputs, tokenizer, world),
+        dev_batches=partial(
+            evaluation_batches, config.data, inputs.dev_cuts, tokenizer, rank=world.rank, world_size=world.size
+        ),
+        exp_dir=exp_dir,
+        header={"model": registry.describe(task.model), "tokenizer": tokenizer.describe(), **header},
+        configuration=configuration.to_dict(config),
+        world=world,
+    )
+    trainer.run()
+
+
+def _training_batches(
+    config: RunConfig, inputs: Inputs, tokenizer: Tokenizer, world: distributed.World, epoch: int, skip: int
+) -> Any:
+    return training_batches(
+        config.data,
+        inputs.train_cuts,
+        tokenizer,
+        seed=config.trainer.seed,
+        epoch=epoch,
+        skip_batches=skip,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
+def _augment(config: RunConfig) -> SpecAugment:
+    return SpecAugment(config.augment)
+
+
+def _guidance(
+    config: DistillationConfig, teacher: Optional[PathLike], tokenizer: Tokenizer
+) -> Optional[Guidance]:
+    """The teacher, if one is given and wanted.
+
+    Raises:
+        UserError: distillation is configured without a teacher, or names a layer that the teacher lacks.
+    """
+    if not config.wanted:
+        return None
+    if teacher is None:
+        raise UserError("the configuration asks for distillation", "give --teacher, or set its weights and layers to none")
+    network, _ = load_network(teacher, tokenizer)
+    last = network.config.encoder.num_layers
+    for layer in config.layers:
+        if not 0 <= layer <= last:
+            raise UserError(f"distillation.layers has {layer}", f"the teacher has layers 0 (input) to {last}")
+    return Guidance(network, config)
+
+
+def _describe(facts: Mapping[str, Any]) -> str:
+    return (
+        f"encoder {facts['encoder_parameters'] / 1e6:.3f} M parameters, {facts['macs_10s'] / 1e9:.3f} GMACs at 10 s; "
+        f"whole model {facts['parameters'] / 1e6:.3f} M parameters"
+    )

@@ -1,0 +1,70 @@
+"""The cost polynomial, sparsity, reach, and the before/after table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pruning.core.cost import CostModel, CostTerm, summarise
+from pruning.core.structure import Structure
+from pruning.core.uniform import narrowed, uniform_structure
+from pruning.core.units import UnitGroup
+from pruning.errors import UserError
+
+GROUPS = [
+    UnitGroup("c1", "conv", 4, (), minimum=1),
+    UnitGroup("c2", "conv", 6, (), minimum=1),
+    UnitGroup("m", "module", 1, ()),
+    UnitGroup("m.h", "heads", 3, (), parent="m"),
+]
+TERMS = [
+    CostTerm("front", ("c1",), 9, 900),
+    CostTerm("front", ("c1", "c2"), 9, 90),
+    CostTerm("block", ("m", "m.h"), 100, 50),
+    CostTerm("block", ("m",), 10, 0),
+    CostTerm("norm", (), 5, 0),
+]
+
+
+def test_products_of_neighbours() -> None:
+    model = CostModel(GROUPS, TERMS)
+    assert model.dense == {"size": 9 * 4 + 9 * 24 + 310 + 5, "macs": 3600 + 90 * 24 + 150}
+    counts = torch.tensor([2.0, 3.0, 1.0, 2.0])
+    assert model.evaluate(counts, "size").item() == 18 + 54 + 210 + 5
+    assert model.sparsity(counts, "macs").item() == pytest.approx(1 - (1800 + 540 + 100) / 5910)
+
+
+def test_gradient_with_respect_to_counts() -> None:
+    model = CostModel(GROUPS, TERMS)
+    counts = torch.tensor([2.0, 3.0, 1.0, 2.0], requires_grad=True)
+    model.evaluate(counts, "size").backward()
+    assert counts.grad is not None
+    assert counts.grad.tolist() == [9 + 27, 18, 210, 100]
+
+
+def test_reach_respects_minima_and_closes_emptied_modules() -> None:
+    model = CostModel(GROUPS, TERMS)
+    everything = model.reachable(GROUPS)
+    assert everything["size"] == pytest.approx(1 - (9 + 9 + 5) / 567)
+    heads_alone = model.reachable([GROUPS[3]])
+    assert heads_alone["size"] == pytest.approx(1 - (36 + 216 + 5) / 567), "the module's bias goes with its heads"
+
+
+def test_summary_adds_up() -> None:
+    model = CostModel(GROUPS, TERMS)
+    rows = summarise(model, {"c1": 2, "c2": 3, "m": 1, "m.h": 2})
+    assert [row["kind"] for row in rows] == ["front", "block", "norm"]
+    assert sum(row["size before"] for row in rows) == model.dense["size"]  # type: ignore[misc]
+    assert sum(row["size after"] for row in rows) == 18 + 54 + 210 + 5  # type: ignore[misc]
+
+
+def test_uniform_structure_is_the_widest_within_the_budget() -> None:
+    model = CostModel(GROUPS, TERMS)
+    structure = uniform_structure(GROUPS, model, "size", 300)
+    assert model.structure_cost(structure)["size"] <= 300
+    wider = narrowed(GROUPS, 0.75)
+    assert model.structure_cost(wider)["size"] > 300
+    assert structure.count("m") == 1
+    with pytest.raises(UserError, match="at least"):
+        uniform_structure(GROUPS, model, "size", 20)
+    assert uniform_structure(GROUPS, model, "size", 1e9) == Structure.dense(GROUPS)

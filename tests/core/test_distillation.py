@@ -1,0 +1,80 @@
+"""Distillation losses against plain loops, and the matching of layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pruning.core.distillation import (
+    DistillationConfig,
+    LayerDistillation,
+    dphubert_loss,
+    frame_distillation,
+    frame_mask,
+    match_layers,
+)
+
+
+def test_dphubert_loss_is_the_mean_over_valid_frames() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    lengths = torch.tensor([5, 3])
+    values = []
+    for n, length in enumerate([5, 3]):
+        for t in range(length):
+            s, h = student[n, t], teacher[n, t]
+            values.append((s - h).abs().mean() - (s @ h) / (s.norm() * h.norm()))
+    expected = torch.stack(values).mean()
+    assert dphubert_loss(student, teacher, frame_mask(lengths, 5)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_projections_start_as_the_identity_so_equal_layers_cost_nothing_but_the_cosine() -> None:
+    layers = [torch.randn(2, 4, 6) for _ in range(3)]
+    distil = LayerDistillation(DistillationConfig(layers=(1, 2)), 6, 6)
+    assert distil(layers, layers, torch.tensor([4, 2])).item() == pytest.approx(-1.0, abs=1e-5)
+    cofi = LayerDistillation(DistillationConfig(layers=(1, 2), loss="cofi"), 6, 6)
+    assert cofi(layers, layers, torch.tensor([4, 2])).item() == pytest.approx(0.0, abs=1e-10)
+
+
+def test_padding_never_matters() -> None:
+    torch.manual_seed(1)
+    student, teacher = [torch.randn(2, 4, 6) for _ in range(3)], [torch.randn(2, 4, 6) for _ in range(3)]
+    lengths = torch.tensor([4, 2])
+    for loss in ("dphubert", "cofi"):
+        distil = LayerDistillation(DistillationConfig(layers=(0, 2), loss=loss), 6, 6)
+        before = distil(student, teacher, lengths)
+        changed = [layer.clone() for layer in student]
+        for layer in changed:
+            layer[1, 2:] += 100
+        assert torch.equal(before, distil(changed, teacher, lengths))
+
+
+def test_layers_match_the_nearest_that_exists() -> None:
+    errors = torch.tensor([[3.0, 1.0, 2.0, 4.0], [1.0, 9.0, 9.0, 2.0]])
+    assert match_layers(errors, [True] * 4, ordered=False) == [1, 0]
+    assert match_layers(errors, [True] * 4, ordered=True) == [1, 3]
+    assert match_layers(errors, [True, False, True, True], ordered=False) == [2, 0]
+
+
+def test_cofi_gradient_reaches_only_matched_layers() -> None:
+    student = [torch.full((1, 3, 4), float(i), requires_grad=True) for i in range(3)]
+    teacher = [torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), torch.full((1, 3, 4), 1.9)]
+    distil = LayerDistillation(DistillationConfig(layers=(2,), loss="cofi"), 4, 4)
+    distil(student, teacher, torch.tensor([3])).backward()
+    reached = [layer.grad is not None and bool(layer.grad.abs().sum() > 0) for layer in student]
+    assert reached == [False, False, True]
+
+
+def test_frame_distillation_is_a_tempered_divergence() -> None:
+    torch.manual_seed(2)
+    student, teacher = torch.randn(1, 3, 5), torch.randn(1, 3, 5)
+    p, q = (teacher[0, :2] / 2).softmax(-1), (student[0, :2] / 2).softmax(-1)
+    expected = 4 * (p * (p / q).log()).sum(-1).mean()
+    value = frame_distillation(student, teacher, frame_mask(torch.tensor([2]), 3), temperature=2.0)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert frame_distillation(teacher, teacher, frame_mask(torch.tensor([3]), 3)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_an_unknown_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="cofy"):
+        DistillationConfig(loss="cofy")

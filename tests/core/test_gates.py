@@ -1,0 +1,131 @@
+"""Hard-concrete gates against the published formulas, Monte Carlo, and the evaluation rule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruning.core.cost import CostModel, CostTerm
+from pruning.core.gates import GateConfig, HardConcreteGates
+from pruning.core.units import UnitGroup
+
+
+def groups() -> list[UnitGroup]:
+    return [
+        UnitGroup("m", "module", 1, ()),
+        UnitGroup("m.units", "units", 40, (), parent="m"),
+        UnitGroup("free", "other", 12, (), minimum=2),
+    ]
+
+
+def costs() -> CostModel:
+    terms = [
+        CostTerm("a", ("m", "m.units"), 7, 11),
+        CostTerm("a", ("m",), 3, 0),
+        CostTerm("b", ("free",), 5, 20),
+        CostTerm("b", (), 2, 0),
+    ]
+    return CostModel(groups(), terms)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "positive", "one", "mean"), [(0.0, 0.8318, 0.1682, 0.50), (2.5, 0.9837, 0.7112, 0.9059)]
+)
+def test_values_of_the_distribution(alpha: float, positive: float, one: float, mean: float) -> None:
+    gates = HardConcreteGates([UnitGroup("g", "k", 200_000, ())], GateConfig(initial=alpha, deviation=0.0))
+    assert gates.open_probability()[0].item() == pytest.approx(positive, abs=1e-4)
+    torch.manual_seed(0)
+    z = gates.sample()
+    assert (z > 0).float().mean().item() == pytest.approx(positive, abs=4e-3)
+    assert (z == 1).float().mean().item() == pytest.approx(one, abs=4e-3)
+    assert z.mean().item() == pytest.approx(mean, abs=4e-3)
+
+
+@pytest.mark.parametrize(("alpha", "positive"), [(math.log(100), 0.9980), (-math.log(100), 0.0471)])
+def test_probability_at_the_usual_clamp(alpha: float, positive: float) -> None:
+    gates = HardConcreteGates([UnitGroup("g", "k", 1, ())], GateConfig(initial=alpha, deviation=0.0))
+    assert gates.open_probability().item() == pytest.approx(positive, abs=5e-5)
+
+
+def test_gradient_of_a_sample_reaches_log_alpha() -> None:
+    gates = HardConcreteGates(groups(), GateConfig(initial=0.0))
+    torch.manual_seed(0)
+    gates.sample().sum().backward()
+    assert gates.log_alpha.grad is not None
+    assert (gates.log_alpha.grad > 0).any()
+
+
+def test_limit_leaves_a_gradient_beyond_it() -> None:
+    gates = HardConcreteGates(groups(), GateConfig(initial=50.0))
+    gates.limit()
+    assert gates.log_alpha.max().item() == HardConcreteGates.LIMIT
+    gates.open_probability().sum().backward()
+    assert (gates.log_alpha.grad > 0).all()
+
+
+def test_expected_counts_sum_the_probabilities_and_keep_ungated_groups_whole() -> None:
+    gates = HardConcreteGates(groups(), GateConfig(kinds=("units",), initial=0.0, deviation=0.0))
+    assert gates.expected_counts().tolist() == pytest.approx([1.0, 40 * 0.83182, 12.0], rel=1e-4)
+
+
+def test_expected_cost_is_the_mean_cost_of_independent_gates() -> None:
+    """The polynomial at expected counts against Monte Carlo over gates."""
+    gates, model = HardConcreteGates(groups(), GateConfig(initial=-1.0, deviation=1.0)), costs()
+    expected = model.evaluate(gates.expected_counts(), "macs").item()
+    torch.manual_seed(0)
+    total, draws = 0.0, 4000
+    for _ in range(draws):
+        opened = (gates.sample() > 0).double()
+        module, units, free = opened[0], opened[1:41].sum(), opened[41:].sum()
+        total += (11 * module * units + 20 * free).item()
+    assert total / draws == pytest.approx(expected, rel=0.02)
+
+
+def test_rule_closes_the_smallest_of_each_group() -> None:
+    gates = HardConcreteGates(groups(), GateConfig())
+    with torch.no_grad():
+        gates.log_alpha.fill_(8.0)
+        gates.log_alpha[[3, 7, 20]] = -8.0
+        gates.log_alpha[41:] = -8.0
+    keep = gates.rule()
+    assert (~keep[1:41]).nonzero().flatten().tolist() == [2, 6, 19]
+    assert keep[41:].sum() == 2, "a group never falls below its minimum"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    mean=st.floats(-4, 6),
+    spread=st.floats(0.01, 4),
+    target=st.floats(0.05, 0.9),
+    cost=st.sampled_from(["size", "macs"]),
+)
+def test_fitted_structure_meets_any_reachable_target(
+    seed: int, mean: float, spread: float, target: float, cost: str
+) -> None:
+    gates, model = HardConcreteGates(groups(), GateConfig(initial=mean, deviation=spread), seed), costs()
+    target = min(target, model.reachable(gates.gated)[cost])
+    structure = gates.structure(gates.fitted(model, {cost: target}))
+    one_unit = max(7, 5) / model.dense["size"] if cost == "size" else 20 / model.dense["macs"]
+    reached = model.structure_sparsity(structure)[cost]
+    closed_module = structure.count("m") == 0
+    assert reached == pytest.approx(target, abs=one_unit + 1e-6) or closed_module
+    assert structure.count("free") >= 2
+    counts = gates.hard_counts(gates.fitted(model, {cost: target}))
+    assert counts.tolist() == [structure.count(group.name) for group in gates.groups]
+
+
+def test_soft_scales_are_the_published_ones_and_can_be_switched_off() -> None:
+    soft = HardConcreteGates(groups(), GateConfig(initial=2.0, deviation=0.0)).structure()
+    factor = 1 / (1 + math.exp(-0.8 * 2.0 * 1.5))
+    assert soft.groups["free"].scale == pytest.approx([factor] * 12)
+    assert HardConcreteGates(groups(), GateConfig(soft="one")).structure().groups["free"].scale is None
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="no units of kind 'hedas'; it has module, other, units"):
+        HardConcreteGates(groups(), GateConfig(kinds=("hedas",)))
