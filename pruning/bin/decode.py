@@ -1,0 +1,164 @@
+"""Decode test sets with a transducer: hypotheses, word error rate, real-time factor and memory.
+
+The results go to EXP/METHOD/: recogs-, errs- and wer-summary-SET-SUFFIX.txt and decode-SET-SUFFIX.json. A set that was
+decoded with the same weights and settings before is not decoded again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import nn
+
+from pruning.bin import command
+from pruning.errors import UserError
+from pruning.files import write_json
+from pruning.speech.bpe import Tokenizer
+from pruning.speech.data import DataConfig, evaluation_batches
+from pruning.speech.decoding import SETTINGS, DecodingConfig
+from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
+from pruning.speech.scoring import Score, recogs_path, write_results
+from pruning.training import decoding_results, provenance
+from pruning.training.checkpoint import load_model
+
+logger = logging.getLogger(__name__)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exp-dir", type=Path, help="experiment directory: its best checkpoint, or --epoch")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint file instead; results go beside it")
+    parser.add_argument("--epoch", type=int, help="the checkpoint at the end of this epoch, from 1")
+    parser.add_argument("--avg", type=int, help="average over this many epochs that end with --epoch")
+    parser.add_argument(
+        "--use-averaged-model",
+        type=_boolean,
+        default=True,
+        metavar="true|false",
+        help="with --avg: average over all steps of these epochs, not only over their ends (default true)",
+    )
+    parser.add_argument("--cuts", nargs="+", type=Path, required=True, help="cuts with features, one file a test set")
+    parser.add_argument("--lang-dir", type=Path, required=True, help="language directory: bpe.model and tokens.txt")
+    parser.add_argument("--max-duration", type=float, default=200.0, help="seconds of audio in a batch (default 200)")
+    parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation (default 1)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    settings = parser.add_argument_group("decoding")
+    for field in fields(DecodingConfig):
+        users = [method for method, names in SETTINGS.items() if field.name in names]
+        default = field.default
+        settings.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=_boolean if isinstance(default, bool) else type(default),
+            default=default,
+            metavar="true|false" if isinstance(default, bool) else None,
+            help=(f"for {', '.join(users)}" if users else f"one of {', '.join(SETTINGS)}") + f" (default {default})",
+        )
+    return parser
+
+
+def _set_name(cuts: Path) -> str:
+    """``test-clean`` for ``data/fbank/librispeech_cuts_test-clean.jsonl.gz``."""
+    stem = cuts.name.split(".jsonl", 1)[0]
+    return stem.split("_cuts_", 1)[-1]
+
+
+def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Path, str]:
+    """The network, the directory of its results, and the part of their names that says which weights they are of."""
+    if (arguments.exp_dir is None) == (arguments.checkpoint is None):
+        raise UserError("it is not clear what to decode with", "give one of --exp-dir and --checkpoint")
+    source = arguments.exp_dir or arguments.checkpoint
+    if not source.exists():
+        raise UserError(f"{source} does not exist", "train it first, or correct the path")
+    model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
+    if "gated_structure" in header:
+        raise UserError(f"{source} was trained under gates", "extract it, and decode the extracted network")
+    if not hasattr(model, "joiner"):
+        raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
+    tokenizer.check_matches(header["tokenizer"], str(source))
+    if arguments.checkpoint is not None:
+        return model, arguments.checkpoint.parent, arguments.checkpoint.stem
+    name = "best" if arguments.epoch is None else f"epoch-{arguments.epoch}"
+    if arguments.avg is not None:
+        name += f"-avg-{arguments.avg}" + ("-use-averaged-model" if arguments.use_averaged_model else "")
+    return model, arguments.exp_dir, name
+
+
+def _decode_set(
+    model: nn.Module, cuts: Path, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace
+) -> tuple[Recognition, Optional[FeatureTiming]]:
+    data = DataConfig(max_duration=arguments.max_duration)
+    batches = evaluation_batches(data, [cuts], tokenizer)
+    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device)
+    return recognition, time_features(cuts)
+
+
+def _log(set_name: str, result: Score, facts: dict[str, Any]) -> None:
+    low, high = result.interval
+    logger.info(
+        "%s: WER %.2f %% (%.2f to %.2f), %d errors in %d words: %d ins, %d del, %d sub; real-time factor %.4f%s",
+        set_name, result.wer, low, high, result.errors, result.words, result.insertions, result.deletions,
+        result.substitutions, facts["real_time_factor"], "" if facts["features_included"] else " (features excluded)",
+    )  # fmt: skip
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    arguments = _parser().parse_args(argv)
+    config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
+    for cuts in arguments.cuts:
+        if not cuts.is_file():
+            raise UserError(f"cuts {cuts} do not exist", "run the stage that computes features first")
+    if arguments.num_threads < 1:
+        raise UserError(f"--num-threads is {arguments.num_threads}", "give at least 1")
+    torch.set_num_threads(arguments.num_threads)
+    tokenizer = Tokenizer(arguments.lang_dir)
+    model, exp_dir, checkpoint_name = _load(arguments, tokenizer)
+    weights = provenance.weights_fingerprint(model)
+    model = model.to(arguments.device).eval()
+    directory, suffix = exp_dir / config.method, f"{checkpoint_name}-{config.suffix()}"
+    for cuts in arguments.cuts:
+        set_name = _set_name(cuts)
+        path = decoding_results.path_of(exp_dir, config.method, set_name, suffix)
+        parameters = {
+            "weights": weights,
+            "bpe_model": tokenizer.fingerprint,
+            "cuts": provenance.file_fingerprint(cuts),
+            "decoding": {"method": config.method, **config.settings()},
+            "max_duration": arguments.max_duration,
+            "num_threads": arguments.num_threads,
+            "device": arguments.device,
+        }
+        if decoding_results.is_done(path, parameters):
+            logger.info("%s: %s is done", set_name, path)
+            continue
+        path.unlink(missing_ok=True)  # it would speak of other files than those written now
+        recognition, features = _decode_set(model, cuts, tokenizer, config, arguments)
+        result = write_results(directory, set_name, suffix, recognition.transcripts)
+        facts = {
+            "set": set_name,
+            "method": config.method,
+            "suffix": suffix,
+            **decoding_results.error_facts(result),
+            **decoding_results.time_facts(recognition, features),
+            **provenance.environment("pruning.bin.decode", argv, arguments.device),
+            "parameters": parameters,
+            "recogs": recogs_path(directory, set_name, suffix).name,
+        }
+        write_json(path, facts)
+        _log(set_name, result, facts)
+
+
+if __name__ == "__main__":
+    command.run(main)

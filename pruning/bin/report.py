@@ -1,0 +1,51 @@
+"""Write the table of results of several systems, from the files that decoding and training left."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import command
+from pruning.errors import UserError
+from pruning.files import write_text
+from pruning.speech.decoding import SETTINGS
+from pruning.training import report
+
+logger = logging.getLogger(__name__)
+
+
+def _system(text: str) -> tuple[str, Path]:
+    name, separator, directory = text.partition("=")
+    if not (name and separator and directory):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIRECTORY")
+    return name, Path(directory)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--systems", nargs="+", type=_system, required=True, metavar="NAME=EXP_DIR", help="the rows")
+    parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
+    parser.add_argument("--method", nargs="+", choices=list(SETTINGS), required=True, help="a table each")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write, e.g. RESULTS.md")
+    parser.add_argument("--title", default="Results", help="heading of the file")
+    arguments = parser.parse_args(argv)
+    methods = {method: report.collect(arguments.systems, arguments.sets, method) for method in arguments.method}
+    if not any(methods.values()):
+        names, tried = ", ".join(name for name, _ in arguments.systems), " or ".join(arguments.method)
+        raise UserError(f"none of {names} was decoded with {tried}", "run the decoding stage first")
+    for method, systems in methods.items():
+        missing = [name for name, _ in arguments.systems if name not in {system.name for system in systems}]
+        if missing:
+            logger.warning("%s: not decoded, therefore not in the table: %s", method, ", ".join(missing))
+        if systems:
+            print(f"{method}\n{report.table(systems, arguments.sets, 'simple')}\n")
+    write_text(arguments.output, report.document(methods, arguments.sets, arguments.title))
+    logger.info("wrote %s", arguments.output)
+
+
+if __name__ == "__main__":
+    command.run(main)

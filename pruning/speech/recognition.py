@@ -1,0 +1,108 @@
+"""Recognising a test set: batches of features in, transcripts and the time it took out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Optional
+
+import torch
+from tqdm import tqdm
+
+from pruning.files import PathLike
+from pruning.speech.decoding import DecodingConfig, decode
+from pruning.speech.scoring import Transcript
+
+logger = logging.getLogger(__name__)
+
+
+class Recognition(NamedTuple):
+    """Transcripts of a test set and where the time went, in seconds of wall clock."""
+
+    transcripts: list[Transcript]
+    audio_seconds: float
+    encoder_seconds: float
+    search_seconds: float
+
+
+@torch.no_grad()
+def recognise(
+    model: Any,
+    batches: Iterable[Any],
+    words_of: Callable[[list[int]], str],
+    config: DecodingConfig,
+    device: str = "cpu",
+) -> Recognition:
+    """Decode a test set.
+
+    Args:
+        model: a transducer with its encoder, in evaluation mode, on ``device``.
+        batches: of :class:`pruning.speech.data.Batch`; reading them is not timed.
+        words_of: turns token ids into text.
+        config: method and settings.
+        device: where to compute.
+    """
+    transcripts: list[Transcript] = []
+    audio = encoding = searching = 0.0
+    for batch in tqdm(batches, unit="batch", disable=None):  # None: only on a terminal
+        batch = batch.to(device)
+        started = _now(device)
+        encoded = model.encoder(batch.features, batch.lengths)
+        between = _now(device)
+        tokens = decode(model, encoded.output, encoded.lengths, config)
+        searching += _now(device) - between
+        encoding += between - started
+        audio += batch.seconds
+        transcripts += [
+            Transcript(name, text.split(), words_of(hypothesis).split())
+            for name, text, hypothesis in zip(batch.ids, batch.texts, tokens)
+        ]
+    return Recognition(transcripts, audio, encoding, searching)
+
+
+def _now(device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class FeatureTiming:
+    """What computing features from waveforms in memory took."""
+
+    seconds: float
+    audio_seconds: float
+
+
+def time_features(cuts_path: PathLike) -> Optional[FeatureTiming]:
+    """Compute the features of a test set again from its recordings, for the real-time factor.
+
+    Args:
+        cuts_path: cuts with features and, if the time is to be known, recordings.
+
+    Returns:
+        The time; None where a recording is not at hand, with a line in the log that says which.
+    """
+    from lhotse import CutSet, Fbank, FbankConfig
+
+    seconds = audio_seconds = 0.0
+    extractor = None
+    for cut in CutSet.from_file(str(cuts_path)):
+        if not cut.has_recording:
+            logger.warning("%s: cut %s has no recording; the real-time factor will exclude features", cuts_path, cut.id)
+            return None
+        try:
+            samples = cut.load_audio()
+        except Exception as error:  # lhotse raises whatever its audio backends raise
+            logger.warning("%s: audio of cut %s cannot be read (%s); the real-time factor will exclude features",
+                           cuts_path, cut.id, error)  # fmt: skip
+            return None
+        if extractor is None:
+            extractor = Fbank(FbankConfig(sampling_rate=cut.sampling_rate, num_mel_bins=cut.num_features or 80))
+        started = time.perf_counter()
+        extractor.extract(samples, cut.sampling_rate)
+        seconds += time.perf_counter() - started
+        audio_seconds += cut.duration
+    return FeatureTiming(seconds, audio_seconds)

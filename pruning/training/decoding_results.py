@@ -1,0 +1,71 @@
+"""The facts of a decoding, kept as ``decode-<set>-<suffix>.json`` beside its transcripts, for tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional
+
+from pruning.errors import UserError
+from pruning.files import PathLike, read_json
+from pruning.speech.recognition import FeatureTiming, Recognition
+from pruning.speech.scoring import Score
+
+
+def path_of(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
+    """Where the facts of a decoding are."""
+    return Path(exp_dir) / method / f"decode-{set_name}-{suffix}.json"
+
+
+def is_done(path: Path, parameters: dict[str, Any]) -> bool:
+    """Whether the decoding at ``path`` was made with these parameters."""
+    if not path.is_file():
+        return False
+    facts = _read(path)
+    return facts.get("parameters") == parameters and (path.parent / facts["recogs"]).is_file()
+
+
+def error_facts(result: Score) -> dict[str, Any]:
+    """Word errors; the rate and its interval in percent."""
+    return {
+        "wer": round(result.wer, 4),
+        "interval": [round(bound, 4) for bound in result.interval],
+        "errors": result.errors,
+        "words": result.words,
+        "ins": result.insertions,
+        "del": result.deletions,
+        "sub": result.substitutions,
+        "utterances": result.utterances,
+    }
+
+
+def time_facts(recognition: Recognition, features: Optional[FeatureTiming]) -> dict[str, Any]:
+    """Seconds of audio and of computing; the real-time factor is their quotient."""
+    decoding = recognition.encoder_seconds + recognition.search_seconds + (features.seconds if features else 0.0)
+    return {
+        "audio_seconds": round(recognition.audio_seconds, 3),
+        "feature_seconds": round(features.seconds, 4) if features else None,
+        "features_included": features is not None,
+        "encoder_seconds": round(recognition.encoder_seconds, 4),
+        "search_seconds": round(recognition.search_seconds, 4),
+        "decoding_seconds": round(decoding, 4),
+        "real_time_factor": decoding / recognition.audio_seconds,
+    }
+
+
+def read_results(exp_dir: PathLike, method: str, set_name: str) -> Optional[dict[str, Any]]:
+    """The newest decoding of a set by a method; None if there is none.
+
+    Raises:
+        UserError: a file that is not one of :mod:`pruning.bin.decode`'s.
+    """
+    found = (_read(path) for path in Path(exp_dir, method).glob(f"decode-{set_name}-*.json"))
+    of_set = (facts for facts in found if facts["set"] == set_name)  # a set's name may begin with another's
+    return max(of_set, key=lambda facts: facts["date"], default=None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    remedy = "remove it and decode again"
+    facts = read_json(path, remedy)
+    if not isinstance(facts, dict) or not {"set", "date", "recogs"} <= facts.keys():
+        raise UserError(f"{path} does not hold the facts of a decoding", remedy)
+    return facts

@@ -1,0 +1,108 @@
+"""Where a measured figure comes from: processor, memory, versions, commit, command, date."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import nn
+
+from pruning.files import PathLike
+
+
+def processor_name(device: str = "cpu") -> str:
+    """The model name of the processor, or of the GPU that ``device`` names."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held at once, in MiB: interpreter, libraries and weights included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+
+
+def version_of(package: str) -> Optional[str]:
+    """The installed version of a package; None if there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, ``-modified`` if files of it differ, ``unknown`` outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD").strip()
+        # only the code counts: experiments and tables may lie in the same checkout
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-modified" if changed.strip() else commit
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def command_line(module: str, argv: Optional[Sequence[str]] = None) -> str:
+    """The command that repeats this one, e.g. ``python -m pruning.bin.decode --exp-dir exp/teacher``."""
+    return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
+
+
+def today() -> str:
+    """The date and time, to the second, with its zone."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def file_fingerprint(path: PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers with their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def environment(module: str, argv: Optional[Sequence[str]], device: str) -> dict[str, Any]:
+    """What goes beside every measured figure."""
+    return {
+        "processor": processor_name(device),
+        "processors": os.cpu_count(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "k2": version_of("k2"),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
+        "command": command_line(module, argv),
+        "commit": git_commit(),
+        "date": today(),
+    }
