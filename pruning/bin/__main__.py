@@ -12,16 +12,15 @@ from typing import Optional
 from pruning.bin import command
 from pruning.errors import UserError
 
-_NOT_COMMANDS = {"__init__", "__main__", "command"}
-
 
 def available() -> dict[str, str]:
     """The commands and the first line of what each says about itself, read without importing them."""
     table = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in _NOT_COMMANDS:
-            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            table[path.stem] = docstring.split("\n", 1)[0]
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if "main" in functions and path.stem != "__main__":
+            table[path.stem] = (ast.get_docstring(tree) or "").split("\n", 1)[0]
     return table
 
 

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 from jobs.array import OPERATORS, Jobs
 
@@ -95,21 +97,56 @@ class Interrupted(Exception):
         self.number = number
 
 
+_held = False
+_arrived: Optional[int] = None
+
+
 def catch_signals() -> None:
-    """Turn SIGINT, SIGTERM and SIGHUP into :class:`Interrupted` in the main thread, once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into :class:`Interrupted`, raised in the main thread."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def handle(number: int, frame: Any) -> NoReturn:
-        for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    def handle(number: int, frame: Any) -> None:
+        global _arrived
+        for other in signals:
             signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(number)
+        _arrived = number
+        if not _held:
+            raise Interrupted(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hang-up stays ignored
             signal.signal(number, handle)
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Put off :class:`Interrupted` until the end of the block, for what must not be done by halves."""
+    global _held
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+    if _arrived is not None:
+        raise Interrupted(_arrived)
+
+
+def end_with_parent() -> None:
+    """Send SIGTERM to this process once its parent is gone, so that jobs do not outlive a killed recipe."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run_here(jobs: Jobs) -> dict[int, int]:
     """Run the jobs on this machine, several at once; the status of each."""
+    if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":
+        end_with_parent()
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = jobs.whole_number("max_jobs_run", max(1, processors // jobs.threads))
     executor = Executor()

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jobs.array import JobError, Jobs
+from jobs.local import signals_held
 
 POLL_SECONDS = float(os.environ.get("RUN_JOBS_POLL", "5"))
 LOST_SECONDS = float(os.environ.get("RUN_JOBS_LOST", "120"))  # how late a shared file system may show a finished job
@@ -190,7 +191,8 @@ class Submission:
         script.write_text(self._script(), encoding="utf-8")
         script.chmod(0o755)
         command = [*arguments, *self._array_arguments(), str(script)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        # in a session of its own, where a Ctrl-C does not reach it: either it submits, or it does not
+        result = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
         match = re.search(r"\d+", result.stdout)
         if result.returncode != 0 or match is None:
             reason = " ".join((result.stderr or result.stdout).split()) or f"status {result.returncode}"
@@ -203,7 +205,7 @@ class Submission:
         return (
             "#!/usr/bin/env bash\n"
             f"cd {shlex.quote(os.getcwd())} || exit 1\n"
-            "if [ -f path.sh ]; then . ./path.sh; fi\n"
+            "if [ -f path.sh ]; then . ./path.sh || exit 1; fi\n"
             f'exec python3 {runner} --run-one {directory}/jobs.json "${self.scheduler.task}" '
             f'{directory}/done."${self.scheduler.task}"\n'
         )
@@ -279,7 +281,8 @@ def run(scheduler: Scheduler, jobs: Jobs) -> dict[int, int]:
     arguments = configure(scheduler, jobs.options).arguments(given)
     submission = Submission(scheduler, jobs)
     try:
-        submission.submit(arguments)
+        with signals_held():  # the identity must be known to cancel
+            submission.submit(arguments)
         return submission.wait()
     except BaseException:
         submission.cancel()

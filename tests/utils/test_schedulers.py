@@ -1,0 +1,237 @@
+"""Slurm and grid engine, played by small programs that take the same arguments and start the jobs as processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.array import JobError
+from jobs.schedulers import SCHEDULERS, Configuration
+
+UTILS = Path(__file__).resolve().parents[2] / "utils"
+
+# submits: records its arguments, starts each task of the array in the background, prints the job's number
+SUBMIT = """#!{python}
+import os, re, subprocess, sys
+arguments = sys.argv[1:]
+open("submitted", "a").write(repr(arguments) + chr(10))
+if os.environ.get("FAKE_REFUSES"):
+    sys.exit("error: Invalid partition name")
+span = arguments[arguments.index("{array}") + 1]
+first, last = map(int, re.match(r"(\\d+)-(\\d+)", span).groups())
+lost = os.environ.get("FAKE_LOSES", "").split()
+pids = []
+for number in range(first, last + 1):
+    if str(number) not in lost:
+        environment = dict(os.environ, {task}=str(number))
+        pids.append(subprocess.Popen(["bash", arguments[-1]], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)
+open("queue", "w").write(" ".join(map(str, pids)))
+print("{answer}")
+"""
+# lists: prints the array while one of its processes runs; a grid engine fails for a job that it does not know
+LIST = """#!{python}
+import pathlib, sys
+def runs(pid):
+    try:
+        return pathlib.Path(f"/proc/{{pid}}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+if any(map(runs, open("queue").read().split())):
+    print("4711 running")
+else:
+    sys.exit({gone!r} or 0)
+"""
+CANCEL = """#!{python}
+import os, signal, sys
+open("cancelled", "w").write(" ".join(sys.argv[1:]))
+for pid in open("queue").read().split():
+    try:
+        os.kill(int(pid), signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+"""
+PLAYERS = {
+    "slurm.sh": {
+        "sbatch": SUBMIT.format(
+            python=sys.executable, array="--array", task="SLURM_ARRAY_TASK_ID", answer="4711;cluster"
+        ),
+        "squeue": LIST.format(python=sys.executable, gone="slurm_load_jobs error: Invalid job id specified"),
+        "scancel": CANCEL.format(python=sys.executable),
+    },
+    "queue.sh": {
+        "qsub": SUBMIT.format(python=sys.executable, array="-t", task="SGE_TASK_ID", answer="4711.1-3:1"),
+        "qstat": LIST.format(python=sys.executable, gone="Following jobs do not exist: 4711"),
+        "qdel": CANCEL.format(python=sys.executable),
+    },
+}
+
+
+class Cluster:
+    """A directory to submit from, and the programs of one kind of cluster on the PATH."""
+
+    def __init__(self, runner: str, directory: Path) -> None:
+        self.runner = runner
+        self.directory = directory
+        programs = directory / "bin"
+        programs.mkdir()
+        for name, text in PLAYERS[runner].items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "RUN_JOBS_POLL": "0.05",
+            "RUN_JOBS_LOST": "0.3",
+        }
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(UTILS / self.runner), *arguments],
+            cwd=self.directory,
+            env={**self.environment, **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        process = self.start(*arguments, **environment)
+        error = process.communicate(timeout=60)[1]
+        return process.returncode, error
+
+    def submitted(self) -> list[str]:
+        path = self.directory / "submitted"
+        return eval(path.read_text().splitlines()[-1]) if path.exists() else []
+
+
+@pytest.fixture(params=sorted(PLAYERS))
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
+    return Cluster(request.param, tmp_path)
+
+
+def test_an_array_runs_with_the_same_logs_as_here(cluster: Cluster) -> None:
+    assert cluster.run("JOB=2:4", "log/a.JOB.log", "echo", "number JOB", "|", "tr", "n", "N") == (0, "")
+    for number in (2, 3, 4):
+        lines = (cluster.directory / f"log/a.{number}.log").read_text().splitlines()
+        assert lines[0] == f"# echo 'number {number}' | tr n N" and lines[3] == f"Number {number}"
+        assert lines[-1].startswith("# Ended (code 0)")
+    assert not list((cluster.directory / "log" / "q").iterdir())
+
+
+def test_a_single_job_needs_no_range(cluster: Cluster) -> None:
+    assert cluster.run("a.log", "echo", "JOB") == (0, "")
+    assert "\nJOB\n" in (cluster.directory / "a.log").read_text()
+
+
+def test_path_sh_is_sourced_on_the_node_where_the_jobs_were_submitted(cluster: Cluster) -> None:
+    (cluster.directory / "path.sh").write_text("export FROM_PATH_SH=yes\n")
+    assert cluster.run("a.log", "bash", "-c", "echo $FROM_PATH_SH; pwd") == (0, "")
+    assert f"\nyes\n{cluster.directory}\n" in (cluster.directory / "a.log").read_text()
+
+
+def test_failed_jobs_are_named(cluster: Cluster) -> None:
+    status, error = cluster.run("JOB=1:3", "a.JOB.log", "bash", "-c", "exit $(( JOB == 2 ))")
+    assert (status, error) == (1, "error: 1 of 3 jobs failed; see a.2.log\n")
+
+
+def test_a_job_that_the_scheduler_ended_is_a_failed_one(cluster: Cluster) -> None:
+    status, error = cluster.run("JOB=1:3", "a.JOB.log", "true", FAKE_LOSES="1 3")
+    assert status == 1
+    assert "ended without jobs 1, 3" in error and "error: 2 of 3 jobs failed; see a.1.log a.3.log" in error
+
+
+def test_options_become_arguments_of_the_scheduler(cluster: Cluster) -> None:
+    config = cluster.directory / "my.conf"
+    submit = next(iter(PLAYERS[cluster.runner]))
+    config.write_text(
+        f"command {submit} --account 'a b'  # who pays\n"
+        "option mem=* --mem-per-cpu $0\n"
+        "option gpu=0\n"
+        "option gpu=* --partition gpu --gres gpu:$0\n"
+        "option num_threads=* -n $0\n"
+        "default gpu=0\n"
+        "default num_threads=2\n"
+    )
+    arguments = ["--config", "my.conf", "--mem", "8G", "--max-jobs-run", "3", "JOB=1:5", "a.JOB.log", "true"]
+    assert cluster.run(*arguments) == (0, "")
+    words = cluster.submitted()
+    assert words[:2] == ["--account", "a b"]
+    assert words[words.index("--mem-per-cpu") + 1] == "8G" and words[words.index("-n") + 1] == "2"
+    assert "--partition" not in words
+    assert "1-5%3" in words if cluster.runner == "slurm.sh" else words[words.index("-tc") + 1] == "3"
+    assert cluster.run("--gpu", "2", *arguments) == (0, "")
+    assert "gpu:2" in cluster.submitted() and "gpu" in cluster.submitted()
+
+
+def test_the_recipes_own_configurations_are_understood(cluster: Cluster) -> None:
+    conf = UTILS.parent / "egs/librispeech/conf" / ("slurm.conf" if cluster.runner == "slurm.sh" else "sge.conf")
+    options = ["--mem", "4G", "--num-threads", "4", "--gpu", "1", "--time", "4:00:00", "--max-jobs-run", "2"]
+    assert cluster.run("--config", str(conf), *options, "JOB=1:2", "a.JOB.log", "true") == (0, "")
+    assert cluster.run(*options, "JOB=1:2", "a.JOB.log", "true") == (0, "")  # and the built-in one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--colour", "red"], "does not say what --colour red means"),
+        (["--config", "absent.conf"], "absent.conf does not exist"),
+    ],
+)
+def test_what_the_configuration_lacks_is_refused_before_submission(
+    cluster: Cluster, arguments: list[str], complaint: str
+) -> None:
+    status, error = cluster.run(*arguments, "a.log", "true")
+    assert status == 1 and complaint in error and error.count("\n") == 1
+    assert not cluster.submitted()
+
+
+def test_a_refusal_of_the_scheduler_is_told(cluster: Cluster) -> None:
+    status, error = cluster.run("a.log", "true", FAKE_REFUSES="yes")
+    assert status == 1 and "refused the jobs (error: Invalid partition name)" in error and error.count("\n") == 1
+
+
+def test_a_machine_without_the_scheduler_is_told(cluster: Cluster) -> None:
+    (cluster.directory / "bin" / next(iter(PLAYERS[cluster.runner]))).unlink()
+    status, error = cluster.run("a.log", "true")
+    assert status == 1 and "is not on the PATH" in error
+
+
+def test_a_signal_cancels_the_jobs(cluster: Cluster) -> None:
+    process = cluster.start("JOB=1:2", "a.JOB.log", "bash", "-c", "touch started.JOB; sleep 100")
+    deadline = time.monotonic() + 15
+    while len(list(cluster.directory.glob("started.*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert (cluster.directory / "cancelled").read_text() == "4711"
+    log = cluster.directory / "a.1.log"
+    while "# Ended" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "# Ended (code 143)" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["command", "option mem 4", "option mem=", "default gpu", "default gpu=0 1", "options mem=*", "option mem=* $0"],
+)
+def test_a_malformed_configuration_names_its_line(text: str) -> None:
+    with pytest.raises(JobError, match="x.conf"):  # the last one is well-formed but names no command
+        Configuration.parse(f"# comment\n{text}\n", "x.conf")
+
+
+def test_a_value_of_its_own_takes_precedence_and_the_given_over_the_default() -> None:
+    config = Configuration.parse("command c\noption a=* --any $0\noption a=1 --one\ndefault a=7", "x.conf")
+    assert config.arguments({}) == ["c", "--any", "7"]
+    assert config.arguments({"a": "1"}) == ["c", "--one"]
+    assert config.arguments({"a": "2 3"}) == ["c", "--any", "2 3"]
+
+
+def test_both_kinds_of_cluster_have_a_configuration_that_parses() -> None:
+    for scheduler in SCHEDULERS.values():
+        assert Configuration.parse(scheduler.default_config, "built-in").command

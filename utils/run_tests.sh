@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs the checks and the tests, after making the environment that they need.
+#
+# Words after -- go to pytest: utils/run_tests.sh -- tests/core -k cost
+set -euo pipefail
+
+torch=1.13.1  # torch to test with; another one (2.13-cpu) has an environment of its own and skips what needs k2
+checks=true   # also run ruff, mypy and shellcheck
+k2_index=     # page of k2 wheels, see utils/setup_env.sh
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+dir=.venv
+[ "$torch" = 1.13.1 ] || dir=.venv-torch$torch
+utils/setup_env.sh --dir "$dir" --torch "$torch" --k2-index "$k2_index" --extras "mini dev"
+export PATH="$PWD/$dir/bin:$PATH" PRUNING_ENV=current OMP_NUM_THREADS=1
+
+if [ "$checks" = true ]; then
+  echo "ruff"
+  ruff check --quiet .
+  echo "mypy"
+  mypy
+  echo "shellcheck"
+  git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck --external-sources
+fi
+echo "pytest"
+exec pytest "$@"

@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# The stages of a recipe. Source it after parse_options.sh; it reads stage and stop_stage.
+#
+#     if in_stage 2; then
+#       require data/manifests/recordings.jsonl.gz 1
+#       run_logged "features" data/log/features.JOB.log $train_cmd JOB=1:$nj -- local/compute_features.py --split JOB
+#     fi
+
+# jobs on this machine end with the recipe, however it ends: a second run never meets what a killed one left behind
+export RUN_JOBS_END_WITH_PARENT=true
+
+_stage_now=
+_runner=
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+# in_stage N: whether stage N was asked for.
+in_stage() {
+  _stage_now=$1
+  [ "${stage:?}" -le "$1" ] && [ "$1" -le "${stop_stage:?}" ]
+}
+
+# require FILE N: ends with one line if FILE, which stage N writes, is missing.
+require() {
+  [ -e "$1" ] || fail "stage $_stage_now needs $1, which does not exist; run stage $2 first"
+}
+
+# run_logged WHAT LOG RUNNER... -- COMMAND...: runs "RUNNER... LOG COMMAND...", says what starts and where its log is.
+# If it fails, the ends of the failed logs are printed, and the error that they report is the last line.
+run_logged() {
+  local what=$1 log=$2 runner=() status=0
+  shift 2
+  while [ "$1" != -- ]; do
+    runner+=("$1")
+    shift
+  done
+  shift
+  echo "$(date '+%F %T') stage $_stage_now: $what; log: $log"
+  # in the background, so that a signal to this script is passed on at once
+  "${runner[@]}" "$log" "$@" &
+  _runner=$!
+  trap '_pass_on TERM 143' TERM HUP
+  trap '_pass_on TERM 130' INT
+  wait "$_runner" || status=$?
+  trap - TERM HUP INT
+  [ "$status" -eq 0 ] || _report_failure "$what" "$log"
+}
+
+# done_before DIR: whether what writes DIR ended; says so.
+done_before() {
+  [ -f "$1/.done" ] || return 1
+  echo "$(date '+%F %T') stage $_stage_now: $1 is done"
+}
+
+_pass_on() {
+  trap '' TERM HUP INT
+  kill "-$1" "$_runner" 2> /dev/null
+  wait "$_runner"
+  exit "$2"
+}
+
+_report_failure() {
+  local what=$1 pattern=${2//JOB/*} log line reason=
+  local failed=()
+  # the name may hold spaces, the star must still match
+  while IFS= read -r log; do
+    tail -n 1 "$log" | grep -q '^# Ended (code 0)' || failed+=("$log")
+  done < <(compgen -G "$pattern" | sort -V)
+  for log in ${failed[@]+"${failed[@]:0:3}"}; do
+    echo "--- the end of $log:" >&2
+    tail -n 20 "$log" >&2
+    line=$(grep '^error: ' "$log" | tail -n 1 || true)
+    reason=${reason:-${line#error: }}
+  done
+  fail "stage $_stage_now, $what: ${reason:-no job ended well; see above} (log: ${failed[*]:-$2})"
+}
