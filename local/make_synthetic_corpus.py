@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a synthetic speech corpus in LibriSpeech's directory layout: eSpeak NG reading sentences of a random grammar."""
+"""Write a synthetic speech corpus in LibriSpeech's directory layout: eSpeak NG reads sentences of a grammar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from pruning.bin import command
 from pruning.speech.synthetic.corpus import CorpusConfig, make_corpus
@@ -44,10 +44,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Make the corpus, or do nothing if it is there."""
-    values = vars(parser().parse_args(argv))
+    values: dict[str, Any] = vars(parser().parse_args(argv))
     output_dir, num_workers = values.pop("output_dir"), values.pop("num_workers")
-    config = CorpusConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    make_corpus(config, output_dir, num_workers)
+    for key in ("train_snr", "other_snr", "other_reverberation_time"):
+        values[key] = tuple(values[key])
+    make_corpus(CorpusConfig(**values), output_dir, num_workers)
 
 
 if __name__ == "__main__":

@@ -96,9 +96,9 @@ def plan_corpus(config: CorpusConfig) -> list[Part]:
     grammar = Grammar(config.vocabulary_size)
     clean = acoustics.Conditions(snr=config.train_snr)
     other = acoustics.Conditions(snr=config.other_snr, reverberation_time=config.other_reverberation_time)
-    # number of the part, which keys its random numbers; utterances; words; variants; conditions
     known = TRAINING_VARIANTS[: config.variants]
-    requests: list[tuple[str, int, int, int, list[str], acoustics.Conditions]] = [
+    # the part's number keys its random numbers; then utterances, words, variants, conditions
+    requests: list[tuple[str, int, int, int, tuple[str, ...], acoustics.Conditions]] = [
         (TEST_CLEAN, 1, 0, config.test_words, known, clean),
         (TEST_OTHER, 2, 0, config.test_words, HELD_OUT_VARIANTS, other),
         (DEV, 3, config.dev_utterances, 0, known, clean),
@@ -115,7 +115,7 @@ def plan_corpus(config: CorpusConfig) -> list[Part]:
 
 
 def _utterances(
-    config: CorpusConfig, key: int, sentences: list[str], variants: list[str], conditions: acoustics.Conditions
+    config: CorpusConfig, key: int, sentences: list[str], variants: tuple[str, ...], conditions: acoustics.Conditions
 ) -> Iterator[Utterance]:
     generator = np.random.default_rng([config.seed, key, 1])
     speaker: Optional[Speaker] = None

@@ -97,7 +97,7 @@ class Grammar:
 
 
 def _spread(words: tuple[str, ...], fraction: float) -> tuple[str, ...]:
-    """The share ``fraction`` of ``words`` (2 at least), in an order of rank that makes smaller shares subsets of larger.
+    """The share ``fraction`` of ``words`` (2 at least); smaller shares are subsets of larger ones.
 
     The rank is the van der Corput sequence of the position, which spreads every prefix evenly over the alphabet, so
     that a small vocabulary is not the words in A to D alone.

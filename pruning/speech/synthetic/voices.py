@@ -9,16 +9,18 @@ import numpy as np
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en-gb-x-gbcwmd", "en-029", "en-gb-x-gbclan")
 """English accents of eSpeak NG, the ones nearest to each other first."""
 
-TRAINING_VARIANTS = """Alex Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario Michael Mike Nguyen RicishayMax adam
-announcer aunty belinda benjamin boris caleb david ed edward edward2 f1 f2 f3 f5 grandma ian john kaukovalta linda m1
-m2 m3 m4 m6 m7 marcelo max michel norbert pablo quincy rob shelby steph steph3 travis victor zac""".split()
+# Robots, whispers and voices that overload are left out.
+_TRAINING = """Alex Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario Michael Mike Nguyen RicishayMax adam
+announcer aunty belinda benjamin boris caleb david ed edward edward2 f1 f2 f3 f5 grandma ian john kaukovalta linda
+m1 m2 m3 m4 m6 m7 marcelo max michel norbert pablo quincy rob shelby steph steph3 travis victor zac"""
+_HELD_OUT = """Alicia Andrea Reed anika f4 grandpa gustave iven4 klatt2 klatt6 m5 m8 miguel robert sandro steph2"""
+_FEMALE = """Alicia Andrea Annie anika aunty belinda f1 f2 f3 f4 f5 grandma linda shelby steph steph2 steph3"""
+
+TRAINING_VARIANTS = tuple(_TRAINING.split())
 """Voice variants of training, dev and test-clean."""
 
-HELD_OUT_VARIANTS = "Alicia Andrea Reed anika f4 grandpa gustave iven4 klatt2 klatt6 m5 m8 miguel robert sandro steph2".split()
+HELD_OUT_VARIANTS = tuple(_HELD_OUT.split())
 """Voice variants of test-other alone."""
-
-# Robots, whispers and voices that overload are left out of both.
-_FEMALE = set("Alicia Andrea Annie anika aunty belinda f1 f2 f3 f4 f5 grandma linda shelby steph steph2 steph3".split())
 
 _WORDS_PER_MINUTE = (150, 200)
 _PITCH = (30, 70)  # of 0 to 99, 50 being the variant's own
@@ -28,7 +30,7 @@ _UTTERANCE_RATE_JITTER, _UTTERANCE_PITCH_JITTER = 0.06, 4
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice of eSpeak NG: accent and variant joined by ``+``, rate in words a minute, pitch and its range in 0..99."""
+    """A voice of eSpeak NG: accent and variant joined by ``+``, words a minute, pitch and its range in 0..99."""
 
     name: str
     words_per_minute: int
@@ -53,7 +55,7 @@ class Speaker:
 
 
 def draw_speaker(
-    generator: np.random.Generator, number: int, variants: list[str], accents: tuple[str, ...]
+    generator: np.random.Generator, number: int, variants: tuple[str, ...], accents: tuple[str, ...]
 ) -> Speaker:
     """Draw the voice of speaker ``number``: accent, variant, speed, pitch and its range, all independent."""
     variant = variants[int(generator.integers(len(variants)))]
@@ -64,4 +66,4 @@ def draw_speaker(
         pitch=int(generator.integers(*_PITCH)),
         pitch_range=int(generator.integers(*_PITCH_RANGE)),
     )
-    return Speaker(number=number, chapter=100000 + number, sex="F" if variant in _FEMALE else "M", voice=voice)
+    return Speaker(number=number, chapter=100000 + number, sex="F" if variant in _FEMALE.split() else "M", voice=voice)

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Compute filter-bank features of parts of a corpus, alone or as one of several jobs, and join what the jobs made.
+
+Alone: `compute_features.py --parts test-clean`. As jobs: `compute_features.py --parts test-clean --num-splits 8
+--split JOB` for JOB in 1..8, then `compute_features.py --parts test-clean --num-splits 8 --combine`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import command
+from pruning.errors import UserError
+from pruning.speech import features, manifests
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--parts", nargs="+", required=True, help="e.g. train-clean-5 dev-clean-2")
+    options.add_argument("--manifests-dir", type=Path, default=Path("data/manifests"), help="where manifests are read")
+    options.add_argument("--output-dir", type=Path, default=Path("data/fbank"), help="where features and cuts go")
+    options.add_argument("--prefix", default="librispeech", help="names of manifests start so")
+    options.add_argument("--num-mel-bins", type=int, default=80, help="channels")
+    options.add_argument("--sampling-rate", type=int, default=16000, help="Hz; other recordings are resampled")
+    options.add_argument(
+        "--speed-factors", type=float, nargs="*", default=[], help="add copies at these speeds, e.g. 0.9 1.1"
+    )
+    options.add_argument("--num-splits", type=int, default=1, help="number of jobs")
+    which = options.add_mutually_exclusive_group()
+    which.add_argument("--split", type=int, help="compute only this split, from 1")
+    which.add_argument("--combine", action="store_true", help="join the splits")
+    return options
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Parse options, compute, and join."""
+    import torch
+
+    values = parser().parse_args(argv)
+    if values.num_splits < 1 or (values.split is not None and not 1 <= values.split <= values.num_splits):
+        raise UserError(f"split {values.split} of {values.num_splits}", "give a --split from 1 to --num-splits")
+    if any(not 0.5 <= factor <= 2.0 for factor in values.speed_factors):
+        raise UserError(f"--speed-factors {values.speed_factors}", "give factors from 0.5 to 2")
+    torch.set_num_threads(1)  # the jobs are the parallelism
+    config = features.FeatureConfig(values.num_mel_bins, values.sampling_rate, tuple(values.speed_factors))
+    source = manifests.Paths(values.manifests_dir, values.prefix)
+    target = manifests.Paths(values.output_dir, values.prefix)
+    splits = range(1, values.num_splits + 1) if values.split is None else [values.split]
+    for part in values.parts:
+        if not values.combine:
+            for split in splits:
+                features.compute_split(config, source, features.Job(target, part, split, values.num_splits))
+        if values.split is None:
+            features.combine(source, target, part, values.num_splits)
+
+
+if __name__ == "__main__":
+    command.run(main)

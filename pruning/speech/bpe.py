@@ -1,0 +1,179 @@
+"""Word pieces: training and using a sentencepiece model in a language directory laid out as icefall's."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from pruning import files
+from pruning.errors import UserError
+
+BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
+BLANK_ID, UNKNOWN_ID = 0, 2
+MODEL_TYPES = ("unigram", "bpe", "char", "word")
+
+
+class Tokenizer:
+    """Words to token ids and back, by ``bpe.model`` of a language directory.
+
+    Args:
+        lang_dir: holds ``bpe.model`` and, as icefall's, ``tokens.txt``.
+
+    Attributes:
+        vocab_size: number of tokens, blank (0) included.
+        fingerprint: SHA-256 of ``bpe.model``, in hexadecimal.
+
+    Raises:
+        UserError: the model is missing or broken, its blank is not token 0, or ``tokens.txt`` is another model's.
+    """
+
+    def __init__(self, lang_dir: files.PathLike) -> None:
+        import sentencepiece
+
+        self.lang_dir = Path(lang_dir)
+        path = self.lang_dir / "bpe.model"
+        remedy = "make the language directory with local/train_bpe.py"
+        try:
+            serialized = path.read_bytes()
+        except OSError:
+            raise UserError(f"{path} does not exist or cannot be read", remedy) from None
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
+        except RuntimeError:
+            raise UserError(f"{path} is not a sentencepiece model", remedy) from None
+        self.vocab_size: int = self._processor.get_piece_size()
+        self.fingerprint = hashlib.sha256(serialized).hexdigest()
+        if self.vocab_size == 0 or self._processor.id_to_piece(BLANK_ID) != BLANK:
+            raise UserError(f"{path} has no {BLANK} as its token 0", remedy)
+        self._check_table()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``; what the model does not know becomes ``<unk>`` (2)."""
+        return self._processor.encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The words that ``tokens`` spell, separated by one space; blanks are left out."""
+        return " ".join(self._processor.decode([int(token) for token in tokens if token > BLANK_ID]).split())
+
+    def tokens(self) -> list[str]:
+        """All tokens by id."""
+        return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint records, for ``check_matches``."""
+        return {"vocab_size": self.vocab_size, "sha256": self.fingerprint}
+
+    def check_matches(self, recorded: dict[str, Any], name: str = "the checkpoint") -> None:
+        """Check that a checkpoint was trained with this model.
+
+        Args:
+            recorded: what ``describe`` gave when the checkpoint was trained; missing keys are not compared.
+            name: of the checkpoint, for the message.
+
+        Raises:
+            UserError: the size or the fingerprint differs.
+        """
+        size, fingerprint = recorded.get("vocab_size"), recorded.get("sha256")
+        remedy = "give the --lang-dir that it was trained with"
+        if size is not None and size != self.vocab_size:
+            raise UserError(f"{self.lang_dir} has {self.vocab_size} tokens but {name} has {size}", remedy)
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise UserError(f"{self.lang_dir / 'bpe.model'} is not the model of {name}", remedy)
+
+    def _check_table(self) -> None:
+        """Compare ``tokens.txt`` with the model, if it is there."""
+        path = self.lang_dir / "tokens.txt"
+        if not path.is_file():
+            return
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # tokens.txt may go on with disambiguation symbols such as #0, which are no tokens of the model
+        table = [(line[0], line[1]) for line in lines if len(line) == 2 and not re.fullmatch(r"#\d+", line[0])]
+        if table != [(token, str(index)) for index, token in enumerate(self.tokens())]:
+            raise UserError(f"{path} does not match bpe.model beside it", "make both again with local/train_bpe.py")
+
+
+def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[int], model_type: str) -> Tokenizer:
+    """Train a sentencepiece model and write ``bpe.model`` and ``tokens.txt``, with ids as icefall's.
+
+    Args:
+        texts: transcripts, one utterance each.
+        lang_dir: directory to write; does nothing if ``bpe.model`` and ``tokens.txt`` are there.
+        vocab_size: number of tokens, the three special ones included; None (``char`` only): as many as there are.
+        model_type: ``unigram`` (icefall's), ``bpe``, ``char`` or ``word``.
+
+    Raises:
+        UserError: the text has too few different pieces for ``vocab_size``, is empty, or the options are wrong.
+    """
+    import sentencepiece
+
+    directory = Path(lang_dir)
+    if (directory / "bpe.model").is_file() and (directory / "tokens.txt").is_file():
+        return _existing(directory, vocab_size)
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"{model_type!r} is no kind of token", f"choose one of {', '.join(MODEL_TYPES)}")
+    if vocab_size is None and model_type != "char":
+        raise UserError(f"{model_type} tokens need a vocabulary size", "give --vocab-size")
+    model = io.BytesIO()
+    sentences = _Counted(texts)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            vocab_size=vocab_size or 2**16,
+            hard_vocab_limit=vocab_size is not None,  # without: as many characters as there are
+            model_type=model_type,
+            character_coverage=1.0,
+            input_sentence_size=0,
+            user_defined_symbols=[BLANK, SOS_EOS],
+            unk_id=UNKNOWN_ID,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,  # sums in another order could give another model
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _explained(error, sentences.count, vocab_size) from None
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "tokens.txt").unlink(missing_ok=True)  # of an earlier model, whose table would not match
+    with files.atomic_path(directory / "bpe.model") as temporary:
+        temporary.write_bytes(model.getvalue())
+    tokens = Tokenizer(directory).tokens()
+    files.write_text(directory / "tokens.txt", "".join(f"{token} {index}\n" for index, token in enumerate(tokens)))
+    return Tokenizer(directory)
+
+
+class _Counted:
+    """Iterates over texts and counts them."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._texts:
+            self.count += 1
+            yield text
+
+
+def _existing(directory: Path, vocab_size: Optional[int]) -> Tokenizer:
+    tokenizer = Tokenizer(directory)
+    if vocab_size is not None and tokenizer.vocab_size != vocab_size:
+        raise UserError(
+            f"{directory} holds {tokenizer.vocab_size} tokens, not {vocab_size}", "remove it or give another --lang-dir"
+        )
+    return tokenizer
+
+
+def _explained(error: Exception, sentences: int, vocab_size: Optional[int]) -> UserError:
+    """Sentencepiece's complaint in the user's words."""
+    limit = re.search(r"value <= (\d+)", str(error))
+    if sentences == 0:
+        return UserError("there is no transcript to train tokens from", "check the training cuts")
+    if limit:
+        what = f"a vocabulary of {vocab_size} tokens is too large for the text, which has room for {limit.group(1)}"
+        return UserError(what, f"give --vocab-size {limit.group(1)} or less")
+    return UserError(f"sentencepiece cannot train {vocab_size} tokens ({error})", "check --vocab-size and the text")

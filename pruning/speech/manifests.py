@@ -1,0 +1,179 @@
+"""Reading, checking and writing lhotse manifests; every fault is named by file and item before hours of work."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning import files
+from pruning.errors import UserError
+
+if TYPE_CHECKING:
+    from lhotse import CutSet, RecordingSet, SupervisionSet
+
+_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a damaged manifest raises: a cut-off or damaged archive, bad JSON, missing fields."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where manifests of a corpus are, named as icefall names them, e.g. ``librispeech_cuts_test-clean.jsonl.gz``."""
+
+    directory: Path
+    prefix: str = "librispeech"
+
+    def recordings(self, part: str) -> Path:
+        """The recordings of ``part``."""
+        return self.directory / f"{self.prefix}_recordings_{part}.jsonl.gz"
+
+    def supervisions(self, part: str) -> Path:
+        """The supervisions (transcripts) of ``part``."""
+        return self.directory / f"{self.prefix}_supervisions_{part}.jsonl.gz"
+
+    def cuts(self, part: str) -> Path:
+        """The cuts of ``part``, with features."""
+        return self.directory / f"{self.prefix}_cuts_{part}.jsonl.gz"
+
+
+@contextmanager
+def naming(path: files.PathLike) -> Iterator[None]:
+    """Turn what a damaged manifest raises while it is read into a UserError that names ``path``."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "run the stage that writes it first") from None
+    except _BROKEN as error:
+        what = f"{path} is not a whole manifest ({type(error).__name__}: {error})"
+        raise UserError(what, "remove it and run the stage that writes it again") from None
+
+
+def check_exists(paths: Iterable[files.PathLike]) -> list[Path]:
+    """The paths as ``Path``.
+
+    Raises:
+        UserError: there is none, or one of them is missing or empty.
+    """
+    found = [Path(path) for path in paths]
+    if not found:
+        raise UserError("no manifest is given", "name at least one file of cuts")
+    for path in found:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist", "run the stage that writes it first")
+        if path.stat().st_size == 0:
+            raise UserError(f"{path} is empty", "remove it and run the stage that writes it again")
+    return found
+
+
+def iterate_cuts(path: Path) -> Iterator[Any]:
+    """The cuts of one manifest, read lazily.
+
+    Raises:
+        UserError: while iterating, where the manifest is damaged.
+    """
+    from lhotse import load_manifest_lazy
+
+    with naming(path):
+        iterator = iter(load_manifest_lazy(path))
+    while True:
+        with naming(path):
+            try:
+                cut = next(iterator)
+            except StopIteration:
+                return
+        yield cut
+
+
+class LazyCuts:
+    """A manifest as lhotse's samplers take it: read anew, lazily, at every iteration; faults name the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Any]:
+        return iterate_cuts(self.path)
+
+
+def count_lines(path: Path) -> int:
+    """How many items a manifest holds (one a line), without parsing them.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with naming(path), gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+        return sum(1 for _ in stream)
+
+
+def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) -> None:
+    """Check manifests before anything is computed from them.
+
+    Args:
+        recordings: of the part.
+        supervisions: of the part.
+        name: of the part, for messages.
+
+    Raises:
+        UserError: naming the first item for which: a transcript is missing or empty, a recording has none, a file is
+            absent, or a supervision lies outside of its recording.
+    """
+    by_id = {recording.id: recording for recording in recordings}
+    if not by_id:
+        raise UserError(f"{name} has no recordings", "check the corpus directory")
+    spoken = set()
+    for supervision in supervisions:
+        recording = by_id.get(supervision.recording_id)
+        if recording is None:
+            what = f"{name}: recording {supervision.recording_id} of utterance {supervision.id} is missing"
+            raise UserError(what, "add the recording or remove the transcript")
+        if not (supervision.text or "").strip():
+            raise UserError(f"{name}: the transcript of {supervision.id} is empty", "add its words or remove it")
+        if supervision.start < 0 or supervision.end > recording.duration + 0.05:  # rounding of segment files
+            what = (
+                f"{name}: utterance {supervision.id} lies at {supervision.start}..{supervision.end} s of recording "
+                f"{recording.id}, which lasts {recording.duration} s"
+            )
+            raise UserError(what, "correct its times")
+        spoken.add(recording.id)
+    for recording in by_id.values():
+        if recording.id not in spoken:
+            raise UserError(f"{name}: recording {recording.id} has no transcript", "add it or remove the recording")
+        for source in recording.sources:
+            if source.type == "file" and not Path(source.source).is_file():
+                raise UserError(f"{name}: {source.source} of recording {recording.id} does not exist", "restore it")
+
+
+def write(recordings: RecordingSet, supervisions: SupervisionSet, paths: Paths, part: str) -> None:
+    """Check and write the manifests of ``part``, sorted by id, by rename; the supervisions, written last, mean done."""
+    from lhotse import RecordingSet, SupervisionSet
+
+    validate(recordings, supervisions, part)
+    for path, manifest in (
+        (paths.recordings(part), RecordingSet.from_recordings(sorted(recordings, key=lambda item: item.id))),
+        (paths.supervisions(part), SupervisionSet.from_segments(sorted(supervisions, key=lambda item: item.id))),
+    ):
+        with files.atomic_path(path) as temporary:
+            manifest.to_file(temporary)
+
+
+def read(paths: Paths, part: str) -> CutSet:
+    """Cuts without features, one a supervision, from the manifests of ``part``.
+
+    Raises:
+        UserError: a manifest is missing or damaged, or does not pass ``validate``.
+    """
+    from lhotse import CutSet, load_manifest
+
+    check_exists([paths.recordings(part), paths.supervisions(part)])
+    with naming(paths.recordings(part)):
+        recordings = load_manifest(paths.recordings(part))
+    with naming(paths.supervisions(part)):
+        supervisions = load_manifest(paths.supervisions(part))
+    validate(recordings, supervisions, part)
+    cuts = CutSet.from_manifests(recordings=recordings, supervisions=supervisions)
+    if all(len(cut.supervisions) == 1 and cut.supervisions[0].duration == cut.duration for cut in cuts):
+        return cuts  # keeps the ids of the recordings, as icefall does
+    return cuts.trim_to_supervisions(keep_overlapping=False).to_eager()
