@@ -17,7 +17,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike, write_json
 from pruning.models import registry
 from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.speech.augment import SpecAugment, SpecAugmentConfig
+from pruning.speech.augment import SpecAugment
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches, training_batches
 from pruning.speech.losses import LossConfig
@@ -39,8 +39,7 @@ class RunConfig:
     Attributes:
         model: dimensions; not given when training starts from a checkpoint.
         loss: transducer and CTC loss.
-        data: batches.
-        augment: SpecAugment.
+        data: batches and SpecAugment.
         distillation: what is learned from a teacher, where one is given.
         trainer: the loop.
     """
@@ -48,7 +47,6 @@ class RunConfig:
     model: Optional[TransducerConfig] = None
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
@@ -139,7 +137,7 @@ def train(
     else:
         model = new_network(config.model, tokenizer, config.trainer.seed)
     task = TransducerTask(
-        model.train(), config.loss, _augment(config), _guidance(config.distillation, teacher, tokenizer)
+        model.train(), config.loss, SpecAugment(config.data.spec_augment), _guidance(config.distillation, teacher, tokenizer)
     )
     fit(task, config, inputs, tokenizer, exp_dir, header, dense)
 
@@ -162,7 +160,7 @@ def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathL
     model, _ = load_network(teacher, tokenizer)
     gating = Gating(model, config.gating, frames_of(config.gating.constraint.seconds), config.trainer.seed)
     guidance = _guidance(config.distillation, teacher, tokenizer)
-    task = TransducerTask(model.train(), config.loss, _augment(config), guidance, gating)
+    task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance, gating)
     facts = network_facts(model)
     fit(task, config, inputs, tokenizer, exp_dir, {"dense": facts}, facts)
     if distributed.initialise(config.trainer.device).is_main:
@@ -202,7 +200,13 @@ def fit(
         task=task,
         train_batches=partial(_training_batches, config, inputs, tokenizer, world),
         dev_batches=partial(
-            evaluation_batches, config.data, inputs.dev_cuts, tokenizer, rank=world.rank, world_size=world.size
+            evaluation_batches,
+            config.data,
+            inputs.dev_cuts,
+            tokenizer,
+            for_loss=True,
+            rank=world.rank,
+            world_size=world.size,
         ),
         exp_dir=exp_dir,
         header={"model": registry.describe(task.model), "tokenizer": tokenizer.describe(), **header},
@@ -225,10 +229,6 @@ def _training_batches(
         rank=world.rank,
         world_size=world.size,
     )
-
-
-def _augment(config: RunConfig) -> SpecAugment:
-    return SpecAugment(config.augment)
 
 
 def _guidance(

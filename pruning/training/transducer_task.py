@@ -24,8 +24,6 @@ from pruning.speech.transducer_loss import decoder_output, joiner_logits
 from pruning.training.gating import Gating
 from pruning.training.task import ParameterGroup, StepInfo, Task, weight_groups
 
-FRAMES_PER_SECOND = 100
-
 
 @dataclass(frozen=True)
 class Guidance:
@@ -164,7 +162,7 @@ class TransducerTask(Task):
         if self.gating is not None:
             self.gating.gates.limit()
 
-    def log_values_at(self, step: StepInfo) -> dict[str, float]:
+    def log_values(self, step: StepInfo) -> dict[str, float]:
         """Sparsities, target and multipliers."""
         return {} if self.gating is None else self.gating.log_values(step)
 
@@ -182,7 +180,3 @@ class TransducerTask(Task):
             return {}
         return {"gated_structure": self.gating.structure().to_dict(), "targets": self.gating.targets}
 
-
-def frames_of(seconds: float) -> int:
-    """Feature frames of ``seconds`` of audio."""
-    return int(round(seconds * FRAMES_PER_SECOND))
