@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech import bpe, data, manifests
+from pruning.speech import bpe, manifests, sampler
 
 _SPEED_PERTURBED = re.compile(r"_sp\d+\.\d+$")  # lhotse's suffix: the same words again
 
@@ -21,7 +21,7 @@ def transcripts(cuts_paths: Sequence[Path]) -> Iterator[str]:
     for path in manifests.check_exists(cuts_paths):
         for cut in manifests.iterate_cuts(path):
             if not _SPEED_PERTURBED.search(cut.id):
-                yield data.transcript(cut)
+                yield sampler.transcript(cut)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
@@ -15,14 +13,12 @@ from torch import Tensor
 
 from pruning import files
 from pruning.errors import UserError
-from pruning.speech import manifests
+from pruning.speech import manifests, sampler
 from pruning.speech.augment import SpecAugmentConfig
 from pruning.speech.bpe import Tokenizer
 
 PADDING = math.log(1e-10)
 """What features are padded with: the logarithm of no energy, as lhotse's."""
-
-_BINS_FROM = 10_000  # the durations of so many cuts set the limits of the buckets
 
 
 @dataclass(frozen=True)
@@ -95,11 +91,6 @@ class Batch:
         )
 
 
-def frames_after_subsampling(frames: int) -> int:
-    """Frames after convolutional subsampling by 4 (two kernels of 3 with stride 2, no padding)."""
-    return max(0, ((frames - 1) // 2 - 1) // 2)
-
-
 def training_batches(
     config: DataConfig,
     cuts_paths: Sequence[files.PathLike],
@@ -131,10 +122,10 @@ def training_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} {epoch}").getrandbits(31)  # a string seeds by all of its bits
-    selection = _Selection(config, tokenizer)
-    sampler = _sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
+    selection = sampler.Selection(config, tokenizer)
+    batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
     dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None)
-    yield from _load(config, _Skipping(sampler, skip_batches), dataset)
+    yield from _load(config, sampler.Skipping(batches, skip_batches), dataset)
     selection.report(epoch)
 
 
@@ -160,9 +151,9 @@ def evaluation_batches(
         UserError: a manifest or a file of features is missing or damaged.
     """
     paths = manifests.check_exists(cuts_paths)
-    selection = _Selection(config, tokenizer if for_loss else None, durations=False)
-    sampler = _sampler(config, paths, selection, None, rank, world_size)
-    yield from _load(config, _Skipping(sampler, 0), _Dataset(tokenizer, None))
+    selection = sampler.Selection(config, tokenizer if for_loss else None, durations=False)
+    batches = sampler.bucketing_sampler(config, paths, selection, None, rank, world_size)
+    yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None))
     selection.report(None)
 
 
@@ -175,147 +166,8 @@ def count_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} 0").getrandbits(31)
-    sampler = _sampler(config, paths, _Selection(config, tokenizer), key, 0, world_size)
-    return sum(1 for _ in sampler)
-
-
-class _Selection:
-    """Which cuts are fit for training; counts the others."""
-
-    def __init__(self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True) -> None:
-        self._config, self._tokenizer, self._durations = config, tokenizer, durations
-        self.kept, self.wrong_duration, self.too_many_tokens = 0, 0, 0
-
-    def __call__(self, cut: Any) -> bool:
-        if self._durations and not self._config.min_cut_duration <= cut.duration <= self._config.max_cut_duration:
-            self.wrong_duration += 1
-            return False
-        if self._tokenizer is not None:
-            tokens = self._tokenizer.encode(transcript(cut))
-            if not tokens or frames_after_subsampling(_num_frames(cut)) < len(tokens):
-                self.too_many_tokens += 1
-                return False
-        self.kept += 1
-        return True
-
-    def report(self, epoch: Optional[int]) -> None:
-        """Log how many cuts were dropped, if any."""
-        dropped = self.wrong_duration + self.too_many_tokens
-        if dropped:
-            where = "evaluation" if epoch is None else f"epoch {epoch}"
-            logging.info(
-                "%s: dropped %d of %d cuts: %d too short or too long, %d with more tokens than frames",
-                where, dropped, dropped + self.kept, self.wrong_duration, self.too_many_tokens,
-            )  # fmt: skip
-
-
-def transcript(cut: Any) -> str:
-    """The text of ``cut``.
-
-    Raises:
-        UserError: it has none, or several.
-    """
-    if len(cut.supervisions) != 1:
-        what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
-        raise UserError(what, "split it with lhotse's `cut trim-to-supervisions`, or prepare the data again")
-    text = cut.supervisions[0].text
-    if not (text or "").strip():
-        raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
-    return text
-
-
-def _num_frames(cut: Any) -> int:
-    if not cut.has_features:
-        raise UserError(f"cut {cut.id} has no features", "compute them with local/compute_features.py")
-    return cut.num_frames
-
-
-class _Merged:
-    """Cuts of several manifests, read lazily: shuffled together in proportion to what is left of each, or in turn."""
-
-    def __init__(self, paths: Sequence[Path], key: Optional[int]) -> None:
-        self._sources = [manifests.LazyCuts(path) for path in paths]
-        self._counts = [manifests.count_lines(path) for path in paths] if len(paths) > 1 else []
-        self._key = key
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._key is None or len(self._sources) == 1:
-            for source in self._sources:
-                yield from source
-            return
-        generator = random.Random(self._key)
-        left, iterators = list(self._counts), [iter(source) for source in self._sources]
-        while sum(left) > 0:
-            (chosen,) = generator.choices(range(len(left)), weights=left)
-            left[chosen] -= 1
-            yield next(iterators[chosen])
-
-
-def _sampler(
-    config: DataConfig, paths: Sequence[Path], selection: _Selection, key: Optional[int], rank: int, world_size: int
-) -> Any:
-    """Lhotse's bucketing sampler over ``paths``; ``key`` seeds the order, None keeps the manifests' own.
-
-    Raises:
-        UserError: there is no cut that ``selection`` lets through.
-    """
-    from lhotse.dataset import DynamicBucketingSampler
-
-    cuts = _Merged(paths, key)
-    names = ", ".join(str(path) for path in paths)
-    first = _first_durations(cuts, selection)
-    if not first:
-        raise UserError(
-            f"no cut of {names} is fit for training", "check durations, transcripts and min/max_cut_duration"
-        )
-    sampler = DynamicBucketingSampler(
-        cuts,
-        max_duration=config.max_duration,
-        duration_bins=_duration_bins(first, config.num_buckets),
-        buffer_size=config.buffer_size or 5000 * config.num_buckets,
-        shuffle=key is not None,
-        drop_last=False,  # lhotse then shares the last cuts among the ranks
-        rank=rank,
-        world_size=world_size,
-        seed=key or 0,
-    )
-    sampler.filter(selection)
-    return sampler
-
-
-def _first_durations(cuts: Iterable[Any], selection: _Selection) -> list[float]:
-    """Durations (s) of the first cuts fit for training; does not count into ``selection``."""
-    trial = _Selection(selection._config, selection._tokenizer, selection._durations)
-    durations: list[float] = []
-    for cut in cuts:
-        if trial(cut):
-            durations.append(cut.duration)
-        if len(durations) == _BINS_FROM:
-            break
-    return durations
-
-
-def _duration_bins(durations: Sequence[float], num_buckets: int) -> list[float]:
-    """Limits between buckets (s) such that each holds about as much audio as the others."""
-    ordered = sorted(durations)
-    share, filled, limits = sum(ordered) / num_buckets, 0.0, []
-    for duration in ordered:
-        if filled >= share * (len(limits) + 1) and (not limits or duration > limits[-1]):
-            limits.append(duration)
-        filled += duration
-    return limits[: num_buckets - 1]
-
-
-class _Skipping:
-    """Numbered batches of cuts of a sampler, from ``skip`` on; those before are drawn and thrown away."""
-
-    def __init__(self, sampler: Any, skip: int) -> None:
-        self._sampler, self._skip = sampler, skip
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        for index, cuts in enumerate(self._sampler):
-            if index >= self._skip:
-                yield index, cuts
+    batches = sampler.bucketing_sampler(config, paths, sampler.Selection(config, tokenizer), key, 0, world_size)
+    return sum(1 for _ in batches)
 
 
 class _Noise:
@@ -361,7 +213,7 @@ class _Dataset(torch.utils.data.Dataset):
         loaded = [load_features(cut) for cut in cuts]
         lengths = torch.tensor([len(features) for features in loaded], dtype=torch.int64)
         features = torch.nn.utils.rnn.pad_sequence(loaded, batch_first=True, padding_value=PADDING)
-        texts = [transcript(cut) for cut in cuts]
+        texts = [sampler.transcript(cut) for cut in cuts]
         tokens = [self._tokenizer.encode(text) if self._tokenizer else [] for text in texts]
         return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(cut.duration for cut in cuts))
 
@@ -372,7 +224,7 @@ def load_features(cut: Any) -> Tensor:
     Raises:
         UserError: they were not computed, or their file is missing or damaged.
     """
-    _num_frames(cut)
+    sampler.num_frames(cut)
     try:
         return torch.from_numpy(cut.load_features()).to(torch.float32)
     except Exception as error:  # lilcom and the storage types of lhotse raise what they like
@@ -382,7 +234,7 @@ def load_features(cut: Any) -> Tensor:
         raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
 
 
-def _load(config: DataConfig, schedule: _Skipping, dataset: _Dataset) -> Iterator[Batch]:
+def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> Iterator[Batch]:
     loader = torch.utils.data.DataLoader(
         dataset,
         sampler=schedule,

@@ -1,0 +1,167 @@
+"""Which cuts of which manifests come into which batch: selection, merging, bucketing by lhotse; no audio is read."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from pruning.errors import UserError
+from pruning.speech import manifests
+from pruning.speech.bpe import Tokenizer
+
+if TYPE_CHECKING:
+    from pruning.speech.data import DataConfig
+
+_BINS_FROM = 10_000  # the durations of so many cuts set the limits of the buckets
+
+
+def frames_after_subsampling(frames: int) -> int:
+    """Frames after convolutional subsampling by 4 (two kernels of 3 with stride 2, no padding)."""
+    return max(0, ((frames - 1) // 2 - 1) // 2)
+
+
+class Selection:
+    """Which cuts are fit for training; counts the others."""
+
+    def __init__(self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True) -> None:
+        self._config, self._tokenizer, self._durations = config, tokenizer, durations
+        self.kept, self.wrong_duration, self.too_many_tokens = 0, 0, 0
+
+    def __call__(self, cut: Any) -> bool:
+        if self._durations and not self._config.min_cut_duration <= cut.duration <= self._config.max_cut_duration:
+            self.wrong_duration += 1
+            return False
+        if self._tokenizer is not None:
+            tokens = self._tokenizer.encode(transcript(cut))
+            if not tokens or frames_after_subsampling(num_frames(cut)) < len(tokens):
+                self.too_many_tokens += 1
+                return False
+        self.kept += 1
+        return True
+
+    def copy(self) -> Selection:
+        """The same selection, with nothing counted."""
+        return Selection(self._config, self._tokenizer, self._durations)
+
+    def report(self, epoch: Optional[int]) -> None:
+        """Log how many cuts were dropped, if any."""
+        dropped = self.wrong_duration + self.too_many_tokens
+        if dropped:
+            where = "evaluation" if epoch is None else f"epoch {epoch}"
+            logging.info(
+                "%s: dropped %d of %d cuts: %d too short or too long, %d with more tokens than frames",
+                where, dropped, dropped + self.kept, self.wrong_duration, self.too_many_tokens,
+            )  # fmt: skip
+
+
+def transcript(cut: Any) -> str:
+    """The text of ``cut``.
+
+    Raises:
+        UserError: it has none, or several.
+    """
+    if len(cut.supervisions) != 1:
+        what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
+        raise UserError(what, "split it with lhotse's `cut trim-to-supervisions`, or prepare the data again")
+    text = cut.supervisions[0].text
+    if not (text or "").strip():
+        raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
+    return text
+
+
+def num_frames(cut: Any) -> int:
+    if not cut.has_features:
+        raise UserError(f"cut {cut.id} has no features", "compute them with local/compute_features.py")
+    return cut.num_frames
+
+
+class _Merged:
+    """Cuts of several manifests, read lazily: shuffled together in proportion to what is left of each, or in turn."""
+
+    def __init__(self, paths: Sequence[Path], key: Optional[int]) -> None:
+        self._sources = [manifests.LazyCuts(path) for path in paths]
+        self._counts = [manifests.count_lines(path) for path in paths] if len(paths) > 1 else []
+        self._key = key
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._key is None or len(self._sources) == 1:
+            for source in self._sources:
+                yield from source
+            return
+        generator = random.Random(self._key)
+        left, iterators = list(self._counts), [iter(source) for source in self._sources]
+        while sum(left) > 0:
+            (chosen,) = generator.choices(range(len(left)), weights=left)
+            left[chosen] -= 1
+            yield next(iterators[chosen])
+
+
+def bucketing_sampler(
+    config: DataConfig, paths: Sequence[Path], selection: Selection, key: Optional[int], rank: int, world_size: int
+) -> Any:
+    """Lhotse's bucketing sampler over ``paths``; ``key`` seeds the order, None keeps the manifests' own.
+
+    Raises:
+        UserError: there is no cut that ``selection`` lets through.
+    """
+    from lhotse.dataset import DynamicBucketingSampler
+
+    cuts = _Merged(paths, key)
+    names = ", ".join(str(path) for path in paths)
+    first = _first_durations(cuts, selection)
+    if not first:
+        raise UserError(
+            f"no cut of {names} is fit for training", "check durations, transcripts and min/max_cut_duration"
+        )
+    sampler = DynamicBucketingSampler(
+        cuts,
+        max_duration=config.max_duration,
+        duration_bins=_duration_bins(first, config.num_buckets),
+        buffer_size=config.buffer_size or 5000 * config.num_buckets,
+        shuffle=key is not None,
+        drop_last=False,  # lhotse then shares the last cuts among the ranks
+        rank=rank,
+        world_size=world_size,
+        seed=key or 0,
+    )
+    sampler.filter(selection)
+    return sampler
+
+
+def _first_durations(cuts: Iterable[Any], selection: Selection) -> list[float]:
+    """Durations (s) of the first cuts fit for training; does not count into ``selection``."""
+    trial = selection.copy()
+    durations: list[float] = []
+    for cut in cuts:
+        if trial(cut):
+            durations.append(cut.duration)
+        if len(durations) == _BINS_FROM:
+            break
+    return durations
+
+
+def _duration_bins(durations: Sequence[float], num_buckets: int) -> list[float]:
+    """Limits between buckets (s) such that each holds about as much audio as the others."""
+    ordered = sorted(durations)
+    share, filled = sum(ordered) / num_buckets, 0.0
+    limits: list[float] = []
+    for duration in ordered:
+        if filled >= share * (len(limits) + 1) and (not limits or duration > limits[-1]):
+            limits.append(duration)
+        filled += duration
+    return limits[: num_buckets - 1]
+
+
+class Skipping:
+    """Numbered batches of cuts of a sampler, from ``skip`` on; those before are drawn and thrown away."""
+
+    def __init__(self, sampler: Any, skip: int) -> None:
+        self._sampler, self._skip = sampler, skip
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        for index, cuts in enumerate(self._sampler):
+            if index >= self._skip:
+                yield index, cuts
