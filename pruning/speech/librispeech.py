@@ -99,6 +99,7 @@ def prepare(corpus_dir: Path, parts: Sequence[str], output_dir: Path, num_jobs: 
     Raises:
         UserError: see ``check_parts``, ``check_utterances`` and ``manifests.validate``.
     """
+    manifests.quiet_progress()
     from lhotse.recipes import prepare_librispeech
 
     paths = manifests.Paths(output_dir)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import files
 from pruning.errors import UserError
@@ -72,11 +74,15 @@ def check_exists(paths: Iterable[files.PathLike]) -> list[Path]:
 def iterate_cuts(path: Path) -> Iterator[Any]:
     """The cuts of one manifest, read lazily.
 
+    Files of features and audio that the manifest names relative to the directory it was made in are found from any
+    working directory, as long as they kept their place relative to the manifest.
+
     Raises:
         UserError: while iterating, where the manifest is damaged.
     """
     from lhotse import load_manifest_lazy
 
+    roots = _Roots(path)
     with naming(path):
         iterator = iter(load_manifest_lazy(path))
     while True:
@@ -85,7 +91,36 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
                 cut = next(iterator)
             except StopIteration:
                 return
-        yield cut
+        yield roots.located(cut)
+
+
+class _Roots:
+    """Finds the directories that relative paths in a manifest start from: the working directory or one above it.
+
+    The first cut decides for the whole manifest, since looking for the files of each would be slow.
+    """
+
+    def __init__(self, manifest: Path) -> None:
+        self._above = list(manifest.resolve().parents)
+        self._of: dict[str, Optional[Path]] = {}
+
+    def located(self, cut: Any) -> Any:
+        """``cut`` with paths that exist from the working directory, where the files can be found at all."""
+        track = cut.tracks[0].cut if hasattr(cut, "tracks") else cut
+        if track.has_features and track.features.storage_path:
+            root = self._root("features", track.features.storage_path)
+            cut = cut if root is None else cut.with_features_path_prefix(root)
+        if track.has_recording and track.recording.sources[0].type == "file":
+            root = self._root("recording", track.recording.sources[0].source)
+            cut = cut if root is None else cut.with_recording_path_prefix(root)
+        return cut
+
+    def _root(self, kind: str, stored: str) -> Optional[Path]:
+        if kind not in self._of:
+            relative = not Path(stored).is_absolute() and not Path(stored).exists()
+            found = (root for root in self._above if relative and (root / stored).exists())
+            self._of[kind] = next(found, None)
+        return None if Path(stored).is_absolute() else self._of[kind]
 
 
 class LazyCuts:
@@ -106,6 +141,44 @@ def count_lines(path: Path) -> int:
     """
     with naming(path), gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
         return sum(1 for _ in stream)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of manifests: number of cuts, seconds of audio together and of the longest cut."""
+
+    cuts: int
+    seconds: float
+    longest: float
+
+    @property
+    def hours(self) -> float:
+        """Of audio."""
+        return self.seconds / 3600
+
+
+def statistics(paths: Iterable[files.PathLike]) -> Statistics:
+    """Count the cuts of manifests, reading them line by line.
+
+    Raises:
+        UserError: a manifest is missing or damaged.
+    """
+    from lhotse.serialization import deserialize_item, load_jsonl
+
+    cuts, seconds, longest = 0, 0.0, 0.0
+    for path in check_exists(paths):
+        with naming(path):
+            for item in load_jsonl(path):
+                # plain cuts say their duration; mixed ones need lhotse to work it out, which is slower
+                duration = item["duration"] if "duration" in item else deserialize_item(item).duration
+                cuts, seconds, longest = cuts + 1, seconds + duration, max(longest, duration)
+    return Statistics(cuts, seconds, longest)
+
+
+def quiet_progress() -> None:
+    """Keep lhotse's progress bars out of log files: they are drawn on terminals only. Call it before lhotse is used."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) -> None:
@@ -176,4 +249,5 @@ def read(paths: Paths, part: str) -> CutSet:
     cuts = CutSet.from_manifests(recordings=recordings, supervisions=supervisions)
     if all(len(cut.supervisions) == 1 and cut.supervisions[0].duration == cut.duration for cut in cuts):
         return cuts  # keeps the ids of the recordings, as icefall does
-    return cuts.trim_to_supervisions(keep_overlapping=False).to_eager()
+    trimmed = cuts.trim_to_supervisions(keep_overlapping=False)
+    return trimmed.map(lambda cut: cut.with_id(cut.supervisions[0].id)).to_eager()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import soundfile
@@ -131,16 +132,28 @@ def _utterances(
 _espeak: Optional[Espeak] = None  # initialised before the fork, silent until after it: see espeak.py
 
 
-def _speak(task: tuple[Utterance, Path]) -> tuple[str, float]:
-    """Speak and record one utterance into its file; returns its identifier and its seconds."""
-    assert _espeak is not None
+def _speak(task: tuple[Utterance, Path]) -> Union[tuple[str, float], Exception]:
+    """Speak and record one utterance into its file; returns its identifier and its seconds.
+
+    Errors are returned, because not every exception can be raised again in another process.
+    """
     utterance, path = task
+    try:
+        return utterance.identifier, _record(utterance, path)
+    except (UserError, OSError) as error:
+        return error
+
+
+def _record(utterance: Utterance, path: Path) -> float:
+    assert _espeak is not None
     generator = np.random.default_rng(utterance.seed)
     voice = utterance.speaker.voice.jittered(generator)
     speech = _espeak.speak(utterance.text, voice, int(generator.integers(2**31)))
     wave = acoustics.record(speech, _espeak.sampling_rate, utterance.conditions, generator)
-    soundfile.write(path, wave, acoustics.SAMPLING_RATE, subtype="PCM_16")
-    return utterance.identifier, len(wave) / acoustics.SAMPLING_RATE
+    encoded = io.BytesIO()  # a full disk is then an OSError and not one of libsndfile's
+    soundfile.write(encoded, wave, acoustics.SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    path.write_bytes(encoded.getvalue())
+    return len(wave) / acoustics.SAMPLING_RATE
 
 
 def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int) -> None:
@@ -182,8 +195,13 @@ def _speak_all(parts: list[Part], directory: Path, num_workers: int) -> dict[str
             tasks.append((utterance, chapter / f"{utterance.identifier}.flac"))
     _espeak = Espeak()
     context = multiprocessing.get_context("fork")
+    seconds: dict[str, float] = {}
     with context.Pool(num_workers, maxtasksperchild=1) as pool:
-        return dict(pool.imap_unordered(_speak, tasks, chunksize=1))
+        for result in pool.imap_unordered(_speak, tasks, chunksize=1):
+            if isinstance(result, Exception):
+                raise result
+            seconds[result[0]] = result[1]
+    return seconds
 
 
 def _chapter_directory(directory: Path, part: Part, utterance: Utterance) -> Path:
