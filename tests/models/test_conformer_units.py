@@ -1,0 +1,169 @@
+"""Exactness and costs of every unit kind of the transducer: masked equals extracted, analytic equals counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pruning.core.cost import CostModel
+from pruning.core.extraction import extract
+from pruning.core.masking import Masker
+from pruning.core.structure import Structure
+from pruning.core.units import check_groups
+from pruning.models.conformer import ConformerConfig
+from pruning.models.conformer_units import MODULE_KINDS, UNIT_KINDS
+from pruning.models.registry import build, describe
+from pruning.models.transducer import Transducer, TransducerConfig
+from tests.counter import count_macs
+
+
+def network(strides: tuple[int, ...] = (2, 2), channels: tuple[int, ...] = (4, 6)) -> Transducer:
+    torch.manual_seed(0)
+    encoder = ConformerConfig(
+        d_model=20,
+        num_layers=3,
+        head_dim=6,
+        num_heads=(4, 3, 2),
+        macaron_dim=(16, 24, 32),
+        ffn_dim=(24,),
+        conv_channels=(20, 12, 16),
+        conv_kernel=7,
+        subsampling_channels=channels,
+        subsampling_strides=strides,
+    )
+    model = Transducer(TransducerConfig(encoder=encoder, vocab_size=13, decoder_dim=8, joiner_dim=8)).eval()
+    for module in model.modules():  # far from their initial values, or a mistake in slicing them would not show
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+            nn.init.normal_(module.bias)
+    return model
+
+
+def random_masks(model: Transducer, seed: int, kinds: tuple[str, ...], keep: float) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    masks = {}
+    for group in model.unit_groups():
+        if group.kind in kinds:
+            opened = torch.rand(group.size, generator=generator) < keep
+            opened[: group.minimum] = True
+            masks[group.name] = opened * (0.4 + torch.rand(group.size, generator=generator))
+    return masks
+
+
+def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@torch.no_grad()
+def check_exact(model: Transducer, structure: Structure) -> Transducer:
+    features, lengths = torch.randn(2, 70, 80), torch.tensor([70, 41])
+    with Masker(model, model.unit_groups()).applied(structure.masks()):
+        masked = model(features, lengths)
+    small = extract(model, structure)
+    assert isinstance(small, Transducer)
+    cut = small(features, lengths)
+    valid = torch.arange(cut.output.shape[1]) < cut.lengths[:, None]
+    assert relative_difference(cut.output[valid], masked.output[valid]) < 1e-4
+    return small
+
+
+def test_the_declaration_fits_the_network() -> None:
+    model = network()
+    check_groups(model, model.unit_groups())
+    assert {group.kind for group in model.unit_groups()} == {*UNIT_KINDS, *MODULE_KINDS}
+
+
+@pytest.mark.parametrize("kind", [*UNIT_KINDS, *MODULE_KINDS])
+@pytest.mark.parametrize("strides", [(2, 2), (1, 2, 2)])
+def test_masked_equals_extracted_for_each_kind(kind: str, strides: tuple[int, ...]) -> None:
+    model = network(strides, (4, 6, 5)[: len(strides)])
+    for seed in range(3):
+        structure = Structure.from_masks(model.unit_groups(), random_masks(model, seed, (kind,), 0.6))
+        small = check_exact(model, structure)
+        if any(len(units.kept) < units.size for units in structure.groups.values()):
+            assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), keep=st.floats(0.05, 0.95))
+def test_masked_equals_extracted_for_all_kinds_at_once(seed: int, keep: float) -> None:
+    model = network()
+    check_exact(model, Structure.from_masks(model.unit_groups(), random_masks(model, seed, UNIT_KINDS + MODULE_KINDS, keep)))
+
+
+def test_masking_does_something() -> None:
+    model = network()
+    features, lengths = torch.randn(1, 70, 80), torch.tensor([70])
+    with torch.no_grad():
+        dense = model(features, lengths).output
+        for group in model.unit_groups():
+            with Masker(model, model.unit_groups()).applied({group.name: torch.zeros(group.size)}):
+                masked = model(features, lengths).output
+            assert relative_difference(masked, dense) > 1e-3, group.name
+        assert torch.equal(model(features, lengths).output, dense), "nothing stays behind"
+
+
+@pytest.mark.parametrize("module", ["macaron", "attention", "convolution", "ffn"])
+def test_a_module_emptied_of_its_units_goes_with_its_bias(module: str) -> None:
+    model = network()
+    masks = {g.name: torch.zeros(g.size) for g in model.unit_groups() if g.parent == f"encoder.layers.1.{module}"}
+    small = check_exact(model, Structure.from_masks(model.unit_groups(), masks))
+    assert not any(name.startswith(f"encoder.layers.1.{module}.") for name in small.state_dict())
+
+
+def test_a_whole_layer_can_go() -> None:
+    model = network()
+    masks = {g.name: torch.zeros(1) for g in model.unit_groups() if g.kind in MODULE_KINDS and "layers.1." in g.name}
+    small = check_exact(model, Structure.from_masks(model.unit_groups(), masks))
+    left = {name for name in small.state_dict() if name.startswith("encoder.layers.1.")}
+    assert left == {"encoder.layers.1.final_norm.weight", "encoder.layers.1.final_norm.bias"}
+
+
+def test_extraction_repeats() -> None:
+    model = network()
+    once = check_exact(model, Structure.from_masks(model.unit_groups(), random_masks(model, 1, UNIT_KINDS, 0.7)))
+    twice = check_exact(once, Structure.from_masks(once.unit_groups(), random_masks(once, 2, UNIT_KINDS, 0.7)))
+    assert build(describe(twice)).state_dict().keys() == twice.state_dict().keys()
+
+
+def test_extraction_leaves_the_dense_network_alone() -> None:
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    small = extract(model, Structure.dense(model.unit_groups()))
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), keep=st.floats(0.2, 0.9), frames=st.integers(20, 300))
+def test_analytic_costs_equal_counted_ones(seed: int, keep: float, frames: int) -> None:
+    model = network()
+    kinds = UNIT_KINDS + MODULE_KINDS
+    structure = Structure.from_masks(model.unit_groups(), random_masks(model, seed, kinds, keep))
+    small = extract(model, structure)
+    assert isinstance(small, Transducer)
+    predicted = CostModel(model.unit_groups(), model.cost_terms(frames)).structure_cost(structure)
+    assert predicted["size"] == sum(parameter.numel() for parameter in small.encoder.parameters())
+    counted = count_macs(lambda: small(torch.randn(1, frames, 80), torch.tensor([frames])))
+    assert predicted["macs"] == counted
+    own = CostModel(small.unit_groups(), small.cost_terms(frames))
+    assert own.dense == predicted
+
+
+def test_gradients_reach_weights_and_masks() -> None:
+    model = network()
+    group = next(group for group in model.unit_groups() if group.kind == "heads")
+    mask = torch.ones(group.size, requires_grad=True)
+    with Masker(model, model.unit_groups()).applied({group.name: mask}):
+        model(torch.randn(1, 60, 80), torch.tensor([60])).output.square().mean().backward()
+    assert mask.grad is not None
+    assert (mask.grad != 0).all()
+    weight = model.get_parameter(group.masks[0].tensor)
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
