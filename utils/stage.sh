@@ -17,10 +17,13 @@ fail() {
   exit 1
 }
 
+[[ ${stage:?} =~ ^-?[0-9]+$ && ${stop_stage:?} =~ ^-?[0-9]+$ ]] ||
+  fail "stages are numbers, not '$stage' and '$stop_stage'"
+
 # in_stage N: whether stage N was asked for.
 in_stage() {
   _stage_now=$1
-  [ "${stage:?}" -le "$1" ] && [ "$1" -le "${stop_stage:?}" ]
+  [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]
 }
 
 # require FILE N: ends with one line if FILE, which stage N writes, is missing.
@@ -47,12 +50,6 @@ run_logged() {
   wait "$_runner" || status=$?
   trap - TERM HUP INT
   [ "$status" -eq 0 ] || _report_failure "$what" "$log"
-}
-
-# done_before DIR: whether what writes DIR ended; says so.
-done_before() {
-  [ -f "$1/.done" ] || return 1
-  echo "$(date '+%F %T') stage $_stage_now: $1 is done"
 }
 
 _pass_on() {

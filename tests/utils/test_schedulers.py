@@ -30,7 +30,11 @@ pids = []
 for number in range(first, last + 1):
     if str(number) not in lost:
         environment = dict(os.environ, {task}=str(number))
-        pids.append(subprocess.Popen(["bash", arguments[-1]], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(
+            ["bash", arguments[-1]], env=environment, stdin=nothing, stdout=nothing, stderr=nothing
+        )
+        pids.append(process.pid)
 open("queue", "w").write(" ".join(map(str, pids)))
 print("{answer}")
 """
