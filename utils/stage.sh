@@ -54,8 +54,8 @@ run_logged() {
 
 _pass_on() {
   trap '' TERM HUP INT
-  kill "-$1" "$_runner" 2> /dev/null
-  wait "$_runner"
+  kill "-$1" "$_runner" 2> /dev/null || true
+  wait "$_runner" || true
   exit "$2"
 }
 

@@ -1,0 +1,105 @@
+"""The environment script: nothing to do when done, and one clear line for what keeps it from its work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "utils" / "setup_env.sh"
+
+
+def setup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(SCRIPT), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The last line of a failure, the only one that is an error."""
+    assert result.returncode != 0
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and result.stderr.splitlines()[-1] == errors[0]
+    return errors[0]
+
+
+@pytest.fixture
+def old_python(tmp_path: Path) -> str:
+    """A PATH on which every Python is 3.9."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python3.11", "python3", "python"):
+        (programs / name).write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 && exit\nexit 1\n')
+        (programs / name).chmod(0o755)
+    return f"{programs}:{os.environ['PATH']}"
+
+
+def test_the_wrong_python_is_told(tmp_path: Path, old_python: str) -> None:
+    line = one_line(setup("--dir", str(tmp_path / "env"), PATH=old_python, PYTHON=""))
+    assert "Python 3.11 is needed, found Python 3.9.2" in line and "PYTHON=/path" in line
+    assert not (tmp_path / "env").exists()
+
+
+def test_too_little_space_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    line = one_line(setup("--dir", str(tmp_path / "env"), "--min-free-gb", "1000000"))
+    assert "of the 1000000 GB" in line and str(tmp_path) in line
+    assert not (tmp_path / "env").exists()
+
+
+def test_no_network_is_told_and_leaves_nothing_that_counts_as_done(tmp_path: Path) -> None:
+    closed = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1", "PIP_CONFIG_FILE": os.devnull}
+    closed.update(PIP_FIND_LINKS="", PIP_EXTRA_INDEX_URL="")
+    line = one_line(setup("--dir", str(tmp_path / "env"), **closed))
+    assert "could not be reached" in line and "network" in line
+    assert not (tmp_path / "env" / ".setup-stamp").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--extras", "gpu"], "no extra 'gpu'"),
+        (["--python", "x"], "unknown option --python"),
+        (["x"], "not understood"),
+    ],
+)
+def test_bad_options_are_told(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    assert complaint in one_line(setup("--dir", str(tmp_path / "env"), *arguments))
+
+
+def test_a_finished_environment_costs_nothing_and_a_changed_wish_is_noticed(tmp_path: Path, old_python: str) -> None:
+    """The stamp of this repository's own environment, if it is there, says that it is done."""
+    environment = REPOSITORY / ".venv"
+    if not (environment / ".setup-stamp").is_file():
+        pytest.skip("the tests run in an environment that utils/setup_env.sh did not make at .venv")
+    begin = time.monotonic()
+    result = setup(PATH=old_python, PYTHON="")  # with no usable Python it could not do anything
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert time.monotonic() - begin < 2
+    assert "Python 3.11 is needed" in one_line(setup("--torch", "2.13-cpu", PATH=old_python, PYTHON=""))
+
+
+def test_every_locked_file_has_a_hash() -> None:
+    locks = sorted((REPOSITORY / "requirements").glob("*.txt"))
+    assert {"torch-1.13.1.txt", "torch-2.13.txt", "torch-2.13-cpu.txt", "k2-1.23.4.txt"} <= {
+        lock.name for lock in locks
+    }
+    for lock in locks:
+        text = lock.read_text().replace("\\\n", " ")
+        pinned = [line for line in text.splitlines() if line and not line.startswith("#")]
+        assert pinned and all("==" in line and "--hash=sha256:" in line for line in pinned), lock
+
+
+def test_the_gpl_voice_is_an_extra_and_no_requirement() -> None:
+    requirements = REPOSITORY / "requirements"
+    assert "espeakng-loader" in (requirements / "mini.txt").read_text()
+    for lock in requirements.glob("torch-*.txt"):
+        assert "espeakng" not in lock.read_text()

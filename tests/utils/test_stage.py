@@ -1,0 +1,78 @@
+"""Stages of a recipe: one line at the start, the end of the log and its error at a failure, nothing left running."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+UTILS = Path(__file__).resolve().parents[2] / "utils"
+
+
+def recipe(tmp_path: Path, body: str, stage: object = 0, stop_stage: object = 9) -> subprocess.Popen[str]:
+    script = f"set -euo pipefail\nstage={stage} stop_stage={stop_stage}\n. {UTILS}/stage.sh\ncmd={UTILS}/run.sh\n{body}"
+    return subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(tmp_path: Path, body: str, stage: object = 0, stop_stage: object = 9) -> tuple[int, str, str]:
+    process = recipe(tmp_path, body, stage, stop_stage)
+    output, error = process.communicate(timeout=60)
+    return process.returncode, output, error
+
+
+def test_only_the_stages_asked_for_run(tmp_path: Path) -> None:
+    body = "for n in 0 1 2 3 4; do if in_stage $n; then echo $n; fi; done"
+    assert run(tmp_path, body, 1, 3) == (0, "1\n2\n3\n", "")
+    status, _, error = run(tmp_path, body, "one")
+    assert status == 1 and error == "error: stages are numbers, not 'one' and '9'\n"
+
+
+def test_a_stage_says_what_it_starts_and_where_its_log_is(tmp_path: Path) -> None:
+    status, output, error = run(tmp_path, 'in_stage 3\nrun_logged "the work" log/a.log $cmd -- echo done\necho after')
+    assert (status, error) == (0, "")
+    assert output.splitlines()[0].endswith("stage 3: the work; log: log/a.log") and output.endswith("\nafter\n")
+    assert "\ndone\n" in (tmp_path / "log/a.log").read_text()
+
+
+def test_missing_input_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+    status, output, error = run(tmp_path, "in_stage 5\nrequire exp/a 4\necho not reached")
+    assert (status, output) == (1, "")
+    assert error == "error: stage 5 needs exp/a, which does not exist; run stage 4 first\n"
+
+
+def test_a_failure_shows_the_failed_logs_and_ends_with_their_error(tmp_path: Path) -> None:
+    work = 'seq 100; echo "error: x.flac is broken; replace it" >&2; exit $(( JOB == 2 ))'
+    body = f'in_stage 2\nrun_logged "features" "my log/f.JOB.log" $cmd JOB=1:3 -- bash -c '{work}'\necho not reached'
+    status, output, error = run(tmp_path, body)
+    assert status == 1 and "not reached" not in output
+    last = error.splitlines()[-1]
+    assert last == "error: stage 2, features: x.flac is broken; replace it (log: my log/f.2.log)"
+    assert "\n100\n" in error and "\n50\n" not in error
+    assert "f.1.log" not in error and "f.3.log" not in error
+
+
+def test_a_failure_without_an_error_line_still_ends_in_one(tmp_path: Path) -> None:
+    status, _, error = run(tmp_path, 'in_stage 2\nrun_logged "work" w.log $cmd -- false')
+    assert status == 1 and error.splitlines()[-1].startswith("error: stage 2, work: ")
+    status, _, error = run(tmp_path, 'in_stage 2\nrun_logged "work" w.JOB.log no-such-runner --')
+    assert status == 1 and error.splitlines()[-1].startswith("error: stage 2, work: ")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_the_jobs_end_with_the_recipe(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    process = recipe(tmp_path, "in_stage 1\nrun_logged work w.log $cmd -- bash -c 'echo $$ > self; sleep 100'")
+    deadline = time.monotonic() + 15
+    while not (tmp_path / "self").exists() or not (tmp_path / "self").read_text().strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job = Path("/proc") / (tmp_path / "self").read_text().strip() / "stat"
+    process.send_signal(number)
+    assert process.wait(timeout=20) == status
+    while job.exists() and job.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
