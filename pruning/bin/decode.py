@@ -98,8 +98,8 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Pat
 def _decode_set(
     model: nn.Module, cuts: Path, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
-    data = DataConfig(max_duration=arguments.max_duration)
-    batches = evaluation_batches(data, [cuts], tokenizer)
+    data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
+    batches = evaluation_batches(data, [cuts])
     recognition = recognise(model, batches, tokenizer.decode, config, arguments.device)
     return recognition, time_features(cuts)
 

@@ -93,8 +93,12 @@ def decode(
         config: method and settings.
 
     Returns:
-        Token ids of each utterance, without blank.
+        Token ids of each utterance, without blank; none for an utterance without frames.
     """
+    heard = lengths > 0
+    if not bool(heard.all()):
+        found = iter(decode(model, encoder_out[heard], lengths[heard], config) if bool(heard.any()) else [])
+        return [next(found) if some else [] for some in heard.tolist()]
     settings = config.settings()
     if config.method == "ctc_greedy_search":
         return ctc_greedy_search(model.ctc(encoder_out), lengths)

@@ -11,6 +11,8 @@ from torch import Tensor
 from pruning.speech.ctc import best_path_tokens
 from pruning.speech.network import TransducerNetwork
 
+_LOG_ZERO = -1.0e4
+
 
 @lru_cache(maxsize=2)
 def _trivial_graph(vocab_size: int, device: str) -> Any:
@@ -29,6 +31,9 @@ def fast_beam_search(
     max_states: int = 64,
 ) -> list[list[int]]:
     """The best path through the lattice that k2's decoding streams make over the trivial graph.
+
+    k2 lets a path end only after a blank, and so would lose a token on the last frame; therefore each utterance is
+    followed by one frame that is blank with certainty.
 
     Args:
         model: decoder and joiner.
@@ -54,12 +59,15 @@ def fast_beam_search(
     )
     graph = _trivial_graph(decoder.vocab_size, str(encoder_out.device))
     streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(graph) for _ in range(utterances)], config)
-    am = joiner.encoder_proj(encoder_out)
-    for t in range(frames):
+    am = torch.nn.functional.pad(joiner.encoder_proj(encoder_out), (0, 0, 0, 1))  # a frame after the longest utterance
+    only_blank = torch.full((decoder.vocab_size,), _LOG_ZERO, device=am.device)
+    only_blank[decoder.blank_id] = 0.0
+    for t in range(am.size(1)):
         shape, contexts = streams.get_contexts()  # contexts: (contexts of all utterances, C)
+        utterance = shape.row_ids(1).to(torch.int64)
         lm = joiner.decoder_proj(decoder(contexts.to(torch.int64), pad=False)).squeeze(1)
-        rows = am[:, t].index_select(0, shape.row_ids(1).to(torch.int64))
-        streams.advance(joiner(rows, lm, project=False).float().log_softmax(dim=1))
+        log_probs = joiner(am[utterance, t], lm, project=False).float().log_softmax(dim=1)
+        ended = (t >= lengths)[utterance].unsqueeze(1)
+        streams.advance(torch.where(ended, only_blank, log_probs))
     streams.terminate_and_flush_to_streams()
-    # An utterance whose last frame is not blank has no final state: allow_partial takes what is there.
-    return best_path_tokens(streams.format_output(lengths.tolist(), allow_partial=True))
+    return best_path_tokens(streams.format_output((lengths + 1).tolist(), allow_partial=True))
