@@ -47,7 +47,7 @@ def test_missing_input_names_the_stage_that_makes_it(tmp_path: Path) -> None:
 
 def test_a_failure_shows_the_failed_logs_and_ends_with_their_error(tmp_path: Path) -> None:
     work = 'seq 100; echo "error: x.flac is broken; replace it" >&2; exit $(( JOB == 2 ))'
-    body = f'in_stage 2\nrun_logged "features" "my log/f.JOB.log" $cmd JOB=1:3 -- bash -c '{work}'\necho not reached'
+    body = f"in_stage 2\nrun_logged features 'my log/f.JOB.log' $cmd JOB=1:3 -- bash -c '{work}'\necho not reached"
     status, output, error = run(tmp_path, body)
     assert status == 1 and "not reached" not in output
     last = error.splitlines()[-1]
