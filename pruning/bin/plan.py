@@ -1,0 +1,105 @@
+"""Print what the recipe's training runs will cost, before any of them is started: from a few timed steps on this device.
+
+State and activations are per device, in float32 (bf16 halves most activations). The corpus is read from the cuts where
+they exist, else from LibriSpeech's published sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Optional
+
+import torch
+from tabulate import tabulate
+
+from pruning.bin import arguments, command
+from pruning.core.uniform import uniform_structure
+from pruning.errors import UserError
+from pruning.models.transducer import Transducer
+from pruning.speech import manifests
+from pruning.speech.bpe import Tokenizer
+from pruning.speech.corpora import librispeech_size
+from pruning.training import configuration, runs
+from pruning.training.facts import cost_model
+from pruning.training.plan import Corpus, RunPlan, plan_run, table
+from pruning.training.provenance import processor_name
+
+
+def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copies: int) -> tuple[Corpus, str]:
+    """The size of the training data and where it is known from."""
+    if paths and all(Path(path).exists() for path in paths):
+        found = manifests.statistics(paths)
+        if not found.cuts:
+            raise UserError(f"{', '.join(map(str, paths))} hold no cuts", "run the feature stage")
+        return Corpus(found.hours, found.cuts), "cuts"
+    if not parts:
+        raise UserError(f"{' '.join(paths or ['the cuts'])} do not exist", "run the feature stage, or give --parts")
+    hours, count = librispeech_size(parts)
+    return Corpus(hours * copies, count * copies), "published sizes" + (f", {copies} speeds" if copies > 1 else "")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--teacher-config", required=True, help="configuration of the teacher, with 'model'")
+    parser.add_argument("--prune-config", help="configuration of pruning")
+    parser.add_argument("--finetune-config", help="configuration of fine-tuning")
+    parser.add_argument("--uniform-config", help="configuration of the uniform model from scratch")
+    parser.add_argument("--train-cuts", nargs="+", help="cut manifests")
+    parser.add_argument("--parts", nargs="+", help="LibriSpeech parts, where the cuts do not exist yet")
+    parser.add_argument("--copies", type=int, default=1, help="speeds of speed perturbation, with --parts")
+    parser.add_argument("--lang-dir", help="language directory; without it --vocab-size counts")
+    parser.add_argument("--vocab-size", type=int, default=500, help="word pieces, where --lang-dir does not exist yet")
+    parser.add_argument("--processes", type=int, default=1, help="training processes, one device each")
+    parser.add_argument("--timed-seconds", type=float, default=30.0, help="audio of a timed batch; times are scaled to data.max_duration")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
+    options = parser.parse_intermixed_args(argv)
+    corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
+    teacher_config = configuration.load(runs.RunConfig, options.teacher_config, options.overrides)
+    if teacher_config.model is None:
+        raise UserError(f"{options.teacher_config} has no 'model'", "give its dimensions")
+    vocab = options.vocab_size
+    if options.lang_dir and Path(options.lang_dir).exists():
+        vocab = Tokenizer(options.lang_dir).vocab_size
+    print(f"training data: {corpus.hours:.1f} h, {corpus.utterances} utterances ({source})")
+    print(f"timed on {_device()}, {options.processes} process(es); hours assume that all are like it", flush=True)
+    plans = _plans(options, teacher_config, corpus, vocab)
+    headers, rows = table(plans, options.processes)
+    print(tabulate(rows, headers, colalign=("left",) + ("right",) * (len(headers) - 1), disable_numparse=True))
+    print(f"together {sum(plan.hours for plan in plans):.1f} hours, pruned networks at their target's uniform size")
+
+
+def _plans(options: object, teacher_config: runs.RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:
+    """One plan for each configuration that is given."""
+    get = vars(options).get
+    assert teacher_config.model is not None
+    dense = Transducer(replace(teacher_config.model, vocab_size=vocab))
+    settings = {"processes": get("processes"), "timed_seconds": get("timed_seconds")}
+    plans = [plan_run("teacher", dense, teacher_config, corpus, **settings)]  # type: ignore[arg-type]
+    targets = {"size": 0.5}
+    if get("prune_config"):
+        prune = configuration.load(runs.PruneConfig, get("prune_config"))
+        targets = prune.gating.constraint.targets()
+        plans.append(plan_run("pruning", dense, prune, corpus, **settings))  # type: ignore[arg-type]
+    cost, target = next(iter(targets.items()))
+    costs = cost_model(dense, 10.0)
+    structure = uniform_structure(dense.unit_groups(), costs, cost, (1 - target) * costs.dense[cost])
+    for name, path in (("fine-tuning", get("finetune_config")), ("uniform", get("uniform_config"))):
+        if path:
+            config = configuration.load(runs.RunConfig, path)
+            small = dense.shrink(structure)
+            plans.append(plan_run(name, small, config, corpus, teacher=dense, **settings))  # type: ignore[arg-type]
+    return plans
+
+
+def _device() -> str:
+    """The device that steps are timed on."""
+    if torch.cuda.is_available():
+        return processor_name("cuda")
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    command.run(main)

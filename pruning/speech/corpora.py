@@ -1,0 +1,27 @@
+"""Published sizes of corpora, for planning before anything is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pruning.errors import UserError
+
+# hours and utterances; hours as in Panayotov et al. 2015, table 1, utterances as lhotse counts them
+LIBRISPEECH = {
+    "train-clean-5": (5.3, 1519),
+    "train-clean-100": (100.6, 28539),
+    "train-clean-360": (363.6, 104014),
+    "train-other-500": (496.7, 148688),
+}
+
+
+def librispeech_size(parts: Sequence[str]) -> tuple[float, int]:
+    """Hours and utterances of LibriSpeech's training ``parts`` together.
+
+    Raises:
+        UserError: a part whose size is not published here.
+    """
+    for part in parts:
+        if part not in LIBRISPEECH:
+            raise UserError(f"the size of {part} is not known", f"prepare its cuts, or choose from {', '.join(LIBRISPEECH)}")
+    return sum(LIBRISPEECH[part][0] for part in parts), sum(LIBRISPEECH[part][1] for part in parts)
