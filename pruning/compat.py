@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_HAS_SDPA = hasattr(torch.nn.functional, "scaled_dot_product_attention")
+_FUSED: Any = getattr(torch.nn.functional, "scaled_dot_product_attention", None)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
@@ -22,8 +22,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: 
     Returns:
         ``(N, H, T, D)``.
     """
-    if _HAS_SDPA:
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    if _FUSED is not None:
+        return _FUSED(query, key, value, attn_mask=bias, dropout_p=dropout)
     scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(query.shape[-1]) + bias
     weights = torch.nn.functional.dropout(scores.softmax(dim=-1), dropout)
     return torch.matmul(weights, value)
@@ -39,3 +39,30 @@ def grad_scaler(device_type: str, enabled: bool) -> Any:
 def supports_bf16(device: torch.device) -> bool:
     """Whether bf16 autocast runs in hardware there: CUDA devices say so themselves, a CPU always takes it."""
     return device.type != "cuda" or torch.cuda.is_bf16_supported()
+
+
+def repair_torchrun() -> None:
+    """Make torch 1.13's launcher start under Python 3.11, where iterating a flag leaves out its 0 ("no redirection")."""
+    from torch.distributed.elastic.multiprocessing.api import Std
+
+    if isinstance(Std.from_str("0"), Std):
+        return
+
+    def from_str(text: str) -> Any:
+        if ":" not in text:
+            return Std(int(text))
+        return {int(rank): Std(int(value)) for rank, value in (item.split(":") for item in text.split(","))}
+
+    Std.from_str = staticmethod(from_str)
+
+
+def storage_id(tensor: Tensor) -> int:
+    """The same for tensors that share memory."""
+    return tensor.untyped_storage().data_ptr() if hasattr(tensor, "untyped_storage") else tensor.storage().data_ptr()
+
+
+def storage_bytes(tensor: Tensor) -> int:
+    """Bytes of the memory that a tensor is a view of."""
+    if hasattr(tensor, "untyped_storage"):
+        return len(tensor.untyped_storage())
+    return tensor.storage().nbytes()

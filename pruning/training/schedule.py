@@ -36,17 +36,12 @@ class ScheduleConfig:
         """Refuse settings that cannot be followed.
 
         Raises:
-            UserError: a decay without a known end, a negative or too long warm-up.
+            UserError: a decay without a known end, or a negative warm-up.
         """
         if self.warmup_steps < 0:
             raise UserError(f"schedule.warmup_steps is {self.warmup_steps}", "give 0 or more steps")
-        if self.type not in ("linear", "cosine"):
-            return
-        if total_steps is None:
+        if self.type in ("linear", "cosine") and total_steps is None:
             raise UserError(f"the {self.type} schedule needs to know where training ends", "set max_steps")
-        if self.warmup_steps >= total_steps:
-            raise UserError(f"schedule.warmup_steps is {self.warmup_steps} but training has {total_steps} steps",
-                            "shorten the warm-up")
 
 
 def learning_rate_scale(config: ScheduleConfig, step: int, epoch: int, total_steps: Optional[int]) -> float:

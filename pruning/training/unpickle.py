@@ -237,9 +237,9 @@ class _Unpickler(pickle._Unpickler):
         return self._storage(storage_type, key, count, view[0] if view else None)
 
     def load_build(self) -> None:
-        owner = self.stack[-2]
+        owner = self.stack[-2]  # type: ignore[attr-defined]
         if not isinstance(owner, _WITH_STATE):
             raise _Refused(f"state for {owner!r}")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[dict-item]

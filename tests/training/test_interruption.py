@@ -1,0 +1,126 @@
+"""Real processes: killed at random moments, asked to stop, and several at once under torchrun."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning.training import checkpoint, experiment
+from pruning.training.interruption import REQUEUE_STATUS
+from tests.training.test_trainer import assert_equal_experiments, rows, weights
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ["num_epochs=4", "average_period=3", "log_interval=2", "save_interval=5", "valid_interval=6",
+            "tensorboard=false", "num_threads=1", "device=cpu"]
+
+
+def start(
+    exp_dir: Path, *settings: str, options: Sequence[str] = (), launcher: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program = ["-m", "tests.training.toy", *options, str(exp_dir), *SETTINGS, *settings]
+    command = [sys.executable, *launcher, *program]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return errors
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    exp_dir = tmp_path_factory.mktemp("whole")
+    finish(start(exp_dir))
+    return exp_dir
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_ends_with_the_same_weights(whole_run: Path, tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed of the moments: {seed}")  # shown when the test fails
+    moments = random.Random(seed)
+    for _ in range(4):
+        # a state after each step, so that kills also fall into the writing of states and checkpoints
+        process = start(tmp_path, "state_interval=1", options=["--delay", "0.02"])
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "starting" in line or "resuming" in line:
+                break
+        time.sleep(moments.uniform(0.0, 0.5))
+        process.kill()
+        process.communicate(timeout=300)
+    finish(start(tmp_path, "state_interval=1"))
+    assert_equal_experiments(whole_run, tmp_path)
+    assert not list(tmp_path.rglob(".tmp-*"))
+    places = [(row["kind"], row["step"]) for row in rows(tmp_path)]
+    assert len(places) == len(set(places))
+
+
+@pytest.mark.slow
+def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, options=["--delay", "0.1"])
+    while not (tmp_path / "metrics.jsonl").exists() or not rows(tmp_path):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == REQUEUE_STATUS, errors
+    assert "run the same command again" in errors and "Traceback" not in errors
+    assert experiment.resumable_state(tmp_path) is not None and not experiment.is_done(tmp_path)
+    assert "resuming" in finish(start(tmp_path))
+    assert_equal_experiments(whole_run, tmp_path)
+    assert "done already" in finish(start(tmp_path))
+
+
+LAUNCHER = ["-m", "pruning.bin.torchrun", "--nproc_per_node=2", "--standalone"]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_accumulation(tmp_path: Path) -> None:
+    """Gradients are averaged over processes: equal weights on both, and those of one process taking both's batches."""
+    finish(start(tmp_path / "two", "num_epochs=2", options=["--plain"], launcher=LAUNCHER))
+    first, second = (torch.load(tmp_path / "two" / f"rank-{rank}.pt") for rank in (0, 1))
+    for name in first:
+        assert torch.equal(first[name], second[name])
+    finish(start(tmp_path / "one", "num_epochs=2", "accumulate=2", options=["--plain", "--batches", "14"]))
+    for name, tensor in weights(tmp_path / "one/epoch-2.safetensors").items():
+        assert torch.allclose(tensor, weights(tmp_path / "two/epoch-2.safetensors")[name], atol=1e-6)
+    assert checkpoint.read_header(tmp_path / "two/epoch-2.safetensors")["step"] == 14
+    assert experiment.is_done(tmp_path / "two")
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    for row, other in zip(one, two):  # terms are means over the batches of both, in training and on dev
+        assert row["error"] == pytest.approx(other["error"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
+    process = start(tmp_path / "stopped", "num_epochs=2", options=["--delay", "0.1"], launcher=LAUNCHER)
+    while not (tmp_path / "stopped/metrics.jsonl").exists() or not rows(tmp_path / "stopped"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == REQUEUE_STATUS, errors
+    assert experiment.resumable_state(tmp_path / "stopped") is not None and not experiment.is_done(tmp_path / "stopped")
+    finish(start(tmp_path / "stopped", "num_epochs=2", launcher=LAUNCHER))
+    finish(start(tmp_path / "whole", "num_epochs=2", launcher=LAUNCHER))
+    for name, tensor in weights(tmp_path / "whole/epoch-2.safetensors").items():
+        assert torch.equal(tensor, weights(tmp_path / "stopped/epoch-2.safetensors")[name])
+
+
+@pytest.mark.slow
+def test_errors_of_a_process_are_one_line(tmp_path: Path) -> None:
+    process = start(tmp_path, "optimizer.lr=1", launcher=LAUNCHER)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "error: unknown key 'optimizer'" in errors and "Traceback" not in errors

@@ -1,0 +1,127 @@
+"""A task of milliseconds to test the training loop with; also a program, ``python -m tests.training.toy EXP_DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pruning.training import configuration, distributed
+from pruning.training.seeding import seed_everything
+from pruning.training.task import ParameterGroup, StepInfo, Task, weight_groups
+from pruning.training.trainer import Trainer
+from pruning.training.trainer_config import TrainerConfig
+
+FEATURES = 4
+HEADER = {"model": {"type": "toy", "hidden": 8}}
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    """inputs (N, 4), targets (N, 1)."""
+
+    inputs: Tensor
+    targets: Tensor
+    seconds: float = 2.0
+
+    def to(self, device: torch.device) -> ToyBatch:
+        return ToyBatch(self.inputs.to(device), self.targets.to(device), self.seconds)
+
+
+def build(description: Mapping[str, Any]) -> nn.Module:
+    hidden = description["hidden"]
+    return nn.Sequential(nn.Linear(FEATURES, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.2), nn.Linear(hidden, 1))
+
+
+class ToyTask(Task):
+    """Regression with dropout and batch norm, and a multiplier that holds the mean output at 1."""
+
+    def __init__(self, model: Optional[nn.Module] = None) -> None:
+        super().__init__()
+        self.model = build(HEADER["model"]) if model is None else model
+        self.multiplier = nn.Parameter(torch.zeros(()))
+        self.steps_seen = 0
+
+    def forward(self, batch: ToyBatch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self.model(batch.inputs)
+        error = (output - batch.targets).square().mean()
+        excess = output.mean() - 1.0
+        return error + self.multiplier * excess, {"error": error.detach(), "weight": torch.tensor(len(output))}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        multiplier = ParameterGroup("multiplier", (self.multiplier,), 1e-2, 0.0, True, False, "constant")
+        return [*weight_groups([self.model]), multiplier]
+
+    def log_values(self, step: StepInfo) -> dict[str, float]:
+        return {"multiplier": self.multiplier.item(), "seen": float(self.steps_seen)}
+
+    def after_step(self, step: StepInfo) -> None:
+        self.steps_seen += 1
+
+    def python_state(self) -> dict[str, Any]:
+        return {"steps_seen": self.steps_seen}
+
+    def load_python_state(self, state: Mapping[str, Any]) -> None:
+        self.steps_seen = state["steps_seen"]
+
+
+def batch_of(seed: int, size: int = 8) -> ToyBatch:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(size, FEATURES, generator=generator)
+    return ToyBatch(inputs, inputs.sum(1, keepdim=True))
+
+
+def batches(epoch: int, skip: int, count: int = 7, delay: float = 0.0) -> Iterator[ToyBatch]:
+    for index in range(skip, count):
+        time.sleep(delay)
+        yield batch_of(1000 * epoch + index)
+
+
+def development() -> Iterator[ToyBatch]:
+    return (batch_of(10**6 + index) for index in range(2))
+
+
+def toy_task(seed: int = 3) -> ToyTask:
+    seed_everything(seed)
+    return ToyTask()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("exp_dir", type=Path)
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds per batch")
+    parser.add_argument("--batches", type=int, default=7, help="per epoch and process")
+    parser.add_argument("--plain", action="store_true", help="a linear model without dropout and batch norm")
+    args = parser.parse_args()
+    config = configuration.load(TrainerConfig, None, args.settings)
+    world = distributed.initialise(config.device)
+    task = toy_task()
+    if args.plain:
+        seed_everything(3)
+        task = ToyTask(nn.Linear(FEATURES, 1))
+
+    def train_batches(epoch: int, skip: int) -> Iterator[ToyBatch]:
+        for index in range(skip, args.batches):
+            time.sleep(args.delay)
+            # consecutive batches go to consecutive processes
+            yield batch_of(1000 * epoch + index * world.size + world.rank)
+
+    trainer = Trainer(config, task=task, train_batches=train_batches, dev_batches=development, exp_dir=args.exp_dir,
+                      header=HEADER, world=world)
+    trainer.run()
+    if world.size > 1:
+        torch.save(task.state_dict(), args.exp_dir / f"rank-{world.rank}.pt")
+        distributed.shutdown()
+
+
+if __name__ == "__main__":
+    from pruning.bin import command
+
+    command.run(lambda argv: main())
