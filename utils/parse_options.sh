@@ -17,7 +17,7 @@ _option_lines() {
   sed -n -e '/^\(\.\|source\) .*parse_options\.sh/q' -e '/^[a-z_][a-z0-9_]*=/p' "$_options_script"
 }
 
-_option_names() { _option_lines | sed 's/=.*//'; }
+_option_names=" $(_option_lines | sed 's/=.*//' | tr '\n' ' ')"
 
 _options_help() {
   sed -n -e '1{/^#!/d;}' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$_options_script"
@@ -54,9 +54,7 @@ while [ $# -gt 0 ]; do
     --*)
       _option=${1#--}
       _option=${_option//-/_}
-      if ! _option_names | grep -qFx -- "$_option"; then
-        _options_fail "unknown option $1; --help lists the options"
-      fi
+      [[ $_option_names == *" $_option "* ]] || _options_fail "unknown option $1; --help lists the options"
       [ $# -ge 2 ] || _options_fail "$1 has no value; write $1 VALUE"
       if [[ ${!_option} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
         _options_fail "$1 takes true or false, not '$2'"
@@ -68,4 +66,4 @@ while [ $# -gt 0 ]; do
     *) break ;;
   esac
 done
-unset _option
+unset _option _option_names

@@ -67,6 +67,14 @@ fi
 : "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
 : "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"
 
+
+# told now rather than after the stages before
+config_of=([4]=$teacher_config [5]=$prune_config [7]=$finetune_config [8]=$uniform_config)
+for number in "${!config_of[@]}"; do
+  in_stage "$number" || continue
+  [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf in --help"
+done
+
 # shellcheck source=egs/librispeech/cmd.sh
 . ./cmd.sh
 # shellcheck source=egs/librispeech/path.sh

@@ -1,0 +1,159 @@
+"""The whole LibriSpeech recipe on seconds of synthetic speech, with a network of thousands of parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).resolve().parents[1] / "egs" / "librispeech"
+SYSTEMS = ("teacher", "finetuned", "uniform")
+STEPS = (
+    "trainer.max_steps=2 trainer.valid_interval=0 trainer.num_threads=1 trainer.tensorboard=false "
+    "data.max_duration=30 data.num_buckets=2"
+)
+DIMENSIONS = (
+    "model.encoder.num_layers=2 model.encoder.d_model=32 model.encoder.head_dim=16 model.encoder.num_heads=[2] "
+    "model.encoder.macaron_dim=[32] model.encoder.ffn_dim=[32] model.encoder.conv_channels=[32] "
+    "model.encoder.subsampling_channels=[4,4] model.decoder_dim=32 model.joiner_dim=32"
+)
+LAYERS = "distillation.layers=[0,2]"
+
+
+class Recipe:
+    """run.sh --mini true with its files in a directory of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.exp = directory / "exp"
+        self.options = ["--mini", "true", "--corpus-dir", str(directory / "corpus" / "LibriSpeech")]
+        self.options += ["--data-dir", str(self.data), "--exp-dir", str(self.exp), "--nj", "2"]
+        self.options += ["--corpus-args", "--train-utterances 40 --dev-utterances 8 --test-words 40"]
+        self.options += ["--teacher-args", f"{STEPS} {DIMENSIONS}", "--uniform-args", STEPS, "--target", "0.1"]
+        self.options += ["--prune-args", f"{STEPS} {LAYERS}", "--finetune-args", f"{STEPS} {LAYERS}"]
+        self.environment = {
+            **os.environ,
+            "PRUNING_ENV": "current",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(RECIPE / "run.sh"), *self.options, *options],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def weights(self) -> dict[Path, int]:
+        """When each checkpoint was written, in ns."""
+        return {path: path.stat().st_mtime_ns for path in self.exp.rglob("*.safetensors")}
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode != 0, result.stdout
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    pytest.importorskip("espeakng_loader", reason="the synthetic corpus needs espeakng-loader (the extra 'mini')")
+    finished = Recipe(tmp_path_factory.mktemp("recipe"))
+    result = finished.run()
+    assert result.returncode == 0, result.stderr
+    finished.output = result.stdout
+    return finished
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_what_it_promises(recipe: Recipe) -> None:
+    for part in ("train-clean-mini", "dev-clean-mini", "test-clean", "test-other"):
+        assert (recipe.data / f"fbank/librispeech_cuts_{part}.jsonl.gz").is_file()
+    assert (recipe.data / "lang_bpe_60/bpe.model").is_file() and (recipe.data / "lang_bpe_60/tokens.txt").is_file()
+    assert (recipe.exp / "pruned/structure.json").is_file()
+    for name in SYSTEMS:
+        assert (recipe.exp / name / ".done").is_file() and (recipe.exp / name / "best.safetensors").is_file()
+        for set_name in ("test-clean", "test-other"):
+            for kind in ("recogs", "errs", "wer-summary"):
+                assert len(list((recipe.exp / name / "greedy_search").glob(f"{kind}-{set_name}-*.txt"))) == 1
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_for_each_system(recipe: Recipe) -> None:
+    table = (recipe.exp / "RESULTS.md").read_text()
+    assert table.strip() in recipe.output
+    for name in ("teacher", "pruned", "uniform"):
+        assert f"\n| {name} " in table
+    assert "test-clean" in table and "test-other" in table
+
+
+@pytest.mark.slow
+def test_the_uniform_model_is_not_larger_than_the_pruned_one(recipe: Recipe) -> None:
+    facts = {name: json.loads((recipe.exp / name / "model.json").read_text()) for name in SYSTEMS}
+    assert facts["uniform"]["encoder_parameters"] <= facts["finetuned"]["encoder_parameters"]
+    assert facts["finetuned"]["encoder_parameters"] < facts["teacher"]["encoder_parameters"]
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_redone(recipe: Recipe) -> None:
+    before = recipe.weights()
+    features = {path: path.stat().st_mtime_ns for path in (recipe.data / "fbank").rglob("*") if path.is_file()}
+    result = recipe.run()
+    assert result.returncode == 0, result.stderr
+    assert recipe.weights() == before
+    assert {path: path.stat().st_mtime_ns for path in features} == features
+
+
+@pytest.mark.slow
+def test_another_configuration_in_the_same_place_is_refused(recipe: Recipe) -> None:
+    line = last_line(recipe.run("--stage", "4", "--stop-stage", "4", "--seed", "7"))
+    assert line.startswith("error: stage 4, the teacher: ") and "seed" in line
+
+
+@pytest.mark.slow
+def test_a_stage_goes_through_a_cluster_as_well(recipe: Recipe, tmp_path: Path) -> None:
+    """Manifests again, by a scheduler that starts each task of the array at once."""
+    for name, text in {
+        "sbatch": 'echo "$@" >> "$SUBMITTED"; SLURM_ARRAY_TASK_ID=1 bash "${@: -1}" > /dev/null 2>&1 & echo 17',
+        "squeue": "echo 17",
+        "scancel": "exit 0",
+    }.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{recipe.environment['PATH']}", "SUBMITTED": str(tmp_path / "submitted")}
+    options = ["--stage", "1", "--stop-stage", "1", "--cmd-backend", "slurm", "--data-dir", str(tmp_path / "data")]
+    result = recipe.run(*options, **environment)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "data/manifests/librispeech_supervisions_test-clean.jsonl.gz").is_file()
+    assert "--mem 4G" in (tmp_path / "submitted").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--stage", "1"], "run stage 0 first"),
+        (["--stage", "2"], "run stage 1 first"),
+        (["--stage", "3"], "run stage 2 first"),
+        (["--stage", "4"], "run stage 2 first"),
+        (["--stage", "9"], "run stage 2 first"),
+        (["--stage", "10"], "run stage 9 first"),
+        (["--colour", "red"], "unknown option --colour"),
+        (["--mini", "maybe"], "takes true or false"),
+        (["--speed-perturb", "maybe"], "takes true or false"),
+        (["--cmd-backend", "pbs"], "no backend 'pbs'"),
+        (["--conf", "conf/none"], "conf/none/teacher.yaml"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:
+    recipe = Recipe(tmp_path)
+    result = recipe.run(*options)
+    assert complaint in last_line(result) and result.stderr.count("\n") == 1
+    assert not recipe.data.exists() and not recipe.exp.exists()
