@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -178,7 +178,7 @@ class _Noise:
         (path,) = manifests.check_exists([config.musan_cuts])
         from lhotse import CutSet
 
-        self._cuts = CutSet.from_cuts(manifests.iterate_cuts(path))
+        self._cuts = CutSet.from_cuts(cut.drop_supervisions() for cut in manifests.iterate_cuts(path))
         self._config, self._key = config, key
 
     def __call__(self, index: int, cuts: Any) -> Any:
@@ -196,18 +196,25 @@ class _Noise:
         return mix(cuts)
 
 
+class _Fault(NamedTuple):
+    """A UserError on its way out of a worker, which could raise it only as another type."""
+
+    what: str
+    remedy: str
+
+
 class _Dataset(torch.utils.data.Dataset):
     """Loads the features of a batch of cuts; runs in the workers."""
 
     def __init__(self, tokenizer: Optional[Tokenizer], noise: Optional[_Noise]) -> None:
         self._tokenizer, self._noise = tokenizer, noise
 
-    def __getitem__(self, item: tuple[int, Any]) -> Union[Batch, UserError]:
+    def __getitem__(self, item: tuple[int, Any]) -> Union[Batch, _Fault]:
         index, cuts = item
         try:
             return self._batch(self._noise(index, cuts) if self._noise else cuts)
         except UserError as error:
-            return error  # a worker could raise it only as another type: it travels as a value
+            return _Fault(error.what, error.remedy)
 
     def _batch(self, cuts: Any) -> Batch:
         loaded = [load_features(cut) for cut in cuts]
@@ -243,6 +250,6 @@ def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> 
         generator=torch.Generator().manual_seed(0),  # else it would draw from the generator that training uses
     )
     for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
+        if isinstance(batch, _Fault):
+            raise UserError(batch.what, batch.remedy)
         yield batch

@@ -84,7 +84,7 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
 
     roots = _Roots(path)
     with naming(path):
-        iterator = iter(load_manifest_lazy(path))
+        iterator = iter(load_manifest_lazy(path) or ())  # None: it has no cuts
     while True:
         with naming(path):
             try:
@@ -250,4 +250,4 @@ def read(paths: Paths, part: str) -> CutSet:
     if all(len(cut.supervisions) == 1 and cut.supervisions[0].duration == cut.duration for cut in cuts):
         return cuts  # keeps the ids of the recordings, as icefall does
     trimmed = cuts.trim_to_supervisions(keep_overlapping=False)
-    return trimmed.map(lambda cut: cut.with_id(cut.supervisions[0].id)).to_eager()
+    return CutSet.from_cuts(cut.with_id(cut.supervisions[0].id) for cut in trimmed)

@@ -132,16 +132,16 @@ def _utterances(
 _espeak: Optional[Espeak] = None  # initialised before the fork, silent until after it: see espeak.py
 
 
-def _speak(task: tuple[Utterance, Path]) -> Union[tuple[str, float], Exception]:
+def _speak(task: tuple[Utterance, Path]) -> Union[tuple[str, float], tuple[str, str]]:
     """Speak and record one utterance into its file; returns its identifier and its seconds.
 
-    Errors are returned, because not every exception can be raised again in another process.
+    A UserError comes back as what and remedy, because it cannot be raised again in another process.
     """
     utterance, path = task
     try:
         return utterance.identifier, _record(utterance, path)
-    except (UserError, OSError) as error:
-        return error
+    except UserError as error:
+        return error.what, error.remedy
 
 
 def _record(utterance: Utterance, path: Path) -> float:
@@ -198,9 +198,10 @@ def _speak_all(parts: list[Part], directory: Path, num_workers: int) -> dict[str
     seconds: dict[str, float] = {}
     with context.Pool(num_workers, maxtasksperchild=1) as pool:
         for result in pool.imap_unordered(_speak, tasks, chunksize=1):
-            if isinstance(result, Exception):
-                raise result
-            seconds[result[0]] = result[1]
+            name, value = result
+            if isinstance(value, str):
+                raise UserError(name, value)
+            seconds[name] = value
     return seconds
 
 

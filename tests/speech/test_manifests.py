@@ -1,0 +1,114 @@
+"""Manifests: laziness, statistics, files that moved, and damage named by file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lhotse import RecordingSet, SupervisionSet, load_manifest
+
+from pruning.errors import UserError
+from pruning.speech import manifests
+
+
+def cuts_path(data_dir: Path, part: str = "train-a") -> Path:
+    return manifests.Paths(data_dir / "fbank").cuts(part)
+
+
+def test_statistics_agree_with_lhotse(data_dir: Path) -> None:
+    cuts = load_manifest(cuts_path(data_dir))
+    found = manifests.statistics([cuts_path(data_dir), cuts_path(data_dir)])
+    assert found.cuts == 2 * len(cuts) == 2 * manifests.count_lines(cuts_path(data_dir))
+    assert found.seconds == pytest.approx(2 * sum(cut.duration for cut in cuts))
+    assert found.hours == pytest.approx(found.seconds / 3600)
+    assert found.longest == max(cut.duration for cut in cuts)
+
+
+def test_reading_stops_where_the_reader_stops(data_dir: Path, tmp_path: Path) -> None:
+    lines = gzip.open(cuts_path(data_dir), "rt").read().splitlines()
+    path = tmp_path / "cuts.jsonl"
+    path.write_text("\n".join([*lines[:3], "{broken"]) + "\n")
+    iterator = manifests.iterate_cuts(path)
+    assert [next(iterator).id for _ in range(3)] == [json.loads(line)["id"] for line in lines[:3]]
+    with pytest.raises(UserError, match="cuts.jsonl is not a whole manifest"):
+        next(iterator)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.98])
+def test_a_truncated_manifest_is_named(data_dir: Path, tmp_path: Path, keep: float) -> None:
+    whole = cuts_path(data_dir).read_bytes()
+    path = tmp_path / "cuts.jsonl.gz"
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    for read in (lambda: list(manifests.iterate_cuts(path)), lambda: manifests.statistics([path])):
+        with pytest.raises(UserError, match="cuts.jsonl.gz is not a whole manifest"):
+            read()
+    with pytest.raises(UserError, match="cuts.jsonl.gz is not a whole manifest"):
+        manifests.count_lines(path)
+
+
+def test_missing_manifests_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.jsonl.gz does not exist; run the stage"):
+        manifests.check_exists([tmp_path / "nowhere.jsonl.gz"])
+    (tmp_path / "empty.jsonl.gz").touch()
+    with pytest.raises(UserError, match="empty.jsonl.gz is empty"):
+        manifests.check_exists([tmp_path / "empty.jsonl.gz"])
+    with pytest.raises(UserError, match="no manifest"):
+        manifests.check_exists([])
+
+
+def test_a_data_directory_that_moved_is_found(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As made by icefall's prepare.sh: paths are relative to the directory that holds ``data``."""
+    recipe = tmp_path / "ASR"
+    shutil.copytree(data_dir, recipe / "data")
+    path = cuts_path(recipe / "data")
+    content = gzip.open(path, "rt").read().replace(str(data_dir), "data")
+    with gzip.open(path, "wt") as stream:
+        stream.write(content)
+    monkeypatch.chdir(tmp_path)  # not the recipe's directory
+    cut = next(manifests.iterate_cuts(path))
+    assert cut.load_features().shape == (cut.num_frames, 80)
+    assert cut.load_audio().shape[0] == 1
+    monkeypatch.chdir(recipe)
+    cut = next(manifests.iterate_cuts(path))
+    assert cut.features.storage_path.startswith("data/")
+    assert cut.load_features().shape == (cut.num_frames, 80)
+
+
+def load(data_dir: Path) -> tuple[RecordingSet, SupervisionSet]:
+    paths = manifests.Paths(data_dir / "manifests")
+    return load_manifest(paths.recordings("dev")), load_manifest(paths.supervisions("dev"))
+
+
+def test_validation_passes_what_was_prepared(data_dir: Path) -> None:
+    manifests.validate(*load(data_dir), "dev")
+
+
+def test_validation_names_the_item(data_dir: Path) -> None:
+    recordings, supervisions = load(data_dir)
+    first = next(iter(supervisions))
+    others = [item for item in supervisions if item.id != first.id]
+
+    def check(message: str, *items: object) -> None:
+        with pytest.raises(UserError, match=message):
+            manifests.validate(recordings, SupervisionSet.from_segments([*others, *items]), "dev")
+
+    check(f"dev: recording {first.id} has no transcript")
+    check(f"dev: the transcript of {first.id} is empty", replace(first, text=" "))
+    check(f"dev: the transcript of {first.id} is empty", replace(first, text=None))
+    check(f"dev: recording other of utterance {first.id} is missing", replace(first, recording_id="other"))
+    check(f"dev: utterance {first.id} lies at .* which lasts", replace(first, duration=1000.0))
+    with pytest.raises(UserError, match="dev has no recordings"):
+        manifests.validate(RecordingSet.from_recordings([]), supervisions, "dev")
+
+
+def test_validation_finds_absent_audio(data_dir: Path) -> None:
+    recordings, supervisions = load(data_dir)
+    next(iter(recordings)).sources[0].source = "/absent.flac"
+    with pytest.raises(UserError, match=r"dev: /absent.flac of recording \S+ does not exist"):
+        manifests.validate(recordings, supervisions, "dev")
