@@ -99,6 +99,7 @@ def environment(module: str, argv: Optional[Sequence[str]], device: str) -> dict
         "processors": os.cpu_count(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),  # of the last minute: times on a busy machine are too long
         "torch": torch.__version__,
         "k2": version_of("k2"),
         "peak_memory_mib": round(peak_memory_mib(), 1),

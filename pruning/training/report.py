@@ -11,9 +11,11 @@ from tabulate import tabulate
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.speech.scoring import Score, read_transcripts, score
+from pruning.speech.scoring import Score, Transcript, paired_difference, read_transcripts, score
 from pruning.training.decoding_results import read_results
 from pruning.training.facts import read_facts
+
+_PARAMETERS = ("encoder_parameters", "parameters")
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class System:
     """What the network costs: see :mod:`pruning.training.facts`."""
     decodings: dict[str, dict[str, Any]]
     """Set name -> the facts of its decoding; only the sets that were decoded."""
+    transcripts: Optional[list[Transcript]]
+    """Of all sets; None if one was not decoded."""
     pooled: Optional[Score]
-    """Over all sets; None unless there are several and all were decoded."""
+    """Over all sets; None if one was not decoded."""
 
     @property
     def real_time_factor(self) -> float:
@@ -65,11 +69,12 @@ def collect(systems: Sequence[tuple[str, PathLike]], sets: Sequence[str], method
         decodings = {set_name: facts for set_name, facts in read.items() if facts is not None}
         if not decodings:
             continue
-        pooled = None
-        if len(decodings) == len(sets) > 1:
+        transcripts = None
+        if len(decodings) == len(sets):
             recogs = (Path(exp_dir, method, facts["recogs"]) for facts in decodings.values())
-            pooled = score([transcript for path in recogs for transcript in read_transcripts(path)])
-        rows.append(System(name, read_facts(exp_dir), decodings, pooled))
+            transcripts = [transcript for path in recogs for transcript in read_transcripts(path)]
+        pooled = None if transcripts is None else score(transcripts)
+        rows.append(System(name, read_facts(exp_dir), decodings, transcripts, pooled))
     _check_comparable(rows, sets)
     return rows
 
@@ -87,6 +92,11 @@ def _percent(wer: float, interval: Sequence[float]) -> str:
     return f"{wer:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
+def _sparsities(network: dict[str, Any]) -> str:
+    """The shares of the dense network's encoder, blocks and whole that are gone."""
+    return " / ".join(_sparsity(network, key) for key in ("encoder_parameters", "blocks_parameters", "parameters"))
+
+
 def _sparsity(network: dict[str, Any], key: str) -> str:
     """The share of the dense network's ``key`` that is gone."""
     dense = network["dense"][key]
@@ -102,13 +112,10 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     if len(sets) > 1:
         cells["pooled WER %"] = _percent(system.pooled.wer, system.pooled.interval) if system.pooled else "-"
     network = system.network
-    cells["encoder M"] = f"{network['encoder_parameters'] / 1e6:.3f}"
-    cells["total M"] = f"{network['parameters'] / 1e6:.3f}"
-    cells["encoder sparsity"] = _sparsity(network, "encoder_parameters")
-    cells["blocks sparsity"] = _sparsity(network, "blocks_parameters")
-    cells["model sparsity"] = _sparsity(network, "parameters")
-    cells["GMACs 10 s"] = f"{network['macs_10s'] / 1e9:.3f}"
-    cells["GMACs 30 s"] = f"{network['macs_30s'] / 1e9:.3f}"
+    encoder, total, macs_10s, macs_30s = (network[key] for key in (*_PARAMETERS, "macs_10s", "macs_30s"))
+    cells["M parameters encoder / total"] = f"{encoder / 1e6:.3f} / {total / 1e6:.3f}"
+    cells["sparsity encoder / blocks / model"] = _sparsities(network)
+    cells["GMACs 10 s / 30 s"] = f"{macs_10s / 1e9:.3f} / {macs_30s / 1e9:.3f}"
     cells["RTF"] = f"{system.real_time_factor:.4f}" + ("" if system.features_included else " (features excluded)")
     cells["memory MiB"] = f"{system.peak_memory_mib:.0f}"
     return cells
@@ -122,7 +129,25 @@ def table(systems: Sequence[System], sets: Sequence[str], style: str = "github")
         sets: the test sets, one column each, then one for all of them pooled.
         style: a format of tabulate: ``github`` for a file, ``simple`` for a terminal.
     """
-    rows = [_cells(system, sets) for system in systems]
+    return _tabulate([_cells(system, sets) for system in systems], style)
+
+
+def differences(systems: Sequence[System], style: str = "github") -> str:
+    """Pooled word error rate of each row's system minus that of each column's, as text; empty for less than two."""
+    whole = [(system.name, system.transcripts) for system in systems if system.transcripts is not None]
+    if len(whole) < 2:
+        return ""
+    rows = []
+    for name, transcripts in whole[1:]:
+        cells = {"WER % minus that of": name}
+        for other, others in whole[:-1]:
+            before = [n for n, _ in whole].index(other) < [n for n, _ in whole].index(name)
+            cells[other] = _percent(*paired_difference(transcripts, others)) if before else ""
+        rows.append(cells)
+    return _tabulate(rows, style)
+
+
+def _tabulate(rows: list[dict[str, str]], style: str) -> str:
     alignment = ["left", *["right"] * (len(rows[0]) - 1)] if rows else None
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
 
@@ -135,10 +160,16 @@ def _origin(system: System) -> list[str]:
         threads = f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''} of {facts['processor']}"
         batches = f"batches of {facts['parameters']['max_duration']:g} s"
         where = f"{threads}, {batches}, torch {facts['torch']}"
-        origins.setdefault((where, facts["command"], facts["commit"], facts["date"][:10]), []).append(set_name)
+        origins.setdefault((where, facts["command"], _short(facts["commit"]), facts["date"][:10]), []).append(set_name)
     for (where, command, commit, date), set_names in origins.items():
         lines += [f"  - {', '.join(set_names)}: {where}; commit {commit}, {date}", f"    `{command}`"]
     return lines
+
+
+def _short(commit: str) -> str:
+    """The first 12 digits, and whether files were modified."""
+    digits, *modified = commit.split("-")
+    return "-".join([digits[:12], *modified])
 
 
 EXPLANATION = """\
@@ -159,5 +190,9 @@ def document(methods: dict[str, list[System]], sets: Sequence[str], title: str =
     parts = [f"# {title}", "Generated by `python -m pruning.bin.report`; do not edit.", EXPLANATION]
     for method, systems in methods.items():
         if systems:
-            parts += [f"## {method}", table(systems, sets), "\n".join(line for s in systems for line in _origin(s))]
+            parts += [f"## {method}", table(systems, sets)]
+            compared = differences(systems)
+            if compared:
+                parts += [f"Differences over {' and '.join(sets)} pooled, by paired bootstrap:", compared]
+            parts.append("\n".join(line for system in systems for line in _origin(system)))
     return "\n\n".join(parts) + "\n"
