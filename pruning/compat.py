@@ -42,7 +42,7 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def repair_torchrun() -> None:
-    """Make torch 1.13's launcher start under Python 3.11, where iterating a flag leaves out its 0 ("no redirection")."""
+    """Make torch 1.13's launcher start under Python 3.11, where iterating a flag leaves out its 0 (redirect nothing)."""
     from torch.distributed.elastic.multiprocessing.api import Std
 
     if isinstance(Std.from_str("0"), Std):

@@ -29,7 +29,8 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--config", required=True, help="YAML configuration")
     arguments.add_argument("--exp-dir", required=True, help="experiment directory; an interrupted run there is resumed")
     add_data(arguments)
-    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the configuration: trainer.seed=2")
+    help_text = "override the configuration: trainer.seed=2"
+    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
 
 
 def inputs(options: argparse.Namespace) -> Inputs:

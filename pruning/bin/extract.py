@@ -29,7 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts")
     parser.add_argument("--lang-dir", help="directory with bpe.model, needed with --train-cuts")
     parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
-    parser.add_argument("--max-duration", type=float, default=DataConfig().max_duration, help="seconds of audio a batch")
+    parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
     if checkpoint.best_path(options.exp_dir).exists():
         print(f"{options.exp_dir} is extracted already")

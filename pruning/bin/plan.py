@@ -1,4 +1,4 @@
-"""Print what the recipe's training runs will cost, before any of them is started: from a few timed steps on this device.
+"""Print what the recipe's training runs will cost, before any of them is started, from a few timed steps.
 
 State and activations are per device, in float32 (bf16 halves most activations). The corpus is read from the cuts where
 they exist, else from LibriSpeech's published sizes.
@@ -66,7 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     print(f"training data: {corpus.hours:.1f} h, {corpus.utterances} utterances ({source})")
     print(f"timed on {_device()}, {options.processes} process(es); hours assume that all are like it", flush=True)
     plans = _plans(options, teacher_config, corpus, vocab)
-    headers, rows = table(plans, options.processes)
+    headers, rows = table(plans)
     print(tabulate(rows, headers, colalign=("left",) + ("right",) * (len(headers) - 1), disable_numparse=True))
     print(f"together {sum(plan.hours for plan in plans):.1f} hours, pruned networks at their target's uniform size")
 

@@ -63,7 +63,8 @@ def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Map
     for cost, target in targets.items():
         if target > reachable[cost]:
             raise UserError(
-                f"a sparsity of {target:g} in {cost} is beyond reach: at most {reachable[cost]:.3f} with units of {kinds}",
+                f"a sparsity of {target:g} in {cost} is beyond reach: "
+                f"at most {reachable[cost]:.3f} with units of {kinds}",
                 "lower the target or enable more kinds (gates.kinds)",
             )
 

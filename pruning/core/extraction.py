@@ -25,7 +25,7 @@ def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], struct
         The ``state_dict`` of the smaller network; tensors are copies.
     """
     removed = tuple(prefix for g in groups if g.removes and not structure.count(g.name) for prefix in g.removes)
-    result = {name: tensor.detach().clone() for name, tensor in state.items() if not name.startswith(removed or ("\0",))}
+    result = {name: tensor.detach().clone() for name, tensor in state.items() if not name.startswith(removed)}
     masks = structure.masks()
     for group in groups:
         if group.name in masks:

@@ -57,6 +57,8 @@ class HardConcreteGates(nn.Module):
         ValueError: a kind that the network does not have.
     """
 
+    _member: Tensor
+    _fixed: Tensor
     EPSILON = 1e-6
     LIMIT = 8.0  # |log alpha| beyond it saturates: P(open) = .0017 at -8
 
@@ -107,7 +109,7 @@ class HardConcreteGates(nn.Module):
 
         A group's count is that of its own gates; the cost multiplies it by its module's.
         """
-        return self._fixed.index_add(0, self._member, self.open_probability())  # type: ignore[operator]
+        return self._fixed.index_add(0, self._member, self.open_probability())
 
     # Hard structures, for evaluation and extraction
 
@@ -126,7 +128,7 @@ class HardConcreteGates(nn.Module):
 
     def hard_counts(self, keep: Tensor) -> Tensor:
         """Counts ``(G,)`` that ``keep (U,)`` leaves, emptied modules and units of closed modules taken off."""
-        member, fixed = self._member.cpu(), self._fixed.cpu()  # type: ignore[operator]
+        member, fixed = self._member.cpu(), self._fixed.cpu()
         counts = fixed.double().index_add(0, member, keep.double())
         for child, parent in self._family:
             if counts[child] == 0:
@@ -165,9 +167,9 @@ class HardConcreteGates(nn.Module):
         return min((flipped(low), flipped(high)), key=lambda candidate: abs(excess(candidate)))
 
     def _flip_order(self, keep: Tensor, opening: bool) -> Tensor:
-        """Gates that may be flipped, ``(K,)`` indices: units of open modules first, then closed modules, by log alpha."""
+        """Gates that may be flipped, ``(K,)``, by log alpha: units of open modules first, then closed modules."""
         alpha = self.log_alpha.detach().cpu().double()
-        member = self._member.cpu()  # type: ignore[operator]
+        member = self._member.cpu()
         counts = self.hard_counts(keep)
         parent_open = torch.ones(len(self.groups), dtype=torch.bool)
         is_module = torch.zeros(len(self.groups), dtype=torch.bool)

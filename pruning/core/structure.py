@@ -39,7 +39,7 @@ class KeptUnits:
         return mask
 
     def with_kept(self, kept: Sequence[int]) -> KeptUnits:
-        """The same group with other units kept; the scale of a unit that was kept before stays with it, else it is 1."""
+        """The same group with other units kept; a unit that was kept before keeps its scale, others get 1."""
         kept = tuple(sorted(kept))
         if self.scale is None:
             return replace(self, kept=kept)
@@ -119,13 +119,14 @@ class Structure:
             chosen = group.kind in kinds if kinds is not None else group.size >= 2 * multiple
             if not chosen or not units.kept or len(units.kept) % multiple == 0:
                 continue
-            if units.scores is None:
+            scores = units.scores
+            if scores is None:
                 raise UserError(f"the structure has no scores for {group.name}", "make it with a pruning command")
             count = max(multiple, int(len(units.kept) / multiple + 0.5) * multiple)
             count = min(count, units.size)
-            order = sorted(range(units.size), key=lambda unit: (unit not in units.kept, -units.scores[unit]))
+            order = sorted(range(units.size), key=lambda unit: (unit not in units.kept, -scores[unit]))
             if count <= len(units.kept):
-                order = sorted(units.kept, key=lambda unit: -units.scores[unit])  # type: ignore[index]
+                order = sorted(units.kept, key=lambda unit: -scores[unit])
             result[group.name] = units.with_kept(order[:count])
         return Structure(result).resolved(groups)
 
@@ -164,8 +165,9 @@ class Structure:
                 units = KeptUnits(str(row["kind"]), int(row["size"]), kept, scale, scores)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"group {name} of {source} is malformed ({error!r})", remedy) from None
-            lengths_fit = (scale is None or len(scale) == len(kept)) and (scores is None or len(scores) == units.size)
-            if list(kept) != sorted(set(kept)) or (kept and not 0 <= kept[0] <= kept[-1] < units.size) or not lengths_fit:
+            fits = (scale is None or len(scale) == len(kept)) and (scores is None or len(scores) == units.size)
+            in_range = not kept or 0 <= kept[0] <= kept[-1] < units.size
+            if list(kept) != sorted(set(kept)) or not in_range or not fits:
                 raise UserError(f"group {name} of {source} keeps units that do not fit its size {units.size}", remedy)
             groups[name] = units
         return cls(groups)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Span:
-    """Where the units of a group lie in one tensor: unit ``i`` owns ``width`` entries of ``dim`` from ``offset + i width``.
+    """Where a group's units lie in one tensor: unit ``i`` owns ``width`` entries of ``dim`` from ``offset + i width``.
 
     Attributes:
         tensor: name of the parameter or buffer in the network's ``state_dict``.

@@ -22,7 +22,7 @@ def relative_positions(frames: int, d_model: int, device: torch.device, dtype: t
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """From scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``: entry (i, j) is distance i - j."""
+    """Scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``; entry (i, j) is distance i - j."""
     n, heads, frames, width = scores.shape
     padded = nn.functional.pad(scores, (1, 0))  # (N, H, T, 2T)
     shifted = padded.reshape(n, heads, width + 1, frames)[:, :, 1:].reshape(n, heads, frames, width)

@@ -139,16 +139,31 @@ class ConformerLayer(nn.Module):
 
 
 class ConformerEncoder(nn.Module):
-    """Subsampling by 4 and a stack of Conformer layers."""
+    """Features normalised with fixed statistics, subsampling by 4, and a stack of Conformer layers.
+
+    The buffers ``feature_mean`` and ``feature_scale`` ``(feature_dim,)`` begin as 0 and 1 (features as they are); a
+    recipe sets them once from its training data (`set_feature_statistics`).
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
+        self.register_buffer("feature_scale", torch.ones(config.feature_dim))
         self.subsampling = ConvSubsampling(
             config.feature_dim, config.subsampling_channels, config.subsampling_strides, config.d_model
         )
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config, index) for index in range(config.num_layers))
+
+    @torch.no_grad()
+    def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        """Normalise features by ``mean`` and standard ``deviation``, each ``(feature_dim,)``, from now on."""
+        self.feature_mean.copy_(mean)
+        self.feature_scale.copy_(1 / deviation.clamp(min=1e-3))
 
     def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
         """Encode.
@@ -158,13 +173,20 @@ class ConformerEncoder(nn.Module):
             lengths: ``(N,)`` valid frames.
             return_layers: whether ``layers`` of the result is filled.
         """
-        x, lengths = self.subsampling(features, lengths)  # (N, T', D)
+        silent = _beyond(lengths, features.shape[1])  # zeros, so that what pads a batch has no effect
+        x = ((features - self.feature_mean) * self.feature_scale).masked_fill(silent[:, :, None], 0.0)
+        x, lengths = self.subsampling(x, lengths)  # (N, T', D)
         x = self.dropout(x * math.sqrt(self.config.d_model))
         positions = relative_positions(x.shape[1], self.config.d_model, x.device, x.dtype)
-        padding = torch.arange(x.shape[1], device=x.device)[None, :] >= lengths[:, None]  # (N, T')
+        padding = _beyond(lengths, x.shape[1])  # (N, T')
         layers: list[Tensor] = [x] if return_layers else []
         for layer in self.layers:
             x = layer(x, positions, padding)
             if return_layers:
                 layers.append(x)
         return EncoderOutput(x, lengths, layers)
+
+
+def _beyond(lengths: Tensor, frames: int) -> Tensor:
+    """``(N, frames)`` bool, True from each length on."""
+    return torch.arange(frames, device=lengths.device)[None, :] >= lengths[:, None]

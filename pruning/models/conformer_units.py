@@ -50,8 +50,9 @@ def _subsampling_groups(config: ConformerConfig, prefix: str) -> list[UnitGroup]
 
 
 def _module_group(layer: str, module: str, kind: str, out: str, d_model: int) -> UnitGroup:
-    masks = (Span(f"{layer}{module}.{out}.weight", 0, width=d_model), Span(f"{layer}{module}.{out}.bias", 0, width=d_model))
-    return UnitGroup(f"{layer}{module}", kind, 1, masks, removes=(f"{layer}{module}.", f"{layer}{module}_norm."))
+    name = f"{layer}{module}"
+    masks = tuple(Span(f"{name}.{out}.{tensor}", 0, width=d_model) for tensor in ("weight", "bias"))
+    return UnitGroup(name, kind, 1, masks, removes=(f"{name}.", f"{name}_norm."))
 
 
 def _ffn_groups(layer: str, module: str, hidden: int, d_model: int) -> list[UnitGroup]:
@@ -66,14 +67,17 @@ def _attention_groups(layer: str, heads: int, head_dim: int, d_model: int) -> li
     name, inner = parent.name, heads * head_dim
     following = Span(f"{name}.out_proj.weight", 1, width=head_dim)
     projections = [
-        Span(f"{name}.in_proj.{tensor}", 0, head_dim, part * inner) for part in range(3) for tensor in ("weight", "bias")
+        Span(f"{name}.in_proj.{tensor}", 0, head_dim, part * inner)
+        for part in range(3)
+        for tensor in ("weight", "bias")
     ]
     positions = (
         Span(f"{name}.pos_proj.weight", 0, head_dim),
         Span(f"{name}.pos_bias_u", 0),
         Span(f"{name}.pos_bias_v", 0),
     )
-    return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*projections, *positions, following), name)]
+    slices = (*projections, *positions, following)
+    return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), slices, name)]
 
 
 def _convolution_groups(layer: str, channels: int, d_model: int) -> list[UnitGroup]:
@@ -81,7 +85,9 @@ def _convolution_groups(layer: str, channels: int, d_model: int) -> list[UnitGro
     name = parent.name
     following = Span(f"{name}.pointwise2.weight", 1)
     gated = [  # the gated linear unit ties channel c and c + channels
-        Span(f"{name}.pointwise1.{tensor}", 0, offset=offset) for offset in (0, channels) for tensor in ("weight", "bias")
+        Span(f"{name}.pointwise1.{tensor}", 0, offset=offset)
+        for offset in (0, channels)
+        for tensor in ("weight", "bias")
     ]
     own = [
         Span(f"{name}.{tensor}", 0)

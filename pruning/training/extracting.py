@@ -34,7 +34,7 @@ def relative_difference(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.T
 
 @torch.no_grad()
 def exactness(dense: Transducer, structure: Structure, small: Transducer, seconds: float = 5.0) -> float:
-    """Relative difference between the masked and the extracted encoder on two utterances of noise, one of them padded."""
+    """Relative difference of the masked and the extracted encoder on two utterances of noise, one of them padded."""
     generator = torch.Generator().manual_seed(0)
     frames = int(seconds * 100)
     features = torch.randn(2, frames, dense.config.encoder.feature_dim, generator=generator)
@@ -59,7 +59,7 @@ def reestimate_batch_norm(model: Transducer, batches: Iterable[Batch]) -> int:
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
+        norm.momentum = None  # type: ignore[assignment]  # a cumulative mean
         norm.train()
     count = 0
     for batch in batches:

@@ -96,7 +96,7 @@ class Gating(nn.Module):
         return self.lagrangian(sparsity, self.share(step))
 
     def structure(self, share: float = 1.0) -> Structure:
-        """The hard structure at ``share`` of the targets: the published rule, moved to the target where it misses it."""
+        """The hard structure at ``share`` of the targets: the published rule, moved to them where it misses them."""
         keep = self.gates.fitted(self.costs, {cost: target * share for cost, target in self.targets.items()})
         return self.gates.structure(keep)
 

@@ -12,6 +12,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from pruning import compat
 from pruning.errors import UserError
 from pruning.models.transducer import Transducer
 from pruning.speech.augment import SpecAugment
@@ -73,8 +74,8 @@ def synthetic_batch(seconds: float, mean_seconds: float, vocab_size: int, seed: 
     generator = torch.Generator().manual_seed(seed)
     count = max(1, round(seconds / mean_seconds))
     frames = frames_of(mean_seconds)
-    tokens = torch.randint(3 if vocab_size > 3 else 1, vocab_size, (count, max(1, int(mean_seconds * TOKENS_PER_SECOND))),
-                           generator=generator)
+    symbols = max(1, int(mean_seconds * TOKENS_PER_SECOND))
+    tokens = torch.randint(1, vocab_size, (count, symbols), generator=generator)
     return Batch(
         features=torch.randn(count, frames, 80, generator=generator),
         lengths=torch.full((count,), frames, dtype=torch.int64),
@@ -87,14 +88,12 @@ def synthetic_batch(seconds: float, mean_seconds: float, vocab_size: int, seed: 
 
 def saved_bytes(task: TransducerTask, batch: Batch, info: StepInfo) -> int:
     """Bytes that autograd saves in one forward pass, parameters not counted."""
-    own = {tensor.untyped_storage().data_ptr() if hasattr(tensor, "untyped_storage") else tensor.storage().data_ptr()
-           for tensor in [*task.parameters(), *task.buffers()]}
+    own = {compat.storage_id(tensor) for tensor in [*task.parameters(), *task.buffers()]}
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = len(storage) * (1 if hasattr(tensor, "untyped_storage") else tensor.element_size())
+        if compat.storage_id(tensor) not in own:
+            seen[compat.storage_id(tensor)] = compat.storage_bytes(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -198,9 +197,10 @@ def _time_steps(task: TransducerTask, config: RunConfig, batch: Batch, info: Ste
     return statistics.median(times[1:])
 
 
-def table(plans: Sequence[RunPlan], processes: int) -> tuple[list[str], list[list[str]]]:
+def table(plans: Sequence[RunPlan]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows, for people."""
-    headers = ["run", "encoder", "model", "MACs at 10 s", "steps", "epochs", "state", "activations", "s / step", "hours"]
+    sizes = ["encoder", "model", "MACs at 10 s"]
+    headers = ["run", *sizes, "steps", "epochs", "state", "activations", "s / step", "hours"]
     rows = [
         [
             plan.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any, Optional
 
 import torch
 
-from pruning.core.distillation import DistillationConfig
+from pruning.core.distillation import DistillationConfig, frame_mask
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike, write_json
@@ -30,6 +31,7 @@ from pruning.training.transducer_task import Guidance, TransducerTask
 logger = logging.getLogger(__name__)
 
 STRUCTURE = "structure.json"
+STATISTICS_BATCHES = 50
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,22 @@ def train(
         dense = found.get("dense")
     else:
         model = new_network(config.model, tokenizer, config.trainer.seed)
+        normalise_features(model, config, inputs, tokenizer)
     task = TransducerTask(
         model.train(), config.loss, SpecAugment(config.data.spec_augment), _guidance(config.distillation, teacher, tokenizer)
     )
     fit(task, config, inputs, tokenizer, exp_dir, header, dense)
+
+
+def normalise_features(model: Transducer, config: RunConfig, inputs: Inputs, tokenizer: Tokenizer) -> None:
+    """Set the encoder's feature statistics from the first training batches; the same in every process."""
+    batches = training_batches(config.data, inputs.train_cuts, tokenizer, seed=config.trainer.seed, epoch=1)
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    for batch in itertools.islice(batches, STATISTICS_BATCHES):
+        valid = batch.features[frame_mask(batch.lengths, batch.features.shape[1])].double()  # (frames, feature_dim)
+        total, squares, count = total + valid.sum(dim=0), squares + (valid**2).sum(dim=0), count + len(valid)
+    mean = total / count
+    model.encoder.set_feature_statistics(mean, (squares / count - mean**2).clamp(min=0).sqrt())
 
 
 def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathLike) -> None:
@@ -155,7 +169,7 @@ def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathL
         UserError: as `train`, and for a target that the enabled kinds cannot reach.
     """
     if config.model is not None:
-        raise UserError("the configuration has a 'model'", "leave it out: a pruned network is a copy of its teacher")
+        raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
     tokenizer = Tokenizer(inputs.lang_dir)
     model, _ = load_network(teacher, tokenizer)
     gating = Gating(model, config.gating, frames_of(config.gating.constraint.seconds), config.trainer.seed)
@@ -242,7 +256,7 @@ def _guidance(
     if not config.wanted:
         return None
     if teacher is None:
-        raise UserError("the configuration asks for distillation", "give --teacher, or set its weights and layers to none")
+        raise UserError("the configuration asks for distillation", "give --teacher, or set its weights to 0")
     network, _ = load_network(teacher, tokenizer)
     last = network.config.encoder.num_layers
     for layer in config.layers:

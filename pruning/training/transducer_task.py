@@ -95,7 +95,8 @@ class TransducerTask(Task):
         )
         frames = task.frames.clamp(min=1)
         loss = task.total / frames
-        terms = {"task": loss, "simple": task.simple / frames, "transducer": task.pruned / frames, "ctc": task.ctc / frames}
+        terms = {"task": loss}
+        terms.update(simple=task.simple / frames, transducer=task.pruned / frames, ctc=task.ctc / frames)
         if self.teacher is not None:
             distilled = self._distil(features, batch, encoded, task)
             terms.update(distilled)
@@ -119,7 +120,9 @@ class TransducerTask(Task):
         }
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
-    def _distil(self, features: Tensor, batch: Batch, student: EncoderOutput, task: RecognitionLoss) -> dict[str, Tensor]:
+    def _distil(
+        self, features: Tensor, batch: Batch, student: EncoderOutput, task: RecognitionLoss
+    ) -> dict[str, Tensor]:
         """Distillation terms, unweighted."""
         assert self.teacher is not None
         config, terms = self.distillation, {}
@@ -131,7 +134,8 @@ class TransducerTask(Task):
             terms["distil_layers"] = self.layer_distillation(student.layers, teacher.layers, student.lengths, exists)
         if config.output_weight > 0:
             with torch.no_grad():
-                logits = joiner_logits(self.teacher, teacher.output, decoder_output(self.teacher, task.targets), task.ranges)
+                prefixes = decoder_output(self.teacher, task.targets)
+                logits = joiner_logits(self.teacher, teacher.output, prefixes, task.ranges)
             divergence = transducer_distillation_loss(
                 task.logits, logits, task.ranges, task.targets, student.lengths, task.target_lengths
             )

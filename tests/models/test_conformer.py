@@ -86,15 +86,27 @@ def test_relative_positions_are_sinusoids_of_the_distance() -> None:
     assert table[0, 0].item() == pytest.approx(torch.sin(torch.tensor(3.0)).item())
 
 
-def test_padding_changes_nothing() -> None:
+@pytest.mark.parametrize(("strides", "channels"), [((2, 2), (3, 4)), ((1, 2, 2), (3, 4, 5))])
+def test_padding_changes_nothing(strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    model = Transducer(tiny()).eval()
+    model = Transducer(tiny(subsampling_channels=channels, subsampling_strides=strides)).eval()
+    model.encoder.set_feature_statistics(torch.randn(80), torch.rand(80) + 0.5)
     long, short = torch.randn(1, 90, 80), torch.randn(1, 53, 80)
     batch = torch.cat([long, torch.nn.functional.pad(short, (0, 0, 0, 37), value=-23.0)])
     together = model(batch, torch.tensor([90, 53]))
     alone = model(short, torch.tensor([53]))
     assert together.lengths.tolist() == [21, 12]
     assert torch.allclose(together.output[1, :12], alone.output[0], atol=1e-5)
+
+
+def test_feature_statistics_normalise() -> None:
+    torch.manual_seed(0)
+    model = Transducer(tiny()).eval()
+    mean, deviation = torch.randn(80), torch.rand(80) + 0.5
+    features, lengths = torch.randn(1, 40, 80), torch.tensor([40])
+    plain = model(features, lengths).output
+    model.encoder.set_feature_statistics(mean, deviation)
+    assert torch.allclose(model(features * deviation + mean, lengths).output, plain, atol=1e-5)
 
 
 def test_layers_are_returned_on_request() -> None:

@@ -92,7 +92,8 @@ def test_masked_equals_extracted_for_each_kind(kind: str, strides: tuple[int, ..
 @given(seed=st.integers(0, 10_000), keep=st.floats(0.05, 0.95))
 def test_masked_equals_extracted_for_all_kinds_at_once(seed: int, keep: float) -> None:
     model = network()
-    check_exact(model, Structure.from_masks(model.unit_groups(), random_masks(model, seed, UNIT_KINDS + MODULE_KINDS, keep)))
+    masks = random_masks(model, seed, UNIT_KINDS + MODULE_KINDS, keep)
+    check_exact(model, Structure.from_masks(model.unit_groups(), masks))
 
 
 def test_masking_does_something() -> None:
