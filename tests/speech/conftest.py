@@ -11,7 +11,7 @@ import soundfile
 
 from pruning.speech import bpe, features, librispeech, manifests
 
-WORDS = "ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN ELEVEN TWELVE".split()
+WORDS = ["ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE", "TEN", "ELEVEN", "TWELVE"]
 MakeCorpus = Callable[..., Path]
 
 

@@ -61,9 +61,7 @@ def test_an_epoch_has_every_cut_once(paths: list[Path], tokenizer: Tokenizer) ->
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 100), epoch=st.integers(0, 100), skip=st.integers(0, 30))
-def test_skipping_gives_the_rest(
-    paths: list[Path], tokenizer: Tokenizer, seed: int, epoch: int, skip: int
-) -> None:
+def test_skipping_gives_the_rest(paths: list[Path], tokenizer: Tokenizer, seed: int, epoch: int, skip: int) -> None:
     whole = list(training_batches(CONFIG, paths, tokenizer, seed, epoch))
     rest = list(training_batches(CONFIG, paths, tokenizer, seed, epoch, skip_batches=skip))
     assert same(rest, whole[skip:])
@@ -219,9 +217,7 @@ def test_faults_of_items_are_named(data_dir: Path, tokenizer: Tokenizer, tmp_pat
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_missing_features_are_named(
-    data_dir: Path, tokenizer: Tokenizer, tmp_path: Path, num_workers: int
-) -> None:
+def test_missing_features_are_named(data_dir: Path, tokenizer: Tokenizer, tmp_path: Path, num_workers: int) -> None:
     def lose(items: list[dict]) -> list[dict]:
         items[3]["features"]["storage_path"] = "/absent.lca"
         return items

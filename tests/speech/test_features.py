@@ -96,9 +96,7 @@ def test_audio_of_another_length_is_named(source: manifests.Paths, tmp_path: Pat
         compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
 
 
-def test_a_full_disk_leaves_nothing(
-    source: manifests.Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing(source: manifests.Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, written = LilcomChunkyWriter.write, []
 
     def full(self: LilcomChunkyWriter, key: str, value: np.ndarray) -> str:

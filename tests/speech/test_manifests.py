@@ -19,6 +19,10 @@ def cuts_path(data_dir: Path, part: str = "train-a") -> Path:
     return manifests.Paths(data_dir / "fbank").cuts(part)
 
 
+def unpacked(path: Path) -> str:
+    return gzip.decompress(path.read_bytes()).decode()
+
+
 def test_statistics_agree_with_lhotse(data_dir: Path) -> None:
     cuts = load_manifest(cuts_path(data_dir))
     found = manifests.statistics([cuts_path(data_dir), cuts_path(data_dir)])
@@ -29,7 +33,7 @@ def test_statistics_agree_with_lhotse(data_dir: Path) -> None:
 
 
 def test_reading_stops_where_the_reader_stops(data_dir: Path, tmp_path: Path) -> None:
-    lines = gzip.open(cuts_path(data_dir), "rt").read().splitlines()
+    lines = unpacked(cuts_path(data_dir)).splitlines()
     path = tmp_path / "cuts.jsonl"
     path.write_text("\n".join([*lines[:3], "{broken"]) + "\n")
     iterator = manifests.iterate_cuts(path)
@@ -60,14 +64,12 @@ def test_missing_manifests_are_named(tmp_path: Path) -> None:
         manifests.check_exists([])
 
 
-def test_a_data_directory_that_moved_is_found(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_directory_that_moved_is_found(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As made by icefall's prepare.sh: paths are relative to the directory that holds ``data``."""
     recipe = tmp_path / "ASR"
     shutil.copytree(data_dir, recipe / "data")
     path = cuts_path(recipe / "data")
-    content = gzip.open(path, "rt").read().replace(str(data_dir), "data")
+    content = unpacked(path).replace(str(data_dir), "data")
     with gzip.open(path, "wt") as stream:
         stream.write(content)
     monkeypatch.chdir(tmp_path)  # not the recipe's directory

@@ -134,7 +134,7 @@ def test_noise_slopes() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("espeakng_loader", reason="espeakng-loader, which speaks the synthetic corpus, is not installed")
+    pytest.importorskip("espeakng_loader", reason="it speaks the synthetic corpus")
     directory = tmp_path_factory.mktemp("synthetic") / "LibriSpeech"
     corpus.make_corpus(SMALL, directory, num_workers=2)
     return directory
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_nothing(made: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_voice_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("espeakng_loader", reason="espeakng-loader, which speaks the synthetic corpus, is not installed")
+    pytest.importorskip("espeakng_loader", reason="it speaks the synthetic corpus")
     monkeypatch.setattr(corpus, "ACCENTS", ("xx-nowhere",) * 6)
     with pytest.raises(UserError, match=r"eSpeak NG has no voice xx-nowhere\+"):
         corpus.make_corpus(SMALL, tmp_path / "LibriSpeech", num_workers=2)

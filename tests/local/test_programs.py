@@ -1,0 +1,171 @@
+"""The data programs as the recipe calls them: from nothing to batches, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pruning.speech import manifests
+from pruning.speech.bpe import Tokenizer
+from pruning.speech.data import DataConfig, training_batches
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ["train-clean-mini", "dev-clean-mini", "test-clean", "test-other"]
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader speaks the corpus; it is not installed"
+)
+
+
+def program(directory: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a program from ``directory``, as a recipe does from its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / name), *options]
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def succeed(directory: Path, name: str, *options: str) -> str:
+    done = program(directory, name, *options)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def fail(directory: Path, name: str, *options: str) -> str:
+    """The one line that a failing program prints."""
+    done = program(directory, name, *options)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert done.stdout == ""
+    return lines[0]
+
+
+def make_corpus(directory: Path) -> None:
+    succeed(
+        directory, "local/make_synthetic_corpus.py", "--output-dir", "corpus/LibriSpeech", "--train-utterances", "12",
+        "--dev-utterances", "3", "--test-words", "20", "--utterances-per-speaker", "2", "--num-workers", "2",
+    )  # fmt: skip
+
+
+def prepare(directory: Path, *parts: str) -> str:
+    options = ["--corpus-dir", "corpus/LibriSpeech", "--parts", *(parts or PARTS)]
+    return succeed(directory, "egs/librispeech/local/prepare_manifests.py", *options)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe directory in which all data stages have run."""
+    directory = tmp_path_factory.mktemp("recipe")
+    make_corpus(directory)
+    download = ["--corpus-dir", "corpus/LibriSpeech", "--parts", *PARTS]
+    succeed(directory, "egs/librispeech/local/download.py", *download)
+    prepare(directory)
+    jobs = ["--parts", *PARTS, "--num-splits", "2"]
+    for job in ("1", "2"):
+        succeed(directory, "local/compute_features.py", *jobs, "--split", job)
+    succeed(directory, "local/compute_features.py", *jobs, "--combine")
+    cuts = "data/fbank/librispeech_cuts_train-clean-mini.jsonl.gz"
+    succeed(directory, "local/train_bpe.py", "--cuts", cuts, "--lang-dir", "data/lang_bpe_40", "--vocab-size", "40")
+    return directory
+
+
+def test_stages_lead_to_batches(recipe: Path) -> None:
+    paths = manifests.Paths(recipe / "data" / "fbank")
+    config = DataConfig(max_duration=20, num_buckets=2, num_workers=0)
+    tokenizer = Tokenizer(recipe / "data" / "lang_bpe_40")
+    batches = list(training_batches(config, [paths.cuts("train-clean-mini")], tokenizer, 0, 1))
+    assert sum(len(batch.ids) for batch in batches) == 12
+    for part in PARTS:
+        assert manifests.statistics([paths.cuts(part)]).cuts >= 3
+
+
+def test_stages_that_are_done_do_nothing(recipe: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in recipe.rglob("*") if path.is_file()}
+    make_corpus(recipe)
+    assert "there already" in prepare(recipe)
+    succeed(recipe, "local/compute_features.py", "--parts", *PARTS)
+    cuts = "data/fbank/librispeech_cuts_train-clean-mini.jsonl.gz"
+    succeed(recipe, "local/train_bpe.py", "--cuts", cuts, "--lang-dir", "data/lang_bpe_40", "--vocab-size", "40")
+    assert before == {path: path.stat().st_mtime_ns for path in recipe.rglob("*") if path.is_file()}
+
+
+def test_logs_have_no_progress_bars(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus").symlink_to(recipe / "corpus")
+    assert "it/s" not in prepare(tmp_path, "test-clean") and not (tmp_path / "data" / "fbank").exists()
+
+
+def test_features_before_manifests(tmp_path: Path) -> None:
+    message = fail(tmp_path, "local/compute_features.py", "--parts", "dev-clean")
+    assert "data/manifests/librispeech_recordings_dev-clean.jsonl.gz does not exist; run the stage" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_word_pieces_before_features(tmp_path: Path) -> None:
+    options = ["--cuts", "data/fbank/cuts.jsonl.gz", "--lang-dir", "data/lang", "--vocab-size", "50"]
+    assert "data/fbank/cuts.jsonl.gz does not exist" in fail(tmp_path, "local/train_bpe.py", *options)
+
+
+def test_too_many_word_pieces(recipe: Path, tmp_path: Path) -> None:
+    cuts = recipe / "data" / "fbank" / "librispeech_cuts_dev-clean-mini.jsonl.gz"
+    options = ["--cuts", str(cuts), "--lang-dir", "lang", "--vocab-size", "9000"]
+    assert "9000 tokens is too large for the text" in fail(tmp_path, "local/train_bpe.py", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_truncated_audio_in_a_job(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus").symlink_to(recipe / "corpus")
+    prepare(tmp_path, "dev-clean-mini")
+    audio = sorted((recipe / "corpus").rglob("dev-clean-mini/**/*.flac"))[1]
+    whole = audio.read_bytes()
+    try:
+        audio.write_bytes(whole[: len(whole) // 2])
+        message = fail(tmp_path, "local/compute_features.py", "--parts", "dev-clean-mini")
+    finally:
+        audio.write_bytes(whole)
+    assert audio.name in message and "truncated or unreadable" in message
+    assert not [path for path in (tmp_path / "data" / "fbank").rglob("*") if path.is_file()]
+
+
+def test_missing_and_empty_corpora(tmp_path: Path) -> None:
+    options = ["--corpus-dir", "corpus", "--parts", "dev-clean"]
+    message = fail(tmp_path, "egs/librispeech/local/prepare_manifests.py", *options)
+    assert "the corpus directory corpus does not exist" in message
+    (tmp_path / "corpus").mkdir()
+    message = fail(tmp_path, "egs/librispeech/local/prepare_manifests.py", *options)
+    assert "the corpus directory corpus is empty" in message
+
+
+def test_downloads_that_cannot_be(tmp_path: Path) -> None:
+    name = "egs/librispeech/local/download.py"
+    assert "LibriSpeech has no part test-mini" in fail(tmp_path, name, "--parts", "test-mini")
+    message = fail(tmp_path, name, "--corpus-dir", "corpus", "--parts", "dev-clean")
+    assert "give --corpus-dir corpus/LibriSpeech" in message
+    message = fail(tmp_path, name, "--parts", "dev-clean-2", "--base-url", "http://127.0.0.1:9/resources")
+    assert "cannot download dev-clean-2 from http://127.0.0.1:9/resources" in message
+
+
+def test_kaldi_directory(recipe: Path, tmp_path: Path) -> None:
+    audio = sorted((recipe / "corpus").rglob("*.flac"))[:2]
+    (tmp_path / "kaldi").mkdir()
+    (tmp_path / "kaldi" / "wav.scp").write_text("".join(f"{path.stem} {path}\n" for path in audio))
+    (tmp_path / "kaldi" / "utt2spk").write_text("".join(f"{path.stem} {path.parent.name}\n" for path in audio))
+    options = ["--kaldi-dir", "kaldi", "--part", "train", "--prefix", "an4"]
+    assert "kaldi/text does not exist" in fail(tmp_path, "local/prepare_kaldi_dir.py", *options)
+    (tmp_path / "kaldi" / "text").write_text("".join(f"{path.stem} SOME WORDS\n" for path in audio))
+    succeed(tmp_path, "local/prepare_kaldi_dir.py", *options)
+    succeed(tmp_path, "local/compute_features.py", "--parts", "train", "--prefix", "an4", "--speed-factors", "0.9")
+    cuts = manifests.Paths(tmp_path / "data" / "fbank", "an4").cuts("train")
+    assert manifests.statistics([cuts]).cuts == 4
+
+
+def test_unknown_options_are_refused(tmp_path: Path) -> None:
+    for name in ("local/compute_features.py", "local/train_bpe.py", "local/make_synthetic_corpus.py"):
+        done = program(tmp_path, name, "--no-such-option", "1")
+        assert done.returncode == 2 and "usage" in done.stderr
+    message = fail(tmp_path, "local/compute_features.py", "--parts", "a", "--num-splits", "2", "--split", "3")
+    assert "split 3 of 2" in message
