@@ -42,6 +42,7 @@ methods=                # decoding; default: greedy_search modified_beam_search 
 epoch=                  # decode this epoch's checkpoint instead of the best on dev
 avg=                    # average over so many epochs up to it
 num_threads=1           # threads of decoding
+results=                # file for the table; default: RESULTS.md in the experiments' folder
 cmd_backend=local       # local, slurm or sge: see cmd.sh
 
 # shellcheck source=utils/parse_options.sh
@@ -63,7 +64,7 @@ else
   : "${dev_parts:=dev-clean dev-other}" "${data_dir:=data}" "${exp_dir:=exp}" "${vocab_size:=500}"
   : "${speed_perturb:=true}" "${conf:=conf/d512}" "${methods:=greedy_search modified_beam_search fast_beam_search}"
 fi
-: "${test_parts:=test-clean test-other}"
+: "${test_parts:=test-clean test-other}" "${results:=$exp_dir/RESULTS.md}"
 : "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
 : "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"
 
@@ -107,7 +108,7 @@ train() {
   local what=$1 name=$2 command=$3 launch=(python -m)
   shift 3
   [ "$num_processes" -eq 1 ] ||
-    launch=(python -m torch.distributed.run --standalone --nproc_per_node "$num_processes" -m)
+    launch=(python -m pruning.bin.torchrun --standalone --nproc_per_node "$num_processes" -m)
   # shellcheck disable=SC2086  # a runner is a command with its options
   run_logged "$what" "$exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu "$num_processes" -- \
     "${launch[@]}" "pruning.bin.$command" --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" \
@@ -127,9 +128,13 @@ features() {
 }
 
 if [ "$plan" = true ]; then
+  copies=1
+  [ "$speed_perturb" = false ] || copies=3
+  # shellcheck disable=SC2086  # settings are words
   exec python -m pruning.bin.plan --teacher-config "$teacher_config" --prune-config "$prune_config" \
-    --finetune-config "$finetune_config" --lang-dir "$lang_dir" --train-cuts "${train_cuts[@]}" \
-    --processes "$num_processes"
+    --finetune-config "$finetune_config" --uniform-config "$uniform_config" --train-cuts "${train_cuts[@]}" \
+    --parts "${train_parts[@]}" --copies $copies --lang-dir "$lang_dir" --vocab-size "$vocab_size" \
+    --processes "$num_processes" $teacher_args
 fi
 
 if in_stage 0; then
@@ -237,6 +242,6 @@ if in_stage 10; then
   # shellcheck disable=SC2086
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.report --systems "teacher=$teacher" "pruned=$finetuned" "uniform=$uniform" \
-    --sets "${test_parts[@]}" --method "${methods[@]}" --output "$exp_dir/RESULTS.md"
-  cat "$exp_dir/RESULTS.md"
+    --sets "${test_parts[@]}" --method "${methods[@]}" --output "$results"
+  cat "$results"
 fi
