@@ -42,7 +42,7 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def repair_torchrun() -> None:
-    """Make torch 1.13's launcher start under Python 3.11, where iterating a flag leaves out its 0 (redirect nothing)."""
+    """Make torch 1.13's launcher start under Python 3.11, where iterating a flag leaves out its 0 (no redirection)."""
     from torch.distributed.elastic.multiprocessing.api import Std
 
     if isinstance(Std.from_str("0"), Std):
@@ -53,7 +53,7 @@ def repair_torchrun() -> None:
             return Std(int(text))
         return {int(rank): Std(int(value)) for rank, value in (item.split(":") for item in text.split(","))}
 
-    Std.from_str = staticmethod(from_str)
+    Std.from_str = staticmethod(from_str)  # type: ignore[method-assign, assignment]
 
 
 def storage_id(tensor: Tensor) -> int:

@@ -106,11 +106,11 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
 
 def _merge(cls: type[T], sources: Iterable[tuple[str, Any]]) -> T:
     config = OmegaConf.structured(cls)
-    origin = "the defaults"
+    origin, values = "the defaults", OmegaConf.create()
     try:
-        for source, values in sources:
-            origin = source
-            config = OmegaConf.merge(config, values)
+        for source, given in sources:
+            origin, values = source, given
+            config = OmegaConf.merge(config, given)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except ConfigKeyError as error:
         key = error.full_key or str(error.key)
@@ -118,9 +118,23 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]]) -> T:
     except MissingMandatoryValue as error:
         raise UserError(f"key '{error.full_key}' is missing in {origin}", "set it") from None
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        wrong = getattr(error, "full_key", None)
+        wrong = getattr(error, "full_key", None) or _refused_key(cls, values)
         where = f"key '{wrong}' in {origin}" if wrong else f"configuration from {origin}"
-        raise UserError(f"{where} is not valid: {_first_line(error)}", "correct the value") from None
+        # OmegaConf leaves its placeholders unfilled for elements of tuples
+        reason = _first_line(error).replace("'$VALUE' of type '$VALUE_TYPE'", "of an element")
+        raise UserError(f"{where} is not valid: {reason}", "correct the value") from None
+
+
+def _refused_key(cls: type, values: Any) -> Optional[str]:
+    """The first key that is refused on its own, for errors that do not say which."""
+    for key, value in _flatten(OmegaConf.to_container(values)):  # type: ignore[arg-type]
+        one = OmegaConf.create()
+        OmegaConf.update(one, key, value, force_add=True)
+        try:
+            OmegaConf.merge(OmegaConf.structured(cls), one)
+        except (OmegaConfBaseException, ValueError, TypeError):
+            return key
+    return None
 
 
 def _proposal(cls: type, unknown: str) -> str:

@@ -29,11 +29,22 @@ def start(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     program = ["-m", "tests.training.toy", *options, str(exp_dir), *SETTINGS, *settings]
     command = [sys.executable, *launcher, *program]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    # a session of its own, so that a test that fails can end the launcher's processes with it
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)
+
+
+def wait(process: subprocess.Popen[str]) -> str:
+    """What the process said, once it has ended."""
+    try:
+        return process.communicate(timeout=300)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    _, errors = process.communicate(timeout=300)
+    errors = wait(process)
     assert process.returncode == 0, errors
     return errors
 
@@ -59,7 +70,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(whole_run: Path, tm
                 break
         time.sleep(moments.uniform(0.0, 0.5))
         process.kill()
-        process.communicate(timeout=300)
+        wait(process)
     finish(start(tmp_path, "state_interval=1"))
     assert_equal_experiments(whole_run, tmp_path)
     assert not list(tmp_path.rglob(".tmp-*"))
@@ -73,7 +84,7 @@ def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: 
     while not (tmp_path / "metrics.jsonl").exists() or not rows(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
+    errors = wait(process)
     assert process.returncode == REQUEUE_STATUS, errors
     assert "run the same command again" in errors and "Traceback" not in errors
     assert experiment.resumable_state(tmp_path) is not None and not experiment.is_done(tmp_path)
@@ -109,7 +120,7 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
+    errors = wait(process)
     assert process.returncode == REQUEUE_STATUS, errors
     assert experiment.resumable_state(tmp_path / "stopped") is not None and not experiment.is_done(tmp_path / "stopped")
     finish(start(tmp_path / "stopped", "num_epochs=2", launcher=LAUNCHER))
@@ -121,6 +132,6 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_errors_of_a_process_are_one_line(tmp_path: Path) -> None:
     process = start(tmp_path, "optimizer.lr=1", launcher=LAUNCHER)
-    _, errors = process.communicate(timeout=300)
+    errors = wait(process)
     assert process.returncode == 1
     assert "error: unknown key 'optimizer'" in errors and "Traceback" not in errors
