@@ -1,0 +1,199 @@
+"""The decode and report commands on real files: a corpus of noise, features, word pieces, an untrained network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from pruning.bin import decode, report
+from pruning.errors import UserError
+from pruning.models import registry
+from pruning.models.conformer import ConformerConfig
+from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.speech import bpe, features, librispeech, manifests
+from pruning.speech.scoring import read_transcripts
+from pruning.training.checkpoint import save_model
+from pruning.training.facts import write_facts
+
+SENTENCES = ["ONE TWO THREE", "FOUR FIVE", "SIX SEVEN EIGHT NINE", "TEN ELEVEN TWELVE", "THREE TWO ONE"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``fbank/librispeech_cuts_{test-clean,test-other}.jsonl.gz``, their audio, and ``lang_bpe_27``."""
+    directory = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    source, target = manifests.Paths(directory / "manifests"), manifests.Paths(directory / "fbank")
+    for reader, part in enumerate(("test-clean", "test-other"), 1):
+        chapter = directory / "LibriSpeech" / part / str(reader) / "7"
+        chapter.mkdir(parents=True)
+        for index in range(len(SENTENCES)):
+            samples = generator.normal(scale=0.1, size=int(16000 * generator.uniform(0.5, 1.5)))
+            soundfile.write(chapter / f"{reader}-7-{index:04d}.flac", samples, 16000)
+        lines = [f"{reader}-7-{index:04d} {text}\n" for index, text in enumerate(SENTENCES)]
+        (chapter / f"{reader}-7.trans.txt").write_text("".join(lines))
+    librispeech.prepare(directory / "LibriSpeech", ["test-clean", "test-other"], directory / "manifests")
+    for part in ("test-clean", "test-other"):
+        features.compute_split(features.FeatureConfig(), source, features.Job(target, part, 1, 1))
+        features.combine(source, target, part, 1)
+    bpe.train(SENTENCES, directory / "lang_bpe_27", 27, "unigram")
+    bpe.train(SENTENCES, directory / "lang_bpe_26", 26, "unigram")
+    return directory
+
+
+def make_experiment(directory: Path, data: Path, seed: int = 0, **header: Any) -> Path:
+    """An untrained network as training leaves it: ``best.safetensors`` and ``model.json``."""
+    torch.manual_seed(seed)
+    encoder = ConformerConfig(24, 1, 12, (2,), (32,), (32,), (24,), conv_kernel=5, subsampling_channels=(4, 4, 8))
+    tokenizer = bpe.Tokenizer(data / "lang_bpe_27")
+    model = Transducer(TransducerConfig(encoder, tokenizer.vocab_size, 16, 2, 16))
+    with torch.no_grad():
+        model.joiner.output.weight *= 8  # so that it says something
+    values = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), **header}
+    save_model(directory / "best.safetensors", model, values)
+    write_facts(directory, model)
+    return directory
+
+
+def run(exp_dir: Path, data: Path, *extra: str, sets: tuple[str, ...] = ("test-clean", "test-other")) -> None:
+    cuts = [str(data / "fbank" / f"librispeech_cuts_{name}.jsonl.gz") for name in sets]
+    decode.main(["--exp-dir", str(exp_dir), "--cuts", *cuts, "--lang-dir", str(data / "lang_bpe_27"), *extra])
+
+
+def facts_of(exp_dir: Path, method: str, set_name: str) -> dict[str, Any]:
+    (path,) = (exp_dir / method).glob(f"decode-{set_name}-*.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "greedy_search",
+        "modified_beam_search",
+        "ctc_greedy_search",
+        pytest.param("fast_beam_search", marks=pytest.mark.k2),
+        pytest.param("ctc_decoding", marks=pytest.mark.k2),
+    ],
+)
+def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: str) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    run(exp_dir, data, "--method", method)
+    for set_name in ("test-clean", "test-other"):
+        facts = facts_of(exp_dir, method, set_name)
+        suffix = facts["suffix"]
+        names = {f"{kind}-{set_name}-{suffix}.txt" for kind in ("recogs", "errs", "wer-summary")}
+        assert names <= {path.name for path in (exp_dir / method).iterdir()}
+        transcripts = read_transcripts(exp_dir / method / facts["recogs"])
+        assert sorted(" ".join(t.reference) for t in transcripts) == sorted(SENTENCES)
+        assert facts["words"] == 15 and facts["utterances"] == 5
+        assert facts["errors"] == facts["ins"] + facts["del"] + facts["sub"]
+        assert facts["wer"] == pytest.approx(100 * facts["errors"] / 15, abs=1e-3)
+        assert facts["features_included"] and facts["feature_seconds"] > 0
+        total = facts["feature_seconds"] + facts["encoder_seconds"] + facts["search_seconds"]
+        assert facts["decoding_seconds"] == pytest.approx(total, abs=1e-3)
+        assert facts["real_time_factor"] == pytest.approx(total / facts["audio_seconds"], rel=1e-2)
+        assert facts["threads"] == 1 and facts["peak_memory_mib"] > 10 and facts["processor"]
+
+
+def test_the_same_decoding_is_not_repeated(tmp_path: Path, data: Path) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
+    (path,) = (exp_dir / "greedy_search").glob("decode-*.json")
+    path.write_text(path.read_text().replace('"wer"', '"first wer"'))
+    run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
+    assert "first wer" in path.read_text()
+    make_experiment(exp_dir, data, seed=1)  # other weights in the same place
+    run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
+    assert "first wer" not in path.read_text()
+
+
+def test_settings_that_change_the_answer_do_not_overwrite(tmp_path: Path, data: Path) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    run(exp_dir, data, "--beam-size", "2", sets=("test-clean",))
+    run(exp_dir, data, "--beam-size", "3", "--length-norm", "false", sets=("test-clean",))
+    names = {path.name for path in (exp_dir / "modified_beam_search").glob("decode-*")}
+    assert names == {
+        "decode-test-clean-best-modified_beam_search-beam-size-2-length-norm.json",
+        "decode-test-clean-best-modified_beam_search-beam-size-3-no-length-norm.json",
+    }
+
+
+def test_epochs_and_single_files_are_named_in_the_suffix(tmp_path: Path, data: Path) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    shutil.copy(exp_dir / "best.safetensors", exp_dir / "epoch-1.safetensors")
+    run(exp_dir, data, "--epoch", "1", "--method", "greedy_search", sets=("test-clean",))
+    assert facts_of(exp_dir, "greedy_search", "test-clean")["suffix"] == "epoch-1-greedy_search"
+    cuts, lang_dir = data / "fbank" / "librispeech_cuts_test-other.jsonl.gz", data / "lang_bpe_27"
+    checkpoint = ["--checkpoint", str(exp_dir / "epoch-1.safetensors"), "--method", "greedy_search"]
+    decode.main([*checkpoint, "--cuts", str(cuts), "--lang-dir", str(lang_dir)])
+    assert facts_of(exp_dir, "greedy_search", "test-other")["suffix"] == "epoch-1-greedy_search"
+
+
+def test_without_audio_the_time_excludes_features(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    audio, elsewhere = data / "LibriSpeech", data / "elsewhere"
+    audio.rename(elsewhere)
+    try:
+        with caplog.at_level(logging.WARNING):
+            run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
+    finally:
+        elsewhere.rename(audio)
+    facts = facts_of(exp_dir, "greedy_search", "test-clean")
+    assert facts["features_included"] is False and facts["feature_seconds"] is None
+    assert "1-7-0" in caplog.text and "exclude features" in caplog.text
+
+
+def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    cuts = ["--cuts", str(data / "fbank" / "librispeech_cuts_test-clean.jsonl.gz")]
+    lang_dir = ["--lang-dir", str(data / "lang_bpe_27")]
+    exp = ["--exp-dir", str(exp_dir)]
+    gated = make_experiment(tmp_path / "gated", data, gated_structure={})
+    for wrong, complaint in [
+        ([*exp, *cuts, "--lang-dir", str(data / "lang_bpe_26")], "lang_bpe_26 has 26 tokens but .*exp has 27"),
+        ([*exp, *cuts, "--lang-dir", str(tmp_path)], "bpe.model does not exist"),
+        ([*exp, "--cuts", str(tmp_path / "none.jsonl.gz"), *lang_dir], "none.jsonl.gz do not exist"),
+        (["--exp-dir", str(tmp_path / "nothing"), *cuts, *lang_dir], "nothing does not exist"),
+        ([*exp, *cuts, *lang_dir, "--epoch", "7"], "epoch-7.safetensors does not exist"),
+        ([*exp, "--checkpoint", "a.safetensors", *cuts, *lang_dir], "one of --exp-dir and --checkpoint"),
+        (["--exp-dir", str(gated), *cuts, *lang_dir], "gated was trained under gates; extract it"),
+        ([*exp, *cuts, *lang_dir, "--method", "viterbi"], "'viterbi' is not known"),
+        ([*exp, *cuts, *lang_dir, "--num-threads", "0"], "--num-threads is 0"),
+    ]:
+        with pytest.raises(UserError, match=complaint):
+            decode.main(wrong)
+    assert {path.name for path in exp_dir.iterdir()} == {"best.safetensors", "model.json"}
+
+
+def test_the_report_tells_what_was_measured(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make_experiment(tmp_path / "a", data), make_experiment(tmp_path / "b", data, seed=1)
+    run(first, data, "--method", "greedy_search")
+    run(second, data, "--method", "greedy_search", sets=("test-clean",))
+    untouched = make_experiment(tmp_path / "c", data, seed=2)
+    output = tmp_path / "RESULTS.md"
+    systems = [f"dense={first}", f"half={second}", f"none={untouched}"]
+    common = ["--sets", "test-clean", "test-other", "--output", str(output)]
+    report.main(["--systems", *systems, *common, "--method", "greedy_search", "ctc_greedy_search"])
+    text = output.read_text()
+    for set_name in ("test-clean", "test-other"):
+        assert f"{facts_of(first, 'greedy_search', set_name)['wer']:.2f} (" in text
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    rows = {cells[0]: dict(zip(table[0], cells)) for cells in table[1:]}
+    assert set(rows) == {"dense", "half"}
+    assert rows["half"]["test-other WER %"] == rows["half"]["pooled WER %"] == "-"
+    assert rows["dense"]["pooled WER %"] != "-"
+    assert "ctc_greedy_search" not in text.replace("--method", "")
+    assert "python -m pruning.bin.decode --exp-dir" in text and "1 thread of" in text
+    assert "dense" in capsys.readouterr().out
+    with pytest.raises(UserError, match="none of none was decoded with greedy_search"):
+        report.main(["--systems", systems[2], *common, "--method", "greedy_search"])
