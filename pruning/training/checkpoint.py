@@ -6,8 +6,9 @@ are the recipe's (tokenizer, structure, sparsity) and the trainer's (epoch, step
 
 from __future__ import annotations
 
-import errno
 import json
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -51,7 +52,7 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Optio
     """Write tensors as safetensors to ``path`` itself (the caller renames).
 
     Raises:
-        OSError: with ENOSPC for a full disk, as every other writer does.
+        OSError: from the file system, as from every other writer: ENOSPC for a full disk.
     """
     own: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -60,12 +61,17 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Optio
         # safetensors refuses tensors that share memory: tied weights are written once per name
         own[name] = value.clone() if value.data_ptr() in seen else value
         seen.add(value.data_ptr())
+    file = Path(path)
+    file.touch()
+    mode = file.stat().st_mode  # as every new file's here; safetensors makes its own readable by the owner alone
     try:
-        save_file(own, str(path), metadata=dict(metadata) if metadata else None)
+        save_file(own, str(file), metadata=dict(metadata) if metadata else None)
     except SafetensorError as error:
-        if "No space left" in str(error) or "StorageFull" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from None
-        raise
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from None
+    file.chmod(mode)
 
 
 def read_tensors(path: PathLike, remedy: str) -> dict[str, Tensor]:

@@ -43,12 +43,15 @@ class TermAverage:
             self._weights[name] = self._weights[name] + weight if name in self._weights else weight
 
     def means(self, world: World) -> dict[str, float]:
-        """The means over all processes, whose terms must have the same names; starts anew."""
-        names = sorted(self._sums)
-        sums = world.sum([float(self._sums[name]) for name in names])
-        weights = world.sum([float(self._weights[name]) for name in names])
+        """The means over all processes (one may have had no batch), "loss" first; starts anew."""
+        totals: dict[str, tuple[float, float]] = {}
+        for state in world.gather(self.state()):
+            for name, (value, weight) in state.items():
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = before[0] + value, before[1] + weight
         self._sums, self._weights = {}, {}
-        return {name: total / weight if weight else 0.0 for name, total, weight in zip(names, sums, weights)}
+        names = sorted(totals, key=lambda name: (name != "loss", name))
+        return {name: totals[name][0] / totals[name][1] if totals[name][1] else 0.0 for name in names}
 
     def state(self) -> dict[str, list[float]]:
         """The sums and weights, as JSON holds them exactly."""

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -83,8 +84,8 @@ def batches(epoch: int, skip: int, count: int = 7, delay: float = 0.0) -> Iterat
         yield batch_of(1000 * epoch + index)
 
 
-def development() -> Iterator[ToyBatch]:
-    return (batch_of(10**6 + index) for index in range(2))
+def development(rank: int = 0, size: int = 1, count: int = 2) -> Iterator[ToyBatch]:
+    return (batch_of(10**6 + index) for index in range(rank, count, size))
 
 
 def toy_task(seed: int = 3) -> ToyTask:
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds per batch")
     parser.add_argument("--batches", type=int, default=7, help="per epoch and process")
+    parser.add_argument("--dev-batches", type=int, default=2, help="of all processes")
     parser.add_argument("--plain", action="store_true", help="a linear model without dropout and batch norm")
     args = parser.parse_args()
     config = configuration.load(TrainerConfig, None, args.settings)
@@ -113,7 +115,8 @@ def main() -> None:
             # consecutive batches go to consecutive processes
             yield batch_of(1000 * epoch + index * world.size + world.rank)
 
-    trainer = Trainer(config, task=task, train_batches=train_batches, dev_batches=development, exp_dir=args.exp_dir,
+    dev_batches = partial(development, world.rank, world.size, args.dev_batches)
+    trainer = Trainer(config, task=task, train_batches=train_batches, dev_batches=dev_batches, exp_dir=args.exp_dir,
                       header=HEADER, world=world)
     trainer.run()
     if world.size > 1:
