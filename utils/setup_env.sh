@@ -86,7 +86,7 @@ step() {
   "$@" > "$log" 2>&1 && return
   if grep -qiE 'no space left|disk quota' "$log"; then
     fail "the disk of $dir is full; free at least $min_free_gb GB and run the same command again"
-  elif grep -qiE 'connect|resolve|dns|timed out|unreachable|failed to fetch|max retries|proxy' "$log"; then
+  elif grep -qiE 'connect error|connection|name resolution|dns error|timed out|unreachable|failed to fetch' "$log"; then
     fail "$what: the package index could not be reached; check the network or set PIP_INDEX_URL (see $log)"
   fi
   reason=$(grep -iE 'error|×|hash' "$log" | tail -n 1 || true)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+import check_env
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "utils" / "setup_env.sh"
@@ -85,6 +88,11 @@ def test_a_finished_environment_costs_nothing_and_a_changed_wish_is_noticed(tmp_
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert time.monotonic() - begin < 2
     assert "Python 3.11 is needed" in one_line(setup("--torch", "2.13-cpu", PATH=old_python, PYTHON=""))
+
+
+@pytest.mark.k2
+def test_the_proof_is_a_real_k2_call() -> None:
+    assert re.search(r"k2 \S+ \(pruned-range loss \d+\.\d+, gradient finite\)", check_env.k2_loss())
 
 
 def test_every_locked_file_has_a_hash() -> None:
