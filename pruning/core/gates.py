@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -143,8 +143,8 @@ class HardConcreteGates(nn.Module):
 
         On short runs many gates stay undecided and the rule misses the target by several points. Units nearest to
         the rule's threshold are opened (or closed) in the order of their log alpha until the mean sparsity over the
-        constrained costs is as near to the mean target as one unit can bring it; modules stay as the rule has them
-        unless units alone do not suffice.
+        constrained costs would pass the mean target; then units of the groups that are still fine enough fill what
+        is left. Modules stay as the rule has them unless units alone do not suffice.
         """
         keep = self.rule()
 
@@ -152,19 +152,41 @@ class HardConcreteGates(nn.Module):
             counts = self.hard_counts(candidate)
             return sum(costs.sparsity(counts, c).item() - t for c, t in targets.items()) / len(targets)
 
-        start = excess(keep)
-        order = self._flip_order(keep, opening=start > 0)
-        low, high = 0, len(order)  # flips; excess changes its sign between them
+        candidates = [keep]
+        for _ in range(4):  # a module that opens brings many units at once: what it overshoots is then taken back
+            opening = excess(keep) > 0
+            order = self._flip_order(keep, opening)
+            before, keep = self._bracket(keep, order, opening, excess)
+            filled = self._filled(before, order, opening, excess)
+            candidates += [before, filled, keep]
+        return min(candidates, key=lambda candidate: abs(excess(candidate)))
 
-        def flipped(count: int) -> Tensor:
-            result = keep.clone()
-            result[order[:count]] = start > 0
-            return result
-
+    @staticmethod
+    def _bracket(
+        keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]
+    ) -> tuple[Tensor, Tensor]:
+        """The last state before flips in ``order`` pass the target, and the first one after it."""
+        low, high = 0, len(order)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if (excess(flipped(middle)) > 0) == (start > 0) else (low, middle)
-        return min((flipped(low), flipped(high)), key=lambda candidate: abs(excess(candidate)))
+            passed = (excess(_flipped(keep, order[:middle], opening)) > 0) != opening
+            low, high = (low, middle) if passed else (middle, high)
+        return _flipped(keep, order[:low], opening), _flipped(keep, order[:high], opening)
+
+    def _filled(self, keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]) -> Tensor:
+        """Flip more of ``order``, group by group, as many units as stay on this side of the target."""
+        order = order[keep[order] != opening]
+        queues = {int(group): order[self._member.cpu()[order] == group] for group in self._member.cpu()[order].unique()}
+        gap = abs(excess(keep))
+        for group in sorted(queues, key=lambda index: int((order == queues[index][0]).nonzero())):
+            queue = queues[group]
+            step = gap - abs(excess(_flipped(keep, queue[:1], opening)))  # what one unit brings
+            count = min(len(queue), int(gap / step)) if step > 0 else 0
+            candidate = _flipped(keep, queue[:count], opening)
+            rest = excess(candidate)
+            if count and (rest > 0) == opening and abs(rest) < gap:
+                keep, gap = candidate, abs(rest)
+        return keep
 
     def _flip_order(self, keep: Tensor, opening: bool) -> Tensor:
         """Gates that may be flipped, ``(K,)``, by log alpha: units of open modules first, then closed modules."""
@@ -204,3 +226,10 @@ class HardConcreteGates(nn.Module):
             kept[group.name] = replace(kept[group.name], kept=tuple(units), scale=soft, scores=scores)
             start += group.size
         return Structure(kept).resolved(self.groups)
+
+
+def _flipped(keep: Tensor, gates: Tensor, opening: bool) -> Tensor:
+    """A copy of ``keep (U,)`` in which ``gates (K,)`` are open or closed."""
+    result = keep.clone()
+    result[gates] = opening
+    return result

@@ -1,0 +1,104 @@
+"""L0 gating in training: it reaches any target, logs what it does, and selects only on target."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pruning.core.constraint import ConstraintConfig
+from pruning.core.gates import GateConfig
+from pruning.errors import UserError
+from pruning.models.conformer import ConformerConfig
+from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.training.gating import Gating, GatingConfig
+from pruning.training.task import StepInfo
+
+
+def network() -> Transducer:
+    torch.manual_seed(0)
+    encoder = ConformerConfig(
+        d_model=32,
+        num_layers=3,
+        head_dim=8,
+        num_heads=(4,),
+        macaron_dim=(64,),
+        ffn_dim=(64,),
+        conv_channels=(32,),
+        conv_kernel=5,
+        subsampling_channels=(8, 8),
+        subsampling_strides=(2, 2),
+    )
+    return Transducer(TransducerConfig(encoder=encoder, vocab_size=9, decoder_dim=8, joiner_dim=8))
+
+
+def optimise(gating: Gating, steps: int) -> None:
+    """Gates and multipliers alone: what the constraint does without any task."""
+    groups = [
+        {"params": group.parameters, "lr": group.lr, "maximize": group.maximize} for group in gating.parameter_groups()
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    for step in range(steps):
+        optimiser.zero_grad()
+        gating.penalty(StepInfo(1, step, step, steps)).backward()
+        optimiser.step()
+        gating.gates.limit()
+
+
+@pytest.mark.parametrize("cost", ["size", "macs"])
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.7, 0.85])
+def test_hard_sparsity_is_on_target_after_a_short_run(cost: str, target: float) -> None:
+    constraint = ConstraintConfig(**{"size": 0.0, "macs": 0.0, cost: target})
+    config = GatingConfig(constraint=constraint, gate_lr=0.1, multiplier_lr=0.1)
+    gating = Gating(network(), config, 1000)
+    optimise(gating, 60)
+    reached = gating.costs.structure_sparsity(gating.structure())[cost]
+    assert reached == pytest.approx(target, abs=0.01)
+    assert gating.on_target(StepInfo(1, 60, 60, 60))
+
+
+def test_the_expected_sparsity_follows_the_ramp_to_both_targets() -> None:
+    constraint = ConstraintConfig(size=0.6, macs=0.5)
+    gating = Gating(network(), GatingConfig(constraint=constraint, gate_lr=0.05, multiplier_lr=0.05), 1000)
+    optimise(gating, 500)
+    values = gating.log_values(StepInfo(1, 0, 500, 500, training=False))
+    assert values["sparsity/size/target"] == pytest.approx(0.6)
+    assert values["sparsity/macs/target"] == pytest.approx(0.5)
+    assert values["sparsity/size/expected"] > 0.57
+    assert values["sparsity/macs/expected"] > 0.47
+    assert values["multipliers/size/linear"] != 0
+
+
+def test_no_selection_before_the_end_of_the_ramp() -> None:
+    gating = Gating(network(), GatingConfig(constraint=ConstraintConfig(ramp_share=0.5)), 1000)
+    assert not gating.on_target(StepInfo(1, 0, 49, 100))
+    assert gating.on_target(StepInfo(1, 0, 50, 100)), "the fitted structure is always as near as one unit"
+
+
+def test_validation_uses_one_hard_structure_and_training_samples() -> None:
+    gating = Gating(network(), GatingConfig(gates=GateConfig(initial=0.0)), 1000)
+    step = StepInfo(1, 0, 80, 100)
+    first, second = gating.masks(step), gating.masks(step)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    validation = StepInfo(1, 0, 80, 100, training=False)
+    assert gating.masks(validation).keys() == gating.masks(validation).keys()
+    for name, mask in gating.masks(validation).items():
+        assert torch.equal(mask, gating.structure(gating.share(validation)).masks()[name])
+
+
+def test_modules_only_is_a_choice_of_kinds() -> None:
+    kinds = ("attention_module", "ffn_module", "conv_module")
+    gating = Gating(network(), GatingConfig(gates=GateConfig(kinds=kinds)), 1000)
+    assert {group.kind for group in gating.gates.gated} == set(kinds)
+    assert set(gating.masks(StepInfo(1, 0, 0, 10))) == {group.name for group in gating.gates.gated}
+
+
+def test_targets_beyond_reach_and_unknown_kinds_are_refused() -> None:
+    with pytest.raises(UserError, match=r"0.9 in size is beyond reach: at most 0\.\d+ with units of heads; lower"):
+        Gating(network(), GatingConfig(GateConfig(kinds=("heads",)), ConstraintConfig(size=0.9)), 1000)
+    with pytest.raises(UserError, match="no units of kind 'head'.*correct gates.kinds"):
+        Gating(network(), GatingConfig(GateConfig(kinds=("head",))), 1000)
+
+
+def test_a_run_without_an_end_has_no_ramp() -> None:
+    with pytest.raises(UserError, match="set max_steps"):
+        Gating(network(), GatingConfig(), 1000).penalty(StepInfo(1, 0, 0, None))

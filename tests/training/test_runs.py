@@ -1,0 +1,213 @@
+"""From teacher to fine-tuned network on seconds of data: resumed runs equal undisturbed ones, bad input stops early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Optional
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.files import read_json, write_json
+from pruning.models.conformer import ConformerConfig
+from pruning.models.transducer import TransducerConfig
+from pruning.speech.bpe import train as train_bpe
+from pruning.speech.data import DataConfig
+from pruning.speech.losses import LossConfig
+from pruning.training import checkpoint, configuration, facts, runs
+from pruning.training.trainer_config import TrainerConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DISTILLATION = "distillation:\n  layers: [0, 2]\n  output_weight: 0.1\n  ctc_weight: 0.1\n"
+COMMON = """
+loss: {backend: torch, ctc_weight: 0.3}
+data: {max_duration: 15, num_buckets: 2, num_workers: 0}
+trainer: {max_steps: 12, num_threads: 1, valid_interval: 5, state_interval: 1, tensorboard: false, log_interval: 2}
+"""
+GATING = """
+gating:
+  gate_lr: 0.3
+  multiplier_lr: 0.3
+  constraint: {size: 0.5, ramp_share: 0.4}
+"""
+
+
+def inputs(data_dir: Path) -> runs.Inputs:
+    cuts = data_dir / "fbank"
+    train = [cuts / f"librispeech_cuts_{part}.jsonl.gz" for part in ("train-a", "train-b")]
+    return runs.Inputs(train, [cuts / "librispeech_cuts_dev.jsonl.gz"], data_dir / "lang_bpe_30")
+
+
+def dimensions() -> TransducerConfig:
+    encoder = ConformerConfig(
+        d_model=24,
+        num_layers=2,
+        head_dim=8,
+        num_heads=(3,),
+        macaron_dim=(48,),
+        ffn_dim=(48,),
+        conv_channels=(24,),
+        conv_kernel=5,
+        subsampling_channels=(6, 6),
+        subsampling_strides=(2, 2),
+    )
+    return TransducerConfig(encoder=encoder, decoder_dim=12, joiner_dim=12)
+
+
+@pytest.fixture(scope="module")
+def work(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a trained teacher and the configurations of what follows."""
+    directory = tmp_path_factory.mktemp("runs")
+    (directory / "train.yaml").write_text(COMMON)
+    (directory / "finetune.yaml").write_text(COMMON + DISTILLATION)
+    (directory / "prune.yaml").write_text(COMMON + DISTILLATION + GATING)
+    trainer = TrainerConfig(max_steps=6, num_threads=1, tensorboard=False)
+    config = runs.RunConfig(
+        model=dimensions(),
+        loss=LossConfig(backend="torch", ctc_weight=0.3),
+        data=DataConfig(max_duration=15, num_buckets=2, num_workers=0),
+        trainer=trainer,
+    )
+    runs.train(config, inputs(data_dir), directory / "teacher")
+    return directory
+
+
+def command(name: str, data_dir: Path, *arguments: str) -> list[str]:
+    data = inputs(data_dir)
+    return [
+        sys.executable, "-m", f"pruning.bin.{name}", "--lang-dir", str(data.lang_dir),
+        "--train-cuts", *map(str, data.train_cuts), "--dev-cuts", *map(str, data.dev_cuts), *arguments,
+    ]  # fmt: skip
+
+
+def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Optional[Path] = None) -> str:
+    """Run to the end, or kill it with SIGKILL once the state of a step is there; returns what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    if kill_after_step is not None:
+        assert exp_dir is not None
+        while process.poll() is None and not any(f"step {kill_after_step}/" in line for line in process.stdout or []):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    return output
+
+
+@pytest.mark.slow
+def test_pruning_killed_and_started_again_ends_bit_equal(work: Path, data_dir: Path) -> None:
+    for name in ("whole", "killed"):
+        arguments = command(
+            "prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"),
+            "--exp-dir", str(work / name),
+        )  # fmt: skip
+        if name == "killed":
+            run(arguments, kill_after_step=4, exp_dir=work / name)
+            assert not (work / name / ".done").exists()
+        output = run(arguments)
+        assert (work / name / ".done").exists(), output
+    for kind in ("best", "epoch-1"):
+        whole, killed = (load_file(work / name / f"{kind}.safetensors") for name in ("whole", "killed"))
+        assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+    structures = [read_json(work / name / "structure.json") for name in ("whole", "killed")]
+    assert structures[0] == structures[1], "gates too"
+
+
+@pytest.mark.slow
+def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
+    config = configuration.load(runs.PruneConfig, work / "prune.yaml")
+    runs.prune(config, inputs(data_dir), work / "pruned", work / "teacher")
+    structure = Structure.from_dict(read_json(work / "pruned" / "structure.json"))
+    arguments = ["--pruned", str(work / "pruned"), "--exp-dir", str(work / "small"), "--print"]
+    data = inputs(data_dir)
+    cuts = ["--train-cuts", *map(str, data.train_cuts), "--lang-dir", str(data.lang_dir), "--max-duration", "15"]
+    output = run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
+    assert "subsampling" in output
+    assert "batch norms re-estimated" in output
+    small, header = checkpoint.load_model(work / "small")
+    assert header["exactness"] <= 1e-4
+    known = facts.read_facts(work / "small")
+    sparsity = 1 - known["encoder_parameters"] / known["dense"]["encoder_parameters"]
+    assert sparsity == pytest.approx(0.5, abs=0.01)
+    assert known["encoder_parameters"] == sum(parameter.numel() for parameter in small.encoder.parameters())
+    assert sum(len(group["kept"]) for group in header["structure"]["groups"].values()) == sum(
+        structure.count(name) for name in structure.groups
+    )
+    assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments])
+
+    fine = configuration.load(runs.RunConfig, work / "finetune.yaml")
+    runs.train(fine, inputs(data_dir), work / "fine", init=work / "small", teacher=work / "teacher")
+    tuned, tuned_header = checkpoint.load_model(work / "fine")
+    assert tuned_header["structure"] == header["structure"]
+    assert tuned.state_dict().keys() == small.state_dict().keys()
+    assert facts.read_facts(work / "fine")["dense"] == known["dense"]
+
+    dimensions_file = work / "uniform.json"
+    run([sys.executable, "-m", "pruning.bin.uniform", "--dense", str(work / "teacher"), "--reference",
+         str(work / "small"), "--output", str(dimensions_file)])  # fmt: skip
+    uniform = TransducerConfig.from_dict(read_json(dimensions_file))
+    assert uniform.encoder.d_model == 24
+    assert uniform.encoder.ffn_dim[0] < 48
+
+
+def train_error(work: Path, data_dir: Path, *arguments: str, name: str = "train", config: str = "train.yaml") -> str:
+    """The one line with which a command refuses its input."""
+    exp_dir = work / "refused"
+    output = run(command(name, data_dir, "--config", str(work / config), "--exp-dir", str(exp_dir), *arguments))
+    lines = output.strip().splitlines()
+    assert lines[-1].startswith("error: "), output
+    assert not any(exp_dir.glob("*.safetensors"))
+    return lines[-1]
+
+
+@pytest.mark.slow
+def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
+    teacher = str(work / "teacher")
+    assert "trainer.max_stpes" in train_error(work, data_dir, "trainer.max_stpes=3")
+    assert "has no 'model'" in train_error(work, data_dir)
+    assert "give --teacher" in train_error(work, data_dir, "--init", teacher, config="finetune.yaml")
+    prune = ("--teacher", teacher)
+    line = train_error(work, data_dir, *prune, "gating.constraint.size=0.999", name="prune", config="prune.yaml")
+    assert "beyond reach: at most 0.9" in line
+    line = train_error(work, data_dir, *prune, "distillation.layers=[7]", name="prune", config="prune.yaml")
+    assert "the teacher has layers 0 (input) to 2" in line
+    line = train_error(work, data_dir, "--teacher", str(work / "nothing"), name="prune", config="prune.yaml")
+    assert "nothing" in line
+
+
+def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:
+    train_bpe(["SOME OTHER WORDS ENTIRELY", "A QUITE DIFFERENT TEXT WITH LETTERS"], tmp_path / "lang_bpe_25", 25, "unigram")
+    other = runs.Inputs(inputs(data_dir).train_cuts, inputs(data_dir).dev_cuts, tmp_path / "lang_bpe_25")
+    config = configuration.load(runs.RunConfig, work / "train.yaml")
+    with pytest.raises(UserError, match="bpe.model|pieces|tokens"):
+        runs.train(config, other, tmp_path / "exp", init=work / "teacher")
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:
+    weights = load_file(work / "teacher" / "best.safetensors")
+    header = checkpoint.read_header(work / "teacher" / "best.safetensors")
+    header["model"]["config"]["encoder"]["ffn_dim"] = [40, 48]
+    checkpoint.save_weights(tmp_path / "other.safetensors", weights, header)
+    with pytest.raises(UserError, match="another architecture: tensor encoder.layers.0.ffn"):
+        checkpoint.load_model(tmp_path / "other.safetensors")
+    header["model"] = {"type": "zipformer", "config": {}}
+    checkpoint.save_weights(tmp_path / "other.safetensors", weights, header)
+    with pytest.raises(UserError, match="'zipformer'; this version knows transducer"):
+        checkpoint.load_model(tmp_path / "other.safetensors")
+
+
+def test_a_structure_of_another_network_is_refused_at_extraction(work: Path, tmp_path: Path) -> None:
+    structure = {"groups": {"encoder.layers.0.ffn": {"kind": "ffn_module", "size": 1, "kept": [0]}}}
+    write_json(tmp_path / "structure.json", structure)
+    output = run([sys.executable, "-m", "pruning.bin.extract", "--pruned", str(work / "teacher"), "--exp-dir",
+                  str(tmp_path / "out"), "--structure", str(tmp_path / "structure.json")])  # fmt: skip
+    assert output.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out").exists()
