@@ -57,10 +57,11 @@ def test_sentences_are_plain_words_of_the_vocabulary() -> None:
 
 def test_an_exhausted_grammar_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "TEMPLATES", ("a COLOR OBJECT",))
-    grammar = text.Grammar(24)  # two words a class
-    assert len(grammar.unique_sentences(np.random.default_rng(0), count=4)) == 4
-    with pytest.raises(UserError, match="the grammar has no more than 4 new sentences; ask for fewer utterances"):
-        grammar.unique_sentences(np.random.default_rng(0), count=5)
+    grammar = text.Grammar(24)
+    possible = len(grammar.classes["COLOR"]) * len(grammar.classes["OBJECT"])
+    assert len(grammar.unique_sentences(np.random.default_rng(0), count=possible)) == possible
+    with pytest.raises(UserError, match=f"the grammar has no more than {possible} new sentences; ask for fewer"):
+        grammar.unique_sentences(np.random.default_rng(0), count=possible + 1)
     with pytest.raises(UserError, match="vocabulary of 3 words is too small"):
         text.Grammar(3)
 

@@ -14,7 +14,7 @@ _IRREGULAR_PLURALS = {
     "goose": "geese", "knife": "knives", "mouse": "mice", "salmon": "salmon", "sheep": "sheep", "shelf": "shelves",
     "wolf": "wolves", "scarf": "scarves",
 }  # fmt: skip
-_MAXIMUM_DRAWS = 200  # consecutive repeats after which the grammar counts as exhausted
+_MAXIMUM_DRAWS = 1000  # consecutive repeats after which the grammar counts as exhausted
 
 
 def plural(noun: str) -> str:
