@@ -168,18 +168,3 @@ def transducer_distillation_loss(
     divergence = _divergence(student.masked_fill(copies, 0.0), teacher.masked_fill(copies, 0.0))
     inside = (torch.arange(frames, device=ranges.device).view(1, -1, 1) < lengths.view(-1, 1, 1)) & (ranges <= last)
     return divergence.masked_fill(~inside, 0.0).sum()
-
-
-def ctc_distillation_loss(student: Tensor, teacher: Tensor, lengths: Tensor) -> Tensor:
-    """KL(teacher || student) of two CTC heads, summed over the frames of the utterances.
-
-    Args:
-        student: log-probabilities (N, T, V).
-        teacher: log-probabilities (N, T, V).
-        lengths: frames of each utterance, (N,).
-
-    Returns:
-        A scalar in float32.
-    """
-    inside = torch.arange(student.size(1), device=student.device) < lengths.unsqueeze(1)
-    return _divergence(student.float(), teacher.float()).masked_fill(~inside, 0.0).sum()

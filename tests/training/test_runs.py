@@ -183,7 +183,8 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
 
 
 def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:
-    train_bpe(["SOME OTHER WORDS ENTIRELY", "A QUITE DIFFERENT TEXT WITH LETTERS"], tmp_path / "lang_bpe_25", 25, "unigram")
+    texts = ["SOME OTHER WORDS ENTIRELY", "A QUITE DIFFERENT TEXT WITH LETTERS"]
+    train_bpe(texts, tmp_path / "lang_bpe_25", 25, "unigram")
     other = runs.Inputs(inputs(data_dir).train_cuts, inputs(data_dir).dev_cuts, tmp_path / "lang_bpe_25")
     config = configuration.load(runs.RunConfig, work / "train.yaml")
     with pytest.raises(UserError, match="bpe.model|pieces|tokens"):
