@@ -23,5 +23,6 @@ def librispeech_size(parts: Sequence[str]) -> tuple[float, int]:
     """
     for part in parts:
         if part not in LIBRISPEECH:
-            raise UserError(f"the size of {part} is not known", f"prepare its cuts, or choose from {', '.join(LIBRISPEECH)}")
+            known = ", ".join(LIBRISPEECH)
+            raise UserError(f"the size of {part} is not known", f"prepare its cuts, or choose from {known}")
     return sum(LIBRISPEECH[part][0] for part in parts), sum(LIBRISPEECH[part][1] for part in parts)
