@@ -1,1 +1,1 @@
-"""Structured pruning of speech recognisers: units, gates, costs, distillation, extraction, and the recipes over them."""
+"""Structured pruning of speech recognisers: units, gates, costs, distillation, extraction, and recipes over them."""

@@ -12,7 +12,7 @@ from pruning.errors import UserError
 
 
 def run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequence[str]] = None) -> NoReturn:
-    """Run ``main(argv)`` and exit: 0 when it returns, 1 after a line for bad input or a full disk, 130 when interrupted.
+    """Run ``main(argv)`` and exit: 0 when it returns, 1 after bad input or a full disk, 130 when interrupted.
 
     Any other exception is a fault of ours and keeps its traceback.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -86,7 +87,8 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Pat
         raise UserError(f"{source} was trained under gates", "extract it, and decode the extracted network")
     if not hasattr(model, "joiner"):
         raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
-    tokenizer.check_matches(header["tokenizer"], str(source))
+    recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **header.get("tokenizer", {})}
+    tokenizer.check_matches(recorded, str(source))
     if arguments.checkpoint is not None:
         return model, arguments.checkpoint.parent, arguments.checkpoint.stem
     name = "best" if arguments.epoch is None else f"epoch-{arguments.epoch}"
@@ -120,6 +122,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for cuts in arguments.cuts:
         if not cuts.is_file():
             raise UserError(f"cuts {cuts} do not exist", "run the stage that computes features first")
+    repeated = [name for name, count in Counter(map(_set_name, arguments.cuts)).items() if count > 1]
+    if repeated:
+        raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
     if arguments.num_threads < 1:
         raise UserError(f"--num-threads is {arguments.num_threads}", "give at least 1")
     torch.set_num_threads(arguments.num_threads)

@@ -53,7 +53,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--lang-dir", help="language directory; without it --vocab-size counts")
     parser.add_argument("--vocab-size", type=int, default=500, help="word pieces, where --lang-dir does not exist yet")
     parser.add_argument("--processes", type=int, default=1, help="training processes, one device each")
-    parser.add_argument("--timed-seconds", type=float, default=30.0, help="audio of a timed batch; times are scaled to data.max_duration")
+    help_text = "audio of a timed batch; times are scaled to data.max_duration"
+    parser.add_argument("--timed-seconds", type=float, default=30.0, help=help_text)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)

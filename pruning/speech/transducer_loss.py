@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from pruning.speech.lattice import lattice_score, symbol_windows
 from pruning.speech.network import TransducerNetwork
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "k2", "torch")
 
@@ -72,9 +76,17 @@ def pad_tokens(tokens: list[list[int]], device: torch.device | str) -> tuple[Ten
     return targets.to(device), lengths.to(device)
 
 
+@lru_cache(maxsize=1)
 def k2_is_installed() -> bool:
-    """Whether k2 can be imported."""
-    return importlib.util.find_spec("k2") is not None
+    """Whether k2 can be imported; one that was built for another torch cannot, and is told of once."""
+    if importlib.util.find_spec("k2") is None:
+        return False
+    try:
+        importlib.import_module("k2")
+    except (ImportError, OSError, RuntimeError) as error:
+        logger.warning("k2 is installed but cannot be imported (%s); install the one built for this torch", error)
+        return False
+    return True
 
 
 def decoder_output(model: TransducerNetwork, targets: Tensor) -> Tensor:

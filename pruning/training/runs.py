@@ -139,9 +139,8 @@ def train(
     else:
         model = new_network(config.model, tokenizer, config.trainer.seed)
         normalise_features(model, config, inputs, tokenizer)
-    task = TransducerTask(
-        model.train(), config.loss, SpecAugment(config.data.spec_augment), _guidance(config.distillation, teacher, tokenizer)
-    )
+    guidance = _guidance(config.distillation, teacher, tokenizer)
+    task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance)
     fit(task, config, inputs, tokenizer, exp_dir, header, dense)
 
 
