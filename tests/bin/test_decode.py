@@ -169,6 +169,7 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path
         (["--exp-dir", str(gated), *cuts, *lang_dir], "gated was trained under gates; extract it"),
         ([*exp, *cuts, *lang_dir, "--method", "viterbi"], "'viterbi' is not known"),
         ([*exp, *cuts, *lang_dir, "--num-threads", "0"], "--num-threads is 0"),
+        ([*exp, *cuts, cuts[1], *lang_dir], "several cuts are of a set named test-clean"),
     ]:
         with pytest.raises(UserError, match=complaint):
             decode.main(wrong)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from pruning.speech.beam import modified_beam_search
 from pruning.speech.decoding import SETTINGS, DecodingConfig, decode
 from pruning.speech.fast_beam import fast_beam_search
 from pruning.speech.greedy import greedy_search
+from pruning.speech.transducer_loss import k2_is_installed
 
 WITH_K2 = ("fast_beam_search", "ctc_decoding")
 METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS]
@@ -178,6 +181,20 @@ def test_a_suffix_reads_as_icefalls_do() -> None:
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
         DecodingConfig(**wrong)
+
+
+def test_a_k2_of_another_torch_counts_as_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "k2.py").write_text("raise ImportError('undefined symbol')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "k2", raising=False)
+    k2_is_installed.cache_clear()
+    try:
+        assert not k2_is_installed()
+    finally:
+        k2_is_installed.cache_clear()
+    assert "undefined symbol" in caplog.text
 
 
 def test_a_missing_k2_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
