@@ -1,0 +1,79 @@
+"""What every command does with errors, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from pruning.bin import command
+from pruning.errors import UserError
+from pruning.files import atomic_path, read_json, write_json, write_text
+
+
+def outcome(error: Optional[BaseException], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    def main(argv: Optional[Sequence[str]]) -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as leaving:
+        command.run(main, [])
+    return int(leaving.value.code or 0), capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = outcome(UserError("a.flac is\ntruncated", "copy it again"), capsys)
+    assert (status, text) == (1, "error: a.flac is truncated; copy it again\n")
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = outcome(OSError(errno.ENOSPC, "No space left on device", "exp/best.safetensors"), capsys)
+    assert status == 1
+    assert text.startswith("error: no space left on the disk of exp/best.safetensors; free some")
+    assert text.count("\n") == 1
+
+
+def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(KeyboardInterrupt(), capsys) == (130, "interrupted; run the same command again to continue\n")
+
+
+def test_faults_of_ours_keep_their_traceback() -> None:
+    def main(argv: Optional[Sequence[str]]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command.run(main, [])
+
+
+def test_success_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(None, capsys) == (0, "")
+
+
+def test_nothing_is_left_behind_by_a_failure(tmp_path: Path) -> None:
+    write_text(tmp_path / "x.txt", "old")
+    with pytest.raises(OSError, match="No space"), atomic_path(tmp_path / "x.txt") as temporary:
+        temporary.write_text("new and half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+    assert (tmp_path / "x.txt").read_text() == "old"
+
+
+def test_a_directory_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        with atomic_path(tmp_path / "state") as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["two"]
+
+
+def test_json_round_trip_and_its_errors(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"ä": [1, 2.5, None]})
+    assert read_json(tmp_path / "a.json") == {"ä": [1, 2.5, None]}
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"b\.json does not exist; run stage 3"):
+        read_json(tmp_path / "b.json", "run stage 3")
