@@ -149,6 +149,7 @@ def test_a_stage_goes_through_a_cluster_as_well(recipe: Recipe, tmp_path: Path) 
         (["--mini", "maybe"], "takes true or false"),
         (["--speed-perturb", "maybe"], "takes true or false"),
         (["--cmd-backend", "pbs"], "no backend 'pbs'"),
+        (["--systems", "teacher student"], "no system 'student'"),
         (["--conf", "conf/none"], "conf/none/teacher.yaml"),
     ],
 )

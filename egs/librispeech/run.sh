@@ -38,6 +38,7 @@ target_macs=0           # share of the encoder's MACs to remove; 0: no constrain
 round_to=1              # round the kept counts to multiples of this at extraction
 seed=1                  # of training
 num_processes=1         # training processes (GPUs) on one machine
+systems="teacher finetuned uniform"  # what to decode and to tabulate
 methods=                # decoding; default: greedy_search modified_beam_search fast_beam_search (mini: greedy_search)
 epoch=                  # decode this epoch's checkpoint instead of the best on dev
 avg=                    # average over so many epochs up to it
@@ -68,12 +69,16 @@ fi
 : "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
 : "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"
 
-
 # told now rather than after the stages before
+declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8) row_of=([finetuned]=pruned)
+read -ra systems <<< "$systems"
+for name in "${systems[@]}"; do
+  [ -n "${stage_of[$name]:-}" ] || fail "there is no system '$name'; choose from teacher, finetuned and uniform"
+done
 config_of=([4]=$teacher_config [5]=$prune_config [7]=$finetune_config [8]=$uniform_config)
 for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
-  [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf in --help"
+  [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
 done
 
 # shellcheck source=egs/librispeech/cmd.sh
@@ -88,11 +93,10 @@ read -ra methods <<< "$methods"
 parts=("${train_parts[@]}" "${dev_parts[@]}" "${test_parts[@]}")
 manifests=$data_dir/manifests
 lang_dir=$data_dir/lang_bpe_$vocab_size
-teacher=$exp_dir/teacher pruned=$exp_dir/pruned extracted=$exp_dir/extracted
-finetuned=$exp_dir/finetuned uniform=$exp_dir/uniform
+teacher=$exp_dir/teacher pruned=$exp_dir/pruned extracted=$exp_dir/extracted uniform=$exp_dir/uniform
 now=$(date +%Y%m%d-%H%M%S)
 
-cuts_of() { printf "$data_dir/fbank/librispeech_cuts_%s.jsonl.gz\n" "$@"; }
+cuts_of() { printf '%s\n' "${@/#/"$data_dir/fbank/librispeech_cuts_"}" | sed 's/$/.jsonl.gz/'; }
 mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
 mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
 mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
@@ -220,13 +224,11 @@ fi
 
 if in_stage 9; then
   for cuts in "${test_cuts[@]}"; do require "$cuts" 2; done
+  for name in "${systems[@]}"; do require "$exp_dir/$name/.done" "${stage_of[$name]}"; done
   which=()
   [ -z "$epoch" ] || which+=(--epoch "$epoch")
   [ -z "$avg" ] || which+=(--avg "$avg")
-  require "$teacher/.done" 4
-  require "$finetuned/.done" 7
-  require "$uniform/.done" 8
-  for name in teacher finetuned uniform; do
+  for name in "${systems[@]}"; do
     for method in "${methods[@]}"; do
       # shellcheck disable=SC2086
       run_logged "decoding with $name, $method" "$exp_dir/$name/log/decode-$method-$now.log" \
@@ -238,10 +240,14 @@ if in_stage 9; then
 fi
 
 if in_stage 10; then
-  for name in teacher finetuned uniform; do require "$exp_dir/$name/${methods[0]}" 9; done
+  rows=()
+  for name in "${systems[@]}"; do
+    require "$exp_dir/$name/${methods[0]}" 9
+    rows+=("${row_of[$name]:-$name}=$exp_dir/$name")
+  done
   # shellcheck disable=SC2086
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
-    python -m pruning.bin.report --systems "teacher=$teacher" "pruned=$finetuned" "uniform=$uniform" \
-    --sets "${test_parts[@]}" --method "${methods[@]}" --output "$results"
+    python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
+    --output "$results"
   cat "$results"
 fi
