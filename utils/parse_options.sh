@@ -6,15 +6,21 @@
 #     . utils/parse_options.sh
 #
 # Every variable that the script assigns at the start of a line above is then an option: --speed-perturb false sets
-# speed_perturb. An option whose default is true or false takes only these. Options end at -- or at the first word
+# speed_perturb. Scripts that share options source a file that declares them and then sources this one; its variables
+# count as well (utils/asr_options.sh). An option whose default is true or false takes only these. Options end at -- or at the first word
 # without dashes; the script finds what is left in "$@". --help prints the comment at the top of the script, then the
 # variables, their comments and defaults.
 
-_options_script=${BASH_SOURCE[1]:-$0}
+_options_files=("${BASH_SOURCE[@]:1}") # what sources what, the script itself last
+_options_script=${_options_files[-1]:-$0}
 
-# Prints "NAME DEFAULT # COMMENT" lines, up to the line that sources this file.
+# Prints "NAME=DEFAULT # COMMENT" lines: of the script, then of what it sources on the way here, each up to the line
+# that sources the next.
 _option_lines() {
-  sed -n -e '/^\(\.\|source\) .*parse_options\.sh/q' -e '/^[a-z_][a-z0-9_]*=/p' "$_options_script"
+  local index
+  for ((index = ${#_options_files[@]} - 1; index >= 0; index--)); do
+    sed -n -e '/^\(\.\|source\) /q' -e '/^[a-z_][a-z0-9_]*=/p' "${_options_files[index]}"
+  done
 }
 
 _option_names=" $(_option_lines | sed 's/=.*//' | tr '\n' ' ')"
@@ -66,4 +72,4 @@ while [ $# -gt 0 ]; do
     *) break ;;
   esac
 done
-unset _option _option_names
+unset _option _option_names _options_files

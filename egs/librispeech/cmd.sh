@@ -1,27 +1,5 @@
-# shellcheck shell=bash disable=SC2034
-# What runs the jobs: on this machine (local), through Slurm (slurm) or through a grid engine (sge).
-# conf/slurm.conf and conf/sge.conf say how to ask them for memory, threads and GPUs; edit them for your cluster.
-# Kaldi's run.pl, slurm.pl and queue.pl fit here as well.
-cmd_backend=${cmd_backend:-local}
-
-case $cmd_backend in
-  local)
-    train_cmd="run.sh"
-    cuda_cmd="run.sh"
-    decode_cmd="run.sh"
-    ;;
-  slurm)
-    train_cmd="slurm.sh --mem 4G --config conf/slurm.conf"
-    cuda_cmd="slurm.sh --mem 32G --config conf/slurm.conf"
-    decode_cmd="slurm.sh --mem 16G --config conf/slurm.conf"
-    ;;
-  sge)
-    train_cmd="queue.sh --mem 4G --config conf/sge.conf"
-    cuda_cmd="queue.sh --mem 32G --config conf/sge.conf"
-    decode_cmd="queue.sh --mem 16G --config conf/sge.conf"
-    ;;
-  *)
-    echo "error: there is no backend '$cmd_backend'; choose local, slurm or sge" >&2
-    exit 1
-    ;;
-esac
+# shellcheck shell=bash
+# What runs the jobs. To give a stage other resources, or Kaldi's own run.pl, slurm.pl or queue.pl, set train_cmd,
+# cuda_cmd and decode_cmd below.
+# shellcheck source=utils/cmd.sh
+. ../../utils/cmd.sh

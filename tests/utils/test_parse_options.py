@@ -79,3 +79,19 @@ def test_help_prints_the_comment_and_the_variables(tmp_path: Path) -> None:
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["--stage", "first", "stage", "[0]"] in lines and ["--flag", "whether", "[false]"] in lines
     assert "inner" not in result.stdout and "below" not in result.stdout
+
+
+def test_scripts_share_options_through_a_file_that_declares_them(tmp_path: Path) -> None:
+    shared = f"nj=4  # jobs\n. {UTILS}/parse_options.sh\nafter=1\n"
+    (tmp_path / "shared.sh").write_text(shared)
+    script = tmp_path / "script.sh"
+    script.write_text(f"own=a  # its own\n. {tmp_path}/shared.sh\nbelow=3\nprintf '%s|' $own $nj \"$@\"\n")
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", str(script), *arguments], capture_output=True, text=True, check=False)
+
+    assert call("--nj", "8", "--own", "b", "word").stdout == "b|8|word|"
+    printed = call("--help").stdout.splitlines()
+    assert [line.split()[0] for line in printed if line.startswith("  --")] == ["--own", "--nj"]
+    for name in ("--after", "--below"):
+        assert "script.sh: unknown option" in call(name, "1").stderr

@@ -1,0 +1,201 @@
+# shellcheck shell=bash disable=SC2154  # what a recipe declares
+# The stages of all recipes. A recipe's run.sh sources asr_options.sh, then this file, with these variables set:
+#
+#     corpus                              names of manifests start so
+#     corpus_dir data_dir exp_dir         the corpus; manifests, features and word pieces; experiments
+#     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
+#     unit vocab_size                     kind and number of tokens (char may go without a number)
+#     speed_perturb                       true or false
+#     conf                                folder of teacher.yaml, prune.yaml, finetune.yaml, uniform.yaml
+#     methods                             of decoding, separated by spaces
+#
+# and with its two stages as functions: get_corpus (0) leaves the corpus in $corpus_dir, make_manifests (1) writes
+# manifests of "${parts[@]}" to $manifests, named as pruning.speech.manifests.Paths names them.
+
+: "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
+: "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"
+: "${results:=$exp_dir/RESULTS.md}"
+
+# told now rather than after the stages before
+[[ $speed_perturb =~ ^(true|false)$ ]] || fail "--speed-perturb takes true or false, not '$speed_perturb'"
+declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8) row_of=([finetuned]=pruned)
+read -ra systems <<< "$systems"
+for name in "${systems[@]}"; do
+  [ -n "${stage_of[$name]:-}" ] || fail "there is no system '$name'; choose from teacher, finetuned and uniform"
+done
+config_of=([4]=$teacher_config [5]=$prune_config [7]=$finetune_config [8]=$uniform_config)
+for number in "${!config_of[@]}"; do
+  in_stage "$number" || continue
+  [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
+done
+case $unit in
+  char) : "${lang_dir:=$data_dir/lang_char${vocab_size:+_$vocab_size}}" ;;
+  unigram | bpe | word)
+    [ -n "$vocab_size" ] || fail "--unit $unit needs --vocab-size"
+    : "${lang_dir:=$data_dir/lang_bpe_$vocab_size}"
+    ;;
+  *) fail "--unit takes unigram, bpe, char or word, not '$unit'" ;;
+esac
+
+# shellcheck source=egs/TEMPLATE/cmd.sh
+. ./cmd.sh
+# shellcheck source=egs/TEMPLATE/path.sh
+. ./path.sh
+
+read -ra train_parts <<< "$train_parts"
+read -ra dev_parts <<< "$dev_parts"
+read -ra test_parts <<< "$test_parts"
+read -ra methods <<< "$methods"
+parts=("${train_parts[@]}" "${dev_parts[@]}" "${test_parts[@]}")
+manifests=$data_dir/manifests
+teacher=$exp_dir/teacher pruned=$exp_dir/pruned extracted=$exp_dir/extracted uniform=$exp_dir/uniform
+now=$(date +%Y%m%d-%H%M%S)
+
+cuts_of() { printf '%s\n' "${@/#/"$data_dir/fbank/${corpus}_cuts_"}" | sed 's/$/.jsonl.gz/'; }
+mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
+mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
+mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
+
+require_data() {
+  local cuts
+  for cuts in "${train_cuts[@]}" "${dev_cuts[@]}"; do require "$cuts" 2; done
+  require "$lang_dir/bpe.model" 3
+}
+
+# train WHAT NAME COMMAND ARGUMENT...: a training command with what all of them need.
+train() {
+  local what=$1 name=$2 command=$3 launch=(python -m)
+  shift 3
+  [ "$num_processes" -eq 1 ] ||
+    launch=(python -m pruning.bin.torchrun --standalone --nproc_per_node "$num_processes" -m)
+  # shellcheck disable=SC2086  # a runner is a command with its options
+  run_logged "$what" "$exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu "$num_processes" -- \
+    "${launch[@]}" "pruning.bin.$command" --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" \
+    --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "$@" "trainer.seed=$seed"
+}
+
+# features NAME WHAT OPTION...: computes features in parallel jobs, with more options of the program.
+features() {
+  local name=$1 what=$2
+  local compute=(python ../../local/compute_features.py --manifests-dir "$manifests" --output-dir "$data_dir/fbank"
+    --prefix "$corpus" --num-splits "$nj" "${@:3}")
+  # shellcheck disable=SC2086
+  run_logged "features of $what" "$data_dir/log/features-$name.JOB.log" $train_cmd "JOB=1:$nj" -- \
+    "${compute[@]}" --split JOB
+  # shellcheck disable=SC2086
+  run_logged "joining the features of $what" "$data_dir/log/features-$name.log" $train_cmd -- \
+    "${compute[@]}" --combine
+}
+
+if [ "$plan" = true ]; then
+  copies=1
+  [ "$speed_perturb" = false ] || copies=3
+  # shellcheck disable=SC2086  # settings are words
+  exec python -m pruning.bin.plan --teacher-config "$teacher_config" --prune-config "$prune_config" \
+    --finetune-config "$finetune_config" --uniform-config "$uniform_config" --train-cuts "${train_cuts[@]}" \
+    --parts "${train_parts[@]}" --copies $copies --lang-dir "$lang_dir" ${vocab_size:+--vocab-size "$vocab_size"} \
+    --processes "$num_processes" $teacher_args
+fi
+
+if in_stage 0; then
+  get_corpus
+fi
+
+if in_stage 1; then
+  require "$corpus_dir" 0
+  make_manifests
+fi
+
+if in_stage 2; then
+  for part in "${parts[@]}"; do
+    require "$manifests/${corpus}_supervisions_$part.jsonl.gz" 1
+  done
+  factors=()
+  [ "$speed_perturb" = false ] || factors=(--speed-factors 0.9 1.1)
+  features train "the training parts" --parts "${train_parts[@]}" ${factors[@]+"${factors[@]}"}
+  features test "the dev and test parts" --parts "${dev_parts[@]}" "${test_parts[@]}"
+fi
+
+if in_stage 3; then
+  for cuts in "${train_cuts[@]}"; do require "$cuts" 2; done
+  # shellcheck disable=SC2086
+  run_logged "${vocab_size:-$unit} word pieces" "$data_dir/log/bpe_${vocab_size:-$unit}.log" $train_cmd -- \
+    python ../../local/train_bpe.py --cuts "${train_cuts[@]}" --lang-dir "$lang_dir" --unit "$unit" \
+    ${vocab_size:+--vocab-size "$vocab_size"}
+fi
+
+# shellcheck disable=SC2086  # settings are words
+if in_stage 4; then
+  require_data
+  # the checkpoint brings its dimensions
+  train "the teacher" teacher train --config "$teacher_config" ${init_from:+--init "$init_from" model=null} \
+    $teacher_args
+fi
+
+# shellcheck disable=SC2086
+if in_stage 5; then
+  require_data
+  require "$teacher/.done" 4
+  train "L0 pruning" pruned prune --method l0 --config "$prune_config" --teacher "$teacher" $prune_args \
+    "gating.constraint.size=$target" "gating.constraint.macs=$target_macs"
+fi
+
+if in_stage 6; then
+  require_data
+  require "$pruned/.done" 5
+  # shellcheck disable=SC2086
+  run_logged "extraction" "$extracted/log/extract-$now.log" $train_cmd -- \
+    python -m pruning.bin.extract --pruned "$pruned" --exp-dir "$extracted" --round-to "$round_to" \
+    --train-cuts "${train_cuts[@]}" --lang-dir "$lang_dir"
+fi
+
+# shellcheck disable=SC2086
+if in_stage 7; then
+  require_data
+  require "$extracted/best.safetensors" 6
+  train "fine-tuning" finetuned finetune --config "$finetune_config" --init "$extracted" --teacher "$teacher" \
+    $finetune_args
+fi
+
+# shellcheck disable=SC2086
+if in_stage 8; then
+  require_data
+  require "$teacher/.done" 4
+  require "$extracted/best.safetensors" 6
+  cost=size
+  [ "$target" != 0 ] || cost=macs
+  run_logged "the dimensions of the uniform model" "$uniform/log/uniform-$now.log" $train_cmd -- \
+    python -m pruning.bin.uniform --dense "$teacher" --reference "$extracted" --cost $cost \
+    --output "$uniform/dimensions.json"
+  train "the uniform model" uniform train --config "$uniform_config" --model "$uniform/dimensions.json" $uniform_args
+fi
+
+if in_stage 9; then
+  for cuts in "${test_cuts[@]}"; do require "$cuts" 2; done
+  for name in "${systems[@]}"; do require "$exp_dir/$name/.done" "${stage_of[$name]}"; done
+  which=()
+  [ -z "$epoch" ] || which+=(--epoch "$epoch")
+  [ -z "$avg" ] || which+=(--avg "$avg")
+  for name in "${systems[@]}"; do
+    for method in "${methods[@]}"; do
+      # shellcheck disable=SC2086
+      run_logged "decoding with $name, $method" "$exp_dir/$name/log/decode-$method-$now.log" \
+        $decode_cmd --num-threads "$num_threads" -- \
+        python -m pruning.bin.decode --exp-dir "$exp_dir/$name" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
+        --method "$method" --num-threads "$num_threads" ${which[@]+"${which[@]}"}
+    done
+  done
+fi
+
+if in_stage 10; then
+  rows=()
+  for name in "${systems[@]}"; do
+    require "$exp_dir/$name/${methods[0]}" 9
+    rows+=("${row_of[$name]:-$name}=$exp_dir/$name")
+  done
+  # shellcheck disable=SC2086
+  run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
+    python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
+    --output "$results"
+  cat "$results"
+fi
