@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes; changes no sample")
     integers = {
         "seed": "of everything random",
-        "train-utterances": "in train-clean-mini, about 3.5 s each",
+        "train-utterances": "in train-clean-mini, about 3.2 s each",
         "dev-utterances": "in dev-clean-mini",
         "test-words": "at least so many in each of test-clean and test-other",
         "vocabulary-size": "about how many words fill the sentence templates",

@@ -36,7 +36,7 @@ class CorpusConfig:
 
     Attributes:
         seed: of everything random.
-        train_utterances: in train-clean-mini, about 3.5 s each.
+        train_utterances: in train-clean-mini, about 3.2 s each.
         dev_utterances: in dev-clean-mini.
         test_words: at least so many in each of test-clean and test-other.
         vocabulary_size: about how many words fill the sentence templates.
@@ -49,12 +49,12 @@ class CorpusConfig:
     """
 
     seed: int = 0
-    train_utterances: int = 1500
+    train_utterances: int = 2000
     dev_utterances: int = 120
     test_words: int = 4000
-    vocabulary_size: int = 450
-    accents: int = 6
-    variants: int = 40
+    vocabulary_size: int = 220
+    accents: int = 2
+    variants: int = 16
     utterances_per_speaker: int = 12
     train_snr: tuple[float, float] = (15.0, 40.0)
     other_snr: tuple[float, float] = (8.0, 25.0)
@@ -169,8 +169,7 @@ def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int) -> Non
             raise UserError(f"{output_dir} holds a corpus of other options", "remove it or choose another --output-dir")
         logging.info("%s is there already", output_dir)
         return
-    if output_dir.exists() and any(output_dir.iterdir()):
-        raise UserError(f"{output_dir} exists and is not a synthetic corpus", "choose another --output-dir")
+    _check_empty(output_dir)
     parts = plan_corpus(config)
     with files.atomic_path(output_dir) as temporary:
         temporary.mkdir()
@@ -180,8 +179,14 @@ def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int) -> Non
             _write_transcripts(temporary, part)
         _write_tables(temporary, parts, seconds)
         files.write_json(temporary / DONE_MARK, {"config": wanted, "parts": statistics})
+        _check_empty(output_dir)  # the directory would be replaced, whatever has come there meanwhile
     for name, values in statistics.items():
         logging.info("%s: %s", name, ", ".join(f"{value} {key}" for key, value in values.items()))
+
+
+def _check_empty(directory: Path) -> None:
+    if directory.exists() and any(directory.iterdir()):
+        raise UserError(f"{directory} exists and is not a synthetic corpus", "choose another --output-dir")
 
 
 def _speak_all(parts: list[Part], directory: Path, num_workers: int) -> dict[str, float]:
