@@ -93,7 +93,9 @@ class Trainer:
         self.skipped, self.skipped_in_a_row = 0, 0
         self._initial_averaging_key = task.averaging_key(self._info())
         self._metrics_size = 0
-        self._audio_seconds, self._logged_at = 0.0, time.monotonic()
+        self.gradient_norm = 0.0
+        self._audio_seconds = 0.0
+        self._logged_at = self._state_saved_at = time.monotonic()
 
     @property
     def finished(self) -> bool:
@@ -124,6 +126,7 @@ class Trainer:
                                  self.config.tensorboard, self.world.is_main)
         logger.info("%s %s: epoch %d, batch %d, step %d", "resuming" if resumed else "starting", self.exp_dir,
                     self.epoch, self.batch, self.step)
+        self._logged_at = self._state_saved_at = time.monotonic()
         try:
             with StopRequest() as stop:
                 while not self.finished:
@@ -139,7 +142,6 @@ class Trainer:
     def _run_epoch(self, module: torch.nn.Module, stop: StopRequest) -> None:
         """The rest of the current epoch, then its end: validation, checkpoints, state."""
         self.task.train()
-        self._state_saved_at = self._logged_at = time.monotonic()
         steps_before, nothing_yet = self.step, self.batch == 0
         batches = iter(self.train_batches(self.epoch, self.batch))
         while not self._out_of_steps:
@@ -309,7 +311,6 @@ class Trainer:
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "terms": self.terms.state(),
-            "audio_seconds": self._audio_seconds,
             "metrics_size": self.reporter.metrics_size,
             "scaler": self.scaler.state_dict(),
             "task": self.task.python_state(),
@@ -332,7 +333,6 @@ class Trainer:
         self.epoch, self.batch, self.step = state.epoch, state.batch, numbers["step"]
         self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
         self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
-        self._audio_seconds = numbers["audio_seconds"]
         if self.world.is_main:
             self.terms.load_state(numbers["terms"])
         if self.scaler.is_enabled():

@@ -1,0 +1,34 @@
+"""Write the average of a run's checkpoints as one file, which every command takes where it takes a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import Optional
+
+from pruning.bin import command
+from pruning.training import checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--exp-dir", required=True, help="experiment directory")
+    parser.add_argument("--epoch", type=int, required=True, help="the last epoch")
+    parser.add_argument("--avg", type=int, required=True, help="how many epochs, up to and with the last")
+    parser.add_argument("--use-averaged-model", choices=("true", "false"), default="true",
+                        help="true: all moments that the running average saw; false: the ends of the epochs")
+    parser.add_argument("--output", required=True, help="checkpoint to write (.safetensors)")
+    options = parser.parse_args(argv)
+    use_average = options.use_averaged_model == "true"
+    model, header = checkpoint.load_model(options.exp_dir, options.epoch, options.avg, use_average)
+    checkpoint.save_model(options.output, model, header)
+    first, last = header["averaged_epochs"]
+    logger.info("%s: average over epochs %d to %d of %s", options.output, first, last, options.exp_dir)
+
+
+if __name__ == "__main__":
+    command.run(main)
