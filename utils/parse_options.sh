@@ -7,9 +7,9 @@
 #
 # Every variable that the script assigns at the start of a line above is then an option: --speed-perturb false sets
 # speed_perturb. Scripts that share options source a file that declares them and then sources this one; its variables
-# count as well (utils/asr_options.sh). An option whose default is true or false takes only these. Options end at -- or at the first word
-# without dashes; the script finds what is left in "$@". --help prints the comment at the top of the script, then the
-# variables, their comments and defaults.
+# count as well (utils/asr_options.sh). An option whose default is true or false takes only these. Options end at -- or
+# at the first word without dashes; the script finds what is left in "$@". --help prints the comment at the top of the
+# script, then the variables, their comments and defaults.
 
 _options_files=("${BASH_SOURCE[@]:1}") # what sources what, the script itself last
 _options_script=${_options_files[-1]:-$0}

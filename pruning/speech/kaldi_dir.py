@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -165,8 +166,20 @@ def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
         samples, rate = soundfile.read(path, dtype="int16")
     except (RuntimeError, OSError) as error:
         raise UserError(f"{path} of {key} cannot be read as audio ({error})", "restore the file") from None
+    announced = _announced_samples(path)
+    if len(samples) < announced:  # libsndfile reads what is there and does not complain
+        what = f"{path} of {key} is truncated: it has {len(samples)} of {announced} samples"
+        raise UserError(what, "restore the file")
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, rate, format="FLAC", subtype="PCM_16")
     with files.atomic_path(target) as temporary:
         temporary.write_bytes(encoded.getvalue())
     return target
+
+
+def _announced_samples(path: Path) -> int:
+    """How many samples (of each channel) the header of a NIST SPHERE file announces; 0 if it does not say."""
+    with open(path, "rb") as stream:
+        header = stream.read(1024)
+    found = re.search(rb"^sample_count -i (\d+)", header, re.MULTILINE)
+    return int(found[1]) if found else 0

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# From speech to a pruned Conformer transducer and its table of word error rates, on CMU AN4 (0.7 h of spelled words,
+# numbers and commands), sized for 2 CPU cores.
+#
+# Stages: 0 the corpus, 1 manifests, 2 features, 3 characters, 4 teacher, 5 L0 pruning with layerwise distillation,
+# 6 extraction, 7 fine-tuning, 8 a uniform model of the same size from scratch, 9 decoding of all, 10 the table.
+# A stage that is done is not redone; one that was interrupted goes on where it was. Paths are relative to this folder.
+#
+#     ./run.sh --corpus-dir /corpora/an4     # the directory that an4_sphere.tar.gz unpacks to: holds etc/ and wav/
+set -euo pipefail
+
+corpus_dir=download/an4 # holds etc/ and wav/
+dev_speakers=8          # of the training list's speakers, held out for dev
+train_parts="train"     # to train on
+dev_parts="dev"         # to choose checkpoints by
+test_parts="test"       # to decode
+data_dir=data           # manifests, features and characters
+exp_dir=exp             # experiments
+unit=char               # kind of token: unigram, bpe, char or word
+vocab_size=             # tokens; char may go without: as many as there are
+speed_perturb=true      # also train on 0.9 and 1.1 of the speed
+conf=conf               # folder of the four configurations
+methods="greedy_search modified_beam_search"  # decoding
+
+# shellcheck source=utils/asr_options.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../utils/asr_options.sh"
+
+corpus=an4
+
+get_corpus() {
+  [ -d "$corpus_dir" ] || fail "the corpus directory $corpus_dir does not exist; unpack an4_sphere.tar.gz from \
+http://www.speech.cs.cmu.edu/databases/an4 and give --corpus-dir"
+}
+
+make_manifests() {
+  # shellcheck disable=SC2086
+  run_logged "manifests" "$data_dir/log/manifests.log" $train_cmd -- \
+    python local/prepare_manifests.py --corpus-dir "$corpus_dir" --parts "${parts[@]}" --data-dir "$data_dir" \
+    --dev-speakers "$dev_speakers"
+}
+
+# shellcheck source=utils/asr.sh
+. ../../utils/asr.sh
