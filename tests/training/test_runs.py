@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -155,6 +156,24 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     uniform = TransducerConfig.from_dict(read_json(dimensions_file))
     assert uniform.encoder.d_model == 24
     assert uniform.encoder.ffn_dim[0] < 48
+
+
+@pytest.mark.slow
+def test_two_processes_prune_together(work: Path, data_dir: Path) -> None:
+    """Through torchrun, as --num-processes 2 does: one checkpoint, one log, the sampler's shares."""
+    arguments = command(
+        "prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"),
+        "--exp-dir", str(work / "two"), "trainer.max_steps=4", "data.max_duration=8",
+    )  # fmt: skip
+    launcher = [sys.executable, "-m", "pruning.bin.torchrun", "--standalone", "--nproc_per_node", "2"]
+    output = run([*launcher, *arguments[1:]])
+    assert (work / "two" / ".done").exists(), output
+    assert read_json(work / "two" / ".done")["step"] == 4
+    weights = load_file(work / "two" / "epoch-1.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    lines = [json.loads(line) for line in (work / "two" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == sorted(set(steps)), "only the first process writes"
 
 
 def train_error(work: Path, data_dir: Path, *arguments: str, name: str = "train", config: str = "train.yaml") -> str:
