@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-
-if TYPE_CHECKING:
-    from pruning.core.structure import Structure
 
 SIZE = "size"
 MACS = "macs"

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.masking import expand_mask
+from pruning.core.prunable import Prunable
 from pruning.core.structure import Structure
-from pruning.core.units import Prunable, UnitGroup, check_groups
+from pruning.core.units import UnitGroup, check_groups
 
 
 def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], structure: Structure) -> dict[str, Tensor]:

@@ -1,22 +1,18 @@
 """Unit groups: what in a network can be removed, said once for every method.
 
-A network that can be pruned declares its groups and its cost beside its own code (see `Prunable`). Masks multiply the
-*weights that follow* a unit instead of its activations: the mathematics is the same, it works inside fused attention
-code where hooks do not fire, and it costs no memory for activations.
+A network that can be pruned declares its groups and its cost beside its own code (see `pruning.core.prunable`). Masks
+multiply the *weights that follow* a unit instead of its activations: the mathematics is the same, it works inside fused
+attention code where hooks do not fire, and it costs no memory for activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional, Protocol, runtime_checkable
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from pruning.core.cost import CostTerm
-    from pruning.core.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -71,20 +67,6 @@ class UnitGroup:
             raise ValueError(f"{self.name}: size {self.size}, minimum {self.minimum}")
         if self.removes and self.size != 1:
             raise ValueError(f"{self.name}: a group that removes modules has one unit, not {self.size}")
-
-
-@runtime_checkable
-class Prunable(Protocol):
-    """What a network offers so that every method works on it."""
-
-    def unit_groups(self) -> list[UnitGroup]:
-        """The groups of the network as it is, in a fixed order; parents before their children."""
-
-    def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Parameters and multiply-accumulates of what is pruned, for ``frames`` input frames of one utterance."""
-
-    def shrink(self, structure: Structure) -> nn.Module:
-        """A new network of the shapes that ``structure`` leaves; its weights are not set."""
 
 
 def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:

@@ -13,8 +13,8 @@ from pruning.core.constraint import ConstraintConfig, Lagrangian, check_reachabl
 from pruning.core.cost import CostModel
 from pruning.core.gates import GateConfig, HardConcreteGates
 from pruning.core.masking import Masker
+from pruning.core.prunable import Prunable
 from pruning.core.structure import Structure
-from pruning.core.units import Prunable
 from pruning.errors import UserError
 from pruning.training.task import ParameterGroup, StepInfo
 
@@ -43,7 +43,7 @@ class Gating(nn.Module):
     """Gates over a network's units with the Lagrangian that brings their expected cost to its target.
 
     Args:
-        model: a network that declares its units (see `pruning.core.units.Prunable`).
+        model: a network that declares its units (see `pruning.core.prunable.Prunable`).
         config: see `GatingConfig`.
         frames: input frames at which MACs are counted.
         seed: for the gates' initial values.

@@ -174,9 +174,9 @@ class TransducerTask(Task):
         """Under gates: only once the ramp has ended and the hard sparsity is on target."""
         return self.gating is None or self.gating.on_target(step)
 
-    def averaging_key(self, step: StepInfo) -> str:
+    def averaging_key(self, step: StepInfo) -> Optional[str]:
         """Weights of one structure may be averaged; those of a run under gates only from the ramp's end on."""
-        return "" if self.gating is None or self.gating.share(step) >= 1 else "ramp"
+        return "" if self.gating is None or self.gating.share(step) >= 1 else None
 
     def extra_metadata(self) -> dict[str, Any]:
         """Under gates: the structure, with scores, and the constraint."""

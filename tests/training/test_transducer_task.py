@@ -119,3 +119,10 @@ def test_reestimated_batch_norms_are_the_mean_over_batches() -> None:
     assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-5)
     assert norm.momentum == before
     assert not model.training
+
+
+def test_moments_of_the_ramp_are_never_averaged() -> None:
+    model = network()
+    task = TransducerTask(model, LOSS, gating=Gating(model, GatingConfig(), 1000))
+    assert task.averaging_key(step(index=5)) is None
+    assert task.averaging_key(step(index=60)) == TransducerTask(network(), LOSS).averaging_key(step(index=5)) == ""

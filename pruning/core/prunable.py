@@ -1,0 +1,25 @@
+"""What a network declares so that every method works on it."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from pruning.core.cost import CostTerm
+from pruning.core.structure import Structure
+from pruning.core.units import UnitGroup
+
+
+@runtime_checkable
+class Prunable(Protocol):
+    """What a network offers so that every method works on it."""
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """The groups of the network as it is, in a fixed order; parents before their children."""
+
+    def cost_terms(self, frames: int) -> list[CostTerm]:
+        """Parameters and multiply-accumulates of what is pruned, for ``frames`` input frames of one utterance."""
+
+    def shrink(self, structure: Structure) -> nn.Module:
+        """A new network of the shapes that ``structure`` leaves; its weights are not set."""
