@@ -1,0 +1,131 @@
+"""The template as it is: Kaldi data directories to features and tokens, and complaints before any work is done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from pruning.models.transducer import Transducer
+from pruning.speech import manifests
+from pruning.speech.bpe import Tokenizer
+from pruning.training import configuration, runs
+
+EGS = Path(__file__).resolve().parents[1] / "egs"
+RECIPE = EGS / "TEMPLATE"
+
+
+def make_kaldi_dirs(directory: Path) -> Path:
+    """Noise in Kaldi data directories: train with segments, dev and test with a recording an utterance."""
+    generator = np.random.default_rng(0)
+    for part, count in {"train": 6, "dev": 2, "test": 2}.items():
+        (directory / part).mkdir(parents=True)
+        tables: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
+        for index in range(count):
+            audio = directory / f"{part}{index}.wav"
+            soundfile.write(audio, generator.normal(scale=0.1, size=24000), 8000)
+            tables["wav.scp"].append(f"{part}{index} {audio}\n")
+            for utterance in _utterances(part, index):
+                words = " ".join(generator.choice(["MORNING", "EVENING", "NIGHT"], size=2))
+                tables["text"].append(f"{utterance} {words}\n")
+                tables["utt2spk"].append(f"{utterance} {part}-speaker{index % 2}\n")
+        if part == "train":
+            tables["segments"] = [
+                f"{utterance} {part}{index} {1.5 * place} {1.5 * place + 1.5}\n"
+                for index in range(count)
+                for place, utterance in enumerate(_utterances(part, index))
+            ]
+        for name, lines in tables.items():
+            (directory / part / name).write_text("".join(lines))
+    return directory
+
+
+def _utterances(part: str, index: int) -> list[str]:
+    return [f"{part}{index}-{half}" for half in "ab"] if part == "train" else [f"{part}{index}"]
+
+
+def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The recipe with its files in a directory of their own."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [str(RECIPE / "run.sh"), "--data-dir", f"{directory}/data", "--exp-dir", f"{directory}/exp", *options],
+        env={**os.environ, "PRUNING_ENV": "current", "PATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
+    corpus = make_kaldi_dirs(tmp_path / "kaldi")
+    options = ["--corpus-dir", str(corpus), "--stop-stage", "3", "--nj", "1", "--unit", "char", "--vocab-size", ""]
+    result = run(tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    paths = manifests.Paths(tmp_path / "data/fbank", "mycorpus")
+    cuts = list(manifests.iterate_cuts(paths.cuts("train")))
+    assert len(cuts) == 3 * 12 and {round(cut.duration, 2) for cut in cuts} == {1.5, 1.36, 1.67}
+    assert {cut.num_features for cut in cuts} == {80} and {cut.sampling_rate for cut in cuts} == {16000}
+    assert manifests.statistics([paths.cuts("dev"), paths.cuts("test")]).cuts == 4
+    tokens = Tokenizer(tmp_path / "data/lang_char").tokens()
+    assert set("MORNINGEVENINGNIGHT") <= set(tokens) and tokens[0] == "<blk>"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "there is no corpus; give --corpus-dir"),
+        (["--corpus-dir", "/no/such"], "the corpus directory /no/such does not exist"),
+        (["--stage", "2"], "mycorpus_supervisions_train.jsonl.gz, which does not exist; run stage 1 first"),
+        (["--unit", "phone"], "--unit takes unigram, bpe, char or word, not 'phone'"),
+        (["--vocab-size", ""], "--unit unigram needs --vocab-size"),
+        (["--mini", "true"], "unknown option --mini"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:
+    result = run(tmp_path, *options)
+    assert result.returncode != 0 and complaint in result.stderr and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["TEMPLATE/conf", "an4/conf"])
+def test_configurations_are_whole_and_fair(folder: str) -> None:
+    """Each can be read, distils layers that the teacher has, and gives the uniform model the steps of the others."""
+    config = {
+        name: configuration.load(runs.PruneConfig if name == "prune" else runs.RunConfig, EGS / folder / f"{name}.yaml")
+        for name in ("teacher", "prune", "finetune", "uniform")
+    }
+    teacher = config["teacher"].model
+    assert teacher is not None and max(teacher.encoder.num_heads) > 0
+    assert all(config[name].model is None for name in ("prune", "finetune", "uniform"))
+    for name in ("prune", "finetune"):
+        assert config[name].distillation.wanted
+        assert max(config[name].distillation.layers) == teacher.encoder.num_layers
+    steps = {name: config[name].trainer.max_steps for name in config}
+    assert steps["uniform"] == steps["teacher"] + steps["prune"] + steps["finetune"]
+    gating = config["prune"].gating
+    assert 7 / gating.gate_lr < steps["prune"] * (1 - gating.constraint.ramp_share)
+    shared = [{key: yaml.safe_load((EGS / folder / f"{name}.yaml").read_text())[key] for key in ("data", "loss")}
+              for name in ("teacher", "uniform")]  # fmt: skip
+    assert shared[0] == shared[1]
+
+
+def test_the_teacher_for_an4_is_as_large_as_its_configuration_says() -> None:
+    from dataclasses import replace
+
+    config = configuration.load(runs.RunConfig, EGS / "an4/conf/teacher.yaml").model
+    assert config is not None
+    encoder = Transducer(replace(config, vocab_size=30)).encoder
+    assert 3.0e6 < sum(parameter.numel() for parameter in encoder.parameters()) < 3.2e6
+
+
+def test_recipes_share_their_cluster_configurations() -> None:
+    for name in ("slurm.conf", "sge.conf"):
+        assert len({(EGS / recipe / "conf" / name).read_text() for recipe in ("librispeech", "an4", "TEMPLATE")}) == 1
