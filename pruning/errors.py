@@ -1,5 +1,7 @@
 """The one kind of error that a user is meant to read."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """Bad input: says what is wrong, naming the file or item, and what to do about it, on one line.
@@ -13,3 +15,7 @@ class UserError(Exception):
         super().__init__(f"{what}; {remedy}".replace("\n", " "))
         self.what = what
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
+        """Both parts travel when the error comes from another process."""
+        return UserError, (self.what, self.remedy)

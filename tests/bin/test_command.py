@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -27,6 +28,15 @@ def outcome(error: Optional[BaseException], capsys: pytest.CaptureFixture[str]) 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     status, text = outcome(UserError("a.flac is\ntruncated", "copy it again"), capsys)
     assert (status, text) == (1, "error: a.flac is truncated; copy it again\n")
+
+
+def test_bad_input_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(UserError("a.flac is truncated", "copy it again")))
+    assert (error.what, error.remedy, str(error)) == (
+        "a.flac is truncated",
+        "copy it again",
+        "a.flac is truncated; copy it again",
+    )
 
 
 def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
