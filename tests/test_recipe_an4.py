@@ -202,19 +202,42 @@ def test_a_corpus_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     assert result.stderr.startswith(f"error: the corpus directory {tmp_path}/an4 does not exist; unpack an4_sphere")
 
 
-@pytest.mark.slow
-def test_every_stage(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which all stages have run."""
+    directory = tmp_path_factory.mktemp("recipe")
     layers = "distillation.layers=[0,2]"
     result = run(
-        tmp_path, make_an4(tmp_path / "an4"), "--dev-speakers", "1", "--nj", "1", "--speed-perturb", "false",
+        directory, make_an4(directory / "an4"), "--dev-speakers", "1", "--nj", "1", "--speed-perturb", "false",
         "--target", "0.1", "--methods", "modified_beam_search", "--teacher-args", f"{STEPS} {DIMENSIONS}",
         "--prune-args", f"{STEPS} {layers}", "--finetune-args", f"{STEPS} {layers}", "--uniform-args", STEPS,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    tokens = (tmp_path / "data/lang_char/tokens.txt").read_text().split()
+    return directory
+
+
+@pytest.mark.slow
+def test_every_stage(finished: Path) -> None:
+    tokens = (finished / "data/lang_char/tokens.txt").read_text().split()
     assert {token for token in tokens[::2] if len(token) == 1} == set("".join(WORDS)) | {"▁"}
     for name in ("teacher", "finetuned", "uniform"):
-        assert (tmp_path / "exp" / name / ".done").is_file()
-        assert len(list((tmp_path / "exp" / name / "modified_beam_search").glob("recogs-test-*.txt"))) == 1
-    table = (tmp_path / "exp/RESULTS.md").read_text()
+        assert (finished / "exp" / name / ".done").is_file()
+        assert len(list((finished / "exp" / name / "modified_beam_search").glob("recogs-test-*.txt"))) == 1
+    table = (finished / "exp/RESULTS.md").read_text()
     assert all(f"\n| {name} " in table for name in ("teacher", "pruned", "uniform"))
+
+
+@pytest.mark.slow
+def test_a_teacher_starts_from_another_one(finished: Path, tmp_path: Path) -> None:
+    """With a learning rate of next to nothing it stays what it started from."""
+    from safetensors.torch import load_file
+
+    options = ["--data-dir", str(finished / "data"), "--stage", "4", "--stop-stage", "4"]
+    options += ["--init-from", str(finished / "exp/teacher")]
+    still = "trainer.optimiser.lr=1e-12 trainer.average_period=0 loss.warmup_steps=0"
+    result = run(tmp_path, finished / "an4", *options, "--teacher-args", f"{STEPS} {still}")
+    assert result.returncode == 0, result.stderr
+    before, after = (load_file(directory / "exp/teacher/best.safetensors") for directory in (finished, tmp_path))
+    weights = [name for name in before if name.endswith(".weight")]
+    assert weights and before.keys() == after.keys()
+    assert all((before[name] - after[name]).abs().max() < 1e-6 for name in weights)

@@ -119,7 +119,7 @@ fi
 if in_stage 3; then
   for cuts in "${train_cuts[@]}"; do require "$cuts" 2; done
   # shellcheck disable=SC2086
-  run_logged "${vocab_size:-$unit} word pieces" "$data_dir/log/bpe_${vocab_size:-$unit}.log" $train_cmd -- \
+  run_logged "tokens ($unit${vocab_size:+, $vocab_size})" "$data_dir/log/bpe_${vocab_size:-$unit}.log" $train_cmd -- \
     python ../../local/train_bpe.py --cuts "${train_cuts[@]}" --lang-dir "$lang_dir" --unit "$unit" \
     ${vocab_size:+--vocab-size "$vocab_size"}
 fi
