@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config: pytest.Config) -> None:
     """One thread per process, so that the tests share a small machine and repeat bit for bit."""
+    # a run in the background inherits an ignored SIGINT, and would hand it on to the processes that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # read before the first import of torch; tests that start processes hand it on
 

@@ -63,6 +63,14 @@ def test_a_failure_without_an_error_line_still_ends_in_one(tmp_path: Path) -> No
     assert status == 1 and error.splitlines()[-1].startswith("error: stage 2, work: ")
 
 
+def running(stat: Path) -> bool:
+    """Whether the process of /proc/PID/stat is there and not a zombie."""
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # it may end between any two looks at it
+        return False
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_the_jobs_end_with_the_recipe(tmp_path: Path, number: signal.Signals, status: int) -> None:
     process = recipe(tmp_path, "in_stage 1\nrun_logged work w.log $cmd -- bash -c 'echo $$ > self; sleep 100'")
@@ -73,6 +81,6 @@ def test_the_jobs_end_with_the_recipe(tmp_path: Path, number: signal.Signals, st
     job = Path("/proc") / (tmp_path / "self").read_text().strip() / "stat"
     process.send_signal(number)
     assert process.wait(timeout=20) == status
-    while job.exists() and job.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+    while running(job):
         assert time.monotonic() < deadline
         time.sleep(0.02)
