@@ -12,6 +12,7 @@ from tabulate import tabulate
 from torch import nn
 
 from pruning.core.cost import MACS, SIZE, summarise
+from pruning.core.distillation import frame_mask
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
 from pruning.core.structure import Structure
@@ -20,7 +21,7 @@ from pruning.models import registry
 from pruning.models.transducer import Transducer
 from pruning.speech.data import Batch
 from pruning.training import checkpoint
-from pruning.training.facts import cost_model, network_facts, write_facts
+from pruning.training.facts import cost_model, frames_of, network_facts, write_facts
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +37,14 @@ def relative_difference(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.T
 def exactness(dense: Transducer, structure: Structure, small: Transducer, seconds: float = 5.0) -> float:
     """Relative difference of the masked and the extracted encoder on two utterances of noise, one of them padded."""
     generator = torch.Generator().manual_seed(0)
-    frames = int(seconds * 100)
+    frames = frames_of(seconds)
     features = torch.randn(2, frames, dense.config.encoder.feature_dim, generator=generator)
     lengths = torch.tensor([frames, frames * 2 // 3])
     dense, small = dense.eval(), small.eval()
     with Masker(dense, dense.unit_groups()).applied(structure.masks()):
         masked = dense(features, lengths)
     cut = small(features, lengths)
-    valid = torch.arange(cut.output.shape[1])[None, :] < cut.lengths[:, None]
-    return relative_difference(cut.output, masked.output, valid)
+    return relative_difference(cut.output, masked.output, frame_mask(cut.lengths, cut.output.shape[1]))
 
 
 @torch.no_grad()

@@ -69,7 +69,9 @@ class RunPlan:
         return self.steps * self.step_seconds / 3600
 
 
-def synthetic_batch(seconds: float, mean_seconds: float, vocab_size: int, seed: int = 0) -> Batch:
+def synthetic_batch(
+    seconds: float, mean_seconds: float, vocab_size: int, feature_dim: int = 80, seed: int = 0
+) -> Batch:
     """Noise in the shape of speech: utterances of the corpus' mean length, about ``seconds`` of audio together."""
     generator = torch.Generator().manual_seed(seed)
     count = max(1, round(seconds / mean_seconds))
@@ -77,7 +79,7 @@ def synthetic_batch(seconds: float, mean_seconds: float, vocab_size: int, seed: 
     symbols = max(1, int(mean_seconds * TOKENS_PER_SECOND))
     tokens = torch.randint(1, vocab_size, (count, symbols), generator=generator)
     return Batch(
-        features=torch.randn(count, frames, 80, generator=generator),
+        features=torch.randn(count, frames, feature_dim, generator=generator),
         lengths=torch.full((count,), frames, dtype=torch.int64),
         tokens=tokens.tolist(),
         ids=[str(index) for index in range(count)],
@@ -143,7 +145,8 @@ def plan_run(
     task = make_task(model, config)
     if teacher is not None and task.teacher is not None:
         task.teacher = teacher.eval().requires_grad_(False)
-    batch = synthetic_batch(min(timed_seconds, seconds), corpus.mean_seconds, model.config.vocab_size)
+    vocab_size, feature_dim = model.config.vocab_size, model.config.encoder.feature_dim
+    batch = synthetic_batch(min(timed_seconds, seconds), corpus.mean_seconds, vocab_size, feature_dim)
     scale = seconds / batch.seconds
     info = StepInfo(1, 0, steps, steps)
     activation = saved_bytes(task, batch, info)
