@@ -6,8 +6,10 @@ they exist, else from LibriSpeech's published sizes.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -72,26 +74,25 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     print(f"together {sum(plan.hours for plan in plans):.1f} hours, pruned networks at their target's uniform size")
 
 
-def _plans(options: object, teacher_config: runs.RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:
+def _plans(options: argparse.Namespace, teacher_config: runs.RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:
     """One plan for each configuration that is given."""
-    get = vars(options).get
     assert teacher_config.model is not None
     dense = Transducer(replace(teacher_config.model, vocab_size=vocab))
-    settings = {"processes": get("processes"), "timed_seconds": get("timed_seconds")}
-    plans = [plan_run("teacher", dense, teacher_config, corpus, **settings)]  # type: ignore[arg-type]
+    estimate = partial(plan_run, corpus=corpus, processes=options.processes, timed_seconds=options.timed_seconds)
+    plans = [estimate("teacher", dense, teacher_config)]
     targets = {"size": 0.5}
-    if get("prune_config"):
-        prune = configuration.load(runs.PruneConfig, get("prune_config"))
+    if options.prune_config:
+        prune = configuration.load(runs.PruneConfig, options.prune_config)
         targets = prune.gating.constraint.targets()
-        plans.append(plan_run("pruning", dense, prune, corpus, **settings))  # type: ignore[arg-type]
+        plans.append(estimate("pruning", dense, prune))
     cost, target = next(iter(targets.items()))
     costs = cost_model(dense, 10.0)
     structure = uniform_structure(dense.unit_groups(), costs, cost, (1 - target) * costs.dense[cost])
-    for name, path in (("fine-tuning", get("finetune_config")), ("uniform", get("uniform_config"))):
+    for name, path in (("fine-tuning", options.finetune_config), ("uniform", options.uniform_config)):
         if path:
             config = configuration.load(runs.RunConfig, path)
             small = dense.shrink(structure)
-            plans.append(plan_run(name, small, config, corpus, teacher=dense, **settings))  # type: ignore[arg-type]
+            plans.append(estimate(name, small, config, teacher=dense))
     return plans
 
 
