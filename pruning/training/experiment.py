@@ -1,20 +1,27 @@
-"""The experiment directory of a training run: its configuration, its done mark, its state, its spent checkpoints."""
+"""The experiment directory of a training run: its configuration, its lock, its done mark, its spent checkpoints."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
 import yaml
 
 from pruning.errors import UserError
+from pruning.files import read_json, write_json
 from pruning.training import configuration
 from pruning.training.state import latest_state
 
 DONE = ".done"
 CONFIG = "config.yaml"
+RUN = "run.json"
+LOCK = ".lock"
 # settings that change what is told or kept, never the weights; they may change when a run is resumed
 _HARMLESS = {"log_interval", "tensorboard", "save_interval", "keep_last_k", "state_interval", "state_interval_seconds",
              "num_workers"}
@@ -35,30 +42,67 @@ def resumable_state(exp_dir: Path) -> Optional[Path]:
     return latest_state(state_dir(exp_dir))
 
 
-def check_unchanged(exp_dir: Path, config: Mapping[str, Any], processes: int) -> None:
-    """Refuse to go on with (or to call done) a run that began with another configuration.
+@contextmanager
+def locked(exp_dir: Path) -> Iterator[None]:
+    """Keep other processes from training in ``exp_dir``; the lock ends with the process, however that ends.
 
     Raises:
-        UserError: a key differs that changes the weights, or the number of processes does; names the key.
+        UserError: another process has it.
     """
-    path = exp_dir / CONFIG
-    if not path.exists() or not (is_done(exp_dir) or resumable_state(exp_dir)):
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    with open(exp_dir / LOCK, "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise UserError(f"{exp_dir} is in use by {stream.read().strip() or 'another process'}",
+                            "wait for it or stop it, or use another --exp-dir") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        yield
+
+
+def check_unchanged(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Refuse to go on with (or to call done) a run that began with another configuration or other inputs.
+
+    Args:
+        exp_dir: the experiment.
+        config: its configuration.
+        run: what else the weights depend on: the number of processes, fingerprints of the inputs.
+
+    Raises:
+        UserError: a key differs that changes the weights; names the key.
+    """
+    if not (is_done(exp_dir) or resumable_state(exp_dir)):
         return
+    began = [(_read_config(exp_dir / CONFIG), config)]
+    if (exp_dir / RUN).exists():
+        began.append((read_json(exp_dir / RUN, "restore it, or use another --exp-dir"), run))
+    for before, now in began:
+        for key, (old, new) in configuration.changed_keys(before, now).items():
+            if key.rsplit(".", 1)[-1] not in _HARMLESS:
+                raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}",
+                                "give the same configuration and inputs, or use another --exp-dir")
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "restore it, or use another --exp-dir") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML ({error})", "restore it, or use another --exp-dir") from None
-    if not isinstance(before, Mapping):
+    if not isinstance(config, Mapping):
         raise UserError(f"{path} holds no keys", "restore it, or use another --exp-dir")
-    changes = configuration.changed_keys(before, _recorded(config, processes))
-    for key, (old, new) in changes.items():
-        if key.rsplit(".", 1)[-1] not in _HARMLESS:
-            raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}",
-                            "give the same configuration, or use another --exp-dir")
+    return config
 
 
-def prepare(exp_dir: Path, config: Mapping[str, Any], processes: int) -> None:
-    """Make the directory ready: write ``config.yaml``, remove what a killed process left half written."""
+def prepare(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Make the directory ready: write ``config.yaml`` and ``run.json``, remove what a killed process left half written.
+
+    ``config.yaml`` is whole: it serves another run as its ``--config``.
+    """
     exp_dir.mkdir(parents=True, exist_ok=True)
     for directory in (exp_dir, state_dir(exp_dir)):
         for leftover in directory.glob(".tmp-*"):
@@ -66,7 +110,8 @@ def prepare(exp_dir: Path, config: Mapping[str, Any], processes: int) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-    configuration.save(_recorded(config, processes), exp_dir / CONFIG)
+    configuration.save(config, exp_dir / CONFIG)
+    write_json(exp_dir / RUN, run)
 
 
 def rotate_batch_checkpoints(exp_dir: Path, keep: int) -> None:
@@ -76,7 +121,3 @@ def rotate_batch_checkpoints(exp_dir: Path, keep: int) -> None:
     numbered = [(int(path.stem[6:]), path) for path in exp_dir.glob("batch-*.safetensors") if path.stem[6:].isdigit()]
     for _, path in sorted(numbered)[:-keep]:
         path.unlink(missing_ok=True)
-
-
-def _recorded(config: Mapping[str, Any], processes: int) -> dict[str, Any]:
-    return {**config, "processes": processes}

@@ -25,6 +25,7 @@ from pruning.speech.losses import LossConfig
 from pruning.training import checkpoint, configuration, distributed
 from pruning.training.facts import frames_of, network_facts, write_facts
 from pruning.training.gating import Gating, GatingConfig
+from pruning.training.provenance import file_fingerprint
 from pruning.training.trainer import Trainer, TrainerConfig
 from pruning.training.transducer_task import Guidance, TransducerTask
 
@@ -141,7 +142,7 @@ def train(
         normalise_features(model, config, inputs, tokenizer)
     guidance = _guidance(config.distillation, teacher, tokenizer)
     task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance)
-    fit(task, config, inputs, tokenizer, exp_dir, header, dense)
+    fit(task, config, inputs, tokenizer, exp_dir, {"init": init, "teacher": teacher}, header, dense)
 
 
 def normalise_features(model: Transducer, config: RunConfig, inputs: Inputs, tokenizer: Tokenizer) -> None:
@@ -175,7 +176,7 @@ def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathL
     guidance = _guidance(config.distillation, teacher, tokenizer)
     task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance, gating)
     facts = network_facts(model)
-    fit(task, config, inputs, tokenizer, exp_dir, {"dense": facts}, facts)
+    fit(task, config, inputs, tokenizer, exp_dir, {"teacher": teacher}, {"dense": facts}, facts)
     if distributed.initialise(config.trainer.device).is_main:
         structure = gated_structure(exp_dir)
         write_json(Path(exp_dir) / STRUCTURE, structure.to_dict())
@@ -200,10 +201,18 @@ def fit(
     inputs: Inputs,
     tokenizer: Tokenizer,
     exp_dir: PathLike,
+    networks: Mapping[str, Optional[PathLike]],
     header: Mapping[str, Any],
     dense: Optional[dict[str, Any]],
 ) -> None:
-    """Run the loop on a task and leave ``model.json`` beside its checkpoints."""
+    """Run the loop on a task and leave ``model.json`` beside its checkpoints.
+
+    Args:
+        task, config, inputs, tokenizer, exp_dir: of the run.
+        networks: the checkpoints that it stands on, by the name of their option; None: not used.
+        header: for its checkpoints.
+        dense: facts of the network it was pruned from, None if it was not.
+    """
     world = distributed.initialise(config.trainer.device)
     if world.is_main:
         write_facts(exp_dir, task.model, dense)
@@ -224,9 +233,23 @@ def fit(
         exp_dir=exp_dir,
         header={"model": registry.describe(task.model), "tokenizer": tokenizer.describe(), **header},
         configuration=configuration.to_dict(config),
+        inputs=_fingerprints(inputs, networks),
         world=world,
     )
     trainer.run()
+
+
+def _fingerprints(inputs: Inputs, networks: Mapping[str, Optional[PathLike]]) -> dict[str, Any]:
+    """What a run reads, by content: files may move while it is interrupted, but not change."""
+    files: dict[str, list[Path]] = {
+        "train_cuts": [Path(path) for path in inputs.train_cuts],
+        "dev_cuts": [Path(path) for path in inputs.dev_cuts],
+        "lang_dir": [Path(inputs.lang_dir) / "bpe.model"],
+    }
+    for name, path in networks.items():
+        if path is not None:
+            files[name] = [checkpoint.best_path(path) if Path(path).is_dir() else Path(path)]
+    return {name: [f"{path.name} {file_fingerprint(path)[:12]}" for path in paths] for name, paths in files.items()}
 
 
 def _training_batches(

@@ -49,6 +49,7 @@ class Trainer:
         header: for the checkpoints; ``header["model"]`` describes the network.
         configuration: the whole command's configuration as a plain dictionary, kept as ``config.yaml`` and compared
             when resuming; by default the trainer's alone.
+        inputs: what else the weights depend on, by name: compared when resuming.
         steps_per_epoch: batches of one epoch per process, where known: gives the schedule its end.
         world: as :func:`distributed.initialise` returned it; by default called here.
 
@@ -66,6 +67,7 @@ class Trainer:
         exp_dir: PathLike,
         header: Mapping[str, Any],
         configuration: Optional[Mapping[str, Any]] = None,
+        inputs: Optional[Mapping[str, Any]] = None,
         steps_per_epoch: Optional[int] = None,
         world: Optional[distributed.World] = None,
     ) -> None:
@@ -81,7 +83,8 @@ class Trainer:
         self.total_steps = config.total_steps(steps_per_epoch)
         config.schedule.check(self.total_steps)
         self._configuration = dict(configuration) if configuration is not None else to_dict(config)
-        experiment.check_unchanged(self.exp_dir, self._configuration, self.world.size)
+        self._began_with = {"processes": self.world.size, "inputs": dict(inputs or {})}
+        experiment.check_unchanged(self.exp_dir, self._configuration, self._began_with)
 
         self.task = task.to(self.world.device)
         self.optimiser = Optimiser(config.optimiser, config.schedule, task.parameter_groups(), task)
@@ -117,9 +120,15 @@ class Trainer:
         if experiment.is_done(self.exp_dir):
             logger.info("%s is done already", self.exp_dir)
             return
+        with experiment.locked(self.exp_dir) if self.world.is_main else nullcontext():
+            self._run()
+        self.world.barrier()
+
+    def _run(self) -> None:
+        """From the state to the done mark."""
         resumed = self._resume()
         if self.world.is_main:
-            experiment.prepare(self.exp_dir, self._configuration, self.world.size)
+            experiment.prepare(self.exp_dir, self._configuration, self._began_with)
         self.world.barrier()
         module = self.world.wrap(self.task, self.config.find_unused_parameters)
         self.reporter = Reporter(self.exp_dir, self.step, self.total_steps, self._metrics_size,
@@ -137,7 +146,6 @@ class Trainer:
             if self.dev_batches is not None and self.best is None:
                 logger.warning("%s has no best checkpoint: no moment was fit to be selected", self.exp_dir)
             write_json(self.exp_dir / experiment.DONE, {"epoch": self.epoch - 1, "step": self.step})
-        self.world.barrier()
 
     def _run_epoch(self, module: torch.nn.Module, stop: StopRequest) -> None:
         """The rest of the current epoch, then its end: validation, checkpoints, state."""

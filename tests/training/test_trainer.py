@@ -23,19 +23,20 @@ from pruning.training.optimiser import OptimiserConfig
 from pruning.training.schedule import ScheduleConfig
 from pruning.training.task import StepInfo
 from pruning.training.trainer import Trainer
-from pruning.training.trainer_config import TrainerConfig
-from tests.training.toy import FEATURES, HEADER, ToyBatch, ToyTask, batch_of, batches, build, development, toy_task
-
-CONFIG = TrainerConfig(num_epochs=3, average_period=2, log_interval=2, save_interval=5, valid_interval=6,
-                       state_interval=4, state_interval_seconds=0, tensorboard=False, num_threads=1,
-                       schedule=ScheduleConfig("cosine", warmup_steps=3), device="cpu")
-STEPS_PER_EPOCH = 7
-
-
-def make(exp_dir: Path, config: TrainerConfig = CONFIG, task: Optional[ToyTask] = None, **options: Any) -> Trainer:
-    given_options: dict[str, Any] = {"train_batches": batches, "dev_batches": development, "header": HEADER,
-                                     "steps_per_epoch": STEPS_PER_EPOCH, **options}
-    return Trainer(config, task=task or toy_task(), exp_dir=exp_dir, **given_options)
+from tests.training.toy import (
+    CONFIG,
+    FEATURES,
+    Crash,
+    ToyBatch,
+    ToyTask,
+    batch_of,
+    batches,
+    build,
+    crashing,
+    development,
+    make,
+    toy_task,
+)
 
 
 def rows(exp_dir: Path) -> list[dict[str, Any]]:
@@ -71,7 +72,8 @@ def test_writes_what_it_promises(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     epochs = {f"epoch-{n}{suffix}.safetensors" for n in (1, 2, 3) for suffix in ("", "-average")}
     batch = {"batch-15.safetensors", "batch-20.safetensors"}  # of 5, 10, 15, 20 the last two
-    assert names == {*epochs, *batch, "best.safetensors", "config.yaml", "metrics.jsonl", "state", ".done"}
+    assert names == {*epochs, *batch, "best.safetensors", "config.yaml", "run.json", "metrics.jsonl", "state",
+                     ".done", ".lock"}
     assert [path.name for path in (whole_run / "state").iterdir()] == ["epoch-0004-batch-000000"]
     header = checkpoint.read_header(whole_run / "epoch-2.safetensors")
     assert (header["epoch"], header["step"], header["average_updates"]) == (2, 14, 7)
@@ -103,22 +105,6 @@ def test_logged_terms_are_means_over_the_interval(whole_run: Path) -> None:
     assert train[0]["error"] == pytest.approx(sum(row["error"] for row in single) / 2)
     assert train[0]["lr/weights"] == pytest.approx(CONFIG.optimiser.lr * 2 / 3)
     assert train[0]["lr/multiplier"] == 1e-2 and train[0]["seen"] == 2
-
-
-class Crash(Exception):
-    pass
-
-
-def crashing(at: int) -> Any:
-    """The usual batches, failing when the batch after ``at`` others is asked for (over the whole run)."""
-
-    def train_batches(epoch: int, skip: int) -> Iterator[ToyBatch]:
-        for index, batch in enumerate(batches(epoch, skip), start=skip):
-            if (epoch - 1) * STEPS_PER_EPOCH + index == at:
-                raise Crash
-            yield batch
-
-    return train_batches
 
 
 @settings(max_examples=12, deadline=None)
@@ -183,14 +169,6 @@ def test_what_does_not_change_the_weights_may_change(whole_run: Path, tmp_path: 
     make(tmp_path, replace(CONFIG, log_interval=3, state_interval=5)).run()
     for key, tensor in weights(whole_run / "epoch-3.safetensors").items():
         assert torch.equal(tensor, weights(tmp_path / "epoch-3.safetensors")[key])
-
-
-def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Crash):
-        make(tmp_path, train_batches=crashing(9)).run()
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    with pytest.raises(UserError, match="processes=1, not processes=2"):
-        experiment.check_unchanged(tmp_path, {key: value for key, value in config.items() if key != "processes"}, 2)
 
 
 def test_max_steps_ends_within_an_epoch(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.training import configuration, distributed
+from pruning.training.schedule import ScheduleConfig
 from pruning.training.seeding import seed_everything
 from pruning.training.task import ParameterGroup, StepInfo, Task, weight_groups
 from pruning.training.trainer import Trainer
@@ -21,6 +22,10 @@ from pruning.training.trainer_config import TrainerConfig
 
 FEATURES = 4
 HEADER = {"model": {"type": "toy", "hidden": 8}}
+CONFIG = TrainerConfig(num_epochs=3, average_period=2, log_interval=2, save_interval=5, valid_interval=6,
+                       state_interval=4, state_interval_seconds=0, tensorboard=False, num_threads=1,
+                       schedule=ScheduleConfig("cosine", warmup_steps=3), device="cpu")
+STEPS_PER_EPOCH = 7
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,28 @@ def development(rank: int = 0, size: int = 1, count: int = 2) -> Iterator[ToyBat
 def toy_task(seed: int = 3) -> ToyTask:
     seed_everything(seed)
     return ToyTask()
+
+
+def make(exp_dir: Path, config: TrainerConfig = CONFIG, task: Optional[ToyTask] = None, **options: Any) -> Trainer:
+    given_options: dict[str, Any] = {"train_batches": batches, "dev_batches": development, "header": HEADER,
+                                     "steps_per_epoch": STEPS_PER_EPOCH, **options}
+    return Trainer(config, task=task or toy_task(), exp_dir=exp_dir, **given_options)
+
+
+class Crash(Exception):
+    """Raised where a test wants a run to end."""
+
+
+def crashing(at: int) -> Any:
+    """The usual batches, failing when the batch after ``at`` others is asked for (over the whole run)."""
+
+    def train_batches(epoch: int, skip: int) -> Iterator[ToyBatch]:
+        for index, batch in enumerate(batches(epoch, skip), start=skip):
+            if (epoch - 1) * STEPS_PER_EPOCH + index == at:
+                raise Crash
+            yield batch
+
+    return train_batches
 
 
 def main() -> None:

@@ -1,0 +1,81 @@
+"""The directory of a run: one process at a time, and only the run that it began with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.errors import UserError
+from pruning.training import experiment
+from tests.training.toy import Crash, crashing, make
+
+BEGAN: dict[str, Any] = {"processes": 1, "inputs": {"train_cuts": ["a.jsonl.gz 01ab"], "teacher": ["best 23cd"]}}
+
+
+def begun(exp_dir: Path) -> Path:
+    experiment.prepare(exp_dir, {"seed": 1}, BEGAN)
+    (exp_dir / experiment.DONE).touch()
+    return exp_dir
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({**BEGAN, "processes": 2}, "processes=1, not processes=2"),
+        ({**BEGAN, "inputs": {**BEGAN["inputs"], "train_cuts": ["a.jsonl.gz 99ff"]}}, "inputs.train_cuts="),
+        ({**BEGAN, "inputs": {"train_cuts": ["a.jsonl.gz 01ab"]}}, "inputs.teacher="),
+    ],
+)
+def test_other_inputs_are_refused(tmp_path: Path, now: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        experiment.check_unchanged(begun(tmp_path), {"seed": 1}, now)
+
+
+def test_the_same_is_accepted_and_what_has_not_begun_is_not_compared(tmp_path: Path) -> None:
+    experiment.check_unchanged(begun(tmp_path), {"seed": 1}, BEGAN)
+    (tmp_path / experiment.DONE).unlink()
+    experiment.check_unchanged(tmp_path, {"seed": 2}, {})
+
+
+def test_its_configuration_must_be_there(tmp_path: Path) -> None:
+    (begun(tmp_path) / experiment.CONFIG).unlink()
+    with pytest.raises(UserError, match="config.yaml does not exist"):
+        experiment.check_unchanged(tmp_path, {"seed": 1}, BEGAN)
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from pruning.training import experiment
+with experiment.locked(Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=f"is in use by process {holder.pid} on .*another --exp-dir"):
+            make(tmp_path).run()
+    finally:
+        holder.kill()
+        holder.wait()
+    deadline = time.monotonic() + 10  # the kernel lets go of the lock of a killed process by itself
+    while True:
+        try:
+            with experiment.locked(tmp_path):
+                break
+        except UserError:
+            assert time.monotonic() < deadline
+
+
+def test_the_lock_is_free_after_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        make(tmp_path, train_batches=crashing(3)).run()
+    make(tmp_path).run()
+    assert experiment.is_done(tmp_path)
