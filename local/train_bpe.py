@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
 from pruning.speech import bpe, manifests, sampler
-
-_SPEED_PERTURBED = re.compile(r"_sp\d+\.\d+$")  # lhotse's suffix: the same words again
+from pruning.speech.data_table import SPEED_PERTURBED
 
 
 def transcripts(cuts_paths: Sequence[Path]) -> Iterator[str]:
     """The transcripts of cuts, those of speed-perturbed copies left out."""
     for path in manifests.check_exists(cuts_paths):
         for cut in manifests.iterate_cuts(path):
-            if not _SPEED_PERTURBED.search(cut.id):
+            if not SPEED_PERTURBED.search(cut.id):
                 yield sampler.transcript(cut)
 
 

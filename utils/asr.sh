@@ -94,7 +94,7 @@ if [ "$plan" = true ]; then
   exec python -m pruning.bin.plan --teacher-config "$teacher_config" --prune-config "$prune_config" \
     --finetune-config "$finetune_config" --uniform-config "$uniform_config" --train-cuts "${train_cuts[@]}" \
     --parts "${train_parts[@]}" --copies $copies --lang-dir "$lang_dir" ${vocab_size:+--vocab-size "$vocab_size"} \
-    --processes "$num_processes" $teacher_args
+    --processes "$num_processes" --output "$exp_dir/plan.md" $teacher_args
 fi
 
 if in_stage 0; then
@@ -122,6 +122,11 @@ if in_stage 3; then
   run_logged "tokens ($unit${vocab_size:+, $vocab_size})" "$data_dir/log/bpe_${vocab_size:-$unit}.log" $train_cmd -- \
     python ../../local/train_bpe.py --cuts "${train_cuts[@]}" --lang-dir "$lang_dir" --unit "$unit" \
     ${vocab_size:+--vocab-size "$vocab_size"}
+  for cuts in "${dev_cuts[@]}" "${test_cuts[@]}"; do require "$cuts" 2; done
+  # shellcheck disable=SC2086
+  run_logged "what the data are" "$data_dir/log/describe.log" $train_cmd -- \
+    python -m pruning.bin.describe --cuts "${train_cuts[@]}" "${dev_cuts[@]}" "${test_cuts[@]}" \
+    --lang-dir "$lang_dir" --output "$data_dir/statistics.md"
 fi
 
 # shellcheck disable=SC2086  # settings are words
@@ -193,9 +198,13 @@ if in_stage 10; then
     require "$exp_dir/$name/${methods[0]}" 9
     rows+=("${row_of[$name]:-$name}=$exp_dir/$name")
   done
+  sections=()
+  for section in "$data_dir/statistics.md" "$exp_dir/plan.md"; do
+    [ ! -f "$section" ] || sections+=("$section")
+  done
   # shellcheck disable=SC2086
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
-    --output "$results"
+    --append ${sections[@]+"${sections[@]}"} --output "$results"
   cat "$results"
 fi

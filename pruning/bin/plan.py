@@ -20,10 +20,10 @@ from pruning.bin import arguments, command
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
 from pruning.models.transducer import Transducer
-from pruning.speech import manifests
+from pruning.speech import data_table
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.corpora import librispeech_size
-from pruning.training import configuration, runs
+from pruning.training import configuration, report, runs
 from pruning.training.facts import cost_model
 from pruning.training.plan import Corpus, RunPlan, plan_run, table
 from pruning.training.provenance import processor_name
@@ -32,10 +32,11 @@ from pruning.training.provenance import processor_name
 def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copies: int) -> tuple[Corpus, str]:
     """The size of the training data and where it is known from."""
     if paths and all(Path(path).exists() for path in paths):
-        found = manifests.statistics(paths)
-        if not found.cuts:
+        found = [data_table.describe(path) for path in paths]
+        count = sum(part.cuts for part in found)
+        if not count:
             raise UserError(f"{', '.join(map(str, paths))} hold no cuts", "run the feature stage")
-        return Corpus(found.hours, found.cuts), "cuts"
+        return Corpus(data_table.total_hours(found), count), "cuts"
     if not parts:
         raise UserError(f"{' '.join(paths or ['the cuts'])} do not exist", "run the feature stage, or give --parts")
     hours, count = librispeech_size(parts)
@@ -57,6 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="training processes, one device each")
     help_text = "audio of a timed batch; times are scaled to data.max_duration"
     parser.add_argument("--timed-seconds", type=float, default=30.0, help=help_text)
+    parser.add_argument("--output", help="Markdown file to write as well")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
@@ -66,12 +68,23 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     vocab = options.vocab_size
     if options.lang_dir and Path(options.lang_dir).exists():
         vocab = Tokenizer(options.lang_dir).vocab_size
-    print(f"training data: {corpus.hours:.1f} h, {corpus.utterances} utterances ({source})")
-    print(f"timed on {_device()}, {options.processes} process(es); hours assume that all are like it", flush=True)
+    about = [
+        f"training data: {corpus.hours:.1f} h, {corpus.utterances} utterances ({source})",
+        f"timed on {_device()}, {options.processes} process(es); hours assume that all are like it",
+    ]
+    print("\n".join(about), flush=True)
     plans = _plans(options, teacher_config, corpus, vocab)
+    total = f"together {sum(plan.hours for plan in plans):.1f} hours, pruned networks at their target's uniform size"
+    print(_tabulated(plans, "simple"), total, sep="\n")
+    if options.output is not None:
+        body = "\n\n".join([".\n".join(about) + ".", _tabulated(plans, "github"), total.capitalize() + "."])
+        report.write_section(options.output, "Plan", body, "pruning.bin.plan", argv)
+
+
+def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
     headers, rows = table(plans)
-    print(tabulate(rows, headers, colalign=("left",) + ("right",) * (len(headers) - 1), disable_numparse=True))
-    print(f"together {sum(plan.hours for plan in plans):.1f} hours, pruned networks at their target's uniform size")
+    alignment = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(rows, headers, style, colalign=alignment, disable_numparse=True)
 
 
 def _plans(options: argparse.Namespace, teacher_config: runs.RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:

@@ -24,6 +24,13 @@ def _system(text: str) -> tuple[str, Path]:
     return name, Path(directory)
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "write it with --output of pruning.bin.describe or plan") from None
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -31,6 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
     parser.add_argument("--method", nargs="+", choices=list(SETTINGS), required=True, help="a table each")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write, e.g. RESULTS.md")
+    parser.add_argument("--append", type=Path, nargs="*", default=[], help="Markdown that describe or plan wrote")
     parser.add_argument("--title", default="Results", help="heading of the file")
     arguments = parser.parse_args(argv)
     methods = {method: report.collect(arguments.systems, arguments.sets, method) for method in arguments.method}
@@ -43,7 +51,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             logger.warning("%s: not decoded, therefore not in the table: %s", method, ", ".join(missing))
         if systems:
             print(f"{method}\n{report.table(systems, arguments.sets, 'simple')}\n")
-    write_text(arguments.output, report.document(methods, arguments.sets, arguments.title))
+    sections = [_read(path) for path in arguments.append]
+    write_text(arguments.output, report.document(methods, arguments.sets, arguments.title, sections))
     logger.info("wrote %s", arguments.output)
 
 

@@ -143,38 +143,6 @@ def count_lines(path: Path) -> int:
         return sum(1 for _ in stream)
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of manifests: number of cuts, seconds of audio together and of the longest cut."""
-
-    cuts: int
-    seconds: float
-    longest: float
-
-    @property
-    def hours(self) -> float:
-        """Of audio."""
-        return self.seconds / 3600
-
-
-def statistics(paths: Iterable[files.PathLike]) -> Statistics:
-    """Count the cuts of manifests, reading them line by line.
-
-    Raises:
-        UserError: a manifest is missing or damaged.
-    """
-    from lhotse.serialization import deserialize_item, load_jsonl
-
-    cuts, seconds, longest = 0, 0.0, 0.0
-    for path in check_exists(paths):
-        with naming(path):
-            for item in load_jsonl(path):
-                # plain cuts say their duration; mixed ones need lhotse to work it out, which is slower
-                duration = item["duration"] if "duration" in item else deserialize_item(item).duration
-                cuts, seconds, longest = cuts + 1, seconds + duration, max(longest, duration)
-    return Statistics(cuts, seconds, longest)
-
-
 def quiet_progress() -> None:
     """Keep lhotse's progress bars out of log files: they are drawn on terminals only. Call it before lhotse is used."""
     if not sys.stderr.isatty():

@@ -81,7 +81,7 @@ def test_stages_lead_to_batches(recipe: Path) -> None:
     batches = list(training_batches(config, [paths.cuts("train-clean-mini")], tokenizer, 0, 1))
     assert sum(len(batch.ids) for batch in batches) == 12
     for part in PARTS:
-        assert manifests.statistics([paths.cuts(part)]).cuts >= 3
+        assert manifests.count_lines(paths.cuts(part)) >= 3
 
 
 def test_stages_that_are_done_do_nothing(recipe: Path) -> None:
@@ -160,7 +160,7 @@ def test_kaldi_directory(recipe: Path, tmp_path: Path) -> None:
     succeed(tmp_path, "local/prepare_kaldi_dir.py", *options)
     succeed(tmp_path, "local/compute_features.py", "--parts", "train", "--prefix", "an4", "--speed-factors", "0.9")
     cuts = manifests.Paths(tmp_path / "data" / "fbank", "an4").cuts("train")
-    assert manifests.statistics([cuts]).cuts == 4
+    assert manifests.count_lines(cuts) == 4
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:

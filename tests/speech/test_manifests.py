@@ -12,7 +12,7 @@ import pytest
 from lhotse import RecordingSet, SupervisionSet, load_manifest
 
 from pruning.errors import UserError
-from pruning.speech import manifests
+from pruning.speech import data_table, manifests
 
 
 def cuts_path(data_dir: Path, part: str = "train-a") -> Path:
@@ -21,15 +21,6 @@ def cuts_path(data_dir: Path, part: str = "train-a") -> Path:
 
 def unpacked(path: Path) -> str:
     return gzip.decompress(path.read_bytes()).decode()
-
-
-def test_statistics_agree_with_lhotse(data_dir: Path) -> None:
-    cuts = load_manifest(cuts_path(data_dir))
-    found = manifests.statistics([cuts_path(data_dir), cuts_path(data_dir)])
-    assert found.cuts == 2 * len(cuts) == 2 * manifests.count_lines(cuts_path(data_dir))
-    assert found.seconds == pytest.approx(2 * sum(cut.duration for cut in cuts))
-    assert found.hours == pytest.approx(found.seconds / 3600)
-    assert found.longest == max(cut.duration for cut in cuts)
 
 
 def test_reading_stops_where_the_reader_stops(data_dir: Path, tmp_path: Path) -> None:
@@ -47,7 +38,7 @@ def test_a_truncated_manifest_is_named(data_dir: Path, tmp_path: Path, keep: flo
     whole = cuts_path(data_dir).read_bytes()
     path = tmp_path / "cuts.jsonl.gz"
     path.write_bytes(whole[: int(len(whole) * keep)])
-    for read in (lambda: list(manifests.iterate_cuts(path)), lambda: manifests.statistics([path])):
+    for read in (lambda: list(manifests.iterate_cuts(path)), lambda: data_table.describe(path)):
         with pytest.raises(UserError, match="cuts.jsonl.gz is not a whole manifest"):
             read()
     with pytest.raises(UserError, match="cuts.jsonl.gz is not a whole manifest"):

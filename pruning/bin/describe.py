@@ -1,0 +1,30 @@
+"""Print and write what cut manifests hold: utterances, speakers, hours, words, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import arguments, command
+from pruning.speech import data_table
+from pruning.speech.bpe import Tokenizer
+from pruning.training import report
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cut manifests, a row each")
+    parser.add_argument("--lang-dir", type=Path, help="count the tokens of this directory's model")
+    parser.add_argument("--output", type=Path, help="Markdown file, e.g. data/statistics.md")
+    options = parser.parse_args(argv)
+    tokenizer = None if options.lang_dir is None else Tokenizer(options.lang_dir)
+    parts = [data_table.describe(path, tokenizer) for path in options.cuts]
+    print(data_table.table(parts, "simple"))
+    if options.output is not None:
+        report.write_section(options.output, "Data", data_table.table(parts), "pruning.bin.describe", argv)
+
+
+if __name__ == "__main__":
+    command.run(main)
