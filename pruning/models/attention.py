@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,34 @@ def relative_positions(frames: int, d_model: int, device: torch.device, dtype: t
 
 def relative_shift(scores: Tensor) -> Tensor:
     """Scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``; entry (i, j) is distance i - j."""
+    if scores.requires_grad and torch.is_grad_enabled():
+        return _RelativeShift.apply(scores)
     n, heads, frames, width = scores.shape
     padded = nn.functional.pad(scores, (1, 0))  # (N, H, T, 2T)
     shifted = padded.reshape(n, heads, width + 1, frames)[:, :, 1:].reshape(n, heads, frames, width)
     return shifted[..., :frames]
+
+
+class _RelativeShift(torch.autograd.Function):
+    """The same with one copy each way; going back, every slice of the plain form fills a tensor with zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        ctx.shape = scores.shape
+        return _by_key(scores.contiguous()).clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        result = gradient.new_zeros(ctx.shape)
+        _by_key(result).copy_(gradient)
+        return result
+
+
+def _by_key(scores: Tensor) -> Tensor:
+    """The view ``(N, H, T, T)`` of contiguous ``(N, H, T, 2T - 1)`` in which entry (i, j) is (i, T - 1 - i + j)."""
+    n, heads, frames, width = scores.shape
+    strides = (heads * frames * width, frames * width, width - 1, 1)
+    return scores.as_strided((n, heads, frames, frames), strides, scores.storage_offset() + frames - 1)
 
 
 class RelativePositionAttention(nn.Module):

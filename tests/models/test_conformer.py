@@ -8,7 +8,7 @@ import torch
 from pruning.core.cost import CostModel
 from pruning.models import conformer_units
 from pruning.models.attention import relative_positions, relative_shift
-from pruning.models.conformer import ConformerConfig, ConformerEncoder
+from pruning.models.conformer import ConformerConfig, ConformerEncoder, depthwise_convolution
 from pruning.models.subsampling import subsampled
 from pruning.models.transducer import StatelessDecoder, Transducer, TransducerConfig
 
@@ -77,6 +77,27 @@ def test_relative_shift_against_indexing() -> None:
     for i in range(5):
         for j in range(5):
             assert torch.equal(shifted[:, :, i, j], scores[:, :, i, 4 - (i - j)])
+
+
+def test_relative_shift_and_its_gradient_equal_the_plain_form() -> None:
+    whole = torch.randn(2, 3, 12, 9, dtype=torch.float64, requires_grad=True)
+    scores = whole[:, :, 2:7]  # not contiguous, not at the start of its storage
+    assert torch.equal(relative_shift(scores), relative_shift(scores.detach()))
+    assert torch.autograd.gradcheck(relative_shift, (scores,))
+    weight = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    gradient, = torch.autograd.grad((relative_shift(scores) * weight).sum(), whole)
+    for i in range(5):
+        for j in range(5):
+            assert torch.equal(gradient[:, :, 2 + i, 4 - (i - j)], weight[:, :, i, j])
+    assert (gradient != 0).sum() == weight.numel()
+
+
+@pytest.mark.parametrize("channels", [1, 5, 8])
+def test_depthwise_convolution_is_the_module_applied_to_channels_first(channels: int) -> None:
+    convolution = torch.nn.Conv1d(channels, channels, 7, padding=3, groups=channels)
+    x = torch.randn(2, 11, channels)
+    expected = convolution(x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(depthwise_convolution(x, convolution), expected)
 
 
 def test_relative_positions_are_sinusoids_of_the_distance() -> None:
