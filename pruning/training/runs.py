@@ -248,7 +248,7 @@ def _fingerprints(inputs: Inputs, networks: Mapping[str, Optional[PathLike]]) ->
     }
     for name, path in networks.items():
         if path is not None:
-            files[name] = [checkpoint.best_path(path) if Path(path).is_dir() else Path(path)]
+            files[name] = [checkpoint.file_of(path)]
     return {name: [f"{path.name} {file_fingerprint(path)[:12]}" for path in paths] for name, paths in files.items()}
 
 
