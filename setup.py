@@ -23,6 +23,7 @@ setup(
         "matplotlib",
         "numpy",
         "omegaconf",
+        "protobuf",
         "psutil",
         "safetensors",
         "scipy",

@@ -124,6 +124,20 @@ def test_parts_that_are_done_stay(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_dev_speakers_of_another_choice_do_not_come_into_training(tmp_path: Path) -> None:
+    corpus, data = make_an4(tmp_path / "an4", 1), tmp_path / "data"
+    prepare(corpus, data)
+    before = supervisions(data, "train")
+    dev = [data / "manifests" / f"an4_{kind}_dev.jsonl.gz" for kind in ("recordings", "supervisions")]
+    for path in dev:
+        path.unlink()
+    with pytest.raises(UserError, match="supervisions_train.jsonl.gz was made with another .*--dev-speakers"):
+        prepare(corpus, data, "--dev-speakers", "1", "--parts", "dev")
+    assert not any(path.exists() for path in dev)
+    prepare(corpus, data)
+    assert supervisions(data, "train") == before and not before.keys() & supervisions(data, "dev").keys()
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [

@@ -88,6 +88,10 @@ def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
         (["--stage", "2"], "mycorpus_supervisions_train.jsonl.gz, which does not exist; run stage 1 first"),
         (["--unit", "phone"], "--unit takes unigram, bpe, char or word, not 'phone'"),
         (["--vocab-size", ""], "--unit unigram needs --vocab-size"),
+        (["--dev-parts", ""], "--dev-parts is empty; name at least one"),
+        (["--train-parts", " "], "--train-parts is empty"),
+        (["--test-parts", ""], "--test-parts is empty"),
+        (["--score-in", "letters"], "--score-in takes words or characters, not 'letters'"),
         (["--mini", "true"], "unknown option --mini"),
     ],
 )
@@ -95,6 +99,14 @@ def test_bad_input_is_told_in_one_line(tmp_path: Path, options: list[str], compl
     result = run(tmp_path, *options)
     assert result.returncode != 0 and complaint in result.stderr and result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_is_of_the_epoch_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "exp/teacher/greedy_search").mkdir(parents=True)
+    options = ["--stage", "10", "--systems", "teacher", "--methods", "greedy_search", "--epoch", "3", "--avg", "2"]
+    result = run(tmp_path, *options)
+    assert result.returncode == 1
+    assert "none of teacher was decoded with greedy_search, --epoch 3, --avg 2; run" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("folder", ["TEMPLATE/conf", "an4/conf"])

@@ -17,7 +17,11 @@
 : "${results:=$exp_dir/RESULTS.md}"
 
 # told now rather than after the stages before
+[[ $score_in =~ ^(words|characters)$ ]] || fail "--score-in takes words or characters, not '$score_in'"
 [[ $speed_perturb =~ ^(true|false)$ ]] || fail "--speed-perturb takes true or false, not '$speed_perturb'"
+for list in train_parts dev_parts test_parts methods systems; do
+  [[ ${!list} =~ [^[:space:]] ]] || fail "--${list/_/-} is empty; name at least one"
+done
 declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8) row_of=([finetuned]=pruned)
 read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do
@@ -175,19 +179,20 @@ if in_stage 8; then
   train "the uniform model" uniform train --config "$uniform_config" --model "$uniform/dimensions.json" $uniform_args
 fi
 
+which=() # of the checkpoints: decoded and tabulated
+[ -z "$epoch" ] || which+=(--epoch "$epoch")
+[ -z "$avg" ] || which+=(--avg "$avg")
+
 if in_stage 9; then
   for cuts in "${test_cuts[@]}"; do require "$cuts" 2; done
   for name in "${systems[@]}"; do require "$exp_dir/$name/.done" "${stage_of[$name]}"; done
-  which=()
-  [ -z "$epoch" ] || which+=(--epoch "$epoch")
-  [ -z "$avg" ] || which+=(--avg "$avg")
   for name in "${systems[@]}"; do
     for method in "${methods[@]}"; do
       # shellcheck disable=SC2086
       run_logged "decoding with $name, $method" "$exp_dir/$name/log/decode-$method-$now.log" \
         $decode_cmd --num-threads "$num_threads" -- \
         python -m pruning.bin.decode --exp-dir "$exp_dir/$name" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
-        --method "$method" --num-threads "$num_threads" ${which[@]+"${which[@]}"}
+        --method "$method" --num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"}
     done
   done
 fi
@@ -205,6 +210,6 @@ if in_stage 10; then
   # shellcheck disable=SC2086
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
-    --append ${sections[@]+"${sections[@]}"} --output "$results"
+    ${which[@]+"${which[@]}"} --append ${sections[@]+"${sections[@]}"} --output "$results"
   cat "$results"
 fi

@@ -10,9 +10,14 @@ from typing import NoReturn, Optional
 
 from pruning.errors import UserError
 
+_PATH_FAULTS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
 
 def run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequence[str]] = None) -> NoReturn:
-    """Run ``main(argv)`` and exit: 0 when it returns, 1 after bad input or a full disk, 130 when interrupted.
+    """Run ``main(argv)`` and exit: 0 when it returns, 1 after bad input, a full disk or a path that cannot be used, 130
+    when interrupted.
 
     Any other exception is a fault of ours and keeps its traceback.
     """
@@ -23,12 +28,19 @@ def run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequence
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = error.filename or "the output directory"
-        print(f"error: no space left on the disk of {where}; free some and run the same command again", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _told(error: OSError) -> str:
+    """One line for what a user can mend; other errors are raised again."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "the output directory"
+        return f"no space left on the disk of {where}; free some and run the same command again"
+    if error.errno in _PATH_FAULTS and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+    raise error

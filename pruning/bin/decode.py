@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import nn
@@ -20,11 +20,12 @@ from torch import nn
 from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import write_json
+from pruning.speech import checks
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.decoding import SETTINGS, DecodingConfig
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
-from pruning.speech.scoring import Score, recogs_path, write_results
+from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
 from pruning.training import decoding_results, provenance
 from pruning.training.checkpoint import load_model
 
@@ -55,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-duration", type=float, default=200.0, help="seconds of audio in a batch (default 200)")
     parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument(
+        "--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word (default words)"
+    )
     settings = parser.add_argument_group("decoding")
     for field in fields(DecodingConfig):
         users = [method for method, names in SETTINGS.items() if field.name in names]
@@ -91,9 +95,7 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Pat
     tokenizer.check_matches(recorded, str(source))
     if arguments.checkpoint is not None:
         return model, arguments.checkpoint.parent, arguments.checkpoint.stem
-    name = "best" if arguments.epoch is None else f"epoch-{arguments.epoch}"
-    if arguments.avg is not None:
-        name += f"-avg-{arguments.avg}" + ("-use-averaged-model" if arguments.use_averaged_model else "")
+    name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
     return model, arguments.exp_dir, name
 
 
@@ -102,7 +104,8 @@ def _decode_set(
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
     batches = evaluation_batches(data, [cuts])
-    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device)
+    words_in = SCORED[arguments.score_in]
+    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in)
     return recognition, time_features(cuts)
 
 
@@ -115,27 +118,26 @@ def _log(set_name: str, result: Score, facts: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Run the command."""
-    arguments = _parser().parse_args(argv)
-    config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
+class _Decoding(NamedTuple):
+    """One that is to be made: of a set, its facts to ``path``."""
+
+    cuts: Path
+    path: Path
+    parameters: dict[str, Any]
+
+
+def _pending(
+    model: Any, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, place: tuple[Path, str]
+) -> list[_Decoding]:
+    """The sets that were not decoded so before, all of them checked before the first is decoded.
+
+    Args:
+        place: experiment directory and suffix of the results.
+    """
+    (exp_dir, suffix), weights = place, provenance.weights_fingerprint(model)
+    pending = []
     for cuts in arguments.cuts:
-        if not cuts.is_file():
-            raise UserError(f"cuts {cuts} do not exist", "run the stage that computes features first")
-    repeated = [name for name, count in Counter(map(_set_name, arguments.cuts)).items() if count > 1]
-    if repeated:
-        raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
-    if arguments.num_threads < 1:
-        raise UserError(f"--num-threads is {arguments.num_threads}", "give at least 1")
-    torch.set_num_threads(arguments.num_threads)
-    tokenizer = Tokenizer(arguments.lang_dir)
-    model, exp_dir, checkpoint_name = _load(arguments, tokenizer)
-    weights = provenance.weights_fingerprint(model)
-    model = model.to(arguments.device).eval()
-    directory, suffix = exp_dir / config.method, f"{checkpoint_name}-{config.suffix()}"
-    for cuts in arguments.cuts:
-        set_name = _set_name(cuts)
-        path = decoding_results.path_of(exp_dir, config.method, set_name, suffix)
+        path = decoding_results.path_of(exp_dir, config.method, _set_name(cuts), suffix)
         parameters = {
             "weights": weights,
             "bpe_model": tokenizer.fingerprint,
@@ -146,8 +148,40 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             "device": arguments.device,
         }
         if decoding_results.is_done(path, parameters):
-            logger.info("%s: %s is done", set_name, path)
-            continue
+            decoding_results.note_asked(path)
+            logger.info("%s: %s is done", _set_name(cuts), path)
+        else:
+            checks.check_test_set(cuts, tokenizer, model.config.encoder.feature_dim, SCORED[arguments.score_in])
+            pending.append(_Decoding(cuts, path, parameters))
+    return pending
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What can be told without reading anything."""
+    for cuts in arguments.cuts:
+        if not cuts.is_file():
+            raise UserError(f"cuts {cuts} do not exist", "run the stage that computes features first")
+    repeated = [name for name, count in Counter(map(_set_name, arguments.cuts)).items() if count > 1]
+    if repeated:
+        raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
+    if arguments.num_threads < 1:
+        raise UserError(f"--num-threads is {arguments.num_threads}", "give at least 1")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    arguments = _parser().parse_args(argv)
+    config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
+    _check(arguments)
+    torch.set_num_threads(arguments.num_threads)
+    tokenizer = Tokenizer(arguments.lang_dir)
+    model, exp_dir, weights_name = _load(arguments, tokenizer)
+    suffix = f"{weights_name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
+    pending = _pending(model, tokenizer, config, arguments, (exp_dir, suffix))
+    model = model.to(arguments.device).eval()
+    directory = exp_dir / config.method
+    for cuts, path, parameters in pending:
+        set_name = _set_name(cuts)
         path.unlink(missing_ok=True)  # it would speak of other files than those written now
         recognition, features = _decode_set(model, cuts, tokenizer, config, arguments)
         result = write_results(directory, set_name, suffix, recognition.transcripts)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.core.structure import Structure
@@ -15,7 +16,19 @@ from pruning.models.transducer import Transducer
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, training_batches
 from pruning.training import checkpoint, runs
-from pruning.training.extracting import before_after, extract_experiment
+from pruning.training.extracting import before_after, check_origin, extract_experiment
+from pruning.training.provenance import file_fingerprint
+
+
+def _origin(options: argparse.Namespace) -> dict[str, Any]:
+    """What the small network follows from, by option; files by their content, for names do not matter."""
+    pruned = checkpoint.file_of(options.pruned)
+    checkpoint.read_header(pruned)  # tells in one line if it is no checkpoint
+    return {
+        "--pruned": file_fingerprint(pruned),
+        "--structure": file_fingerprint(options.structure) if options.structure else None,
+        "--round-to": options.round_to,
+    }
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -31,16 +44,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
+    if options.structure:
+        structure = Structure.from_dict(read_json(options.structure), options.structure)
+    else:
+        structure = runs.gated_structure(options.pruned)
+    origin = _origin(options)
     if checkpoint.best_path(options.exp_dir).exists():
+        check_origin(options.exp_dir, origin)
         print(f"{options.exp_dir} is extracted already")
         return
     model, header = checkpoint.load_model(options.pruned)
     if not isinstance(model, Transducer):
         raise UserError(f"{options.pruned} holds a {header['model']['type']}", "give a pruned transducer")
-    if options.structure:
-        structure = Structure.from_dict(read_json(options.structure), options.structure)
-    else:
-        structure = runs.gated_structure(options.pruned)
     structure.check_fits(model.unit_groups(), options.structure or options.pruned)
     if options.round_to != 1:
         structure = structure.rounded(options.round_to, model.unit_groups())
@@ -56,7 +71,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         config = DataConfig(max_duration=options.max_duration)
         stream = training_batches(config, options.train_cuts, tokenizer, seed=0, epoch=1, skip_batches=0)
         batches = itertools.islice(stream, options.batch_norm_batches)
-    extract_experiment(model, header, structure, Path(options.exp_dir), batches)
+    extract_experiment(model, header, structure, Path(options.exp_dir), batches, origin)
 
 
 if __name__ == "__main__":

@@ -37,14 +37,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--systems", nargs="+", type=_system, required=True, metavar="NAME=EXP_DIR", help="the rows")
     parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
     parser.add_argument("--method", nargs="+", choices=list(SETTINGS), required=True, help="a table each")
+    parser.add_argument("--epoch", type=int, help="decodings of this epoch's checkpoint, not of the best on dev")
+    parser.add_argument("--avg", type=int, help="decodings of the average over so many epochs up to --epoch")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write, e.g. RESULTS.md")
     parser.add_argument("--append", type=Path, nargs="*", default=[], help="Markdown that describe or plan wrote")
     parser.add_argument("--title", default="Results", help="heading of the file")
     arguments = parser.parse_args(argv)
-    methods = {method: report.collect(arguments.systems, arguments.sets, method) for method in arguments.method}
+    weights = {"epoch": arguments.epoch, "avg": arguments.avg}
+    methods = {name: report.collect(arguments.systems, arguments.sets, name, **weights) for name in arguments.method}
     if not any(methods.values()):
         names, tried = ", ".join(name for name, _ in arguments.systems), " or ".join(arguments.method)
-        raise UserError(f"none of {names} was decoded with {tried}", "run the decoding stage first")
+        asked = ", ".join(f"--{option} {value}" for option, value in weights.items() if value is not None)
+        what = f"none of {names} was decoded with {tried}, {asked or 'the best checkpoint'}"
+        raise UserError(what, "run the decoding stage with the same --epoch and --avg first")
     for method, systems in methods.items():
         missing = [name for name, _ in arguments.systems if name not in {system.name for system in systems}]
         if missing:

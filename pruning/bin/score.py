@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from pruning.bin import command
 from pruning.files import write_text
-from pruning.speech.scoring import Score, Transcript, error_report, read_transcripts, score
+from pruning.speech.scoring import SCORED, Score, Transcript, error_report, read_transcripts, score
 
 
 def _row(name: str, result: Score) -> list[str]:
@@ -29,11 +29,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recogs", nargs="+", type=Path, help="recogs files, ours or icefall's")
     parser.add_argument("--output-dir", type=Path, help="write errs files there; without it they are not written")
+    parser.add_argument("--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word")
     arguments = parser.parse_args(argv)
+    words_in = SCORED[arguments.score_in]
     rows: list[list[str]] = []
     pooled: list[Transcript] = []
     for path in arguments.recogs:
-        transcripts = read_transcripts(path)
+        transcripts = [
+            Transcript(t.id, *(words_in(" ".join(words)) for words in (t.reference, t.hypothesis)))
+            for t in read_transcripts(path)
+        ]
         result = score(transcripts)
         rows.append(_row(path.name, result))
         pooled += transcripts

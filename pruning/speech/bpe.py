@@ -15,6 +15,7 @@ from pruning.errors import UserError
 BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 BLANK_ID, UNKNOWN_ID = 0, 2
 MODEL_TYPES = ("unigram", "bpe", "char", "word")
+_WORD_MARK = "▁"
 
 
 class Tokenizer:
@@ -49,11 +50,21 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(serialized).hexdigest()
         if self.vocab_size == 0 or self._processor.id_to_piece(BLANK_ID) != BLANK:
             raise UserError(f"{path} has no {BLANK} as its token 0", remedy)
+        mark = self._processor.piece_to_id(_WORD_MARK)
+        self._mark = None if mark == UNKNOWN_ID else mark
         self._check_table()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; what the model does not know becomes ``<unk>`` (2)."""
         return self._processor.encode(text)
+
+    def spell(self, text: str) -> str:
+        """``text`` as its own tokens spell it: sentencepiece rewrites some letters, and does not know others."""
+        return self.decode(self.encode(text))
+
+    def count_unknown(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """How many of ``tokens`` are ``<unk>``, and how many there are; marks between words do not count."""
+        return tokens.count(UNKNOWN_ID), sum(token != self._mark for token in tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The words that ``tokens`` spell, separated by one space; blanks are left out."""
@@ -101,20 +112,21 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
 
     Args:
         texts: transcripts, one utterance each.
-        lang_dir: directory to write; does nothing if ``bpe.model`` and ``tokens.txt`` are there.
+        lang_dir: directory to write; does nothing if ``bpe.model`` and ``tokens.txt`` of that kind and size are there.
         vocab_size: number of tokens, the three special ones included; None (``char`` only): as many as there are.
         model_type: ``unigram`` (icefall's), ``bpe``, ``char`` or ``word``.
 
     Raises:
-        UserError: the text has too few different pieces for ``vocab_size``, is empty, or the options are wrong.
+        UserError: the text has too few different pieces for ``vocab_size``, is empty, the options are wrong, or the
+            directory holds tokens of another kind or number.
     """
     import sentencepiece
 
-    directory = Path(lang_dir)
-    if (directory / "bpe.model").is_file() and (directory / "tokens.txt").is_file():
-        return _existing(directory, vocab_size)
     if model_type not in MODEL_TYPES:
         raise UserError(f"{model_type!r} is no kind of token", f"choose one of {', '.join(MODEL_TYPES)}")
+    directory = Path(lang_dir)
+    if (directory / "bpe.model").is_file() and (directory / "tokens.txt").is_file():
+        return _existing(directory, vocab_size, model_type)
     if vocab_size is None and model_type != "char":
         raise UserError(f"{model_type} tokens need a vocabulary size", "give --vocab-size")
     model = io.BytesIO()
@@ -159,13 +171,24 @@ class _Counted:
             yield text
 
 
-def _existing(directory: Path, vocab_size: Optional[int]) -> Tokenizer:
+def _existing(directory: Path, vocab_size: Optional[int], model_type: str) -> Tokenizer:
     tokenizer = Tokenizer(directory)
+    remedy = "remove it or give another --lang-dir"
     if vocab_size is not None and tokenizer.vocab_size != vocab_size:
-        raise UserError(
-            f"{directory} holds {tokenizer.vocab_size} tokens, not {vocab_size}", "remove it or give another --lang-dir"
-        )
+        raise UserError(f"{directory} holds {tokenizer.vocab_size} tokens, not {vocab_size}", remedy)
+    found = _model_type((directory / "bpe.model").read_bytes())
+    if found != model_type:
+        raise UserError(f"{directory} holds tokens of kind {found}, not {model_type}", remedy)
     return tokenizer
+
+
+def _model_type(serialized: bytes) -> str:
+    """Which of ``MODEL_TYPES`` a sentencepiece model is of."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2  # its classes are made at import
+    number = proto.ModelProto.FromString(serialized).trainer_spec.model_type
+    return proto.TrainerSpec.ModelType.Name(number).lower()
 
 
 def _explained(error: Exception, sentences: int, vocab_size: Optional[int]) -> UserError:

@@ -34,6 +34,7 @@ def recognise(
     words_of: Callable[[list[int]], str],
     config: DecodingConfig,
     device: str = "cpu",
+    words_in: Callable[[str], list[str]] = str.split,
 ) -> Recognition:
     """Decode a test set.
 
@@ -43,6 +44,7 @@ def recognise(
         words_of: turns token ids into text.
         config: method and settings.
         device: where to compute.
+        words_in: divides reference and hypothesis into what is scored.
     """
     transcripts: list[Transcript] = []
     audio = encoding = searching = 0.0
@@ -56,7 +58,7 @@ def recognise(
         encoding += between - started
         audio += batch.seconds
         transcripts += [
-            Transcript(name, text.split(), words_of(hypothesis).split())
+            Transcript(name, words_in(text), words_in(words_of(hypothesis)))
             for name, text, hypothesis in zip(batch.ids, batch.texts, tokens)
         ]
     return Recognition(transcripts, audio, encoding, searching)

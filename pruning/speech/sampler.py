@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -24,11 +25,12 @@ def frames_after_subsampling(frames: int) -> int:
 
 
 class Selection:
-    """Which cuts are fit for training; counts the others."""
+    """Which cuts are fit for training; counts the others, and the tokens of all whose duration fits."""
 
     def __init__(self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True) -> None:
         self._config, self._tokenizer, self._durations = config, tokenizer, durations
         self.kept, self.wrong_duration, self.too_many_tokens = 0, 0, 0
+        self.unknown, self.tokens = 0, 0
 
     def __call__(self, cut: Any) -> bool:
         if self._durations and not self._config.min_cut_duration <= cut.duration <= self._config.max_cut_duration:
@@ -36,6 +38,8 @@ class Selection:
             return False
         if self._tokenizer is not None:
             tokens = self._tokenizer.encode(transcript(cut))
+            unknown, count = self._tokenizer.count_unknown(tokens)
+            self.unknown, self.tokens = self.unknown + unknown, self.tokens + count
             if not tokens or frames_after_subsampling(num_frames(cut)) < len(tokens):
                 self.too_many_tokens += 1
                 return False
@@ -46,11 +50,26 @@ class Selection:
         """The same selection, with nothing counted."""
         return Selection(self._config, self._tokenizer, self._durations)
 
+    def check_known(self, names: str) -> None:
+        """Check that the tokens are those of the transcripts seen so far.
+
+        Args:
+            names: of the manifests, for the message.
+
+        Raises:
+            UserError: more than half of the tokens are unknown.
+        """
+        if self._tokenizer is not None and 2 * self.unknown > self.tokens:
+            what = f"{self.unknown} of {self.tokens} tokens of {names} are unknown to {self._tokenizer.lang_dir}"
+            raise UserError(what, "give the --lang-dir of these transcripts, or write them in its letters and case")
+
     def report(self, epoch: Optional[int]) -> None:
-        """Log how many cuts were dropped, if any."""
+        """Log how many cuts were dropped and how many tokens are unknown, if any."""
         dropped = self.wrong_duration + self.too_many_tokens
+        where = "evaluation" if epoch is None else f"epoch {epoch}"
+        if self.unknown:
+            logging.info("%s: %d of %d tokens are unknown (<unk>)", where, self.unknown, self.tokens)
         if dropped:
-            where = "evaluation" if epoch is None else f"epoch {epoch}"
             logging.info(
                 "%s: dropped %d of %d cuts: %d too short or too long, %d with more tokens than frames",
                 where, dropped, dropped + self.kept, self.wrong_duration, self.too_many_tokens,
@@ -58,7 +77,7 @@ class Selection:
 
 
 def transcript(cut: Any) -> str:
-    """The text of ``cut``.
+    """The text of ``cut``, accents joined to their letters (NFC), as tokenizers spell them.
 
     Raises:
         UserError: it has none, or several.
@@ -69,7 +88,7 @@ def transcript(cut: Any) -> str:
     text = cut.supervisions[0].text
     if not (text or "").strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
-    return text
+    return unicodedata.normalize("NFC", text)
 
 
 def num_frames(cut: Any) -> int:
@@ -105,13 +124,15 @@ def bucketing_sampler(
     """Lhotse's bucketing sampler over ``paths``; ``key`` seeds the order, None keeps the manifests' own.
 
     Raises:
-        UserError: there is no cut that ``selection`` lets through.
+        UserError: there is no cut that ``selection`` lets through, or most of their tokens are unknown.
     """
     from lhotse.dataset import DynamicBucketingSampler
 
     cuts = _Merged(paths, key)
     names = ", ".join(str(path) for path in paths)
-    first = _first_durations(cuts, selection)
+    trial = selection.copy()  # what is looked at here does not count
+    first = _first_durations(cuts, trial)
+    trial.check_known(names)
     if not first:
         raise UserError(
             f"no cut of {names} is fit for training", "check durations, transcripts and min/max_cut_duration"
@@ -132,11 +153,10 @@ def bucketing_sampler(
 
 
 def _first_durations(cuts: Iterable[Any], selection: Selection) -> list[float]:
-    """Durations (s) of the first cuts fit for training; does not count into ``selection``."""
-    trial = selection.copy()
+    """Durations (s) of the first cuts fit for training."""
     durations: list[float] = []
     for cut in cuts:
-        if trial(cut):
+        if selection(cut):
             durations.append(cut.duration)
         if len(durations) == _BINS_FROM:
             break

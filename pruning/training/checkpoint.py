@@ -48,6 +48,11 @@ def best_path(exp_dir: PathLike) -> Path:
     return Path(exp_dir) / "best.safetensors"
 
 
+def file_of(source: PathLike) -> Path:
+    """The file that ``source`` means: a checkpoint itself, or the best one of an experiment directory."""
+    return best_path(source) if Path(source).is_dir() else Path(source)
+
+
 def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Optional[Mapping[str, str]] = None) -> None:
     """Write tensors as safetensors to ``path`` itself (the caller renames).
 

@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.errors import UserError
-from pruning.files import PathLike, read_json
+from pruning.files import PathLike, read_json, write_json
 from pruning.speech.recognition import FeatureTiming, Recognition
 from pruning.speech.scoring import Score
+from pruning.training import provenance
 
 
 def path_of(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
     """Where the facts of a decoding are."""
     return Path(exp_dir) / method / f"decode-{set_name}-{suffix}.json"
+
+
+def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: bool) -> str:
+    """The part of a suffix that says which weights of an experiment were decoded with; no epoch: the best on dev."""
+    name = "best" if epoch is None else f"epoch-{epoch}"
+    if avg is not None:
+        name += f"-avg-{avg}" + ("-use-averaged-model" if use_averaged_model else "")
+    return name
 
 
 def is_done(path: Path, parameters: dict[str, Any]) -> bool:
@@ -52,15 +61,30 @@ def time_facts(recognition: Recognition, features: Optional[FeatureTiming]) -> d
     }
 
 
-def read_results(exp_dir: PathLike, method: str, set_name: str) -> Optional[dict[str, Any]]:
-    """The newest decoding of a set by a method; None if there is none.
+def note_asked(path: Path) -> None:
+    """Record that a decoding that is done was asked for again, so that it counts as the newest."""
+    write_json(path, {**_read(path), "asked": provenance.today()})
+
+
+def read_results(
+    exp_dir: PathLike, method: str, set_name: str, epoch: Optional[int] = None, avg: Optional[int] = None
+) -> Optional[dict[str, Any]]:
+    """The decoding of a set by a method that was asked for last; None if there is none.
+
+    Args:
+        exp_dir: of the network.
+        method: of decoding.
+        set_name: of the test set.
+        epoch, avg: of the weights that were decoded with, as :mod:`pruning.bin.decode` takes them.
 
     Raises:
         UserError: a file that is not one of :mod:`pruning.bin.decode`'s.
     """
-    found = (_read(path) for path in Path(exp_dir, method).glob(f"decode-{set_name}-*.json"))
+    names = {weights_name(epoch, avg, use_averaged_model) for use_averaged_model in (False, True)}
+    patterns = (f"decode-{set_name}-{name}-{method}*.json" for name in names)
+    found = (_read(path) for pattern in patterns for path in Path(exp_dir, method).glob(pattern))
     of_set = (facts for facts in found if facts["set"] == set_name)  # a set's name may begin with another's
-    return max(of_set, key=lambda facts: facts["date"], default=None)
+    return max(of_set, key=lambda facts: facts.get("asked", facts["date"]), default=None)
 
 
 def _read(path: Path) -> dict[str, Any]:

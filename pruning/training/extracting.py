@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,6 +16,7 @@ from pruning.core.distillation import frame_mask
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
 from pruning.core.structure import Structure
+from pruning.errors import UserError
 from pruning.files import PathLike, write_json
 from pruning.models import registry
 from pruning.models.transducer import Transducer
@@ -26,6 +27,8 @@ from pruning.training.facts import cost_model, frames_of, network_facts, write_f
 logger = logging.getLogger(__name__)
 
 EXACTNESS = 1e-4
+ORIGIN = "extracted_from"
+"""The key of a header that says what the network was extracted from."""
 
 
 def relative_difference(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.Tensor) -> float:
@@ -95,12 +98,30 @@ def before_after(dense: Transducer, structure: Structure, seconds: float = 10.0)
     return tabulate(lines, headers, colalign=("left",) + ("right",) * 6)
 
 
+def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
+    """Check that an extraction that is there already was made from ``origin``.
+
+    Args:
+        exp_dir: holds the extraction.
+        origin: option of the extraction -> a JSON value that stands for it, e.g. a file's fingerprint.
+
+    Raises:
+        UserError: an option differs, or the extraction does not say what it was made from.
+    """
+    recorded = checkpoint.read_header(checkpoint.best_path(exp_dir)).get(ORIGIN) or {}
+    differing = [option for option, value in origin.items() if option not in recorded or recorded[option] != value]
+    if differing:
+        what = f"{exp_dir} holds an extraction with another {', '.join(differing)}"
+        raise UserError(what, "remove it and what was trained from it, or give another --exp-dir")
+
+
 def extract_experiment(
     dense: Transducer,
     header: checkpoint.Header,
     structure: Structure,
     exp_dir: PathLike,
     batches: Optional[Iterable[Batch]] = None,
+    origin: Optional[Mapping[str, Any]] = None,
 ) -> Transducer:
     """Cut ``structure`` out of ``dense`` and write the small network as an experiment of its own.
 
@@ -110,6 +131,7 @@ def extract_experiment(
         structure: what to keep.
         exp_dir: gets ``best.safetensors``, ``structure.json`` and ``model.json``.
         batches: training batches for the batch norms' statistics; None leaves them.
+        origin: what it is extracted from, for the header (JSON values); see `check_origin`.
 
     Raises:
         UserError: the structure is not of this network.
@@ -132,6 +154,7 @@ def extract_experiment(
         "structure": kept,
         "dense": facts,
         "exactness": difference,
+        ORIGIN: dict(origin or {}),
     }
     write_json(Path(exp_dir) / "structure.json", kept)
     write_facts(exp_dir, small, facts)

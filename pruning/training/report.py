@@ -50,13 +50,20 @@ class System:
         return max(facts["peak_memory_mib"] for facts in self.decodings.values())
 
 
-def collect(systems: Sequence[tuple[str, PathLike]], sets: Sequence[str], method: str) -> list[System]:
+def collect(
+    systems: Sequence[tuple[str, PathLike]],
+    sets: Sequence[str],
+    method: str,
+    epoch: Optional[int] = None,
+    avg: Optional[int] = None,
+) -> list[System]:
     """Read what was measured of each system; one that was not decoded by ``method`` is left out.
 
     Args:
         systems: name and experiment directory of each.
         sets: names of the test sets.
         method: of decoding.
+        epoch, avg: of the weights that were decoded with; None: the best on dev, no average.
 
     Raises:
         UserError: an experiment directory does not exist, its network's facts or transcripts are missing or broken, or
@@ -66,7 +73,7 @@ def collect(systems: Sequence[tuple[str, PathLike]], sets: Sequence[str], method
     for name, exp_dir in systems:
         if not Path(exp_dir).is_dir():
             raise UserError(f"experiment {exp_dir} of system {name} does not exist", "train it first, or leave it out")
-        read = {set_name: read_results(exp_dir, method, set_name) for set_name in sets}
+        read = {set_name: read_results(exp_dir, method, set_name, epoch, avg) for set_name in sets}
         decodings = {set_name: facts for set_name, facts in read.items() if facts is not None}
         if not decodings:
             continue

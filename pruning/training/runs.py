@@ -18,6 +18,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike, write_json
 from pruning.models import registry
 from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.speech import checks, manifests
 from pruning.speech.augment import SpecAugment
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches, training_batches
@@ -139,10 +140,18 @@ def train(
         dense = found.get("dense")
     else:
         model = new_network(config.model, tokenizer, config.trainer.seed)
+    _check_features(model, inputs)
+    if init is None:
         normalise_features(model, config, inputs, tokenizer)
     guidance = _guidance(config.distillation, teacher, tokenizer)
     task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance)
     fit(task, config, inputs, tokenizer, exp_dir, {"init": init, "teacher": teacher}, header, dense)
+
+
+def _check_features(model: Transducer, inputs: Inputs) -> None:
+    """Other features than the network's are told before anything is computed of them."""
+    for path in manifests.check_exists([*inputs.train_cuts, *inputs.dev_cuts]):
+        checks.check_first_features(path, model.config.encoder.feature_dim)
 
 
 def normalise_features(model: Transducer, config: RunConfig, inputs: Inputs, tokenizer: Tokenizer) -> None:
@@ -172,6 +181,7 @@ def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathL
         raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
     tokenizer = Tokenizer(inputs.lang_dir)
     model, _ = load_network(teacher, tokenizer)
+    _check_features(model, inputs)
     gating = Gating(model, config.gating, frames_of(config.gating.constraint.seconds), config.trainer.seed)
     guidance = _guidance(config.distillation, teacher, tokenizer)
     task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance, gating)
@@ -188,7 +198,7 @@ def gated_structure(source: PathLike) -> Structure:
     Raises:
         UserError: no such checkpoint, or not of a pruning run.
     """
-    path = checkpoint.best_path(source) if Path(source).is_dir() else Path(source)
+    path = checkpoint.file_of(source)
     header = checkpoint.read_header(path)
     if "gated_structure" not in header:
         raise UserError(f"{path} was not trained under gates", "give the experiment of a pruning run")
@@ -248,7 +258,7 @@ def _fingerprints(inputs: Inputs, networks: Mapping[str, Optional[PathLike]]) ->
     }
     for name, path in networks.items():
         if path is not None:
-            files[name] = [checkpoint.best_path(path) if Path(path).is_dir() else Path(path)]
+            files[name] = [checkpoint.file_of(path)]
     return {name: [f"{path.name} {file_fingerprint(path)[:12]}" for path in paths] for name, paths in files.items()}
 
 

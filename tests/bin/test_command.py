@@ -46,6 +46,21 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG])
+def test_a_path_that_cannot_be_used_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = outcome(OSError(number, "Sorry", "exp/config.yaml"), capsys)
+    assert (status, text) == (1, "error: exp/config.yaml: Sorry; check the path and its permissions\n")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Sorry"), OSError(errno.ECONNRESET, "Sorry", "exp")])
+def test_other_faults_of_the_system_keep_their_traceback(error: OSError) -> None:
+    def main(argv: Optional[Sequence[str]]) -> None:
+        raise error
+
+    with pytest.raises(OSError, match="Sorry"):
+        command.run(main, [])
+
+
 def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(KeyboardInterrupt(), capsys) == (130, "interrupted; run the same command again to continue\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import shutil
@@ -174,6 +175,55 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path
         with pytest.raises(UserError, match=complaint):
             decode.main(wrong)
     assert {path.name for path in exp_dir.iterdir()} == {"best.safetensors", "model.json"}
+
+
+@pytest.mark.parametrize("fault", ["repeated", "no words", "width"])
+def test_faults_of_the_last_set_are_told_before_the_first_is_decoded(tmp_path: Path, data: Path, fault: str) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    paths = manifests.Paths(data / "fbank")
+    items = [json.loads(line) for line in gzip.decompress(paths.cuts("test-other").read_bytes()).splitlines()]
+    if fault == "repeated":
+        items.append(items[0])
+    elif fault == "no words":
+        items[3]["supervisions"] = []
+    else:
+        items[3]["features"]["num_features"] = 40
+    last = tmp_path / "cuts.jsonl"
+    last.write_text("".join(json.dumps(item) + "\n" for item in items))
+    sets = ["--cuts", str(paths.cuts("test-clean")), str(last)]
+    complaint = {"repeated": "occurs twice", "no words": "0 transcripts", "width": "takes 80"}[fault]
+    with pytest.raises(UserError, match=complaint):
+        run(exp_dir, data, "--method", "greedy_search", *sets)
+    assert not (exp_dir / "greedy_search").exists()
+
+
+def test_scoring_in_characters_has_files_of_its_own(tmp_path: Path, data: Path) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    for unit in ("words", "characters"):
+        run(exp_dir, data, "--method", "greedy_search", "--score-in", unit, sets=("test-clean",))
+    names = {path.name for path in (exp_dir / "greedy_search").glob("decode-*")}
+    assert names == {f"decode-test-clean-best-greedy_search{end}.json" for end in ("", "-characters")}
+
+
+def test_the_report_is_of_what_was_asked_for_last(tmp_path: Path, data: Path) -> None:
+    exp_dir = make_experiment(tmp_path / "exp", data)
+    shutil.copy(exp_dir / "best.safetensors", exp_dir / "epoch-1.safetensors")
+    first, second = (("--beam-size", size, "--length-norm", "false") for size in ("1", "2"))
+    for options in (first, second, ("--epoch", "1")):
+        run(exp_dir, data, *options, sets=("test-clean",))
+    directory = exp_dir / "modified_beam_search"
+    path = directory / "decode-test-clean-best-modified_beam_search-beam-size-1-no-length-norm.json"
+    for old in directory.glob("decode-*"):  # as if they were made long ago
+        old.write_text(json.dumps({**json.loads(old.read_text()), "date": "2024-05-01T10:00:00+00:00"}))
+    run(exp_dir, data, *first, sets=("test-clean",))
+    output = tmp_path / "RESULTS.md"
+    common = ["--systems", f"a={exp_dir}", "--sets", "test-clean", "--method", path.parent.name]
+    report.main([*common, "--output", str(output)])
+    assert "--beam-size 1" in output.read_text()
+    report.main([*common, "--epoch", "1", "--output", str(output)])
+    assert "--epoch 1`" in output.read_text()
+    with pytest.raises(UserError, match="none of a was decoded with modified_beam_search, --epoch 1, --avg 1; run"):
+        report.main([*common, "--epoch", "1", "--avg", "1", "--output", str(output)])
 
 
 def test_the_report_tells_what_was_measured(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

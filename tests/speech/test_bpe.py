@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -64,6 +65,28 @@ def test_a_trained_directory_is_left_alone(tokenizer: bpe.Tokenizer) -> None:
     assert (tokenizer.lang_dir / "bpe.model").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="60 tokens, not 61"):
         bpe.train(TEXTS, tokenizer.lang_dir, 61, "unigram")
+
+
+@pytest.mark.parametrize(("unit", "size"), [("unigram", 40), ("bpe", 40), ("char", None), ("word", 20)])
+def test_tokens_of_another_kind_are_not_taken(tmp_path: Path, unit: str, size: Optional[int]) -> None:
+    texts = ["A B C D E F G H I J K L M N O"] if unit == "word" else TEXTS
+    made = bpe.train(texts, tmp_path, size, unit)
+    assert bpe.train(texts, tmp_path, size, unit).fingerprint == made.fingerprint
+    other = "bpe" if unit == "unigram" else "unigram"
+    with pytest.raises(UserError, match=f"holds tokens of kind {unit}, not {other}; remove it or give another"):
+        bpe.train(texts, tmp_path, size, other)
+
+
+def test_text_as_its_tokens_spell_it(tokenizer: bpe.Tokenizer) -> None:
+    assert tokenizer.spell("THE QUICK DOG'S BOX") == "THE QUICK DOG'S BOX"
+    assert tokenizer.spell("ＴＨＥ BOX") == "THE BOX", "sentencepiece's own normalisation"
+    assert tokenizer.spell("THE ÉTÉ") != "THE ÉTÉ"
+
+
+def test_unknown_tokens_are_counted_without_marks_between_words(tokenizer: bpe.Tokenizer) -> None:
+    assert tokenizer.count_unknown(tokenizer.encode("the quick dog")) == (3, 3)
+    unknown, count = tokenizer.count_unknown(tokenizer.encode("THE QUICK dog"))
+    assert unknown == 1 and count > 3
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,34 @@ def test_cuts_with_more_tokens_than_frames_are_dropped_and_counted(
     assert len(ids(list(evaluation_batches(CONFIG, path, tokenizer)))) == 9
 
 
+def test_transcripts_of_other_letters_are_refused(data_dir: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    def lower(items: list[dict]) -> list[dict]:
+        for item in items:
+            item["supervisions"][0]["text"] = item["supervisions"][0]["text"].lower()
+        return items
+
+    path = edited(data_dir, tmp_path, lower)
+    for batches in (
+        training_batches(CONFIG, path, tokenizer, 0, 0),
+        evaluation_batches(CONFIG, path, tokenizer, for_loss=True),
+    ):
+        with pytest.raises(UserError, match=r"tokens of \S+cuts.jsonl are unknown to \S+lang_bpe_30; give the"):
+            next(batches)
+
+
+def test_a_few_unknown_tokens_are_counted(
+    data_dir: Path, tokenizer: Tokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(items: list[dict]) -> list[dict]:
+        items[2]["supervisions"][0]["text"] = "ONE two THREE four"
+        return items
+
+    with caplog.at_level(logging.INFO):
+        batches = list(training_batches(CONFIG, edited(data_dir, tmp_path, change), tokenizer, 0, 7))
+    assert sum(tokens.count(2) for batch in batches for tokens in batch.tokens) == 2
+    assert "epoch 7: 2 of " in caplog.text and "tokens are unknown" in caplog.text and "dropped" not in caplog.text
+
+
 @settings(max_examples=200, deadline=None)
 @given(frames=st.integers(1, 3000))
 def test_frames_after_subsampling(frames: int) -> None:

@@ -12,6 +12,7 @@ from pruning.bin import score as score_command
 from pruning.errors import UserError
 from pruning.speech.scoring import (
     Transcript,
+    characters,
     error_report,
     paired_difference,
     read_transcripts,
@@ -135,6 +136,21 @@ def test_broken_recogs_are_told_by_line(tmp_path: Path, text: str, complaint: st
 def test_missing_recogs_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="recogs-dev-x.txt cannot be read"):
         read_transcripts(tmp_path / "recogs-dev-x.txt")
+
+
+def test_characters_of_scripts_without_spaces_are_words() -> None:
+    assert characters("语音识别 AI 很GOOD") == ["语", "音", "识", "别", "AI", "很", "GOOD"]
+    assert characters("カードだ") == list("カードだ") and characters("한국 말") == list("한국말")
+    assert characters("IT'S  CAFÉ 3") == ["IT'S", "CAFÉ", "3"]
+
+
+def test_the_command_scores_in_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_results(tmp_path, "a", "x", [Transcript("u", ["语音识别"], ["语音试别"])])
+    rates = []
+    for unit in ("words", "characters"):
+        score_command.main([str(recogs_path(tmp_path, "a", "x")), "--score-in", unit])
+        rates.append(capsys.readouterr().out.splitlines()[2].split()[1])
+    assert rates == ["100.00", "25.00"]
 
 
 def test_the_command_scores_and_pools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,11 +89,28 @@ def test_differences_are_between_rows_and_columns(systems: list[tuple[str, Path]
 
 def test_the_newest_decoding_of_a_set_counts(systems: list[tuple[str, Path]]) -> None:
     exp_dir = systems[0][1]
-    decoded(exp_dir, "test-clean", [4, 4, 4, 4, 4], date="2024-05-02T10:00:00+00:00", suffix="epoch-9-greedy_search")
-    decoded(exp_dir, "test-clean", [0, 0, 0, 0, 0], date="2024-04-30T10:00:00+00:00", suffix="epoch-1-greedy_search")
+    decoded(exp_dir, "test-clean", [4, 4, 4, 4, 4], date="2024-05-02T10:00:00+00:00", suffix="best-greedy_search-x")
+    decoded(exp_dir, "test-clean", [0, 0, 0, 0, 0], date="2024-04-30T10:00:00+00:00", suffix="best-greedy_search-y")
     decoded(exp_dir, "test-clean-2", [0, 0, 0, 0, 0], date="2024-06-01T10:00:00+00:00")  # another set
     (system, _) = report.collect(systems, SETS, "greedy_search")
     assert system.decodings["test-clean"]["wer"] == 100.0
+    decoding_results.note_asked(decoding_results.path_of(exp_dir, "greedy_search", "test-clean", "best-greedy_search"))
+    (system, _) = report.collect(systems, SETS, "greedy_search")
+    assert system.decodings["test-clean"]["wer"] == 5.0 and system.decodings["test-clean"]["date"] == MAY_1
+
+
+def test_the_weights_that_are_asked_for_count(systems: list[tuple[str, Path]]) -> None:
+    exp_dir, later = systems[0][1], "2024-05-02T10:00:00+00:00"
+    decoded(exp_dir, "test-clean", [4, 4, 4, 4, 4], date=later, suffix="epoch-1-greedy_search")
+    decoded(exp_dir, "test-clean", [2, 2, 2, 2, 2], date=later, suffix="epoch-1-avg-1-use-averaged-model-greedy_search")
+    decoded(exp_dir, "test-clean", [1, 1, 1, 1, 1], suffix="epoch-1-avg-1-greedy_search")
+
+    def rates(**weights: int) -> list[float]:
+        found = report.collect(systems, ["test-clean"], "greedy_search", **weights)
+        return [system.decodings["test-clean"]["wer"] for system in found]
+
+    assert rates()[0] == 5.0 and len(rates()) == 2
+    assert rates(epoch=1) == [100.0] and rates(epoch=1, avg=1) == [50.0] and rates(epoch=2) == []
 
 
 def test_what_was_not_measured_is_not_printed(systems: list[tuple[str, Path]], tmp_path: Path) -> None:

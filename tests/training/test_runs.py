@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -199,6 +200,14 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
     assert "the teacher has layers 0 (input) to 2" in line
     line = train_error(work, data_dir, "--teacher", str(work / "nothing"), name="prune", config="prune.yaml")
     assert "nothing" in line
+
+
+def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_path: Path) -> None:
+    whole = dimensions()
+    config = runs.RunConfig(model=replace(whole, encoder=replace(whole.encoder, feature_dim=40)))
+    with pytest.raises(UserError, match="has 80 features a frame, the network takes 40; give cuts"):
+        runs.train(config, inputs(data_dir), tmp_path / "exp")
+    assert not (tmp_path / "exp").exists()
 
 
 def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:

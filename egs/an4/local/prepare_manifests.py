@@ -12,7 +12,7 @@ import argparse
 import logging
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -124,6 +124,25 @@ def write_kaldi_dir(utterances: Sequence[Utterance], directory: Path) -> None:
     files.write_text(directory / "utt2spk", "".join(f"{each.id} {each.speaker}\n" for each in ordered))
 
 
+def check_made(paths: manifests.Paths, utterances: Mapping[str, Sequence[Utterance]]) -> None:
+    """Check that manifests that are there hold these utterances: else speakers of dev could be in train too.
+
+    Raises:
+        UserError: naming the first that does not.
+    """
+    from lhotse import load_manifest
+
+    for part, expected in utterances.items():
+        path = paths.supervisions(part)
+        if not path.is_file():
+            continue
+        with manifests.naming(path):
+            made = {each.id for each in load_manifest(path)}
+        if made != {utterance.id for utterance in expected}:
+            remedy = "give those, another --data-dir, or remove manifests and features of train and dev"
+            raise UserError(f"{path} was made with another corpus, --dev-speakers or --seed", remedy)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Parse options and write the manifests; parts that are done are skipped."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -136,6 +155,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     train, dev = hold_out(read_list(values.corpus_dir, "train"), values.dev_speakers, values.seed)
     utterances = {"train": train, "dev": dev, "test": read_list(values.corpus_dir, "test")}
     paths = manifests.Paths(values.data_dir / "manifests", "an4")
+    check_made(paths, utterances)
     for part in values.parts:
         if paths.recordings(part).is_file() and paths.supervisions(part).is_file():
             logging.info("%s: manifests are there already", part)

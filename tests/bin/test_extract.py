@@ -1,0 +1,56 @@
+"""What an extraction says of an earlier one in the same place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.bin import extract
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.files import write_json
+from pruning.models import registry
+from pruning.models.conformer import ConformerConfig
+from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.training import checkpoint
+
+
+def make_pruned(directory: Path, seed: int = 0) -> dict[str, Any]:
+    """A network as a pruning run leaves it, nothing closed; returns the structure."""
+    torch.manual_seed(seed)
+    encoder = ConformerConfig(24, 1, 12, (2,), (32,), (32,), (24,), conv_kernel=5, subsampling_channels=(4, 4, 8))
+    model = Transducer(TransducerConfig(encoder, 20, 16, 2, 16))
+    structure = Structure.dense(model.unit_groups()).to_dict()
+    header = {"model": registry.describe(model), "tokenizer": {}, "gated_structure": structure}
+    checkpoint.save_model(checkpoint.best_path(directory), model, header)
+    return structure
+
+
+def test_an_extraction_is_taken_only_for_what_it_was_made_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structure = make_pruned(tmp_path / "pruned")
+    write_json(tmp_path / "structure.json", structure)
+    arguments = ["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")]
+    extract.main(arguments)
+    for again in (arguments, ["--pruned", str(tmp_path / "pruned/best.safetensors"), *arguments[2:]]):
+        capsys.readouterr()
+        extract.main(again)
+        assert capsys.readouterr().out.endswith("small is extracted already\n")
+    with pytest.raises(UserError, match="small holds an extraction with another --round-to; remove it"):
+        extract.main([*arguments, "--round-to", "4"])
+    with pytest.raises(UserError, match="another --structure; "):
+        extract.main([*arguments, "--structure", str(tmp_path / "structure.json")])
+    make_pruned(tmp_path / "pruned", seed=1)
+    with pytest.raises(UserError, match="another --pruned; "):
+        extract.main(arguments)
+
+
+def test_an_extraction_that_does_not_say_what_of_is_not_taken(tmp_path: Path) -> None:
+    make_pruned(tmp_path / "pruned")
+    make_pruned(tmp_path / "small")
+    with pytest.raises(UserError, match="another --pruned, --structure, --round-to; "):
+        extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
