@@ -55,7 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             for split in splits:
                 features.compute_split(config, source, features.Job(target, part, split, values.num_splits))
         if values.split is None:
-            features.combine(source, target, part, values.num_splits)
+            features.combine(config, source, target, part, values.num_splits)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,27 @@ def write_text(path: PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_lines(path: PathLike) -> list[str]:
+    """The lines of a text file in UTF-8, with or without a byte order mark, without their ends.
+
+    Lines end with a line feed, as programs of other languages see them; a carriage return before it is dropped. (What
+    Unicode calls line ends besides, such as U+2028, occurs within transcripts.)
+
+    Raises:
+        UserError: the file is not UTF-8.
+        OSError: from the file system.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        remedy = f"convert it, e.g. from Latin-1: iconv -f latin1 -t utf-8 {path} > NEW, and put NEW in its place"
+        raise UserError(f"{path} is not text in UTF-8 (byte {error.start})", remedy) from None
+    lines = text.split("\n")
+    if not lines[-1]:  # what follows the last line feed
+        del lines[-1]
+    return [line.removesuffix("\r") for line in lines]
+
+
 def write_json(path: PathLike, value: Any) -> None:
     """Write ``value`` to ``path`` as indented JSON, by rename."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n")

@@ -48,7 +48,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) 
     config = features.FeatureConfig()
     for part in parts:
         features.compute_split(config, source, features.Job(target, part, 1, 1))
-        features.combine(source, target, part, 1)
+        features.combine(config, source, target, part, 1)
     texts = [cut.supervisions[0].text for cut in manifests.iterate_cuts(target.cuts("train-a"))]
     bpe.train(texts, directory / "lang_bpe_30", 30, "unigram")
     return directory

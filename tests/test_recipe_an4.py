@@ -170,6 +170,17 @@ def test_empty_transcripts_are_named(tmp_path: Path) -> None:
         prepare(corpus, tmp_path / "data")
 
 
+def test_lists_of_other_programs(tmp_path: Path) -> None:
+    corpus = make_an4(tmp_path / "an4", 1)
+    expected = an4.read_list(corpus, "test")
+    for path in (corpus / "etc").iterdir():
+        path.write_text(path.read_text(), encoding="utf-8-sig", newline="\r\n")
+    assert an4.read_list(corpus, "test") == expected
+    (corpus / "etc/an4_test.transcription").write_bytes("É (an6-fcaw-b)\n".encode("latin-1"))
+    with pytest.raises(UserError, match="an4_test.transcription is not text in UTF-8"):
+        an4.read_list(corpus, "test")
+
+
 @pytest.mark.parametrize(("size", "message"), [(9000, "truncated: it has 3988 of"), (700, "cannot be read as audio")])
 def test_truncated_audio_is_named(tmp_path: Path, size: int, message: str) -> None:
     corpus = make_an4(tmp_path / "an4", 1)

@@ -8,7 +8,7 @@ if [ "${PRUNING_ENV:-}" != current ]; then
   export PATH="${PRUNING_ENV:-$_root/.venv}/bin:$PATH"
 fi
 export PATH="$_root/utils:$PATH" PYTHONPATH="$_root${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 PYTHONUTF8=1 # text is UTF-8 whatever the locale
 # Huge pages (glibc 2.35 and later), and memory that is kept rather than given back to the system after each tensor: on
 # virtual machines a training step on the processor takes half to two thirds of the time. Elsewhere it changes little.
 _malloc=glibc.malloc

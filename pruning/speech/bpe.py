@@ -100,7 +100,7 @@ class Tokenizer:
         path = self.lang_dir / "tokens.txt"
         if not path.is_file():
             return
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split() for line in files.read_lines(path) if line.strip()]
         # tokens.txt may go on with disambiguation symbols such as #0, which are no tokens of the model
         table = [(line[0], line[1]) for line in lines if len(line) == 2 and not re.fullmatch(r"#\d+", line[0])]
         if table != [(token, str(index)) for index, token in enumerate(self.tokens())]:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from pruning import files
 from pruning.errors import UserError
+from pruning.speech import audio as audio_files
 
 if TYPE_CHECKING:
     from lhotse import RecordingSet, SupervisionSet
+
+_OVERSHOOT = 0.5
+"""How far (s) the end of a segment may lie beyond its recording, as in Kaldi's extract-segments."""
 
 
 def read_table(path: Path, value_may_be_empty: bool = False) -> dict[str, str]:
     """A Kaldi table: key, white space, value, one a line.
 
     Raises:
-        UserError: the file is missing, a key occurs twice, or a value is empty.
+        UserError: the file is missing or not UTF-8, a key occurs twice, or a value is empty.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist", "a Kaldi data directory holds wav.scp, text and utt2spk")
     table: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(files.read_lines(path), 1):
         fields = line.split(maxsplit=1)
         if not fields or (len(fields) < 2 and not value_may_be_empty):
             what = f"{path}: {fields[0]} has no value" if fields else f"{path}: line {number} is empty"
@@ -41,7 +46,8 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
 
     Args:
         directory: holds ``wav.scp`` (plain paths, also relative to the working directory; or commands ending in a
-            pipe), ``text``, ``utt2spk`` and, where recordings hold several utterances, ``segments``.
+            pipe), ``text``, ``utt2spk`` and, where recordings hold several utterances, ``segments``, whose fifth
+            column, if there is one, is the channel (from 0).
         audio_dir: where NIST SPHERE files are converted to, because lhotse would need an external program for them;
             None: refuse them.
 
@@ -49,8 +55,9 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
         recordings and supervisions, the latter with speakers.
 
     Raises:
-        UserError: naming the file and the line's key: audio that is missing or unreadable, utterances without
-            transcript, speaker or recording, transcripts or recordings without utterance.
+        UserError: naming the file and the line's key: audio that is missing, unreadable or cut short, utterances
+            without transcript, speaker or recording, beyond their recording, or in one of several channels that is not
+            said, transcripts or recordings without utterance.
     """
     from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
 
@@ -59,43 +66,75 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
     speakers = read_table(directory / "utt2spk")
     recordings = {key: _recording(directory, key, value, audio_dir) for key, value in audio.items()}
     segments = list(_segments(directory, recordings))
-    _check_keys(directory, {segment[0] for segment in segments}, texts, speakers)
+    _check_keys(directory, {segment.utterance for segment in segments}, texts, speakers)
     supervisions = [
         SupervisionSegment(
-            id=utterance,
-            recording_id=recording,
-            start=start,
-            duration=round(end - start, 8),
-            channel=recordings[recording].channel_ids[0],
-            text=texts[utterance],
-            speaker=speakers[utterance],
+            id=segment.utterance,
+            recording_id=segment.recording,
+            start=segment.start,
+            duration=round(segment.end - segment.start, 8),
+            channel=segment.channel,
+            text=texts[segment.utterance],
+            speaker=speakers[segment.utterance],
         )
-        for utterance, recording, start, end in segments
+        for segment in segments
     ]
     return RecordingSet.from_recordings(recordings.values()), SupervisionSet.from_segments(supervisions)
 
 
-def _segments(directory: Path, recordings: dict[str, Any]) -> Iterator[tuple[str, str, float, float]]:
-    """Utterance, recording, start and end (s): of ``segments``, or the recordings themselves where it is absent."""
+class _Segment(NamedTuple):
+    """Where an utterance is: times in seconds."""
+
+    utterance: str
+    recording: str
+    start: float
+    end: float
+    channel: int
+
+
+def _segments(directory: Path, recordings: dict[str, Any]) -> Iterator[_Segment]:
+    """The utterances: of ``segments``, or the recordings themselves where it is absent."""
     path = directory / "segments"
     if not path.is_file():
         for key, recording in recordings.items():
-            yield key, key, 0.0, recording.duration
+            yield _Segment(key, key, 0.0, recording.duration, _channel(directory / "wav.scp", key, recording, None))
         return
     for utterance, value in read_table(path).items():
-        fields = value.split()
-        try:
-            recording, start, end = fields[0], float(fields[1]), float(fields[2])
-        except (IndexError, ValueError):
-            what = f"{path}: the line of {utterance} is not `utterance recording start end`"
-            raise UserError(what, "correct it") from None
-        if recording not in recordings:
-            raise UserError(f"{path}: {utterance} refers to {recording}, which wav.scp has not", "add or remove it")
+        name, start, end, chosen = _parsed(path, utterance, value)
+        if name not in recordings:
+            raise UserError(f"{path}: {utterance} refers to {name}, which wav.scp has not", "add or remove it")
+        recording = recordings[name]
         if end < 0:  # Kaldi: to the end of the recording
-            end = recordings[recording].duration
+            end = recording.duration
         if not 0 <= start < end:
             raise UserError(f"{path}: {utterance} lasts from {start} to {end} s", "correct its times")
-        yield utterance, recording, start, min(end, recordings[recording].duration)
+        if start >= recording.duration or end > recording.duration + _OVERSHOOT:
+            what = f"{path}: {utterance} lasts from {start} to {end} s, but {name} has {recording.duration} s"
+            raise UserError(what, "correct its times, or restore the recording")
+        channel = _channel(path, utterance, recording, chosen)
+        yield _Segment(utterance, name, start, min(end, recording.duration), channel)
+
+
+def _parsed(path: Path, utterance: str, value: str) -> tuple[str, float, float, Optional[int]]:
+    """Recording, start, end (s) and, if it is there, channel of a line of ``segments``."""
+    try:
+        name, start, end, *channels = value.split()
+        (channel,) = (int(each) for each in channels or ["-1"])
+        return name, float(start), float(end), channel if channels else None
+    except ValueError:  # another number of fields, too
+        what = f"{path}: the line of {utterance} is not `utterance recording start end` with or without a channel"
+        raise UserError(what, "correct it") from None
+
+
+def _channel(path: Path, utterance: str, recording: Any, chosen: Optional[int]) -> int:
+    """The channel of an utterance; ``path`` is the table to blame."""
+    if chosen is None and recording.num_channels > 1:
+        what = f"{path}: {utterance} is in a recording of {recording.num_channels} channels, and none is chosen"
+        raise UserError(what, f"add the channel (from 0) as fifth column of segments, or {audio_files.CHOOSE_CHANNEL}")
+    if chosen is not None and chosen not in recording.channel_ids:
+        what = f"{path}: {utterance} is in channel {chosen} of {recording.id}, which has {recording.num_channels}"
+        raise UserError(what, "correct the fifth column: channels are counted from 0")
+    return recording.channel_ids[0] if chosen is None else chosen
 
 
 def _check_keys(directory: Path, utterances: set[str], texts: dict[str, str], speakers: dict[str, str]) -> None:
@@ -112,18 +151,12 @@ def _recording(directory: Path, key: str, value: str, audio_dir: Optional[Path])
     """The recording of one line of wav.scp."""
     if value.endswith("|"):
         return _piped(directory, key, value[:-1].strip())
-    from lhotse import Recording
-
     path = Path(value)
     if not path.is_file():
         raise UserError(f"{directory / 'wav.scp'}: {path} of {key} does not exist", "restore it or correct the path")
     if path.suffix.lower() in (".sph", ".wv1", ".wv2"):
         path = _to_flac(path, key, audio_dir)
-    try:
-        return Recording.from_file(path, recording_id=key)
-    except Exception as error:  # of whichever audio backend lhotse took
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} of {key} cannot be read as audio ({reason})", "restore the file") from None
+    return audio_files.recording(path, key)
 
 
 def _piped(directory: Path, key: str, shell_command: str) -> Any:
@@ -135,12 +168,20 @@ def _piped(directory: Path, key: str, shell_command: str) -> Any:
     from lhotse import AudioSource, Recording
 
     done = subprocess.run(shell_command, shell=True, capture_output=True)  # a shell: that is Kaldi's contract
+    reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+    what = f"{directory / 'wav.scp'}: the command of {key}"
+    remedy = "correct the command, install the program, or restore the file"
+    if done.returncode != 0:  # there may be audio all the same, up to where the program stopped
+        raise UserError(f"{what} failed (status {done.returncode}: {reason})", remedy)
+    missing = audio_files.missing_bytes(io.BytesIO(done.stdout))
+    if missing:
+        raise UserError(f"{what} gives truncated audio: {missing} bytes are missing ({reason})", remedy)
     try:
         information = soundfile.info(io.BytesIO(done.stdout))
     except (RuntimeError, OSError):
-        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no audio"]
-        what = f"{directory / 'wav.scp'}: the command of {key} gives no audio (status {done.returncode}: {reason[0]})"
-        raise UserError(what, "correct the command, or install the program") from None
+        raise UserError(f"{what} gives no audio ({reason})", remedy) from None
+    if information.frames == 0:
+        raise UserError(f"{what} gives no audio", remedy)
     channels = list(range(information.channels))
     return Recording(
         id=key,
@@ -152,14 +193,16 @@ def _piped(directory: Path, key: str, shell_command: str) -> Any:
 
 
 def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
-    """Convert a NIST SPHERE file once."""
+    """Convert a NIST SPHERE file once; another file, or the same one after a change, gets another name."""
     import io
 
     import soundfile
 
     if audio_dir is None:
         raise UserError(f"{path} of {key} is a NIST SPHERE file", "give a directory to convert such files to")
-    target = audio_dir / f"{key}.flac"
+    status = path.stat()
+    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    target = audio_dir / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.flac"
     if target.is_file():
         return target
     try:

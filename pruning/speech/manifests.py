@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError)
 """What reading a damaged manifest raises: a cut-off or damaged archive, bad JSON, missing fields."""
+_GIVE_OTHER_ID = "give one of them another id, or remove it"
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
     working directory, as long as they kept their place relative to the manifest.
 
     Raises:
-        UserError: while iterating, where the manifest is damaged.
+        UserError: while iterating, where the manifest is damaged or holds something else than cuts.
     """
     from lhotse import load_manifest_lazy
+    from lhotse.cut import Cut
 
     roots = _Roots(path)
     with naming(path):
@@ -91,6 +93,8 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
                 cut = next(iterator)
             except StopIteration:
                 return
+        if not isinstance(cut, Cut):
+            raise UserError(f"{path} holds items of the kind {type(cut).__name__}, not cuts", "give a file of cuts")
         yield roots.located(cut)
 
 
@@ -158,33 +162,53 @@ def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) 
         name: of the part, for messages.
 
     Raises:
-        UserError: naming the first item for which: a transcript is missing or empty, a recording has none, a file is
-            absent, or a supervision lies outside of its recording.
+        UserError: naming the first item for which: an id occurs twice, a duration is not positive, a transcript is
+            missing or empty, a recording has none, a file is absent, or a supervision lies outside of its recording or
+            in no channel of it.
     """
-    by_id = {recording.id: recording for recording in recordings}
+    by_id: dict[str, Any] = {}
+    for recording in recordings:
+        if recording.id in by_id:
+            raise UserError(f"{name}: recording {recording.id} occurs twice", _GIVE_OTHER_ID)
+        if recording.duration <= 0:
+            raise UserError(f"{name}: recording {recording.id} lasts {recording.duration} s", "remove or restore it")
+        by_id[recording.id] = recording
     if not by_id:
         raise UserError(f"{name} has no recordings", "check the corpus directory")
-    spoken = set()
+    seen: set[str] = set()
     for supervision in supervisions:
-        recording = by_id.get(supervision.recording_id)
-        if recording is None:
-            what = f"{name}: recording {supervision.recording_id} of utterance {supervision.id} is missing"
-            raise UserError(what, "add the recording or remove the transcript")
-        if not (supervision.text or "").strip():
-            raise UserError(f"{name}: the transcript of {supervision.id} is empty", "add its words or remove it")
-        if supervision.start < 0 or supervision.end > recording.duration + 0.05:  # rounding of segment files
-            what = (
-                f"{name}: utterance {supervision.id} lies at {supervision.start}..{supervision.end} s of recording "
-                f"{recording.id}, which lasts {recording.duration} s"
-            )
-            raise UserError(what, "correct its times")
-        spoken.add(recording.id)
+        if supervision.id in seen:
+            raise UserError(f"{name}: utterance {supervision.id} occurs twice", _GIVE_OTHER_ID)
+        seen.add(supervision.id)
+        _check_supervision(supervision, by_id.get(supervision.recording_id), name)
+    spoken = {supervision.recording_id for supervision in supervisions}
     for recording in by_id.values():
         if recording.id not in spoken:
             raise UserError(f"{name}: recording {recording.id} has no transcript", "add it or remove the recording")
         for source in recording.sources:
             if source.type == "file" and not Path(source.source).is_file():
                 raise UserError(f"{name}: {source.source} of recording {recording.id} does not exist", "restore it")
+
+
+def _check_supervision(supervision: Any, recording: Any, name: str) -> None:
+    """See ``validate``; ``recording`` is the supervision's, None if there is none."""
+    if recording is None:
+        what = f"{name}: recording {supervision.recording_id} of utterance {supervision.id} is missing"
+        raise UserError(what, "add the recording or remove the transcript")
+    if not (supervision.text or "").strip():
+        raise UserError(f"{name}: the transcript of {supervision.id} is empty", "add its words or remove it")
+    if supervision.duration <= 0:
+        raise UserError(f"{name}: utterance {supervision.id} lasts {supervision.duration} s", "correct its times")
+    within = 0 <= supervision.start < recording.duration
+    if not within or supervision.end > recording.duration + 0.05:  # rounding of segment files
+        what = (
+            f"{name}: utterance {supervision.id} lies at {supervision.start}..{supervision.end} s of recording "
+            f"{recording.id}, which lasts {recording.duration} s"
+        )
+        raise UserError(what, "correct its times")
+    if supervision.channel not in recording.channel_ids:  # nor a list of several
+        what = f"{name}: utterance {supervision.id} is in channel {supervision.channel} of recording {recording.id}"
+        raise UserError(what, f"give it one of the channels {recording.channel_ids}")
 
 
 def write(recordings: RecordingSet, supervisions: SupervisionSet, paths: Paths, part: str) -> None:
@@ -201,12 +225,12 @@ def write(recordings: RecordingSet, supervisions: SupervisionSet, paths: Paths, 
 
 
 def read(paths: Paths, part: str) -> CutSet:
-    """Cuts without features, one a supervision, from the manifests of ``part``.
+    """Cuts without features, one a supervision and of one channel, from the manifests of ``part``.
 
     Raises:
         UserError: a manifest is missing or damaged, or does not pass ``validate``.
     """
-    from lhotse import CutSet, load_manifest
+    from lhotse import CutSet, SupervisionSet, load_manifest
 
     check_exists([paths.recordings(part), paths.supervisions(part)])
     with naming(paths.recordings(part)):
@@ -214,8 +238,22 @@ def read(paths: Paths, part: str) -> CutSet:
     with naming(paths.supervisions(part)):
         supervisions = load_manifest(paths.supervisions(part))
     validate(recordings, supervisions, part)
-    cuts = CutSet.from_manifests(recordings=recordings, supervisions=supervisions)
-    if all(len(cut.supervisions) == 1 and cut.supervisions[0].duration == cut.duration for cut in cuts):
+    ends = {recording.id: recording.duration for recording in recordings}
+    within = [_within(supervision, ends[supervision.recording_id]) for supervision in supervisions]
+    cuts = CutSet.from_manifests(recordings=recordings, supervisions=SupervisionSet.from_segments(within))
+    if all(_is_whole(cut) for cut in cuts):
         return cuts  # keeps the ids of the recordings, as icefall does
     trimmed = cuts.trim_to_supervisions(keep_overlapping=False)
     return CutSet.from_cuts(cut.with_id(cut.supervisions[0].id) for cut in trimmed)
+
+
+def _within(supervision: Any, end: float) -> Any:
+    """``supervision`` without what lies past the end (s) of its recording, which lhotse would refuse to cut out."""
+    from lhotse.utils import fastcopy
+
+    return supervision if supervision.end <= end else fastcopy(supervision, duration=round(end - supervision.start, 8))
+
+
+def _is_whole(cut: Any) -> bool:
+    """Whether the cut of a recording is one utterance's: the only one, from end to end, in the only channel."""
+    return cut.num_channels == 1 and [each.duration for each in cut.supervisions] == [cut.duration]

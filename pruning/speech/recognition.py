@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from pruning.files import PathLike
 from pruning.speech.decoding import DecodingConfig, decode
+from pruning.speech.manifests import iterate_cuts
 from pruning.speech.scoring import Transcript
 
 logger = logging.getLogger(__name__)
@@ -85,26 +87,27 @@ def time_features(cuts_path: PathLike) -> Optional[FeatureTiming]:
         cuts_path: cuts with features and, if the time is to be known, recordings.
 
     Returns:
-        The time; None where a recording is not at hand, with a line in the log that says which.
+        The time; None where a recording is not at hand or cannot be used, with a line in the log that says which.
     """
-    from lhotse import CutSet, Fbank, FbankConfig
+    from lhotse import Fbank, FbankConfig
 
     seconds = audio_seconds = 0.0
     extractor = None
-    for cut in CutSet.from_file(str(cuts_path)):
+    for cut in iterate_cuts(Path(cuts_path)):
         if not cut.has_recording:
             logger.warning("%s: cut %s has no recording; the real-time factor will exclude features", cuts_path, cut.id)
             return None
         try:
             samples = cut.load_audio()
-        except Exception as error:  # lhotse raises whatever its audio backends raise
-            logger.warning("%s: audio of cut %s cannot be read (%s); the real-time factor will exclude features",
+            extractor = extractor or Fbank(
+                FbankConfig(sampling_rate=cut.sampling_rate, num_mel_bins=cut.num_features or 80)
+            )
+            started = time.perf_counter()
+            extractor.extract(samples, cut.sampling_rate)
+            seconds += time.perf_counter() - started
+        except Exception as error:  # of any audio backend; to lose the time is better than to lose the decoding
+            logger.warning("%s: cut %s: features cannot be computed (%s); the real-time factor will exclude features",
                            cuts_path, cut.id, error)  # fmt: skip
             return None
-        if extractor is None:
-            extractor = Fbank(FbankConfig(sampling_rate=cut.sampling_rate, num_mel_bins=cut.num_features or 80))
-        started = time.perf_counter()
-        extractor.extract(samples, cut.sampling_rate)
-        seconds += time.perf_counter() - started
         audio_seconds += cut.duration
     return FeatureTiming(seconds, audio_seconds)

@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     librispeech.prepare(directory / "LibriSpeech", ["test-clean", "test-other"], directory / "manifests")
     for part in ("test-clean", "test-other"):
         features.compute_split(features.FeatureConfig(), source, features.Job(target, part, 1, 1))
-        features.combine(source, target, part, 1)
+        features.combine(features.FeatureConfig(), source, target, part, 1)
     bpe.train(SENTENCES, directory / "lang_bpe_27", 27, "unigram")
     bpe.train(SENTENCES, directory / "lang_bpe_26", 26, "unigram")
     return directory

@@ -149,6 +149,23 @@ def test_downloads_that_cannot_be(tmp_path: Path) -> None:
     assert "cannot download dev-clean-2 from http://127.0.0.1:9/resources" in message
 
 
+def test_parts_that_may_be_half_unpacked(tmp_path: Path) -> None:
+    """Nothing is downloaded or removed: there is no connection, and the directory may be the user's own."""
+    part = tmp_path / "download" / "LibriSpeech" / "dev-clean-2"
+    (part / "1" / "7").mkdir(parents=True)
+    (part / "1" / "7" / "1-7-0000.flac").touch()
+    command = ["egs/librispeech/local/download.py", "--parts", "dev-clean-2", "--base-url", "http://127.0.0.1:9"]
+    assert "LibriSpeech/dev-clean-2 has no transcripts" in fail(tmp_path, *command)
+    (part / "1" / "7" / "1-7.trans.txt").write_text("1-7-0000 WORD\n")
+    succeed(tmp_path, *command)  # a copy of the user's own, without lhotse's mark
+    (tmp_path / "download" / "dev-clean-2.tar.gz").touch()
+    message = fail(tmp_path, *command)
+    assert "download/LibriSpeech/dev-clean-2 may be half unpacked: download/dev-clean-2.tar.gz is there" in message
+    assert "remove download/LibriSpeech/dev-clean-2" in message and (part / "1" / "7" / "1-7-0000.flac").is_file()
+    (part / ".completed").touch()
+    succeed(tmp_path, *command)
+
+
 def test_kaldi_directory(recipe: Path, tmp_path: Path) -> None:
     audio = sorted((recipe / "corpus").rglob("*.flac"))[:2]
     (tmp_path / "kaldi").mkdir()

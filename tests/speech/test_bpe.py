@@ -131,6 +131,16 @@ def test_broken_directories_are_named(tokenizer: bpe.Tokenizer, tmp_path: Path) 
         bpe.Tokenizer(tmp_path)
 
 
+def test_tables_of_other_programs(tokenizer: bpe.Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "bpe.model").write_bytes((tokenizer.lang_dir / "bpe.model").read_bytes())
+    table = (tokenizer.lang_dir / "tokens.txt").read_text(encoding="utf-8")
+    (tmp_path / "tokens.txt").write_text(table, encoding="utf-8-sig", newline="\r\n")
+    assert bpe.Tokenizer(tmp_path).vocab_size == 60
+    (tmp_path / "tokens.txt").write_bytes(b"\xc9 0\n")
+    with pytest.raises(UserError, match="tokens.txt is not text in UTF-8"):
+        bpe.Tokenizer(tmp_path)
+
+
 def test_disambiguation_symbols_are_allowed(tokenizer: bpe.Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "bpe.model").write_bytes((tokenizer.lang_dir / "bpe.model").read_bytes())
     table = (tokenizer.lang_dir / "tokens.txt").read_text()

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lhotse import LilcomChunkyWriter, load_manifest
+import soundfile
+from lhotse import CutSet, LilcomChunkyWriter, MultiCut, RecordingSet, load_manifest
 
 from pruning.errors import UserError
-from pruning.speech import features, librispeech, manifests
+from pruning.speech import audio, features, librispeech, manifests
 
 PART = "dev-clean-2"
 
@@ -28,7 +29,7 @@ def compute(source: manifests.Paths, target: Path, num_splits: int, config: feat
     paths = manifests.Paths(target)
     for split in range(1, num_splits + 1):
         features.compute_split(config, source, features.Job(paths, PART, split, num_splits))
-    features.combine(source, paths, PART, num_splits)
+    features.combine(config, source, paths, PART, num_splits)
     return list(load_manifest(paths.cuts(PART)))
 
 
@@ -64,19 +65,64 @@ def test_other_sampling_rates_are_resampled(tmp_path: Path, make_corpus: Callabl
 def test_a_missing_split_is_named(source: manifests.Paths, tmp_path: Path) -> None:
     paths = manifests.Paths(tmp_path / "fbank")
     features.compute_split(features.FeatureConfig(), source, features.Job(paths, PART, 1, 2))
-    with pytest.raises(UserError, match="cuts-2-of-2.jsonl.gz does not exist; compute split 2 of 2 of dev-clean-2"):
-        features.combine(source, paths, PART, 2)
+    message = "cuts-2-of-2-[0-9a-f]{8}.jsonl.gz does not exist; compute split 2 of 2 of dev-clean-2"
+    with pytest.raises(UserError, match=message):
+        features.combine(features.FeatureConfig(), source, paths, PART, 2)
     assert not paths.cuts(PART).exists()
 
 
-def test_a_split_of_an_older_manifest_is_refused(source: manifests.Paths, tmp_path: Path, make_corpus: Any) -> None:
+def test_splits_of_older_manifests_are_computed_again(source: manifests.Paths, tmp_path: Path) -> None:
+    """Two of two splits are there when a text is corrected and an utterance goes."""
+    paths, config = manifests.Paths(tmp_path / "fbank"), features.FeatureConfig()
+    for split in (1, 2):
+        features.compute_split(config, source, features.Job(paths, PART, split, 2))
+    next((tmp_path / "LibriSpeech").rglob("1-7-0001.flac")).unlink()
+    transcript = next((tmp_path / "LibriSpeech").rglob("*.trans.txt"))
+    lines = transcript.read_text().splitlines()
+    transcript.write_text("\n".join([*lines[:1], *lines[2:4], "1-7-0004 CORRECTED"]) + "\n")
+    librispeech.prepare(tmp_path / "LibriSpeech", [PART], tmp_path / "newer")
+    newer = manifests.Paths(tmp_path / "newer")
+    with pytest.raises(UserError, match="cuts-1-of-2-[0-9a-f]{8}.jsonl.gz does not exist; compute split 1 of 2"):
+        features.combine(config, newer, paths, PART, 2)
+    assert not paths.cuts(PART).exists()
+    made = compute(newer, tmp_path / "fbank", 2, config)
+    expected = [line.split(maxsplit=1) for line in transcript.read_text().splitlines()]
+    assert [[cut.supervisions[0].id, cut.supervisions[0].text] for cut in made] == expected
+
+
+def test_splits_of_another_configuration_are_computed_again(source: manifests.Paths, tmp_path: Path) -> None:
     paths = manifests.Paths(tmp_path / "fbank")
-    features.compute_split(features.FeatureConfig(), source, features.Job(paths, PART, 1, 1))
-    larger = make_corpus(tmp_path / "larger", {PART: 6})
-    librispeech.prepare(larger, [PART], tmp_path / "larger-manifests")
-    with pytest.raises(UserError, match="no features of 1-7-0005"):
-        features.combine(manifests.Paths(tmp_path / "larger-manifests"), paths, PART, 1)
+    for config in (features.FeatureConfig(), features.FeatureConfig(40, speed_factors=(0.9,))):
+        features.compute_split(config, source, features.Job(paths, PART, 1, 2))
+    made = compute(source, tmp_path / "fbank", 2, features.FeatureConfig(speed_factors=(0.9, 1.1)))
+    assert len(made) == 15 and all(cut.num_features == 80 for cut in made)
+
+
+@pytest.mark.parametrize("damage", ["repeated", "missing", "other text", "extra"])
+def test_splits_that_are_not_the_manifests_are_refused(source: manifests.Paths, tmp_path: Path, damage: str) -> None:
+    paths, config = manifests.Paths(tmp_path / "fbank"), features.FeatureConfig(speed_factors=(0.9,))
+    features.compute_split(config, source, features.Job(paths, PART, 1, 1))
+    (path,) = (tmp_path / "fbank").rglob("cuts-1-of-1-*")
+    cuts = list(load_manifest(path))
+    if damage == "other text":
+        cuts[3] = cuts[3].map_supervisions(lambda each: each.transform_text(str.lower))
+    changed = {"repeated": [*cuts[:4], *cuts[3:]], "missing": cuts[:-1], "extra": [*cuts, cuts[0]]}.get(damage, cuts)
+    CutSet.from_cuts(changed).to_file(path)
+    with pytest.raises(UserError, match=r"librispeech_feats_dev-clean-2 has (no )?features of 1-7-000\d-\d"):
+        features.combine(config, source, paths, PART, 1)
     assert not paths.cuts(PART).exists()
+
+
+def test_finished_cuts_of_another_configuration_are_refused(source: manifests.Paths, tmp_path: Path) -> None:
+    compute(source, tmp_path / "fbank", 1, features.FeatureConfig(speed_factors=(0.9, 1.1)))
+    paths, other = manifests.Paths(tmp_path / "fbank"), features.FeatureConfig()
+    message = r'dev-clean-2.jsonl.gz was made with .*"speed_factors": \[0.9, 1.1\]., not with .*\[\]'
+    with pytest.raises(UserError, match=message):
+        features.compute_split(other, source, features.Job(paths, PART, 1, 1))
+    with pytest.raises(UserError, match=message):
+        features.combine(other, source, paths, PART, 1)
+    (tmp_path / "fbank" / f"librispeech_feats_{PART}" / "config.json").unlink()  # as icefall leaves it
+    assert len(compute(source, tmp_path / "fbank", 1, other)) == 15
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
@@ -94,6 +140,30 @@ def test_audio_of_another_length_is_named(source: manifests.Paths, tmp_path: Pat
     one.write_bytes(other.read_bytes())
     with pytest.raises(UserError, match="1-7-0002.flac: the audio of 1-7-0002-2 is truncated or unreadable"):
         compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
+
+
+def test_a_tenth_of_a_second_that_is_missing_is_not_made_up(source: manifests.Paths, tmp_path: Path) -> None:
+    path = next((tmp_path / "LibriSpeech").rglob("1-7-0002.flac"))
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[:-1600], rate)
+    with pytest.raises(UserError, match="1-7-0002.flac: the audio of 1-7-0002-2 is truncated or unreadable"):
+        compute(source, tmp_path / "fbank", 1, features.FeatureConfig(speed_factors=(0.9, 1.1)))
+
+
+def test_no_channel_of_several_is_taken(source: manifests.Paths, tmp_path: Path) -> None:
+    path = next((tmp_path / "LibriSpeech").rglob("1-7-0002.flac"))
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, np.stack([samples, samples], axis=1), rate)
+    recordings = load_manifest(source.recordings(PART))
+    stereo = [audio.recording(path, each.id) if each.id == "1-7-0002" else each for each in recordings]
+    RecordingSet.from_recordings(stereo).to_file(source.recordings(PART))
+    made = compute(source, tmp_path / "said", 1, features.FeatureConfig())
+    assert made[2].channel == 0 and made[2].num_features == 80
+    both = CutSet.from_cuts([MultiCut("a", 0, made[2].duration, [0, 1], made[2].supervisions, recording=stereo[2])])
+    with pytest.MonkeyPatch.context() as patch:  # manifests.read gives no such cut
+        patch.setattr(manifests, "read", lambda *_: both)
+        with pytest.raises(UserError, match="1-7-0002.flac: a has 2 channels; mix it to one"):
+            compute(source, tmp_path / "both", 1, features.FeatureConfig())
 
 
 def test_a_full_disk_leaves_nothing(source: manifests.Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_commands(directory: Path) -> None:
 
 def test_commands_that_fail(directory: Path) -> None:
     (directory / "wav.scp").write_text("utt0 no-such-program file.sph |\n")
-    with pytest.raises(UserError, match="wav.scp: the command of utt0 gives no audio .status 127: .*no-such-program"):
+    with pytest.raises(UserError, match="wav.scp: the command of utt0 failed .status 127: .*no-such-program"):
         kaldi_dir.read(directory)
 
 
@@ -81,9 +81,87 @@ def test_sphere_files_are_converted_once(directory: Path, shared_data: Path) -> 
     recordings, _ = kaldi_dir.read(directory, directory / "audio")
     expected, _ = soundfile.read(sphere, dtype="float32")
     assert np.array_equal(recordings["utt0"].load_audio()[0], expected)
-    made = (directory / "audio" / "utt0.flac").stat().st_mtime_ns
+    (converted,) = (directory / "audio").iterdir()
+    made = converted.stat().st_mtime_ns
     kaldi_dir.read(directory, directory / "audio")
-    assert (directory / "audio" / "utt0.flac").stat().st_mtime_ns == made
+    assert [path.stat().st_mtime_ns for path in (directory / "audio").iterdir()] == [made]
+
+
+def one_utterance(directory: Path, key: str, audio: object) -> Path:
+    """A Kaldi directory of one recording that is one utterance."""
+    directory.mkdir()
+    (directory / "wav.scp").write_text(f"{key} {audio}\n")
+    (directory / "text").write_text(f"{key} WORD\n")
+    (directory / "utt2spk").write_text(f"{key} spk0\n")
+    return directory
+
+
+def test_sphere_files_of_one_key_are_kept_apart(tmp_path: Path) -> None:
+    """The same key in two parts, a key that leads out of the directory, and a file that changed."""
+    generator = np.random.default_rng(0)
+    path = tmp_path / "a.sph"
+    for part, key in (("train", "utt0"), ("test", "utt0"), ("dev", "../../utt0")):
+        soundfile.write(path, generator.normal(scale=0.1, size=16000), 16000, format="NIST", subtype="PCM_16")
+        recordings, _ = kaldi_dir.read(one_utterance(tmp_path / part, key, path), tmp_path / "data/audio")
+        expected, _ = soundfile.read(path, dtype="float32")
+        assert np.array_equal(recordings[key].load_audio()[0], expected)
+    assert len(list((tmp_path / "data/audio").iterdir())) == len(list(tmp_path.rglob("*.flac"))) == 3
+
+
+def test_of_stereo_the_channel_is_to_be_said(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).normal(scale=0.1, size=(32000, 2))
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    directory = one_utterance(tmp_path / "train", "a", tmp_path / "a.wav")
+    with pytest.raises(UserError, match="wav.scp: a is in a recording of 2 channels, .* fifth column .*sox"):
+        kaldi_dir.read(directory)
+    (directory / "segments").write_text("a a 0 2.0\n")
+    with pytest.raises(UserError, match="segments: a is in a recording of 2 channels, .* fifth column"):
+        kaldi_dir.read(directory)
+    (directory / "segments").write_text("a a 0 2.0 2\n")
+    with pytest.raises(UserError, match="segments: a is in channel 2 of a, which has 2"):
+        kaldi_dir.read(directory)
+    (directory / "segments").write_text("a a 0 2.0 1\n")
+    paths = manifests.Paths(tmp_path / "manifests", "an4")
+    manifests.write(*kaldi_dir.read(directory), paths, "train")
+    (cut,) = manifests.read(paths, "train")
+    expected, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    assert cut.id == "a" and np.array_equal(cut.load_audio(), expected.T[1:])
+    (directory / "segments").write_text("a a 0 2.0 1\nb a 0.5 1.5 0\n")
+    for name in ("text", "utt2spk"):
+        (directory / name).write_text("a A\nb B\n")
+    manifests.write(*kaldi_dir.read(directory), paths, "both")
+    left = {cut.id: cut for cut in manifests.read(paths, "both")}["b"]
+    assert np.array_equal(left.load_audio(), expected.T[:1, 8000:24000])
+
+
+def test_segments_may_overshoot_as_in_kaldi(directory: Path) -> None:
+    for name in ("text", "utt2spk"):
+        (directory / name).write_text("a A\n")
+    (directory / "segments").write_text("a utt0 0.5 2.4\n")
+    _, supervisions = kaldi_dir.read(directory)
+    assert supervisions["a"].end == 2.0
+
+
+def test_audio_that_a_command_gives_in_part_is_refused(directory: Path) -> None:
+    path = shlex.quote(str(directory / "0.wav"))
+    for command, message in (
+        (f"cat {path}; echo broken disk >&2; exit 3", "failed .status 3: broken disk"),
+        (f"head -c 30000 {path}", "gives truncated audio: 34044 bytes are missing"),
+        ("echo no sound", "gives no audio"),
+    ):
+        (directory / "wav.scp").write_text(f"utt0 {command} |\n")
+        with pytest.raises(UserError, match=f"wav.scp: the command of utt0 {message}"):
+            kaldi_dir.read(directory)
+
+
+def test_texts_of_other_programs(directory: Path) -> None:
+    """A byte order mark and line ends of Windows; line ends of Unicode within a text; and another encoding."""
+    text = directory / "text"
+    text.write_text("utt0 WORD0\r\nutt1 A\u2028B\r\nutt2 É\r\n", encoding="utf-8-sig", newline="")
+    assert [each.text for each in kaldi_dir.read(directory)[1]] == ["WORD0", "A\u2028B", "É"]
+    text.write_text("utt0 WORD0\nutt1 B\nutt2 É\n", encoding="latin-1")
+    with pytest.raises(UserError, match="text is not text in UTF-8 .*iconv"):
+        kaldi_dir.read(directory)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +178,10 @@ def test_sphere_files_are_converted_once(directory: Path, shared_data: Path) -> 
         ("segments", "", "utt0 utt7 0 1\n", "segments: utt0 refers to utt7, which wav.scp has not"),
         ("segments", "", "utt0 utt0 1.5 1\n", "segments: utt0 lasts from 1.5 to 1.0 s"),
         ("segments", "", "utt0 utt0 1.5\n", "segments: the line of utt0 is not"),
+        ("segments", "", "utt0 utt0 0 1 left\n", "segments: the line of utt0 is not"),
+        ("segments", "", "utt0 utt0 0 1 0 0\n", "segments: the line of utt0 is not"),
+        ("segments", "", "utt0 utt0 0 2.6\n", "segments: utt0 lasts from 0.0 to 2.6 s, but utt0 has 2.0 s"),
+        ("segments", "", "utt0 utt0 2.1 2.4\n", "segments: utt0 lasts from 2.1 to 2.4 s, but utt0 has 2.0 s"),
     ],
 )
 def test_inconsistencies_are_named(directory: Path, name: str, old: str, new: str, message: str) -> None:

@@ -96,8 +96,46 @@ def test_validation_names_the_item(data_dir: Path) -> None:
     check(f"dev: the transcript of {first.id} is empty", replace(first, text=None))
     check(f"dev: recording other of utterance {first.id} is missing", replace(first, recording_id="other"))
     check(f"dev: utterance {first.id} lies at .* which lasts", replace(first, duration=1000.0))
+    check(f"dev: utterance {first.id} lies at .* which lasts", replace(first, start=first.duration, duration=0.04))
+    check(f"dev: utterance {first.id} lasts 0.0 s", replace(first, duration=0.0))
+    check(f"dev: utterance {first.id} lasts -1.0 s", replace(first, start=1.5, duration=-1.0))
+    check(f"dev: utterance {first.id} occurs twice", first, replace(first, start=0.5, duration=0.1))
+    check(f"dev: utterance {first.id} is in channel 1 of recording {first.id}", replace(first, channel=1))
+    check(f"dev: utterance {first.id} is in channel .0. of recording", replace(first, channel=[0]))
     with pytest.raises(UserError, match="dev has no recordings"):
         manifests.validate(RecordingSet.from_recordings([]), supervisions, "dev")
+    recording = recordings[first.id]
+    for other, message in (
+        (recording, f"dev: recording {first.id} occurs twice"),
+        (replace(recording, id="b", num_samples=0, duration=0.0), "dev: recording b lasts 0.0 s"),
+    ):
+        with pytest.raises(UserError, match=message):
+            manifests.validate(RecordingSet.from_recordings([*recordings, other]), supervisions, "dev")
+
+
+@pytest.mark.parametrize("segments", [[(0.0, 0.04)], [(0.0, -1.0), (0.5, 0.04)]])
+def test_utterances_that_end_past_the_recording_are_trimmed(
+    data_dir: Path, tmp_path: Path, segments: list[tuple[float, float]]
+) -> None:
+    """By less than segment files are rounded to; each has a start and how far its end lies past the recording's (s)."""
+    recordings, supervisions = load(data_dir)
+    first, recording = supervisions[0], recordings[0]
+    segments_of = [
+        replace(first, id=f"a{index}", start=start, duration=recording.duration + past - start)
+        for index, (start, past) in enumerate(segments)
+    ]
+    paths = manifests.Paths(tmp_path)
+    manifests.write(RecordingSet.from_recordings([recording]), SupervisionSet.from_segments(segments_of), paths, "dev")
+    cuts = list(manifests.read(paths, "dev"))
+    assert [cut.supervisions[0].id for cut in cuts] == [each.id for each in segments_of]
+    assert [cut.end for cut in cuts] == [pytest.approx(min(recording.duration, each.end)) for each in segments_of]
+    assert all(cut.load_audio().shape[1] == cut.num_samples for cut in cuts)
+
+
+def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
+    path = manifests.Paths(data_dir / "manifests").supervisions("dev")
+    with pytest.raises(UserError, match="dev.jsonl.gz holds items of the kind SupervisionSegment, not cuts; give a fi"):
+        list(manifests.iterate_cuts(path))
 
 
 def test_validation_finds_absent_audio(data_dir: Path) -> None:

@@ -35,6 +35,18 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
     return errors[0]
 
 
+def test_text_is_utf_8_in_any_locale() -> None:
+    result = subprocess.run(
+        ["bash", "-c", ". utils/path.sh && python3 -c 'import sys; print(sys.flags.utf8_mode)'"],
+        env={**os.environ, "PRUNING_ENV": "current", "PYTHONUTF8": "0", "LC_ALL": "en_US.ISO-8859-1"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == "1\n"
+
+
 @pytest.fixture
 def old_python(tmp_path: Path) -> str:
     """A PATH on which every Python is 3.9."""

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def read_part(corpus_dir: Path, part: str, audio_dir: Path) -> tuple[RecordingSet, SupervisionSet]:
     """The recordings and the utterances (supervisions) of one part of the corpus.
 
-    A recording is an audio file (``lhotse.Recording.from_file(path, recording_id=...)``), a supervision an utterance in
-    it (``lhotse.SupervisionSegment``: id, recording_id, start and duration in seconds, text, speaker). Write texts as
-    they are to be recognised: one case, no punctuation, nothing that nobody says.
+    A recording is an audio file (``pruning.speech.audio.recording(path, id)``), a supervision an utterance in it
+    (``lhotse.SupervisionSegment``: id, recording_id, start and duration in seconds, text, speaker and, if it is not the
+    first, channel). Write texts as they are to be recognised: one case, no punctuation, nothing that nobody says.
 
     Args:
         corpus_dir: the option ``--corpus-dir``.

@@ -70,8 +70,7 @@ def read_list(corpus_dir: Path, name: str) -> list[Utterance]:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path} does not exist", _RESTORE)
-    lines = path.read_text(encoding="utf-8").split("\n")
-    found = [line.strip() for line in lines if line.strip()]
+    found = [line.strip() for line in files.read_lines(path) if line.strip()]
     if not found:
         raise UserError(f"{path} is empty", _RESTORE)
     return found

@@ -11,7 +11,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.speech import librispeech
+from pruning.speech import librispeech, manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -21,17 +21,32 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--parts", nargs="+", required=True, help="e.g. train-clean-100 dev-clean test-clean")
     options.add_argument("--base-url", default="http://www.openslr.org/resources", help="a mirror of OpenSLR")
     values = options.parse_args(argv)
-    present = librispeech.present_parts(values.corpus_dir)
-    missing = [part for part in values.parts if part not in present or _incomplete(values.corpus_dir / part)]
+    missing = [part for part in values.parts if _is_missing(values.corpus_dir, part)]
     if missing:
         download(values.corpus_dir, missing, values.base_url)
     librispeech.check_parts(values.corpus_dir, values.parts)
     logging.info("%s holds %s", values.corpus_dir, " ".join(values.parts))
 
 
-def _incomplete(part_dir: Path) -> bool:
-    """Whether unpacking ``part_dir`` was interrupted: lhotse's mark and every transcript are missing."""
-    return not (part_dir / ".completed").is_file() and next(part_dir.rglob("*.trans.txt"), None) is None
+def _is_missing(corpus_dir: Path, part: str) -> bool:
+    """Whether ``part`` is to be downloaded.
+
+    Raises:
+        UserError: unpacking was interrupted, or may have been. lhotse would remove the directory and unpack again, but
+            it may be a copy of the user's own, which is not ours to remove.
+    """
+    directory, archive = corpus_dir / part, corpus_dir.parent / f"{part}.tar.gz"
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return True
+    mark = directory / ".completed"
+    if mark.is_file():
+        return False
+    remedy = f"remove {directory} to have it unpacked anew; or, if it is whole, make an empty file {mark}"
+    if archive.is_file():
+        raise UserError(f"{directory} may be half unpacked: {archive} is there, but not lhotse's mark {mark}", remedy)
+    if next(directory.rglob("*.trans.txt"), None) is None:
+        raise UserError(f"{directory} has no transcripts (*.trans.txt)", f"remove {directory} to have it downloaded")
+    return False
 
 
 def download(corpus_dir: Path, parts: Sequence[str], base_url: str) -> None:
@@ -40,6 +55,7 @@ def download(corpus_dir: Path, parts: Sequence[str], base_url: str) -> None:
     Raises:
         UserError: a part has no such name, the directory is not named LibriSpeech, or there is no connection.
     """
+    manifests.quiet_progress()
     from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech
 
     known = (*MINI_LIBRISPEECH, *LIBRISPEECH)
