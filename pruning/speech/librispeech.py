@@ -1,4 +1,4 @@
-"""LibriSpeech's directory layout: which parts are there, what is wrong with them, and their manifests."""
+"""LibriSpeech's directory layout: which parts are there, what is wrong with them, and their manifests by lhotse."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pruning import files
 from pruning.errors import UserError
-from pruning.speech import audio, manifests
-
-if TYPE_CHECKING:
-    from lhotse import Recording, RecordingSet, SupervisionSet
+from pruning.speech import manifests
 
 _GET_CORPUS = "run the download stage or give another --corpus-dir"
 _REMEDY = "restore the file from the corpus"
@@ -44,54 +40,37 @@ def check_parts(corpus_dir: Path, parts: Sequence[str]) -> None:
             raise UserError(f"{corpus_dir / part} has no transcripts (*.trans.txt)", "download the part again")
 
 
-def read(part_dir: Path, num_jobs: int = 4) -> tuple[RecordingSet, SupervisionSet]:
-    """Read a part, after checking that transcripts and audio belong together. (lhotse passes over what is missing.)
+def check_utterances(part_dir: Path, num_jobs: int = 4) -> int:
+    """Check every utterance of a part: transcript and audio belong together and the audio can be opened.
 
     Returns:
-        recordings and supervisions, with speakers, as lhotse's own reader makes them.
+        the number of utterances.
 
     Raises:
-        UserError: naming the first utterance without audio, without transcript or with an empty one, the transcript
-            that is not UTF-8, or the first audio file that cannot be opened or has several channels.
+        UserError: naming the first utterance without audio, without transcript or with an empty one, or the first
+            audio file that cannot be opened.
     """
-    from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
-
-    texts: dict[str, str] = {}
-    audio_of: dict[str, Path] = {}
+    audio: list[Path] = []
     for transcript in sorted(part_dir.rglob("*.trans.txt")):
         expected = {path.stem: path for path in transcript.parent.glob("*.flac")}
-        for identifier, text in _transcribed(transcript):
+        for identifier in _transcribed(transcript):
             path = expected.pop(identifier, None)
             if path is None:
                 raise UserError(f"{transcript.parent / identifier}.flac of {transcript.name} does not exist", _REMEDY)
-            if identifier in texts:
-                raise UserError(f"{transcript}: {identifier} occurs in {audio_of[identifier].parent} too", _REMEDY)
-            texts[identifier], audio_of[identifier] = text, path
+            audio.append(path)
         if expected:
             raise UserError(f"{min(expected.values())} has no line in {transcript.name}", "add its transcript")
-    stray = {path.parent for path in part_dir.rglob("*.flac")} - {path.parent for path in audio_of.values()}
+    stray = {path.parent for path in part_dir.rglob("*.flac")} - {path.parent for path in audio}
     if stray:
         raise UserError(f"{min(stray)} has audio but no *.trans.txt", _REMEDY)
     with ThreadPoolExecutor(num_jobs) as executor:
-        recordings = list(executor.map(_recording, audio_of.values()))
-    supervisions = [
-        SupervisionSegment(
-            id=each.id,
-            recording_id=each.id,
-            start=0.0,
-            duration=each.duration,
-            channel=0,
-            language="English",
-            speaker=each.id.split("-")[0],
-            text=texts[each.id],
-        )
-        for each in recordings
-    ]
-    return RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions)
+        for _ in executor.map(_check_audio, audio):
+            pass
+    return len(audio)
 
 
-def _transcribed(transcript: Path) -> Iterator[tuple[str, str]]:
-    """Identifiers of a transcript file with their words."""
+def _transcribed(transcript: Path) -> Iterator[str]:
+    """Identifiers of a transcript file, every one of which has words."""
     seen = set()
     for number, line in enumerate(files.read_lines(transcript), 1):
         fields = line.split(maxsplit=1)
@@ -101,28 +80,38 @@ def _transcribed(transcript: Path) -> Iterator[tuple[str, str]]:
         if fields[0] in seen:
             raise UserError(f"{transcript}: {fields[0]} occurs twice", "remove one of its lines")
         seen.add(fields[0])
-        yield fields[0], fields[1].strip()
+        yield fields[0]
 
 
-def _recording(path: Path) -> Recording:
-    found = audio.recording(path, path.stem)
-    if found.num_channels > 1:
-        raise UserError(f"{path} has {found.num_channels} channels", audio.CHOOSE_CHANNEL)
-    return found
+def _check_audio(path: Path) -> None:
+    import soundfile
+
+    try:
+        frames = soundfile.info(str(path)).frames
+    except (RuntimeError, OSError) as error:  # soundfile's own errors are RuntimeErrors
+        raise UserError(f"{path} cannot be read as audio ({error})", _REMEDY) from None
+    if frames == 0:
+        raise UserError(f"{path} holds no audio", _REMEDY)
 
 
 def prepare(corpus_dir: Path, parts: Sequence[str], output_dir: Path, num_jobs: int = 4) -> None:
     """Write recordings and supervisions manifests of ``parts``; parts that are done are skipped.
 
     Raises:
-        UserError: see ``check_parts``, ``read`` and ``manifests.validate``.
+        UserError: see ``check_parts``, ``check_utterances`` and ``manifests.validate``.
     """
+    manifests.quiet_progress()
+    from lhotse.recipes import prepare_librispeech
+
     paths = manifests.Paths(output_dir)
     check_parts(corpus_dir, parts)
     for part in parts:
         if paths.recordings(part).is_file() and paths.supervisions(part).is_file():
             logging.info("%s: manifests are there already", part)
             continue
-        recordings, supervisions = read(corpus_dir / part, num_jobs)
-        manifests.write(recordings, supervisions, paths, part)
-        logging.info("%s: %d utterances", part, len(supervisions))
+        count = check_utterances(corpus_dir / part, num_jobs)
+        made = prepare_librispeech(corpus_dir, dataset_parts=[part], output_dir=None, num_jobs=num_jobs)[part]
+        if len(made["recordings"]) != count or len(made["supervisions"]) != count:
+            raise UserError(f"lhotse read {len(made['recordings'])} of {count} utterances of {part}", _REMEDY)
+        manifests.write(made["recordings"], made["supervisions"], paths, part)
+        logging.info("%s: %d utterances", part, count)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from lhotse import load_manifest
-from lhotse.recipes import prepare_librispeech
 
 from pruning.errors import UserError
 from pruning.speech import librispeech, manifests
@@ -33,23 +29,6 @@ def test_manifests_hold_every_utterance_in_order(corpus: Path, tmp_path: Path) -
     assert {item.speaker for item in supervisions} == {"1"}
     cuts = manifests.read(manifests.Paths(tmp_path / "manifests"), "dev-clean-2")
     assert len(cuts) == 3 and all(len(cut.supervisions) == 1 for cut in cuts)
-
-
-def test_manifests_are_those_of_lhotse(corpus: Path, tmp_path: Path) -> None:
-    (expected,) = prepare_librispeech(corpus, dataset_parts=["train-clean-5"]).values()
-    recordings, supervisions = librispeech.read(corpus / "train-clean-5")
-    assert sorted(recordings, key=lambda each: each.id) == sorted(expected["recordings"], key=lambda each: each.id)
-    assert sorted(supervisions, key=lambda each: each.id) == sorted(expected["supervisions"], key=lambda each: each.id)
-
-
-def test_transcripts_of_other_programs(corpus: Path) -> None:
-    """A byte order mark, line ends of Windows, and a line end of Unicode within the text."""
-    path = transcript(corpus)
-    first, *others = path.read_text().splitlines()
-    content = "\r\n".join([f"{first}\u2028MORE", *others, ""])
-    path.write_text(content, encoding="utf-8-sig", newline="")
-    _, supervisions = librispeech.read(corpus / "train-clean-5")
-    assert [f"{each.id} {each.text}" for each in supervisions] == [f"{first}\u2028MORE", *others]
 
 
 def test_a_finished_part_is_not_prepared_again(corpus: Path, tmp_path: Path) -> None:
@@ -76,14 +55,6 @@ def damage(corpus: Path, how: str) -> None:
         audio.unlink()
     elif how == "empty audio":
         audio.write_bytes(b"")
-    elif how == "stereo":
-        soundfile.write(audio, np.zeros((16000, 2)), 16000)
-    elif how == "latin-1":
-        path.write_text(path.read_text() + "É\n", encoding="latin-1")
-    elif how == "another chapter":
-        (other := path.parent.parent / "8").mkdir()
-        shutil.copy(audio, other)
-        (other / "1-8.trans.txt").write_text("1-7-0002 A\n")
     elif how == "no audio":
         audio.write_text("this is no audio file\n" * 100)
     elif how == "missing transcript":
@@ -101,11 +72,8 @@ def damage(corpus: Path, how: str) -> None:
         ("blank line", r"1-7\.trans\.txt: line 3 is empty"),
         ("double line", r"1-7\.trans\.txt: 1-7-0002 occurs twice"),
         ("missing audio", r"1-7-0002\.flac of 1-7\.trans\.txt does not exist"),
-        ("empty audio", r"1-7-0002\.flac of 1-7-0002 cannot be read as audio"),
-        ("no audio", r"1-7-0002\.flac of 1-7-0002 cannot be read as audio"),
-        ("stereo", r"1-7-0002\.flac has 2 channels; mix it to one"),
-        ("latin-1", r"1-7\.trans\.txt is not text in UTF-8 .*iconv"),
-        ("another chapter", r"1-8\.trans\.txt: 1-7-0002 occurs in \S+/1/7 too"),
+        ("empty audio", r"1-7-0002\.flac cannot be read as audio"),
+        ("no audio", r"1-7-0002\.flac cannot be read as audio"),
         ("missing transcript", r"train-clean-5/1/7 has audio but no \*\.trans\.txt"),
     ],
 )
