@@ -91,9 +91,10 @@ class Gating(nn.Module):
 
     def penalty(self, step: StepInfo) -> Tensor:
         """The Lagrangian penalty, a scalar; float32 whatever autocast says."""
-        counts = self.gates.expected_counts()
-        sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
-        return self.lagrangian(sparsity, self.share(step))
+        with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
+            counts = self.gates.expected_counts()
+            sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
+            return self.lagrangian(sparsity, self.share(step))
 
     def structure(self, share: float = 1.0) -> Structure:
         """The hard structure at ``share`` of the targets: the published rule, moved to them where it misses them."""
