@@ -142,9 +142,8 @@ class TransducerTask(Task):
             terms["distil_output"] = divergence / (task.frames * task.ranges.shape[2]).clamp(min=1)
         if config.ctc_weight > 0:
             with torch.no_grad():
-                goal = self.teacher.ctc_head(teacher.output)
-            own = self.model.ctc_head(student.output)
-            terms["distil_ctc"] = frame_distillation(own.float(), goal.float(), mask, config.temperature)
+                goal = self.teacher.ctc(teacher.output)
+            terms["distil_ctc"] = frame_distillation(self.model.ctc(student.output), goal, mask, config.temperature)
         return terms
 
     def _open_counts(self) -> Optional[dict[str, float]]:
