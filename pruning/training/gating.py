@@ -110,6 +110,25 @@ class Gating(nn.Module):
             return all(reached[cost] > target - TOLERANCE for cost, target in self.targets.items())
         return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.targets.items())
 
+    def unselected(self, step: StepInfo) -> UserError:
+        """Why a run that ends at ``step`` has no checkpoint on target, and what to do; to be raised."""
+        if self.share(step) < 1:
+            return UserError(
+                f"training ended at step {step.step}, before the ramp of the target",
+                "lower gating.constraint.ramp_share or train longer, in another --exp-dir",
+            )
+        if self.on_target(step):
+            return UserError(
+                "the sparsity is on target but the loss on the development set is not finite",
+                "lower the learning rate or use trainer.amp=none, in another --exp-dir",
+            )
+        reached = self.costs.structure_sparsity(self.structure())
+        missed = " and ".join(f"{reached[cost]:.3f} in {cost} for {goal:g}" for cost, goal in self.targets.items())
+        return UserError(
+            f"the hard sparsity ended at {missed}",
+            "give gates to finer units (gating.gates.kinds) or ask for what was reached, in another --exp-dir",
+        )
+
     @torch.no_grad()
     def log_values(self, step: StepInfo) -> dict[str, float]:
         """Expected sparsity, target, hard sparsity (by the rule alone, and as fitted) and multipliers of each cost."""
