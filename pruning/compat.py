@@ -37,8 +37,15 @@ def grad_scaler(device_type: str, enabled: bool) -> Any:
 
 
 def supports_bf16(device: torch.device) -> bool:
-    """Whether bf16 autocast runs in hardware there: CUDA devices say so themselves, a CPU always takes it."""
-    return device.type != "cuda" or torch.cuda.is_bf16_supported()
+    """Whether bf16 autocast runs in hardware there (a CPU always takes it).
+
+    torch 2.x says yes for every CUDA device, because it can emulate bf16; NVIDIA has it from compute capability 8.0 on.
+    """
+    if device.type != "cuda":
+        return True
+    if torch.version.hip is not None:
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def repair_torchrun() -> None:

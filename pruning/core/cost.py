@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 
@@ -70,7 +71,7 @@ class CostModel:
 
     def products(self, counts: Tensor) -> Tensor:
         """Product of counts of every term, ``(len(terms),)``; computed in at least float32."""
-        counts = counts if counts.dtype == torch.float64 else counts.float()
+        counts = at_least_float32(counts)
         padded = torch.cat([counts, counts.new_ones(1)])
         return padded[self._index.to(counts.device)].prod(dim=1)
 
@@ -82,13 +83,13 @@ class CostModel:
             cost: ``size`` (parameters) or ``macs``.
         """
         products = self.products(counts)
-        return products @ self._coefficients[cost].to(products)
+        return (products * self._coefficients[cost].to(products)).sum()  # autocast would make half of a matrix product
 
     def sparsity(self, counts: Tensor, cost: str) -> Tensor:
         """``1 - cost / dense cost`` (method A), a scalar with gradient."""
         products = self.products(counts)
         share = self._coefficients[cost] / self.dense[cost]  # normalised in float64 before any float32 sum
-        return 1 - products @ share.to(products)
+        return 1 - (products * share.to(products)).sum()
 
     def structure_cost(self, structure: Structure) -> dict[str, float]:
         """Parameters and MACs that ``structure`` leaves."""

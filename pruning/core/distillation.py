@@ -9,6 +9,8 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.core.precision import at_least_float32
+
 LOSSES = ("dphubert", "cofi")
 
 
@@ -68,18 +70,18 @@ def dphubert_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(distance - cosine, mask)
 
 
-def match_layers(errors: Tensor, exists: Sequence[bool], ordered: bool) -> list[int]:
+def match_layers(errors: Tensor, candidates: Sequence[Sequence[bool]], ordered: bool) -> list[int]:
     """The student layer nearest to each teacher layer (CoFi, arXiv 2204.00408, eq. 5).
 
     Args:
         errors: ``(teacher layers, student layers)`` mean-square errors.
-        exists: whether each student layer still exists.
+        candidates: ``(teacher layers, student layers)``, whether a student layer may be matched.
         ordered: matches may not go back; a row then looks only at or after the previous row's match.
 
     Returns:
         One student index for every row.
     """
-    open_errors = errors.detach().masked_fill(~torch.tensor(exists, device=errors.device), float("inf"))
+    open_errors = errors.detach().masked_fill(~torch.tensor(candidates, device=errors.device), float("inf"))
     matches: list[int] = []
     for row in open_errors:
         if ordered and matches:
@@ -114,25 +116,40 @@ class LayerDistillation(nn.Module):
         lengths: Tensor,
         exists: Optional[Sequence[bool]] = None,
     ) -> Tensor:
-        """Mean loss over the chosen layers, a scalar.
+        """Mean loss over the chosen layers, a scalar, in at least float32 whatever autocast says.
 
         Args:
             student, teacher: outputs of layers, each ``(N, T, D)``; entry 0 is the blocks' input.
             lengths: ``(N,)`` valid frames.
             exists: for every entry of ``student``, whether that layer still exists (CoFi's matching); None: all do.
+                The blocks' input always does, but is matched to a teacher's block only where no block is left.
         """
         mask = frame_mask(lengths, student[0].shape[1])
-        if self.config.loss == "dphubert":
-            losses = [
-                dphubert_loss(projection(student[layer]), teacher[layer], mask)
-                for layer, projection in zip(self.config.layers, self.projections)
-            ]
-            return torch.stack(losses).mean()
-        exists = [True] * len(student) if exists is None else list(exists)
+        with torch.autocast(mask.device.type, enabled=False):
+            student = [at_least_float32(layer) for layer in student]
+            teacher = [at_least_float32(layer) for layer in teacher]
+            if self.config.loss == "dphubert":
+                return self._layer_by_layer(student, teacher, mask)
+            return self._matched(student, teacher, mask, [True] * len(student) if exists is None else exists)
+
+    def _layer_by_layer(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """DPHuBERT's: each chosen layer against the teacher's of the same index."""
+        losses = [
+            dphubert_loss(projection(student[layer]), teacher[layer], mask)
+            for layer, projection in zip(self.config.layers, self.projections)
+        ]
+        return torch.stack(losses).mean()
+
+    def _matched(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, exists: Sequence[bool]
+    ) -> Tensor:
+        """CoFi's: each chosen layer of the teacher against the nearest of the student."""
         projected = torch.stack([self.projections[0](layer) for layer in student])  # (S, N, T, D)
         goals = [teacher[layer] for layer in self.config.layers]
         errors = torch.stack([_pairwise_errors(projected, goal, mask) for goal in goals])  # (L, S)
-        matches = match_layers(errors, exists, self.config.ordered)
+        blocks = list(exists[1:])
+        candidates = [[layer == 0 or not any(blocks), *blocks] for layer in self.config.layers]
+        matches = match_layers(errors, candidates, self.config.ordered)
         return torch.stack([errors[row, column] for row, column in enumerate(matches)]).mean()
 
 

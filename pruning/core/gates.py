@@ -142,15 +142,18 @@ class HardConcreteGates(nn.Module):
         """Open gates, ``(U,)`` bool, by the rule and then moved to the targets.
 
         On short runs many gates stay undecided and the rule misses the target by several points. Units nearest to
-        the rule's threshold are opened (or closed) in the order of their log alpha until the mean sparsity over the
-        constrained costs would pass the mean target; then units of the groups that are still fine enough fill what
-        is left. Modules stay as the rule has them unless units alone do not suffice.
+        the rule's threshold are opened (or closed) in the order of their log alpha until the sparsity would pass the
+        target; then units of the groups that are still fine enough fill what is left. Modules stay as the rule has
+        them unless units alone do not suffice.
+
+        One order of flips cannot meet several targets at once: the cost that is furthest below its target (or least
+        above it) comes to it, and the others end above theirs.
         """
         keep = self.rule()
 
         def excess(candidate: Tensor) -> float:
             counts = self.hard_counts(candidate)
-            return sum(costs.sparsity(counts, c).item() - t for c, t in targets.items()) / len(targets)
+            return min(costs.sparsity(counts, cost).item() - target for cost, target in targets.items())
 
         candidates = [keep]
         for _ in range(4):  # a module that opens brings many units at once: what it overshoots is then taken back
@@ -189,7 +192,7 @@ class HardConcreteGates(nn.Module):
         return keep
 
     def _flip_order(self, keep: Tensor, opening: bool) -> Tensor:
-        """Gates that may be flipped, ``(K,)``, by log alpha: units of open modules first, then closed modules."""
+        """Gates that may be flipped, ``(K,)``, by log alpha: units of open modules first, then whole modules."""
         alpha = self.log_alpha.detach().cpu().double()
         member = self._member.cpu()
         counts = self.hard_counts(keep)
@@ -208,8 +211,9 @@ class HardConcreteGates(nn.Module):
             late = is_module[member] | ~parent_open[member]
             key = alpha - 1e3 * late.double()
             return key.masked_fill(keep, -math.inf).argsort(descending=True)[: int((~keep).sum())]
-        movable = keep & ~protected & ~is_module[member] & parent_open[member]
-        return alpha.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
+        movable = keep & ~protected & parent_open[member]
+        key = alpha + 1e3 * is_module[member].double()
+        return key.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
 
     def structure(self, keep: Optional[Tensor] = None) -> Structure:
         """The structure of ``keep (U,)`` (the rule's for None), with soft scales and with log alpha as scores."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.models.attention import RelativePositionAttention, relative_positions
-from pruning.models.subsampling import ConvSubsampling
+from pruning.models.subsampling import ConvSubsampling, beyond
 
 
 @dataclass(frozen=True)
@@ -187,21 +187,19 @@ class ConformerEncoder(nn.Module):
             features: ``(N, T, feature_dim)``.
             lengths: ``(N,)`` valid frames.
             return_layers: whether ``layers`` of the result is filled.
+
+        Under autocast, modules compute in its precision but the residual stream stays in that of the features.
         """
-        silent = _beyond(lengths, features.shape[1])  # zeros, so that what pads a batch has no effect
+        silent = beyond(lengths, features.shape[1])  # zeros, so that what pads a batch has no effect
         x = ((features - self.feature_mean) * self.feature_scale).masked_fill(silent[:, :, None], 0.0)
+        precision = x.dtype
         x, lengths = self.subsampling(x, lengths)  # (N, T', D)
-        x = self.dropout(x * math.sqrt(self.config.d_model))
+        x = self.dropout(x.to(precision) * math.sqrt(self.config.d_model))
         positions = relative_positions(x.shape[1], self.config.d_model, x.device, x.dtype)
-        padding = _beyond(lengths, x.shape[1])  # (N, T')
+        padding = beyond(lengths, x.shape[1])  # (N, T')
         layers: list[Tensor] = [x] if return_layers else []
         for layer in self.layers:
             x = layer(x, positions, padding)
             if return_layers:
                 layers.append(x)
         return EncoderOutput(x, lengths, layers)
-
-
-def _beyond(lengths: Tensor, frames: int) -> Tensor:
-    """``(N, frames)`` bool, True from each length on."""
-    return torch.arange(frames, device=lengths.device)[None, :] >= lengths[:, None]

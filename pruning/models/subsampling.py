@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 KERNEL = 3
+SHORTEST = 7  # frames that give one after subsampling; the convolutions take no fewer
 
 
 def subsampled(length: int, strides: Sequence[int]) -> int:
@@ -15,6 +16,11 @@ def subsampled(length: int, strides: Sequence[int]) -> int:
     for stride in strides:
         length = length if stride == 1 else (length - 1) // 2
     return max(length, 0)
+
+
+def beyond(lengths: Tensor, frames: int) -> Tensor:
+    """``(N, frames)`` bool, True from each of ``lengths (N,)`` on."""
+    return torch.arange(frames, device=lengths.device)[None, :] >= lengths[:, None]
 
 
 class ConvSubsampling(nn.Module):
@@ -32,7 +38,7 @@ class ConvSubsampling(nn.Module):
 
     def __init__(self, feature_dim: int, channels: Sequence[int], strides: Sequence[int], d_model: int) -> None:
         super().__init__()
-        if len(channels) != len(strides) or sorted(strides)[-2:] != [2, 2] or any(s not in (1, 2) for s in strides):
+        if len(channels) != len(strides) or list(strides).count(2) != 2 or any(s not in (1, 2) for s in strides):
             raise ValueError(f"channels {channels} and strides {strides} do not subsample by 4")
         self.strides = tuple(strides)
         inputs = (1, *channels[:-1])
@@ -46,16 +52,19 @@ class ConvSubsampling(nn.Module):
         """Subsample.
 
         Args:
-            features: ``(N, T, feature_dim)``.
+            features: ``(N, T, feature_dim)``, 0 beyond the valid frames.
             lengths: ``(N,)`` valid frames.
 
         Returns:
-            ``(N, T', d_model)`` with ``T' = ((T - 1) // 2 - 1) // 2``, and the lengths ``(N,)``.
+            ``(N, T', d_model)`` with ``T' = ((T - 1) // 2 - 1) // 2``, at least 1, and the lengths ``(N,)``, 0 of fewer
+            than 7 frames.
         """
-        x = features.unsqueeze(1)  # (N, 1, T, F)
-        for conv in self.convs:
+        missing = max(0, SHORTEST - features.shape[1])
+        x = nn.functional.pad(features, (0, 0, 0, missing)).unsqueeze(1)  # (N, 1, T, F)
+        for index, (conv, stride) in enumerate(zip(self.convs, self.strides)):
+            if stride == 1 and index > 0:  # its own padding is zeros: so must be what pads the batch
+                x = x.masked_fill(beyond(lengths, x.shape[2])[:, None, :, None], 0.0)
             x = torch.relu(conv(x))  # (N, C, T', F')
-        x = self.out(x.transpose(1, 2).flatten(2))  # (N, T', C F') -> (N, T', d_model)
-        for stride in self.strides:
             lengths = lengths if stride == 1 else torch.div(lengths - 1, 2, rounding_mode="floor")
+        x = self.out(x.transpose(1, 2).flatten(2))  # (N, T', C F') -> (N, T', d_model)
         return x, lengths.clamp(min=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.cost import CostTerm
+from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import conformer_units
@@ -113,8 +114,9 @@ class Transducer(nn.Module):
         self.ctc_head = nn.Linear(d, config.vocab_size)
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
-        """CTC log-probabilities ``(N, T', V)`` of ``encoder_out (N, T', D)``; blank is 0."""
-        return self.ctc_head(encoder_out).log_softmax(dim=-1)
+        """CTC log-probabilities ``(N, T', V)`` of ``encoder_out (N, T', D)``, in at least float32; blank is 0."""
+        with torch.autocast(encoder_out.device.type, enabled=False):
+            return self.ctc_head(at_least_float32(encoder_out)).log_softmax(dim=-1)
 
     def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
         """The encoder: see `ConformerEncoder.forward`."""

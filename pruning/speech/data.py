@@ -166,7 +166,8 @@ def count_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} 0").getrandbits(31)
-    batches = sampler.bucketing_sampler(config, paths, sampler.Selection(config, tokenizer), key, 0, world_size)
+    order, selection = key if config.shuffle else None, sampler.Selection(config, tokenizer)
+    batches = sampler.bucketing_sampler(config, paths, selection, order, 0, world_size)
     return sum(1 for _ in batches)
 
 

@@ -91,9 +91,10 @@ class Gating(nn.Module):
 
     def penalty(self, step: StepInfo) -> Tensor:
         """The Lagrangian penalty, a scalar; float32 whatever autocast says."""
-        counts = self.gates.expected_counts()
-        sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
-        return self.lagrangian(sparsity, self.share(step))
+        with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
+            counts = self.gates.expected_counts()
+            sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
+            return self.lagrangian(sparsity, self.share(step))
 
     def structure(self, share: float = 1.0) -> Structure:
         """The hard structure at ``share`` of the targets: the published rule, moved to them where it misses them."""
@@ -108,6 +109,25 @@ class Gating(nn.Module):
         if len(self.targets) > 1:  # one family of flips cannot meet two targets exactly: none may be missed from below
             return all(reached[cost] > target - TOLERANCE for cost, target in self.targets.items())
         return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.targets.items())
+
+    def unselected(self, step: StepInfo) -> UserError:
+        """Why a run that ends at ``step`` has no checkpoint on target, and what to do; to be raised."""
+        if self.share(step) < 1:
+            return UserError(
+                f"training ended at step {step.step}, before the ramp of the target",
+                "lower gating.constraint.ramp_share or train longer, in another --exp-dir",
+            )
+        if self.on_target(step):
+            return UserError(
+                "the sparsity is on target but the loss on the development set is not finite",
+                "lower the learning rate or use trainer.amp=none, in another --exp-dir",
+            )
+        reached = self.costs.structure_sparsity(self.structure())
+        missed = " and ".join(f"{reached[cost]:.3f} in {cost} for {goal:g}" for cost, goal in self.targets.items())
+        return UserError(
+            f"the hard sparsity ended at {missed}",
+            "give gates to finer units (gating.gates.kinds) or ask for what was reached, in another --exp-dir",
+        )
 
     @torch.no_grad()
     def log_values(self, step: StepInfo) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import checks, manifests
 from pruning.speech.augment import SpecAugment
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import DataConfig, evaluation_batches, training_batches
+from pruning.speech.data import DataConfig, count_batches, evaluation_batches, training_batches
 from pruning.speech.losses import LossConfig
 from pruning.training import checkpoint, configuration, distributed
 from pruning.training.facts import frames_of, network_facts, write_facts
@@ -199,6 +199,11 @@ def gated_structure(source: PathLike) -> Structure:
         UserError: no such checkpoint, or not of a pruning run.
     """
     path = checkpoint.file_of(source)
+    if not path.exists() and Path(source).is_dir():
+        raise UserError(
+            f"{source} has no best checkpoint, which a pruning run has once its sparsity is on target",
+            "give the experiment of a pruning run that has ended",
+        )
     header = checkpoint.read_header(path)
     if "gated_structure" not in header:
         raise UserError(f"{path} was not trained under gates", "give the experiment of a pruning run")
@@ -224,9 +229,6 @@ def fit(
         dense: facts of the network it was pruned from, None if it was not.
     """
     world = distributed.initialise(config.trainer.device)
-    if world.is_main:
-        write_facts(exp_dir, task.model, dense)
-        logger.info("%s", _describe(network_facts(task.model)))
     trainer = Trainer(
         config.trainer,
         task=task,
@@ -243,19 +245,36 @@ def fit(
         exp_dir=exp_dir,
         header={"model": registry.describe(task.model), "tokenizer": tokenizer.describe(), **header},
         configuration=configuration.to_dict(config),
-        inputs=_fingerprints(inputs, networks),
+        inputs=_fingerprints(config.data, inputs, networks),
+        steps_per_epoch=_batches_per_epoch(config, inputs, tokenizer, world),
         world=world,
     )
+    if world.is_main:  # not before the trainer has refused what it must: another network's facts may be there
+        write_facts(exp_dir, task.model, dense)
+        logger.info("%s", _describe(network_facts(task.model)))
     trainer.run()
 
 
-def _fingerprints(inputs: Inputs, networks: Mapping[str, Optional[PathLike]]) -> dict[str, Any]:
+def _batches_per_epoch(
+    config: RunConfig, inputs: Inputs, tokenizer: Tokenizer, world: distributed.World
+) -> Optional[int]:
+    """Counted where that decides which of two ends comes first, and so where schedule and ramp end; else None."""
+    if config.trainer.num_epochs is None or config.trainer.max_steps is None:
+        return None
+    return count_batches(config.data, inputs.train_cuts, tokenizer, config.trainer.seed, world.size)
+
+
+def _fingerprints(
+    data: DataConfig, inputs: Inputs, networks: Mapping[str, Optional[PathLike]]
+) -> dict[str, Any]:
     """What a run reads, by content: files may move while it is interrupted, but not change."""
     files: dict[str, list[Path]] = {
-        "train_cuts": [Path(path) for path in inputs.train_cuts],
-        "dev_cuts": [Path(path) for path in inputs.dev_cuts],
+        "train_cuts": manifests.check_exists(inputs.train_cuts),
+        "dev_cuts": manifests.check_exists(inputs.dev_cuts),
         "lang_dir": [Path(inputs.lang_dir) / "bpe.model"],
     }
+    if data.musan_cuts is not None:
+        files["musan_cuts"] = manifests.check_exists([data.musan_cuts])
     for name, path in networks.items():
         if path is not None:
             files[name] = [checkpoint.file_of(path)]

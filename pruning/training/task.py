@@ -9,6 +9,8 @@ from typing import Any, Optional
 
 from torch import Tensor, nn
 
+from pruning.errors import UserError
+
 
 @dataclass(frozen=True)
 class StepInfo:
@@ -100,6 +102,10 @@ class Task(nn.Module, ABC):
     def may_select(self, step: StepInfo) -> bool:
         """Whether a checkpoint of this moment may become the best one (L0: only once hard sparsity is reached)."""
         return True
+
+    def unselected(self, step: StepInfo) -> Optional[UserError]:
+        """What is wrong with a run that ends at ``step`` and has no best checkpoint; None: nothing, it has others."""
+        return None
 
     def averaging_key(self, step: StepInfo) -> Optional[str]:
         """Weights of moments with different keys are not averaged; None: of this moment, with no other (a ramp)."""

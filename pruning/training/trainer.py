@@ -114,7 +114,8 @@ class Trainer:
         """Train to the end; at once if the experiment is done, from its state if there is one.
 
         Raises:
-            UserError: the gradient was not finite for too many steps in a row, or there is no training data.
+            UserError: the gradient was not finite for too many steps in a row, there is no training data, or the task
+                needs a best checkpoint and no moment was fit to be one.
             SystemExit: with status 75 after SIGTERM, when the state was saved.
         """
         if experiment.is_done(self.exp_dir):
@@ -142,10 +143,19 @@ class Trainer:
                     self._run_epoch(module, stop)
         finally:
             self.reporter.close()
+        self._check_selected()
         if self.world.is_main:
-            if self.dev_batches is not None and self.best is None:
-                logger.warning("%s has no best checkpoint: no moment was fit to be selected", self.exp_dir)
             write_json(self.exp_dir / experiment.DONE, {"epoch": self.epoch - 1, "step": self.step})
+
+    def _check_selected(self) -> None:
+        """Refuse to call done what its task cannot use; the same command then says so again."""
+        if self.dev_batches is None or self.best is not None:
+            return
+        wrong = self.task.unselected(self._info(training=False))
+        if wrong is not None:
+            raise UserError(f"{self.exp_dir} has no best checkpoint: {wrong.what}", wrong.remedy)
+        if self.world.is_main:
+            logger.warning("%s has no best checkpoint: no moment was fit to be selected", self.exp_dir)
 
     def _run_epoch(self, module: torch.nn.Module, stop: StopRequest) -> None:
         """The rest of the current epoch, then its end: validation, checkpoints, state."""

@@ -14,6 +14,7 @@ from pruning.core.distillation import (
     frame_distillation,
     frame_mask,
 )
+from pruning.errors import UserError
 from pruning.models.conformer import EncoderOutput
 from pruning.models.conformer_units import existing_layers
 from pruning.models.transducer import Transducer
@@ -142,9 +143,8 @@ class TransducerTask(Task):
             terms["distil_output"] = divergence / (task.frames * task.ranges.shape[2]).clamp(min=1)
         if config.ctc_weight > 0:
             with torch.no_grad():
-                goal = self.teacher.ctc_head(teacher.output)
-            own = self.model.ctc_head(student.output)
-            terms["distil_ctc"] = frame_distillation(own.float(), goal.float(), mask, config.temperature)
+                goal = self.teacher.ctc(teacher.output)
+            terms["distil_ctc"] = frame_distillation(self.model.ctc(student.output), goal, mask, config.temperature)
         return terms
 
     def _open_counts(self) -> Optional[dict[str, float]]:
@@ -173,6 +173,10 @@ class TransducerTask(Task):
     def may_select(self, step: StepInfo) -> bool:
         """Under gates: only once the ramp has ended and the hard sparsity is on target."""
         return self.gating is None or self.gating.on_target(step)
+
+    def unselected(self, step: StepInfo) -> Optional[UserError]:
+        """Under gates: a network that is not on target cannot be extracted."""
+        return None if self.gating is None else self.gating.unselected(step)
 
     def averaging_key(self, step: StepInfo) -> Optional[str]:
         """Weights of one structure may be averaged; those of a run under gates only from the ramp's end on."""

@@ -51,9 +51,36 @@ def test_padding_never_matters() -> None:
 
 def test_layers_match_the_nearest_that_exists() -> None:
     errors = torch.tensor([[3.0, 1.0, 2.0, 4.0], [1.0, 9.0, 9.0, 2.0]])
-    assert match_layers(errors, [True] * 4, ordered=False) == [1, 0]
-    assert match_layers(errors, [True] * 4, ordered=True) == [1, 3]
-    assert match_layers(errors, [True, False, True, True], ordered=False) == [2, 0]
+    assert match_layers(errors, [[True] * 4] * 2, ordered=False) == [1, 0]
+    assert match_layers(errors, [[True] * 4] * 2, ordered=True) == [1, 3]
+    assert match_layers(errors, [[True, False, True, True]] * 2, ordered=False) == [2, 0]
+
+
+def test_the_blocks_input_stands_for_a_block_only_where_none_is_left() -> None:
+    teacher = [torch.zeros(1, 3, 4)] * 3
+    student = [torch.zeros(1, 3, 4), torch.full((1, 3, 4), 1.0), torch.full((1, 3, 4), 2.0)]
+    lengths = torch.tensor([3])
+    later = LayerDistillation(DistillationConfig(layers=(1, 2), loss="cofi"), 4, 4)
+    assert later(student, teacher, lengths).item() == pytest.approx(1.0)
+    assert later(student, teacher, lengths, [True, False, True]).item() == pytest.approx(4.0)
+    assert later(student, teacher, lengths, [True, False, False]).item() == pytest.approx(0.0)
+    both = LayerDistillation(DistillationConfig(layers=(0, 2), loss="cofi"), 4, 4)
+    assert both(student, teacher, lengths).item() == pytest.approx(0.5), "the teacher's input matches the student's"
+
+
+@pytest.mark.parametrize("loss", ["dphubert", "cofi"])
+def test_layers_are_compared_in_float32_under_autocast_and_in_float64_in_float64(loss: str) -> None:
+    torch.manual_seed(3)
+    student, teacher = [torch.randn(2, 4, 6) for _ in range(3)], [torch.randn(2, 4, 6) for _ in range(3)]
+    lengths, distil = torch.tensor([4, 2]), LayerDistillation(DistillationConfig(layers=(1, 2), loss=loss), 6, 6)
+    expected = distil(student, teacher, lengths)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = distil(student, teacher, lengths)
+    assert torch.equal(value, expected)
+    half = [[layer.bfloat16() for layer in layers] for layers in (student, teacher)]
+    assert distil(*half, lengths).dtype == torch.float32
+    double = [[layer.double() for layer in layers] for layers in (student, teacher)]
+    assert distil.double()(*double, lengths).dtype == torch.float64
 
 
 def test_cofi_gradient_reaches_only_matched_layers() -> None:

@@ -119,6 +119,32 @@ def test_fitted_structure_meets_any_reachable_target(
     assert counts.tolist() == [structure.count(group.name) for group in gates.groups]
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), mean=st.floats(-4, 6), spread=st.floats(0.01, 4), target=st.floats(0.05, 0.95))
+def test_modules_alone_meet_a_target_as_nearly_as_a_module_allows(
+    seed: int, mean: float, spread: float, target: float
+) -> None:
+    groups, terms = [], [CostTerm("rest", (), 9, 9)]
+    for index in range(6):
+        name = f"m{index}"
+        groups += [UnitGroup(name, "module", 1, ()), UnitGroup(f"{name}.units", "units", 4, (), parent=name)]
+        terms += [CostTerm("a", (name, f"{name}.units"), 20 + index, 1), CostTerm("a", (name,), 3, 0)]
+    model = CostModel(groups, terms)
+    gates = HardConcreteGates(groups, GateConfig(kinds=("module",), initial=mean, deviation=spread), seed)
+    structure = gates.structure(gates.fitted(model, {"size": target}))
+    largest = (4 * 25 + 3) / model.dense["size"]
+    assert model.structure_sparsity(structure)["size"] == pytest.approx(target, abs=largest / 2 + 1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.floats(0.1, 0.8), macs=st.floats(0.1, 0.8))
+def test_of_two_targets_the_harder_one_is_met_and_none_is_missed(seed: int, size: float, macs: float) -> None:
+    gates, model = HardConcreteGates(groups(), GateConfig(initial=1.0, deviation=2.0), seed), costs()
+    reached = model.structure_sparsity(gates.structure(gates.fitted(model, {"size": size, "macs": macs})))
+    one_unit = max(20 / model.dense["macs"], 7 / model.dense["size"])
+    assert min(reached["size"] - size, reached["macs"] - macs) == pytest.approx(0.0, abs=one_unit + 1e-6)
+
+
 def test_soft_scales_are_the_published_ones_and_can_be_switched_off() -> None:
     soft = HardConcreteGates(groups(), GateConfig(initial=2.0, deviation=0.0)).structure()
     factor = 1 / (1 + math.exp(-0.8 * 2.0 * 1.5))

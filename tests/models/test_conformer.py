@@ -107,17 +107,50 @@ def test_relative_positions_are_sinusoids_of_the_distance() -> None:
     assert table[0, 0].item() == pytest.approx(torch.sin(torch.tensor(3.0)).item())
 
 
-@pytest.mark.parametrize(("strides", "channels"), [((2, 2), (3, 4)), ((1, 2, 2), (3, 4, 5))])
+@pytest.mark.parametrize(
+    ("strides", "channels"),
+    [((2, 2), (3, 4)), ((1, 2, 2), (3, 4, 5)), ((2, 1, 2), (3, 4, 5)), ((1, 1, 2, 2), (3, 3, 4, 5))],
+)
 def test_padding_changes_nothing(strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     model = Transducer(tiny(subsampling_channels=channels, subsampling_strides=strides)).eval()
     model.encoder.set_feature_statistics(torch.randn(80), torch.rand(80) + 0.5)
-    long, short = torch.randn(1, 90, 80), torch.randn(1, 53, 80)
-    batch = torch.cat([long, torch.nn.functional.pad(short, (0, 0, 0, 37), value=-23.0)])
-    together = model(batch, torch.tensor([90, 53]))
-    alone = model(short, torch.tensor([53]))
+    long, short = torch.randn(1, 90, 80), torch.randn(1, 51, 80)  # of 51 frames every one is read, to the last
+    batch = torch.cat([long, torch.nn.functional.pad(short, (0, 0, 0, 39), value=-23.0)])
+    together = model(batch, torch.tensor([90, 51]))
+    alone = model(short, torch.tensor([51]))
     assert together.lengths.tolist() == [21, 12]
     assert torch.allclose(together.output[1, :12], alone.output[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("strides", "channels"), [((2, 2), (3, 4)), ((1, 2, 2), (3, 4, 5)), ((2, 1, 2), (3, 4, 5))])
+@pytest.mark.parametrize("frames", [0, 1, 2, 3, 6])
+def test_too_short_a_cut_gives_no_frames_alone_or_in_a_batch(
+    strides: tuple[int, ...], channels: tuple[int, ...], frames: int
+) -> None:
+    model = Transducer(tiny(subsampling_channels=channels, subsampling_strides=strides)).eval()
+    features = torch.randn(2, 40, 80)
+    alone = model(features[:1, :frames], torch.tensor([frames]))
+    together = model(features, torch.tensor([frames, 40]))
+    assert alone.lengths.tolist() == [0]
+    assert together.lengths.tolist() == [0, 9]
+    assert alone.output.isfinite().all() and together.output.isfinite().all()
+
+
+def test_the_residual_stream_keeps_the_precision_of_the_features() -> None:
+    torch.manual_seed(0)
+    model = Transducer(tiny(dropout=0.0)).eval()
+    features, lengths = torch.randn(2, 60, 80), torch.tensor([60, 50])
+    expected = model(features, lengths).output
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded = model(features, lengths, return_layers=True)
+        ctc = model.ctc(expected)
+    assert {layer.dtype for layer in encoded.layers} == {torch.float32}
+    assert not torch.equal(encoded.output, expected), "the modules do compute in bf16"
+    assert (encoded.output - expected).abs().max() < 0.05 * expected.abs().max()
+    assert ctc.dtype == torch.float32 and torch.equal(ctc, model.ctc(expected))
+    double = model.double()
+    assert double(features.double(), lengths).output.dtype == double.ctc(expected.double()).dtype == torch.float64
 
 
 def test_feature_statistics_normalise() -> None:
@@ -171,8 +204,9 @@ def test_joiner_broadcasts_with_and_without_projection() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"conv_kernel": 4}, {"subsampling_strides": (2, 1)}, {"num_heads": (4, 4, 4)}]
-)
+    "wrong", [{"conv_kernel": 4}, {"subsampling_strides": (2, 1)}, {"num_heads": (4, 4, 4)},
+              {"subsampling_channels": (3, 4, 5), "subsampling_strides": (2, 2, 2)}]
+)  # fmt: skip
 def test_impossible_dimensions_are_refused(wrong: dict) -> None:
     settings: dict = {
         "d_model": 16, "num_layers": 2, "head_dim": 4, "num_heads": (4,), "macaron_dim": (8,), "ffn_dim": (8,),

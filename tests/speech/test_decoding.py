@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.models.transducer import Joiner, StatelessDecoder
+from pruning.models.conformer import ConformerConfig
+from pruning.models.transducer import Joiner, StatelessDecoder, Transducer, TransducerConfig
 from pruning.speech import ctc
 from pruning.speech.beam import modified_beam_search
 from pruning.speech.decoding import SETTINGS, DecodingConfig, decode
@@ -160,6 +161,18 @@ def test_an_utterance_is_decoded_alike_alone_and_in_a_batch(method: str) -> None
         alone = decode(network, encoder_out[n : n + 1, : lengths[n]], lengths[n : n + 1], config)
         assert alone == together[n : n + 1]
     assert decode(network, encoder_out, torch.zeros(4, dtype=torch.int64), config) == [[]] * 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cuts_too_short_for_the_encoder_have_no_words(method: str) -> None:
+    encoder = ConformerConfig(8, 1, 4, (2,), (8,), (8,), (8,), 3, 80, (2, 2), (2, 2))
+    model = Transducer(TransducerConfig(encoder, vocab_size=6, decoder_dim=8, joiner_dim=8)).eval()
+    config, features = DecodingConfig(method=method), torch.randn(2, 60, 80)
+    for frames in (1, 6):
+        alone = model(features[:1, :frames], torch.tensor([frames]))
+        assert decode(model, alone.output, alone.lengths, config) == [[]]
+        together = model(features, torch.tensor([frames, 60]))
+        assert decode(model, together.output, together.lengths, config)[0] == []
 
 
 @pytest.mark.parametrize("method", METHODS)

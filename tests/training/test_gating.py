@@ -66,6 +66,29 @@ def test_the_expected_sparsity_follows_the_ramp_to_both_targets() -> None:
     assert values["sparsity/size/expected"] > 0.57
     assert values["sparsity/macs/expected"] > 0.47
     assert values["multipliers/size/linear"] != 0
+    assert gating.on_target(StepInfo(1, 0, 500, 500))
+
+
+@pytest.mark.parametrize("targets", [{"size": 0.7, "macs": 0.3}, {"size": 0.3, "macs": 0.6}])
+def test_the_hard_structure_misses_neither_of_two_targets(targets: dict[str, float]) -> None:
+    gating = Gating(network(), GatingConfig(constraint=ConstraintConfig(**targets)), 1000)
+    reached = gating.costs.structure_sparsity(gating.structure())
+    assert min(reached[cost] - target for cost, target in targets.items()) == pytest.approx(0.0, abs=0.01)
+    assert gating.on_target(StepInfo(1, 0, 100, 100))
+
+
+def test_the_penalty_is_the_same_under_autocast() -> None:
+    gating, step = Gating(network(), GatingConfig(), 1000), StepInfo(1, 0, 50, 100)
+    with torch.no_grad():
+        gating.lagrangian.linear.fill_(0.7)
+    expected = gating.penalty(step)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        penalty = gating.penalty(step)
+        counts = gating.gates.expected_counts()
+        cost = gating.costs.evaluate(counts, "size")
+    assert penalty.dtype == torch.float32
+    assert torch.equal(penalty, expected)
+    assert torch.equal(cost, gating.costs.evaluate(counts, "size"))
 
 
 def test_no_selection_before_the_end_of_the_ramp() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 import torch
@@ -208,6 +209,58 @@ def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_
     with pytest.raises(UserError, match="has 80 features a frame, the network takes 40; give cuts"):
         runs.train(config, inputs(data_dir), tmp_path / "exp")
     assert not (tmp_path / "exp").exists()
+
+
+class Recorded:
+    """In the place of the trainer: what a run gives it."""
+
+    given: dict[str, Any]
+
+    def __init__(self, config: TrainerConfig, **options: Any) -> None:
+        Recorded.given = options
+
+    def run(self) -> None:
+        """Trains nothing."""
+
+
+def small_run(**settings: Any) -> runs.RunConfig:
+    data = {"max_duration": 15, "num_buckets": 2, "num_workers": 0, **settings.pop("data", {})}
+    trainer = TrainerConfig(**{"num_threads": 1, "tensorboard": False, **settings})
+    return runs.RunConfig(model=dimensions(), data=DataConfig(**data), trainer=trainer)
+
+
+def test_of_two_ends_the_first_is_known(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "Trainer", Recorded)
+    runs.train(small_run(num_epochs=2, max_steps=1000), inputs(data_dir), tmp_path / "both")
+    counted = Recorded.given["steps_per_epoch"]
+    assert counted == pytest.approx(len(list(Recorded.given["train_batches"](1, 0))), abs=2)
+    runs.train(small_run(max_steps=1000), inputs(data_dir), tmp_path / "steps")
+    assert Recorded.given["steps_per_epoch"] is None, "counting takes time"
+
+
+def test_noise_is_one_of_the_inputs(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "Trainer", Recorded)
+    noise = tmp_path / "musan_cuts.jsonl.gz"
+    shutil.copy(inputs(data_dir).dev_cuts[0], noise)
+    runs.train(small_run(max_steps=9, data={"musan_cuts": str(noise)}), inputs(data_dir), tmp_path / "exp")
+    (told,) = Recorded.given["inputs"]["musan_cuts"]
+    assert told.startswith("musan_cuts.jsonl.gz ")
+    with pytest.raises(UserError, match="nothing.jsonl.gz does not exist"):
+        missing = {"musan_cuts": str(tmp_path / "nothing.jsonl.gz"), "musan_probability": 0.0}
+        runs.train(small_run(max_steps=9, data=missing), inputs(data_dir), tmp_path / "exp")
+
+
+def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, data_dir: Path) -> None:
+    before = (work / "teacher" / facts.FILE).read_bytes()
+    wider = replace(small_run(max_steps=6), model=replace(dimensions(), joiner_dim=20))
+    with pytest.raises(UserError, match="was begun with"):
+        runs.train(wider, inputs(data_dir), work / "teacher")
+    assert (work / "teacher" / facts.FILE).read_bytes() == before
+
+
+def test_an_unfinished_pruning_run_has_no_structure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no best checkpoint"):
+        runs.gated_structure(tmp_path)
 
 
 def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:

@@ -97,6 +97,26 @@ def test_validation_of_a_masked_network_is_that_of_the_extracted_one() -> None:
     assert exactness(model, structure, small) < 1e-4
 
 
+def test_all_terms_and_gradients_under_bf16_autocast() -> None:
+    torch.manual_seed(1)
+    model, teacher = network(), network()
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    gating = Gating(model, GatingConfig(), 1000)
+    task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), gating=gating).train()
+    terms = []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss, of_batch = task(batch(), step(index=10))
+        terms.append(of_batch)
+    loss.backward()
+    for name, value in terms[0].items():
+        assert terms[1][name].item() == pytest.approx(value.item(), rel=0.05, abs=0.02), name
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
 def test_augmentation_is_for_training_alone() -> None:
     torch.manual_seed(0)
     task = TransducerTask(network().eval(), LOSS, SpecAugment(SpecAugmentConfig(probability=1.0, time_warp_factor=0)))
@@ -115,7 +135,7 @@ def test_reestimated_batch_norms_are_the_mean_over_batches() -> None:
     before = norm.momentum
     assert reestimate_batch_norm(model, batches) == 3
     hook.remove()
-    means = torch.stack([value.mean(dim=(0, 2)) for value in inputs])
+    means = torch.stack([value.mean(dim=0) for value in inputs])  # (frames of all utterances, C)
     assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-5)
     assert norm.momentum == before
     assert not model.training
