@@ -20,7 +20,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, help="Markdown file, e.g. data/statistics.md")
     options = parser.parse_args(argv)
     tokenizer = None if options.lang_dir is None else Tokenizer(options.lang_dir)
-    parts = [data_table.describe(path, tokenizer) for path in options.cuts]
+    cuts = dict.fromkeys(options.cuts)  # a part that is trained and tested on has one row
+    parts = [data_table.describe(path, tokenizer) for path in cuts]
     print(data_table.table(parts, "simple"))
     if options.output is not None:
         report.write_section(options.output, "Data", data_table.table(parts), "pruning.bin.describe", argv)
