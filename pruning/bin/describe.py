@@ -18,13 +18,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cut manifests, a row each")
     parser.add_argument("--lang-dir", type=Path, help="count the tokens of this directory's model")
     parser.add_argument("--output", type=Path, help="Markdown file, e.g. data/statistics.md")
+    parser.add_argument("--title", default="Data", help="heading of the file")
     options = parser.parse_args(argv)
     tokenizer = None if options.lang_dir is None else Tokenizer(options.lang_dir)
     cuts = dict.fromkeys(options.cuts)  # a part that is trained and tested on has one row
     parts = [data_table.describe(path, tokenizer) for path in cuts]
     print(data_table.table(parts, "simple"))
     if options.output is not None:
-        report.write_section(options.output, "Data", data_table.table(parts), "pruning.bin.describe", argv)
+        report.write_section(options.output, options.title, data_table.table(parts), "pruning.bin.describe", argv)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     help_text = "audio of a timed batch; times are scaled to data.max_duration"
     parser.add_argument("--timed-seconds", type=float, default=30.0, help=help_text)
     parser.add_argument("--output", help="Markdown file to write as well")
+    parser.add_argument("--title", default="Plan", help="heading of that file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
@@ -78,7 +79,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     print(_tabulated(plans, "simple"), total, sep="\n")
     if options.output is not None:
         body = "\n\n".join([".\n".join(about) + ".", _tabulated(plans, "github"), total.capitalize() + "."])
-        report.write_section(options.output, "Plan", body, "pruning.bin.plan", argv)
+        report.write_section(options.output, options.title, body, "pruning.bin.plan", argv)
 
 
 def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
