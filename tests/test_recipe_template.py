@@ -75,7 +75,7 @@ def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
     assert {cut.num_features for cut in cuts} == {80} and {cut.sampling_rate for cut in cuts} == {16000}
     assert [manifests.count_lines(paths.cuts(part)) for part in ("dev", "test")] == [2, 2]
     described = (tmp_path / "data/statistics.md").read_text()
-    assert described.startswith("## Data") and "kaldi_cuts_train" in described and "--lang-dir" in described
+    assert described.startswith("## Data") and "mycorpus_cuts_train" in described and "--lang-dir" in described
     tokens = Tokenizer(tmp_path / "data/lang_char").tokens()
     assert set("MORNINGEVENINGNIGHT") <= set(tokens) and tokens[0] == "<blk>"
 
