@@ -51,7 +51,9 @@ class Optimiser:
         self.config = config
         self.schedule = schedule
         self.groups = [group for group in groups if any(p.requires_grad for p in group.parameters)]
-        self.names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        self.names: dict[Tensor, str] = {
+            parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad
+        }
         _check_groups(self.groups, self.names)
         self.adamw = torch.optim.AdamW([self._settings(group) for group in self.groups])
         self._clipped = [p for group in self.groups if group.clip for p in group.parameters if p.requires_grad]
@@ -123,7 +125,7 @@ class Optimiser:
             self.adamw.state[parameter][key] = value
 
 
-def _check_groups(groups: Sequence[ParameterGroup], names: Mapping[nn.Parameter, str]) -> None:
+def _check_groups(groups: Sequence[ParameterGroup], names: Mapping[Tensor, str]) -> None:
     seen: dict[nn.Parameter, str] = {}
     for group in groups:
         for parameter in group.parameters:
