@@ -10,7 +10,7 @@ from typing import Any, Optional
 from tabulate import tabulate
 
 from pruning.files import PathLike
-from pruning.speech.bpe import UNKNOWN_ID, Tokenizer
+from pruning.speech.bpe import Tokenizer
 from pruning.speech.manifests import check_exists, naming
 
 SPEED_PERTURBED = re.compile(r"_sp\d+\.\d+$")
@@ -78,7 +78,7 @@ def _describe(name: str, items: Iterable[Mapping[str, Any]], tokenizer: Optional
             words += len(text.split())
             if tokenizer is not None:
                 pieces = tokenizer.encode(text)
-                tokens, unknown = tokens + len(pieces), unknown + pieces.count(UNKNOWN_ID)
+                tokens, unknown = tokens + len(pieces), unknown + tokenizer.count_unknown(pieces)[0]
     with_tokens = tokenizer is not None
     return PartFacts(
         name, cuts, utterances, len(speakers), seconds, longest, words, len(types),
