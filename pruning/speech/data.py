@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
@@ -31,6 +31,8 @@ class DataConfig:
         buffer_size: cuts held in memory to draw from; None: 5,000 a bucket, as icefall.
         num_workers: processes that load features; 0: the training process itself.
         shuffle: whether an epoch of training has a random order.
+        drop_last: leave out of an epoch the batches at its end that did not fill up, as icefall does. They are as few
+            as the buckets, but small: each step on a single utterance undoes a little. False for seconds of data.
         min_cut_duration: shorter cuts (s) are dropped from training.
         max_cut_duration: longer cuts (s) are dropped from training.
         musan_cuts: cuts with features of noise to mix in, e.g. ``data/fbank/musan_cuts.jsonl.gz``; None: no noise.
@@ -44,6 +46,7 @@ class DataConfig:
     buffer_size: Optional[int] = None
     num_workers: int = 2
     shuffle: bool = True
+    drop_last: bool = False
     min_cut_duration: float = 0.3
     max_cut_duration: float = 20.0
     musan_cuts: Optional[str] = None
@@ -125,7 +128,11 @@ def training_batches(
     selection = sampler.Selection(config, tokenizer)
     batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
     dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None)
-    yield from _load(config, sampler.Skipping(batches, skip_batches), dataset)
+    schedule = sampler.Skipping(batches, skip_batches)
+    yield from _load(config, schedule, dataset)
+    if config.drop_last and not schedule.drawn:
+        what = f"no batch of {config.max_duration:g} s fills up with {config.num_buckets} buckets of durations"
+        raise UserError(what, "lower data.max_duration or data.num_buckets, or give data.drop_last=false")
     selection.report(epoch)
 
 
@@ -151,6 +158,7 @@ def evaluation_batches(
         UserError: a manifest or a file of features is missing or damaged.
     """
     paths = manifests.check_exists(cuts_paths)
+    config = replace(config, drop_last=False)
     selection = sampler.Selection(config, tokenizer if for_loss else None, durations=False)
     batches = sampler.bucketing_sampler(config, paths, selection, None, rank, world_size)
     yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None))

@@ -143,7 +143,7 @@ def bucketing_sampler(
         duration_bins=_duration_bins(first, config.num_buckets),
         buffer_size=config.buffer_size or 5000 * config.num_buckets,
         shuffle=key is not None,
-        drop_last=False,  # lhotse then shares the last cuts among the ranks
+        drop_last=config.drop_last,  # where it is False, lhotse shares the last cuts among the ranks
         rank=rank,
         world_size=world_size,
         seed=key or 0,
@@ -176,12 +176,18 @@ def _duration_bins(durations: Sequence[float], num_buckets: int) -> list[float]:
 
 
 class Skipping:
-    """Numbered batches of cuts of a sampler, from ``skip`` on; those before are drawn and thrown away."""
+    """Numbered batches of cuts of a sampler, from ``skip`` on; those before are drawn and thrown away.
+
+    Attributes:
+        drawn: batches drawn so far, those thrown away among them.
+    """
 
     def __init__(self, sampler: Any, skip: int) -> None:
         self._sampler, self._skip = sampler, skip
+        self.drawn = 0
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         for index, cuts in enumerate(self._sampler):
+            self.drawn = index + 1
             if index >= self._skip:
                 yield index, cuts

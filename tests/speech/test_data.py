@@ -129,6 +129,31 @@ def test_ranks_share_the_epoch_equally(paths: list[Path], tokenizer: Tokenizer, 
     assert count_batches(CONFIG, paths, tokenizer, world_size=world_size) == pytest.approx(len(ranks[0]), abs=2)
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_incomplete_batches_can_be_left_out(paths: list[Path], tokenizer: Tokenizer, world_size: int) -> None:
+    def epoch(config: DataConfig, number: int = 1) -> list[list[Batch]]:
+        return [
+            list(training_batches(config, paths, tokenizer, 0, number, rank=rank, world_size=world_size))
+            for rank in range(world_size)
+        ]
+
+    dropping = replace(CONFIG, drop_last=True)
+    kept, whole = epoch(dropping), epoch(CONFIG)
+    assert len({len(batches) for batches in kept}) == 1, "ranks take equally many steps"
+    assert all(batch.seconds > CONFIG.max_duration / 2 for batches in kept for batch in batches)
+    assert any(batch.seconds < CONFIG.max_duration / 2 for batches in whole for batch in batches)
+    lost = 60 - sum(len(ids(batches)) for batches in kept)
+    assert 0 < lost < 60 - lost
+    assert ids(kept[0]) != ids(epoch(dropping, 2)[0])
+    assert len(ids(list(evaluation_batches(dropping, paths)))) == 60, "evaluation leaves nothing out"
+
+
+def test_no_batch_fills_up(paths: list[Path], tokenizer: Tokenizer) -> None:
+    config = replace(CONFIG, max_duration=1000.0, drop_last=True)
+    with pytest.raises(UserError, match="no batch of 1000 s fills up.*data.drop_last=false"):
+        list(training_batches(config, paths, tokenizer, 0, 1))
+
+
 def test_fewer_cuts_than_ranks(data_dir: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     (path,) = edited(data_dir, tmp_path, lambda items: items[:1])
     for rank in range(3):
