@@ -145,8 +145,8 @@ fi
 if in_stage 5; then
   require_data
   require "$teacher/.done" 4
-  train "L0 pruning" pruned prune --method l0 --config "$prune_config" --teacher "$teacher" $prune_args \
-    "gating.constraint.size=$target" "gating.constraint.macs=$target_macs"
+  train "pruning by $method" pruned prune --method "$method" --config "$prune_config" --teacher "$teacher" $prune_args \
+    "constraint.size=$target" "constraint.macs=$target_macs"
 fi
 
 if in_stage 6; then

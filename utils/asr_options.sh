@@ -17,6 +17,7 @@ prune_args=             # the same for pruning
 finetune_args=          # the same for fine-tuning
 uniform_args=           # the same for the uniform model
 init_from=              # start the teacher from this experiment or checkpoint, trained with the same --lang-dir
+method=l0               # of pruning: l0, magnitude, taylor, fisher, movement, activation or random; see docs/methods.md
 target=0.5              # share of the encoder's parameters to remove; 0: no constraint on size
 target_macs=0           # share of the encoder's MACs to remove; 0: no constraint on MACs
 round_to=1              # round the kept counts to multiples of this at extraction

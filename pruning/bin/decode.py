@@ -28,6 +28,7 @@ from pruning.speech.recognition import FeatureTiming, Recognition, recognise, ti
 from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
 from pruning.training import decoding_results, provenance
 from pruning.training.checkpoint import load_model
+from pruning.training.transducer_task import FOUND
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Pat
     if not source.exists():
         raise UserError(f"{source} does not exist", "train it first, or correct the path")
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
-    if "gated_structure" in header:
-        raise UserError(f"{source} was trained under gates", "extract it, and decode the extracted network")
+    if FOUND in header:
+        raise UserError(f"{source} is of a pruning run", "extract it, and decode the extracted network")
     if not hasattr(model, "joiner"):
         raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
     recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **header.get("tokenizer", {})}

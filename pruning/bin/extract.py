@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import arguments, command
-from pruning.core.structure import Structure
 from pruning.errors import UserError
-from pruning.files import read_json
 from pruning.models.transducer import Transducer
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import DataConfig, training_batches
+from pruning.speech.data import Batch, DataConfig, training_batches
 from pruning.training import checkpoint, runs
-from pruning.training.extracting import before_after, check_origin, extract_experiment
+from pruning.training.extracting import before_after, check_origin, extract_experiment, repaired
 from pruning.training.provenance import file_fingerprint
 
 
@@ -28,6 +27,9 @@ def _origin(options: argparse.Namespace) -> dict[str, Any]:
         "--pruned": file_fingerprint(pruned),
         "--structure": file_fingerprint(options.structure) if options.structure else None,
         "--round-to": options.round_to,
+        "--reinitialise": options.reinitialise,
+        "--repair": options.repair or None,
+        "--teacher": file_fingerprint(checkpoint.file_of(options.teacher)) if options.teacher else None,
     }
 
 
@@ -38,16 +40,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--exp-dir", required=True, help="experiment directory of the small network")
     parser.add_argument("--structure", help="keep this structure.json instead of the one that the run found")
     parser.add_argument("--round-to", type=int, default=1, help="round kept counts to multiples of this")
+    parser.add_argument("--reinitialise", type=int, metavar="SEED", help="keep the structure, draw the weights anew")
+    parser.add_argument("--repair", type=int, default=0, metavar="UTTERANCES",
+                        help="solve the weights after a cut anew, by least squares on so many training utterances")
+    parser.add_argument("--teacher", help="whose outputs repair aims at; default: the pruning run's dense weights")
     parser.add_argument("--print", action="store_true", help="print the structure, one line a unit group")
     parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts")
     parser.add_argument("--lang-dir", help="directory with bpe.model, needed with --train-cuts")
     parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
-    if options.structure:
-        structure = Structure.from_dict(read_json(options.structure), options.structure)
-    else:
-        structure = runs.gated_structure(options.pruned)
+    structure = runs.read_structure(options.structure or options.pruned)
     origin = _origin(options)
     if checkpoint.best_path(options.exp_dir).exists():
         check_origin(options.exp_dir, origin)
@@ -62,16 +65,26 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.print:
         print("\n".join(structure.lines()))
     print(before_after(model, structure))
-    batches = None
-    if options.train_cuts:
-        if not options.lang_dir:
-            raise UserError("--train-cuts is given without --lang-dir", "give the language directory")
-        tokenizer = Tokenizer(options.lang_dir)
-        tokenizer.check_matches(header["tokenizer"])
-        config = DataConfig(max_duration=options.max_duration)
-        stream = training_batches(config, options.train_cuts, tokenizer, seed=0, epoch=1, skip_batches=0)
-        batches = itertools.islice(stream, options.batch_norm_batches)
-    extract_experiment(model, header, structure, Path(options.exp_dir), batches, origin)
+    batches = _batches(options, header)
+    if options.repair:
+        if batches is None:
+            raise UserError("--repair is given without --train-cuts", "give cuts, and --lang-dir")
+        teacher = checkpoint.load_model(options.teacher or options.pruned)[0]
+        structure = repaired(teacher, model, structure, batches(), options.repair)
+    normalising = None if batches is None else itertools.islice(batches(), options.batch_norm_batches)
+    extract_experiment(model, header, structure, Path(options.exp_dir), normalising, origin, options.reinitialise)
+
+
+def _batches(options: argparse.Namespace, header: checkpoint.Header) -> Optional[Callable[[], Iterator[Batch]]]:
+    """Gives the batches of the training cuts from the first on, if there are cuts."""
+    if not options.train_cuts:
+        return None
+    if not options.lang_dir:
+        raise UserError("--train-cuts is given without --lang-dir", "give the language directory")
+    tokenizer = Tokenizer(options.lang_dir)
+    tokenizer.check_matches(header["tokenizer"])
+    config = DataConfig(max_duration=options.max_duration)
+    return partial(training_batches, config, options.train_cuts, tokenizer, seed=0, epoch=1)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _plans(options: argparse.Namespace, teacher_config: runs.RunConfig, corpus: 
     targets = {"size": 0.5}
     if options.prune_config:
         prune = configuration.load(runs.PruneConfig, options.prune_config)
-        targets = prune.gating.constraint.targets()
+        targets = prune.constraint.targets()
         plans.append(estimate("pruning", dense, prune))
     cost, target = next(iter(targets.items()))
     costs = cost_model(dense, 10.0)

@@ -1,4 +1,4 @@
-"""Prune a trained network: a copy of the teacher is trained under L0 gates until it costs what the constraint says."""
+"""Prune a trained network: a copy of the teacher is trained while units go, until it costs what the constraint says."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Optional
 from pruning.bin import arguments, command
 from pruning.training import configuration, runs
 
-METHODS = ("l0",)
-
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
-    parser.add_argument("--method", choices=METHODS, default="l0", help="pruning method")
+    parser.add_argument("--method", choices=runs.METHODS, help="pruning method; default: the configuration's, else l0")
     parser.add_argument("--teacher", required=True, help="checkpoint or experiment directory of the dense network")
     options = parser.parse_intermixed_args(argv)
-    config = configuration.load(runs.PruneConfig, options.config, options.overrides)
+    overrides = [*options.overrides, *([f"method={options.method}"] if options.method else [])]
+    config = configuration.load(runs.PruneConfig, options.config, overrides)
     runs.prune(config, arguments.inputs(options), options.exp_dir, options.teacher)
 
 

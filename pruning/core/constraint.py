@@ -12,7 +12,7 @@ from pruning.core.cost import COSTS, CostModel
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 
-RAMPS = ("linear", "cubic")
+RAMPS = ("linear", "cubic", "one_shot")
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class ConstraintConfig:
         size: sparsity in parameters that is asked for, or 0 for no constraint on size.
         macs: the same for multiply-accumulates; with both, each has its own multipliers.
         seconds: audio length at which MACs are counted.
-        ramp: ``linear`` or ``cubic`` growth of the target.
-        ramp_share: share of the run's steps over which it grows.
+        ramp: ``linear`` or ``cubic`` growth of the target, or ``one_shot``: none, and then the whole of it.
+        ramp_share: share of the run's steps over which it grows, or after which it is there.
     """
 
     size: float = 0.5
@@ -47,8 +47,10 @@ class ConstraintConfig:
 
 
 def ramp(kind: str, progress: float) -> float:
-    """Share of the target at ``progress`` in [0, 1]: itself, or ``1 - (1 - progress)^3``; 1 beyond."""
+    """Share of the target at ``progress`` in [0, 1]: itself, ``1 - (1 - progress)^3``, or 0 till the end; 1 beyond."""
     progress = min(max(progress, 0.0), 1.0)
+    if kind == "one_shot":
+        return float(progress >= 1)
     return progress if kind == "linear" else 1 - (1 - progress) ** 3
 
 

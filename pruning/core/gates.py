@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.cost import CostModel
-from pruning.core.structure import KeptUnits, Structure
-from pruning.core.units import UnitGroup, select_kinds
+from pruning.core.selection import Selection
+from pruning.core.structure import Structure
+from pruning.core.units import UnitGroup
 
 SOFT = ("published", "one")
 
@@ -65,20 +66,12 @@ class HardConcreteGates(nn.Module):
     def __init__(self, groups: Sequence[UnitGroup], config: GateConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.groups = list(groups)
-        self.gated = select_kinds(self.groups, config.kinds)
-        position = {group.name: index for index, group in enumerate(self.groups)}
-        sizes = [group.size for group in self.gated]
+        self.units = Selection(groups, config.kinds)
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(sum(sizes), generator=generator)
+        noise = torch.randn(self.units.num_units, generator=generator)
         self.log_alpha = nn.Parameter(config.initial + config.deviation * noise)
-        member = torch.repeat_interleave(torch.tensor([position[g.name] for g in self.gated]), torch.tensor(sizes))
-        fixed = torch.tensor([0.0 if g in self.gated else float(g.size) for g in self.groups])
-        self.register_buffer("_member", member, persistent=False)  # (U,) group of each gate
-        self.register_buffer("_fixed", fixed, persistent=False)  # (G,) counts of groups without gates
-        self._sizes = sizes
-        parents = [position[g.parent] if g.parent is not None else -1 for g in self.groups]
-        self._family = [(child, parent) for child, parent in enumerate(parents) if parent >= 0]
+        self.register_buffer("_member", self.units.member, persistent=False)  # on the device of the gates
+        self.register_buffer("_fixed", self.units.fixed, persistent=False)
 
     @torch.no_grad()
     def limit(self) -> None:
@@ -102,7 +95,7 @@ class HardConcreteGates(nn.Module):
 
     def masks(self, values: Tensor) -> dict[str, Tensor]:
         """Split gate ``values (U,)`` into masks by group name."""
-        return {group.name: part for group, part in zip(self.gated, values.split(self._sizes))}
+        return self.units.split(values)
 
     def expected_counts(self) -> Tensor:
         """Expected number of open gates of every group, ``(G,)``; groups without gates count whole.
@@ -118,7 +111,7 @@ class HardConcreteGates(nn.Module):
         keep = torch.ones(self.log_alpha.numel(), dtype=torch.bool)
         alpha, probability = self.log_alpha.detach().cpu(), self.open_probability().detach().cpu()
         start = 0
-        for group in self.gated:
+        for group in self.units.chosen:
             part = slice(start, start + group.size)
             closed = int(torch.round(group.size - probability[part].double().sum()).item())
             closed = min(closed, group.size - group.minimum)
@@ -126,114 +119,16 @@ class HardConcreteGates(nn.Module):
             start += group.size
         return keep
 
-    def hard_counts(self, keep: Tensor) -> Tensor:
-        """Counts ``(G,)`` that ``keep (U,)`` leaves, emptied modules and units of closed modules taken off."""
-        member, fixed = self._member.cpu(), self._fixed.cpu()
-        counts = fixed.double().index_add(0, member, keep.double())
-        for child, parent in self._family:
-            if counts[child] == 0:
-                counts[parent] = 0
-        for child, parent in self._family:
-            if counts[parent] == 0:
-                counts[child] = 0
-        return counts
-
     def fitted(self, costs: CostModel, targets: Mapping[str, float]) -> Tensor:
-        """Open gates, ``(U,)`` bool, by the rule and then moved to the targets.
+        """Open gates, ``(U,)`` bool, by the rule and then moved to the targets (see `Selection.fitted`).
 
         On short runs many gates stay undecided and the rule misses the target by several points. Units nearest to
-        the rule's threshold are opened (or closed) in the order of their log alpha until the sparsity would pass the
-        target; then units of the groups that are still fine enough fill what is left. Modules stay as the rule has
-        them unless units alone do not suffice.
-
-        One order of flips cannot meet several targets at once: the cost that is furthest below its target (or least
-        above it) comes to it, and the others end above theirs.
+        the rule's threshold are opened (or closed) in the order of their log alpha.
         """
-        keep = self.rule()
-
-        def excess(candidate: Tensor) -> float:
-            counts = self.hard_counts(candidate)
-            return min(costs.sparsity(counts, cost).item() - target for cost, target in targets.items())
-
-        candidates = [keep]
-        for _ in range(4):  # a module that opens brings many units at once: what it overshoots is then taken back
-            opening = excess(keep) > 0
-            order = self._flip_order(keep, opening)
-            before, keep = self._bracket(keep, order, opening, excess)
-            filled = self._filled(before, order, opening, excess)
-            candidates += [before, filled, keep]
-        return min(candidates, key=lambda candidate: abs(excess(candidate)))
-
-    @staticmethod
-    def _bracket(
-        keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]
-    ) -> tuple[Tensor, Tensor]:
-        """The last state before flips in ``order`` pass the target, and the first one after it."""
-        low, high = 0, len(order)
-        while high - low > 1:
-            middle = (low + high) // 2
-            passed = (excess(_flipped(keep, order[:middle], opening)) > 0) != opening
-            low, high = (low, middle) if passed else (middle, high)
-        return _flipped(keep, order[:low], opening), _flipped(keep, order[:high], opening)
-
-    def _filled(self, keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]) -> Tensor:
-        """Flip more of ``order``, group by group, as many units as stay on this side of the target."""
-        order = order[keep[order] != opening]
-        queues = {int(group): order[self._member.cpu()[order] == group] for group in self._member.cpu()[order].unique()}
-        gap = abs(excess(keep))
-        for group in sorted(queues, key=lambda index: int((order == queues[index][0]).nonzero())):
-            queue = queues[group]
-            step = gap - abs(excess(_flipped(keep, queue[:1], opening)))  # what one unit brings
-            count = min(len(queue), int(gap / step)) if step > 0 else 0
-            candidate = _flipped(keep, queue[:count], opening)
-            rest = excess(candidate)
-            if count and (rest > 0) == opening and abs(rest) < gap:
-                keep, gap = candidate, abs(rest)
-        return keep
-
-    def _flip_order(self, keep: Tensor, opening: bool) -> Tensor:
-        """Gates that may be flipped, ``(K,)``, by log alpha: units of open modules first, then whole modules."""
-        alpha = self.log_alpha.detach().cpu().double()
-        member = self._member.cpu()
-        counts = self.hard_counts(keep)
-        parent_open = torch.ones(len(self.groups), dtype=torch.bool)
-        is_module = torch.zeros(len(self.groups), dtype=torch.bool)
-        for child, parent in self._family:
-            parent_open[child] = counts[parent] > 0
-            is_module[parent] = True
-        protected = torch.zeros_like(keep)
-        start = 0
-        for group in self.gated:  # the best units of a group that must not empty stay
-            best = alpha[start : start + group.size].argsort(descending=True)[: group.minimum]
-            protected[start + best] = True
-            start += group.size
-        if opening:
-            late = is_module[member] | ~parent_open[member]
-            key = alpha - 1e3 * late.double()
-            return key.masked_fill(keep, -math.inf).argsort(descending=True)[: int((~keep).sum())]
-        movable = keep & ~protected & parent_open[member]
-        key = alpha + 1e3 * is_module[member].double()
-        return key.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
+        return self.units.fitted(self.rule(), self.log_alpha.detach().cpu(), costs, targets)
 
     def structure(self, keep: Optional[Tensor] = None) -> Structure:
         """The structure of ``keep (U,)`` (the rule's for None), with soft scales and with log alpha as scores."""
-        keep = self.rule() if keep is None else keep
         alpha = self.log_alpha.detach().cpu()
-        scale = torch.sigmoid(0.8 * alpha / self.config.temperature)
-        kept: dict[str, KeptUnits] = dict(Structure.dense(self.groups).groups)
-        start = 0
-        for group in self.gated:
-            part = slice(start, start + group.size)
-            units = [int(unit) for unit in torch.nonzero(keep[part]).flatten()]
-            soft = None if self.config.soft == "one" else tuple(float(s) for s in scale[part][units])
-            scores = tuple(float(a) for a in alpha[part])
-            kept[group.name] = replace(kept[group.name], kept=tuple(units), scale=soft, scores=scores)
-            start += group.size
-        return Structure(kept).resolved(self.groups)
-
-
-def _flipped(keep: Tensor, gates: Tensor, opening: bool) -> Tensor:
-    """A copy of ``keep (U,)`` in which ``gates (K,)`` are open or closed."""
-    result = keep.clone()
-    result[gates] = opening
-    return result
+        soft = None if self.config.soft == "one" else torch.sigmoid(0.8 * alpha / self.config.temperature)
+        return self.units.structure(self.rule() if keep is None else keep, alpha, soft)

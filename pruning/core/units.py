@@ -51,6 +51,7 @@ class UnitGroup:
             and its module's gate are open.
         minimum: units that must stay.
         removes: prefixes of tensor names that go as a whole when the (single) unit of a module group goes.
+        layer: number, from 0, of the layer that it is a part of; None: of none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class UnitGroup:
     parent: Optional[str] = None
     minimum: int = 0
     removes: tuple[str, ...] = ()
+    layer: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 <= self.minimum <= self.size:

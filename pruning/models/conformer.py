@@ -86,24 +86,37 @@ class FeedForward(nn.Module):
         return self.linear2(self.dropout(nn.functional.silu(self.linear1(x))))
 
 
+class PointwiseConvolution(nn.Conv1d):
+    """A convolution of kernel 1 over channels-last input: a matrix product, the frames of a batch one long matrix.
+
+    Its parameters are named and shaped as `torch.nn.Conv1d`'s.
+    """
+
+    channels_first = False
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, T, channels_in) -> (N, T, channels_out)``."""
+        return nn.functional.linear(x, self.weight.squeeze(2), self.bias)
+
+
 class ConvolutionModule(nn.Module):
     """Pointwise, gated linear unit, depthwise, batch norm, Swish, pointwise."""
 
     def __init__(self, d_model: int, channels: int, kernel: int) -> None:
         super().__init__()
-        self.pointwise1 = nn.Conv1d(d_model, 2 * channels, 1)
+        self.pointwise1 = PointwiseConvolution(d_model, 2 * channels)
         self.depthwise = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.norm = nn.BatchNorm1d(channels)
-        self.pointwise2 = nn.Conv1d(channels, d_model, 1)
+        self.pointwise2 = PointwiseConvolution(channels, d_model)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """``x (N, T, d_model)``, ``padding (N, T)`` True on padding -> ``(N, T, d_model)``."""
-        # channels last: pointwise convolutions are matrix products, and the frames of a batch one long matrix
-        y = nn.functional.linear(x, self.pointwise1.weight.squeeze(2), self.pointwise1.bias)
-        y = nn.functional.glu(y, dim=2).masked_fill(padding[:, :, None], 0.0)  # (N, T, C)
+        y = nn.functional.glu(self.pointwise1(x), dim=2).masked_fill(padding[:, :, None], 0.0)  # (N, T, C)
         y = depthwise_convolution(y, self.depthwise)
-        y = nn.functional.silu(self.norm(y.flatten(0, 1)).view_as(y))
-        return nn.functional.linear(y, self.pointwise2.weight.squeeze(2), self.pointwise2.bias)
+        return self.pointwise2(nn.functional.silu(self.norm(y.flatten(0, 1)).view_as(y)))
 
 
 def depthwise_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:

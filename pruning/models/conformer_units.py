@@ -26,14 +26,19 @@ def unit_groups(config: ConformerConfig, prefix: str = "encoder.") -> list[UnitG
     """Groups of an encoder that stands under ``prefix`` in its network; modules that do not exist have none."""
     groups = _subsampling_groups(config, f"{prefix}subsampling.")
     for index in range(config.num_layers):
-        layer = f"{prefix}layers.{index}."
-        for name, field in _FFNS.items():
-            if getattr(config, field)[index]:
-                groups += _ffn_groups(layer, name, getattr(config, field)[index], config.d_model)
-        if config.num_heads[index]:
-            groups += _attention_groups(layer, config.num_heads[index], config.head_dim, config.d_model)
-        if config.conv_channels[index]:
-            groups += _convolution_groups(layer, config.conv_channels[index], config.d_model)
+        groups += [replace(group, layer=index) for group in _layer_groups(config, index, f"{prefix}layers.{index}.")]
+    return groups
+
+
+def _layer_groups(config: ConformerConfig, index: int, layer: str) -> list[UnitGroup]:
+    groups = []
+    for name, field in _FFNS.items():
+        if getattr(config, field)[index]:
+            groups += _ffn_groups(layer, name, getattr(config, field)[index], config.d_model)
+    if config.num_heads[index]:
+        groups += _attention_groups(layer, config.num_heads[index], config.head_dim, config.d_model)
+    if config.conv_channels[index]:
+        groups += _convolution_groups(layer, config.conv_channels[index], config.d_model)
     return groups
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.errors import UserError
 
@@ -93,6 +93,16 @@ def initialise(device: str = "auto") -> World:
             raise UserError(f"WORLD_SIZE is {size} but {missing[0]} is not set", "start the processes with torchrun")
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     return World(rank, size, place)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of ``tensor`` over the processes, on the CPU; every process must call this."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return tensor.cpu()
+    place = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    result = tensor.to(place, copy=True)
+    dist.all_reduce(result)
+    return result.cpu()
 
 
 def shutdown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from pruning.core.cost import MACS, SIZE, summarise
 from pruning.core.distillation import frame_mask
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
+from pruning.core.repair import repair
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike, write_json
@@ -74,6 +76,37 @@ def reestimate_batch_norm(model: Transducer, batches: Iterable[Batch]) -> int:
     return count
 
 
+def repaired(
+    teacher: nn.Module, model: Transducer, structure: Structure, batches: Iterable[Batch], utterances: int
+) -> Structure:
+    """Solve the weights of ``model`` that follow cut units anew, in place (see `pruning.core.repair`).
+
+    Args:
+        teacher: the dense network whose outputs they are to come near; may be ``model`` itself.
+        model: dense weights of which ``structure`` will be kept.
+        structure: what to keep.
+        batches: calibration data.
+        utterances: how many of them to use, at least; whole batches.
+
+    Returns:
+        The structure that the weights are made for: without soft scales.
+
+    Raises:
+        UserError: the teacher is another network.
+    """
+    if not isinstance(teacher, Transducer) or teacher.config != model.config:
+        raise UserError("the teacher has other dimensions than the pruned network", "give the one it was pruned from")
+    calibration: list[Batch] = []
+    for batch in batches:
+        calibration.append(batch)
+        if sum(len(seen.ids) for seen in calibration) >= utterances:
+            break
+    teacher = copy.deepcopy(teacher) if teacher is model else teacher
+    count = repair(teacher.eval(), model.eval(), structure, calibration, lambda net, b: net(b.features, b.lengths))
+    logger.info("%d modules repaired on %d utterances", count, sum(len(batch.ids) for batch in calibration))
+    return structure.without_scale()
+
+
 def before_after(dense: Transducer, structure: Structure, seconds: float = 10.0) -> str:
     """A table of parameters and MACs by kind, before and after."""
     costs = cost_model(dense, seconds)
@@ -103,16 +136,24 @@ def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
 
     Args:
         exp_dir: holds the extraction.
-        origin: option of the extraction -> a JSON value that stands for it, e.g. a file's fingerprint.
+        origin: option of the extraction -> a JSON value that stands for it, e.g. a file's fingerprint; None: not given.
 
     Raises:
         UserError: an option differs, or the extraction does not say what it was made from.
     """
     recorded = checkpoint.read_header(checkpoint.best_path(exp_dir)).get(ORIGIN) or {}
-    differing = [option for option, value in origin.items() if option not in recorded or recorded[option] != value]
+    differing = [option for option in {**origin, **recorded} if origin.get(option) != recorded.get(option)]
     if differing:
         what = f"{exp_dir} holds an extraction with another {', '.join(differing)}"
         raise UserError(what, "remove it and what was trained from it, or give another --exp-dir")
+
+
+def _with_fresh_weights(model: Transducer, seed: int) -> Transducer:
+    torch.manual_seed(seed)
+    fresh = Transducer(model.config).eval()
+    fresh.encoder.feature_mean.copy_(model.encoder.feature_mean)
+    fresh.encoder.feature_scale.copy_(model.encoder.feature_scale)
+    return fresh
 
 
 def extract_experiment(
@@ -122,6 +163,7 @@ def extract_experiment(
     exp_dir: PathLike,
     batches: Optional[Iterable[Batch]] = None,
     origin: Optional[Mapping[str, Any]] = None,
+    reinitialise: Optional[int] = None,
 ) -> Transducer:
     """Cut ``structure`` out of ``dense`` and write the small network as an experiment of its own.
 
@@ -132,6 +174,8 @@ def extract_experiment(
         exp_dir: gets ``best.safetensors``, ``structure.json`` and ``model.json``.
         batches: training batches for the batch norms' statistics; None leaves them.
         origin: what it is extracted from, for the header (JSON values); see `check_origin`.
+        reinitialise: seed of fresh weights that the small network gets in place of those of ``dense``: its structure
+            alone is inherited, and the statistics of features.
 
     Raises:
         UserError: the structure is not of this network.
@@ -144,7 +188,9 @@ def extract_experiment(
     logger.info("masked and extracted outputs differ by %.1e relative", difference)
     if not difference <= EXACTNESS:
         raise RuntimeError(f"masked and extracted outputs differ by {difference:.1e} relative, more than {EXACTNESS:g}")
-    if batches is not None:
+    if reinitialise is not None:
+        small = _with_fresh_weights(small, reinitialise)
+    elif batches is not None:
         logger.info("batch norms re-estimated on %d batches", reestimate_batch_norm(small, batches))
     facts = header.get("dense") or network_facts(dense)
     kept = structure.without_scale().to_dict()

@@ -19,9 +19,8 @@ from pruning.speech.augment import SpecAugment
 from pruning.speech.data import Batch
 from pruning.training import distributed
 from pruning.training.facts import frames_of, network_facts
-from pruning.training.gating import Gating
 from pruning.training.optimiser import Optimiser
-from pruning.training.runs import PruneConfig, RunConfig
+from pruning.training.runs import PruneConfig, RunConfig, new_pruner
 from pruning.training.task import StepInfo
 from pruning.training.transducer_task import Guidance, TransducerTask
 
@@ -107,10 +106,8 @@ def saved_bytes(task: TransducerTask, batch: Batch, info: StepInfo) -> int:
 def make_task(model: Transducer, config: RunConfig) -> TransducerTask:
     """The run's task with a teacher of fresh weights where one is wanted: times and sizes do not depend on weights."""
     guidance = Guidance(Transducer(model.config), config.distillation) if config.distillation.wanted else None
-    gating = None
-    if isinstance(config, PruneConfig):
-        gating = Gating(model, config.gating, frames_of(config.gating.constraint.seconds))
-    return TransducerTask(model, config.loss, SpecAugment(config.data.spec_augment), guidance, gating)
+    pruner = new_pruner(model, config) if isinstance(config, PruneConfig) else None
+    return TransducerTask(model, config.loss, SpecAugment(config.data.spec_augment), guidance, pruner)
 
 
 def plan_run(

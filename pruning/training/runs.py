@@ -1,4 +1,4 @@
-"""Training runs of a transducer: from scratch, pruning under L0 gates, fine-tuning; what commands call."""
+"""Training runs of a transducer: from scratch, pruning by any method, fine-tuning; what commands call."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any, Optional
 
 import torch
 
+from pruning.core.constraint import ConstraintConfig
+from pruning.core.criteria import CRITERIA
 from pruning.core.distillation import DistillationConfig, frame_mask
 from pruning.core.structure import Structure
 from pruning.errors import UserError
-from pruning.files import PathLike, write_json
+from pruning.files import PathLike, read_json, write_json
 from pruning.models import registry
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import checks, manifests
@@ -24,14 +26,18 @@ from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, count_batches, evaluation_batches, training_batches
 from pruning.speech.losses import LossConfig
 from pruning.training import checkpoint, configuration, distributed
+from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
 from pruning.training.facts import frames_of, network_facts, write_facts
 from pruning.training.gating import Gating, GatingConfig
 from pruning.training.provenance import file_fingerprint
+from pruning.training.pruner import Pruner
 from pruning.training.trainer import Trainer, TrainerConfig
-from pruning.training.transducer_task import Guidance, TransducerTask
+from pruning.training.transducer_task import FOUND, Guidance, TransducerTask
 
 logger = logging.getLogger(__name__)
 
+L0 = "l0"
+METHODS = (L0, *CRITERIA)
 STRUCTURE = "structure.json"
 STATISTICS_BATCHES = 50
 
@@ -57,13 +63,27 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PruneConfig(RunConfig):
-    """A run under L0 gates.
+    """A pruning run.
 
     Attributes:
-        gating: gates, constraint and their learning rates.
+        method: one of `METHODS`: L0 gates, or a criterion (see `pruning.core.criteria.UnitScores`).
+        constraint: what the small network may cost, and on which way it comes there.
+        gating: of ``l0``: gates and learning rates.
+        criterion: of the others: how units are scored, ranked and cut.
+        counts_from: of the others: a ``structure.json`` or pruning run whose kept counts are taken.
     """
 
+    method: str = L0
+    constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
     gating: GatingConfig = field(default_factory=GatingConfig)
+    criterion: CriterionConfig = field(default_factory=CriterionConfig)
+    counts_from: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}, not one of {', '.join(METHODS)}")
+        if self.method == L0 and self.counts_from is not None:
+            raise ValueError("counts_from is of methods that rank units; l0 finds its own counts")
 
 
 @dataclass(frozen=True)
@@ -166,12 +186,12 @@ def normalise_features(model: Transducer, config: RunConfig, inputs: Inputs, tok
 
 
 def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathLike) -> None:
-    """Train a copy of the teacher under L0 gates until it costs what the constraint says (method A).
+    """Train a copy of the teacher while it is pruned, until it costs what the constraint says.
 
     Args:
         config: see `PruneConfig`.
         inputs: the data.
-        exp_dir: the experiment's directory; its checkpoints hold dense weights and the structure of the gates.
+        exp_dir: the experiment's directory; its checkpoints hold dense weights and the structure that was found.
         teacher: checkpoint or experiment of the dense network.
 
     Raises:
@@ -182,17 +202,43 @@ def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathL
     tokenizer = Tokenizer(inputs.lang_dir)
     model, _ = load_network(teacher, tokenizer)
     _check_features(model, inputs)
-    gating = Gating(model, config.gating, frames_of(config.gating.constraint.seconds), config.trainer.seed)
+    pruner = new_pruner(model, config)
     guidance = _guidance(config.distillation, teacher, tokenizer)
-    task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance, gating)
+    task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance, pruner)
     facts = network_facts(model)
-    fit(task, config, inputs, tokenizer, exp_dir, {"teacher": teacher}, {"dense": facts}, facts)
+    networks = {"teacher": teacher, "counts_from": config.counts_from}
+    fit(task, config, inputs, tokenizer, exp_dir, networks, {"dense": facts}, facts)
     if distributed.initialise(config.trainer.device).is_main:
-        structure = gated_structure(exp_dir)
+        structure = found_structure(exp_dir)
         write_json(Path(exp_dir) / STRUCTURE, structure.to_dict())
 
 
-def gated_structure(source: PathLike) -> Structure:
+def new_pruner(model: Transducer, config: PruneConfig) -> Pruner:
+    """The method of a pruning run over a network.
+
+    Raises:
+        UserError: the target is beyond reach, a kind is unknown, or counts are of another network.
+    """
+    frames, seed = frames_of(config.constraint.seconds), config.trainer.seed
+    if config.method == L0:
+        return Gating(model, config.gating, config.constraint, frames, seed)
+    counts = None if config.counts_from is None else read_structure(config.counts_from)
+    return CriterionPruning(model, config.method, config.criterion, config.constraint, frames, seed, counts)
+
+
+def read_structure(source: PathLike) -> Structure:
+    """A structure from its JSON file, or that which a pruning run found.
+
+    Raises:
+        UserError: neither is there.
+    """
+    if Path(source).suffix == ".json":
+        remedy = "give a structure.json or the experiment of a pruning run"
+        return Structure.from_dict(read_json(source, remedy), str(source))
+    return found_structure(source)
+
+
+def found_structure(source: PathLike) -> Structure:
     """The structure that a pruning run found: that of its best checkpoint, or of a given one.
 
     Raises:
@@ -205,9 +251,9 @@ def gated_structure(source: PathLike) -> Structure:
             "give the experiment of a pruning run that has ended",
         )
     header = checkpoint.read_header(path)
-    if "gated_structure" not in header:
-        raise UserError(f"{path} was not trained under gates", "give the experiment of a pruning run")
-    return Structure.from_dict(header["gated_structure"], str(path))
+    if FOUND not in header:
+        raise UserError(f"{path} is not of a pruning run", "give the experiment of one")
+    return Structure.from_dict(header[FOUND], str(path))
 
 
 def fit(

@@ -96,6 +96,14 @@ class Task(nn.Module, ABC):
     def before_step(self, step: StepInfo) -> None:
         """Called before the first forward pass of an optimiser step."""
 
+    def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
+        """Called before the optimiser step when the gradients are there, unscaled and finite.
+
+        Args:
+            step: of the last batch.
+            learning_rates: of this step, by parameter group.
+        """
+
     def after_step(self, step: StepInfo) -> None:
         """Called after the optimiser step."""
 

@@ -195,6 +195,7 @@ class Trainer:
         self.scaler.unscale_(self.optimiser.adamw)
         self.gradient_norm, finite = self.optimiser.clip_gradients()
         if finite:
+            self.task.after_backward(info, self.optimiser.learning_rates())
             self.scaler.step(self.optimiser.adamw)
             for terms in gathered:
                 self.terms.add(terms)

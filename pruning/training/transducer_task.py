@@ -1,7 +1,9 @@
-"""Training a transducer: from scratch, under L0 gates, or with its structure fixed; with or without a teacher."""
+"""Training a transducer: from scratch, under pruning, or with its structure fixed; with or without a teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -22,8 +24,11 @@ from pruning.speech.augment import SpecAugment
 from pruning.speech.data import Batch
 from pruning.speech.losses import LossConfig, RecognitionLoss, recognition_loss, transducer_distillation_loss
 from pruning.speech.transducer_loss import decoder_output, joiner_logits
-from pruning.training.gating import Gating
+from pruning.training.pruner import Pruner
 from pruning.training.task import ParameterGroup, StepInfo, Task, weight_groups
+
+FOUND = "found_structure"
+"""The key of a pruning run's checkpoint headers that holds the structure at that moment."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class TransducerTask(Task):
         loss: how transducer and CTC loss are put together.
         augment: SpecAugment, or None.
         guidance: the teacher; it is frozen, in evaluation mode, and sees the same augmented features.
-        gating: gates over ``model``, or None for a fixed structure.
+        pruner: prunes ``model``, or None for a fixed structure.
     """
 
     frozen_modules = ("teacher",)
@@ -56,13 +61,13 @@ class TransducerTask(Task):
         loss: LossConfig,
         augment: Optional[SpecAugment] = None,
         guidance: Optional[Guidance] = None,
-        gating: Optional[Gating] = None,
+        pruner: Optional[Pruner] = None,
     ) -> None:
         super().__init__()
         self.model: Transducer = model
         self.loss = loss
         self.augment = augment
-        self.gating = gating
+        self.pruner = pruner
         self.teacher: Optional[Transducer] = None
         self.layer_distillation: Optional[LayerDistillation] = None
         self.distillation = DistillationConfig()
@@ -85,12 +90,8 @@ class TransducerTask(Task):
         features = batch.features
         if self.augment is not None and step.training:
             features = self.augment(features, batch.lengths)
-        masks = {} if self.gating is None else self.gating.masks(step)
-        if self.gating is None:
+        with nullcontext() if self.pruner is None else self.pruner.applied(step):
             encoded = self.model(features, batch.lengths, return_layers=self.layer_distillation is not None)
-        else:
-            with self.gating.masker.applied(masks):
-                encoded = self.model(features, batch.lengths, return_layers=self.layer_distillation is not None)
         task = recognition_loss(
             self.model, encoded.output, encoded.lengths, batch.tokens, self.loss, self._warmup_step(step)
         )
@@ -102,8 +103,8 @@ class TransducerTask(Task):
             distilled = self._distil(features, batch, encoded, task)
             terms.update(distilled)
             loss = loss + self._weighted(distilled)
-        if self.gating is not None:
-            terms["penalty"] = self.gating.penalty(step)
+        if self.pruner is not None:
+            terms["penalty"] = self.pruner.penalty(step)
             if step.training:
                 loss = loss + terms["penalty"]
         logged = {name: value.detach() for name, value in terms.items()}
@@ -148,43 +149,48 @@ class TransducerTask(Task):
         return terms
 
     def _open_counts(self) -> Optional[dict[str, float]]:
-        """Hard counts of the units under gates by the rule, for the matching of layers; None without gates."""
-        if self.gating is None or self.distillation.loss != "cofi":
+        """Hard counts of the units that are pruned, for the matching of layers; None where nothing is."""
+        if self.pruner is None or self.distillation.loss != "cofi":
             return None
-        counts = self.gating.gates.hard_counts(self.gating.gates.rule()).tolist()
-        return {group.name: count for group, count in zip(self.gating.costs.groups, counts)}
+        counts = self.pruner.hard_counts().tolist()
+        return {group.name: count for group, count in zip(self.pruner.units.groups, counts)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Weights and vectors of the network, projections of distillation, gates and multipliers."""
+        """Weights and vectors of the network, projections of distillation, what the pruning method trains."""
         groups = weight_groups([self.model])
         if self.layer_distillation is not None:
             groups += weight_groups([self.layer_distillation], weight_decay=0.0, prefix="distillation_")
-        return groups + (self.gating.parameter_groups() if self.gating is not None else [])
+        return groups + (self.pruner.parameter_groups() if self.pruner is not None else [])
+
+    def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
+        """Units may be scored."""
+        if self.pruner is not None:
+            self.pruner.after_backward(step, learning_rates)
 
     def after_step(self, step: StepInfo) -> None:
-        """Keep log alpha in its range."""
-        if self.gating is not None:
-            self.gating.gates.limit()
+        """Units may be cut, gates are brought back into their range."""
+        if self.pruner is not None:
+            self.pruner.after_step(step)
 
     def log_values(self, step: StepInfo) -> dict[str, float]:
         """Sparsities, target and multipliers."""
-        return {} if self.gating is None else self.gating.log_values(step)
+        return {} if self.pruner is None else self.pruner.log_values(step)
 
     def may_select(self, step: StepInfo) -> bool:
-        """Under gates: only once the ramp has ended and the hard sparsity is on target."""
-        return self.gating is None or self.gating.on_target(step)
+        """Under pruning: only once the ramp has ended and the hard sparsity is on target."""
+        return self.pruner is None or self.pruner.on_target(step)
 
     def unselected(self, step: StepInfo) -> Optional[UserError]:
-        """Under gates: a network that is not on target cannot be extracted."""
-        return None if self.gating is None else self.gating.unselected(step)
+        """Under pruning: a network that is not on target cannot be extracted."""
+        return None if self.pruner is None else self.pruner.unselected(step)
 
     def averaging_key(self, step: StepInfo) -> Optional[str]:
-        """Weights of one structure may be averaged; those of a run under gates only from the ramp's end on."""
-        return "" if self.gating is None or self.gating.share(step) >= 1 else None
+        """Weights of one structure may be averaged; those of a pruning run only from the ramp's end on."""
+        return "" if self.pruner is None or self.pruner.share(step) >= 1 else None
 
     def extra_metadata(self) -> dict[str, Any]:
-        """Under gates: the structure, with scores, and the constraint."""
-        if self.gating is None:
+        """Under pruning: the structure, with scores, and the constraint."""
+        if self.pruner is None:
             return {}
-        return {"gated_structure": self.gating.structure().to_dict(), "targets": self.gating.targets}
+        return {FOUND: self.pruner.structure().to_dict(), "targets": self.pruner.targets}
 

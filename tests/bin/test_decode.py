@@ -159,7 +159,7 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path
     cuts = ["--cuts", str(data / "fbank" / "librispeech_cuts_test-clean.jsonl.gz")]
     lang_dir = ["--lang-dir", str(data / "lang_bpe_27")]
     exp = ["--exp-dir", str(exp_dir)]
-    gated = make_experiment(tmp_path / "gated", data, gated_structure={})
+    gated = make_experiment(tmp_path / "gated", data, found_structure={})
     for wrong, complaint in [
         ([*exp, *cuts, "--lang-dir", str(data / "lang_bpe_26")], "lang_bpe_26 has 26 tokens but .*exp has 27"),
         ([*exp, *cuts, "--lang-dir", str(tmp_path)], "bpe.model does not exist"),
@@ -167,7 +167,7 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path
         (["--exp-dir", str(tmp_path / "nothing"), *cuts, *lang_dir], "nothing does not exist"),
         ([*exp, *cuts, *lang_dir, "--epoch", "7"], "epoch-7.safetensors does not exist"),
         ([*exp, "--checkpoint", "a.safetensors", *cuts, *lang_dir], "one of --exp-dir and --checkpoint"),
-        (["--exp-dir", str(gated), *cuts, *lang_dir], "gated was trained under gates; extract it"),
+        (["--exp-dir", str(gated), *cuts, *lang_dir], "gated is of a pruning run; extract it"),
         ([*exp, *cuts, *lang_dir, "--method", "viterbi"], "'viterbi' is not known"),
         ([*exp, *cuts, *lang_dir, "--num-threads", "0"], "--num-threads is 0"),
         ([*exp, *cuts, cuts[1], *lang_dir], "several cuts are of a set named test-clean"),

@@ -24,7 +24,7 @@ def make_pruned(directory: Path, seed: int = 0) -> dict[str, Any]:
     encoder = ConformerConfig(24, 1, 12, (2,), (32,), (32,), (24,), conv_kernel=5, subsampling_channels=(4, 4, 8))
     model = Transducer(TransducerConfig(encoder, 20, 16, 2, 16))
     structure = Structure.dense(model.unit_groups()).to_dict()
-    header = {"model": registry.describe(model), "tokenizer": {}, "gated_structure": structure}
+    header = {"model": registry.describe(model), "tokenizer": {}, "found_structure": structure}
     checkpoint.save_model(checkpoint.best_path(directory), model, header)
     return structure
 
@@ -52,5 +52,5 @@ def test_an_extraction_is_taken_only_for_what_it_was_made_from(
 def test_an_extraction_that_does_not_say_what_of_is_not_taken(tmp_path: Path) -> None:
     make_pruned(tmp_path / "pruned")
     make_pruned(tmp_path / "small")
-    with pytest.raises(UserError, match="another --pruned, --structure, --round-to; "):
+    with pytest.raises(UserError, match="another --pruned, --round-to; "):
         extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])

@@ -108,15 +108,15 @@ def test_fitted_structure_meets_any_reachable_target(
     seed: int, mean: float, spread: float, target: float, cost: str
 ) -> None:
     gates, model = HardConcreteGates(groups(), GateConfig(initial=mean, deviation=spread), seed), costs()
-    target = min(target, model.reachable(gates.gated)[cost])
+    target = min(target, model.reachable(gates.units.chosen)[cost])
     structure = gates.structure(gates.fitted(model, {cost: target}))
     one_unit = max(7, 5) / model.dense["size"] if cost == "size" else 20 / model.dense["macs"]
     reached = model.structure_sparsity(structure)[cost]
     closed_module = structure.count("m") == 0
     assert reached == pytest.approx(target, abs=one_unit + 1e-6) or closed_module
     assert structure.count("free") >= 2
-    counts = gates.hard_counts(gates.fitted(model, {cost: target}))
-    assert counts.tolist() == [structure.count(group.name) for group in gates.groups]
+    counts = gates.units.hard_counts(gates.fitted(model, {cost: target}))
+    assert counts.tolist() == [structure.count(group.name) for group in gates.units.groups]
 
 
 @settings(max_examples=40, deadline=None)

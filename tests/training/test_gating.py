@@ -48,8 +48,7 @@ def optimise(gating: Gating, steps: int) -> None:
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.7, 0.85])
 def test_hard_sparsity_is_on_target_after_a_short_run(cost: str, target: float) -> None:
     constraint = ConstraintConfig(**{"size": 0.0, "macs": 0.0, cost: target})
-    config = GatingConfig(constraint=constraint, gate_lr=0.1, multiplier_lr=0.1)
-    gating = Gating(network(), config, 1000)
+    gating = Gating(network(), GatingConfig(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
     optimise(gating, 60)
     reached = gating.costs.structure_sparsity(gating.structure())[cost]
     assert reached == pytest.approx(target, abs=0.01)
@@ -58,7 +57,7 @@ def test_hard_sparsity_is_on_target_after_a_short_run(cost: str, target: float) 
 
 def test_the_expected_sparsity_follows_the_ramp_to_both_targets() -> None:
     constraint = ConstraintConfig(size=0.6, macs=0.5)
-    gating = Gating(network(), GatingConfig(constraint=constraint, gate_lr=0.05, multiplier_lr=0.05), 1000)
+    gating = Gating(network(), GatingConfig(gate_lr=0.05, multiplier_lr=0.05), constraint, 1000)
     optimise(gating, 500)
     values = gating.log_values(StepInfo(1, 0, 500, 500, training=False))
     assert values["sparsity/size/target"] == pytest.approx(0.6)
@@ -71,14 +70,14 @@ def test_the_expected_sparsity_follows_the_ramp_to_both_targets() -> None:
 
 @pytest.mark.parametrize("targets", [{"size": 0.7, "macs": 0.3}, {"size": 0.3, "macs": 0.6}])
 def test_the_hard_structure_misses_neither_of_two_targets(targets: dict[str, float]) -> None:
-    gating = Gating(network(), GatingConfig(constraint=ConstraintConfig(**targets)), 1000)
+    gating = Gating(network(), GatingConfig(), ConstraintConfig(**targets), 1000)
     reached = gating.costs.structure_sparsity(gating.structure())
     assert min(reached[cost] - target for cost, target in targets.items()) == pytest.approx(0.0, abs=0.01)
     assert gating.on_target(StepInfo(1, 0, 100, 100))
 
 
 def test_the_penalty_is_the_same_under_autocast() -> None:
-    gating, step = Gating(network(), GatingConfig(), 1000), StepInfo(1, 0, 50, 100)
+    gating, step = Gating(network(), GatingConfig(), ConstraintConfig(), 1000), StepInfo(1, 0, 50, 100)
     with torch.no_grad():
         gating.lagrangian.linear.fill_(0.7)
     expected = gating.penalty(step)
@@ -92,13 +91,13 @@ def test_the_penalty_is_the_same_under_autocast() -> None:
 
 
 def test_no_selection_before_the_end_of_the_ramp() -> None:
-    gating = Gating(network(), GatingConfig(constraint=ConstraintConfig(ramp_share=0.5)), 1000)
+    gating = Gating(network(), GatingConfig(), ConstraintConfig(ramp_share=0.5), 1000)
     assert not gating.on_target(StepInfo(1, 0, 49, 100))
     assert gating.on_target(StepInfo(1, 0, 50, 100)), "the fitted structure is always as near as one unit"
 
 
 def test_validation_uses_one_hard_structure_and_training_samples() -> None:
-    gating = Gating(network(), GatingConfig(gates=GateConfig(initial=0.0)), 1000)
+    gating = Gating(network(), GatingConfig(GateConfig(initial=0.0)), ConstraintConfig(), 1000)
     step = StepInfo(1, 0, 80, 100)
     first, second = gating.masks(step), gating.masks(step)
     assert any(not torch.equal(first[name], second[name]) for name in first)
@@ -110,18 +109,18 @@ def test_validation_uses_one_hard_structure_and_training_samples() -> None:
 
 def test_modules_only_is_a_choice_of_kinds() -> None:
     kinds = ("attention_module", "ffn_module", "conv_module")
-    gating = Gating(network(), GatingConfig(gates=GateConfig(kinds=kinds)), 1000)
-    assert {group.kind for group in gating.gates.gated} == set(kinds)
-    assert set(gating.masks(StepInfo(1, 0, 0, 10))) == {group.name for group in gating.gates.gated}
+    gating = Gating(network(), GatingConfig(GateConfig(kinds=kinds)), ConstraintConfig(), 1000)
+    assert {group.kind for group in gating.units.chosen} == set(kinds)
+    assert set(gating.masks(StepInfo(1, 0, 0, 10))) == {group.name for group in gating.units.chosen}
 
 
 def test_targets_beyond_reach_and_unknown_kinds_are_refused() -> None:
     with pytest.raises(UserError, match=r"0.9 in size is beyond reach: at most 0\.\d+ with units of heads; lower"):
-        Gating(network(), GatingConfig(GateConfig(kinds=("heads",)), ConstraintConfig(size=0.9)), 1000)
-    with pytest.raises(UserError, match="no units of kind 'head'.*correct gates.kinds"):
-        Gating(network(), GatingConfig(GateConfig(kinds=("head",))), 1000)
+        Gating(network(), GatingConfig(GateConfig(kinds=("heads",))), ConstraintConfig(size=0.9), 1000)
+    with pytest.raises(UserError, match="no units of kind 'head'.*correct gating.gates.kinds"):
+        Gating(network(), GatingConfig(GateConfig(kinds=("head",))), ConstraintConfig(), 1000)
 
 
 def test_a_run_without_an_end_has_no_ramp() -> None:
     with pytest.raises(UserError, match="set max_steps"):
-        Gating(network(), GatingConfig(), 1000).penalty(StepInfo(1, 0, 0, None))
+        Gating(network(), GatingConfig(), ConstraintConfig(), 1000).penalty(StepInfo(1, 0, 0, None))

@@ -22,8 +22,9 @@ from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import TransducerConfig
+from pruning.speech.bpe import Tokenizer
 from pruning.speech.bpe import train as train_bpe
-from pruning.speech.data import DataConfig
+from pruning.speech.data import DataConfig, training_batches
 from pruning.speech.losses import LossConfig
 from pruning.training import checkpoint, configuration, facts, runs
 from pruning.training.trainer_config import TrainerConfig
@@ -36,10 +37,9 @@ data: {max_duration: 15, num_buckets: 2, num_workers: 0}
 trainer: {max_steps: 12, num_threads: 1, valid_interval: 5, state_interval: 1, tensorboard: false, log_interval: 2}
 """
 GATING = """
-gating:
-  gate_lr: 0.3
-  multiplier_lr: 0.3
-  constraint: {size: 0.5, ramp_share: 0.4}
+constraint: {size: 0.5, ramp_share: 0.4}
+gating: {gate_lr: 0.3, multiplier_lr: 0.3}
+criterion: {interval: 2}
 """
 
 
@@ -124,6 +124,72 @@ def test_pruning_killed_and_started_again_ends_bit_equal(work: Path, data_dir: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["taylor", "activation"])
+def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_dir: Path, method: str) -> None:
+    for name in ("whole", "killed"):
+        exp_dir = work / f"{name}-{method}"
+        arguments = command(
+            "prune", data_dir, "--method", method, "--config", str(work / "prune.yaml"),
+            "--teacher", str(work / "teacher"), "--exp-dir", str(exp_dir),
+        )  # fmt: skip
+        if name == "killed":
+            run(arguments, kill_after_step=4, exp_dir=exp_dir)
+        output = run(arguments)
+        assert (exp_dir / ".done").exists(), output
+    whole, killed = (work / f"{name}-{method}" for name in ("whole", "killed"))
+    weights = load_file(killed / "best.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(whole / "best.safetensors").items())
+    assert read_json(whole / "structure.json") == read_json(killed / "structure.json")
+    assert "method: " + method in (whole / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> None:
+    """Its counts with units drawn at random, and its structure with fresh weights."""
+    config = configuration.load(runs.PruneConfig, work / "prune.yaml", ["method=magnitude", "constraint.ramp=one_shot"])
+    runs.prune(config, inputs(data_dir), work / "magnitude", work / "teacher")
+    found = runs.read_structure(work / "magnitude" / "structure.json")
+    drawn = replace(config, method="random", counts_from=str(work / "magnitude"))
+    runs.prune(drawn, inputs(data_dir), work / "drawn", work / "teacher")
+    other = runs.found_structure(work / "drawn")
+    assert all(other.count(name) == found.count(name) for name in found.groups)
+    assert any(other.groups[name].kept != found.groups[name].kept for name in found.groups)
+
+    fresh = ["--pruned", str(work / "magnitude"), "--exp-dir", str(work / "fresh"), "--reinitialise", "7"]
+    inherited = ["--pruned", str(work / "magnitude"), "--exp-dir", str(work / "inherited")]
+    for arguments in (fresh, inherited):
+        run([sys.executable, "-m", "pruning.bin.extract", *arguments])
+    (new, _), (old, _) = (checkpoint.load_model(work / name) for name in ("fresh", "inherited"))
+    assert {k: v.shape for k, v in new.state_dict().items()} == {k: v.shape for k, v in old.state_dict().items()}
+    assert torch.equal(new.encoder.feature_mean, old.encoder.feature_mean)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(new.joiner.output.weight, old.joiner.output.weight)  # type: ignore[union-attr,arg-type]
+    assert "another --reinitialise" in run([sys.executable, "-m", "pruning.bin.extract", *fresh[:-1], "8"])
+
+
+@pytest.mark.slow
+def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir: Path) -> None:
+    settings = ["method=taylor", "constraint.ramp=one_shot", "constraint.ramp_share=0.8", "trainer.max_steps=5",
+                "trainer.optimiser.lr=0", "constraint.size=0.3"]  # fmt: skip
+    config = configuration.load(runs.PruneConfig, work / "prune.yaml", settings)
+    runs.prune(config, inputs(data_dir), work / "post", work / "teacher")
+    (after, _), (before, _) = (checkpoint.load_model(work / name) for name in ("post", "teacher"))
+    weights = dict(before.named_parameters())
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in after.named_parameters())
+    data = inputs(data_dir)
+    arguments = ["--pruned", str(work / "post"), "--train-cuts", *map(str, data.train_cuts), "--lang-dir",
+                 str(data.lang_dir), "--max-duration", "15"]  # fmt: skip
+    for name, more in {"cut": [], "repaired": ["--repair", "40", "--teacher", str(work / "teacher")]}.items():
+        output = run([sys.executable, "-m", "pruning.bin.extract", *arguments, "--exp-dir", str(work / name), *more])
+        assert ("modules repaired on" in output) == (name == "repaired"), output
+    (cut, _), (repaired, _) = (checkpoint.load_model(work / name) for name in ("cut", "repaired"))
+    batch = next(training_batches(config.data, data.dev_cuts, Tokenizer(data.lang_dir), 0, 1))
+    with torch.no_grad():
+        wanted, *got = (net.eval()(batch.features, batch.lengths).output for net in (before, cut, repaired))
+    errors = [(output - wanted).pow(2).mean().item() for output in got]
+    assert errors[1] < errors[0], "on other speech than it was repaired on"
+
+
+@pytest.mark.slow
 def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     config = configuration.load(runs.PruneConfig, work / "prune.yaml")
     runs.prune(config, inputs(data_dir), work / "pruned", work / "teacher")
@@ -195,7 +261,7 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
     assert "has no 'model'" in train_error(work, data_dir)
     assert "give --teacher" in train_error(work, data_dir, "--init", teacher, config="finetune.yaml")
     prune = ("--teacher", teacher)
-    line = train_error(work, data_dir, *prune, "gating.constraint.size=0.999", name="prune", config="prune.yaml")
+    line = train_error(work, data_dir, *prune, "constraint.size=0.999", name="prune", config="prune.yaml")
     assert "beyond reach: at most 0.9" in line
     line = train_error(work, data_dir, *prune, "distillation.layers=[7]", name="prune", config="prune.yaml")
     assert "the teacher has layers 0 (input) to 2" in line
@@ -260,7 +326,7 @@ def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, dat
 
 def test_an_unfinished_pruning_run_has_no_structure(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no best checkpoint"):
-        runs.gated_structure(tmp_path)
+        runs.found_structure(tmp_path)
 
 
 def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:

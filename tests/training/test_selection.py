@@ -47,8 +47,8 @@ def test_without_development_set_nothing_is_selected(tmp_path: Path) -> None:
 def test_only_gates_need_a_best_checkpoint() -> None:
     model, end = network(), StepInfo(1, 0, 100, 100, training=False)
     assert TransducerTask(model, LossConfig()).unselected(end) is None
-    gating = Gating(model, GatingConfig(), 1000)
-    error = TransducerTask(model, LossConfig(), gating=gating).unselected(end)
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    error = TransducerTask(model, LossConfig(), pruner=gating).unselected(end)
     assert error is not None and "development set is not finite" in error.what
     before = gating.unselected(StepInfo(1, 0, 20, 100))
     assert "ended at step 20, before the ramp" in before.what
@@ -56,7 +56,7 @@ def test_only_gates_need_a_best_checkpoint() -> None:
 
 def test_a_target_that_was_missed_is_told_with_what_was_reached() -> None:
     constraint = ConstraintConfig(size=0.03)  # less than any module
-    gating = Gating(network(), GatingConfig(GateConfig(kinds=MODULES), constraint), 1000)
+    gating = Gating(network(), GatingConfig(GateConfig(kinds=MODULES)), constraint, 1000)
     end = StepInfo(1, 0, 100, 100)
     assert not gating.on_target(end)
     reached = gating.costs.structure_sparsity(gating.structure())["size"]

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from pruning.core.constraint import ConstraintConfig
 from pruning.core.distillation import DistillationConfig
 from pruning.core.extraction import extract
 from pruning.models.transducer import Transducer
@@ -49,10 +50,10 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    gating = Gating(model, GatingConfig(), 1000)
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
     with torch.no_grad():
         gating.lagrangian.linear.fill_(0.7)
-    task = TransducerTask(model, LOSS, guidance=Guidance(other, EVERYTHING), gating=gating).train()
+    task = TransducerTask(model, LOSS, guidance=Guidance(other, EVERYTHING), pruner=gating).train()
     loss, terms = task(batch(), step())
     expected = terms["task"] + terms["distil_layers"] + 0.5 * (terms["distil_output"] + terms["distil_ctc"])
     assert loss.item() == pytest.approx((expected + terms["penalty"]).item(), rel=1e-5)
@@ -61,8 +62,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 
 def test_gradients_reach_everything_that_is_trained_and_nothing_of_the_teacher() -> None:
     model, teacher = network(), network()
-    gating = Gating(model, GatingConfig(), 1000)
-    task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), gating=gating).train()
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), pruner=gating).train()
     assert not teacher.training
     loss, _ = task(batch(), step(index=10))
     loss.backward()
@@ -82,10 +83,10 @@ def test_gradients_reach_everything_that_is_trained_and_nothing_of_the_teacher()
 
 def test_validation_of_a_masked_network_is_that_of_the_extracted_one() -> None:
     model = network()
-    gating = Gating(model, GatingConfig(), 1000)
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
     with torch.no_grad():
         gating.gates.log_alpha.normal_(0.5, 2.0)
-    task = TransducerTask(model, LOSS, gating=gating).eval()
+    task = TransducerTask(model, LOSS, pruner=gating).eval()
     end = step(training=False, index=100)
     _, masked = task(batch(), end)
     structure = gating.structure()
@@ -103,8 +104,8 @@ def test_all_terms_and_gradients_under_bf16_autocast() -> None:
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    gating = Gating(model, GatingConfig(), 1000)
-    task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), gating=gating).train()
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), pruner=gating).train()
     terms = []
     for enabled in (False, True):
         torch.manual_seed(2)
@@ -143,6 +144,6 @@ def test_reestimated_batch_norms_are_the_mean_over_batches() -> None:
 
 def test_moments_of_the_ramp_are_never_averaged() -> None:
     model = network()
-    task = TransducerTask(model, LOSS, gating=Gating(model, GatingConfig(), 1000))
+    task = TransducerTask(model, LOSS, pruner=Gating(model, GatingConfig(), ConstraintConfig(), 1000))
     assert task.averaging_key(step(index=5)) is None
     assert task.averaging_key(step(index=60)) == TransducerTask(network(), LOSS).averaging_key(step(index=5)) == ""

@@ -1,0 +1,171 @@
+"""Criteria: how much each unit is worth, from weights, activations or gradients; larger is more worth keeping.
+
+What needs gradients reads them off the masks. A mask multiplies the weights that follow a unit, so the derivative of
+the loss with respect to a mask at 1 is the sum of ``w g`` over those weights: the first-order change of the loss when
+the unit goes. One vector of such derivatives serves every network, and costs a training step nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.selection import Selection
+from pruning.core.units import Span
+
+CRITERIA = ("magnitude", "taylor", "fisher", "movement", "activation", "random")
+FROM_GRADIENTS = ("taylor", "fisher", "movement")
+WEIGHTS = ("own", "following")
+
+
+def per_unit(tensor: Tensor, span: Span, units: int) -> Tensor:
+    """Entries of ``tensor`` that each unit of a group owns through ``span``: ``(units, entries of one unit)``."""
+    owned = tensor.movedim(span.dim, 0).narrow(0, span.offset, units * span.width)
+    return owned.reshape(units, -1)
+
+
+def magnitudes(model: nn.Module, selection: Selection, norm: int = 2, weights: str = "own") -> Tensor:
+    """L1 or L2 norm of the weights of each unit (arXiv 1608.08710, section 3.1), ``(U,)`` float32.
+
+    Args:
+        model: the network.
+        selection: the units.
+        norm: 1 or 2.
+        weights: ``own``: every matrix or kernel that loses entries when the unit goes, those that follow it among
+            them; ``following``: only those that follow it (of a head, the output projection). Biases and norms do not
+            count.
+    """
+    tensors = dict(model.named_parameters())
+    parts = []
+    for group in selection.chosen:
+        spans = group.slices if weights == "own" and group.slices else group.masks
+        total = torch.zeros(group.size)
+        for span in spans:
+            weight = tensors.get(span.tensor)
+            if weight is not None and weight.ndim > 1 and "bias" not in span.tensor.rpartition(".")[2]:
+                entries = per_unit(weight.detach().float(), span, group.size)
+                total += (entries.abs() if norm == 1 else entries**2).sum(dim=1).cpu()
+        parts.append(total if norm == 1 else total.sqrt())
+    return torch.cat(parts)
+
+
+@contextmanager
+def observed_activations(model: nn.Module, selection: Selection, totals: dict[str, Tensor]) -> Iterator[None]:
+    """While open, forward passes add up what enters the weights that follow each unit.
+
+    Args:
+        model: the network.
+        selection: the units; of a group with several weights that follow, the first is looked at.
+        totals: gets, by group name, ``(size + 1,)`` float64: the sum of each unit's mean ``|x|`` and the number of
+            calls. Padding counts as the other frames.
+    """
+    handles = []
+    for group in selection.chosen:
+        span = group.masks[0]
+        module = model.get_submodule(span.tensor.rpartition(".")[0])
+        if span.dim != 1:
+            continue  # a whole module: nothing enters it that is its own
+
+        def observe(owner: nn.Module, inputs: tuple[Any, ...], name: str = group.name, span: Span = span,
+                    size: int = group.size) -> None:  # fmt: skip
+            x = inputs[0].detach()
+            axis = 1 if getattr(owner, "channels_first", isinstance(owner, (nn.Conv1d, nn.Conv2d))) else -1
+            entering = x.abs().movedim(axis, 0).flatten(1).double().mean(dim=1)
+            part = entering[span.offset : span.offset + size * span.width].view(size, span.width).mean(dim=1).cpu()
+            total = totals.setdefault(name, torch.zeros(size + 1, dtype=torch.float64))
+            total += torch.cat([part, part.new_ones(1)])
+
+        handles.append(module.register_forward_pre_hook(observe))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class UnitScores(nn.Module):
+    """Scores of all units under one criterion, gathered over training steps.
+
+    Args:
+        criterion: one of `CRITERIA`.
+        selection: the units.
+        norm, weights: of ``magnitude``, see `magnitudes`.
+        decay: of the running means of ``taylor``, ``fisher`` and ``activation``, per step; 1 is the plain mean.
+        seed: of ``random``.
+
+    The scores, with g the gradient of one batch on the masks (the sum of ``w g`` over a unit's weights):
+
+    - ``magnitude``: the norm of the unit's weights;
+    - ``taylor``: mean of ``|g|`` (arXiv 1611.06440, equation 8);
+    - ``fisher``: mean of ``g^2 / 2`` (arXiv 1801.05787, equation 9, batches in place of samples);
+    - ``movement``: minus the sum of ``lr g`` (arXiv 2005.07683, equation 2), closed units among the rest;
+    - ``activation``: mean of ``|x|`` that enters the weights that follow;
+    - ``random``: uniform, the same for the same seed.
+    """
+
+    total: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        criterion: str,
+        selection: Selection,
+        norm: int = 2,
+        weights: str = "own",
+        decay: float = 0.98,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.criterion, self.norm, self.weights, self.decay = criterion, norm, weights, decay
+        self.selection = selection
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.rand(selection.num_units, generator=generator) if criterion == "random" else None
+        zeros = torch.zeros(selection.num_units, dtype=torch.float64)
+        self.register_buffer("total", zeros if start is None else start.double())
+        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def from_gradients(self) -> bool:
+        """Whether `observe_gradient` feeds it."""
+        return self.criterion in FROM_GRADIENTS
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to rank by."""
+        return self.criterion in ("magnitude", "random") or self.seen.item() > 0
+
+    @torch.no_grad()
+    def observe_gradient(self, gradient: Tensor, lr: float) -> None:
+        """Take in the gradient ``(U,)`` of one step on the masks, and the step's learning rate."""
+        gradient = gradient.to(self.total)
+        if self.criterion == "movement":
+            self.total -= lr * gradient
+            self.seen += 1
+        else:
+            self._add(gradient.abs() if self.criterion == "taylor" else gradient**2 / 2)
+
+    @torch.no_grad()
+    def observe_activations(self, totals: Mapping[str, Tensor]) -> None:
+        """Take in what `observed_activations` gathered in one step."""
+        parts = []
+        for group in self.selection.chosen:
+            of_group = totals.get(group.name)
+            parts.append(torch.zeros(group.size) if of_group is None else of_group[:-1] / of_group[-1].clamp(min=1))
+        self._add(torch.cat(parts).to(self.total))
+
+    def _add(self, value: Tensor) -> None:
+        self.total.mul_(self.decay).add_(value)
+        self.seen.mul_(self.decay).add_(1.0)
+
+    @torch.no_grad()
+    def values(self, model: nn.Module) -> Tensor:
+        """The scores ``(U,)`` float64, on the CPU."""
+        if self.criterion == "magnitude":
+            return magnitudes(model, self.selection, self.norm, self.weights).double()
+        if self.criterion in ("random", "movement"):
+            return self.total.cpu().clone()
+        return self.total.cpu() / self.seen.cpu().clamp(min=1e-12)

@@ -1,0 +1,98 @@
+"""From scores to an order in which units go: over the whole network, alike in every group, or layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from pruning.core.cost import CostModel
+from pruning.core.selection import Selection
+
+RANKINGS = ("global", "group", "layers")
+NORMALISATIONS = ("none", "group", "cost")
+
+
+def normalised(scores: Tensor, selection: Selection, costs: CostModel, cost: str, how: str) -> Tensor:
+    """Scores ``(U,)`` made comparable between groups.
+
+    Args:
+        scores: of the units.
+        selection: the units.
+        costs: of the network.
+        cost: which cost ``how = "cost"`` divides by.
+        how: ``none``; ``group``: by the L2 norm of the group's scores (arXiv 1611.06440, section 2.2); ``cost``: by
+            what the unit alone costs in the dense network, so that the score is a price per parameter or operation.
+    """
+    if how == "none":
+        return scores
+    if how == "group":
+        parts = [part / part.norm().clamp(min=1e-30) for part in selection.split(scores).values()]
+        return torch.cat(parts)
+    counts = costs.dense_counts().requires_grad_(True)
+    (prices,) = torch.autograd.grad(costs.evaluate(counts, cost), counts)
+    return scores / prices[selection.member].clamp(min=1e-30)
+
+
+def positions(scores: Tensor, selection: Selection) -> Tensor:
+    """Place of each unit in its group, ``(U,)`` float64: 0 for the best score."""
+    parts = []
+    for part in selection.split(scores).values():
+        places = part.argsort(descending=True, stable=True).argsort()
+        parts.append(places.double())
+    return torch.cat(parts)
+
+
+def group_order(scores: Tensor, selection: Selection) -> Tensor:
+    """An order ``(U,)`` that narrows every group to the same share: a uniform network, its units chosen by score."""
+    sizes = torch.cat([torch.full((size,), float(size), dtype=torch.float64) for size in selection.sizes])
+    return -(positions(scores, selection) + 0.5) / sizes
+
+
+def with_counts(scores: Tensor, selection: Selection, counts: Mapping[str, int]) -> Tensor:
+    """The best units of each group, as many as ``counts`` says by group name: ``(U,)`` bool."""
+    wanted = torch.cat(
+        [
+            torch.full((group.size,), float(counts.get(group.name, group.size)), dtype=torch.float64)
+            for group in selection.chosen
+        ]
+    )
+    return positions(scores, selection) < wanted
+
+
+def drop_order(layers: int) -> list[int]:
+    """Layers in the order in which they are dropped: every other one from the top, the first and the last at the end.
+
+    Every other layer is what LayerDrop (arXiv 1909.11556, section 3.3) drops at inference.
+    """
+    inner = list(range(layers - 2, 0, -2)) + list(range(layers - 3, 0, -2))
+    return inner + [layer for layer in (0, layers - 1) if layer not in inner and layer < layers][: layers - len(inner)]
+
+
+def layer_order(scores: Tensor, selection: Selection) -> Tensor:
+    """An order ``(U,)`` that drops whole layers; of the last one that goes, the best units may stay.
+
+    Units outside layers go last.
+    """
+    layers: list[Optional[int]] = [group.layer for group in selection.chosen]
+    known = [layer for layer in layers if layer is not None]
+    order = drop_order(max(known) + 1) if known else []
+    turn = {layer: float(place) for place, layer in enumerate(order)}
+    within = scores.argsort(stable=True).argsort().double() / max(1, scores.numel())
+    of_unit = [
+        torch.full((size,), float(len(order)) if layer is None else turn[layer], dtype=torch.float64)
+        for layer, size in zip(layers, selection.sizes)
+    ]
+    return torch.cat(of_unit) + within
+
+
+def ordered(
+    scores: Tensor, selection: Selection, costs: CostModel, cost: str, ranking: str, normalisation: str
+) -> Tensor:
+    """The order ``(U,)`` in which units are kept, larger is longer, for `Selection.fitted`."""
+    scores = normalised(scores, selection, costs, cost, normalisation)
+    if ranking == "group":
+        return group_order(scores, selection)
+    return layer_order(scores, selection) if ranking == "layers" else scores

@@ -1,0 +1,191 @@
+"""One-shot repair: after a structured cut, what follows it is solved anew, so that its outputs come near the old ones.
+
+For each weight that follows pruned units, from the first to the last of the network: with ``x`` what enters it in the
+cut network (whose earlier weights are repaired already) and ``y`` what it gave in the dense network, find
+
+    min_D  sum |y - (W + D) x - b - d|^2 + lambda |D, d|^2
+
+over the kept columns: least squares on the inputs before and after the cut, without labels or gradients (the idea of
+ThiNet, arXiv 1707.06342, section 3.2, and of channel pruning, arXiv 1707.06168, equation 4).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Optional, cast
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.masking import Masker
+from pruning.core.prunable import Prunable
+from pruning.core.structure import Structure
+from pruning.core.units import Span, UnitGroup
+
+logger = logging.getLogger(__name__)
+
+Forward = Callable[[nn.Module, Any], object]
+
+
+class _Seen(Exception):
+    """What is needed of this forward pass is there."""
+
+
+@dataclass
+class _Site:
+    """A module whose input units were cut.
+
+    Attributes:
+        name: of the module.
+        columns: ``(K,)`` indices of the kept columns of its weight, laid out as ``(out, in * kernel)``.
+        gram, cross: sums of ``x x^T`` and ``x y^T`` over everything seen, float64; a constant 1 stands for the bias.
+        rows: how many vectors were seen.
+    """
+
+    name: str
+    columns: Tensor
+    gram: Optional[Tensor] = field(default=None, repr=False)
+    cross: Optional[Tensor] = field(default=None, repr=False)
+    rows: int = 0
+
+
+def flattened_inputs(module: nn.Module, x: Tensor) -> Tensor:
+    """What a linear or convolutional module multiplies its weight ``(out, in * kernel)`` with: ``(rows, in * kernel)``.
+
+    Raises:
+        TypeError: another kind of module, or a grouped convolution.
+    """
+    channels_first = getattr(module, "channels_first", True)
+    if isinstance(module, nn.Linear) or not channels_first:
+        return x.reshape(-1, x.shape[-1])
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.groups == 1:
+        one_dimensional = isinstance(module, nn.Conv1d)
+        image = x.unsqueeze(2) if one_dimensional else x
+        spread = [(1, *value) if one_dimensional else value for value in (module.kernel_size, module.dilation,
+                  module.stride)]  # fmt: skip
+        padding = (0, *module.padding) if one_dimensional else module.padding
+        columns = nn.functional.unfold(image, spread[0], spread[1], cast(Any, padding), spread[2])  # (N, in * k, L)
+        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+    raise TypeError(f"cannot repair a {type(module).__name__}")
+
+
+def flattened_outputs(module: nn.Module, y: Tensor) -> Tensor:
+    """The outputs of a module as ``(rows, out)``, in the order of `flattened_inputs`."""
+    first = getattr(module, "channels_first", isinstance(module, (nn.Conv1d, nn.Conv2d)))
+    return (y.flatten(2).transpose(1, 2) if first else y).reshape(-1, y.shape[1] if first else y.shape[-1])
+
+
+def _sites(model: nn.Module, groups: Sequence[UnitGroup], structure: Structure) -> list[_Site]:
+    """Modules to repair, in the order of declaration, which is that of the network."""
+    sites = []
+    for group in groups:
+        kept = structure.groups[group.name].kept
+        span = group.masks[0]
+        if span.dim != 1 or not kept or len(kept) == group.size:
+            continue  # a module that goes or stays, or nothing that was cut
+        name = span.tensor.rpartition(".")[0]
+        sites.append(_Site(name, _columns(model, span, kept)))
+    return sites
+
+
+def _columns(model: nn.Module, span: Span, kept: Sequence[int]) -> Tensor:
+    weight = model.get_parameter(span.tensor)
+    kernel = weight[0, 0].numel()
+    entries = span.indices(torch.tensor(kept))
+    return (entries[:, None] * kernel + torch.arange(kernel)[None, :]).flatten()
+
+
+@torch.no_grad()
+def _gather(site: _Site, dense: nn.Module, cut: nn.Module, batches: Sequence[Any], forward: Forward) -> None:
+    """Sum what enters the module of the cut network against what the dense one gives."""
+    wanted: list[Tensor] = []
+
+    def outputs(module: nn.Module, _: Any, y: Tensor) -> None:
+        wanted.append(flattened_outputs(module, y))
+        raise _Seen
+
+    def inputs(module: nn.Module, given: tuple[Any, ...]) -> None:
+        x = flattened_inputs(module, given[0])[:, site.columns].double()
+        if module.bias is not None:
+            x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+        y = wanted.pop().double()
+        site.gram = x.T @ x if site.gram is None else site.gram + x.T @ x
+        site.cross = x.T @ y if site.cross is None else site.cross + x.T @ y
+        site.rows += len(x)
+        raise _Seen
+
+    handles = [dense.get_submodule(site.name).register_forward_hook(outputs),
+               cut.get_submodule(site.name).register_forward_pre_hook(inputs)]  # fmt: skip
+    try:
+        for batch in batches:
+            for network in (dense, cut):
+                with suppress(_Seen):
+                    forward(network, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _solve(site: _Site, module: nn.Module, ridge: float) -> tuple[float, float]:
+    """Put the solution into the module; returns the mean square error relative to before: (reduction, rows)."""
+    assert site.gram is not None and site.cross is not None
+    weight, bias = cast(Tensor, module.weight), cast(Optional[Tensor], module.bias)
+    flat = weight.flatten(1)
+    old = flat[:, site.columns].double().T  # (K, out)
+    if bias is not None:
+        old = torch.cat([old, bias.double()[None, :]])
+    missing = site.cross - site.gram @ old
+    damped = site.gram + ridge * site.gram.diagonal().mean() * torch.eye(len(site.gram), dtype=torch.float64)
+    change = torch.linalg.solve(damped, missing)
+    new = old + change
+    gained = (2 * change * missing - change * (site.gram @ change)).sum()  # |y - old x|^2 - |y - new x|^2, summed
+    if bias is not None:
+        bias.copy_(new[-1])
+        new = new[:-1]
+    repaired = flat.clone()
+    repaired[:, site.columns] = new.T.to(flat)
+    weight.copy_(repaired.view_as(weight))
+    return gained.item() / max(1, site.rows), float(site.rows)
+
+
+def repair(
+    dense: nn.Module,
+    cut: nn.Module,
+    structure: Structure,
+    batches: Sequence[Any],
+    forward: Forward,
+    ridge: float = 1e-3,
+) -> int:
+    """Solve the weights that follow cut units anew, in place, in the order of the network.
+
+    Args:
+        dense: the network before the cut, in evaluation mode, on the CPU.
+        cut: a copy of it, which gets the repaired weights; masked by ``structure`` at scale 1 it is the small network.
+        structure: what was kept; its scales do not count.
+        batches: calibration data, a few hundred utterances.
+        forward: ``forward(network, batch)`` makes a forward pass; it may be cut short by an exception from within.
+        ridge: lambda, relative to the mean square of the inputs.
+
+    Returns:
+        How many modules were repaired.
+
+    Raises:
+        TypeError: what follows pruned units is neither linear nor a convolution without groups.
+    """
+    groups = cast(Prunable, dense).unit_groups()
+    structure = structure.without_scale().resolved(groups)
+    masker = Masker(cut, groups)
+    sites = _sites(dense, groups, structure)
+    for site in sites:
+        with masker.applied(structure.masks()):
+            _gather(site, dense, cut, batches, forward)
+        if site.gram is None:
+            continue  # the forward pass does not come there
+        gained, rows = _solve(site, cut.get_submodule(site.name), ridge)
+        logger.info("%s: squared error less by %.3g over %d vectors", site.name, gained, rows)
+        site.gram = site.cross = None
+    return len(sites)

@@ -1,0 +1,166 @@
+"""Which units stay: any order of importance over the units of a network, brought to a target of cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from pruning.core.cost import CostModel
+from pruning.core.structure import KeptUnits, Structure
+from pruning.core.units import UnitGroup, select_kinds
+
+
+class Selection:
+    """The units that a method chooses among, in one vector, and what choosing some of them leaves of the network.
+
+    Args:
+        groups: all unit groups of the network.
+        kinds: kinds of units that may go; None for every kind.
+
+    Attributes:
+        groups: all unit groups, G of them.
+        chosen: those with units that may go.
+        member: ``(U,)`` int64, the group of each unit that may go.
+        fixed: ``(G,)`` counts of the groups whose units all stay, 0 for the others.
+
+    Raises:
+        ValueError: a kind that the network does not have.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup], kinds: Optional[Sequence[str]] = None) -> None:
+        self.groups = list(groups)
+        self.chosen = select_kinds(self.groups, kinds)
+        position = {group.name: index for index, group in enumerate(self.groups)}
+        self.sizes = [group.size for group in self.chosen]
+        places = torch.tensor([position[group.name] for group in self.chosen], dtype=torch.long)
+        self.member = torch.repeat_interleave(places, torch.tensor(self.sizes, dtype=torch.long))
+        names = {group.name for group in self.chosen}
+        self.fixed = torch.tensor([0.0 if group.name in names else float(group.size) for group in self.groups])
+        parents = [position[group.parent] if group.parent is not None else -1 for group in self.groups]
+        self._family = [(child, parent) for child, parent in enumerate(parents) if parent >= 0]
+
+    @property
+    def num_units(self) -> int:
+        """Units that may go, U."""
+        return sum(self.sizes)
+
+    def split(self, values: Tensor) -> dict[str, Tensor]:
+        """Split ``values (U,)`` into one tensor ``(size,)`` for each group, by its name."""
+        return {group.name: part for group, part in zip(self.chosen, values.split(self.sizes))}
+
+    def hard_counts(self, keep: Tensor) -> Tensor:
+        """Counts ``(G,)`` that ``keep (U,)`` bool leaves, emptied modules and units of closed modules taken off."""
+        counts = self.fixed.double().index_add(0, self.member, keep.double())
+        for child, parent in self._family:
+            if counts[child] == 0:
+                counts[parent] = 0
+        for child, parent in self._family:
+            if counts[parent] == 0:
+                counts[child] = 0
+        return counts
+
+    def fitted(self, keep: Tensor, scores: Tensor, costs: CostModel, targets: Mapping[str, float]) -> Tensor:
+        """``keep (U,)`` moved to the targets by opening or closing units in the order of their scores.
+
+        Units are closed from the lowest score up (or opened from the highest down) until the sparsity would pass the
+        target; then units of the groups that are still fine enough fill what is left. Modules stay as they are unless
+        units alone do not suffice.
+
+        One order of flips cannot meet several targets at once: the cost that is furthest below its target (or least
+        above it) comes to it, and the others end above theirs.
+
+        Args:
+            keep: the units kept to begin with.
+            scores: ``(U,)``, larger is more worth keeping; minus infinity closes early.
+            costs: of the network.
+            targets: cost -> sparsity.
+        """
+        ranks = scores.argsort(stable=True).argsort().double()  # whatever their scale
+
+        def excess(candidate: Tensor) -> float:
+            counts = self.hard_counts(candidate)
+            return min(costs.sparsity(counts, cost).item() - target for cost, target in targets.items())
+
+        candidates = [keep]
+        for _ in range(4):  # a module that opens brings many units at once: what it overshoots is then taken back
+            opening = excess(keep) > 0
+            order = self._flip_order(keep, ranks, opening)
+            before, keep = _bracket(keep, order, opening, excess)
+            filled = self._filled(before, order, opening, excess)
+            candidates += [before, filled, keep]
+        return min(candidates, key=lambda candidate: abs(excess(candidate)))
+
+    def _filled(self, keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]) -> Tensor:
+        """Flip more of ``order`` on this side of the target, leaving out groups whose next unit is too large."""
+        while True:
+            order = order[keep[order] != opening]
+            if not len(order):
+                return keep
+            order = order[self.member[order] != self.member[order[0]]]
+            keep, _ = _bracket(keep, order, opening, excess)
+
+    def _flip_order(self, keep: Tensor, ranks: Tensor, opening: bool) -> Tensor:
+        """Units that may be flipped, ``(K,)``, by rank: units of open modules first, then whole modules."""
+        counts = self.hard_counts(keep)
+        parent_open = torch.ones(len(self.groups), dtype=torch.bool)
+        is_module = torch.zeros(len(self.groups), dtype=torch.bool)
+        for child, parent in self._family:
+            parent_open[child] = counts[parent] > 0
+            is_module[parent] = True
+        protected = torch.zeros_like(keep)
+        start = 0
+        for group in self.chosen:  # the best units of a group that must not empty stay
+            best = ranks[start : start + group.size].argsort(descending=True)[: group.minimum]
+            protected[start + best] = True
+            start += group.size
+        later = float(len(ranks))
+        if opening:
+            late = is_module[self.member] | ~parent_open[self.member]
+            key = ranks - later * late.double()
+            return key.masked_fill(keep, -math.inf).argsort(descending=True)[: int((~keep).sum())]
+        movable = keep & ~protected & parent_open[self.member]
+        key = ranks + later * is_module[self.member].double()
+        return key.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
+
+    def structure(self, keep: Tensor, scores: Tensor, scale: Optional[Tensor] = None) -> Structure:
+        """The structure of ``keep (U,)``.
+
+        Args:
+            keep: bool.
+            scores: ``(U,)``; written with the structure, so that counts can be rounded.
+            scale: ``(U,)`` factors of kept units, or None for 1.
+        """
+        kept: dict[str, KeptUnits] = dict(Structure.dense(self.groups).groups)
+        start = 0
+        for group in self.chosen:
+            part = slice(start, start + group.size)
+            units = [int(unit) for unit in torch.nonzero(keep[part]).flatten()]
+            soft = None if scale is None else tuple(float(factor) for factor in scale[part][units])
+            of_group = tuple(float(score) for score in scores[part])
+            kept[group.name] = replace(kept[group.name], kept=tuple(units), scale=soft, scores=of_group)
+            start += group.size
+        return Structure(kept).resolved(self.groups)
+
+
+def _bracket(
+    keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]
+) -> tuple[Tensor, Tensor]:
+    """The last state before flips in ``order`` pass the target, and the first one after it."""
+    low, high = 0, len(order) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        passed = (excess(_flipped(keep, order[:middle], opening)) > 0) != opening
+        low, high = (low, middle) if passed else (middle, high)
+    return _flipped(keep, order[:low], opening), _flipped(keep, order[:high], opening)
+
+
+def _flipped(keep: Tensor, units: Tensor, opening: bool) -> Tensor:
+    """A copy of ``keep (U,)`` in which ``units (K,)`` are open or closed."""
+    result = keep.clone()
+    result[units] = opening
+    return result

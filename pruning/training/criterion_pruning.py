@@ -1,0 +1,174 @@
+"""Pruning by a criterion: units are scored while training goes on, and the least of them cut, at once or bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Optional, cast
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.constraint import ConstraintConfig
+from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores, observed_activations
+from pruning.core.prunable import Prunable
+from pruning.core.ranking import NORMALISATIONS, RANKINGS, ordered, with_counts
+from pruning.core.selection import Selection
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.training import distributed
+from pruning.training.pruner import Pruner
+from pruning.training.task import ParameterGroup, StepInfo
+
+
+@dataclass(frozen=True)
+class CriterionConfig:
+    """How units are scored, ranked and cut. When they are cut is the constraint's ramp (``constraint.ramp``).
+
+    Attributes:
+        kinds: kinds of units that may go; None: every kind but whole modules, which go when all of their units do.
+        norm: 1 or 2, of ``magnitude``.
+        weights: ``own`` or ``following``, whose norm it is (see `pruning.core.criteria.magnitudes`).
+        decay: of the running means of scores, per step.
+        ranking: ``global``: units of the whole network against each other; ``group``: every group keeps the same
+            share, as in a uniformly narrower network; ``layers``: whole layers go.
+        normalisation: of scores before a global ranking: ``none``, ``group`` or ``cost`` (see
+            `pruning.core.ranking.normalised`).
+        interval: steps between two cuts of a ramp.
+        reopen: whether a closed unit may come back at a later cut (movement pruning).
+    """
+
+    kinds: Optional[tuple[str, ...]] = None
+    norm: int = 2
+    weights: str = "own"
+    decay: float = 0.98
+    ranking: str = "global"
+    normalisation: str = "group"
+    interval: int = 10
+    reopen: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {"norm": (1, 2), "weights": WEIGHTS, "ranking": RANKINGS, "normalisation": NORMALISATIONS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                named = ", ".join(str(value) for value in allowed)
+                raise ValueError(f"criterion.{name} is {getattr(self, name)!r}, not one of {named}")
+        if not 0 < self.decay <= 1 or self.interval < 1:
+            raise ValueError("criterion: decay is in (0, 1], interval at least 1")
+
+
+class CriterionPruning(Pruner):
+    """Hard masks from the scores of a criterion, on the way that the constraint's ramp describes.
+
+    Args:
+        model: a network that declares its units.
+        criterion: one of `pruning.core.criteria.CRITERIA`.
+        config: see `CriterionConfig`.
+        constraint: the cost and its target.
+        frames: input frames at which MACs are counted.
+        seed: of random scores.
+        counts: a structure whose kept counts are taken, group by group, at the end of the ramp instead of a ranking's;
+            the target must be what it costs.
+
+    Raises:
+        UserError: the target is beyond reach, a kind is unknown, or ``counts`` is of another network.
+    """
+
+    keep: Tensor
+    cut_at: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: str,
+        config: CriterionConfig,
+        constraint: ConstraintConfig,
+        frames: int,
+        seed: int = 0,
+        counts: Optional[Structure] = None,
+    ) -> None:
+        if criterion not in CRITERIA:
+            raise UserError(f"there is no criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
+        groups = cast(Prunable, model).unit_groups()
+        parents = {group.parent for group in groups}
+        units = list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
+        try:
+            selection = Selection(groups, units if config.kinds is None else config.kinds)
+        except ValueError as error:
+            raise UserError(str(error), "correct criterion.kinds") from None
+        if counts is not None:
+            counts.check_fits(groups, "the structure whose counts are asked for")
+        super().__init__(model, selection, constraint, frames)
+        self.config = config
+        self.counts = None if counts is None else {name: len(group.kept) for name, group in counts.groups.items()}
+        self.scores = UnitScores(criterion, selection, config.norm, config.weights, config.decay, seed)
+        self.probe: Optional[nn.Parameter] = None
+        if self.scores.from_gradients:  # its gradient is that of the masks; its value stays 0
+            self.probe = nn.Parameter(torch.zeros(selection.num_units))
+        self.register_buffer("keep", torch.ones(selection.num_units, dtype=torch.bool))
+        self.register_buffer("cut_at", torch.zeros((), dtype=torch.float64))  # share of the target that is cut
+        self._activations: dict[str, Tensor] = {}
+
+    def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
+        """0 or 1 for every unit; in training with a gradient, for closed units as well (straight through)."""
+        values = self.keep.float()
+        if step.training and self.probe is not None:
+            return self.units.split(values + self.probe)
+        return {name: mask for name, mask in self.units.split(values).items() if not mask.all()}
+
+    @contextmanager
+    def applied(self, step: StepInfo) -> Iterator[None]:
+        """Also looks at activations in training, where the criterion is about them."""
+        with super().applied(step):
+            if step.training and self.scores.criterion == "activation":
+                with observed_activations(self.network, self.units, self._activations):
+                    yield
+            else:
+                yield
+
+    def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
+        """Score the units by this step."""
+        if self.probe is not None and self.probe.grad is not None:
+            self.scores.observe_gradient(self.probe.grad, learning_rates["weights"])
+        if self._activations:
+            self.scores.observe_activations(
+                {name: distributed.summed(total) for name, total in self._activations.items()}
+            )
+            self._activations.clear()
+
+    def after_step(self, step: StepInfo) -> None:
+        """Cut where a cut is due."""
+        next_step = StepInfo(step.epoch, step.batch, step.step + 1, step.total_steps)
+        share = self.share(next_step)
+        if share <= self.cut_at.item() or not (share == 1 or next_step.step % self.config.interval == 0):
+            return
+        if not self.scores.ready:
+            return  # every step so far was skipped
+        self.keep.copy_(self._cut(share))
+        self.cut_at.fill_(share)
+
+    @torch.no_grad()
+    def _cut(self, share: float) -> Tensor:
+        scores = self.scores.values(self.network)
+        if self.counts is not None and share == 1:
+            return with_counts(scores, self.units, self.counts)
+        config, cost = self.config, next(iter(self.targets))
+        order = ordered(scores, self.units, self.costs, cost, config.ranking, config.normalisation)
+        keep = torch.ones_like(self.keep) if config.reopen else self.keep
+        targets = {name: target * share for name, target in self.targets.items()}
+        return self.units.fitted(keep.cpu(), order, self.costs, targets)
+
+    def hard_counts(self) -> Tensor:
+        """Counts ``(G,)`` of what is not cut."""
+        return self.units.hard_counts(self.keep.cpu())
+
+    def structure(self, share: float = 1.0) -> Structure:
+        """What is not cut by now, with the scores."""
+        return self.units.structure(self.keep.cpu(), self.scores.values(self.network))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The probe, which takes part in the backward pass and never moves."""
+        if self.probe is None:
+            return []
+        return [ParameterGroup("probe", (self.probe,), 0.0, 0.0, clip=False, schedule="constant")]

@@ -1,0 +1,115 @@
+"""Orders in which units go, and that any of them can be brought to any target within reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruning.core import ranking
+from pruning.core.cost import CostModel
+from pruning.core.selection import Selection
+from tests.training.test_gating import network
+
+MODEL = network()
+GROUPS = MODEL.unit_groups()
+COSTS = CostModel(GROUPS, MODEL.cost_terms(1000))
+UNITS = ("heads", "ffn", "conv", "subsampling")
+
+
+def scores(selection: Selection, seed: int = 0) -> torch.Tensor:
+    return torch.rand(selection.num_units, generator=torch.Generator().manual_seed(seed)).double()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    how=st.sampled_from(ranking.RANKINGS),
+    normalisation=st.sampled_from(ranking.NORMALISATIONS),
+    cost=st.sampled_from(("size", "macs")),
+    target=st.floats(0.05, 0.75),
+    seed=st.integers(0, 99),
+)
+def test_every_ranking_meets_every_target(how: str, normalisation: str, cost: str, target: float, seed: int) -> None:
+    selection = Selection(GROUPS, UNITS)
+    order = ranking.ordered(scores(selection, seed), selection, COSTS, cost, how, normalisation)
+    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), order, COSTS, {cost: target})
+    structure = selection.structure(keep, order)
+    assert COSTS.structure_sparsity(structure)[cost] == pytest.approx(target, abs=0.01)
+    assert all(structure.count(group.name) >= group.minimum for group in GROUPS)
+
+
+def test_a_global_ranking_closes_the_smallest() -> None:
+    selection = Selection(GROUPS, ("ffn",))
+    values = scores(selection)
+    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), values, COSTS, {"size": 0.2})
+    assert values[keep].min() > values[~keep].max()
+
+
+@settings(max_examples=25, deadline=None)
+@given(target=st.floats(0.1, 0.7), seed=st.integers(0, 99))
+def test_a_ranking_by_group_keeps_the_same_share_everywhere(target: float, seed: int) -> None:
+    selection = Selection(GROUPS, UNITS)
+    values = scores(selection, seed)
+    order = ranking.group_order(values, selection)
+    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), order, COSTS, {"size": target})
+    kept, by_group = selection.split(keep.double()), selection.split(values)
+    shares = {group.name: kept[group.name].mean().item() for group in selection.chosen}
+    fine = [shares[group.name] for group in selection.chosen if group.size >= 32]
+    assert max(fine) - min(fine) <= 3 / 32
+    for group in selection.chosen:
+        inside, outside = by_group[group.name][kept[group.name] > 0], by_group[group.name][kept[group.name] == 0]
+        assert not len(outside) or not len(inside) or inside.min() > outside.max(), "the best of the group stay"
+
+
+def test_layers_go_whole_and_one_in_part() -> None:
+    selection = Selection(GROUPS, ("heads", "ffn", "conv"))
+    order = ranking.layer_order(scores(selection), selection)
+    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), order, COSTS, {"size": 0.4})
+    shares: dict[int, list[float]] = {}
+    for group, part in zip(selection.chosen, selection.split(keep.double()).values()):
+        assert group.layer is not None
+        shares.setdefault(group.layer, []).append(part.mean().item())
+    whole = [layer for layer, values in shares.items() if all(value == 1 for value in values)]
+    gone = [layer for layer, values in shares.items() if all(value == 0 for value in values)]
+    assert gone == [1] and len(whole) == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "order"),
+    [(1, [0]), (2, [0, 1]), (3, [1, 0, 2]), (6, [4, 2, 3, 1, 0, 5]), (7, [5, 3, 1, 4, 2, 0, 6])],
+)
+def test_every_other_layer_goes_first(layers: int, order: list[int]) -> None:
+    assert ranking.drop_order(layers) == order
+
+
+def test_counts_of_another_structure() -> None:
+    selection = Selection(GROUPS, UNITS)
+    values = scores(selection)
+    counts = {"encoder.layers.0.ffn.hidden": 5, "encoder.layers.1.attention.heads": 0}
+    keep = ranking.with_counts(values, selection, counts)
+    structure = selection.structure(keep, values)
+    assert structure.count("encoder.layers.0.ffn.hidden") == 5
+    assert structure.count("encoder.layers.1.attention") == 0
+    assert structure.count("encoder.layers.2.ffn.hidden") == 64
+    best = selection.split(values)["encoder.layers.0.ffn.hidden"].topk(5).indices.sort().values
+    assert structure.groups["encoder.layers.0.ffn.hidden"].kept == tuple(best.tolist())
+
+
+def test_a_price_is_what_the_unit_saves() -> None:
+    selection = Selection(GROUPS, UNITS)
+    ones = torch.ones(selection.num_units, dtype=torch.float64)
+    prices = selection.split(1 / ranking.normalised(ones, selection, COSTS, "size", "cost"))
+    dense = COSTS.dense_counts()
+    for index, group in enumerate(GROUPS):
+        if group.kind in UNITS:
+            fewer = dense.clone()
+            fewer[index] -= 1
+            saved = COSTS.dense["size"] - COSTS.evaluate(fewer, "size").item()
+            assert prices[group.name][0].item() == pytest.approx(saved)
+
+
+def test_normalised_by_group() -> None:
+    selection = Selection(GROUPS, ("ffn", "heads"))
+    values = ranking.normalised(scores(selection), selection, COSTS, "size", "group")
+    assert all(part.norm().item() == pytest.approx(1.0) for part in selection.split(values).values())

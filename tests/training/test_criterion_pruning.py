@@ -1,0 +1,140 @@
+"""Pruning by a criterion in training: when units are cut, that they stay cut, and that every criterion gets there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.core.constraint import ConstraintConfig
+from pruning.core.criteria import CRITERIA
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
+from pruning.training.extracting import exactness
+from pruning.training.task import StepInfo
+from pruning.training.transducer_task import TransducerTask
+from tests.training.test_gating import network
+from tests.training.test_transducer_task import LOSS, batch
+
+STEPS = 12
+
+
+def pruner(criterion: str, ramp: str = "linear", **options: Any) -> CriterionPruning:
+    constraint = ConstraintConfig(size=0.5, ramp=ramp, ramp_share=0.5)
+    settings = {"interval": 2, **options}
+    return CriterionPruning(network(), criterion, CriterionConfig(**settings), constraint, 1000)
+
+
+def train(method: CriterionPruning, steps: range = range(STEPS)) -> list[torch.Tensor]:
+    """Some steps as the trainer makes them; the kept units after each."""
+    task = TransducerTask(method.network, LOSS, pruner=method).train()  # type: ignore[arg-type]
+    groups = [{"params": group.parameters, "lr": 1e-3 if group.lr is None else group.lr}
+              for group in task.parameter_groups()]  # fmt: skip
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    kept = []
+    for index in steps:
+        step = StepInfo(1, index, index, STEPS)
+        optimiser.zero_grad()
+        loss, _ = task(batch(index), step)
+        loss.backward()
+        task.after_backward(step, {"weights": 1e-3})
+        optimiser.step()
+        task.after_step(step)
+        kept.append(method.keep.clone())
+    return kept
+
+
+@pytest.mark.parametrize("ramp", ["linear", "cubic", "one_shot"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_reaches_the_target_and_extracts_exactly(criterion: str, ramp: str) -> None:
+    method = pruner(criterion, ramp)
+    train(method)
+    end = StepInfo(1, STEPS, STEPS, STEPS, training=False)
+    assert method.on_target(end)
+    structure = method.structure()
+    assert method.costs.structure_sparsity(structure)["size"] == pytest.approx(0.5, abs=0.01)
+    model = method.network.eval()
+    assert exactness(model, structure, _extracted(model, structure)) < 1e-4  # type: ignore[arg-type]
+    assert method.log_values(end)["sparsity/size/hard"] == pytest.approx(0.5, abs=0.01)
+
+
+def _extracted(model: Any, structure: Structure) -> Any:
+    from pruning.core.extraction import extract
+
+    return extract(model, structure).eval()
+
+
+def test_one_shot_cuts_once_and_a_ramp_at_every_interval() -> None:
+    shares = [kept.double().mean().item() for kept in train(pruner("taylor", "one_shot"))]
+    assert shares[:5] == [1.0] * 5 and len(set(shares[5:])) == 1 and shares[5] < 1, "after half of the steps"
+    shares = [kept.double().mean().item() for kept in train(pruner("taylor"))]
+    assert shares[0] == 1 and shares[1] == shares[2] > shares[3] == shares[4] > shares[5]
+    assert len(set(shares[5:])) == 1
+
+
+def test_closed_units_stay_closed_unless_they_may_reopen() -> None:
+    history = train(pruner("random"))
+    assert all(not (later & ~earlier).any() for earlier, later in zip(history, history[1:]))
+    method = pruner("movement", reopen=True)
+    first = train(method, range(4))[-1]
+    closed = int((~first).nonzero()[0])
+    with torch.no_grad():
+        method.scores.total[closed] = 1e6
+    assert train(method, range(4, 6))[-1][closed], "its score has become the best"
+
+
+def test_a_resumed_run_scores_and_cuts_as_an_uninterrupted_one() -> None:
+    whole = pruner("taylor")
+    train(whole)
+    first, second = pruner("taylor"), pruner("taylor")
+    train(first, range(6))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.keep, first.keep) and second.cut_at == first.cut_at == 1
+    assert torch.equal(second.scores.values(second.network), first.scores.values(first.network))
+
+
+def test_the_probe_never_moves() -> None:
+    method = pruner("fisher")
+    train(method)
+    assert method.probe is not None and not method.probe.detach().any()
+    assert method.masks(StepInfo(1, 0, 0, STEPS, training=False)).keys() <= {g.name for g in method.units.chosen}
+
+
+def test_whole_modules_go_only_when_asked_for() -> None:
+    assert {group.kind for group in pruner("taylor").units.chosen} == {"subsampling", "ffn", "heads", "conv"}
+    with pytest.raises(UserError, match="no units of kind 'head'.*correct criterion.kinds"):
+        pruner("taylor", kinds=("head",))
+
+
+def test_counts_of_another_run_are_taken() -> None:
+    other = pruner("taylor")
+    train(other)
+    found = other.structure()
+    constraint = ConstraintConfig(size=0.5, ramp="one_shot", ramp_share=0.5)
+    method = CriterionPruning(network(), "random", CriterionConfig(), constraint, 1000, seed=5, counts=found)
+    train(method)
+    drawn = method.structure()
+    assert all(drawn.count(name) == found.count(name) for name in found.groups)
+    assert any(drawn.groups[name].kept != units.kept for name, units in found.groups.items())
+    assert method.on_target(StepInfo(1, STEPS, STEPS, STEPS))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": 3}, "criterion.norm is 3, not one of 1, 2"),
+        ({"ranking": "local"}, "criterion.ranking is 'local'"),
+        ({"normalisation": "l2"}, "criterion.normalisation is 'l2'"),
+        ({"interval": 0}, "interval at least 1"),
+    ],
+)
+def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CriterionConfig(**options)
+
+
+def test_targets_beyond_reach_are_refused() -> None:
+    with pytest.raises(UserError, match="0.95 in size is beyond reach: at most"):
+        CriterionPruning(network(), "taylor", CriterionConfig(kinds=("heads",)), ConstraintConfig(size=0.95), 1000)
