@@ -24,6 +24,8 @@ from pruning.speech import checks
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.decoding import SETTINGS, DecodingConfig
+from pruning.speech.exported import FORMS, ExportedTransducer
+from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
 from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
 from pruning.training import decoding_results, provenance
@@ -43,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp-dir", type=Path, help="experiment directory: its best checkpoint, or --epoch")
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint file instead; results go beside it")
+    parser.add_argument("--exported", type=Path, help="a directory of pruning.bin.export instead")
+    parser.add_argument("--form", choices=FORMS, default="float32", help="of --exported (default float32)")
     parser.add_argument("--epoch", type=int, help="the checkpoint at the end of this epoch, from 1")
     parser.add_argument("--avg", type=int, help="average over this many epochs that end with --epoch")
     parser.add_argument(
@@ -74,19 +78,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _set_name(cuts: Path) -> str:
-    """``test-clean`` for ``data/fbank/librispeech_cuts_test-clean.jsonl.gz``."""
-    stem = cuts.name.split(".jsonl", 1)[0]
-    return stem.split("_cuts_", 1)[-1]
+class _Source(NamedTuple):
+    """What is decoded with.
+
+    Attributes:
+        model: encoder, decoder and joiner.
+        directory: of the results.
+        name: the part of the results' names that says which weights they are of.
+        feature_dim: bins per frame.
+        fingerprint: of the weights.
+    """
+
+    model: Any
+    directory: Path
+    name: str
+    feature_dim: int
+    fingerprint: str
 
 
-def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Path, str]:
-    """The network, the directory of its results, and the part of their names that says which weights they are of."""
-    if (arguments.exp_dir is None) == (arguments.checkpoint is None):
-        raise UserError("it is not clear what to decode with", "give one of --exp-dir and --checkpoint")
-    source = arguments.exp_dir or arguments.checkpoint
+def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+    if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
+        raise UserError("it is not clear what to decode with", "give one of --exp-dir, --checkpoint and --exported")
+    source = arguments.exp_dir or arguments.checkpoint or arguments.exported
     if not source.exists():
         raise UserError(f"{source} does not exist", "train it first, or correct the path")
+    if arguments.exported is not None:
+        return _load_exported(arguments, tokenizer)
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
     if FOUND in header:
         raise UserError(f"{source} is of a pruning run", "extract it, and decode the extracted network")
@@ -94,14 +111,25 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Pat
         raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
     recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **header.get("tokenizer", {})}
     tokenizer.check_matches(recorded, str(source))
+    config: Any = model.config
+    feature_dim, fingerprint = config.encoder.feature_dim, provenance.weights_fingerprint(model)
     if arguments.checkpoint is not None:
-        return model, arguments.checkpoint.parent, arguments.checkpoint.stem
+        return _Source(model, source.parent, source.stem, feature_dim, fingerprint)
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
-    return model, arguments.exp_dir, name
+    return _Source(model, source, name, feature_dim, fingerprint)
+
+
+def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+    model = ExportedTransducer(arguments.exported, arguments.form, arguments.num_threads)
+    tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
+    if arguments.device != "cpu":
+        raise UserError("exported networks are decoded with on the processor", "leave out --device")
+    fingerprint = " ".join(provenance.file_fingerprint(path)[:12] for path in model.files)
+    return _Source(model, arguments.exported / arguments.form, "best", model.feature_dim, fingerprint)
 
 
 def _decode_set(
-    model: nn.Module, cuts: Path, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace
+    model: Any, cuts: Path, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
     batches = evaluation_batches(data, [cuts])
@@ -128,19 +156,14 @@ class _Decoding(NamedTuple):
 
 
 def _pending(
-    model: Any, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, place: tuple[Path, str]
+    source: _Source, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, suffix: str
 ) -> list[_Decoding]:
-    """The sets that were not decoded so before, all of them checked before the first is decoded.
-
-    Args:
-        place: experiment directory and suffix of the results.
-    """
-    (exp_dir, suffix), weights = place, provenance.weights_fingerprint(model)
+    """The sets that were not decoded so before, all of them checked before the first is decoded."""
     pending = []
     for cuts in arguments.cuts:
-        path = decoding_results.path_of(exp_dir, config.method, _set_name(cuts), suffix)
+        path = decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
         parameters = {
-            "weights": weights,
+            "weights": source.fingerprint,
             "bpe_model": tokenizer.fingerprint,
             "cuts": provenance.file_fingerprint(cuts),
             "decoding": {"method": config.method, **config.settings()},
@@ -150,9 +173,9 @@ def _pending(
         }
         if decoding_results.is_done(path, parameters):
             decoding_results.note_asked(path)
-            logger.info("%s: %s is done", _set_name(cuts), path)
+            logger.info("%s: %s is done", set_name_of(cuts), path)
         else:
-            checks.check_test_set(cuts, tokenizer, model.config.encoder.feature_dim, SCORED[arguments.score_in])
+            checks.check_test_set(cuts, tokenizer, source.feature_dim, SCORED[arguments.score_in])
             pending.append(_Decoding(cuts, path, parameters))
     return pending
 
@@ -162,7 +185,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for cuts in arguments.cuts:
         if not cuts.is_file():
             raise UserError(f"cuts {cuts} do not exist", "run the stage that computes features first")
-    repeated = [name for name, count in Counter(map(_set_name, arguments.cuts)).items() if count > 1]
+    repeated = [name for name, count in Counter(map(set_name_of, arguments.cuts)).items() if count > 1]
     if repeated:
         raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
     if arguments.num_threads < 1:
@@ -176,13 +199,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     _check(arguments)
     torch.set_num_threads(arguments.num_threads)
     tokenizer = Tokenizer(arguments.lang_dir)
-    model, exp_dir, weights_name = _load(arguments, tokenizer)
-    suffix = f"{weights_name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
-    pending = _pending(model, tokenizer, config, arguments, (exp_dir, suffix))
-    model = model.to(arguments.device).eval()
-    directory = exp_dir / config.method
+    source = _load(arguments, tokenizer)
+    suffix = f"{source.name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
+    pending = _pending(source, tokenizer, config, arguments, suffix)
+    model = source.model.to(arguments.device).eval() if isinstance(source.model, nn.Module) else source.model
+    directory = source.directory / config.method
     for cuts, path, parameters in pending:
-        set_name = _set_name(cuts)
+        set_name = set_name_of(cuts)
         path.unlink(missing_ok=True)  # it would speak of other files than those written now
         recognition, features = _decode_set(model, cuts, tokenizer, config, arguments)
         result = write_results(directory, set_name, suffix, recognition.transcripts)

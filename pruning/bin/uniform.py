@@ -27,14 +27,21 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--dense", required=True, help="checkpoint or experiment of the network to narrow")
-    parser.add_argument("--reference", required=True, help="checkpoint or experiment that sets the budget")
+    budgets = parser.add_mutually_exclusive_group(required=True)
+    budgets.add_argument("--reference", help="checkpoint or experiment that sets the budget")
+    budgets.add_argument("--share", type=float, help="the budget as a share of the dense network's cost")
     parser.add_argument("--cost", choices=COSTS, default=SIZE, help="what is not to be exceeded")
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
     parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)
     dense = _transducer(options.dense)
     costs = cost_model(dense, options.seconds)
-    budget = cost_model(_transducer(options.reference), options.seconds).dense[options.cost]
+    if options.reference is not None:
+        budget = cost_model(_transducer(options.reference), options.seconds).dense[options.cost]
+    elif not 0 < options.share <= 1:
+        raise UserError(f"--share is {options.share:g}", "give a share of the dense network, above 0 and up to 1")
+    else:
+        budget = options.share * costs.dense[options.cost]
     structure = uniform_structure(dense.unit_groups(), costs, options.cost, budget)
     reached = costs.structure_cost(structure)[options.cost]
     print(f"encoder {options.cost}: dense {costs.dense[options.cost]:.0f}, budget {budget:.0f}, uniform {reached:.0f}")

@@ -16,10 +16,8 @@ def relative_positions(frames: int, d_model: int, device: torch.device, dtype: t
     distance = torch.arange(frames - 1, -frames, -1, device=device, dtype=torch.float32)
     rate = torch.exp(torch.arange(0, d_model, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / d_model))
     angle = distance[:, None] * rate[None, :]
-    table = torch.zeros(2 * frames - 1, d_model, device=device)
-    table[:, 0::2] = torch.sin(angle)
-    table[:, 1::2] = torch.cos(angle[:, : d_model // 2])
-    return table.to(dtype)
+    interleaved = torch.stack((torch.sin(angle), torch.cos(angle)), dim=2).flatten(1)
+    return interleaved[:, :d_model].to(dtype)
 
 
 def relative_shift(scores: Tensor) -> Tensor:

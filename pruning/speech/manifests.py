@@ -43,6 +43,12 @@ class Paths:
         return self.directory / f"{self.prefix}_cuts_{part}.jsonl.gz"
 
 
+def set_name_of(cuts: Path) -> str:
+    """``test-clean`` for ``data/fbank/librispeech_cuts_test-clean.jsonl.gz``."""
+    stem = cuts.name.split(".jsonl", 1)[0]
+    return stem.split("_cuts_", 1)[-1]
+
+
 @contextmanager
 def naming(path: files.PathLike) -> Iterator[None]:
     """Turn what a damaged manifest raises while it is read into a UserError that names ``path``."""

@@ -72,7 +72,7 @@ def score(transcripts: Sequence[Transcript]) -> Score:
     Raises:
         UserError: no reference word at all.
     """
-    counts = [_count(t) for t in transcripts]
+    counts = [count_errors(t) for t in transcripts]
     interval = bootstrap_interval([c["total"] for c in counts], [c["ref_len"] for c in counts])
     return Score(
         insertions=sum(c["ins"] for c in counts),
@@ -84,7 +84,7 @@ def score(transcripts: Sequence[Transcript]) -> Score:
     )
 
 
-def _count(transcript: Transcript) -> dict[str, int]:
+def count_errors(transcript: Transcript) -> dict[str, int]:
     """Errors by kind (``ins``, ``del``, ``sub``, ``total``) and ``ref_len``."""
     import kaldialign
 
@@ -141,7 +141,7 @@ def paired_difference(first: Sequence[Transcript], second: Sequence[Transcript])
     if [(t.id, t.reference) for t in first] != [(t.id, t.reference) for t in second]:
         raise UserError("two systems were decoded on different utterances", "decode both on the same cuts")
     words = [len(t.reference) for t in first]
-    excess = [_count(a)["total"] - _count(b)["total"] for a, b in zip(first, second)]
+    excess = [count_errors(a)["total"] - count_errors(b)["total"] for a, b in zip(first, second)]
     interval = bootstrap_interval(excess, words)
     return Difference(100.0 * sum(excess) / sum(words), interval)
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from pruning.bin import decode, report
+from pruning.bin import decode, export, report
 from pruning.errors import UserError
 from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
@@ -154,6 +154,22 @@ def test_without_audio_the_time_excludes_features(
     assert "1-7-0" in caplog.text and "exclude features" in caplog.text
 
 
+def test_an_exported_network_is_decoded_with_and_tabulated(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    exp_dir, lang_dir = make_experiment(tmp_path / "exp", data), ["--lang-dir", str(data / "lang_bpe_27")]
+    export.main(["--exp-dir", str(exp_dir), *lang_dir, "--output", str(tmp_path / "export")])
+    cuts = ["--cuts", str(data / "fbank/librispeech_cuts_test-clean.jsonl.gz"), *lang_dir]
+    decode.main(["--exp-dir", str(exp_dir), *cuts])
+    for form in ("float32", "int8"):
+        decode.main(["--exported", str(tmp_path / "export"), "--form", form, *cuts])
+    name = "greedy_search/recogs-test-clean-best-greedy_search.txt"
+    assert (tmp_path / "export/float32" / name).read_text() == (exp_dir / name).read_text()
+    systems = [f"{row}={place}" for row, place in (("dense", exp_dir), ("int8", tmp_path / "export/int8"))]
+    arguments = ["--sets", "test-clean", "--method", "greedy_search", "--output", str(tmp_path / "RESULTS.md")]
+    report.main(["--systems", *systems, *arguments])
+    assert "| int8 " in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path) -> None:
     exp_dir = make_experiment(tmp_path / "exp", data)
     cuts = ["--cuts", str(data / "fbank" / "librispeech_cuts_test-clean.jsonl.gz")]
@@ -166,7 +182,7 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path
         ([*exp, "--cuts", str(tmp_path / "none.jsonl.gz"), *lang_dir], "none.jsonl.gz do not exist"),
         (["--exp-dir", str(tmp_path / "nothing"), *cuts, *lang_dir], "nothing does not exist"),
         ([*exp, *cuts, *lang_dir, "--epoch", "7"], "epoch-7.safetensors does not exist"),
-        ([*exp, "--checkpoint", "a.safetensors", *cuts, *lang_dir], "one of --exp-dir and --checkpoint"),
+        ([*exp, "--checkpoint", "a.safetensors", *cuts, *lang_dir], "one of --exp-dir, --checkpoint and --exported"),
         (["--exp-dir", str(gated), *cuts, *lang_dir], "gated is of a pruning run; extract it"),
         ([*exp, *cuts, *lang_dir, "--method", "viterbi"], "'viterbi' is not known"),
         ([*exp, *cuts, *lang_dir, "--num-threads", "0"], "--num-threads is 0"),

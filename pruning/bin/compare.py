@@ -1,0 +1,40 @@
+"""Tables and plots of a sweep, from its results directory alone: each method at each target against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import arguments, command
+from pruning.training import comparison, report
+
+EXPLANATION = """\
+WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers and then their
+utterances. Minus the reference: paired, the same draws for both; p is two-sided, corrected by Holm over the lines of
+the table. NLL: nats a token of the transcripts, over the whole transducer lattice. Sizes are the encoder's."""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--results", type=Path, required=True, help="results directory of python -m pruning.bin.sweep")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown, for --append of pruning.bin.report")
+    parser.add_argument("--plot", type=Path, help="PNG file")
+    parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
+    options = parser.parse_args(argv)
+    found = comparison.read(options.results)
+    parts = [EXPLANATION]
+    for target in dict.fromkeys(line.target for line in found.lines if line.target):
+        print(f"{target}\n{comparison.table(found, target, 'simple')}\n")
+        parts += [f"### {target}", comparison.table(found, target)]
+    parts.append("\n".join(f"- **{name}**: {what}" for name, what in found.legend.items()))
+    parts.append(f"Measured at commit {', '.join(commit[:12] for commit in found.commits)}.")
+    if options.plot is not None:
+        comparison.plot(found, options.plot)
+        parts.append(f"![WER against size and computation]({options.plot.name})")
+    report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.compare", argv)
+
+
+if __name__ == "__main__":
+    command.run(main)

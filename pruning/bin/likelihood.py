@@ -1,0 +1,77 @@
+"""Measure the negative log-likelihood of test transcripts under a transducer, whole lattice, per token.
+
+Writes EXP/likelihood/likelihood-SET.json; a set that was measured with the same weights before is not measured again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+
+from pruning.bin import arguments, command
+from pruning.errors import UserError
+from pruning.files import read_json, write_json
+from pruning.speech import checks, manifests
+from pruning.speech.bpe import Tokenizer
+from pruning.speech.data import DataConfig, evaluation_batches
+from pruning.speech.likelihood import likelihoods
+from pruning.training import provenance, runs
+from pruning.training.transducer_task import FOUND
+
+logger = logging.getLogger(__name__)
+
+
+def result_path(exp_dir: Path, set_name: str) -> Path:
+    """Where the likelihoods of a set are."""
+    return exp_dir / "likelihood" / f"likelihood-{set_name}.json"
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment; its best checkpoint is measured")
+    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cut manifests with features, a set each")
+    parser.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
+    parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
+    parser.add_argument("--num-threads", type=int, default=1, help="threads")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.num_threads)
+    tokenizer = Tokenizer(options.lang_dir)
+    model, header = runs.load_network(options.exp_dir, tokenizer)
+    if FOUND in header:
+        raise UserError(f"{options.exp_dir} is of a pruning run", "extract it, and measure the extracted network")
+    weights = provenance.weights_fingerprint(model)
+    for cuts in options.cuts:
+        path = result_path(options.exp_dir, manifests.set_name_of(cuts))
+        (cuts,) = manifests.check_exists([cuts])
+        made_of = {"weights": weights, "bpe_model": tokenizer.fingerprint, "cuts": provenance.file_fingerprint(cuts)}
+        if path.is_file() and read_json(path).get("parameters") == made_of:
+            logger.info("%s is done", path)
+            continue
+        checks.check_test_set(cuts, tokenizer, model.config.encoder.feature_dim)
+        data = DataConfig(max_duration=options.max_duration, num_workers=0)
+        found = likelihoods(model.eval(), evaluation_batches(data, [cuts], tokenizer))
+        counted = [one for one in found if math.isfinite(one.nll)]
+        facts: dict[str, Any] = {
+            "set": manifests.set_name_of(cuts),
+            "nll_per_token": sum(one.nll for one in counted) / max(1, sum(one.tokens for one in counted)),
+            "utterances": len(found),
+            "left_out": len(found) - len(counted),
+            "ids": [one.id for one in found],
+            "tokens": [one.tokens for one in found],
+            "nll": [round(one.nll, 4) if math.isfinite(one.nll) else None for one in found],
+            "parameters": made_of,
+            **provenance.environment("pruning.bin.likelihood", argv, "cpu"),
+        }
+        write_json(path, facts)
+        logger.info("%s: %.4f nats a token, %d of %d utterances", facts["set"], facts["nll_per_token"],
+                    len(counted), len(found))  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)

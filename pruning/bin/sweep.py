@@ -1,0 +1,123 @@
+"""Compare pruning methods: methods x targets x seeds of a YAML file, through the job runner, into small result files.
+
+Runs that are done are not made again; a run that fails does not stop the others. The table is made by
+python -m pruning.bin.compare from the results directory alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import arguments, command
+from pruning.errors import UserError
+from pruning.files import read_json, write_json
+from pruning.speech.bpe import Tokenizer
+from pruning.training import checkpoint, comparison, facts, runs, sweep
+
+logger = logging.getLogger(__name__)
+
+
+def make(config: sweep.SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: Path) -> None:
+    """Make one run (None: measure the teacher) and gather its result.
+
+    Raises:
+        UserError: one of its commands failed.
+    """
+    made_by = sweep.fingerprint(config, run, exp_dir)
+    if run is None:
+        _copy_teacher(config, sweep.final_dir(exp_dir, None))
+    for line in sweep.commands(config, run, exp_dir):
+        logger.info("%s", shlex.join(line))
+        status = subprocess.run(line, check=False).returncode
+        if status:
+            what = f"{run.name if run is not None else sweep.TEACHER}: {line[2]} ended with status {status}"
+            raise UserError(what, "its lines above say why; run the sweep again afterwards")
+    comparison.gather(config, run, exp_dir, results, made_by)
+
+
+def _copy_teacher(config: sweep.SweepConfig, place: Path) -> None:
+    """The teacher as an experiment of the sweep's own: measuring it writes nothing beside the original."""
+    model, header = runs.load_network(config.teacher, Tokenizer(config.lang_dir))
+    checkpoint.save_model(checkpoint.best_path(place), model, header)
+    facts.write_facts(place, model)
+
+
+class _Runner:
+    """Makes the runs of a wave, by the job runner or one after the other.
+
+    Args:
+        options: of the command.
+        own: the command that makes one run, but for ``--wave`` and ``--job``.
+    """
+
+    def __init__(self, options: argparse.Namespace, own: Sequence[str]) -> None:
+        self._log, self._own = options.exp_dir / "log", own
+        self._runner = shlex.split(options.runner) if options.runner else None
+
+    def __call__(self, index: int, names: Sequence[str]) -> None:
+        """Make the runs ``names`` of wave ``index``; failures are left to be seen in the results."""
+        wave = self._log / f"wave-{index}.json"
+        write_json(wave, {"runs": list(names)})
+        one = [*self._own, "--wave", str(wave), "--job"]
+        if self._runner is not None:
+            log = self._log / f"wave-{index}.JOB.log"
+            subprocess.run([*self._runner, f"JOB=1:{len(names)}", str(log), *one, "JOB"], check=False)
+            return
+        for job in range(1, len(names) + 1):
+            subprocess.run([*one, str(job)], check=False)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file: see pruning.training.sweep.SweepConfig")
+    parser.add_argument("--exp-dir", type=Path, required=True, help="experiments of the sweep")
+    parser.add_argument("--results", type=Path, help="directory of small result files; default: EXP_DIR/results")
+    parser.add_argument("--runner", help="the job runner with its options; default: one run after the other, here")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the runs")
+    parser.add_argument("--wave", type=Path, help="list of runs, of which --job is made (what the runner calls)")
+    parser.add_argument("--job", type=int, help="number of the run in --wave, from 1")
+    options = parser.parse_args(argv)
+    config = sweep.load(options.config)
+    results = options.results or options.exp_dir / comparison.RESULTS
+    by_name: dict[str, Optional[sweep.Run]] = {sweep.TEACHER: None}
+    waves = [[run.name for run in wave] for wave in sweep.levels(sweep.expand(config))]
+    waves[0].insert(0, sweep.TEACHER)
+    by_name.update({run.name: run for run in sweep.expand(config)})
+    if options.wave is not None:
+        make(config, by_name[read_json(options.wave)["runs"][options.job - 1]], options.exp_dir, results)
+        return
+
+    def left(names: Sequence[str]) -> list[str]:
+        prints = {name: sweep.fingerprint(config, by_name[name], options.exp_dir) for name in names}
+        return [name for name in names if not comparison.is_done(results, by_name[name], prints[name])]
+
+    if options.dry_run:
+        for index, wave in enumerate(waves, start=1):
+            undone = left(wave)
+            print("\n".join(f"wave {index}: {name}{'' if name in undone else ' (done)'}" for name in wave))
+        return
+    comparison.write_utterances(config, results)
+    own = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(options.config), "--exp-dir",
+           str(options.exp_dir), "--results", str(results)]  # fmt: skip
+    runner = _Runner(options, own)
+    for index, wave in enumerate(waves, start=1):
+        names = left(wave)
+        logger.info("wave %d of %d: %d of %d runs are to be made", index, len(waves), len(names), len(wave))
+        if names:
+            runner(index, names)
+    failed = [name for wave in waves for name in left(wave)]
+    if failed:
+        what = f"{len(failed)} of {len(by_name)} runs of the sweep failed: {', '.join(failed)}"
+        raise UserError(what, f"see {options.exp_dir / 'log'}; the same command makes them again")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,255 @@
+"""A sweep's outcome: what each run measured, in small files, and the tables and plots made from them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from tabulate import tabulate
+
+from pruning.errors import UserError
+from pruning.files import PathLike, read_json, write_json
+from pruning.speech import manifests
+from pruning.speech.scoring import count_errors, read_transcripts
+from pruning.speech.statistics import Design, Estimate, estimate, holm, p_value
+from pruning.training.decoding_results import read_results
+from pruning.training.facts import read_facts
+from pruning.training.sweep import TEACHER, Run, SweepConfig, describe, final_dir
+
+UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
+_KEPT = ("encoder_parameters", "parameters", "macs_10s", "macs_30s")
+
+
+def result_path(results: PathLike, run: Optional[Run]) -> Path:
+    """The file of a run's result; None: of the teacher's."""
+    return Path(results) / (f"{run.target}-{run.method}-seed{run.seed}.json" if run is not None else f"{TEACHER}.json")
+
+
+def is_done(results: PathLike, run: Optional[Run], made_by: str) -> bool:
+    """Whether the result of a run is there and was made by the same commands and configurations."""
+    path = result_path(results, run)
+    return path.is_file() and read_json(path).get("made_by") == made_by
+
+
+def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: PathLike, made_by: str) -> None:
+    """Write what a run measured as one small JSON file: sizes, and errors and likelihood of every utterance.
+
+    Args:
+        config: of the sweep.
+        run: which; None: the teacher itself.
+        exp_dir: of the sweep.
+        results: directory of the files, which may be kept in a repository.
+        made_by: stands for the commands and configurations of the run.
+
+    Raises:
+        UserError: a test set was not decoded or measured.
+    """
+    place = final_dir(exp_dir, run)
+    facts = read_facts(place)
+    sets: dict[str, Any] = {}
+    for cuts in map(Path, config.test_cuts):
+        name = manifests.set_name_of(cuts)
+        decoded = read_results(place, config.decoding, name)
+        if decoded is None:
+            raise UserError(f"{place} was not decoded on {name}", "run the sweep again")
+        likelihood = read_json(place / "likelihood" / f"likelihood-{name}.json", "run the sweep again")
+        nll = dict(zip(likelihood["ids"], zip(likelihood["nll"], likelihood["tokens"])))
+        transcripts = sorted(read_transcripts(place / config.decoding / decoded["recogs"]))
+        sets[name] = {
+            "ids": [one.id for one in transcripts],
+            "words": [len(one.reference) for one in transcripts],
+            "errors": [count_errors(one)["total"] for one in transcripts],
+            "nll": [nll[one.id][0] for one in transcripts],
+            "tokens": [nll[one.id][1] for one in transcripts],
+            "command": decoded["command"],
+            "commit": decoded["commit"],
+            "date": decoded["date"],
+        }
+    named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
+    network, dense = ({key: known[key] for key in _KEPT} for known in (facts, facts["dense"]))
+    value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
+    write_json(result_path(results, run), value)
+
+
+def write_utterances(config: SweepConfig, results: PathLike) -> None:
+    """Write who speaks each test utterance, and what the lines of the sweep are."""
+    speakers: dict[str, dict[str, str]] = {}
+    for path in manifests.check_exists(config.test_cuts):
+        speakers[manifests.set_name_of(path)] = {
+            cut.id: str(cut.supervisions[0].speaker or cut.id) for cut in manifests.iterate_cuts(path)
+        }
+    write_json(Path(results) / UTTERANCES, speakers)
+    legend = {"reference": config.reference, "decoding": config.decoding, "methods": dict(describe(config)),
+              "targets": {name: list(settings) for name, settings in config.targets.items()}}  # fmt: skip
+    write_json(Path(results) / LEGEND, legend)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method at a target: its runs over seeds.
+
+    Attributes:
+        method, target: which; the teacher has an empty target.
+        seeds: of its runs.
+        network, dense: sizes of the first run's network, and of the teacher.
+        errors, words, nll, tokens: ``(seeds, U)`` of all test sets' utterances in one order.
+        sets: ``(U,)`` the set of each utterance.
+    """
+
+    method: str
+    target: str
+    seeds: tuple[int, ...]
+    network: Mapping[str, float]
+    dense: Mapping[str, float]
+    errors: np.ndarray
+    words: np.ndarray
+    nll: np.ndarray
+    tokens: np.ndarray
+    sets: np.ndarray
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Pooled word error rate of each run, in percent."""
+        return 100.0 * self.errors.sum(axis=1) / self.words.sum(axis=1)
+
+    def set_rate(self, name: str) -> float:
+        """Word error rate over the runs on one set, in percent."""
+        of_set = self.sets == name
+        return float(100.0 * self.errors[:, of_set].sum() / self.words[:, of_set].sum())
+
+    @property
+    def nll_per_token(self) -> float:
+        """Over the runs and sets, utterances without a likelihood left out."""
+        known = np.isfinite(self.nll)
+        return float(self.nll[known].sum() / self.tokens[known].sum())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All lines of a sweep over the same utterances."""
+
+    lines: list[Line]
+    design: Design
+    reference: str
+    legend: Mapping[str, str]
+    commits: tuple[str, ...]
+
+    def line(self, method: str, target: str) -> Optional[Line]:
+        """The line of a method at a target, if it was run."""
+        found = [line for line in self.lines if (line.method, line.target) == (method, target)]
+        return found[0] if found else None
+
+    def rate(self, line: Line) -> Estimate:
+        """Pooled word error rate, averaged over seeds, with its interval over speakers and utterances."""
+        return estimate(self.design, line.errors.mean(axis=0), line.words[0].astype(float))
+
+    def differences(self, target: str) -> dict[str, tuple[Estimate, float]]:
+        """Of each method at ``target`` but the reference: rate minus the reference's, and Holm's p over the table."""
+        reference = self.line(self.reference, target)
+        if reference is None:
+            return {}
+        words, base = reference.words[0].astype(float), reference.errors.mean(axis=0)
+        others = [line for line in self.lines if line.target == target and line.method != self.reference]
+        excess = {line.method: line.errors.mean(axis=0) - base for line in others}
+        corrected = holm({name: p_value(self.design, value, words) for name, value in excess.items()})
+        return {name: (estimate(self.design, value, words), corrected[name]) for name, value in excess.items()}
+
+
+def read(results: PathLike) -> Comparison:
+    """Read what `gather` and `write_utterances` left.
+
+    Raises:
+        UserError: files are missing, or two runs were measured on different utterances.
+    """
+    directory, remedy = Path(results), "give the results directory of a sweep"
+    speakers, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
+    files = sorted(path for path in directory.glob("*.json") if path.name not in (UTTERANCES, LEGEND))
+    if not files:
+        raise UserError(f"{directory} holds no results", remedy)
+    order = [(name, utterance) for name, of_set in speakers.items() for utterance in sorted(of_set)]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in files:
+        value = read_json(path, remedy)
+        listed = [(name, utterance) for name in speakers for utterance in value["sets"].get(name, {}).get("ids", ())]
+        if listed != order:
+            raise UserError(f"{path} was measured on other utterances than {UTTERANCES} names", "run the sweep again")
+        found.setdefault((value["method"], value.get("target", "")), []).append(value)
+    lines = [_line(method, target, values, list(speakers)) for (method, target), values in found.items()]
+    ranks = {name: index for index, name in enumerate([TEACHER, *legend["methods"]])}
+    targets = {name: index for index, name in enumerate(["", *legend["targets"]])}
+    lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
+    commits = {facts["commit"] for values in found.values() for value in values for facts in value["sets"].values()}
+    design = Design.of([f"{name}/{speakers[name][utterance]}" for name, utterance in order])
+    return Comparison(lines, design, legend["reference"], legend["methods"], tuple(sorted(commits)))
+
+
+def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Line:
+    values = sorted(values, key=lambda value: value.get("seed", 0))
+
+    def stacked(key: str) -> np.ndarray:
+        rows = [[number for name in names for number in value["sets"][name][key]] for value in values]
+        return np.array([[np.nan if number is None else number for number in row] for row in rows], dtype=float)
+
+    sets = np.array([name for name in names for _ in values[0]["sets"][name]["ids"]])
+    seeds = tuple(int(value.get("seed", 0)) for value in values)
+    return Line(method, target, seeds, values[0]["network"], values[0]["dense"], stacked("errors"), stacked("words"),
+                stacked("nll"), stacked("tokens"), sets)  # fmt: skip
+
+
+def _shown(value: Estimate, sign: bool = False) -> str:
+    return f"{value.value:{'+' if sign else ''}.2f} ({value.low:.2f} to {value.high:.2f})"
+
+
+def table(comparison: Comparison, target: str, style: str = "github") -> str:
+    """The lines at one target, the teacher first."""
+    differences = comparison.differences(target)
+    names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
+    rows = []
+    for line in comparison.lines:
+        if line.target not in ("", target):
+            continue
+        spread = f"{line.rates.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
+        row = {"method": line.method, "seeds": str(len(line.seeds)), "WER % pooled": _shown(comparison.rate(line)),
+               "sd over seeds": spread}  # fmt: skip
+        row |= {f"WER % {name}": f"{line.set_rate(name):.2f}" for name in names} if len(names) > 1 else {}
+        row["NLL / token"] = f"{line.nll_per_token:.4f}"
+        row["M parameters"] = f"{line.network['encoder_parameters'] / 1e6:.3f}"
+        row["GMACs 10 s"] = f"{line.network['macs_10s'] / 1e9:.3f}"
+        difference = differences.get(line.method) if line.target else None
+        row[f"minus {comparison.reference}"] = _shown(difference[0], sign=True) if difference else ""
+        row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
+        rows.append(row)
+    alignment = ["left", *["right"] * (len(rows[0]) - 1)]
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+
+
+def plot(comparison: Comparison, path: PathLike) -> None:
+    """Word error rate against parameters and against MACs, a line for each method, with intervals; a PNG file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from pruning.files import atomic_path
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
+    axes = (("encoder_parameters", 1e6, "encoder parameters (M)"), ("macs_10s", 1e9, "encoder GMACs for 10 s"))
+    methods = list(dict.fromkeys(line.method for line in comparison.lines))
+    for panel, (key, unit, label) in zip(panels, axes):
+        for index, method in enumerate(methods):
+            lines = sorted((ln for ln in comparison.lines if ln.method == method), key=lambda ln: ln.network[key])
+            rates = [comparison.rate(line) for line in lines]
+            errors = np.array([[r.value - r.low for r in rates], [r.high - r.value for r in rates]])
+            panel.errorbar([line.network[key] / unit for line in lines], [rate.value for rate in rates], errors,
+                           marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("WER % (95 % interval)")
+    panels[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)

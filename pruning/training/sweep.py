@@ -1,0 +1,302 @@
+"""Sweeps: methods x targets x seeds from one teacher, as runs of the ordinary commands that depend on one another."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import yaml
+
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.speech.bpe import Tokenizer
+from pruning.training import checkpoint, configuration, runs
+from pruning.training.provenance import file_fingerprint
+
+TEACHER = "teacher"
+SCRATCH = "uniform"
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """One line of the comparison. Just one of ``method``, ``structure_from`` and ``uniform`` says what it is.
+
+    Attributes:
+        method: prune the teacher by this method of `pruning.training.runs.METHODS`, extract and fine-tune.
+        settings: over the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
+        structure_from: take the structure that another line found (same target and seed), and fine-tune.
+        uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``.
+        counts_from: of ``method``: another line whose kept counts are taken.
+        reinitialise: fresh weights in place of inherited ones.
+        repair: utterances of one-shot repair before fine-tuning; 0: none.
+        finetune_settings: over the fine-tuning (or ``scratch``) configuration.
+        targets, seeds: of this line, where they are not all of the sweep's.
+    """
+
+    method: Optional[str] = None
+    settings: tuple[str, ...] = ()
+    structure_from: Optional[str] = None
+    uniform: bool = False
+    counts_from: Optional[str] = None
+    reinitialise: bool = False
+    repair: int = 0
+    finetune_settings: tuple[str, ...] = ()
+    targets: Optional[tuple[str, ...]] = None
+    seeds: Optional[tuple[int, ...]] = None
+
+    def __post_init__(self) -> None:
+        given = [self.method is not None, self.structure_from is not None, self.uniform]
+        if sum(given) != 1:
+            raise ValueError("give just one of method, structure_from and uniform")
+        if self.counts_from is not None and self.method is None:
+            raise ValueError("counts_from goes with a method")
+
+    @property
+    def stands_on(self) -> Optional[str]:
+        """The line whose runs must be there first."""
+        return self.structure_from or self.counts_from
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A comparison of methods.
+
+    Attributes:
+        teacher: experiment of the dense network.
+        lang_dir, train_cuts, dev_cuts, test_cuts: the data; a test set is named by its manifest.
+        prune, finetune, scratch: configurations that every line shares.
+        targets: name -> settings of the constraint, e.g. ``half: [constraint.size=0.5]``.
+        methods: name -> line.
+        seeds: of training.
+        reference: the line that the others are compared with.
+        decoding: method of decoding.
+    """
+
+    teacher: str
+    lang_dir: str
+    train_cuts: tuple[str, ...]
+    dev_cuts: tuple[str, ...]
+    test_cuts: tuple[str, ...]
+    prune: str
+    finetune: str
+    targets: dict[str, list[str]]
+    methods: dict[str, MethodConfig]
+    reference: str
+    scratch: Optional[str] = None
+    seeds: tuple[int, ...] = (1,)
+    decoding: str = "greedy_search"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network of a sweep: a line at a target with a seed.
+
+    Attributes:
+        method, target, seed: which.
+        config: of the line.
+        needs: the name of the run that must be there first.
+    """
+
+    method: str
+    target: str
+    seed: int
+    config: MethodConfig = field(compare=False)
+    needs: Optional[str] = None
+
+    @property
+    def name(self) -> str:
+        """Its directory, under the sweep's."""
+        return f"{self.target}/{self.method}/seed{self.seed}"
+
+
+def load(path: PathLike) -> SweepConfig:
+    """Read a sweep file and check that its lines and targets fit each other.
+
+    Raises:
+        UserError: naming the file, and the line where there is one.
+    """
+    config = configuration.load(SweepConfig, path)
+
+    def wrong(what: str, remedy: str, *keys: str) -> UserError:
+        line = line_of(path, keys)
+        return UserError(f"{path}{f' line {line}' if line else ''}: {what}", remedy)
+
+    if config.reference not in config.methods:
+        raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
+    for name, method in config.methods.items():
+        where = ("methods", name)
+        if "/" in name or name == TEACHER:
+            raise wrong(f"a line cannot be named {name!r}", "give it another name", *where)
+        if method.method is not None and method.method not in runs.METHODS:
+            known = ", ".join(runs.METHODS)
+            raise wrong(f"there is no method {method.method!r}", f"choose from {known}", *where, "method")
+        if method.stands_on is not None and method.stands_on not in config.methods:
+            key = "structure_from" if method.structure_from else "counts_from"
+            raise wrong(f"{name} stands on {method.stands_on!r}, which is no line", "correct it", *where, key)
+        if method.uniform and config.scratch is None:
+            raise wrong(f"{name} is trained from scratch", "give the sweep a configuration scratch", *where)
+        for target in method.targets or ():
+            if target not in config.targets:
+                raise wrong(f"{name} names the target {target!r}", "name one of targets", *where, "targets")
+    _check_settings(config, path)
+    levels(expand(config))
+    return config
+
+
+def _check_settings(config: SweepConfig, path: PathLike) -> None:
+    """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
+    network, _ = runs.load_network(config.teacher, Tokenizer(config.lang_dir))
+    for name, method in config.methods.items():
+        for target in method.targets or config.targets:
+            line = line_of(path, ("methods", name)) if method.settings else line_of(path, ("targets", target))
+            try:
+                if method.method is not None:
+                    settings = (*config.targets[target], f"method={method.method}", *method.settings)
+                    runs.new_pruner(network, configuration.load(runs.PruneConfig, config.prune, settings))
+                base = config.scratch if method.uniform else config.finetune
+                configuration.load(runs.RunConfig, base, method.finetune_settings)
+            except UserError as error:
+                where = f"{path}{f' line {line}' if line else ''}, {name} at {target}"
+                raise UserError(f"{where}: {error.what}", error.remedy) from None
+
+
+def line_of(path: PathLike, keys: Sequence[str]) -> Optional[int]:
+    """The line, from 1, on which the value under ``keys`` begins in a YAML file; None if there is none."""
+    try:
+        node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError):
+        return None
+    line = None
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = [(name, value) for name, value in pairs if str(name.value) == str(key)]
+        if not found:
+            return line
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return line
+
+
+def expand(config: SweepConfig) -> list[Run]:
+    """All runs of a sweep, in the order of its file."""
+    found = []
+    for name, method in config.methods.items():
+        for target in method.targets or config.targets:
+            for seed in method.seeds or config.seeds:
+                needs = None
+                if method.stands_on is not None:
+                    needs = Run(method.stands_on, target, seed, config.methods[method.stands_on]).name
+                found.append(Run(name, target, seed, method, needs))
+    return found
+
+
+def levels(found: Sequence[Run]) -> list[list[Run]]:
+    """Runs in waves: those of a wave need none but runs of the waves before.
+
+    Raises:
+        UserError: a run needs one that the sweep does not have, or two need each other.
+    """
+    waves: list[list[Run]] = []
+    done: set[str] = set()
+    left = list(found)
+    names = {run.name for run in found}
+    for run in found:
+        if run.needs is not None and run.needs not in names:
+            raise UserError(f"{run.name} needs {run.needs}, which the sweep does not have", "give both the same seeds")
+    while left:
+        wave = [run for run in left if run.needs is None or run.needs in done]
+        if not wave:
+            raise UserError(f"{left[0].name} and {left[0].needs} need each other", "correct the sweep")
+        waves.append(wave)
+        done |= {run.name for run in wave}
+        left = [run for run in left if run.name not in done]
+    return waves
+
+
+def final_dir(exp_dir: PathLike, run: Optional[Run]) -> Path:
+    """The experiment of a run's final network; None: of the teacher, as the sweep measures it."""
+    return Path(exp_dir) / (TEACHER if run is None else f"{run.name}/finetuned")
+
+
+def commands(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> Iterator[list[str]]:
+    """The commands that make a run, each of which resumes by itself and does nothing when it is done.
+
+    Args:
+        config: of the sweep.
+        run: which; None: the teacher, which is measured only.
+        exp_dir: of the sweep.
+    """
+    if run is not None:
+        yield from _training(config, run, exp_dir)
+    common = ["--exp-dir", str(final_dir(exp_dir, run)), "--cuts", *config.test_cuts, "--lang-dir", config.lang_dir]
+    yield _python("decode", *common, "--method", config.decoding)
+    yield _python("likelihood", *common)
+
+
+def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str]]:
+    place, method = Path(exp_dir) / run.name, run.config
+    data = ["--lang-dir", config.lang_dir, "--train-cuts", *config.train_cuts, "--dev-cuts", *config.dev_cuts]
+    seed = f"trainer.seed={run.seed}"
+    targets = [*config.targets[run.target]]
+    final = final_dir(exp_dir, run)
+    extracted = str(place / "extracted")
+    if method.uniform:
+        share = configuration.load(runs.PruneConfig, config.prune, targets).constraint.targets()
+        cost, target = next(iter(share.items()))
+        yield _python("uniform", "--dense", config.teacher, "--cost", cost, "--share", str(round(1 - target, 6)),
+                      "--output", str(place / "dimensions.json"))  # fmt: skip
+        assert config.scratch is not None
+        yield _python("train", "--config", config.scratch, *method.finetune_settings, seed, "--exp-dir", str(final),
+                      "--model", str(place / "dimensions.json"), *data)  # fmt: skip
+    else:
+        pruned = Path(exp_dir) / run.needs / "pruned" if method.structure_from and run.needs else place / "pruned"
+        if method.method is not None:
+            counts = [f"counts_from={Path(exp_dir) / run.needs / 'pruned'}"] if run.needs is not None else []
+            yield _python("prune", "--method", method.method, "--config", config.prune, *targets, *method.settings,
+                          *counts, seed, "--teacher", config.teacher, "--exp-dir", str(pruned), *data)  # fmt: skip
+        yield _python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run))
+        yield _python("finetune", "--config", config.finetune, *method.finetune_settings, seed, "--init", extracted,
+                      "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
+
+
+def _extraction(config: SweepConfig, run: Run) -> list[str]:
+    method = run.config
+    options = ["--train-cuts", *config.train_cuts, "--lang-dir", config.lang_dir]
+    if method.reinitialise:
+        options += ["--reinitialise", str(run.seed)]
+    if method.repair:
+        options += ["--repair", str(method.repair), "--teacher", config.teacher]
+    return options
+
+
+def fingerprint(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> str:
+    """Stands for all that decides a run: its commands, the configurations, and what it stands on."""
+    words = [word for line in commands(config, run, exp_dir) for word in line[2:]]
+    files = [config.prune, config.finetune, *([config.scratch] if config.scratch else [])]
+    parts = [*words, *(Path(name).read_text(encoding="utf-8") for name in files), file_fingerprint(
+        checkpoint.file_of(config.teacher))]  # fmt: skip
+    if run is not None and run.needs is not None:
+        parts += [fingerprint(config, other, exp_dir) for other in expand(config) if other.name == run.needs]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"pruning.bin.{module}", *arguments]
+
+
+def describe(config: SweepConfig) -> Mapping[str, str]:
+    """What each line is, in a few words, for the legend of a table."""
+    words = {}
+    for name, method in config.methods.items():
+        if method.uniform:
+            what = "uniformly narrowed, from scratch"
+        elif method.structure_from is not None:
+            what = f"structure of {method.structure_from}"
+        else:
+            what = str(method.method) + (f", counts of {method.counts_from}" if method.counts_from else "")
+        more = ["fresh weights"] * method.reinitialise + [f"repair on {method.repair}"] * bool(method.repair)
+        words[name] = ", ".join([what, *more, *method.settings, *method.finetune_settings])
+    return words

@@ -1,0 +1,125 @@
+"""A sweep on seconds of speech: runs that stand on one another, done once, failures named, and the table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pruning.bin import compare, sweep
+from pruning.errors import UserError
+from pruning.files import read_json
+from pruning.training import sweep as sweeps
+from tests.training.test_runs import inputs, work  # noqa: F401
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(work: Path, data_dir: Path, tmp_path: Path) -> Path:  # noqa: F811
+    """A sweep file of a criterion, random units with its counts, and a uniform network from scratch."""
+    data = inputs(data_dir)
+    fast = ["trainer.max_steps=4"]
+    value = {
+        "teacher": str(work / "teacher"),
+        "lang_dir": str(data.lang_dir),
+        "train_cuts": [str(path) for path in data.train_cuts],
+        "dev_cuts": [str(path) for path in data.dev_cuts],
+        "test_cuts": [str(path) for path in data.dev_cuts],
+        "prune": str(work / "prune.yaml"),
+        "finetune": str(work / "finetune.yaml"),
+        "scratch": str(work / "train.yaml"),
+        "targets": {"half": ["constraint.size=0.5", "constraint.ramp=one_shot", *fast]},
+        "methods": {
+            "drawn": {"method": "random", "counts_from": "magnitude", "finetune_settings": fast},
+            "magnitude": {"method": "magnitude", "finetune_settings": fast},
+            "uniform": {"uniform": True, "finetune_settings": fast},
+        },
+        "reference": "magnitude",
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(value, sort_keys=False))
+    return path
+
+
+def changed(path: Path, *keys: str, to: object) -> Path:
+    value = yaml.safe_load(path.read_text())
+    inner = value
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = to
+    path.write_text(yaml.safe_dump(value, sort_keys=False))
+    return path
+
+
+@pytest.mark.slow
+def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    exp_dir, results = tmp_path / "exp", tmp_path / "results"
+    arguments = ["--config", str(config), "--exp-dir", str(exp_dir), "--results", str(results)]
+    runner = f"{REPOSITORY / 'utils/run.sh'} --max-jobs-run 2"
+    sweep.main([*arguments, "--runner", runner])
+    assert sorted(path.name for path in results.glob("half-*")) == [
+        "half-drawn-seed1.json", "half-magnitude-seed1.json", "half-uniform-seed1.json",
+    ]  # fmt: skip
+    structures = [read_json(exp_dir / f"half/{name}/seed1/pruned/structure.json") for name in ("drawn", "magnitude")]
+    counts = [{name: len(group["kept"]) for name, group in one["groups"].items()} for one in structures]
+    assert counts[0] == counts[1] and structures[0] != structures[1]
+    sizes = [read_json(path)["network"]["encoder_parameters"] for path in sorted(results.glob("half-*"))]
+    dense = read_json(results / "teacher.json")["network"]["encoder_parameters"]
+    assert all(size / dense == pytest.approx(0.5, abs=0.02) for size in sizes)
+
+    before = {path: path.stat().st_mtime_ns for path in results.glob("half-*")}
+    (results / "half-uniform-seed1.json").unlink()  # as if it had been killed before the end
+    capfd.readouterr()
+    sweep.main([*arguments, "--dry-run"])
+    assert "half/uniform/seed1\n" in capfd.readouterr().out
+    sweep.main(arguments)
+    after = {path: path.stat().st_mtime_ns for path in results.glob("half-*")}
+    assert {path.name for path in after if after[path] != before[path]} == {"half-uniform-seed1.json"}
+
+    compare.main(["--results", str(results), "--output", str(tmp_path / "table.md"), "--plot", str(tmp_path / "p.png")])
+    text = (tmp_path / "table.md").read_text()
+    assert all(f"| {name} " in text for name in ("teacher", "drawn", "magnitude", "uniform"))
+    assert "counts of magnitude" in text and "p.png" in text and "pruning.bin.compare --results" in text
+
+
+@pytest.mark.slow
+def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> None:
+    changed(config, "methods", to={"bad": {"method": "magnitude", "settings": ["trainer.optimiser.lr=1e30",
+            "trainer.max_skipped_steps=1"]}, "good": {"uniform": True, "finetune_settings": ["trainer.max_steps=3"]}})
+    changed(config, "reference", to="good")
+    command = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(config), "--exp-dir", str(tmp_path / "exp")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 1
+    assert "1 of 3 runs of the sweep failed: half/bad/seed1; see" in done.stderr.splitlines()[-1]
+    assert (tmp_path / "exp/results/half-good-seed1.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("methods", "drawn", "method"), "magic", r"sweep.yaml line 20: there is no method 'magic'; choose from l0"),
+        (("methods", "drawn", "counts_from"), "gone", r"line \d+: drawn stands on 'gone', which is no line"),
+        (("targets", "half"), ["constraint.size=0.99"], r"line \d+, drawn at half: a sparsity of 0.99 in size"),
+        (("methods", "drawn", "settings"), ["constraint.sise=1"], r"line \d+, drawn at half: unknown key.*did you"),
+        (("methods", "uniform", "method"), "l0", "give just one of method, structure_from and uniform"),
+        (("methods", "drawn", "seeds"), [7], "half/drawn/seed7 needs half/magnitude/seed7, which the sweep does not"),
+        (("reference",), "best", r"line \d+: the reference 'best' is none of the methods"),
+        (("methdos",), {}, "unknown key 'methdos'"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_before_anything_starts(
+    config: Path, tmp_path: Path, keys: tuple[str, ...], value: object, message: str
+) -> None:
+    changed(config, *keys, to=value)
+    with pytest.raises(UserError, match=message):
+        sweep.main(["--config", str(config), "--exp-dir", str(tmp_path / "exp")])
+    assert not (tmp_path / "exp").exists()
+
+
+def test_runs_come_in_waves(config: Path) -> None:
+    waves = sweeps.levels(sweeps.expand(sweeps.load(config)))
+    assert [[run.method for run in wave] for wave in waves] == [["magnitude", "uniform"], ["drawn"]]

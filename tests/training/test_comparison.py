@@ -1,0 +1,104 @@
+"""The comparison of a sweep, from result files that were put there by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pruning.errors import UserError
+from pruning.files import read_json, write_json
+from pruning.training import comparison
+
+DENSE = {"encoder_parameters": 4e6, "parameters": 5e6, "macs_10s": 1e9, "macs_30s": 4e9}
+HALF = {"encoder_parameters": 2e6, "parameters": 3e6, "macs_10s": 6e8, "macs_30s": 2e9}
+SETS = {"clean": 40, "other": 24}
+
+
+def write(directory: Path, method: str, rates: dict[str, float], target: str = "", seed: int = 1) -> None:
+    """A run that errs at the given rates, evenly over utterances of ten words."""
+    sets = {}
+    for name, count in SETS.items():
+        errors = [int(np.floor((i + 1) * 10 * rates[name]) - np.floor(i * 10 * rates[name])) for i in range(count)]
+        nll: list[Any] = [2.0 * error + 1 for error in errors]
+        nll[0] = None
+        ids = [f"{name}-{i:03d}" for i in range(count)]
+        sets[name] = {"ids": ids, "words": [10] * count, "errors": errors, "nll": nll, "tokens": [5] * count,
+                      "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
+    named = {"method": method} if not target else {"method": method, "target": target, "seed": seed}
+    file = "teacher.json" if not target else f"{target}-{method}-seed{seed}.json"
+    network = HALF if target else DENSE
+    write_json(directory / file, {**named, "network": network, "dense": DENSE, "made_by": "x", "sets": sets})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    speakers = {name: {f"{name}-{i:03d}": f"s{i // 4}" for i in range(count)} for name, count in SETS.items()}
+    write_json(tmp_path / comparison.UTTERANCES, speakers)
+    legend = {"reference": "l0", "decoding": "greedy_search", "targets": {"half": [], "quarter": []},
+              "methods": {"l0": "l0", "taylor": "taylor", "random": "random"}}  # fmt: skip
+    write_json(tmp_path / comparison.LEGEND, legend)
+    write(tmp_path, "teacher", {"clean": 0.05, "other": 0.15})
+    write(tmp_path, "random", {"clean": 0.2, "other": 0.4}, "half")
+    for seed in (1, 2):
+        write(tmp_path, "l0", {"clean": 0.05 + 0.05 * seed, "other": 0.2}, "half", seed)
+    write(tmp_path, "taylor", {"clean": 0.1, "other": 0.2}, "half")
+    return tmp_path
+
+
+def test_rates_over_seeds_and_sets(results: Path) -> None:
+    found = comparison.read(results)
+    assert [(line.method, line.target) for line in found.lines] == [
+        ("teacher", ""), ("l0", "half"), ("taylor", "half"), ("random", "half"),
+    ]  # fmt: skip
+    l0 = found.line("l0", "half")
+    assert l0 is not None and l0.seeds == (1, 2)
+    assert l0.rates == pytest.approx([100 * (40 + 48) / 640, 100 * (60 + 48) / 640], abs=0.4)
+    assert l0.set_rate("other") == pytest.approx(20, abs=0.5)
+    assert found.rate(l0).value == pytest.approx(l0.rates.mean())
+    assert found.rate(l0).low < found.rate(l0).value < found.rate(l0).high
+    teacher = found.line("teacher", "")
+    assert teacher is not None
+    errors = [sum(read_json(results / "teacher.json")["sets"][name]["errors"][1:]) for name in SETS]
+    assert teacher.nll_per_token == pytest.approx((2 * sum(errors) + 62) / (5 * 62)), "what has none is left out"
+
+
+def test_differences_from_the_reference(results: Path) -> None:
+    found = comparison.read(results).differences("half")
+    assert found.keys() == {"taylor", "random"}
+    difference, p = found["random"]
+    assert difference.value == pytest.approx(27.5 - 15.3, abs=0.6) and difference.low > 0 and p < 0.01
+    difference, p = found["taylor"]
+    assert difference.value < 0
+    assert comparison.read(results).differences("quarter") == {}
+
+
+def test_the_table(results: Path) -> None:
+    text = comparison.table(comparison.read(results), "half")
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()]
+    by_name = {row[0]: dict(zip(rows[0], row)) for row in rows[2:]}
+    assert by_name["teacher"]["M parameters"] == "4.000" and by_name["random"]["M parameters"] == "2.000"
+    assert by_name["l0"]["seeds"] == "2" and by_name["l0"]["sd over seeds"] != "-"
+    assert by_name["random"]["sd over seeds"] == "-"
+    assert by_name["l0"]["minus l0"] == "" and by_name["teacher"]["minus l0"] == ""
+    assert by_name["random"]["minus l0"].startswith("+1") and by_name["random"]["p (Holm)"] < "0.02"
+
+
+def test_the_plot_is_a_picture(results: Path, tmp_path: Path) -> None:
+    comparison.plot(comparison.read(results), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_on_other_utterances_are_refused(results: Path) -> None:
+    value = read_json(results / "half-taylor-seed1.json")
+    value["sets"]["clean"]["ids"][3] = "another"
+    write_json(results / "half-taylor-seed1.json", value)
+    with pytest.raises(UserError, match="half-taylor-seed1.json was measured on other utterances"):
+        comparison.read(results)
+
+
+def test_no_results(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="utterances.json does not exist; give the results directory"):
+        comparison.read(tmp_path)
