@@ -158,7 +158,7 @@ def test_an_exported_network_is_decoded_with_and_tabulated(data: Path, tmp_path:
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
     exp_dir, lang_dir = make_experiment(tmp_path / "exp", data), ["--lang-dir", str(data / "lang_bpe_27")]
     export.main(["--exp-dir", str(exp_dir), *lang_dir, "--output", str(tmp_path / "export")])
-    cuts = ["--cuts", str(data / "fbank/librispeech_cuts_test-clean.jsonl.gz"), *lang_dir]
+    cuts = ["--cuts", str(data / "fbank/librispeech_cuts_test-clean.jsonl.gz"), *lang_dir, "--method", "greedy_search"]
     decode.main(["--exp-dir", str(exp_dir), *cuts])
     for form in ("float32", "int8"):
         decode.main(["--exported", str(tmp_path / "export"), "--form", form, *cuts])
