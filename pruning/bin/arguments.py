@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pruning.training.runs import Inputs
 
@@ -15,6 +16,14 @@ def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+
+
+def system(text: str) -> tuple[str, Path]:
+    """The type of a ``NAME=DIRECTORY`` argument."""
+    name, separator, directory = text.partition("=")
+    if not (name and separator and directory):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIRECTORY")
+    return name, Path(directory)
 
 
 def add_data(arguments: argparse.ArgumentParser) -> None:

@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
+from pruning.bin.arguments import system
 from pruning.errors import UserError
 from pruning.files import write_text
 from pruning.speech.decoding import SETTINGS
 from pruning.training import report
 
 logger = logging.getLogger(__name__)
-
-
-def _system(text: str) -> tuple[str, Path]:
-    name, separator, directory = text.partition("=")
-    if not (name and separator and directory):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIRECTORY")
-    return name, Path(directory)
 
 
 def _read(path: Path) -> str:
@@ -34,7 +28,7 @@ def _read(path: Path) -> str:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--systems", nargs="+", type=_system, required=True, metavar="NAME=EXP_DIR", help="the rows")
+    parser.add_argument("--systems", nargs="+", type=system, required=True, metavar="NAME=EXP_DIR", help="the rows")
     parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
     parser.add_argument("--method", nargs="+", choices=list(SETTINGS), required=True, help="a table each")
     parser.add_argument("--epoch", type=int, help="decodings of this epoch's checkpoint, not of the best on dev")

@@ -1,0 +1,63 @@
+"""Measure latency, memory and bytes of encoders: the first system is what the others are compared with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import arguments, command
+from pruning.errors import UserError
+from pruning.files import write_json
+from pruning.training import benchmark, provenance, report
+
+EXPLANATION = """\
+Encoders on noise of one length, subsampling and joiner projection (exports) included; median and 95th percentile over
+{repeats} rounds in which every system runs once, in a new order. Speed-up and MAC ratio (at 10 s) are against {first},
+same backend and setting; *of it* is their quotient. MiB on disk: the encoder's file (PyTorch: its tensors). Peak MiB: a
+process of its own with one encoder, libraries included. {processor}."""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--systems", nargs="+", type=arguments.system, required=True, metavar="NAME=EXP_DIR",
+                        help="experiments or checkpoints; the first is the dense one")
+    parser.add_argument("--backends", nargs="+", choices=benchmark.BACKENDS, default=["pytorch", "onnx", "int8"],
+                        help="what runs them")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="numbers of utterances")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[10.0], help="lengths of audio")
+    parser.add_argument("--repeats", type=int, default=20, help="measured rounds")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes processes")
+    parser.add_argument("--export-dir", type=Path, help="keep the exports there; default: a temporary directory")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it as .md")
+    parser.add_argument("--title", default="Speed", help="heading of the table")
+    options = parser.parse_args(argv)
+    if options.repeats < 1 or min(options.threads) < 1 or min(options.batch) < 1:
+        raise UserError("--repeats, --threads and --batch must be at least 1", "correct them")
+    settings = [benchmark.Setting(t, b, s) for t in options.threads for b in options.batch for s in options.seconds]
+    sources = dict(options.systems)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = options.export_dir or Path(temporary)
+        systems = {name: (benchmark.load(source), place / name) for name, source in sources.items()}
+        for model, directory in systems.values():
+            benchmark.export(model, directory, options.backends)
+        timings = list(benchmark.measure(systems, options.backends, settings, options.repeats))
+        memory = {} if options.no_memory else {
+            (name, backend): benchmark.peak_memory(sources[name], systems[name][1], backend, settings[0])
+            for name in systems for backend in options.backends
+        }  # fmt: skip
+        facts = benchmark.facts(sources, systems, timings, memory)
+    write_json(options.output, {**facts, **provenance.environment("pruning.bin.benchmark", argv, "cpu")})
+    print(benchmark.table(facts["rows"], "simple"))
+    explanation = EXPLANATION.format(
+        repeats=options.repeats, first=next(iter(sources)), processor=provenance.processor_name()
+    )
+    body = f"{explanation}\n\n{benchmark.table(facts['rows'])}"
+    report.write_section(options.output.with_suffix(".md"), options.title, body, "pruning.bin.benchmark", argv)
+
+
+if __name__ == "__main__":
+    command.run(main)

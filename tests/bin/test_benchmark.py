@@ -1,0 +1,65 @@
+"""The benchmark: every system, backend and setting is measured as often, in turn; the table says what was asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.bin import benchmark as command
+from pruning.errors import UserError
+from pruning.files import read_json
+from pruning.models import registry
+from pruning.training import benchmark, checkpoint
+from tests.training.test_gating import network
+
+pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+
+
+def row(system: str, seconds: float, macs: float, **change: Any) -> dict[str, Any]:
+    return {"system": system, "backend": "onnx", "threads": 1, "batch": 1, "seconds": 10.0, "median_seconds": seconds,
+            "p95_seconds": 2 * seconds, "real_time_factor": seconds / 10, "bytes": 2**21, "peak_memory_mib": None,
+            "macs_10s": macs, **change}  # fmt: skip
+
+
+def test_speed_ups_are_against_the_first_system_in_the_same_setting() -> None:
+    rows = [row("dense", 0.4, 8e9), row("dense", 0.2, 8e9, threads=2), row("half", 0.25, 4e9),
+            row("half", 0.1, 4e9, threads=2)]  # fmt: skip
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in benchmark.table(rows).splitlines()]
+    cells = [dict(zip(lines[0], line)) for line in lines[2:]]
+    assert [cell["speed-up"] for cell in cells] == ["1.00", "1.00", "1.60", "2.00"]
+    assert [cell["MAC ratio"] for cell in cells] == ["1.00", "1.00", "2.00", "2.00"]
+    assert [cell["of it"] for cell in cells] == ["1.00", "1.00", "0.80", "1.00"]
+    assert cells[0]["median ms"] == "400.0" and cells[0]["p95 ms"] == "800.0" and cells[0]["peak MiB"] == "-"
+
+
+def test_median_and_percentile() -> None:
+    timing = benchmark.Timing("a", "pytorch", benchmark.Setting(1, 1, 1.0), [float(i) for i in range(1, 102)])
+    assert timing.median == 51 and timing.percentile_95 == 96
+
+
+@pytest.mark.slow
+def test_all_of_it(tmp_path: Path) -> None:
+    for name in ("dense", "other"):
+        model = network()
+        header = {"model": registry.describe(model), "tokenizer": {}}
+        checkpoint.save_model(checkpoint.best_path(tmp_path / name), model, header)
+    threads = torch.get_num_threads()
+    systems = [f"{name}={tmp_path / name}" for name in ("dense", "other")]
+    backends = ["pytorch", "torchscript", "onnx", "int8"]
+    command.main(["--systems", *systems, "--backends", *backends, "--threads", "1", "--batch", "1", "2", "--seconds",
+                  "2", "--repeats", "3", "--output", str(tmp_path / "speed.json")])  # fmt: skip
+    torch.set_num_threads(threads)
+    facts = read_json(tmp_path / "speed.json")
+    assert len(facts["rows"]) == 2 * 4 * 2
+    assert all(one["repeats"] == 3 and one["median_seconds"] > 0 for one in facts["rows"])
+    assert all(one["peak_memory_mib"] > 50 and one["bytes"] > 10_000 for one in facts["rows"])
+    assert facts["command"].startswith("python -m pruning.bin.benchmark")
+    assert "| other " in (tmp_path / "speed.md").read_text()
+
+
+def test_bad_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be at least 1"):
+        command.main(["--systems", "a=b", "--repeats", "0", "--output", str(tmp_path / "x.json")])
