@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.cost import COSTS, CostModel
+from pruning.core.latency import LATENCY
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 
@@ -21,7 +23,9 @@ class ConstraintConfig:
 
     Attributes:
         size: sparsity in parameters that is asked for, or 0 for no constraint on size.
-        macs: the same for multiply-accumulates; with both, each has its own multipliers.
+        macs: the same for multiply-accumulates; of several, each has its own multipliers.
+        latency: the same for the time of ``latency_table``.
+        latency_table: JSON file that ``pruning.bin.latency`` measured on the network that is pruned.
         seconds: audio length at which MACs are counted.
         ramp: ``linear`` or ``cubic`` growth of the target, or ``one_shot``: none, and then the whole of it.
         ramp_share: share of the run's steps over which it grows, or after which it is there.
@@ -29,6 +33,8 @@ class ConstraintConfig:
 
     size: float = 0.5
     macs: float = 0.0
+    latency: float = 0.0
+    latency_table: Optional[str] = None
     seconds: float = 10.0
     ramp: str = "linear"
     ramp_share: float = 0.3
@@ -36,14 +42,16 @@ class ConstraintConfig:
     def __post_init__(self) -> None:
         if self.ramp not in RAMPS:
             raise ValueError(f"constraint.ramp is {self.ramp!r}, not one of {', '.join(RAMPS)}")
-        if not (0 <= self.size < 1 and 0 <= self.macs < 1 and 0 < self.ramp_share <= 1):
-            raise ValueError("constraint: size and macs are in [0, 1), ramp_share in (0, 1]")
+        if any(not 0 <= target < 1 for target in (self.size, self.macs, self.latency)) or not 0 < self.ramp_share <= 1:
+            raise ValueError("constraint: size, macs and latency are in [0, 1), ramp_share in (0, 1]")
         if not self.targets():
-            raise ValueError("constraint: give a target for size, macs or both")
+            raise ValueError("constraint: give a target for size, macs or latency")
+        if self.latency > 0 and self.latency_table is None:
+            raise ValueError("constraint: latency needs a latency_table")
 
     def targets(self) -> dict[str, float]:
         """Constrained costs and their targets."""
-        return {cost: getattr(self, cost) for cost in COSTS if getattr(self, cost) > 0}
+        return {cost: getattr(self, cost) for cost in (*COSTS, LATENCY) if getattr(self, cost) > 0}
 
 
 def ramp(kind: str, progress: float) -> float:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from torch import Tensor
 
+from pruning.core.latency import LATENCY, LatencyModel, LatencyTable
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
@@ -45,10 +47,19 @@ class CostModel:
     Args:
         groups: the network's unit groups, all of them.
         terms: the network's cost terms.
+        latency: what kept counts take on a machine, where latency is a cost too.
+
+    Attributes:
+        costs: ``size``, ``macs`` and, with a table, ``latency`` (seconds).
+        dense: cost -> that of the whole network.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup], terms: Sequence[CostTerm]) -> None:
+    def __init__(
+        self, groups: Sequence[UnitGroup], terms: Sequence[CostTerm], latency: Optional[LatencyTable] = None
+    ) -> None:
         self.groups = list(groups)
+        self.costs = COSTS if latency is None else (*COSTS, LATENCY)
+        self._latency = None if latency is None else LatencyModel(self.groups, latency)
         self.terms = list(terms)
         position = {group.name: index for index, group in enumerate(self.groups)}
         one = len(self.groups)  # an index that always counts 1 fills short products
@@ -59,7 +70,7 @@ class CostModel:
             SIZE: torch.tensor([term.parameters for term in self.terms], dtype=torch.float64),
             MACS: torch.tensor([term.macs for term in self.terms], dtype=torch.float64),
         }
-        self.dense = {cost: self.evaluate(self.dense_counts(), cost).item() for cost in COSTS}
+        self.dense = {cost: self.evaluate(self.dense_counts(), cost).item() for cost in self.costs}
 
     def dense_counts(self) -> Tensor:
         """Counts of the whole network, ``(G,)``."""
@@ -80,13 +91,17 @@ class CostModel:
 
         Args:
             counts: units kept of each group, in the order of ``groups``.
-            cost: ``size`` (parameters) or ``macs``.
+            cost: ``size`` (parameters), ``macs`` or, with a table, ``latency`` (seconds).
         """
+        if cost == LATENCY and self._latency is not None:
+            return self._latency.seconds(at_least_float32(counts))
         products = self.products(counts)
         return (products * self._coefficients[cost].to(products)).sum()  # autocast would make half of a matrix product
 
     def sparsity(self, counts: Tensor, cost: str) -> Tensor:
         """``1 - cost / dense cost`` (method A), a scalar with gradient."""
+        if cost == LATENCY:
+            return 1 - self.evaluate(counts, cost) / self.dense[cost]
         products = self.products(counts)
         share = self._coefficients[cost] / self.dense[cost]  # normalised in float64 before any float32 sum
         return 1 - (products * share.to(products)).sum()
@@ -94,12 +109,12 @@ class CostModel:
     def structure_cost(self, structure: Structure) -> dict[str, float]:
         """Parameters and MACs that ``structure`` leaves."""
         counts = self.counts(structure)
-        return {cost: self.evaluate(counts, cost).item() for cost in COSTS}
+        return {cost: self.evaluate(counts, cost).item() for cost in self.costs}
 
     def structure_sparsity(self, structure: Structure) -> dict[str, float]:
         """Hard sparsity of ``structure`` in size and MACs."""
         counts = self.counts(structure)
-        return {cost: self.sparsity(counts, cost).item() for cost in COSTS}
+        return {cost: self.sparsity(counts, cost).item() for cost in self.costs}
 
     def by_kind(self, counts: Tensor) -> dict[str, dict[str, float]]:
         """Parameters and MACs of each kind of term for ``counts (G,)``."""
@@ -120,7 +135,7 @@ class CostModel:
             if group.name in parents:
                 closed[group.name] = 0.0
         counts = torch.tensor([closed.get(group.name, float(group.size)) for group in self.groups], dtype=torch.float64)
-        return {cost: self.sparsity(counts, cost).item() for cost in COSTS}
+        return {cost: self.sparsity(counts, cost).item() for cost in self.costs}
 
 
 def summarise(model: CostModel, kept: Mapping[str, float]) -> list[dict[str, object]]:

@@ -117,26 +117,38 @@ def measure(
         settings: what the encoders are given.
         repeats: rounds, after `WARM_UP` that do not count.
         seed: of the orders.
+
+    Raises:
+        UserError: the systems take different features.
     """
-    order = random.Random(seed)
+    dims = {model.config.encoder.feature_dim for model, _ in systems.values()}
+    if len(dims) > 1:
+        raise UserError(f"the systems take features of {dims} bins", "compare networks of the same features")
+    (dim,) = dims
     for setting in settings:
         torch.set_num_threads(setting.threads)
-        frames = frames_of(setting.seconds)
-        lengths = torch.full((setting.batch,), frames)
-        runs: list[tuple[Timing, Callable[..., Any], torch.Tensor]] = []
-        for name, (model, directory) in systems.items():
-            dim = model.config.encoder.feature_dim
-            features = torch.randn(setting.batch, frames, dim, generator=torch.Generator().manual_seed(0))
-            for backend in backends:
-                call = encoder_of(model, directory, backend, setting.threads)
-                runs.append((Timing(name, backend, setting, []), call, features))
-        for round_ in range(WARM_UP + repeats):
-            for timing, call, features in order.sample(runs, len(runs)):
-                started = time.perf_counter()
-                call(features, lengths)
-                if round_ >= WARM_UP:
-                    timing.seconds.append(time.perf_counter() - started)
-        yield from (timing for timing, _, _ in runs)
+        names = [(name, backend) for name in systems for backend in backends]
+        calls = [encoder_of(*systems[name], backend, setting.threads) for name, backend in names]
+        rounds = interleaved(calls, dim, setting, repeats, seed)
+        yield from (Timing(name, backend, setting, times) for (name, backend), times in zip(names, rounds))
+
+
+@torch.no_grad()
+def interleaved(
+    calls: Sequence[Callable[..., Any]], feature_dim: int, setting: Setting, repeats: int, seed: int = 0
+) -> list[list[float]]:
+    """Seconds of each call on the same noise in each round; every round has all of them, in an order of its own."""
+    order, frames = random.Random(seed), frames_of(setting.seconds)
+    features = torch.randn(setting.batch, frames, feature_dim, generator=torch.Generator().manual_seed(0))
+    lengths = torch.full((setting.batch,), frames)
+    seconds: list[list[float]] = [[] for _ in calls]
+    for round_ in range(WARM_UP + repeats):
+        for index in order.sample(range(len(calls)), len(calls)):
+            started = time.perf_counter()
+            calls[index](features, lengths)
+            if round_ >= WARM_UP:
+                seconds[index].append(time.perf_counter() - started)
+    return seconds
 
 
 def peak_memory(source: PathLike, directory: Path, backend: str, setting: Setting) -> float:

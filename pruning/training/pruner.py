@@ -5,18 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import Optional, cast
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.constraint import ConstraintConfig, check_reachable, ramp
 from pruning.core.cost import CostModel
+from pruning.core.latency import LatencyTable
 from pruning.core.masking import Masker
 from pruning.core.prunable import Prunable
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.errors import UserError
+from pruning.files import read_json
 from pruning.training.task import ParameterGroup, StepInfo
 
 TOLERANCE = 0.01  # a checkpoint may be chosen only this near to the target
@@ -39,7 +41,7 @@ class Pruner(nn.Module, ABC):
         super().__init__()
         self.units = units
         self.constraint = constraint
-        self.costs = CostModel(units.groups, cast(Prunable, model).cost_terms(frames))
+        self.costs = CostModel(units.groups, cast(Prunable, model).cost_terms(frames), _latency_table(constraint))
         self.targets = constraint.targets()
         check_reachable(self.costs, units.chosen, self.targets)
         self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule
@@ -143,3 +145,10 @@ class Pruner(nn.Module, ABC):
                 kept[group.kind] = kept.get(group.kind, 0.0) + count
                 total[group.kind] = total.get(group.kind, 0) + group.size
         return {f"kept/{kind}": kept[kind] / total[kind] for kind in kept}
+
+
+def _latency_table(constraint: ConstraintConfig) -> Optional[LatencyTable]:
+    path = constraint.latency_table
+    if path is None:
+        return None
+    return LatencyTable.from_dict(read_json(path, "measure it with pruning.bin.latency"), path)

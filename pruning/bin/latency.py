@@ -1,0 +1,42 @@
+"""Measure what kept units take on this processor: the table that constraint.latency_table names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from tabulate import tabulate
+
+from pruning.bin import arguments, command
+from pruning.errors import UserError
+from pruning.files import write_json
+from pruning.training import benchmark, latency, provenance
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--network", required=True, help="checkpoint or experiment of the network to be pruned")
+    parser.add_argument("--output", required=True, help="JSON file")
+    parser.add_argument("--backend", choices=benchmark.BACKENDS, default=benchmark.PYTORCH, help="what will run it")
+    parser.add_argument("--threads", type=int, default=1, help="threads")
+    parser.add_argument("--batch", type=int, default=1, help="utterances at once")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each")
+    parser.add_argument("--points", type=int, default=5, help="measured shares of each kind, none and all among them")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds")
+    options = parser.parse_args(argv)
+    if options.points < 2 or min(options.repeats, options.threads, options.batch) < 1:
+        raise UserError("--points must be at least 2; --repeats, --threads and --batch at least 1", "correct them")
+    setting = benchmark.Setting(options.threads, options.batch, options.seconds)
+    table = latency.measure(
+        benchmark.load(options.network), setting, options.backend, options.points, options.repeats
+    )
+    write_json(options.output, {**table.to_dict(), **provenance.environment("pruning.bin.latency", argv, "cpu")})
+    shares = [f"{index / (options.points - 1):.2f}" for index in range(options.points)]
+    rows = [[kind, *(f"{1000 * value:.2f}" for value in values)] for kind, values in table.kinds.items()]
+    print(tabulate(rows, headers=["ms at a share of", *shares], disable_numparse=True))
+    print(f"the rest {1000 * table.rest:.2f} ms, all of it {1000 * table.setting['dense_seconds']:.2f} ms")
+
+
+if __name__ == "__main__":
+    command.run(main)

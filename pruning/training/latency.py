@@ -1,0 +1,84 @@
+"""Measuring what kept units cost on this processor: the network with one kind of units cut, against the whole one."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruning.core.latency import LatencyTable
+from pruning.core.structure import Structure
+from pruning.models.transducer import Transducer
+from pruning.training import benchmark
+from pruning.training.benchmark import PYTORCH, Setting
+
+logger = logging.getLogger(__name__)
+
+
+def cut_kind(model: Transducer, kind: str, share: float) -> Transducer:
+    """The network with ``share`` of the units of one kind in every group (rounded), fresh weights."""
+    groups = model.unit_groups()
+    kept = dict(Structure.dense(groups).groups)
+    for group in groups:
+        if group.kind == kind:
+            count = max(group.minimum, round(share * group.size))
+            kept[group.name] = kept[group.name].with_kept(range(count))
+    small = model.shrink(Structure(kept).resolved(groups)).eval()
+    assert isinstance(small, Transducer)
+    return small
+
+
+def unit_kinds(model: Transducer) -> list[str]:
+    """Kinds of units, whole modules left out."""
+    groups = model.unit_groups()
+    parents = {group.parent for group in groups}
+    return list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
+
+
+def _call(model: Transducer, backend: str, threads: int, place: Path) -> Callable[..., Any]:
+    benchmark.export(model, place, [backend])
+    return benchmark.encoder_of(model, place, backend, threads)
+
+
+@torch.no_grad()
+def measure(
+    model: Transducer, setting: Setting, backend: str = PYTORCH, points: int = 5, repeats: int = 15
+) -> LatencyTable:
+    """The table of one network.
+
+    For each kind, networks with 0, 1/(points-1), ... of its units take turns with the whole one; what counts is the
+    median of their difference to the whole one in the same round. A kind that seems to take longer with fewer units
+    takes as long: noise must not reward closing nothing.
+
+    Args:
+        model: the dense network; times do not depend on weights.
+        setting: threads, utterances and seconds of audio.
+        backend: of `pruning.training.benchmark.BACKENDS`.
+        points: of each curve, at least 2.
+        repeats: rounds.
+    """
+    torch.set_num_threads(setting.threads)
+    curves: dict[str, tuple[float, ...]] = {}
+    dense: list[float] = []
+    for kind in unit_kinds(model):
+        with tempfile.TemporaryDirectory() as temporary:
+            calls = [_call(model, backend, setting.threads, Path(temporary) / "dense")]
+            for index in range(points - 1):
+                small = cut_kind(model, kind, index / (points - 1))
+                calls.append(_call(small, backend, setting.threads, Path(temporary) / f"{index}"))
+            rounds = benchmark.interleaved(calls, model.config.encoder.feature_dim, setting, repeats)
+        dense += rounds[0]
+        saved = [statistics.median(d - s for d, s in zip(rounds[0], times)) for times in rounds[1:]]
+        rising = torch.tensor([max(saved) - value for value in saved] + [max(saved)]).cummax(dim=0).values
+        curves[kind] = tuple((rising - rising[0]).tolist())
+        logger.info("%s: %s ms", kind, " ".join(f"{1000 * value:.2f}" for value in curves[kind]))
+    rest = max(0.0, statistics.median(dense) - sum(values[-1] for values in curves.values()))
+    facts: Mapping[str, Any] = {**asdict(setting), "backend": backend, "repeats": repeats,
+                                "dense_seconds": statistics.median(dense)}  # fmt: skip
+    return LatencyTable(rest, curves, facts)
