@@ -1,0 +1,43 @@
+"""Write a self-contained HTML page about a pruned network, and its structure as a PNG beside it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import arguments, command
+from pruning.core.structure import Structure
+from pruning.files import atomic_path, read_json, write_text
+from pruning.speech.decoding import SETTINGS
+from pruning.training import pictures
+from pruning.training.page import page
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--systems", nargs="+", type=arguments.system, required=True, metavar="NAME=EXP_DIR",
+                        help="rows of the table: the teacher, the pruned network, others")
+    parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
+    parser.add_argument("--method", choices=list(SETTINGS), default="greedy_search", help="of decoding")
+    parser.add_argument("--structure", type=Path, required=True, help="extracted experiment")
+    parser.add_argument("--runs", nargs="*", type=arguments.system, default=argparse.SUPPRESS, metavar="NAME=EXP_DIR",
+                        help="training runs whose curves are drawn; default: the systems")
+    parser.add_argument("--plot", type=Path, help="PNG of pruning.bin.compare to put in")
+    parser.add_argument("--output", type=Path, required=True, help="HTML file")
+    parser.add_argument("--title", default="A pruned network", help="heading")
+    options = parser.parse_args(argv)
+    runs = dict(getattr(options, "runs", None) or options.systems)
+    text = page(options.systems, options.sets, options.method, options.structure, runs, plot=options.plot,
+                title=options.title)  # fmt: skip
+    write_text(options.output, text)
+    structure = Structure.from_dict(read_json(options.structure / "structure.json"))
+    with atomic_path(options.output.with_suffix(".png")) as temporary:
+        temporary.write_bytes(pictures.structure_picture(structure, options.title))
+    print(f"wrote {options.output} and {options.output.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    command.run(main)

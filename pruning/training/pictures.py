@@ -1,0 +1,109 @@
+"""Pictures of a pruning run: what was kept in each layer, and how the losses went. PNG by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.files import PathLike
+
+_LAYER = re.compile(r"(?P<before>.*?)\.?layers\.(?P<layer>\d+)\.(?P<part>.+)")
+
+
+def grid(structure: Structure) -> tuple[list[str], list[str], dict[tuple[str, str], tuple[int, int]]]:
+    """Kept units laid out as a table.
+
+    Returns:
+        Rows (``layer 3``, or what stands outside the layers), columns (the part of a layer), and (kept, size) by row
+        and column. Groups of one unit are whole modules; they show where no group of units lies inside them.
+    """
+    cells: dict[tuple[str, str], tuple[int, int]] = {}
+    rows: dict[str, int] = {}
+    columns: list[str] = []
+    inner = {name.rpartition(".")[0] for name in structure.groups}
+    for name, units in structure.groups.items():
+        if units.size == 1 and name in inner:
+            continue
+        match = _LAYER.fullmatch(name)
+        row = f"layer {match['layer']}" if match else name.rpartition(".")[0].rpartition(".")[0] or name
+        column = match["part"] if match else name[len(row) :].strip(".") or name
+        rows.setdefault(row, int(match["layer"]) if match else -1)
+        if column not in columns:
+            columns.append(column)
+        cells[row, column] = (len(units.kept), units.size)
+    return sorted(rows, key=lambda row: rows[row]), columns, cells
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    _pyplot().close(figure)
+    return buffer.getvalue()
+
+
+def structure_picture(structure: Structure, title: str = "") -> bytes:
+    """Kept units of every part of every layer, ``kept/size`` on a scale of colour, as a PNG."""
+    rows, columns, cells = grid(structure)
+    figure, axes = _pyplot().subplots(figsize=(2.0 + 1.7 * len(columns), 1.2 + 0.42 * len(rows)))
+    shares = [[cells[r, c][0] / cells[r, c][1] if (r, c) in cells else float("nan") for c in columns] for r in rows]
+    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for y, row in enumerate(rows):
+        for x, column in enumerate(columns):
+            if (row, column) in cells:
+                kept, size = cells[row, column]
+                dark = kept / size < 0.6
+                axes.text(x, y, f"{kept}/{size}" if kept else "gone", ha="center", va="center", fontsize=8,
+                          color="white" if dark else "black")  # fmt: skip
+    axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    figure.colorbar(picture, ax=axes, label="share of units kept")
+    if title:
+        axes.set_title(title, fontsize=10)
+    figure.tight_layout()
+    return _png(figure)
+
+
+def read_metrics(exp_dir: PathLike) -> list[dict[str, Any]]:
+    """What a run logged, from its ``metrics.jsonl``.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(exp_dir) / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error})", "give the directory of a training run") from None
+
+
+def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], terms: Sequence[str]) -> bytes:
+    """The given terms on dev over the steps, a panel each and a line for each run, as a PNG."""
+    figure, panels = _pyplot().subplots(1, len(terms), figsize=(4.6 * len(terms), 3.6), squeeze=False)
+    for panel, term in zip(panels[0], terms):
+        for name, rows in runs.items():
+            points = [(row["step"], row[term]) for row in rows if row["kind"] == "dev" and term in row]
+            if points:
+                panel.plot(*zip(*points), label=name, linewidth=1.2)
+        panel.set_title(f"{term}, dev", fontsize=10)
+        panel.set_xlabel("step")
+        if all(value > 0 for line in panel.lines for value in line.get_ydata()):
+            panel.set_yscale("log")
+        panel.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    return _png(figure)
