@@ -21,14 +21,10 @@ from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.likelihood import likelihoods
 from pruning.training import provenance, runs
+from pruning.training.decoding_results import likelihood_path
 from pruning.training.transducer_task import FOUND
 
 logger = logging.getLogger(__name__)
-
-
-def result_path(exp_dir: Path, set_name: str) -> Path:
-    """Where the likelihoods of a set are."""
-    return exp_dir / "likelihood" / f"likelihood-{set_name}.json"
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -47,7 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"{options.exp_dir} is of a pruning run", "extract it, and measure the extracted network")
     weights = provenance.weights_fingerprint(model)
     for cuts in options.cuts:
-        path = result_path(options.exp_dir, manifests.set_name_of(cuts))
+        path = likelihood_path(options.exp_dir, manifests.set_name_of(cuts))
         (cuts,) = manifests.check_exists([cuts])
         made_of = {"weights": weights, "bpe_model": tokenizer.fingerprint, "cuts": provenance.file_fingerprint(cuts)}
         if path.is_file() and read_json(path).get("parameters") == made_of:

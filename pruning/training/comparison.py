@@ -15,7 +15,7 @@ from pruning.files import PathLike, read_json, write_json
 from pruning.speech import manifests
 from pruning.speech.scoring import count_errors, read_transcripts
 from pruning.speech.statistics import Design, Estimate, estimate, holm, p_value
-from pruning.training.decoding_results import read_results
+from pruning.training.decoding_results import likelihood_path, read_results
 from pruning.training.facts import read_facts
 from pruning.training.sweep import TEACHER, Run, SweepConfig, describe, final_dir
 
@@ -55,7 +55,7 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
         decoded = read_results(place, config.decoding, name)
         if decoded is None:
             raise UserError(f"{place} was not decoded on {name}", "run the sweep again")
-        likelihood = read_json(place / "likelihood" / f"likelihood-{name}.json", "run the sweep again")
+        likelihood = read_json(likelihood_path(place, name), "run the sweep again")
         nll = dict(zip(likelihood["ids"], zip(likelihood["nll"], likelihood["tokens"])))
         transcripts = sorted(read_transcripts(place / config.decoding / decoded["recogs"]))
         sets[name] = {

@@ -17,6 +17,11 @@ def path_of(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
     return Path(exp_dir) / method / f"decode-{set_name}-{suffix}.json"
 
 
+def likelihood_path(exp_dir: PathLike, set_name: str) -> Path:
+    """Where the likelihoods of a set under an experiment's best checkpoint are."""
+    return Path(exp_dir) / "likelihood" / f"likelihood-{set_name}.json"
+
+
 def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: bool) -> str:
     """The part of a suffix that says which weights of an experiment were decoded with; no epoch: the best on dev."""
     name = "best" if epoch is None else f"epoch-{epoch}"
