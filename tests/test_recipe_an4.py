@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from pruning.errors import UserError
+from pruning.files import read_json
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "an4"
 WORDS = ["YES", "NO", "GO", "ENTER", "A", "B", "F", "SEVEN", "ERASE"]
@@ -221,6 +222,13 @@ def run(directory: Path, corpus: Path, *options: str) -> subprocess.CompletedPro
     )
 
 
+def test_two_starts_are_one_too_many(tmp_path: Path) -> None:
+    result = run(tmp_path, make_an4(tmp_path / "an4"), "--init-from", "a", "--warm-up-cuts", "b")
+    assert result.returncode == 1 and "are two starts; give one of them" in result.stderr
+    result = run(tmp_path, tmp_path / "an4", "--warm-up-cuts", "b")
+    assert result.returncode == 1 and "needs --warm-up-dev-cuts" in result.stderr
+
+
 def test_a_corpus_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     result = run(tmp_path, tmp_path / "an4")
     assert result.returncode == 1 and result.stderr.count("\n") == 1
@@ -232,10 +240,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory in which all stages have run."""
     directory = tmp_path_factory.mktemp("recipe")
     layers = "distillation.layers=[0,2]"
+    cuts = directory / "data/fbank"
+    warm_up = ["--warm-up-cuts", str(cuts / "an4_cuts_train.jsonl.gz"), "--warm-up-dev-cuts",
+               str(cuts / "an4_cuts_dev.jsonl.gz"), "--warm-up-args", "trainer.max_steps=1"]  # fmt: skip
     result = run(
         directory, make_an4(directory / "an4"), "--dev-speakers", "1", "--nj", "1", "--speed-perturb", "false",
         "--target", "0.1", "--methods", "modified_beam_search", "--teacher-args", f"{STEPS} {DIMENSIONS}",
-        "--prune-args", f"{STEPS} {layers}", "--finetune-args", f"{STEPS} {layers}", "--uniform-args", STEPS,
+        "--prune-args", f"{STEPS} {layers}", "--finetune-args", f"{STEPS} {layers}", "--uniform-args", STEPS, *warm_up,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return directory
@@ -248,6 +259,9 @@ def test_every_stage(finished: Path) -> None:
     for name in ("teacher", "finetuned", "uniform"):
         assert (finished / "exp" / name / ".done").is_file()
         assert len(list((finished / "exp" / name / "modified_beam_search").glob("recogs-test-*.txt"))) == 1
+    for name in ("teacher", "uniform"):
+        began = read_json(finished / "exp" / name / "run.json")["inputs"]["init"]
+        assert began and (finished / "exp" / f"warm_up_{name}" / ".done").is_file(), "from its own warm-up"
     table = (finished / "exp/RESULTS.md").read_text()
     assert all(f"\n| {name} " in table for name in ("teacher", "pruned", "uniform"))
 

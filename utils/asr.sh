@@ -32,6 +32,8 @@ for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
   [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
 done
+[ -z "$warm_up_cuts" ] || [ -z "$init_from" ] || fail "--init-from and a warm-up are two starts; give one of them"
+[ -z "$warm_up_cuts" ] || [ -n "$warm_up_dev_cuts" ] || fail "a warm-up needs --warm-up-dev-cuts as well"
 case $unit in
   char) : "${lang_dir:=$data_dir/lang_char${vocab_size:+_$vocab_size}}" ;;
   unigram | bpe | word)
@@ -76,6 +78,17 @@ train() {
   run_logged "$what" "$exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu "$num_processes" -- \
     "${launch[@]}" "pruning.bin.$command" --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" \
     --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "$@" "trainer.seed=$seed"
+}
+
+# warm_up NAME ARGUMENT...: trains the start of NAME on other speech.
+warm_up() {
+  local name=$1 cuts train_cuts dev_cuts
+  shift
+  read -ra train_cuts <<< "$warm_up_cuts"
+  read -ra dev_cuts <<< "$warm_up_dev_cuts"
+  for cuts in "${train_cuts[@]}" "${dev_cuts[@]}"; do require "$cuts" 0; done
+  # shellcheck disable=SC2086  # settings are words
+  train "the warm-up of the $name" "warm_up_$name" train "$@" $warm_up_args
 }
 
 # features NAME WHAT OPTION...: computes features in parallel jobs, with more options of the program.
@@ -136,9 +149,15 @@ fi
 # shellcheck disable=SC2086  # settings are words
 if in_stage 4; then
   require_data
-  # the checkpoint brings its dimensions
-  train "the teacher" teacher train --config "$teacher_config" ${init_from:+--init "$init_from" model=null} \
-    $teacher_args
+  start=() end=() # a checkpoint brings its dimensions
+  if [ -n "$warm_up_cuts" ]; then
+    warm_up teacher --config "$teacher_config" $teacher_args
+    start=(--init "$exp_dir/warm_up_teacher") end=(model=null) # those of the settings are in it
+  elif [ -n "$init_from" ]; then
+    start=(--init "$init_from" model=null)
+  fi
+  train "the teacher" teacher train --config "$teacher_config" ${start[@]+"${start[@]}"} $teacher_args \
+    ${end[@]+"${end[@]}"}
 fi
 
 # shellcheck disable=SC2086
@@ -176,7 +195,12 @@ if in_stage 8; then
   run_logged "the dimensions of the uniform model" "$uniform/log/uniform-$now.log" $train_cmd -- \
     python -m pruning.bin.uniform --dense "$teacher" --reference "$extracted" --cost $cost \
     --output "$uniform/dimensions.json"
-  train "the uniform model" uniform train --config "$uniform_config" --model "$uniform/dimensions.json" $uniform_args
+  start=(--model "$uniform/dimensions.json")
+  if [ -n "$warm_up_cuts" ]; then
+    warm_up uniform --config "$uniform_config" "${start[@]}" $uniform_args
+    start=(--init "$exp_dir/warm_up_uniform")
+  fi
+  train "the uniform model" uniform train --config "$uniform_config" "${start[@]}" $uniform_args
 fi
 
 which=() # of the checkpoints: decoded and tabulated

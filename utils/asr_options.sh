@@ -18,6 +18,9 @@ finetune_args=          # the same for fine-tuning
 uniform_args=           # the same for the uniform model
 init_from=              # start the teacher from this experiment or checkpoint, trained with the same --lang-dir
 method=l0               # of pruning: l0, magnitude, taylor, fisher, movement, activation or random; see docs/methods.md
+warm_up_cuts=           # cuts with features that teacher and uniform model are trained on first, each for itself
+warm_up_dev_cuts=       # to choose the warm-up's checkpoint by
+warm_up_args=           # settings of the warm-up, over those of what is warmed up: "trainer.max_steps=1500"
 target=0.5              # share of the encoder's parameters to remove; 0: no constraint on size
 target_macs=0           # share of the encoder's MACs to remove; 0: no constraint on MACs
 round_to=1              # round the kept counts to multiples of this at extraction

@@ -7,6 +7,7 @@
 # A stage that is done is not redone; one that was interrupted goes on where it was. Paths are relative to this folder.
 #
 #     ./run.sh --corpus-dir /corpora/an4     # the directory that an4_sphere.tar.gz unpacks to: holds etc/ and wav/
+#     ./run.sh --corpus-dir /corpora/an4 --warm-up false      # without the synthetic corpus
 set -euo pipefail
 
 corpus_dir=download/an4 # holds etc/ and wav/
@@ -21,15 +22,25 @@ vocab_size=             # tokens; char may go without: as many as there are
 speed_perturb=true      # also train on 0.9 and 1.1 of the speed
 conf=conf               # folder of the four configurations
 methods="greedy_search modified_beam_search"  # decoding
+warm_up=true            # train teacher and uniform model on the synthetic corpus of the LibriSpeech recipe first
 
 # shellcheck source=utils/asr_options.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../utils/asr_options.sh"
 
 corpus=an4
+[[ $warm_up =~ ^(true|false)$ ]] || fail "--warm-up takes true or false, not '$warm_up'"
+if [ "$warm_up" = true ] && [ -z "$init_from$warm_up_cuts" ]; then
+  env_extras=mini
+  synthetic=../librispeech/data/mini
+  warm_up_cuts=$synthetic/fbank/librispeech_cuts_train-clean-mini.jsonl.gz
+  warm_up_dev_cuts=$synthetic/fbank/librispeech_cuts_dev-clean-mini.jsonl.gz
+  : "${warm_up_args:=trainer.max_steps=1500}"
+fi
 
 get_corpus() {
   [ -d "$corpus_dir" ] || fail "the corpus directory $corpus_dir does not exist; unpack an4_sphere.tar.gz from \
 http://www.speech.cs.cmu.edu/databases/an4 and give --corpus-dir"
+  [ -z "${synthetic:-}" ] || ../librispeech/run.sh --mini true --data-dir "data/mini" --stop-stage 2
 }
 
 make_manifests() {
