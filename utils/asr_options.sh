@@ -18,11 +18,12 @@ finetune_args=          # the same for fine-tuning
 uniform_args=           # the same for the uniform model
 init_from=              # start the teacher from this experiment or checkpoint, trained with the same --lang-dir
 method=l0               # of pruning: l0, magnitude, taylor, fisher, movement, activation or random; see docs/methods.md
+teacher=                # dense network to prune instead of training one: a finished experiment, of another --exp-dir
 warm_up_cuts=           # cuts with features that teacher and uniform model are trained on first, each for itself
 warm_up_dev_cuts=       # to choose the warm-up's checkpoint by
 warm_up_args=           # settings of the warm-up, over those of what is warmed up: "trainer.max_steps=1500"
-target=0.5              # share of the encoder's parameters to remove; 0: no constraint on size
-target_macs=0           # share of the encoder's MACs to remove; 0: no constraint on MACs
+target=                 # share of the encoder's parameters to remove, over prune.yaml's; 0: no constraint on size
+target_macs=            # share of the encoder's MACs to remove, over prune.yaml's; 0: no constraint on MACs
 round_to=1              # round the kept counts to multiples of this at extraction
 seed=1                  # of training
 num_processes=1         # training processes (GPUs) on one machine
@@ -31,6 +32,7 @@ epoch=                  # decode and tabulate this epoch's checkpoint instead of
 avg=                    # average over so many epochs up to it
 score_in=words          # or characters: each Chinese, Japanese or Korean character counts as a word
 num_threads=1           # threads of decoding
+decode_args=            # more options of pruning decode: "--beam-size 8" or "--device cuda"
 results=                # file for the table; default: RESULTS.md in the experiments' folder
 cmd_backend=local       # local, slurm or sge: see cmd.sh
 

@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # Sets PATH and PYTHONPATH, after making the environment where it is missing; a recipe's path.sh sources it.
-# PRUNING_ENV names another environment than .venv (see utils/setup_env.sh), or is "current": the python on PATH.
+# PRUNING_ENV names another environment than .venv, PRUNING_TORCH, PRUNING_TORCH_INDEX and PRUNING_K2_INDEX what it is
+# made of (see utils/setup_env.sh); or PRUNING_ENV is "current": the python on PATH, with all that is needed.
 _root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ "${PRUNING_ENV:-}" != current ]; then
   "$_root/utils/setup_env.sh" --dir "${PRUNING_ENV:-$_root/.venv}" --torch "${PRUNING_TORCH:-1.13.1}" \
-    --extras "${env_extras:-}" || return 1
+    --torch-index "${PRUNING_TORCH_INDEX:-}" --k2-index "${PRUNING_K2_INDEX:-}" --extras "${env_extras:-}" || return 1
   export PATH="${PRUNING_ENV:-$_root/.venv}/bin:$PATH"
 fi
 export PATH="$_root/utils:$PATH" PYTHONPATH="$_root${PYTHONPATH:+:$PYTHONPATH}"

@@ -3,8 +3,8 @@
 #
 # Running it again costs nothing while the lock files are the same. The packages come from requirements/*.txt, every
 # file checked by its hash. For a GPU with a current torch:
-#     utils/setup_env.sh --torch 2.13
-#     utils/setup_env.sh --torch 2.8.0 --torch-index https://download.pytorch.org/whl/cu128 \
+#     utils/setup_env.sh --dir .venv-gpu --torch 2.13
+#     utils/setup_env.sh --dir .venv-gpu --torch 2.8.0 --torch-index https://download.pytorch.org/whl/cu128 \
 #         --k2-index https://k2-fsa.github.io/k2/cuda.html
 # (a torch without a lock file here takes the versions that its index has). PYTHON names the Python 3.11 to use.
 set -euo pipefail

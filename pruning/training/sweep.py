@@ -11,6 +11,7 @@ from typing import Optional
 
 import yaml
 
+from pruning.core.cost import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.speech.bpe import Tokenizer
@@ -157,11 +158,23 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
                 if method.method is not None:
                     settings = (*config.targets[target], f"method={method.method}", *method.settings)
                     runs.new_pruner(network, configuration.load(runs.PruneConfig, config.prune, settings))
+                if method.uniform:
+                    _uniform_target(config, target)
                 base = config.scratch if method.uniform else config.finetune
                 configuration.load(runs.RunConfig, base, method.finetune_settings)
             except UserError as error:
                 where = f"{path}{f' line {line}' if line else ''}, {name} at {target}"
                 raise UserError(f"{where}: {error.what}", error.remedy) from None
+
+
+def _uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
+    """The cost and the sparsity that a uniformly narrowed network of a target has."""
+    targets = configuration.load(runs.PruneConfig, config.prune, config.targets[name]).constraint.targets()
+    cost, target = next(iter(targets.items()))
+    if cost not in COSTS:
+        what = f"a uniform network cannot be made for {cost} alone"
+        raise UserError(what, "name its targets, among those of size or MACs")
+    return cost, target
 
 
 def line_of(path: PathLike, keys: Sequence[str]) -> Optional[int]:
@@ -244,8 +257,7 @@ def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list
     final = final_dir(exp_dir, run)
     extracted = str(place / "extracted")
     if method.uniform:
-        share = configuration.load(runs.PruneConfig, config.prune, targets).constraint.targets()
-        cost, target = next(iter(share.items()))
+        cost, target = _uniform_target(config, run.target)
         yield _python("uniform", "--dense", config.teacher, "--cost", cost, "--share", str(round(1 - target, 6)),
                       "--output", str(place / "dimensions.json"))  # fmt: skip
         assert config.scratch is not None
