@@ -198,10 +198,8 @@ if in_stage 8; then
   require_data
   require "$teacher/.done" 4
   require "$extracted/best.safetensors" 6
-  cost=size
-  [ "$target" != 0 ] || cost=macs
   run_logged "the dimensions of the uniform model" "$uniform/log/uniform-$now.log" $train_cmd -- \
-    python -m pruning.bin.uniform --dense "$teacher" --reference "$extracted" --cost $cost \
+    python -m pruning.bin.uniform --dense "$teacher" --reference "$extracted" \
     --output "$uniform/dimensions.json"
   start=(--model "$uniform/dimensions.json")
   if [ -n "$warm_up_cuts" ]; then

@@ -122,6 +122,8 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     model = ExportedTransducer(arguments.exported, arguments.form, arguments.num_threads)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
+    if arguments.method.startswith("ctc"):
+        raise UserError("an export has no CTC head", "decode it with greedy_search or a beam search")
     if arguments.device != "cpu":
         raise UserError("exported networks are decoded with on the processor", "leave out --device")
     fingerprint = " ".join(provenance.file_fingerprint(path)[:12] for path in model.files)

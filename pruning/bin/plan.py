@@ -17,6 +17,7 @@ import torch
 from tabulate import tabulate
 
 from pruning.bin import arguments, command
+from pruning.core.cost import COSTS
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
 from pruning.models.transducer import Transducer
@@ -97,7 +98,7 @@ def _plans(options: argparse.Namespace, teacher_config: runs.RunConfig, corpus: 
     targets = {"size": 0.5}
     if options.prune_config:
         prune = configuration.load(runs.PruneConfig, options.prune_config)
-        targets = prune.constraint.targets()
+        targets = {cost: goal for cost, goal in prune.constraint.targets().items() if cost in COSTS} or targets
         plans.append(estimate("pruning", dense, prune))
     cost, target = next(iter(targets.items()))
     costs = cost_model(dense, 10.0)

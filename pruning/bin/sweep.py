@@ -95,8 +95,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         make(config, by_name[read_json(options.wave)["runs"][options.job - 1]], options.exp_dir, results)
         return
 
+    prints = {name: sweep.fingerprint(config, run, options.exp_dir) for name, run in by_name.items()}
+
     def left(names: Sequence[str]) -> list[str]:
-        prints = {name: sweep.fingerprint(config, by_name[name], options.exp_dir) for name in names}
         return [name for name in names if not comparison.is_done(results, by_name[name], prints[name])]
 
     if options.dry_run:
@@ -104,7 +105,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             undone = left(wave)
             print("\n".join(f"wave {index}: {name}{'' if name in undone else ' (done)'}" for name in wave))
         return
-    comparison.write_utterances(config, results)
+    files = {comparison.result_path(results, run).name: prints[name] for name, run in by_name.items()}
+    comparison.write_utterances(config, results, files)
     own = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(options.config), "--exp-dir",
            str(options.exp_dir), "--results", str(results)]  # fmt: skip
     runner = _Runner(options, own)

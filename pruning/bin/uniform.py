@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -23,6 +24,10 @@ def _transducer(source: str) -> Transducer:
     return model
 
 
+def _header(source: str) -> checkpoint.Header:
+    return checkpoint.read_header(checkpoint.file_of(source))
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
@@ -30,21 +35,24 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     budgets = parser.add_mutually_exclusive_group(required=True)
     budgets.add_argument("--reference", help="checkpoint or experiment that sets the budget")
     budgets.add_argument("--share", type=float, help="the budget as a share of the dense network's cost")
-    parser.add_argument("--cost", choices=COSTS, default=SIZE, help="what is not to be exceeded")
+    parser.add_argument("--cost", choices=COSTS, default=argparse.SUPPRESS,
+                        help="what is not to be exceeded; default: what the reference was pruned for, else size")
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
     parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)
     dense = _transducer(options.dense)
     costs = cost_model(dense, options.seconds)
+    targets = {} if options.reference is None else _header(options.reference).get("targets", {})
+    cost = getattr(options, "cost", next((name for name in COSTS if name in targets), SIZE))
     if options.reference is not None:
-        budget = cost_model(_transducer(options.reference), options.seconds).dense[options.cost]
+        budget = cost_model(_transducer(options.reference), options.seconds).dense[cost]
     elif not 0 < options.share <= 1:
         raise UserError(f"--share is {options.share:g}", "give a share of the dense network, above 0 and up to 1")
     else:
-        budget = options.share * costs.dense[options.cost]
-    structure = uniform_structure(dense.unit_groups(), costs, options.cost, budget)
-    reached = costs.structure_cost(structure)[options.cost]
-    print(f"encoder {options.cost}: dense {costs.dense[options.cost]:.0f}, budget {budget:.0f}, uniform {reached:.0f}")
+        budget = options.share * costs.dense[cost]
+    structure = uniform_structure(dense.unit_groups(), costs, cost, budget)
+    reached = costs.structure_cost(structure)[cost]
+    print(f"encoder {cost}: dense {costs.dense[cost]:.0f}, budget {budget:.0f}, uniform {reached:.0f}")
     config: dict[str, Any] = dataclasses.asdict(dense.shrink(structure).config)
     write_json(options.output, config)
 

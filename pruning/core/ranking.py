@@ -23,17 +23,29 @@ def normalised(scores: Tensor, selection: Selection, costs: CostModel, cost: str
         selection: the units.
         costs: of the network.
         cost: which cost ``how = "cost"`` divides by.
-        how: ``none``; ``group``: by the L2 norm of the group's scores (arXiv 1611.06440, section 2.2); ``cost``: by
-            what the unit alone costs in the dense network, so that the score is a price per parameter or operation.
+        how: ``none``; ``group``: by the root mean square of the group's scores (arXiv 1611.06440, section 2.2, has the
+            L2 norm, which favours small groups), of all groups of its kind for a group of one unit; ``cost``: by what
+            the unit alone costs in the dense network, so that the score is a price per parameter or operation.
     """
     if how == "none":
         return scores
     if how == "group":
-        parts = [part / part.norm().clamp(min=1e-30) for part in selection.split(scores).values()]
-        return torch.cat(parts)
-    counts = costs.dense_counts().requires_grad_(True)
-    (prices,) = torch.autograd.grad(costs.evaluate(counts, cost), counts)
+        parts = selection.split(scores)
+        alone: dict[str, list[Tensor]] = {}
+        for group in selection.chosen:
+            if group.size == 1:
+                alone.setdefault(group.kind, []).append(parts[group.name])
+        scale = {group.name: _rms(torch.cat(alone[group.kind]) if group.size == 1 else parts[group.name])
+                 for group in selection.chosen}  # fmt: skip
+        return torch.cat([part / scale[name] for name, part in parts.items()])
+    with torch.enable_grad():
+        counts = costs.dense_counts().requires_grad_(True)
+        (prices,) = torch.autograd.grad(costs.evaluate(counts, cost), counts)
     return scores / prices[selection.member].clamp(min=1e-30)
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.pow(2).mean().sqrt().clamp(min=1e-30)
 
 
 def positions(scores: Tensor, selection: Selection) -> Tensor:
@@ -88,11 +100,33 @@ def layer_order(scores: Tensor, selection: Selection) -> Tensor:
     return torch.cat(of_unit) + within
 
 
+def interpolated(selection: Selection, counts: Mapping[str, int], share: float) -> dict[str, int]:
+    """Counts of each group on the way from all of its units (share 0) to ``counts`` (share 1)."""
+    return {
+        group.name: round(group.size - share * (group.size - counts.get(group.name, group.size)))
+        for group in selection.chosen
+    }
+
+
+def last(scores: Tensor, keep: Tensor) -> Tensor:
+    """Scores ``(U,)`` with those of closed units below all others; ``keep (U,)`` bool."""
+    return scores.masked_fill(~keep, float(scores.min()) - 1.0)
+
+
 def ordered(
-    scores: Tensor, selection: Selection, costs: CostModel, cost: str, ranking: str, normalisation: str
+    scores: Tensor, selection: Selection, costs: CostModel, cost: str, ranking: str, normalisation: str, keep: Tensor
 ) -> Tensor:
-    """The order ``(U,)`` in which units are kept, larger is longer, for `Selection.fitted`."""
-    scores = normalised(scores, selection, costs, cost, normalisation)
+    """The order ``(U,)`` in which units are kept, larger is longer, for `Selection.fitted`.
+
+    Args:
+        scores: of the units.
+        selection: the units.
+        costs, cost: of the network, and which counts, for a normalisation by cost.
+        ranking: one of `RANKINGS`.
+        normalisation: one of `NORMALISATIONS`.
+        keep: ``(U,)`` bool; units that are closed for good come last, in their groups too.
+    """
+    scores = last(normalised(scores, selection, costs, cost, normalisation), keep)
     if ranking == "group":
         return group_order(scores, selection)
     return layer_order(scores, selection) if ranking == "layers" else scores

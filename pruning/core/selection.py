@@ -64,7 +64,14 @@ class Selection:
                 counts[child] = 0
         return counts
 
-    def fitted(self, keep: Tensor, scores: Tensor, costs: CostModel, targets: Mapping[str, float]) -> Tensor:
+    def fitted(
+        self,
+        keep: Tensor,
+        scores: Tensor,
+        costs: CostModel,
+        targets: Mapping[str, float],
+        may_open: Optional[Tensor] = None,
+    ) -> Tensor:
         """``keep (U,)`` moved to the targets by opening or closing units in the order of their scores.
 
         Units are closed from the lowest score up (or opened from the highest down) until the sparsity would pass the
@@ -79,6 +86,7 @@ class Selection:
             scores: ``(U,)``, larger is more worth keeping; minus infinity closes early.
             costs: of the network.
             targets: cost -> sparsity.
+            may_open: ``(U,)`` bool, units that may be kept at all; None for all of them.
         """
         ranks = scores.argsort(stable=True).argsort().double()  # whatever their scale
 
@@ -90,6 +98,8 @@ class Selection:
         for _ in range(4):  # a module that opens brings many units at once: what it overshoots is then taken back
             opening = excess(keep) > 0
             order = self._flip_order(keep, ranks, opening)
+            if opening and may_open is not None:
+                order = order[may_open[order]]
             before, keep = _bracket(keep, order, opening, excess)
             filled = self._filled(before, order, opening, excess)
             candidates += [before, filled, keep]

@@ -142,7 +142,7 @@ class Structure:
             if group.scale is not None:
                 row["scale"] = list(group.scale)
             if group.scores is not None:
-                row["scores"] = [round(score, 5) for score in group.scores]
+                row["scores"] = [float(f"{score:.6g}") for score in group.scores]
             result[name] = row
         return {"groups": result}
 

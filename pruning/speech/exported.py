@@ -33,8 +33,11 @@ class _Part:
         if path.suffix == ".pt":
             self._script = torch.jit.load(str(path)).eval()  # our own files: TorchScript, not pickled objects
             return
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            remedy = "install it: utils/setup_env.sh --extras export"
+            raise UserError(f"an ONNX export needs the package onnxruntime ({error})", remedy) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         try:

@@ -17,7 +17,7 @@ import torch
 from tabulate import tabulate
 
 from pruning.errors import UserError
-from pruning.files import PathLike
+from pruning.files import PathLike, read_json, write_json, write_text
 from pruning.models.transducer import Transducer
 from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.training import checkpoint, provenance
@@ -79,14 +79,21 @@ def load(source: PathLike) -> Transducer:
 
 
 def export(model: Transducer, directory: Path, backends: Sequence[str]) -> None:
-    """Write what the backends need under ``directory``; what is there is taken as it is."""
-    if set(backends) - {PYTORCH} and not (directory / "encoder.onnx").is_file():
-        lang_dir = directory / "lang"
-        lang_dir.mkdir(parents=True, exist_ok=True)
-        (lang_dir / "tokens.txt").write_text("<blk> 0\n", encoding="utf-8")
-        export_onnx(model, directory, lang_dir, int8="int8" in backends)
-    if "torchscript" in backends and not (directory / "encoder.pt").is_file():
+    """Write what the backends need under ``directory``, unless that of the same weights is there."""
+    if not set(backends) - {PYTORCH}:
+        return
+    made_of, stamp = provenance.weights_fingerprint(model), directory / "weights.json"
+    needed = [f"encoder{FORMS[_FORM_OF[backend]]}" for backend in backends if backend != PYTORCH]
+    current = stamp.is_file() and read_json(stamp).get("weights") == made_of
+    if current and all((directory / name).is_file() for name in needed):
+        return
+    stamp.unlink(missing_ok=True)
+    lang_dir = directory / "lang"
+    write_text(lang_dir / "tokens.txt", "<blk> 0\n")
+    export_onnx(model, directory, lang_dir, int8="int8" in backends)
+    if "torchscript" in backends:
         export_torchscript(model, directory)
+    write_json(stamp, {"weights": made_of})
 
 
 def encoder_of(model: Transducer, directory: Path, backend: str, threads: int) -> Callable[..., Any]:

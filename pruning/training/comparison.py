@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pruning.speech.statistics import Design, Estimate, estimate, holm, p_value
 from pruning.training.decoding_results import likelihood_path, read_results
 from pruning.training.facts import read_facts
 from pruning.training.sweep import TEACHER, Run, SweepConfig, describe, final_dir
+
+logger = logging.getLogger(__name__)
 
 UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
 _KEPT = ("encoder_parameters", "parameters", "macs_10s", "macs_30s")
@@ -74,8 +77,14 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     write_json(result_path(results, run), value)
 
 
-def write_utterances(config: SweepConfig, results: PathLike) -> None:
-    """Write who speaks each test utterance, and what the lines of the sweep are."""
+def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[str, str]) -> None:
+    """Write who speaks each test utterance, what the lines of the sweep are, and which results belong to it.
+
+    Args:
+        config: of the sweep.
+        results: directory of the files.
+        made_by: name of a result's file -> what it must have been made by.
+    """
     speakers: dict[str, dict[str, str]] = {}
     for path in manifests.check_exists(config.test_cuts):
         speakers[manifests.set_name_of(path)] = {
@@ -83,7 +92,8 @@ def write_utterances(config: SweepConfig, results: PathLike) -> None:
         }
     write_json(Path(results) / UTTERANCES, speakers)
     legend = {"reference": config.reference, "decoding": config.decoding, "methods": dict(describe(config)),
-              "targets": {name: list(settings) for name, settings in config.targets.items()}}  # fmt: skip
+              "targets": {name: list(settings) for name, settings in config.targets.items()},
+              "results": dict(made_by)}  # fmt: skip
     write_json(Path(results) / LEGEND, legend)
 
 
@@ -166,7 +176,13 @@ def read(results: PathLike) -> Comparison:
     """
     directory, remedy = Path(results), "give the results directory of a sweep"
     speakers, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
-    files = sorted(path for path in directory.glob("*.json") if path.name not in (UTTERANCES, LEGEND))
+    files = []
+    for name, made_by in legend["results"].items():
+        path = directory / name
+        if path.is_file() and read_json(path).get("made_by") == made_by:
+            files.append(path)
+        else:
+            logger.warning("%s is missing or of other settings, and left out; run the sweep again", path)
     if not files:
         raise UserError(f"{directory} holds no results", remedy)
     order = [(name, utterance) for name, of_set in speakers.items() for utterance in sorted(of_set)]

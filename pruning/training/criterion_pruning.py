@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores, observed_activations
 from pruning.core.prunable import Prunable
-from pruning.core.ranking import NORMALISATIONS, RANKINGS, ordered, with_counts
+from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.training import distributed
-from pruning.training.pruner import Pruner
+from pruning.training.pruner import TOLERANCE, Pruner
 from pruning.training.task import ParameterGroup, StepInfo
 
 
@@ -100,22 +100,37 @@ class CriterionPruning(Pruner):
         if counts is not None:
             counts.check_fits(groups, "the structure whose counts are asked for")
         super().__init__(model, selection, constraint, frames)
+        if counts is not None:
+            self._check_costs(counts)
         self.config = config
         self.counts = None if counts is None else {name: len(group.kept) for name, group in counts.groups.items()}
         self.scores = UnitScores(criterion, selection, config.norm, config.weights, config.decay, seed)
         self.probe: Optional[nn.Parameter] = None
         if self.scores.from_gradients:  # its gradient is that of the masks; its value stays 0
             self.probe = nn.Parameter(torch.zeros(selection.num_units))
-        self.register_buffer("keep", torch.ones(selection.num_units, dtype=torch.bool))
+        # not bool, which gloo of torch 1.13 cannot send to other processes
+        self.register_buffer("keep", torch.ones(selection.num_units, dtype=torch.uint8))
         self.register_buffer("cut_at", torch.zeros((), dtype=torch.float64))  # share of the target that is cut
         self._activations: dict[str, Tensor] = {}
 
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
-        """0 or 1 for every unit; in training with a gradient, for closed units as well (straight through)."""
+        """0 or 1 for every unit; in training with a gradient, for closed units as well (straight through).
+
+        A module whose units are all closed is closed with its bias, as in extraction; in training only where its units
+        cannot come back.
+        """
+        if not step.training:
+            return self.structure().masks()
         values = self.keep.float()
-        if step.training and self.probe is not None:
-            return self.units.split(values + self.probe)
-        return {name: mask for name, mask in self.units.split(values).items() if not mask.all()}
+        if self.probe is not None:
+            masks = self.units.split(values + self.probe)
+        else:
+            masks = {name: mask for name, mask in self.units.split(values).items() if not mask.all()}
+        if not self.config.reopen:
+            counts = zip(self.units.groups, self.hard_counts().tolist())
+            closed = [group.name for group, count in counts if group.size == 1 and not count]
+            masks.update({name: values.new_zeros(1) for name in closed})
+        return masks
 
     @contextmanager
     def applied(self, step: StepInfo) -> Iterator[None]:
@@ -139,6 +154,7 @@ class CriterionPruning(Pruner):
 
     def after_step(self, step: StepInfo) -> None:
         """Cut where a cut is due."""
+        self._activations.clear()  # of a step that was skipped: they may be infinite
         next_step = StepInfo(step.epoch, step.batch, step.step + 1, step.total_steps)
         share = self.share(next_step)
         if share <= self.cut_at.item() or not (share == 1 or next_step.step % self.config.interval == 0):
@@ -148,24 +164,38 @@ class CriterionPruning(Pruner):
         self.keep.copy_(self._cut(share))
         self.cut_at.fill_(share)
 
+    def kept(self) -> Tensor:
+        """Which units are kept, ``(U,)`` bool, on the CPU."""
+        return self.keep.bool().cpu()
+
     @torch.no_grad()
     def _cut(self, share: float) -> Tensor:
-        scores = self.scores.values(self.network)
-        if self.counts is not None and share == 1:
-            return with_counts(scores, self.units, self.counts)
-        config, cost = self.config, next(iter(self.targets))
-        order = ordered(scores, self.units, self.costs, cost, config.ranking, config.normalisation)
-        keep = torch.ones_like(self.keep) if config.reopen else self.keep
+        scores, config = self.scores.values(self.network), self.config
+        keep = torch.ones_like(self.kept()) if config.reopen else self.kept()
+        if self.counts is not None:
+            return with_counts(last(scores, keep), self.units, interpolated(self.units, self.counts, share)) & keep
+        cost, normalisation = next(iter(self.targets)), config.normalisation
+        if self.scores.criterion == "random":
+            normalisation = "none"  # equal chances
+        order = ordered(scores, self.units, self.costs, cost, config.ranking, normalisation, keep)
         targets = {name: target * share for name, target in self.targets.items()}
-        return self.units.fitted(keep.cpu(), order, self.costs, targets)
+        return self.units.fitted(keep, order, self.costs, targets, may_open=keep)
+
+    def _check_costs(self, counts: Structure) -> None:
+        """Counts that cost something else would only be found out at the end."""
+        reached = self.costs.structure_sparsity(counts)
+        for cost, target in self.targets.items():
+            if abs(reached[cost] - target) > TOLERANCE:
+                what = f"the counts have a sparsity of {reached[cost]:.3f} in {cost}, the target is {target:g}"
+                raise UserError(what, f"give constraint.{cost}={reached[cost]:.3f}, or another structure")
 
     def hard_counts(self) -> Tensor:
         """Counts ``(G,)`` of what is not cut."""
-        return self.units.hard_counts(self.keep.cpu())
+        return self.units.hard_counts(self.kept())
 
     def structure(self, share: float = 1.0) -> Structure:
         """What is not cut by now, with the scores."""
-        return self.units.structure(self.keep.cpu(), self.scores.values(self.network))
+        return self.units.structure(self.kept(), self.scores.values(self.network))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The probe, which takes part in the backward pass and never moves."""

@@ -202,6 +202,8 @@ def extract_experiment(
         "exactness": difference,
         ORIGIN: dict(origin or {}),
     }
+    if "targets" in header:  # of the pruning run
+        new_header["targets"] = header["targets"]
     write_json(Path(exp_dir) / "structure.json", kept)
     write_facts(exp_dir, small, facts)
     checkpoint.save_model(checkpoint.best_path(exp_dir), small, new_header)

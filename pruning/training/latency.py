@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pruning.core.latency import LatencyTable
@@ -21,17 +22,32 @@ from pruning.training.benchmark import PYTORCH, Setting
 logger = logging.getLogger(__name__)
 
 
-def cut_kind(model: Transducer, kind: str, share: float) -> Transducer:
-    """The network with ``share`` of the units of one kind in every group (rounded), fresh weights."""
+def cut_kind(model: Transducer, kind: str, share: float) -> tuple[Transducer, float]:
+    """The network with ``share`` of the units of one kind in every group (rounded), fresh weights; and their share."""
     groups = model.unit_groups()
     kept = dict(Structure.dense(groups).groups)
+    left = size = 0
     for group in groups:
         if group.kind == kind:
             count = max(group.minimum, round(share * group.size))
             kept[group.name] = kept[group.name].with_kept(range(count))
+            left, size = left + count, size + group.size
     small = model.shrink(Structure(kept).resolved(groups)).eval()
     assert isinstance(small, Transducer)
-    return small
+    return small, left / size
+
+
+def curve(shares: Sequence[float], saved: Sequence[float], points: int) -> tuple[float, ...]:
+    """Seconds at equally spaced shares of a kind, from what was saved at some shares.
+
+    Args:
+        shares: measured, the smallest first, without 1.
+        saved: seconds saved at each against the whole; nothing is saved at 1.
+        points: of the result. What seems to take longer with fewer units takes as long: noise must not reward it.
+    """
+    rising = np.maximum.accumulate([-value for value in np.maximum(saved, 0.0)] + [0.0])
+    values = np.interp(np.linspace(0, 1, points), [*shares, 1.0], rising)
+    return tuple(float(value - values[0]) for value in values)
 
 
 def unit_kinds(model: Transducer) -> list[str]:
@@ -53,8 +69,7 @@ def measure(
     """The table of one network.
 
     For each kind, networks with 0, 1/(points-1), ... of its units take turns with the whole one; what counts is the
-    median of their difference to the whole one in the same round. A kind that seems to take longer with fewer units
-    takes as long: noise must not reward closing nothing.
+    median of their difference to the whole one in the same round (see `curve`).
 
     Args:
         model: the dense network; times do not depend on weights.
@@ -69,14 +84,16 @@ def measure(
     for kind in unit_kinds(model):
         with tempfile.TemporaryDirectory() as temporary:
             calls = [_call(model, backend, setting.threads, Path(temporary) / "dense")]
+            shares: list[float] = []
             for index in range(points - 1):
-                small = cut_kind(model, kind, index / (points - 1))
-                calls.append(_call(small, backend, setting.threads, Path(temporary) / f"{index}"))
+                small, share = cut_kind(model, kind, index / (points - 1))
+                if share not in shares and share < 1:  # few heads have few shares
+                    shares.append(share)
+                    calls.append(_call(small, backend, setting.threads, Path(temporary) / f"{index}"))
             rounds = benchmark.interleaved(calls, model.config.encoder.feature_dim, setting, repeats)
         dense += rounds[0]
         saved = [statistics.median(d - s for d, s in zip(rounds[0], times)) for times in rounds[1:]]
-        rising = torch.tensor([max(saved) - value for value in saved] + [max(saved)]).cummax(dim=0).values
-        curves[kind] = tuple((rising - rising[0]).tolist())
+        curves[kind] = curve(shares, saved, points)
         logger.info("%s: %s ms", kind, " ".join(f"{1000 * value:.2f}" for value in curves[kind]))
     rest = max(0.0, statistics.median(dense) - sum(values[-1] for values in curves.values()))
     facts: Mapping[str, Any] = {**asdict(setting), "backend": backend, "repeats": repeats,

@@ -206,7 +206,7 @@ def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathL
     guidance = _guidance(config.distillation, teacher, tokenizer)
     task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance, pruner)
     facts = network_facts(model)
-    networks = {"teacher": teacher, "counts_from": config.counts_from}
+    networks = {"teacher": teacher, "counts_from": config.counts_from, "latency_table": config.constraint.latency_table}
     fit(task, config, inputs, tokenizer, exp_dir, networks, {"dense": facts}, facts)
     if distributed.initialise(config.trainer.device).is_main:
         structure = found_structure(exp_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import yaml
 from pruning.core.cost import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.training import checkpoint, configuration, runs
 from pruning.training.provenance import file_fingerprint
@@ -138,6 +140,9 @@ def load(path: PathLike) -> SweepConfig:
         if method.stands_on is not None and method.stands_on not in config.methods:
             key = "structure_from" if method.structure_from else "counts_from"
             raise wrong(f"{name} stands on {method.stands_on!r}, which is no line", "correct it", *where, key)
+        if method.stands_on is not None and config.methods[method.stands_on].method is None:
+            what = f"{name} stands on {method.stands_on!r}, which prunes nothing itself"
+            raise wrong(what, "name a line with a method", *where)
         if method.uniform and config.scratch is None:
             raise wrong(f"{name} is trained from scratch", "give the sweep a configuration scratch", *where)
         for target in method.targets or ():
@@ -150,6 +155,7 @@ def load(path: PathLike) -> SweepConfig:
 
 def _check_settings(config: SweepConfig, path: PathLike) -> None:
     """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
+    manifests.check_exists([*config.train_cuts, *config.dev_cuts, *config.test_cuts])
     network, _ = runs.load_network(config.teacher, Tokenizer(config.lang_dir))
     for name, method in config.methods.items():
         for target in method.targets or config.targets:
@@ -229,6 +235,21 @@ def levels(found: Sequence[Run]) -> list[list[Run]]:
     return waves
 
 
+@functools.lru_cache
+def _content(path: str, modified: int) -> str:
+    """Of a file as it was at a time (``st_mtime_ns``): a sweep asks for the same ones again and again."""
+    return file_fingerprint(path)
+
+
+def _fingerprints(config: SweepConfig, target: str) -> list[str]:
+    """Stand for the content of all files that a run reads: configurations, data, tokens, teacher, table of latency."""
+    constraint = configuration.load(runs.PruneConfig, config.prune, config.targets.get(target, [])).constraint
+    names = [config.prune, config.finetune, config.scratch, constraint.latency_table, *config.train_cuts,
+             *config.dev_cuts, *config.test_cuts, str(Path(config.lang_dir) / "bpe.model"),
+             str(checkpoint.file_of(config.teacher))]  # fmt: skip
+    return [_content(name, Path(name).stat().st_mtime_ns) for name in names if name is not None]
+
+
 def final_dir(exp_dir: PathLike, run: Optional[Run]) -> Path:
     """The experiment of a run's final network; None: of the teacher, as the sweep measures it."""
     return Path(exp_dir) / (TEACHER if run is None else f"{run.name}/finetuned")
@@ -287,9 +308,7 @@ def _extraction(config: SweepConfig, run: Run) -> list[str]:
 def fingerprint(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> str:
     """Stands for all that decides a run: its commands, the configurations, and what it stands on."""
     words = [word for line in commands(config, run, exp_dir) for word in line[2:]]
-    files = [config.prune, config.finetune, *([config.scratch] if config.scratch else [])]
-    parts = [*words, *(Path(name).read_text(encoding="utf-8") for name in files), file_fingerprint(
-        checkpoint.file_of(config.teacher))]  # fmt: skip
+    parts = [*words, *_fingerprints(config, "" if run is None else run.target)]
     if run is not None and run.needs is not None:
         parts += [fingerprint(config, other, exp_dir) for other in expand(config) if other.name == run.needs]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ from pruning.models import registry
 from pruning.training import checkpoint
 from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
 from pruning.training.gating import Gating, GatingConfig
+from pruning.training.latency import curve, cut_kind
 from tests.training.test_gating import network, optimise
 
 TABLE = LatencyTable(0.01, {"ffn": (0.0, 0.03, 0.04), "heads": (0.001, 0.021), "subsampling": (0.0, 0.005)})
@@ -85,6 +86,20 @@ def test_targets_and_tables_are_checked(table: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other.json is no table of latency"):
         LatencyTable.from_dict(read_json(tmp_path / "other.json"), "other.json")
     assert LatencyTable.from_dict(TABLE.to_dict()) == TABLE
+
+
+def test_a_curve_from_what_was_saved() -> None:
+    assert curve([0.0, 0.5], [4.0, 1.0], 3) == pytest.approx((0.0, 3.0, 4.0))
+    assert curve([0.0, 0.25, 0.5, 0.75], [4.0, 2.0, -1.0, 0.5], 5) == pytest.approx((0.0, 2.0, 4.0, 4.0, 4.0))
+    assert curve([0.0], [2.0], 5) == pytest.approx((0.0, 0.5, 1.0, 1.5, 2.0)), "one head: nothing in between"
+
+
+def test_only_shares_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    assert [cut_kind(model, "heads", share)[1] for share in (0.0, 0.1, 0.5)] == [0.0, 0.0, 0.5]
+    assert cut_kind(model, "subsampling", 0.0)[1] == pytest.approx(1 / 8), "one must stay"
+    small, _ = cut_kind(model, "ffn", 0.25)
+    assert small.config.encoder.ffn_dim == (16, 16, 16) and small.config.encoder.num_heads == (4, 4, 4)
 
 
 @pytest.mark.slow

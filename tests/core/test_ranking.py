@@ -18,6 +18,10 @@ COSTS = CostModel(GROUPS, MODEL.cost_terms(1000))
 UNITS = ("heads", "ffn", "conv", "subsampling")
 
 
+def everything(selection: Selection) -> torch.Tensor:
+    return torch.ones(selection.num_units, dtype=torch.bool)
+
+
 def scores(selection: Selection, seed: int = 0) -> torch.Tensor:
     return torch.rand(selection.num_units, generator=torch.Generator().manual_seed(seed)).double()
 
@@ -32,8 +36,8 @@ def scores(selection: Selection, seed: int = 0) -> torch.Tensor:
 )
 def test_every_ranking_meets_every_target(how: str, normalisation: str, cost: str, target: float, seed: int) -> None:
     selection = Selection(GROUPS, UNITS)
-    order = ranking.ordered(scores(selection, seed), selection, COSTS, cost, how, normalisation)
-    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), order, COSTS, {cost: target})
+    order = ranking.ordered(scores(selection, seed), selection, COSTS, cost, how, normalisation, everything(selection))
+    keep = selection.fitted(everything(selection), order, COSTS, {cost: target})
     structure = selection.structure(keep, order)
     assert COSTS.structure_sparsity(structure)[cost] == pytest.approx(target, abs=0.01)
     assert all(structure.count(group.name) >= group.minimum for group in GROUPS)
@@ -42,7 +46,7 @@ def test_every_ranking_meets_every_target(how: str, normalisation: str, cost: st
 def test_a_global_ranking_closes_the_smallest() -> None:
     selection = Selection(GROUPS, ("ffn",))
     values = scores(selection)
-    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), values, COSTS, {"size": 0.2})
+    keep = selection.fitted(everything(selection), values, COSTS, {"size": 0.2})
     assert values[keep].min() > values[~keep].max()
 
 
@@ -52,7 +56,7 @@ def test_a_ranking_by_group_keeps_the_same_share_everywhere(target: float, seed:
     selection = Selection(GROUPS, UNITS)
     values = scores(selection, seed)
     order = ranking.group_order(values, selection)
-    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), order, COSTS, {"size": target})
+    keep = selection.fitted(everything(selection), order, COSTS, {"size": target})
     kept, by_group = selection.split(keep.double()), selection.split(values)
     shares = {group.name: kept[group.name].mean().item() for group in selection.chosen}
     fine = [shares[group.name] for group in selection.chosen if group.size >= 32]
@@ -65,7 +69,7 @@ def test_a_ranking_by_group_keeps_the_same_share_everywhere(target: float, seed:
 def test_layers_go_whole_and_one_in_part() -> None:
     selection = Selection(GROUPS, ("heads", "ffn", "conv"))
     order = ranking.layer_order(scores(selection), selection)
-    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), order, COSTS, {"size": 0.4})
+    keep = selection.fitted(everything(selection), order, COSTS, {"size": 0.4})
     shares: dict[int, list[float]] = {}
     for group, part in zip(selection.chosen, selection.split(keep.double()).values()):
         assert group.layer is not None
@@ -112,4 +116,31 @@ def test_a_price_is_what_the_unit_saves() -> None:
 def test_normalised_by_group() -> None:
     selection = Selection(GROUPS, ("ffn", "heads"))
     values = ranking.normalised(scores(selection), selection, COSTS, "size", "group")
-    assert all(part.norm().item() == pytest.approx(1.0) for part in selection.split(values).values())
+    assert all(part.pow(2).mean().item() == pytest.approx(1.0) for part in selection.split(values).values())
+    modules = Selection(GROUPS, ("ffn_module", "attention_module"))
+    raw = scores(modules, 3)
+    values = ranking.normalised(raw, modules, COSTS, "size", "group")
+    of_kind = torch.tensor([group.kind == "ffn_module" for group in modules.chosen])
+    for kind in (of_kind, ~of_kind):
+        assert torch.equal(values[kind].argsort(), raw[kind].argsort()), "single units keep their order"
+        assert values[kind].pow(2).mean().item() == pytest.approx(1.0)
+
+
+def test_closed_units_come_last_in_their_groups_too() -> None:
+    selection = Selection(GROUPS, ("ffn",))
+    values, keep = scores(selection), everything(selection)
+    keep[selection.num_units // 3 :: 7] = False
+    order = ranking.ordered(values, selection, COSTS, "size", "group", "none", keep)
+    kept = selection.split(keep)
+    for name, part in selection.split(order).items():
+        assert part[kept[name]].min() > part[~kept[name]].max() if (~kept[name]).any() else True
+    fitted = selection.fitted(keep, order, COSTS, {"size": 0.4}, may_open=keep)
+    assert not (fitted & ~keep).any()
+
+
+def test_counts_on_the_way() -> None:
+    selection = Selection(GROUPS, ("ffn",))
+    counts = {"encoder.layers.0.ffn.hidden": 4}
+    assert ranking.interpolated(selection, counts, 0.5)["encoder.layers.0.ffn.hidden"] == 34
+    assert ranking.interpolated(selection, counts, 1.0)["encoder.layers.0.ffn.hidden"] == 4
+    assert ranking.interpolated(selection, counts, 1.0)["encoder.layers.1.ffn.hidden"] == 64

@@ -38,7 +38,10 @@ def results(tmp_path: Path) -> Path:
     speakers = {name: {f"{name}-{i:03d}": f"s{i // 4}" for i in range(count)} for name, count in SETS.items()}
     write_json(tmp_path / comparison.UTTERANCES, speakers)
     legend = {"reference": "l0", "decoding": "greedy_search", "targets": {"half": [], "quarter": []},
-              "methods": {"l0": "l0", "taylor": "taylor", "random": "random"}}  # fmt: skip
+              "methods": {"l0": "l0", "taylor": "taylor", "random": "random"},
+              "results": dict.fromkeys(["teacher.json", "half-random-seed1.json", "half-l0-seed1.json",
+                                        "half-l0-seed2.json", "half-taylor-seed1.json", "quarter-l0-seed1.json"],
+                                       "x")}  # fmt: skip
     write_json(tmp_path / comparison.LEGEND, legend)
     write(tmp_path, "teacher", {"clean": 0.05, "other": 0.15})
     write(tmp_path, "random", {"clean": 0.2, "other": 0.4}, "half")
@@ -97,6 +100,14 @@ def test_runs_on_other_utterances_are_refused(results: Path) -> None:
     write_json(results / "half-taylor-seed1.json", value)
     with pytest.raises(UserError, match="half-taylor-seed1.json was measured on other utterances"):
         comparison.read(results)
+
+
+def test_results_of_other_settings_are_left_out(results: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(results, "taylor", {"clean": 0.3, "other": 0.5}, "half", seed=9)  # of a line that is gone
+    write_json(results / "half-random-seed1.json", {**read_json(results / "half-random-seed1.json"), "made_by": "y"})
+    found = comparison.read(results)
+    assert {line.method: len(line.seeds) for line in found.lines} == {"teacher": 1, "l0": 2, "taylor": 1}
+    assert "half-random-seed1.json is missing or of other settings" in caplog.text
 
 
 def test_no_results(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def train(method: CriterionPruning, steps: range = range(STEPS)) -> list[torch.T
     kept = []
     for index in steps:
         step = StepInfo(1, index, index, STEPS)
+        torch.manual_seed(index)  # as the trainer does before each batch
         optimiser.zero_grad()
         loss, _ = task(batch(index), step)
         loss.backward()
@@ -56,8 +57,47 @@ def test_every_criterion_reaches_the_target_and_extracts_exactly(criterion: str,
     structure = method.structure()
     assert method.costs.structure_sparsity(structure)["size"] == pytest.approx(0.5, abs=0.01)
     model = method.network.eval()
-    assert exactness(model, structure, _extracted(model, structure)) < 1e-4  # type: ignore[arg-type]
+    small = _extracted(model, structure)
+    assert exactness(model, structure, small) < 1e-4  # type: ignore[arg-type]
+    with torch.no_grad(), method.applied(end):
+        masked = model(batch().features, batch().lengths).output
+    torch.testing.assert_close(small(batch().features, batch().lengths).output, masked, rtol=1e-3, atol=1e-4)
     assert method.log_values(end)["sparsity/size/hard"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("ranking", ["layers", "group"])
+@pytest.mark.parametrize("criterion", ["taylor", "random"])
+def test_what_validation_sees_is_what_extraction_gives(criterion: str, ranking: str) -> None:
+    """Emptied modules too, whose biases are anything but 0."""
+    method = pruner(criterion, ranking=ranking)
+    with torch.no_grad():
+        for name, parameter in method.network.named_parameters():
+            if name.endswith(("linear2.bias", "out_proj.bias", "pointwise2.bias")):
+                parameter.normal_(std=0.5)
+    train(method)
+    model, structure = method.network.eval(), method.structure()
+    if ranking == "layers":
+        assert any(len(units.kept) == 0 and units.size == 1 for units in structure.groups.values())
+    small = _extracted(model, structure)
+    for training in (False, True):
+        with torch.no_grad(), method.applied(StepInfo(1, STEPS, STEPS, STEPS, training=training)):
+            masked = model(batch().features, batch().lengths).output
+        torch.testing.assert_close(small(batch().features, batch().lengths).output, masked, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "group", "cost"])
+def test_every_normalisation_cuts(normalisation: str) -> None:
+    method = pruner("magnitude", "one_shot", normalisation=normalisation)
+    train(method)
+    assert method.on_target(StepInfo(1, STEPS, STEPS, STEPS))
+
+
+def test_a_skipped_step_leaves_nothing_behind() -> None:
+    method = pruner("activation")
+    method._activations["encoder.layers.0.ffn.hidden"] = torch.full((65,), float("nan"), dtype=torch.float64)
+    method.after_step(StepInfo(1, 0, 0, STEPS))
+    train(method)
+    assert method.scores.values(method.network).isfinite().all()
 
 
 def _extracted(model: Any, structure: Structure) -> Any:
@@ -75,24 +115,32 @@ def test_one_shot_cuts_once_and_a_ramp_at_every_interval() -> None:
 
 
 def test_closed_units_stay_closed_unless_they_may_reopen() -> None:
-    history = train(pruner("random"))
-    assert all(not (later & ~earlier).any() for earlier, later in zip(history, history[1:]))
+    for criterion, options in (("random", {}), ("taylor", {"interval": 1}), ("taylor", {"ranking": "group"})):
+        history = [kept.bool() for kept in train(pruner(criterion, **options))]
+        assert all(not (later & ~earlier).any() for earlier, later in zip(history, history[1:]))
     method = pruner("movement", reopen=True)
     first = train(method, range(4))[-1]
-    closed = int((~first).nonzero()[0])
+    closed = int((first == 0).nonzero()[0])
     with torch.no_grad():
         method.scores.total[closed] = 1e6
     assert train(method, range(4, 6))[-1][closed], "its score has become the best"
 
 
 def test_a_resumed_run_scores_and_cuts_as_an_uninterrupted_one() -> None:
-    whole = pruner("taylor")
+    """The weights stand still here, so that the method's own state is all that decides."""
+    methods = [pruner("taylor") for _ in range(2)]
+    for method in methods:
+        method.network.requires_grad_(False)
+    whole, first = methods
     train(whole)
-    first, second = pruner("taylor"), pruner("taylor")
-    train(first, range(6))
+    train(first, range(3))
+    second = pruner("taylor")
+    second.network.requires_grad_(False)
     second.load_state_dict(first.state_dict())
-    assert torch.equal(second.keep, first.keep) and second.cut_at == first.cut_at == 1
-    assert torch.equal(second.scores.values(second.network), first.scores.values(first.network))
+    assert 0 < second.cut_at < 1, "half way"
+    train(second, range(3, STEPS))
+    assert torch.equal(second.keep, whole.keep) and second.cut_at == whole.cut_at == 1
+    torch.testing.assert_close(second.scores.total, whole.scores.total)
 
 
 def test_the_probe_never_moves() -> None:
@@ -119,6 +167,13 @@ def test_counts_of_another_run_are_taken() -> None:
     assert all(drawn.count(name) == found.count(name) for name in found.groups)
     assert any(drawn.groups[name].kept != units.kept for name, units in found.groups.items())
     assert method.on_target(StepInfo(1, STEPS, STEPS, STEPS))
+    by_and_by = ConstraintConfig(size=0.5, ramp="linear", ramp_share=0.5)
+    method = CriterionPruning(network(), "random", CriterionConfig(interval=2), by_and_by, 1000, counts=found)
+    history = [kept.bool() for kept in train(method)]
+    assert all(not (later & ~earlier).any() for earlier, later in zip(history, history[1:]))
+    assert all(method.structure().count(name) == found.count(name) for name in found.groups)
+    with pytest.raises(UserError, match="counts have a sparsity of 0.50. in size, the target is 0.3"):
+        CriterionPruning(network(), "random", CriterionConfig(), ConstraintConfig(size=0.3), 1000, counts=found)
 
 
 @pytest.mark.parametrize(

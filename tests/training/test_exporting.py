@@ -67,7 +67,7 @@ def exported(lang_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.mark.parametrize("form", ["float32", "torchscript"])
-@pytest.mark.parametrize(("seconds"), [(1.1,), (3.0, 0.4), (12.0, 11.0, 5.0)])
+@pytest.mark.parametrize(("seconds"), [(1.1,), (3.0, 0.4), (12.0, 11.0, 5.0), (0.07,), (0.06, 0.03)])
 def test_outputs_and_hypotheses_agree(
     exported: tuple[Transducer, Path], form: str, seconds: tuple[float, ...]
 ) -> None:
@@ -75,6 +75,10 @@ def test_outputs_and_hypotheses_agree(
     found = agreement(model, ExportedTransducer(directory, form), [export.noise(80, seconds)])
     assert found.difference < 1e-4
     assert found.utterances == len(seconds) and found.differing == []
+    batch = export.noise(80, seconds)
+    lengths = ExportedTransducer(directory, form).encoder(batch.features, batch.lengths).lengths
+    with torch.no_grad():
+        assert lengths.tolist() == model(batch.features, batch.lengths).lengths.tolist()
 
 
 def test_the_searches_take_an_exported_network(exported: tuple[Transducer, Path]) -> None:

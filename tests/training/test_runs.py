@@ -227,19 +227,21 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_prune_together(work: Path, data_dir: Path) -> None:
+@pytest.mark.parametrize("method", ["l0", "taylor"])
+def test_two_processes_prune_together(work: Path, data_dir: Path, method: str) -> None:
     """Through torchrun, as --num-processes 2 does: one checkpoint, one log, the sampler's shares."""
+    two = work / f"two-{method}"
     arguments = command(
-        "prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"),
-        "--exp-dir", str(work / "two"), "trainer.max_steps=4", "data.max_duration=8",
+        "prune", data_dir, "--method", method, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"),
+        "--exp-dir", str(two), "trainer.max_steps=4", "data.max_duration=8",
     )  # fmt: skip
     launcher = [sys.executable, "-m", "pruning.bin.torchrun", "--standalone", "--nproc_per_node", "2"]
     output = run([*launcher, *arguments[1:]])
-    assert (work / "two" / ".done").exists(), output
-    assert read_json(work / "two" / ".done")["step"] == 4
-    weights = load_file(work / "two" / "epoch-1.safetensors")
+    assert (two / ".done").exists(), output
+    assert read_json(two / ".done")["step"] == 4
+    weights = load_file(two / "epoch-1.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
-    lines = [json.loads(line) for line in (work / "two" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["kind"] == "train"]
     assert steps == sorted(set(steps)), "only the first process writes"
 
