@@ -36,6 +36,7 @@ class MethodConfig:
         counts_from: of ``method``: another line whose kept counts are taken.
         reinitialise: fresh weights in place of inherited ones.
         repair: utterances of one-shot repair before fine-tuning; 0: none.
+        finetune: False measures the extraction as it is.
         finetune_settings: over the fine-tuning (or ``scratch``) configuration.
         targets, seeds: of this line, where they are not all of the sweep's.
     """
@@ -47,6 +48,7 @@ class MethodConfig:
     counts_from: Optional[str] = None
     reinitialise: bool = False
     repair: int = 0
+    finetune: bool = True
     finetune_settings: tuple[str, ...] = ()
     targets: Optional[tuple[str, ...]] = None
     seeds: Optional[tuple[int, ...]] = None
@@ -55,6 +57,8 @@ class MethodConfig:
         given = [self.method is not None, self.structure_from is not None, self.uniform]
         if sum(given) != 1:
             raise ValueError("give just one of method, structure_from and uniform")
+        if self.uniform and not self.finetune:
+            raise ValueError("a uniform network of fresh weights has to be trained")
         if self.counts_from is not None and self.method is None:
             raise ValueError("counts_from goes with a method")
 
@@ -252,7 +256,9 @@ def _fingerprints(config: SweepConfig, target: str) -> list[str]:
 
 def final_dir(exp_dir: PathLike, run: Optional[Run]) -> Path:
     """The experiment of a run's final network; None: of the teacher, as the sweep measures it."""
-    return Path(exp_dir) / (TEACHER if run is None else f"{run.name}/finetuned")
+    if run is None:
+        return Path(exp_dir) / TEACHER
+    return Path(exp_dir) / run.name / ("finetuned" if run.config.finetune else "extracted")
 
 
 def commands(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> Iterator[list[str]]:
@@ -291,8 +297,9 @@ def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list
             yield _python("prune", "--method", method.method, "--config", config.prune, *targets, *method.settings,
                           *counts, seed, "--teacher", config.teacher, "--exp-dir", str(pruned), *data)  # fmt: skip
         yield _python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run))
-        yield _python("finetune", "--config", config.finetune, *method.finetune_settings, seed, "--init", extracted,
-                      "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
+        if method.finetune:
+            yield _python("finetune", "--config", config.finetune, *method.finetune_settings, seed, "--init", extracted,
+                          "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
 
 
 def _extraction(config: SweepConfig, run: Run) -> list[str]:
@@ -329,5 +336,6 @@ def describe(config: SweepConfig) -> Mapping[str, str]:
         else:
             what = str(method.method) + (f", counts of {method.counts_from}" if method.counts_from else "")
         more = ["fresh weights"] * method.reinitialise + [f"repair on {method.repair}"] * bool(method.repair)
+        more += ["not fine-tuned"] * (not method.finetune)
         words[name] = ", ".join([what, *more, *method.settings, *method.finetune_settings])
     return words

@@ -37,6 +37,7 @@ def config(work: Path, data_dir: Path, tmp_path: Path) -> Path:  # noqa: F811
             "drawn": {"method": "random", "counts_from": "magnitude", "finetune_settings": fast},
             "magnitude": {"method": "magnitude", "finetune_settings": fast},
             "uniform": {"uniform": True, "finetune_settings": fast},
+            "cut": {"structure_from": "magnitude", "repair": 20, "finetune": False},
         },
         "reference": "magnitude",
     }
@@ -62,7 +63,7 @@ def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest
     runner = f"{REPOSITORY / 'utils/run.sh'} --max-jobs-run 2"
     sweep.main([*arguments, "--runner", runner])
     assert sorted(path.name for path in results.glob("half-*")) == [
-        "half-drawn-seed1.json", "half-magnitude-seed1.json", "half-uniform-seed1.json",
+        "half-cut-seed1.json", "half-drawn-seed1.json", "half-magnitude-seed1.json", "half-uniform-seed1.json",
     ]  # fmt: skip
     structures = [read_json(exp_dir / f"half/{name}/seed1/pruned/structure.json") for name in ("drawn", "magnitude")]
     counts = [{name: len(group["kept"]) for name, group in one["groups"].items()} for one in structures]
@@ -83,6 +84,8 @@ def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest
     compare.main(["--results", str(results), "--output", str(tmp_path / "table.md"), "--plot", str(tmp_path / "p.png")])
     text = (tmp_path / "table.md").read_text()
     assert all(f"| {name} " in text for name in ("teacher", "drawn", "magnitude", "uniform"))
+    assert "structure of magnitude, repair on 20, not fine-tuned" in text
+    assert not (exp_dir / "half/cut/seed1/finetuned").exists()
     assert "counts of magnitude" in text and "p.png" in text and "pruning.bin.compare --results" in text
 
 
@@ -107,6 +110,7 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
         (("methods", "drawn", "settings"), ["constraint.sise=1"], r"line \d+, drawn at half: unknown key.*did you"),
         (("methods", "uniform", "method"), "l0", "give just one of method, structure_from and uniform"),
         (("methods", "drawn", "seeds"), [7], "half/drawn/seed7 needs half/magnitude/seed7, which the sweep does not"),
+        (("methods", "drawn", "counts_from"), "uniform", r"stands on 'uniform', which prunes nothing itself"),
         (("reference",), "best", r"line \d+: the reference 'best' is none of the methods"),
         (("methdos",), {}, "unknown key 'methdos'"),
     ],
@@ -122,4 +126,4 @@ def test_a_wrong_sweep_is_refused_before_anything_starts(
 
 def test_runs_come_in_waves(config: Path) -> None:
     waves = sweeps.levels(sweeps.expand(sweeps.load(config)))
-    assert [[run.method for run in wave] for wave in waves] == [["magnitude", "uniform"], ["drawn"]]
+    assert [[run.method for run in wave] for wave in waves] == [["magnitude", "uniform"], ["drawn", "cut"]]
