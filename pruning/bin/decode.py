@@ -125,7 +125,7 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     if arguments.method.startswith("ctc"):
         raise UserError("an export has no CTC head", "decode it with greedy_search or a beam search")
     if arguments.device != "cpu":
-        raise UserError("exported networks are decoded with on the processor", "leave out --device")
+        raise UserError("an export runs on the processor", "leave out --device")
     fingerprint = " ".join(provenance.file_fingerprint(path)[:12] for path in model.files)
     return _Source(model, arguments.exported / arguments.form, "best", model.feature_dim, fingerprint)
 

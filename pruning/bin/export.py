@@ -22,12 +22,11 @@ from pruning.speech.data import Batch, DataConfig, evaluation_batches
 from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.training import checkpoint, runs
 from pruning.training.exporting import agreement, export_onnx, export_torchscript
+from pruning.training.extracting import EXACTNESS
 from pruning.training.facts import frames_of, write_facts
 from pruning.training.transducer_task import FOUND
 
 logger = logging.getLogger(__name__)
-
-EXACTNESS = 1e-4
 
 
 def noise(feature_dim: int, seconds: Sequence[float] = (2.0, 7.0, 3.3)) -> Batch:

@@ -96,6 +96,13 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
                 raise ValueError(f"{group.name}: no tensor starts with {prefix}")
 
 
+def unit_kinds(groups: Iterable[UnitGroup]) -> list[str]:
+    """Kinds of units, in order; those of whole modules that have units inside are left out."""
+    groups = list(groups)
+    parents = {group.parent for group in groups}
+    return list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
+
+
 def select_kinds(groups: Iterable[UnitGroup], kinds: Optional[Sequence[str]]) -> list[UnitGroup]:
     """The groups of the given ``kinds`` (all of them for None), in order.
 

@@ -16,6 +16,7 @@ from pruning.core.prunable import Prunable
 from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
+from pruning.core.units import unit_kinds
 from pruning.errors import UserError
 from pruning.training import distributed
 from pruning.training.pruner import TOLERANCE, Pruner
@@ -91,10 +92,8 @@ class CriterionPruning(Pruner):
         if criterion not in CRITERIA:
             raise UserError(f"there is no criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
         groups = cast(Prunable, model).unit_groups()
-        parents = {group.parent for group in groups}
-        units = list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
         try:
-            selection = Selection(groups, units if config.kinds is None else config.kinds)
+            selection = Selection(groups, unit_kinds(groups) if config.kinds is None else config.kinds)
         except ValueError as error:
             raise UserError(str(error), "correct criterion.kinds") from None
         if counts is not None:

@@ -15,6 +15,7 @@ import torch
 
 from pruning.core.latency import LatencyTable
 from pruning.core.structure import Structure
+from pruning.core.units import unit_kinds
 from pruning.models.transducer import Transducer
 from pruning.training import benchmark
 from pruning.training.benchmark import PYTORCH, Setting
@@ -50,13 +51,6 @@ def curve(shares: Sequence[float], saved: Sequence[float], points: int) -> tuple
     return tuple(float(value - values[0]) for value in values)
 
 
-def unit_kinds(model: Transducer) -> list[str]:
-    """Kinds of units, whole modules left out."""
-    groups = model.unit_groups()
-    parents = {group.parent for group in groups}
-    return list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
-
-
 def _call(model: Transducer, backend: str, threads: int, place: Path) -> Callable[..., Any]:
     benchmark.export(model, place, [backend])
     return benchmark.encoder_of(model, place, backend, threads)
@@ -81,7 +75,7 @@ def measure(
     torch.set_num_threads(setting.threads)
     curves: dict[str, tuple[float, ...]] = {}
     dense: list[float] = []
-    for kind in unit_kinds(model):
+    for kind in unit_kinds(model.unit_groups()):
         with tempfile.TemporaryDirectory() as temporary:
             calls = [_call(model, backend, setting.threads, Path(temporary) / "dense")]
             shares: list[float] = []
