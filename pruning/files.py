@@ -71,8 +71,18 @@ def read_lines(path: PathLike) -> list[str]:
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Write ``value`` to ``path`` as indented JSON, by rename."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n")
+    """Write ``value`` to ``path`` as JSON, by rename: indented, but a list of mere numbers and strings on one line."""
+    write_text(path, _json(value, "\n") + "\n")
+
+
+def _json(value: Any, newline: str) -> str:
+    inner = newline + " "
+    if isinstance(value, dict) and value:
+        rows = (f"{json.dumps(str(key), ensure_ascii=False)}: {_json(one, inner)}" for key, one in value.items())
+        return "{" + inner + f",{inner}".join(rows) + newline + "}"
+    if isinstance(value, (list, tuple)) and any(isinstance(one, (dict, list, tuple)) for one in value):
+        return "[" + inner + f",{inner}".join(_json(one, inner) for one in value) + newline + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def read_json(path: PathLike, remedy: str = "make it again with the stage that writes it") -> Any:

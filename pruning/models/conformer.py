@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,25 @@ class ConformerConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel {self.conv_kernel} must be odd")
+
+    def scaled(self, d_model: int) -> ConformerConfig:
+        """The same layers and heads with every width in proportion to ``d_model``: that of a head, of the feed-forward
+        modules, of the convolutions and of the subsampling. Widths are rounded, and at least 1 where there was any.
+        """
+        share = d_model / self.d_model
+
+        def widths(values: Sequence[int]) -> tuple[int, ...]:
+            return tuple(max(1, round(share * value)) if value else 0 for value in values)
+
+        return dataclasses.replace(
+            self,
+            d_model=d_model,
+            head_dim=widths([self.head_dim])[0],
+            macaron_dim=widths(self.macaron_dim),
+            ffn_dim=widths(self.ffn_dim),
+            conv_channels=widths(self.conv_channels),
+            subsampling_channels=widths(self.subsampling_channels),
+        )
 
 
 def _per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,10 +63,10 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
         nll = dict(zip(likelihood["ids"], zip(likelihood["nll"], likelihood["tokens"])))
         transcripts = sorted(read_transcripts(place / config.decoding / decoded["recogs"]))
         sets[name] = {
-            "ids": [one.id for one in transcripts],
+            "utterances": _stamp([one.id for one in transcripts]),
             "words": [len(one.reference) for one in transcripts],
             "errors": [count_errors(one)["total"] for one in transcripts],
-            "nll": [nll[one.id][0] for one in transcripts],
+            "nll": [None if nll[one.id][0] is None else round(nll[one.id][0], 3) for one in transcripts],
             "tokens": [nll[one.id][1] for one in transcripts],
             "command": decoded["command"],
             "commit": decoded["commit"],
@@ -77,6 +78,11 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     write_json(result_path(results, run), value)
 
 
+def _stamp(ids: Sequence[str]) -> str:
+    """Stands for a list of utterances, which every run was measured on and one file names."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
 def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[str, str]) -> None:
     """Write who speaks each test utterance, what the lines of the sweep are, and which results belong to it.
 
@@ -85,12 +91,12 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
         results: directory of the files.
         made_by: name of a result's file -> what it must have been made by.
     """
-    speakers: dict[str, dict[str, str]] = {}
+    sets = {}
     for path in manifests.check_exists(config.test_cuts):
-        speakers[manifests.set_name_of(path)] = {
-            cut.id: str(cut.supervisions[0].speaker or cut.id) for cut in manifests.iterate_cuts(path)
-        }
-    write_json(Path(results) / UTTERANCES, speakers)
+        pairs = sorted((cut.id, str(cut.supervisions[0].speaker or cut.id)) for cut in manifests.iterate_cuts(path))
+        ids, speakers = zip(*pairs)
+        sets[manifests.set_name_of(path)] = {"ids": ids, "speakers": speakers}
+    write_json(Path(results) / UTTERANCES, sets)
     legend = {"reference": config.reference, "decoding": config.decoding, "methods": dict(describe(config)),
               "targets": {name: list(settings) for name, settings in config.targets.items()},
               "results": dict(made_by)}  # fmt: skip
@@ -175,7 +181,7 @@ def read(results: PathLike) -> Comparison:
         UserError: files are missing, or two runs were measured on different utterances.
     """
     directory, remedy = Path(results), "give the results directory of a sweep"
-    speakers, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
+    sets, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
     files = []
     for name, made_by in legend["results"].items():
         path = directory / name
@@ -185,20 +191,19 @@ def read(results: PathLike) -> Comparison:
             logger.warning("%s is missing or of other settings, and left out; run the sweep again", path)
     if not files:
         raise UserError(f"{directory} holds no results", remedy)
-    order = [(name, utterance) for name, of_set in speakers.items() for utterance in sorted(of_set)]
+    stamps = {name: _stamp(of_set["ids"]) for name, of_set in sets.items()}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in files:
         value = read_json(path, remedy)
-        listed = [(name, utterance) for name in speakers for utterance in value["sets"].get(name, {}).get("ids", ())]
-        if listed != order:
+        if {name: of_set.get("utterances") for name, of_set in value["sets"].items()} != stamps:
             raise UserError(f"{path} was measured on other utterances than {UTTERANCES} names", "run the sweep again")
         found.setdefault((value["method"], value.get("target", "")), []).append(value)
-    lines = [_line(method, target, values, list(speakers)) for (method, target), values in found.items()]
+    lines = [_line(method, target, values, list(sets)) for (method, target), values in found.items()]
     ranks = {name: index for index, name in enumerate([TEACHER, *legend["methods"]])}
     targets = {name: index for index, name in enumerate(["", *legend["targets"]])}
     lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
     commits = {facts["commit"] for values in found.values() for value in values for facts in value["sets"].values()}
-    design = Design.of([f"{name}/{speakers[name][utterance]}" for name, utterance in order])
+    design = Design.of([f"{name}/{speaker}" for name, of_set in sets.items() for speaker in of_set["speakers"]])
     return Comparison(lines, design, legend["reference"], legend["methods"], tuple(sorted(commits)))
 
 
@@ -209,7 +214,7 @@ def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], names: 
         rows = [[number for name in names for number in value["sets"][name][key]] for value in values]
         return np.array([[np.nan if number is None else number for number in row] for row in rows], dtype=float)
 
-    sets = np.array([name for name in names for _ in values[0]["sets"][name]["ids"]])
+    sets = np.array([name for name in names for _ in values[0]["sets"][name]["words"]])
     seeds = tuple(int(value.get("seed", 0)) for value in values)
     return Line(method, target, seeds, values[0]["network"], values[0]["dense"], stacked("errors"), stacked("words"),
                 stacked("nll"), stacked("tokens"), sets)  # fmt: skip

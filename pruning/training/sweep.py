@@ -32,7 +32,8 @@ class MethodConfig:
         method: prune the teacher by this method of `pruning.training.runs.METHODS`, extract and fine-tune.
         settings: over the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
         structure_from: take the structure that another line found (same target and seed), and fine-tune.
-        uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``.
+        uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``: of its ``units`` or in its
+            whole ``width`` (`pruning.bin.uniform`).
         counts_from: of ``method``: another line whose kept counts are taken.
         reinitialise: fresh weights in place of inherited ones.
         repair: utterances of one-shot repair before fine-tuning; 0: none.
@@ -44,7 +45,7 @@ class MethodConfig:
     method: Optional[str] = None
     settings: tuple[str, ...] = ()
     structure_from: Optional[str] = None
-    uniform: bool = False
+    uniform: Optional[str] = None
     counts_from: Optional[str] = None
     reinitialise: bool = False
     repair: int = 0
@@ -54,9 +55,11 @@ class MethodConfig:
     seeds: Optional[tuple[int, ...]] = None
 
     def __post_init__(self) -> None:
-        given = [self.method is not None, self.structure_from is not None, self.uniform]
+        given = [self.method is not None, self.structure_from is not None, self.uniform is not None]
         if sum(given) != 1:
             raise ValueError("give just one of method, structure_from and uniform")
+        if self.uniform not in (None, "units", "width"):
+            raise ValueError(f"uniform is {self.uniform!r}; choose units or width")
         if self.uniform and not self.finetune:
             raise ValueError("a uniform network of fresh weights has to be trained")
         if self.counts_from is not None and self.method is None:
@@ -76,6 +79,7 @@ class SweepConfig:
         teacher: experiment of the dense network.
         lang_dir, train_cuts, dev_cuts, test_cuts: the data; a test set is named by its manifest.
         prune, finetune, scratch: configurations that every line shares.
+        settings: over all three, e.g. ``["trainer.num_threads=1"]`` for several runs at once.
         targets: name -> settings of the constraint, e.g. ``half: [constraint.size=0.5]``.
         methods: name -> line.
         seeds: of training.
@@ -94,6 +98,7 @@ class SweepConfig:
     methods: dict[str, MethodConfig]
     reference: str
     scratch: Optional[str] = None
+    settings: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (1,)
     decoding: str = "greedy_search"
 
@@ -166,12 +171,12 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
             line = line_of(path, ("methods", name)) if method.settings else line_of(path, ("targets", target))
             try:
                 if method.method is not None:
-                    settings = (*config.targets[target], f"method={method.method}", *method.settings)
+                    settings = (*config.settings, *config.targets[target], f"method={method.method}", *method.settings)
                     runs.new_pruner(network, configuration.load(runs.PruneConfig, config.prune, settings))
                 if method.uniform:
                     _uniform_target(config, target)
                 base = config.scratch if method.uniform else config.finetune
-                configuration.load(runs.RunConfig, base, method.finetune_settings)
+                configuration.load(runs.RunConfig, base, (*config.settings, *method.finetune_settings))
             except UserError as error:
                 where = f"{path}{f' line {line}' if line else ''}, {name} at {target}"
                 raise UserError(f"{where}: {error.what}", error.remedy) from None
@@ -280,25 +285,26 @@ def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list
     place, method = Path(exp_dir) / run.name, run.config
     data = ["--lang-dir", config.lang_dir, "--train-cuts", *config.train_cuts, "--dev-cuts", *config.dev_cuts]
     seed = f"trainer.seed={run.seed}"
-    targets = [*config.targets[run.target]]
+    settings = [*config.settings, *config.targets[run.target], *method.settings]
+    trained = [*config.settings, *method.finetune_settings, seed]
     final = final_dir(exp_dir, run)
     extracted = str(place / "extracted")
     if method.uniform:
         cost, target = _uniform_target(config, run.target)
         yield _python("uniform", "--dense", config.teacher, "--cost", cost, "--share", str(round(1 - target, 6)),
-                      "--output", str(place / "dimensions.json"))  # fmt: skip
+                      "--narrow", method.uniform, "--output", str(place / "dimensions.json"))  # fmt: skip
         assert config.scratch is not None
-        yield _python("train", "--config", config.scratch, *method.finetune_settings, seed, "--exp-dir", str(final),
+        yield _python("train", "--config", config.scratch, *trained, "--exp-dir", str(final),
                       "--model", str(place / "dimensions.json"), *data)  # fmt: skip
     else:
         pruned = Path(exp_dir) / run.needs / "pruned" if method.structure_from and run.needs else place / "pruned"
         if method.method is not None:
             counts = [f"counts_from={Path(exp_dir) / run.needs / 'pruned'}"] if run.needs is not None else []
-            yield _python("prune", "--method", method.method, "--config", config.prune, *targets, *method.settings,
-                          *counts, seed, "--teacher", config.teacher, "--exp-dir", str(pruned), *data)  # fmt: skip
+            yield _python("prune", "--method", method.method, "--config", config.prune, *settings, *counts, seed,
+                          "--teacher", config.teacher, "--exp-dir", str(pruned), *data)  # fmt: skip
         yield _python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run))
         if method.finetune:
-            yield _python("finetune", "--config", config.finetune, *method.finetune_settings, seed, "--init", extracted,
+            yield _python("finetune", "--config", config.finetune, *trained, "--init", extracted,
                           "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
 
 
@@ -330,7 +336,7 @@ def describe(config: SweepConfig) -> Mapping[str, str]:
     words = {}
     for name, method in config.methods.items():
         if method.uniform:
-            what = "uniformly narrowed, from scratch"
+            what = f"uniformly narrowed {method.uniform}, from scratch"
         elif method.structure_from is not None:
             what = f"structure of {method.structure_from}"
         else:

@@ -36,7 +36,7 @@ def config(work: Path, data_dir: Path, tmp_path: Path) -> Path:  # noqa: F811
         "methods": {
             "drawn": {"method": "random", "counts_from": "magnitude", "finetune_settings": fast},
             "magnitude": {"method": "magnitude", "finetune_settings": fast},
-            "uniform": {"uniform": True, "finetune_settings": fast},
+            "uniform": {"uniform": "units", "finetune_settings": fast},
             "cut": {"structure_from": "magnitude", "repair": 20, "finetune": False},
         },
         "reference": "magnitude",
@@ -91,8 +91,9 @@ def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest
 
 @pytest.mark.slow
 def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> None:
-    changed(config, "methods", to={"bad": {"method": "magnitude", "settings": ["trainer.optimiser.lr=1e30",
-            "trainer.max_skipped_steps=1"]}, "good": {"uniform": True, "finetune_settings": ["trainer.max_steps=3"]}})
+    bad = {"method": "magnitude", "settings": ["trainer.optimiser.lr=1e30", "trainer.max_skipped_steps=1"]}
+    good = {"uniform": "width", "finetune_settings": ["trainer.max_steps=3"]}
+    changed(config, "methods", to={"bad": bad, "good": good})
     changed(config, "reference", to="good")
     command = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(config), "--exp-dir", str(tmp_path / "exp")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)

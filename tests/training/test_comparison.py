@@ -25,8 +25,8 @@ def write(directory: Path, method: str, rates: dict[str, float], target: str = "
         nll: list[Any] = [2.0 * error + 1 for error in errors]
         nll[0] = None
         ids = [f"{name}-{i:03d}" for i in range(count)]
-        sets[name] = {"ids": ids, "words": [10] * count, "errors": errors, "nll": nll, "tokens": [5] * count,
-                      "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
+        sets[name] = {"utterances": comparison._stamp(ids), "words": [10] * count, "errors": errors, "nll": nll,
+                      "tokens": [5] * count, "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
     named = {"method": method} if not target else {"method": method, "target": target, "seed": seed}
     file = "teacher.json" if not target else f"{target}-{method}-seed{seed}.json"
     network = HALF if target else DENSE
@@ -35,8 +35,9 @@ def write(directory: Path, method: str, rates: dict[str, float], target: str = "
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    speakers = {name: {f"{name}-{i:03d}": f"s{i // 4}" for i in range(count)} for name, count in SETS.items()}
-    write_json(tmp_path / comparison.UTTERANCES, speakers)
+    sets = {name: {"ids": [f"{name}-{i:03d}" for i in range(count)], "speakers": [f"s{i // 4}" for i in range(count)]}
+            for name, count in SETS.items()}  # fmt: skip
+    write_json(tmp_path / comparison.UTTERANCES, sets)
     legend = {"reference": "l0", "decoding": "greedy_search", "targets": {"half": [], "quarter": []},
               "methods": {"l0": "l0", "taylor": "taylor", "random": "random"},
               "results": dict.fromkeys(["teacher.json", "half-random-seed1.json", "half-l0-seed1.json",
@@ -96,7 +97,7 @@ def test_the_plot_is_a_picture(results: Path, tmp_path: Path) -> None:
 
 def test_runs_on_other_utterances_are_refused(results: Path) -> None:
     value = read_json(results / "half-taylor-seed1.json")
-    value["sets"]["clean"]["ids"][3] = "another"
+    value["sets"]["clean"]["utterances"] = "another"
     write_json(results / "half-taylor-seed1.json", value)
     with pytest.raises(UserError, match="half-taylor-seed1.json was measured on other utterances"):
         comparison.read(results)
