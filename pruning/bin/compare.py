@@ -10,9 +10,14 @@ from pruning.bin import arguments, command
 from pruning.training import comparison, report
 
 EXPLANATION = """\
-WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers and then their
-utterances. Minus the reference: paired, the same draws for both; p is two-sided, corrected by Holm over the lines of
-the table. NLL: nats a token of the transcripts, over the whole transducer lattice. Sizes are the encoder's."""
+WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers, then their
+utterances, and seeds where there are several; of a line with one seed the interval says nothing about others. Minus the
+reference: paired, the same utterances for both; p is two-sided, corrected by Holm over the lines of the table. NLL:
+nats a token of the transcripts, over the whole transducer lattice. Sizes are the encoder's."""
+
+CLAIMS = """\
+*holds*: better than each of the others at the level of 5 %, with Holm's correction over them; *does not hold*: one of
+the others is better likewise; *not resolvable here*: neither."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -25,7 +30,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     found = comparison.read(options.results)
     parts = [EXPLANATION]
-    for target in dict.fromkeys(line.target for line in found.lines if line.target):
+    if found.claims:
+        print(f"{comparison.claims_table(found, 'simple')}\n")
+        parts += ["### Claims", comparison.claims_table(found), CLAIMS]
+    for target in found.targets:
         print(f"{target}\n{comparison.table(found, target, 'simple')}\n")
         parts += [f"### {target}", comparison.table(found, target)]
     parts.append("\n".join(f"- **{name}**: {what}" for name, what in found.legend.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,9 +46,28 @@ class Design:
             weights[:, own] = generator.multinomial(draws, np.full(len(own), 1 / len(own)))
         return cls(weights)
 
-    def rates(self, errors: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """100 x errors / words of each replication, ``(R,)``; ``errors`` and ``words`` ``(U,)``."""
-        return 100.0 * (self.weights @ errors.astype(np.float64)) / np.maximum(self.weights @ words, 1.0)
+    def rate(self, errors: np.ndarray, words: np.ndarray, name: str = "") -> Sample:
+        """The rate ``100 x sum(errors) / sum(words)`` of a system, drawn again and again.
+
+        Where the system was trained with several seeds, these are drawn too, for each replication and whatever the
+        other systems' seeds; their deviations are widened by ``sqrt(S / (S - 1))``, as a few draws of S come out too
+        narrow by that. With one seed nothing is known of what another would have given.
+
+        Args:
+            errors: ``(S, U)`` of S seeds, or ``(U,)`` of one.
+            words: ``(U,)`` of the references.
+            name: of the system; the seeds of two names are drawn apart.
+        """
+        errors = np.atleast_2d(errors)
+        count = len(errors)
+        spoken = np.maximum(self.weights @ words.astype(np.float32), 1.0)
+        rates = (self.weights @ errors.T.astype(np.float32)) / spoken[:, None]
+        generator = np.random.default_rng(zlib.crc32(name.encode()))
+        shares = generator.multinomial(count, np.full(count, 1 / count), size=len(rates)) / count
+        if count > 1:
+            shares = 1 / count + (shares - 1 / count) * np.sqrt(count / (count - 1))
+        value = 100.0 * errors.mean(axis=0).sum() / words.sum()
+        return Sample(float(value), 100.0 * (rates.astype(np.float64) * shares).sum(axis=1))
 
 
 class Estimate(NamedTuple):
@@ -58,27 +78,33 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(design: Design, errors: np.ndarray, words: np.ndarray) -> Estimate:
-    """The rate ``100 x sum(errors) / sum(words)`` with its interval.
+@dataclass(frozen=True)
+class Sample:
+    """A rate in percent, or the difference of two over the same design, with its bootstrap.
 
-    Args:
-        design: of the utterances.
-        errors: ``(U,)`` of a system, or the difference of two systems'; means over seeds are as good as counts.
-        words: ``(U,)`` of the references.
+    Attributes:
+        value: as it was measured.
+        drawn: ``(R,)`` of the replications.
     """
-    low, high = np.percentile(design.rates(errors, words), (2.5, 97.5))
-    return Estimate(float(100.0 * errors.sum() / words.sum()), float(low), float(high))
 
+    value: float
+    drawn: np.ndarray
 
-def p_value(design: Design, difference: np.ndarray, words: np.ndarray) -> float:
-    """Two-sided bootstrap p-value of a paired difference of errors ``(U,)`` being 0.
+    def __sub__(self, other: Sample) -> Sample:
+        """The paired difference: both were drawn from the same utterances."""
+        return Sample(self.value - other.value, self.drawn - other.drawn)
 
-    Twice the share of replications on the other side of 0 (with one counted on each, so that it is never 0).
-    """
-    rates = design.rates(difference, words)
-    count = len(rates)
-    below, above = (int((rates <= 0).sum()) + 1) / (count + 1), (int((rates >= 0).sum()) + 1) / (count + 1)
-    return min(1.0, 2 * min(below, above))
+    @property
+    def interval(self) -> Estimate:
+        """Value and 95 % interval."""
+        low, high = np.percentile(self.drawn, (2.5, 97.5))
+        return Estimate(self.value, float(low), float(high))
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of being 0: twice the share of replications on the other side of 0 (one counted on each)."""
+        fewer = min(int((self.drawn <= 0).sum()), int((self.drawn >= 0).sum()))
+        return min(1.0, 2 * (fewer + 1) / (len(self.drawn) + 1))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
 from pruning.speech import manifests
 from pruning.speech.scoring import count_errors, read_transcripts
-from pruning.speech.statistics import Design, Estimate, estimate, holm, p_value
+from pruning.speech.statistics import Design, Estimate, Sample, holm
 from pruning.training.decoding_results import likelihood_path, read_results
 from pruning.training.facts import read_facts
 from pruning.training.sweep import TEACHER, Run, SweepConfig, describe, final_dir
@@ -98,6 +99,7 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
         sets[manifests.set_name_of(path)] = {"ids": ids, "speakers": speakers}
     write_json(Path(results) / UTTERANCES, sets)
     legend = {"reference": config.reference, "decoding": config.decoding, "methods": dict(describe(config)),
+              "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
               "targets": {name: list(settings) for name, settings in config.targets.items()},
               "results": dict(made_by)}  # fmt: skip
     write_json(Path(results) / LEGEND, legend)
@@ -145,33 +147,47 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All lines of a sweep over the same utterances."""
+    """All lines of a sweep over the same utterances.
+
+    Attributes:
+        lines: targets and methods in the order of the sweep's file, the teacher first.
+        design: how the utterances are drawn again.
+        reference: the method that others are compared with.
+        legend: method -> what it is.
+        claims: claim -> ``{"better": method, "than": [methods]}``.
+        commits: that the results were measured at.
+    """
 
     lines: list[Line]
     design: Design
     reference: str
     legend: Mapping[str, str]
+    claims: Mapping[str, Mapping[str, Any]]
     commits: tuple[str, ...]
+
+    @property
+    def targets(self) -> list[str]:
+        """In order."""
+        return list(dict.fromkeys(line.target for line in self.lines if line.target))
 
     def line(self, method: str, target: str) -> Optional[Line]:
         """The line of a method at a target, if it was run."""
         found = [line for line in self.lines if (line.method, line.target) == (method, target)]
         return found[0] if found else None
 
-    def rate(self, line: Line) -> Estimate:
-        """Pooled word error rate, averaged over seeds, with its interval over speakers and utterances."""
-        return estimate(self.design, line.errors.mean(axis=0), line.words[0].astype(float))
+    def sample(self, line: Line) -> Sample:
+        """Pooled word error rate over seeds, drawn again over speakers, utterances and seeds."""
+        return self.design.rate(line.errors, line.words[0], f"{line.target}/{line.method}")
 
-    def differences(self, target: str) -> dict[str, tuple[Estimate, float]]:
-        """Of each method at ``target`` but the reference: rate minus the reference's, and Holm's p over the table."""
-        reference = self.line(self.reference, target)
-        if reference is None:
+    def differences(self, target: str, of: str, others: Sequence[str]) -> dict[str, tuple[Estimate, float]]:
+        """Of each of ``others`` that was run at ``target``: its rate minus that of ``of``, and p by Holm over them."""
+        base = self.line(of, target)
+        found = [line for line in (self.line(name, target) for name in others) if line is not None and line is not base]
+        if base is None:
             return {}
-        words, base = reference.words[0].astype(float), reference.errors.mean(axis=0)
-        others = [line for line in self.lines if line.target == target and line.method != self.reference]
-        excess = {line.method: line.errors.mean(axis=0) - base for line in others}
-        corrected = holm({name: p_value(self.design, value, words) for name, value in excess.items()})
-        return {name: (estimate(self.design, value, words), corrected[name]) for name, value in excess.items()}
+        excess = {line.method: self.sample(line) - self.sample(base) for line in found}
+        corrected = holm({name: value.p_value for name, value in excess.items()})
+        return {name: (value.interval, corrected[name]) for name, value in excess.items()}
 
 
 def read(results: PathLike) -> Comparison:
@@ -204,7 +220,7 @@ def read(results: PathLike) -> Comparison:
     lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
     commits = {facts["commit"] for values in found.values() for value in values for facts in value["sets"].values()}
     design = Design.of([f"{name}/{speaker}" for name, of_set in sets.items() for speaker in of_set["speakers"]])
-    return Comparison(lines, design, legend["reference"], legend["methods"], tuple(sorted(commits)))
+    return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], tuple(sorted(commits)))
 
 
 def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Line:
@@ -226,15 +242,15 @@ def _shown(value: Estimate, sign: bool = False) -> str:
 
 def table(comparison: Comparison, target: str, style: str = "github") -> str:
     """The lines at one target, the teacher first."""
-    differences = comparison.differences(target)
+    differences = comparison.differences(target, comparison.reference, list(comparison.legend))
     names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
     rows = []
     for line in comparison.lines:
         if line.target not in ("", target):
             continue
         spread = f"{line.rates.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
-        row = {"method": line.method, "seeds": str(len(line.seeds)), "WER % pooled": _shown(comparison.rate(line)),
-               "sd over seeds": spread}  # fmt: skip
+        row = {"method": line.method, "seeds": str(len(line.seeds))}
+        row |= {"WER % pooled": _shown(comparison.sample(line).interval), "sd over seeds": spread}
         row |= {f"WER % {name}": f"{line.set_rate(name):.2f}" for name in names} if len(names) > 1 else {}
         row["NLL / token"] = f"{line.nll_per_token:.4f}"
         row["M parameters"] = f"{line.network['encoder_parameters'] / 1e6:.3f}"
@@ -245,6 +261,34 @@ def table(comparison: Comparison, target: str, style: str = "github") -> str:
         rows.append(row)
     alignment = ["left", *["right"] * (len(rows[0]) - 1)]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+
+
+def verdict(differences: Mapping[str, tuple[Estimate, float]]) -> str:
+    """On the claim that a method is better than others, from their differences to it (see `Comparison.differences`).
+
+    *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better, likewise;
+    else the data cannot tell.
+    """
+    if any(p < 0.05 and value.value < 0 for value, p in differences.values()):
+        return "does not hold"
+    if all(p < 0.05 and value.value > 0 for value, p in differences.values()):
+        return "holds"
+    return "not resolvable here"
+
+
+def claims_table(comparison: Comparison, style: str = "github") -> str:
+    """Every claim of the sweep at every target where its methods were run, with its verdict."""
+    rows = []
+    for claim, parts in comparison.claims.items():
+        for target in comparison.targets:
+            differences = comparison.differences(target, parts["better"], parts["than"])
+            if not differences:
+                continue
+            shown = (f"{name} {_shown(value, sign=True)}" for name, (value, _) in differences.items())
+            better = f"that of {parts['better']}"
+            rows.append({"claim": claim, "target": target, "WER % minus": better, "is": "; ".join(shown),
+                         "verdict": verdict(differences)})  # fmt: skip
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
 def plot(comparison: Comparison, path: PathLike) -> None:
@@ -262,7 +306,7 @@ def plot(comparison: Comparison, path: PathLike) -> None:
     for panel, (key, unit, label) in zip(panels, axes):
         for index, method in enumerate(methods):
             lines = sorted((ln for ln in comparison.lines if ln.method == method), key=lambda ln: ln.network[key])
-            rates = [comparison.rate(line) for line in lines]
+            rates = [comparison.sample(line).interval for line in lines]
             errors = np.array([[r.value - r.low for r in rates], [r.high - r.value for r in rates]])
             panel.errorbar([line.network[key] / unit for line in lines], [rate.value for rate in rates], errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip

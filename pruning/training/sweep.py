@@ -72,6 +72,19 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
+class ClaimConfig:
+    """That one line errs less than others; its verdict is written under the comparison.
+
+    Attributes:
+        better: the line.
+        than: the others.
+    """
+
+    better: str
+    than: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """A comparison of methods.
 
@@ -84,6 +97,7 @@ class SweepConfig:
         methods: name -> line.
         seeds: of training.
         reference: the line that the others are compared with.
+        claims: what the comparison is to tell, by name.
         decoding: method of decoding.
     """
 
@@ -97,6 +111,7 @@ class SweepConfig:
     targets: dict[str, list[str]]
     methods: dict[str, MethodConfig]
     reference: str
+    claims: dict[str, ClaimConfig] = field(default_factory=dict)
     scratch: Optional[str] = None
     settings: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (1,)
@@ -139,6 +154,10 @@ def load(path: PathLike) -> SweepConfig:
 
     if config.reference not in config.methods:
         raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
+    for name, claim in config.claims.items():
+        for line in (claim.better, *claim.than):
+            if line not in config.methods:
+                raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
     for name, method in config.methods.items():
         where = ("methods", name)
         if "/" in name or name == TEACHER:

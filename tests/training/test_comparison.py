@@ -10,6 +10,7 @@ import pytest
 
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.speech.statistics import Estimate
 from pruning.training import comparison
 
 DENSE = {"encoder_parameters": 4e6, "parameters": 5e6, "macs_10s": 1e9, "macs_30s": 4e9}
@@ -38,7 +39,10 @@ def results(tmp_path: Path) -> Path:
     sets = {name: {"ids": [f"{name}-{i:03d}" for i in range(count)], "speakers": [f"s{i // 4}" for i in range(count)]}
             for name, count in SETS.items()}  # fmt: skip
     write_json(tmp_path / comparison.UTTERANCES, sets)
-    legend = {"reference": "l0", "decoding": "greedy_search", "targets": {"half": [], "quarter": []},
+    claims = {"gates beat chance": {"better": "l0", "than": ["random"]},
+              "gates are best": {"better": "l0", "than": ["taylor", "random"]},
+              "chance is best": {"better": "random", "than": ["taylor", "l0"]}}  # fmt: skip
+    legend = {"reference": "l0", "claims": claims, "decoding": "greedy_search", "targets": {"half": [], "quarter": []},
               "methods": {"l0": "l0", "taylor": "taylor", "random": "random"},
               "results": dict.fromkeys(["teacher.json", "half-random-seed1.json", "half-l0-seed1.json",
                                         "half-l0-seed2.json", "half-taylor-seed1.json", "quarter-l0-seed1.json"],
@@ -61,8 +65,9 @@ def test_rates_over_seeds_and_sets(results: Path) -> None:
     assert l0 is not None and l0.seeds == (1, 2)
     assert l0.rates == pytest.approx([100 * (40 + 48) / 640, 100 * (60 + 48) / 640], abs=0.4)
     assert l0.set_rate("other") == pytest.approx(20, abs=0.5)
-    assert found.rate(l0).value == pytest.approx(l0.rates.mean())
-    assert found.rate(l0).low < found.rate(l0).value < found.rate(l0).high
+    assert found.sample(l0).value == pytest.approx(l0.rates.mean())
+    value, low, high = found.sample(l0).interval
+    assert low < value < high
     teacher = found.line("teacher", "")
     assert teacher is not None
     errors = [sum(read_json(results / "teacher.json")["sets"][name]["errors"][1:]) for name in SETS]
@@ -70,13 +75,13 @@ def test_rates_over_seeds_and_sets(results: Path) -> None:
 
 
 def test_differences_from_the_reference(results: Path) -> None:
-    found = comparison.read(results).differences("half")
+    found = comparison.read(results).differences("half", "l0", ["l0", "taylor", "random"])
     assert found.keys() == {"taylor", "random"}
     difference, p = found["random"]
     assert difference.value == pytest.approx(27.5 - 15.3, abs=0.6) and difference.low > 0 and p < 0.01
     difference, p = found["taylor"]
     assert difference.value < 0
-    assert comparison.read(results).differences("quarter") == {}
+    assert comparison.read(results).differences("quarter", "l0", ["taylor"]) == {}
 
 
 def test_the_table(results: Path) -> None:
@@ -88,6 +93,29 @@ def test_the_table(results: Path) -> None:
     assert by_name["random"]["sd over seeds"] == "-"
     assert by_name["l0"]["minus l0"] == "" and by_name["teacher"]["minus l0"] == ""
     assert by_name["random"]["minus l0"].startswith("+1") and by_name["random"]["p (Holm)"] < "0.02"
+
+
+def test_the_verdicts_on_claims(results: Path) -> None:
+    found = comparison.read(results)
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in comparison.claims_table(found).splitlines()]
+    assert {row[0]: row[-1] for row in rows[2:]} == {
+        "gates beat chance": "holds", "gates are best": "not resolvable here", "chance is best": "does not hold",
+    }  # fmt: skip
+    assert rows[2][1:3] == ["half", "that of l0"] and rows[2][3].startswith("random +1")
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ({"a": (2.0, 0.01), "b": (0.5, 0.2)}, "not resolvable here"),
+        ({"a": (2.0, 0.01), "b": (0.5, 0.04)}, "holds"),
+        ({"a": (2.0, 0.01), "b": (-0.5, 0.04)}, "does not hold"),
+        ({"a": (-2.0, 0.06)}, "not resolvable here"),
+    ],
+)
+def test_verdict(differences: dict[str, tuple[float, float]], expected: str) -> None:
+    shown = {name: (Estimate(value, value - 1, value + 1), p) for name, (value, p) in differences.items()}
+    assert comparison.verdict(shown) == expected
 
 
 def test_the_plot_is_a_picture(results: Path, tmp_path: Path) -> None:
