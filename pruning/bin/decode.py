@@ -20,7 +20,7 @@ from torch import nn
 from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import write_json
-from pruning.speech import checks
+from pruning.speech import checks, sherpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.decoding import SETTINGS, DecodingConfig
@@ -28,11 +28,13 @@ from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
 from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
-from pruning.training import decoding_results, provenance
+from pruning.training import decoding_results, facts, provenance
 from pruning.training.checkpoint import load_model
 from pruning.training.transducer_task import FOUND
 
 logger = logging.getLogger(__name__)
+
+ENGINES = ("own", "sherpa-onnx")
 
 
 def _boolean(text: str) -> bool:
@@ -47,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint file instead; results go beside it")
     parser.add_argument("--exported", type=Path, help="a directory of pruning.bin.export instead")
     parser.add_argument("--form", choices=FORMS, default="float32", help="of --exported (default float32)")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0],
+                        help="of --exported: our greedy search, or sherpa-onnx from the recordings")  # fmt: skip
     parser.add_argument("--epoch", type=int, help="the checkpoint at the end of this epoch, from 1")
     parser.add_argument("--avg", type=int, help="average over this many epochs that end with --epoch")
     parser.add_argument(
@@ -99,6 +103,8 @@ class _Source(NamedTuple):
 def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
         raise UserError("it is not clear what to decode with", "give one of --exp-dir, --checkpoint and --exported")
+    if arguments.engine != ENGINES[0] and arguments.exported is None:
+        raise UserError(f"{arguments.engine} decodes with an export only", "give --exported")
     source = arguments.exp_dir or arguments.checkpoint or arguments.exported
     if not source.exists():
         raise UserError(f"{source} does not exist", "train it first, or correct the path")
@@ -127,7 +133,16 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     if arguments.device != "cpu":
         raise UserError("an export runs on the processor", "leave out --device")
     fingerprint = " ".join(provenance.file_fingerprint(path)[:12] for path in model.files)
-    return _Source(model, arguments.exported / arguments.form, "best", model.feature_dim, fingerprint)
+    place = arguments.exported / arguments.form
+    if arguments.engine == ENGINES[0]:
+        return _Source(model, place, "best", model.feature_dim, fingerprint)
+    if arguments.method != "greedy_search":
+        raise UserError(f"{arguments.method} by {arguments.engine} is not offered", "choose greedy_search")
+    theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim)
+    known = facts.read_facts(place)
+    place = place.with_name(f"{arguments.form}-{arguments.engine}")
+    write_json(place / facts.FILE, known)
+    return _Source(theirs, place, "best", model.feature_dim, fingerprint)
 
 
 def _decode_set(
@@ -136,16 +151,20 @@ def _decode_set(
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
     batches = evaluation_batches(data, [cuts])
     words_in = SCORED[arguments.score_in]
+    if arguments.engine != ENGINES[0]:
+        found = sherpa.recognise(model, cuts, words_in)
+        return found, FeatureTiming(0.0, found.audio_seconds)  # its own are within its time
     recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in)
     return recognition, time_features(cuts)
 
 
-def _log(set_name: str, result: Score, facts: dict[str, Any]) -> None:
+def _log(set_name: str, result: Score, measured: dict[str, Any]) -> None:
     low, high = result.interval
+    without = "" if measured["features_included"] else " (features excluded)"
     logger.info(
         "%s: WER %.2f %% (%.2f to %.2f), %d errors in %d words: %d ins, %d del, %d sub; real-time factor %.4f%s",
         set_name, result.wer, low, high, result.errors, result.words, result.insertions, result.deletions,
-        result.substitutions, facts["real_time_factor"], "" if facts["features_included"] else " (features excluded)",
+        result.substitutions, measured["real_time_factor"], without,
     )  # fmt: skip
 
 
@@ -172,6 +191,7 @@ def _pending(
             "max_duration": arguments.max_duration,
             "num_threads": arguments.num_threads,
             "device": arguments.device,
+            **({"engine": arguments.engine} if arguments.engine != ENGINES[0] else {}),
         }
         if decoding_results.is_done(path, parameters):
             decoding_results.note_asked(path)
@@ -211,7 +231,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         path.unlink(missing_ok=True)  # it would speak of other files than those written now
         recognition, features = _decode_set(model, cuts, tokenizer, config, arguments)
         result = write_results(directory, set_name, suffix, recognition.transcripts)
-        facts = {
+        measured = {
             "set": set_name,
             "method": config.method,
             "suffix": suffix,
@@ -221,8 +241,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             "parameters": parameters,
             "recogs": recogs_path(directory, set_name, suffix).name,
         }
-        write_json(path, facts)
-        _log(set_name, result, facts)
+        write_json(path, measured)
+        _log(set_name, result, measured)
 
 
 if __name__ == "__main__":

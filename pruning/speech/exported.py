@@ -13,6 +13,7 @@ from pruning.files import PathLike
 
 FORMS = {"float32": ".onnx", "int8": ".int8.onnx", "torchscript": ".pt"}
 """Endings of the files of each form of export."""
+PARTS = ("encoder", "decoder", "joiner")
 
 
 class Encoded(NamedTuple):
@@ -115,7 +116,7 @@ class ExportedTransducer:
     def __init__(self, directory: PathLike, form: str = "float32", threads: int = 1) -> None:
         if form not in FORMS:
             raise UserError(f"there is no form {form!r} of export", f"choose from {', '.join(FORMS)}")
-        self.files = [Path(directory) / f"{name}{FORMS[form]}" for name in ("encoder", "decoder", "joiner")]
+        self.files = [Path(directory) / f"{name}{FORMS[form]}" for name in PARTS]
         self._encoder, decoder, joiner = (_Part(path, threads) for path in self.files)
         described = [part if part.path.suffix == ".onnx" else _Part(Path(directory) / f"{name}.onnx", 1)
                      for name, part in (("encoder", self._encoder), ("decoder", decoder))]  # fmt: skip

@@ -31,7 +31,6 @@ from pruning.training.facts import frames_of
 logger = logging.getLogger(__name__)
 
 OPSET = 17  # the first with layer normalisation
-PARTS = ("encoder", "decoder", "joiner")
 _TRACED_SECONDS = 5.0
 
 

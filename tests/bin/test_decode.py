@@ -164,10 +164,17 @@ def test_an_exported_network_is_decoded_with_and_tabulated(data: Path, tmp_path:
         decode.main(["--exported", str(tmp_path / "export"), "--form", form, *cuts])
     name = "greedy_search/recogs-test-clean-best-greedy_search.txt"
     assert (tmp_path / "export/float32" / name).read_text() == (exp_dir / name).read_text()
-    systems = [f"{row}={place}" for row, place in (("dense", exp_dir), ("int8", tmp_path / "export/int8"))]
+    pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
+    decode.main(["--exported", str(tmp_path / "export"), "--engine", "sherpa-onnx", *cuts])
+    theirs = tmp_path / "export/float32-sherpa-onnx"
+    names = [line.split(":")[0] for line in (theirs / name).read_text().splitlines()]
+    assert names == [line.split(":")[0] for line in (exp_dir / name).read_text().splitlines()]
+    assert facts_of(theirs, "greedy_search", "test-clean")["features_included"] is True
+    systems = [f"{row}={place}" for row, place in (("dense", exp_dir), ("int8", tmp_path / "export/int8"),
+                                                   ("sherpa", theirs))]  # fmt: skip
     arguments = ["--sets", "test-clean", "--method", "greedy_search", "--output", str(tmp_path / "RESULTS.md")]
     report.main(["--systems", *systems, *arguments])
-    assert "| int8 " in (tmp_path / "RESULTS.md").read_text()
+    assert all(f"| {row} " in (tmp_path / "RESULTS.md").read_text() for row in ("int8", "sherpa"))
 
 
 def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path) -> None:
@@ -185,6 +192,7 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, data: Path
         ([*exp, "--checkpoint", "a.safetensors", *cuts, *lang_dir], "one of --exp-dir, --checkpoint and --exported"),
         (["--exp-dir", str(gated), *cuts, *lang_dir], "gated is of a pruning run; extract it"),
         ([*exp, *cuts, *lang_dir, "--method", "viterbi"], "'viterbi' is not known"),
+        ([*exp, *cuts, *lang_dir, "--engine", "sherpa-onnx"], "decodes with an export only; give --exported"),
         ([*exp, *cuts, *lang_dir, "--num-threads", "0"], "--num-threads is 0"),
         ([*exp, *cuts, cuts[1], *lang_dir], "several cuts are of a set named test-clean"),
     ]:

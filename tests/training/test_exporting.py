@@ -16,6 +16,7 @@ from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.models import registry
 from pruning.models.transducer import Transducer
+from pruning.speech import sherpa
 from pruning.speech.beam import modified_beam_search
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.bpe import train as train_bpe
@@ -132,14 +133,11 @@ def test_missing_and_broken_exports_are_named(exported: tuple[Transducer, Path],
 
 def test_sherpa_onnx_loads_it_unchanged(exported: tuple[Transducer, Path], lang_dir: Path) -> None:
     """Its greedy search on its own features says what ours says on the same samples."""
-    sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
+    pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
     from lhotse import Fbank, FbankConfig
 
     model, directory = exported
-    recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(
-        encoder=str(directory / "encoder.onnx"), decoder=str(directory / "decoder.onnx"),
-        joiner=str(directory / "joiner.onnx"), tokens=str(directory / "tokens.txt"), num_threads=1,
-    )  # fmt: skip
+    recogniser = sherpa.recogniser(directory)
     time = np.arange(32000) / 16000
     samples = (0.3 * np.sin(2 * np.pi * (200 + 900 * time) * time)).astype(np.float32)
     samples += np.random.default_rng(0).normal(scale=0.01, size=len(samples)).astype(np.float32)
