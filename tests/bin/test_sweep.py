@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +117,9 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
         (("methods", "drawn", "counts_from"), "uniform", r"stands on 'uniform', which prunes nothing itself"),
         (("reference",), "best", r"line \d+: the reference 'best' is none of the methods"),
         (("methdos",), {}, "unknown key 'methdos'"),
+        (("methods", "uniform", "uniform"), "depth", "uniform is 'depth'; choose units or width"),
+        (("settings",), ["trainer.steps=3"], r"drawn at half: unknown key"),
+        (("claims",), {"best": {"better": "cut", "than": ["gone"]}}, r"line \d+: the claim 'best' is about 'gone'"),
     ],
 )
 def test_a_wrong_sweep_is_refused_before_anything_starts(
@@ -123,6 +129,29 @@ def test_a_wrong_sweep_is_refused_before_anything_starts(
     with pytest.raises(UserError, match=message):
         sweep.main(["--config", str(config), "--exp-dir", str(tmp_path / "exp")])
     assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(config: Path, tmp_path: Path) -> None:
+    """SIGKILL of all its processes in the middle of the second run: the first is not made again."""
+    lines = {name: {"uniform": "width", "finetune_settings": [f"trainer.max_steps={steps}"]}
+             for name, steps in (("first", 3), ("second", 300))}  # fmt: skip
+    changed(config, "methods", to=lines)
+    changed(config, "reference", to="first")
+    results = tmp_path / "exp/results"
+    command = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(config), "--exp-dir", str(tmp_path / "exp")]
+    started = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "exp/half/second/seed1/finetuned/metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not metrics.is_file() and time.monotonic() < deadline and started.poll() is None:
+        time.sleep(0.1)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    assert sorted(path.name for path in results.glob("half-*")) == ["half-first-seed1.json"]
+    before = (results / "half-first-seed1.json").stat().st_mtime_ns
+    subprocess.run(command, cwd=REPOSITORY, check=True, stderr=subprocess.DEVNULL)
+    assert sorted(path.name for path in results.glob("half-*")) == ["half-first-seed1.json", "half-second-seed1.json"]
+    assert (results / "half-first-seed1.json").stat().st_mtime_ns == before
 
 
 def test_runs_come_in_waves(config: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -48,6 +50,15 @@ def test_published_counts(d: int, layers: int, heads: int, millions: float, shar
     assert blocks / 1e6 == pytest.approx(millions, abs=0.05)
     for kind, share in shares.items():
         assert 100 * kinds[kind] / blocks == pytest.approx(share, abs=0.11)
+
+
+def test_scaled_keeps_layers_and_heads_and_what_is_gone() -> None:
+    config = dataclasses.replace(encoder_config(64, 128, 3, 4), ffn_dim=(128, 0, 2), dropout=0.0)
+    half = config.scaled(32)
+    assert (half.d_model, half.head_dim, half.num_heads) == (32, 8, (4, 4, 4))
+    assert half.macaron_dim == (64, 64, 64) and half.ffn_dim == (64, 0, 1) and half.conv_channels == (32, 32, 32)
+    assert half.subsampling_channels == (4, 16, 64) and config.scaled(64) == config
+    assert config.scaled(2).head_dim == 1
 
 
 def test_reach_without_the_subsampling() -> None:
