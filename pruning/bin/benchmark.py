@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.files import write_json
+from pruning.files import read_json, write_json
 from pruning.training import benchmark, provenance, report
 
 EXPLANATION = """\
 Encoders on noise of one length, subsampling and joiner projection (exports) included; median and 95th percentile over
 {repeats} rounds in which every system runs once, in a new order. Speed-up and MAC ratio (at 10 s) are against {first},
 same backend and setting; *of it* is their quotient. MiB on disk: the encoder's file (PyTorch: its tensors). Peak MiB: a
-process of its own with one encoder, libraries included. {processor}."""
+process of its own with one encoder, libraries included. {processor}, torch {torch}."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--systems", nargs="+", type=arguments.system, required=True, metavar="NAME=EXP_DIR",
-                        help="experiments or checkpoints; the first is the dense one")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--systems", nargs="+", type=arguments.system, metavar="NAME=EXP_DIR",
+                      help="experiments or checkpoints; the first is the dense one")
+    what.add_argument("--read", type=Path, help="a JSON file of this command instead: make its table again")
     parser.add_argument("--backends", nargs="+", choices=benchmark.BACKENDS, default=["pytorch", "onnx", "int8"],
                         help="what runs them")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")
@@ -32,9 +35,25 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--repeats", type=int, default=20, help="measured rounds")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes processes")
     parser.add_argument("--export-dir", type=Path, help="keep the exports there; default: a temporary directory")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it as .md")
+    parser.add_argument("--output", type=Path, help="JSON file, required with --systems; the table is beside it, .md")
     parser.add_argument("--title", default="Speed", help="heading of the table")
     options = parser.parse_args(argv)
+    path = options.read or options.output
+    if path is None:
+        raise UserError("--systems needs --output", "name a JSON file")
+    if options.read is None:
+        write_json(path, {**_measure(options), **provenance.environment("pruning.bin.benchmark", argv, "cpu")})
+    facts = read_json(path, "measure with --systems first")
+    rows = facts["rows"]
+    print(benchmark.table(rows, "simple"))
+    explanation = EXPLANATION.format(
+        repeats=rows[0]["repeats"], first=rows[0]["system"], processor=facts["processor"], torch=facts["torch"]
+    )
+    body = f"{explanation}\n\n{benchmark.table(rows)}"
+    report.write_section(path.with_suffix(".md"), options.title, body, "pruning.bin.benchmark", argv, facts)
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.repeats < 1 or min(options.threads) < 1 or min(options.batch) < 1:
         raise UserError("--repeats, --threads and --batch must be at least 1", "correct them")
     settings = [benchmark.Setting(t, b, s) for t in options.threads for b in options.batch for s in options.seconds]
@@ -49,14 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             (name, backend): benchmark.peak_memory(sources[name], systems[name][1], backend, settings[0])
             for name in systems for backend in options.backends
         }  # fmt: skip
-        facts = benchmark.facts(sources, systems, timings, memory)
-    write_json(options.output, {**facts, **provenance.environment("pruning.bin.benchmark", argv, "cpu")})
-    print(benchmark.table(facts["rows"], "simple"))
-    explanation = EXPLANATION.format(
-        repeats=options.repeats, first=next(iter(sources)), processor=provenance.processor_name()
-    )
-    body = f"{explanation}\n\n{benchmark.table(facts['rows'])}"
-    report.write_section(options.output.with_suffix(".md"), options.title, body, "pruning.bin.benchmark", argv)
+        return benchmark.facts(sources, systems, timings, memory)
 
 
 if __name__ == "__main__":

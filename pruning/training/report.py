@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -187,7 +187,14 @@ RTF: seconds of computing for a second of audio, features included unless stated
 process held, libraries included."""
 
 
-def write_section(path: PathLike, heading: str, body: str, module: str, argv: Optional[Sequence[str]]) -> None:
+def write_section(
+    path: PathLike,
+    heading: str,
+    body: str,
+    module: str,
+    argv: Optional[Sequence[str]],
+    measured: Optional[Mapping[str, Any]] = None,
+) -> None:
     """Write a part of a results file that another command than the report generated, with its origin.
 
     Args:
@@ -196,9 +203,13 @@ def write_section(path: PathLike, heading: str, body: str, module: str, argv: Op
         body: Markdown.
         module: that is run, e.g. ``pruning.bin.plan``.
         argv: its arguments; None: those of this process.
+        measured: of figures that were measured before: the ``commit``, ``date`` and ``command`` of that.
     """
-    origin = f"Commit {_short(provenance.git_commit())}, {provenance.today()[:10]}:"
-    command = f"`{provenance.command_line(module, argv)}`"
+    if measured is None:
+        command = provenance.command_line(module, argv)
+        measured = {"commit": provenance.git_commit(), "date": provenance.today(), "command": command}
+    origin = f"Commit {_short(measured['commit'])}, {measured['date'][:10]}:"
+    command = f"`{measured['command']}`"
     write_text(path, "\n\n".join([f"## {heading}", body, f"{origin}\n{command}"]) + "\n")
 
 

@@ -57,7 +57,11 @@ def test_all_of_it(tmp_path: Path) -> None:
     assert all(one["repeats"] == 3 and one["median_seconds"] > 0 for one in facts["rows"])
     assert all(one["peak_memory_mib"] > 50 and one["bytes"] > 10_000 for one in facts["rows"])
     assert facts["command"].startswith("python -m pruning.bin.benchmark")
-    assert "| other " in (tmp_path / "speed.md").read_text()
+    text = (tmp_path / "speed.md").read_text()
+    assert "| other " in text
+    (tmp_path / "speed.md").unlink()
+    command.main(["--read", str(tmp_path / "speed.json")])
+    assert (tmp_path / "speed.md").read_text() == text, "from the file alone, origin and all"
 
 
 def test_bad_numbers_are_refused(tmp_path: Path) -> None:
