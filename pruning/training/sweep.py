@@ -12,7 +12,7 @@ from typing import Optional
 
 import yaml
 
-from pruning.core.cost import COSTS, SIZE
+from pruning.core.cost import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.speech import manifests
@@ -204,7 +204,7 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
 def _uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
     """The cost and the sparsity that a uniformly narrowed network of a target has."""
     targets = configuration.load(runs.PruneConfig, config.prune, config.targets[name]).constraint.targets()
-    cost, target = next(iter(targets.items()), (SIZE, 0.0))  # no target: the dense network again
+    cost, target = next(iter(targets.items()))
     if cost not in COSTS:
         what = f"a uniform network cannot be made for {cost} alone"
         raise UserError(what, "name its targets, among those of size or MACs")
