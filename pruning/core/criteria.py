@@ -129,6 +129,11 @@ class UnitScores(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
 
     @property
+    def price_power(self) -> float:
+        """How a unit's score grows with the number of its weights, see `pruning.core.ranking.normalised`."""
+        return 0.5 if self.criterion == "magnitude" and self.norm == 2 else 1.0
+
+    @property
     def from_gradients(self) -> bool:
         """Whether `observe_gradient` feeds it."""
         return self.criterion in FROM_GRADIENTS

@@ -13,9 +13,12 @@ from pruning.core.selection import Selection
 
 RANKINGS = ("global", "group", "layers")
 NORMALISATIONS = ("none", "group", "cost")
+_CHEAPEST = 1e-4  # of the mean price
 
 
-def normalised(scores: Tensor, selection: Selection, costs: CostModel, cost: str, how: str) -> Tensor:
+def normalised(
+    scores: Tensor, selection: Selection, costs: CostModel, cost: str, how: str, price_power: float = 1.0
+) -> Tensor:
     """Scores ``(U,)`` made comparable between groups.
 
     Args:
@@ -25,7 +28,9 @@ def normalised(scores: Tensor, selection: Selection, costs: CostModel, cost: str
         cost: which cost ``how = "cost"`` divides by.
         how: ``none``; ``group``: by the root mean square of the group's scores (arXiv 1611.06440, section 2.2, has the
             L2 norm, which favours small groups), of all groups of its kind for a group of one unit; ``cost``: by what
-            the unit alone costs in the dense network, so that the score is a price per parameter or operation.
+            the unit alone costs in the dense network, so that the score is a price per parameter or operation (of two
+            units with the same negative score the cheaper one stays).
+        price_power: how a score grows with the weights that it is of: 1/2 for an L2 norm.
     """
     if how == "none":
         return scores
@@ -41,7 +46,9 @@ def normalised(scores: Tensor, selection: Selection, costs: CostModel, cost: str
     with torch.enable_grad():
         counts = costs.dense_counts().requires_grad_(True)
         (prices,) = torch.autograd.grad(costs.evaluate(counts, cost), counts)
-    return scores / prices[selection.member].clamp(min=1e-30)
+    known = prices[selection.member]
+    factor = known.clamp(min=_CHEAPEST * float(known.mean())) ** price_power  # of a unit that saves nothing, too
+    return torch.where(scores < 0, scores * factor, scores / factor)
 
 
 def _rms(values: Tensor) -> Tensor:
@@ -58,9 +65,13 @@ def positions(scores: Tensor, selection: Selection) -> Tensor:
 
 
 def group_order(scores: Tensor, selection: Selection) -> Tensor:
-    """An order ``(U,)`` that narrows every group to the same share: a uniform network, its units chosen by score."""
+    """An order ``(U,)`` that narrows every group to the same share: a uniform network, its units chosen by score.
+
+    The best unit of a group goes after all others: no module of a uniform network is empty.
+    """
     sizes = torch.cat([torch.full((size,), float(size), dtype=torch.float64) for size in selection.sizes])
-    return -(positions(scores, selection) + 0.5) / sizes
+    places = positions(scores, selection)
+    return torch.where(places == 0, torch.ones_like(sizes), -(places + 0.5) / sizes)
 
 
 def with_counts(scores: Tensor, selection: Selection, counts: Mapping[str, int]) -> Tensor:
@@ -114,7 +125,14 @@ def last(scores: Tensor, keep: Tensor) -> Tensor:
 
 
 def ordered(
-    scores: Tensor, selection: Selection, costs: CostModel, cost: str, ranking: str, normalisation: str, keep: Tensor
+    scores: Tensor,
+    selection: Selection,
+    costs: CostModel,
+    cost: str,
+    ranking: str,
+    normalisation: str,
+    keep: Tensor,
+    price_power: float = 1.0,
 ) -> Tensor:
     """The order ``(U,)`` in which units are kept, larger is longer, for `Selection.fitted`.
 
@@ -125,8 +143,9 @@ def ordered(
         ranking: one of `RANKINGS`.
         normalisation: one of `NORMALISATIONS`.
         keep: ``(U,)`` bool; units that are closed for good come last, in their groups too.
+        price_power: see `normalised`.
     """
-    scores = last(normalised(scores, selection, costs, cost, normalisation), keep)
+    scores = last(normalised(scores, selection, costs, cost, normalisation, price_power), keep)
     if ranking == "group":
         return group_order(scores, selection)
     return layer_order(scores, selection) if ranking == "layers" else scores

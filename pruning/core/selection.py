@@ -71,6 +71,7 @@ class Selection:
         costs: CostModel,
         targets: Mapping[str, float],
         may_open: Optional[Tensor] = None,
+        fill: bool = True,
     ) -> Tensor:
         """``keep (U,)`` moved to the targets by opening or closing units in the order of their scores.
 
@@ -87,6 +88,9 @@ class Selection:
             costs: of the network.
             targets: cost -> sparsity.
             may_open: ``(U,)`` bool, units that may be kept at all; None for all of them.
+            fill: come as near to the targets as can be. False, for the cuts on a ramp: stop where the next unit in
+                order would pass the target, and wait for it; filled with finer units at each of many small cuts, a
+                ramp would never come to a head.
         """
         ranks = scores.argsort(stable=True).argsort().double()  # whatever their scale
 
@@ -101,6 +105,8 @@ class Selection:
             if opening and may_open is not None:
                 order = order[may_open[order]]
             before, keep = _bracket(keep, order, opening, excess)
+            if not fill and not opening:
+                return before
             filled = self._filled(before, order, opening, excess)
             candidates += [before, filled, keep]
         return min(candidates, key=lambda candidate: abs(excess(candidate)))

@@ -33,7 +33,7 @@ class CriterionConfig:
         weights: ``own`` or ``following``, whose norm it is (see `pruning.core.criteria.magnitudes`).
         decay: of the running means of scores, per step.
         ranking: ``global``: units of the whole network against each other; ``group``: every group keeps the same
-            share, as in a uniformly narrower network; ``layers``: whole layers go.
+            share and at least one unit, as in a uniformly narrower network; ``layers``: whole layers go.
         normalisation: of scores before a global ranking: ``none``, ``group`` or ``cost`` (see
             `pruning.core.ranking.normalised`).
         interval: steps between two cuts of a ramp.
@@ -176,9 +176,11 @@ class CriterionPruning(Pruner):
         cost, normalisation = next(iter(self.targets)), config.normalisation
         if self.scores.criterion == "random":
             normalisation = "none"  # equal chances
-        order = ordered(scores, self.units, self.costs, cost, config.ranking, normalisation, keep)
+        order = ordered(
+            scores, self.units, self.costs, cost, config.ranking, normalisation, keep, self.scores.price_power
+        )
         targets = {name: target * share for name, target in self.targets.items()}
-        return self.units.fitted(keep, order, self.costs, targets, may_open=keep)
+        return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=share == 1)
 
     def _check_costs(self, counts: Structure) -> None:
         """Counts that cost something else would only be found out at the end."""

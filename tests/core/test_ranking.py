@@ -66,6 +66,34 @@ def test_a_ranking_by_group_keeps_the_same_share_everywhere(target: float, seed:
         assert not len(outside) or not len(inside) or inside.min() > outside.max(), "the best of the group stay"
 
 
+@pytest.mark.parametrize("how", ranking.RANKINGS)
+@pytest.mark.parametrize("target", [0.3, 0.6, 0.75])
+def test_a_ramp_ends_where_one_cut_does(how: str, target: float) -> None:
+    """Scores that do not change: what goes does not depend on the number of cuts."""
+    selection = Selection(GROUPS, UNITS)
+    values = scores(selection, 4)
+
+    def cut(keep: torch.Tensor, share: float) -> torch.Tensor:
+        order = ranking.ordered(values, selection, COSTS, "size", how, "group", keep)
+        return selection.fitted(keep, order, COSTS, {"size": target * share}, may_open=keep, fill=share == 1)
+
+    keep = everything(selection)
+    for step in range(1, 26):
+        keep = cut(keep, 1 - (1 - step / 25) ** 3)
+    ramp, at_once = selection.split(keep.float()), selection.split(cut(everything(selection), 1.0).float())
+    for group in selection.chosen:  # one head more or less, and what it is worth in finer units
+        assert abs(ramp[group.name].sum() - at_once[group.name].sum()) <= max(1.0, 0.06 * group.size)
+
+
+@pytest.mark.parametrize("target", [0.5, 0.75])
+def test_no_module_of_a_uniform_network_is_empty(target: float) -> None:
+    selection = Selection(GROUPS, ("heads", "ffn", "conv"))
+    order = ranking.ordered(scores(selection), selection, COSTS, "size", "group", "none", everything(selection))
+    keep = selection.fitted(everything(selection), order, COSTS, {"size": target})
+    kept = selection.split(keep)
+    assert all(kept[group.name].any() for group in selection.chosen)
+
+
 def test_layers_go_whole_and_one_in_part() -> None:
     selection = Selection(GROUPS, ("heads", "ffn", "conv"))
     order = ranking.layer_order(scores(selection), selection)
@@ -111,6 +139,17 @@ def test_a_price_is_what_the_unit_saves() -> None:
             fewer[index] -= 1
             saved = COSTS.dense["size"] - COSTS.evaluate(fewer, "size").item()
             assert prices[group.name][0].item() == pytest.approx(saved)
+
+
+def test_prices_of_norms_and_of_negative_scores() -> None:
+    """Weights of one size everywhere have one L2 norm per square root of their number."""
+    selection = Selection(GROUPS, UNITS)
+    ones = torch.ones(selection.num_units, dtype=torch.float64)
+    prices = 1 / ranking.normalised(ones, selection, COSTS, "size", "cost")
+    norms = ranking.normalised(0.1 * prices.sqrt(), selection, COSTS, "size", "cost", 0.5)
+    assert norms.min().item() == pytest.approx(0.1) and norms.max().item() == pytest.approx(0.1)
+    below = ranking.normalised(-ones, selection, COSTS, "size", "cost")
+    assert torch.equal(below.argsort(stable=True), (-prices).argsort(stable=True)), "the costlier of two bad ones goes"
 
 
 def test_normalised_by_group() -> None:
