@@ -11,9 +11,11 @@ from pruning.training import comparison, report
 
 EXPLANATION = """\
 WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers, then their
-utterances, and seeds where there are several; of a line with one seed the interval says nothing about others. Minus the
-reference: paired, the same utterances for both; p is two-sided, corrected by Holm over the lines of the table. NLL:
-nats a token of the transcripts, over the whole transducer lattice. Sizes are the encoder's."""
+utterances, and seeds where there are several. {seeds} Minus the reference: paired, the same utterances for both; p is
+two-sided, corrected by Holm over the lines of the table. NLL: nats a token of the transcripts, over the whole
+transducer lattice. Sizes are the encoder's."""
+SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} points, pooled over them."
+ONE_SEED = "All lines have one seed: of what another would give, the intervals say nothing."
 
 CLAIMS = """\
 *holds*: better than each of the others at the level of 5 %, with Holm's correction over them; *does not hold*: one of
@@ -29,7 +31,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
     options = parser.parse_args(argv)
     found = comparison.read(options.results)
-    parts = [EXPLANATION]
+    deviation = found.seed_deviation
+    parts = [EXPLANATION.format(seeds=ONE_SEED if deviation is None else SEEDS.format(deviation=deviation))]
     if found.claims:
         print(f"{comparison.claims_table(found, 'simple')}\n")
         parts += ["### Claims", comparison.claims_table(found), CLAIMS]

@@ -100,24 +100,27 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     def left(names: Sequence[str]) -> list[str]:
         return [name for name in names if not comparison.is_done(results, by_name[name], prints[name])]
 
+    def stands(run: Optional[sweep.Run]) -> bool:
+        """Whether what the run needs is there, whole."""
+        return run is None or run.needs is None or not left([run.needs])
+
     if options.dry_run:
         for index, wave in enumerate(waves, start=1):
             undone = left(wave)
             print("\n".join(f"wave {index}: {name}{'' if name in undone else ' (done)'}" for name in wave))
         return
-    files = {comparison.result_path(results, run).name: prints[name] for name, run in by_name.items()}
-    comparison.write_utterances(config, results, files)
+    comparison.write_utterances(config, results, prints)
     own = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(options.config), "--exp-dir",
            str(options.exp_dir), "--results", str(results)]  # fmt: skip
     runner = _Runner(options, own)
     for index, wave in enumerate(waves, start=1):
-        names = left(wave)
+        names = [name for name in left(wave) if stands(by_name[name])]
         logger.info("wave %d of %d: %d of %d runs are to be made", index, len(waves), len(names), len(wave))
         if names:
             runner(index, names)
     failed = [name for wave in waves for name in left(wave)]
     if failed:
-        what = f"{len(failed)} of {len(by_name)} runs of the sweep failed: {', '.join(failed)}"
+        what = f"{len(failed)} of {len(by_name)} runs of the sweep failed or wait for one: {', '.join(failed)}"
         raise UserError(what, f"see {options.exp_dir / 'log'}; the same command makes them again")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from pruning.speech.scoring import count_errors, read_transcripts
 from pruning.speech.statistics import Design, Estimate, Sample, holm
 from pruning.training.decoding_results import likelihood_path, read_results
 from pruning.training.facts import read_facts
-from pruning.training.sweep import TEACHER, Run, SweepConfig, describe, final_dir
+from pruning.training.sweep import TEACHER, Run, SweepConfig, describe, expand, final_dir
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ _KEPT = ("encoder_parameters", "parameters", "macs_10s", "macs_30s")
 
 def result_path(results: PathLike, run: Optional[Run]) -> Path:
     """The file of a run's result; None: of the teacher's."""
-    return Path(results) / (f"{run.target}-{run.method}-seed{run.seed}.json" if run is not None else f"{TEACHER}.json")
+    return Path(results) / f"{TEACHER if run is None else run.name}.json"
 
 
 def is_done(results: PathLike, run: Optional[Run], made_by: str) -> bool:
@@ -90,7 +92,7 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
     Args:
         config: of the sweep.
         results: directory of the files.
-        made_by: name of a result's file -> what it must have been made by.
+        made_by: name of a run (or the teacher) -> what its result must have been made by.
     """
     sets = {}
     for path in manifests.check_exists(config.test_cuts):
@@ -101,6 +103,7 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
     legend = {"reference": config.reference, "decoding": config.decoding, "methods": dict(describe(config)),
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
               "targets": {name: list(settings) for name, settings in config.targets.items()},
+              "runs": [[run.target, run.method, run.seed] for run in expand(config)],
               "results": dict(made_by)}  # fmt: skip
     write_json(Path(results) / LEGEND, legend)
 
@@ -155,6 +158,7 @@ class Comparison:
         reference: the method that others are compared with.
         legend: method -> what it is.
         claims: claim -> ``{"better": method, "than": [methods]}``.
+        planned: (target, method) -> seeds that the sweep is to have.
         commits: that the results were measured at.
     """
 
@@ -163,6 +167,7 @@ class Comparison:
     reference: str
     legend: Mapping[str, str]
     claims: Mapping[str, Mapping[str, Any]]
+    planned: Mapping[tuple[str, str], list[int]]
     commits: tuple[str, ...]
 
     @property
@@ -176,8 +181,27 @@ class Comparison:
         return found[0] if found else None
 
     def sample(self, line: Line) -> Sample:
-        """Pooled word error rate over seeds, drawn again over speakers, utterances and seeds."""
-        return self.design.rate(line.errors, line.words[0], f"{line.target}/{line.method}")
+        """Pooled word error rate over seeds, drawn again over speakers, utterances and seeds.
+
+        Where only one seed of a line was run, it is taken to spread as the lines with several do (`seed_deviation`).
+        """
+        name = f"{line.target}/{line.method}"
+        drawn = self.design.rate(line.errors, line.words[0], name)
+        if len(line.seeds) > 1 or not line.target or self.seed_deviation is None:
+            return drawn
+        return drawn.spread(self.seed_deviation, name)
+
+    @functools.cached_property
+    def seed_deviation(self) -> Optional[float]:
+        """Standard deviation between seeds, pooled over the lines that have several; None if there are none."""
+        several = [line.rates for line in self.lines if len(line.seeds) > 1]
+        freedom = sum(len(rates) - 1 for rates in several)
+        return math.sqrt(sum(rates.var() * len(rates) for rates in several) / freedom) if freedom else None
+
+    def missing(self, method: str, target: str) -> list[int]:
+        """Seeds of a line that the sweep has and no result."""
+        line = self.line(method, target)
+        return [seed for seed in self.planned.get((target, method), []) if line is None or seed not in line.seeds]
 
     def differences(self, target: str, of: str, others: Sequence[str]) -> dict[str, tuple[Estimate, float]]:
         """Of each of ``others`` that was run at ``target``: its rate minus that of ``of``, and p by Holm over them."""
@@ -200,7 +224,7 @@ def read(results: PathLike) -> Comparison:
     sets, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
     files = []
     for name, made_by in legend["results"].items():
-        path = directory / name
+        path = directory / f"{name}.json"
         if path.is_file() and read_json(path).get("made_by") == made_by:
             files.append(path)
         else:
@@ -220,7 +244,11 @@ def read(results: PathLike) -> Comparison:
     lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
     commits = {facts["commit"] for values in found.values() for value in values for facts in value["sets"].values()}
     design = Design.of([f"{name}/{speaker}" for name, of_set in sets.items() for speaker in of_set["speakers"]])
-    return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], tuple(sorted(commits)))
+    planned: dict[tuple[str, str], list[int]] = {}
+    for target, method, seed in legend["runs"]:
+        planned.setdefault((target, method), []).append(seed)
+    return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], planned,
+                      tuple(sorted(commits)))  # fmt: skip
 
 
 def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Line:
@@ -240,6 +268,11 @@ def _shown(value: Estimate, sign: bool = False) -> str:
     return f"{value.value:{'+' if sign else ''}.2f} ({value.low:.2f} to {value.high:.2f})"
 
 
+def _seeds(comparison: Comparison, line: Line) -> str:
+    wanted = len(comparison.planned.get((line.target, line.method), ()))
+    return f"{len(line.seeds)} of {wanted}" if len(line.seeds) < wanted else str(len(line.seeds))
+
+
 def table(comparison: Comparison, target: str, style: str = "github") -> str:
     """The lines at one target, the teacher first."""
     differences = comparison.differences(target, comparison.reference, list(comparison.legend))
@@ -249,7 +282,7 @@ def table(comparison: Comparison, target: str, style: str = "github") -> str:
         if line.target not in ("", target):
             continue
         spread = f"{line.rates.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
-        row = {"method": line.method, "seeds": str(len(line.seeds))}
+        row = {"method": line.method, "seeds": _seeds(comparison, line)}
         row |= {"WER % pooled": _shown(comparison.sample(line).interval), "sd over seeds": spread}
         row |= {f"WER % {name}": f"{line.set_rate(name):.2f}" for name in names} if len(names) > 1 else {}
         row["NLL / token"] = f"{line.nll_per_token:.4f}"
@@ -277,17 +310,22 @@ def verdict(differences: Mapping[str, tuple[Estimate, float]]) -> str:
 
 
 def claims_table(comparison: Comparison, style: str = "github") -> str:
-    """Every claim of the sweep at every target where its methods were run, with its verdict."""
+    """Every claim of the sweep at every target where its methods were to be run, with its verdict."""
     rows = []
     for claim, parts in comparison.claims.items():
         for target in comparison.targets:
-            differences = comparison.differences(target, parts["better"], parts["than"])
-            if not differences:
+            methods = [name for name in (parts["better"], *parts["than"]) if (target, name) in comparison.planned]
+            if len(methods) < 2 or parts["better"] not in methods:
                 continue
+            missing = [f"{name} seed {seed}" for name in methods for seed in comparison.missing(name, target)]
+            differences = comparison.differences(target, parts["better"], methods[1:])
             shown = (f"{name} {_shown(value, sign=True)}" for name, (value, _) in differences.items())
+            outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences)
+            if comparison.seed_deviation is None and not missing:
+                outcome += " (one seed: what another would give is not known)"
             better = f"that of {parts['better']}"
             rows.append({"claim": claim, "target": target, "WER % minus": better, "is": "; ".join(shown),
-                         "verdict": verdict(differences)})  # fmt: skip
+                         "verdict": outcome})  # fmt: skip
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 

@@ -59,30 +59,35 @@ def changed(path: Path, *keys: str, to: object) -> Path:
     return path
 
 
+def made(results: Path) -> list[str]:
+    return sorted(str(path.relative_to(results)) for path in results.glob("*/*/*.json"))
+
+
 @pytest.mark.slow
 def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     exp_dir, results = tmp_path / "exp", tmp_path / "results"
     arguments = ["--config", str(config), "--exp-dir", str(exp_dir), "--results", str(results)]
     runner = f"{REPOSITORY / 'utils/run.sh'} --max-jobs-run 2"
     sweep.main([*arguments, "--runner", runner])
-    assert sorted(path.name for path in results.glob("half-*")) == [
-        "half-cut-seed1.json", "half-drawn-seed1.json", "half-magnitude-seed1.json", "half-uniform-seed1.json",
+    assert made(results) == [
+        "half/cut/seed1.json", "half/drawn/seed1.json", "half/magnitude/seed1.json", "half/uniform/seed1.json",
     ]  # fmt: skip
     structures = [read_json(exp_dir / f"half/{name}/seed1/pruned/structure.json") for name in ("drawn", "magnitude")]
     counts = [{name: len(group["kept"]) for name, group in one["groups"].items()} for one in structures]
     assert counts[0] == counts[1] and structures[0] != structures[1]
-    sizes = [read_json(path)["network"]["encoder_parameters"] for path in sorted(results.glob("half-*"))]
+    sizes = [read_json(path)["network"]["encoder_parameters"] for path in sorted(results.glob("half/*/*"))]
     dense = read_json(results / "teacher.json")["network"]["encoder_parameters"]
     assert all(size / dense == pytest.approx(0.5, abs=0.02) for size in sizes)
 
-    before = {path: path.stat().st_mtime_ns for path in results.glob("half-*")}
-    (results / "half-uniform-seed1.json").unlink()  # as if it had been killed before the end
+    before = {path: path.stat().st_mtime_ns for path in results.glob("half/*/*")}
+    (results / "half/uniform/seed1.json").unlink()  # as if it had been killed before the end
     capfd.readouterr()
     sweep.main([*arguments, "--dry-run"])
     assert "half/uniform/seed1\n" in capfd.readouterr().out
     sweep.main(arguments)
-    after = {path: path.stat().st_mtime_ns for path in results.glob("half-*")}
-    assert {path.name for path in after if after[path] != before[path]} == {"half-uniform-seed1.json"}
+    after = {path: path.stat().st_mtime_ns for path in results.glob("half/*/*")}
+    changes = [str(path.relative_to(results)) for path in after if after[path] != before.get(path)]
+    assert changes == ["half/uniform/seed1.json"]
 
     compare.main(["--results", str(results), "--output", str(tmp_path / "table.md"), "--plot", str(tmp_path / "p.png")])
     text = (tmp_path / "table.md").read_text()
@@ -101,8 +106,8 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(config), "--exp-dir", str(tmp_path / "exp")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 1
-    assert "1 of 3 runs of the sweep failed: half/bad/seed1; see" in done.stderr.splitlines()[-1]
-    assert (tmp_path / "exp/results/half-good-seed1.json").is_file()
+    assert "1 of 3 runs of the sweep failed or wait for one: half/bad/seed1; see" in done.stderr.splitlines()[-1]
+    assert (tmp_path / "exp/results/half/good/seed1.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -147,11 +152,11 @@ def test_a_killed_sweep_goes_on(config: Path, tmp_path: Path) -> None:
         time.sleep(0.1)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    assert sorted(path.name for path in results.glob("half-*")) == ["half-first-seed1.json"]
-    before = (results / "half-first-seed1.json").stat().st_mtime_ns
+    assert made(results) == ["half/first/seed1.json"]
+    before = (results / "half/first/seed1.json").stat().st_mtime_ns
     subprocess.run(command, cwd=REPOSITORY, check=True, stderr=subprocess.DEVNULL)
-    assert sorted(path.name for path in results.glob("half-*")) == ["half-first-seed1.json", "half-second-seed1.json"]
-    assert (results / "half-first-seed1.json").stat().st_mtime_ns == before
+    assert made(results) == ["half/first/seed1.json", "half/second/seed1.json"]
+    assert (results / "half/first/seed1.json").stat().st_mtime_ns == before
 
 
 def test_runs_come_in_waves(config: Path) -> None:

@@ -16,6 +16,7 @@ from pruning.training import comparison
 DENSE = {"encoder_parameters": 4e6, "parameters": 5e6, "macs_10s": 1e9, "macs_30s": 4e9}
 HALF = {"encoder_parameters": 2e6, "parameters": 3e6, "macs_10s": 6e8, "macs_30s": 2e9}
 SETS = {"clean": 40, "other": 24}
+RUNS = [["half", "random", 1], ["half", "l0", 1], ["half", "l0", 2], ["half", "taylor", 1], ["quarter", "l0", 1]]
 
 
 def write(directory: Path, method: str, rates: dict[str, float], target: str = "", seed: int = 1) -> None:
@@ -29,7 +30,7 @@ def write(directory: Path, method: str, rates: dict[str, float], target: str = "
         sets[name] = {"utterances": comparison._stamp(ids), "words": [10] * count, "errors": errors, "nll": nll,
                       "tokens": [5] * count, "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
     named = {"method": method} if not target else {"method": method, "target": target, "seed": seed}
-    file = "teacher.json" if not target else f"{target}-{method}-seed{seed}.json"
+    file = "teacher.json" if not target else f"{target}/{method}/seed{seed}.json"
     network = HALF if target else DENSE
     write_json(directory / file, {**named, "network": network, "dense": DENSE, "made_by": "x", "sets": sets})
 
@@ -42,11 +43,15 @@ def results(tmp_path: Path) -> Path:
     claims = {"gates beat chance": {"better": "l0", "than": ["random"]},
               "gates are best": {"better": "l0", "than": ["taylor", "random"]},
               "chance is best": {"better": "random", "than": ["taylor", "l0"]}}  # fmt: skip
-    legend = {"reference": "l0", "claims": claims, "decoding": "greedy_search", "targets": {"half": [], "quarter": []},
-              "methods": {"l0": "l0", "taylor": "taylor", "random": "random"},
-              "results": dict.fromkeys(["teacher.json", "half-random-seed1.json", "half-l0-seed1.json",
-                                        "half-l0-seed2.json", "half-taylor-seed1.json", "quarter-l0-seed1.json"],
-                                       "x")}  # fmt: skip
+    legend: dict[str, Any] = {
+        "reference": "l0",
+        "claims": claims,
+        "decoding": "greedy_search",
+        "targets": {"half": [], "quarter": []},
+        "methods": {"l0": "l0", "taylor": "taylor", "random": "random"},
+        "runs": RUNS,
+    }
+    legend["results"] = dict.fromkeys(["teacher", *(f"{target}/{name}/seed{seed}" for target, name, seed in RUNS)], "x")
     write_json(tmp_path / comparison.LEGEND, legend)
     write(tmp_path, "teacher", {"clean": 0.05, "other": 0.15})
     write(tmp_path, "random", {"clean": 0.2, "other": 0.4}, "half")
@@ -104,6 +109,27 @@ def test_the_verdicts_on_claims(results: Path) -> None:
     assert rows[2][1:3] == ["half", "that of l0"] and rows[2][3].startswith("random +1")
 
 
+def test_a_claim_waits_for_all_of_its_lines(results: Path) -> None:
+    (results / "half/random/seed1.json").unlink()
+    (results / "half/l0/seed2.json").unlink()
+    found = comparison.read(results)
+    assert found.missing("l0", "half") == [2] and found.missing("taylor", "half") == []
+    verdicts = [row.rsplit("|", 2)[-2].strip() for row in comparison.claims_table(found).splitlines()[2:]]
+    assert verdicts[0] == "incomplete: l0 seed 2, random seed 1" and all("incomplete" in one for one in verdicts)
+    assert "| 1 of 2 |" in comparison.table(found, "half").replace("  ", " ").replace("  ", " ").replace("  ", " ")
+
+
+def test_one_seed_is_given_the_spread_of_lines_with_several(results: Path) -> None:
+    found = comparison.read(results)
+    l0, taylor = found.line("l0", "half"), found.line("taylor", "half")
+    assert l0 is not None and taylor is not None
+    assert found.seed_deviation == pytest.approx(l0.rates.std(ddof=1))
+    alone = found.design.rate(taylor.errors, taylor.words[0]).drawn.std()
+    assert found.sample(taylor).drawn.std() == pytest.approx(np.hypot(alone, found.seed_deviation), rel=0.05)
+    (results / "half/l0/seed2.json").unlink()
+    assert comparison.read(results).seed_deviation is None
+
+
 @pytest.mark.parametrize(
     ("differences", "expected"),
     [
@@ -124,19 +150,19 @@ def test_the_plot_is_a_picture(results: Path, tmp_path: Path) -> None:
 
 
 def test_runs_on_other_utterances_are_refused(results: Path) -> None:
-    value = read_json(results / "half-taylor-seed1.json")
+    value = read_json(results / "half/taylor/seed1.json")
     value["sets"]["clean"]["utterances"] = "another"
-    write_json(results / "half-taylor-seed1.json", value)
-    with pytest.raises(UserError, match="half-taylor-seed1.json was measured on other utterances"):
+    write_json(results / "half/taylor/seed1.json", value)
+    with pytest.raises(UserError, match="half/taylor/seed1.json was measured on other utterances"):
         comparison.read(results)
 
 
 def test_results_of_other_settings_are_left_out(results: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(results, "taylor", {"clean": 0.3, "other": 0.5}, "half", seed=9)  # of a line that is gone
-    write_json(results / "half-random-seed1.json", {**read_json(results / "half-random-seed1.json"), "made_by": "y"})
+    write_json(results / "half/random/seed1.json", {**read_json(results / "half/random/seed1.json"), "made_by": "y"})
     found = comparison.read(results)
     assert {line.method: len(line.seeds) for line in found.lines} == {"teacher": 1, "l0": 2, "taylor": 1}
-    assert "half-random-seed1.json is missing or of other settings" in caplog.text
+    assert "half/random/seed1.json is missing or of other settings" in caplog.text
 
 
 def test_no_results(tmp_path: Path) -> None:
