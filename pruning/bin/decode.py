@@ -28,9 +28,8 @@ from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
 from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
-from pruning.training import decoding_results, facts, provenance
+from pruning.training import decoding_results, facts, provenance, runs
 from pruning.training.checkpoint import load_model
-from pruning.training.transducer_task import FOUND
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +110,7 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     if arguments.exported is not None:
         return _load_exported(arguments, tokenizer)
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
-    if FOUND in header:
-        raise UserError(f"{source} is of a pruning run", "extract it, and decode the extracted network")
+    runs.check_extracted(header, source)
     if not hasattr(model, "joiner"):
         raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
     recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **header.get("tokenizer", {})}

@@ -15,16 +15,14 @@ from typing import Optional
 import torch
 
 from pruning.bin import arguments, command
-from pruning.errors import UserError
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, evaluation_batches
 from pruning.speech.exported import FORMS, ExportedTransducer
-from pruning.training import checkpoint, runs
+from pruning.training import runs
 from pruning.training.exporting import agreement, export_onnx, export_torchscript
 from pruning.training.extracting import EXACTNESS
 from pruning.training.facts import frames_of, write_facts
-from pruning.training.transducer_task import FOUND
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +46,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--cuts", type=Path, help="compare on these utterances; default: on noise")
     parser.add_argument("--max-batches", type=int, default=20, help="of --cuts")
     options = parser.parse_args(argv)
-    header = checkpoint.read_header(checkpoint.file_of(options.exp_dir))
-    if FOUND in header:
-        raise UserError(f"{options.exp_dir} is of a pruning run", "extract it first, and export the extracted network")
     tokenizer = Tokenizer(options.lang_dir)
-    model, _ = runs.load_network(options.exp_dir, tokenizer)
+    model, header = runs.load_network(options.exp_dir, tokenizer)
     written = export_onnx(model, options.output, options.lang_dir)
     written += export_torchscript(model, options.output) if options.torchscript else []
     for path in written:

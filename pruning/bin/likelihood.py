@@ -14,7 +14,6 @@ from typing import Any, Optional
 import torch
 
 from pruning.bin import arguments, command
-from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.speech import checks, manifests
 from pruning.speech.bpe import Tokenizer
@@ -22,7 +21,6 @@ from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.likelihood import likelihoods
 from pruning.training import provenance, runs
 from pruning.training.decoding_results import likelihood_path
-from pruning.training.transducer_task import FOUND
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +37,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     torch.set_num_threads(options.num_threads)
     tokenizer = Tokenizer(options.lang_dir)
     model, header = runs.load_network(options.exp_dir, tokenizer)
-    if FOUND in header:
-        raise UserError(f"{options.exp_dir} is of a pruning run", "extract it, and measure the extracted network")
     weights = provenance.weights_fingerprint(model)
     for cuts in options.cuts:
         path = likelihood_path(options.exp_dir, manifests.set_name_of(cuts))

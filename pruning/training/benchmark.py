@@ -20,9 +20,10 @@ from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json, write_text
 from pruning.models.transducer import Transducer
 from pruning.speech.exported import FORMS, ExportedTransducer
-from pruning.training import checkpoint, provenance
+from pruning.training import provenance
 from pruning.training.exporting import export_onnx, export_torchscript
 from pruning.training.facts import frames_of, network_facts
+from pruning.training.runs import load_network
 
 PYTORCH = "pytorch"
 BACKENDS = (PYTORCH, "torchscript", "onnx", "int8")
@@ -64,18 +65,6 @@ class Timing:
         """95th percentile of the repetitions."""
         ordered = sorted(self.seconds)
         return ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-
-
-def load(source: PathLike) -> Transducer:
-    """The transducer of an experiment or checkpoint.
-
-    Raises:
-        UserError: there is none.
-    """
-    model, header = checkpoint.load_model(source)
-    if not isinstance(model, Transducer):
-        raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
-    return model.eval()
 
 
 def export(model: Transducer, directory: Path, backends: Sequence[str]) -> None:
@@ -216,7 +205,7 @@ def _one(source: str, directory: str, backend: str, setting: Mapping[str, Any]) 
     torch.set_num_threads(given.threads)
     frames = frames_of(given.seconds)
     if backend == PYTORCH:
-        model = load(source)
+        model = load_network(source)[0]
         call: Callable[..., Any] = model
         dim = model.config.encoder.feature_dim
     else:

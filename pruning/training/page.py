@@ -103,7 +103,7 @@ def page(
         systems: name and experiment of each row of the table: the teacher first, then the pruned network.
         sets: test sets.
         method: of decoding.
-        structure_of: the extraction or fine-tuned experiment whose structure is shown.
+        structure_of: the extracted experiment whose structure is shown.
         runs: name -> training run whose curves are drawn.
         terms: of the curves.
         plot: a PNG of WER against size to put in, as ``pruning.bin.compare`` draws it.

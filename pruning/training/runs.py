@@ -100,16 +100,32 @@ class Inputs:
     lang_dir: PathLike
 
 
-def load_network(source: PathLike, tokenizer: Tokenizer) -> tuple[Transducer, checkpoint.Header]:
-    """A transducer from a checkpoint or experiment directory, checked against the tokens it was trained with.
+def check_extracted(header: checkpoint.Header, source: PathLike) -> None:
+    """Refuse the checkpoint of a pruning run, whose weights are those of the dense network.
 
     Raises:
-        UserError: no such checkpoint, another kind of network, or another BPE model.
+        UserError: it is of one.
     """
+    if FOUND in header:
+        raise UserError(f"{source} is of a pruning run", "extract it first, and give the extracted network")
+
+
+def load_network(source: PathLike, tokenizer: Optional[Tokenizer] = None) -> tuple[Transducer, checkpoint.Header]:
+    """A transducer, dense or extracted, from a checkpoint or experiment directory.
+
+    Args:
+        source: checkpoint or experiment.
+        tokenizer: whose tokens it must have been trained with; None: any.
+
+    Raises:
+        UserError: no such checkpoint, another kind of network, one that is not extracted yet, or another BPE model.
+    """
+    check_extracted(checkpoint.read_header(checkpoint.file_of(source)), source)
     model, header = checkpoint.load_model(source)
     if not isinstance(model, Transducer):
         raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
-    tokenizer.check_matches(header["tokenizer"])
+    if tokenizer is not None:
+        tokenizer.check_matches(header["tokenizer"])
     return model, header
 
 

@@ -18,10 +18,17 @@ from pruning.files import PathLike
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.training import checkpoint, configuration, runs
+from pruning.training.facts import cost_model
 from pruning.training.provenance import file_fingerprint
+from pruning.training.uniform import NARROW, narrowed_config
 
 TEACHER = "teacher"
 SCRATCH = "uniform"
+
+
+def _check_list(values: Optional[Sequence[object]], name: str) -> None:
+    if values is not None and (not values or len(set(values)) < len(values)):
+        raise ValueError(f"{name} is {list(values)}; name each once, and at least one")
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,18 @@ class MethodConfig:
         given = [self.method is not None, self.structure_from is not None, self.uniform is not None]
         if sum(given) != 1:
             raise ValueError("give just one of method, structure_from and uniform")
-        if self.uniform not in (None, "units", "width"):
-            raise ValueError(f"uniform is {self.uniform!r}; choose units or width")
+        if self.uniform not in (None, *NARROW):
+            raise ValueError(f"uniform is {self.uniform!r}; choose {' or '.join(NARROW)}")
+        unused = {"settings": self.method is None, "counts_from": self.method is None,
+                  "reinitialise": self.uniform is not None or bool(self.repair), "repair": self.uniform is not None,
+                  "finetune_settings": not self.finetune}  # fmt: skip
+        for name, of_no_effect in unused.items():
+            if getattr(self, name) and of_no_effect:
+                raise ValueError(f"{name} would have no effect on this line")
+        for name in ("targets", "seeds"):
+            _check_list(getattr(self, name), name)
         if self.uniform and not self.finetune:
             raise ValueError("a uniform network of fresh weights has to be trained")
-        if self.counts_from is not None and self.method is None:
-            raise ValueError("counts_from goes with a method")
 
     @property
     def stands_on(self) -> Optional[str]:
@@ -117,6 +130,13 @@ class SweepConfig:
     seeds: tuple[int, ...] = (1,)
     decoding: str = "greedy_search"
 
+    def __post_init__(self) -> None:
+        for name in ("seeds", "targets", "methods"):
+            _check_list(list(getattr(self, name)), name)
+        for name in (*self.targets, *self.methods):
+            if "/" in name or name == TEACHER:
+                raise ValueError(f"a line or target cannot be named {name!r}")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -160,8 +180,6 @@ def load(path: PathLike) -> SweepConfig:
                 raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
     for name, method in config.methods.items():
         where = ("methods", name)
-        if "/" in name or name == TEACHER:
-            raise wrong(f"a line cannot be named {name!r}", "give it another name", *where)
         if method.method is not None and method.method not in runs.METHODS:
             known = ", ".join(runs.METHODS)
             raise wrong(f"there is no method {method.method!r}", f"choose from {known}", *where, "method")
@@ -193,7 +211,9 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
                     settings = (*config.settings, *config.targets[target], f"method={method.method}", *method.settings)
                     runs.new_pruner(network, configuration.load(runs.PruneConfig, config.prune, settings))
                 if method.uniform:
-                    _uniform_target(config, target)
+                    cost, sparsity = _uniform_target(config, target)
+                    budget = (1 - sparsity) * cost_model(network, 10.0).dense[cost]
+                    narrowed_config(network, method.uniform, cost, budget)
                 base = config.scratch if method.uniform else config.finetune
                 configuration.load(runs.RunConfig, base, (*config.settings, *method.finetune_settings))
             except UserError as error:
