@@ -17,7 +17,7 @@ EXPLANATION = """\
 Encoders on noise of one length, subsampling and joiner projection (exports) included; median and 95th percentile over
 {repeats} rounds in which every system runs once, in a new order. Speed-up and MAC ratio (at 10 s) are against {first},
 same backend and setting; *of it* is their quotient. MiB on disk: the encoder's file (PyTorch: its tensors). Peak MiB: a
-process of its own with one encoder, libraries included. {processor}, torch {torch}."""
+process of its own with one encoder, libraries included, in the first setting. {processor}, torch {torch}."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -44,6 +44,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.read is None:
         write_json(path, {**_measure(options), **provenance.environment("pruning.bin.benchmark", argv, "cpu")})
     facts = read_json(path, "measure with --systems first")
+    if not isinstance(facts, dict) or "rows" not in facts:
+        raise UserError(f"{path} is not of this command", "give the --output of a measurement")
     rows = facts["rows"]
     print(benchmark.table(rows, "simple"))
     explanation = EXPLANATION.format(
@@ -54,8 +56,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    if options.repeats < 1 or min(options.threads) < 1 or min(options.batch) < 1:
-        raise UserError("--repeats, --threads and --batch must be at least 1", "correct them")
+    if min(options.repeats, *options.threads, *options.batch) < 1 or min(options.seconds) <= 0:
+        raise UserError("--repeats, --threads and --batch must be at least 1, --seconds above 0", "correct them")
     settings = [benchmark.Setting(t, b, s) for t in options.threads for b in options.batch for s in options.seconds]
     sources = dict(options.systems)
     with tempfile.TemporaryDirectory() as temporary:

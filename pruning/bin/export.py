@@ -15,6 +15,7 @@ from typing import Optional
 import torch
 
 from pruning.bin import arguments, command
+from pruning.errors import UserError
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, evaluation_batches
@@ -44,28 +45,32 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="directory of the files, e.g. exp/finetuned/export")
     parser.add_argument("--torchscript", action="store_true", help="write encoder.pt, decoder.pt and joiner.pt as well")
     parser.add_argument("--cuts", type=Path, help="compare on these utterances; default: on noise")
+    parser.add_argument("--check", action="store_true", help="compare the files that are there; write none")
     parser.add_argument("--max-batches", type=int, default=20, help="of --cuts")
     options = parser.parse_args(argv)
     tokenizer = Tokenizer(options.lang_dir)
     model, header = runs.load_network(options.exp_dir, tokenizer)
-    written = export_onnx(model, options.output, options.lang_dir)
-    written += export_torchscript(model, options.output) if options.torchscript else []
-    for path in written:
-        print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
-    for form, ending in FORMS.items():
-        if not any(path.name == f"encoder{ending}" for path in written):
-            continue
+    if not options.check:
+        written = export_onnx(model, options.output, options.lang_dir)
+        written += export_torchscript(model, options.output) if options.torchscript else []
+        for path in written:
+            print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
+    found = {form for form, ending in FORMS.items() if (options.output / f"encoder{ending}").is_file()}
+    if not found:
+        raise UserError(f"{options.output} holds no export", "leave out --check to make it")
+    for form in sorted(found):
         write_facts(options.output / form, model, header.get("dense"))
         batches: Iterable[Batch] = [noise(model.config.encoder.feature_dim)]
         if options.cuts is not None:
             (cuts,) = manifests.check_exists([options.cuts])
             data = DataConfig(max_duration=100.0, num_workers=0)
             batches = itertools.islice(evaluation_batches(data, [cuts]), options.max_batches)
-        found = agreement(model, ExportedTransducer(options.output, form), batches)
-        print(f"{form}: outputs differ by {found.difference:.1e} relative; {len(found.differing)} of "
-              f"{found.utterances} greedy hypotheses differ")  # fmt: skip
-        if form != "int8" and not found.difference <= EXACTNESS:
-            raise RuntimeError(f"the {form} export differs by {found.difference:.1e}, more than {EXACTNESS:g}")
+        same = agreement(model, ExportedTransducer(options.output, form), batches)
+        print(f"{form}: outputs differ by {same.difference:.1e} relative; {len(same.differing)} of "
+              f"{same.utterances} greedy hypotheses differ")  # fmt: skip
+        if form != "int8" and not same.difference <= EXACTNESS:
+            what = f"the {form} export differs by {same.difference:.1e}, more than {EXACTNESS:g}"
+            raise UserError(what, "export it again; if it is of these weights, report it")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.models.transducer import Transducer
+from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, training_batches
 from pruning.training import checkpoint, runs
@@ -23,6 +24,7 @@ def _origin(options: argparse.Namespace) -> dict[str, Any]:
     """What the small network follows from, by option; files by their content, for names do not matter."""
     pruned = checkpoint.file_of(options.pruned)
     checkpoint.read_header(pruned)  # tells in one line if it is no checkpoint
+    cuts = manifests.check_exists(options.train_cuts) if options.train_cuts else []
     return {
         "--pruned": file_fingerprint(pruned),
         "--structure": file_fingerprint(options.structure) if options.structure else None,
@@ -30,6 +32,9 @@ def _origin(options: argparse.Namespace) -> dict[str, Any]:
         "--reinitialise": options.reinitialise,
         "--repair": options.repair or None,
         "--teacher": file_fingerprint(checkpoint.file_of(options.teacher)) if options.teacher else None,
+        "--train-cuts": [file_fingerprint(path) for path in cuts] or None,
+        "--batch-norm-batches": options.batch_norm_batches if options.train_cuts else None,
+        "--max-duration": options.max_duration if options.train_cuts else None,
     }
 
 
@@ -50,6 +55,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
+    if options.repair and options.reinitialise is not None:
+        raise UserError("--repair solves weights that --reinitialise would draw anew", "give one of them")
     structure = runs.read_structure(options.structure or options.pruned)
     origin = _origin(options)
     if checkpoint.best_path(options.exp_dir).exists():

@@ -20,11 +20,12 @@ from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.speech.bpe import Tokenizer
 from pruning.training import checkpoint, comparison, facts, runs, sweep
+from pruning.training.sweep_config import TEACHER, SweepConfig
 
 logger = logging.getLogger(__name__)
 
 
-def make(config: sweep.SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: Path) -> None:
+def make(config: SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: Path) -> None:
     """Make one run (None: measure the teacher) and gather its result.
 
     Raises:
@@ -37,12 +38,12 @@ def make(config: sweep.SweepConfig, run: Optional[sweep.Run], exp_dir: Path, res
         logger.info("%s", shlex.join(line))
         status = subprocess.run(line, check=False).returncode
         if status:
-            what = f"{run.name if run is not None else sweep.TEACHER}: {line[2]} ended with status {status}"
+            what = f"{run.name if run is not None else TEACHER}: {line[2]} ended with status {status}"
             raise UserError(what, "its lines above say why; run the sweep again afterwards")
     comparison.gather(config, run, exp_dir, results, made_by)
 
 
-def _copy_teacher(config: sweep.SweepConfig, place: Path) -> None:
+def _copy_teacher(config: SweepConfig, place: Path) -> None:
     """The teacher as an experiment of the sweep's own: measuring it writes nothing beside the original."""
     model, header = runs.load_network(config.teacher, Tokenizer(config.lang_dir))
     checkpoint.save_model(checkpoint.best_path(place), model, header)
@@ -77,7 +78,7 @@ class _Runner:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file: see pruning.training.sweep.SweepConfig")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file: see pruning.training.sweep_config")
     parser.add_argument("--exp-dir", type=Path, required=True, help="experiments of the sweep")
     parser.add_argument("--results", type=Path, help="directory of small result files; default: EXP_DIR/results")
     parser.add_argument("--runner", help="the job runner with its options; default: one run after the other, here")
@@ -87,9 +88,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     config = sweep.load(options.config)
     results = options.results or options.exp_dir / comparison.RESULTS
-    by_name: dict[str, Optional[sweep.Run]] = {sweep.TEACHER: None}
+    by_name: dict[str, Optional[sweep.Run]] = {TEACHER: None}
     waves = [[run.name for run in wave] for wave in sweep.levels(sweep.expand(config))]
-    waves[0].insert(0, sweep.TEACHER)
+    waves[0].insert(0, TEACHER)
     by_name.update({run.name: run for run in sweep.expand(config)})
     if options.wave is not None:
         make(config, by_name[read_json(options.wave)["runs"][options.job - 1]], options.exp_dir, results)

@@ -75,7 +75,7 @@ def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Map
             raise UserError(
                 f"a sparsity of {target:g} in {cost} is beyond reach: "
                 f"at most {reachable[cost]:.3f} with units of {kinds}",
-                "lower the target or enable more kinds (gates.kinds)",
+                "lower the target or enable more kinds (gating.gates.kinds, criterion.kinds)",
             )
 
 

@@ -7,6 +7,7 @@ network is taken to be the sum of its groups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,21 +28,26 @@ class LatencyTable:
     Attributes:
         rest: what is left with every kind cut away.
         kinds: kind -> seconds at equally spaced shares of its units, from none to all of them.
+        units: all units of each kind of the network that it was measured on.
         setting: how it was measured, for people.
     """
 
     rest: float
     kinds: Mapping[str, tuple[float, ...]]
+    units: Mapping[str, int]
     setting: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.kinds or any(len(values) < 2 for values in self.kinds.values()):
             raise ValueError("a table of latency has at least one kind, and at least two points of each")
+        for values in ((self.rest,), *self.kinds.values()):
+            if not all(0 <= a <= b < math.inf for a, b in zip((0.0, *values), values)):
+                raise ValueError("times must be finite and must not fall with more units")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         kinds = {kind: list(values) for kind, values in self.kinds.items()}
-        return {"rest": self.rest, "kinds": kinds, "setting": dict(self.setting)}
+        return {"rest": self.rest, "kinds": kinds, "units": dict(self.units), "setting": dict(self.setting)}
 
     @classmethod
     def from_dict(cls, value: Any, source: str = "the table") -> LatencyTable:
@@ -52,7 +58,8 @@ class LatencyTable:
         """
         try:
             kinds = {str(kind): tuple(float(v) for v in values) for kind, values in value["kinds"].items()}
-            return cls(float(value["rest"]), kinds, dict(value.get("setting", {})))
+            units = {str(kind): int(count) for kind, count in value["units"].items()}
+            return cls(float(value["rest"]), kinds, units, dict(value.get("setting", {})))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             remedy = "measure it with pruning.bin.latency"
             raise UserError(f"{source} is no table of latency ({error!r})", remedy) from None
@@ -66,7 +73,7 @@ class LatencyModel:
         table: measured on a network of the same dimensions.
 
     Raises:
-        UserError: the table has no kind that the network has.
+        UserError: the table has no kind that the network has, or another number of units of a kind.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], table: LatencyTable) -> None:
@@ -80,6 +87,10 @@ class LatencyModel:
         totals: dict[str, int] = {}
         for group in own:
             totals[group.kind] = totals.get(group.kind, 0) + group.size
+        for kind, total in totals.items():
+            if table.units.get(kind) != total:
+                what = f"the table of latency is of a network with {table.units.get(kind)} units of {kind}"
+                raise UserError(f"{what}, this one has {total}", "measure this network")
         points = max(len(values) for values in table.kinds.values())
         self._index = torch.tensor([position[group.name] for group in own])
         self._parent = torch.tensor([position.get(group.parent or "", len(groups)) for group in own])

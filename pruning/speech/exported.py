@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.optional import package
 
 FORMS = {"float32": ".onnx", "int8": ".int8.onnx", "torchscript": ".pt"}
 """Endings of the files of each form of export."""
@@ -32,13 +33,12 @@ class _Part:
         self.path = path
         self._session: Any = None
         if path.suffix == ".pt":
-            self._script = torch.jit.load(str(path)).eval()  # our own files: TorchScript, not pickled objects
+            try:
+                self._script = torch.jit.load(str(path)).eval()  # our own files: TorchScript, not pickled objects
+            except RuntimeError:
+                raise UserError(f"{path} cannot be loaded", "export it again") from None
             return
-        try:
-            import onnxruntime
-        except ImportError as error:
-            remedy = "install it: utils/setup_env.sh --extras export"
-            raise UserError(f"an ONNX export needs the package onnxruntime ({error})", remedy) from None
+        onnxruntime = package("onnxruntime", "an ONNX export")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         try:

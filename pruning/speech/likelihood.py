@@ -40,6 +40,9 @@ def likelihoods(model: Any, batches: Iterable[Batch], backend: str = "auto") -> 
         for index, (name, tokens) in enumerate(zip(batch.ids, batch.tokens)):
             targets, target_lengths = pad_tokens([tokens], encoded.output.device)
             lengths = encoded.lengths[index : index + 1]
+            if not lengths:  # fewer frames than the subsampling needs
+                found.append(Likelihood(name, len(tokens), float("inf")))
+                continue
             loss = pruned_range_loss(
                 model,
                 encoded.output[index : index + 1, : int(lengths)],

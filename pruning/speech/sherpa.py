@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.optional import package
 from pruning.speech.exported import FORMS, PARTS
 from pruning.speech.manifests import iterate_cuts
 from pruning.speech.recognition import Recognition
@@ -37,11 +38,7 @@ def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, fea
     for path in files.values():
         if not path.is_file():
             raise UserError(f"{path} does not exist", "export it: python -m pruning.bin.export --help")
-    try:
-        import sherpa_onnx
-    except ImportError as error:
-        remedy = "install it: utils/setup_env.sh --extras export"
-        raise UserError(f"this engine needs the package sherpa-onnx ({error})", remedy) from None
+    sherpa_onnx = package("sherpa_onnx", "this engine")
     paths = {name: str(path) for name, path in files.items()}
     return sherpa_onnx.OfflineRecognizer.from_transducer(
         **paths, num_threads=threads, feature_dim=feature_dim, decoding_method="greedy_search"
@@ -64,7 +61,10 @@ def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[st
     for cut in tqdm(iterate_cuts(Path(cuts)), unit="cut", disable=None):
         if not cut.has_recording:
             raise UserError(f"{cuts}: cut {cut.id} has no recording", "sherpa-onnx begins with the audio")
-        samples = np.ascontiguousarray(cut.load_audio()[0], dtype=np.float32)
+        try:
+            samples = np.ascontiguousarray(cut.load_audio()[0], dtype=np.float32)
+        except Exception as error:  # of any audio backend
+            raise UserError(f"{cuts}: cut {cut.id} cannot be read ({error})", "see where its recording is") from None
         started = time.perf_counter()
         stream = recognizer.create_stream()
         stream.accept_waveform(cut.sampling_rate, samples)

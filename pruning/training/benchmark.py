@@ -161,8 +161,8 @@ def facts(
     sources: Mapping[str, PathLike], systems: Mapping[str, tuple[Transducer, Path]], timings: Sequence[Timing],
     memory: Mapping[tuple[str, str], float],
 ) -> dict[str, Any]:  # fmt: skip
-    """All that was measured, as JSON can hold it."""
-    rows = []
+    """All that was measured, as JSON can hold it; memory was measured in the first setting."""
+    rows, first = [], timings[0].setting
     for timing in timings:
         model, directory = systems[timing.system]
         audio = timing.setting.batch * timing.setting.seconds
@@ -171,7 +171,7 @@ def facts(
             **asdict(timing.setting), "median_seconds": timing.median, "p95_seconds": timing.percentile_95,
             "real_time_factor": timing.median / audio, "repeats": len(timing.seconds),
             "bytes": bytes_on_disk(model, directory, timing.backend),
-            "peak_memory_mib": memory.get((timing.system, timing.backend)),
+            "peak_memory_mib": memory.get((timing.system, timing.backend)) if timing.setting == first else None,
             "macs_10s": network_facts(model)["macs_10s"],
         })  # fmt: skip
     return {"rows": rows}

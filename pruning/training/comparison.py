@@ -22,7 +22,8 @@ from pruning.speech.scoring import count_errors, read_transcripts
 from pruning.speech.statistics import Design, Estimate, Sample, holm
 from pruning.training.decoding_results import likelihood_path, read_results
 from pruning.training.facts import read_facts
-from pruning.training.sweep import TEACHER, Run, SweepConfig, describe, expand, final_dir
+from pruning.training.sweep import Run, expand, final_dir
+from pruning.training.sweep_config import TEACHER, SweepConfig, describe
 
 logger = logging.getLogger(__name__)
 

@@ -184,11 +184,15 @@ class CriterionPruning(Pruner):
 
     def _check_costs(self, counts: Structure) -> None:
         """Counts that cost something else would only be found out at the end."""
-        reached = self.costs.structure_sparsity(counts)
-        for cost, target in self.targets.items():
-            if abs(reached[cost] - target) > TOLERANCE:
-                what = f"the counts have a sparsity of {reached[cost]:.3f} in {cost}, the target is {target:g}"
-                raise UserError(what, f"give constraint.{cost}={reached[cost]:.3f}, or another structure")
+        sizes = {name: len(group.kept) for name, group in counts.groups.items()}
+        keep = with_counts(torch.zeros(self.units.num_units), self.units, sizes)  # of what may go here
+        kept = self.units.hard_counts(keep)
+        gaps = {cost: self.costs.sparsity(kept, cost).item() - target for cost, target in self.targets.items()}
+        cost = min(gaps, key=lambda name: gaps[name])  # of several targets, the one that is hardest to meet
+        if abs(gaps[cost]) > TOLERANCE:
+            reached = self.targets[cost] + gaps[cost]
+            what = f"the counts have a sparsity of {reached:.3f} in {cost}, the target is {self.targets[cost]:g}"
+            raise UserError(what, f"give constraint.{cost}={reached:.3f}, more kinds of units, or another structure")
 
     def hard_counts(self) -> Tensor:
         """Counts ``(G,)`` of what is not cut."""

@@ -9,6 +9,7 @@ of icefall's ``export-onnx.py``.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.distillation import frame_mask
-from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path
 from pruning.models.subsampling import SHORTEST
 from pruning.models.transducer import Transducer
+from pruning.optional import package
 from pruning.speech.data import Batch
 from pruning.speech.exported import ExportedTransducer
 from pruning.speech.greedy import greedy_search
@@ -101,16 +102,6 @@ def metadata(model: Transducer) -> dict[str, dict[str, str]]:
     }
 
 
-def _onnx(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        remedy = "install it: utils/setup_env.sh --extras export"
-        raise UserError(f"ONNX export needs the package {name.split('.')[0]} ({error})", remedy) from None
-
-
 @torch.no_grad()
 def export_onnx(model: Transducer, directory: PathLike, lang_dir: PathLike, int8: bool = True) -> list[Path]:
     """Write ``{encoder,decoder,joiner}.onnx``, their int8 forms, and ``tokens.txt``.
@@ -127,8 +118,8 @@ def export_onnx(model: Transducer, directory: PathLike, lang_dir: PathLike, int8
     Raises:
         UserError: onnx or onnxruntime is not installed.
     """
-    onnx = _onnx("onnx")
-    quantization = _onnx("onnxruntime.quantization") if int8 else None
+    onnx = package("onnx", "ONNX export")
+    quantization = package("onnxruntime.quantization", "int8 export") if int8 else None
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     facts, written = metadata(model.eval()), []
@@ -210,7 +201,8 @@ def agreement(model: Transducer, exported: ExportedTransducer, batches: Iterable
         got = exported.encoder(batch.features, batch.lengths)
         valid = frame_mask(encoded.lengths, wanted.shape[1])
         if valid.any():  # an utterance of fewer than 7 frames has none
-            largest = max(largest, float((got.output[:, : wanted.shape[1]] - wanted)[valid].abs().max()))
+            difference = float((got.output[:, : wanted.shape[1]] - wanted)[valid].abs().max())
+            largest = max(largest, difference if math.isfinite(difference) else math.inf)  # max() passes over NaN
             reach = max(reach, float(wanted[valid].abs().max()))
         pairs = zip(batch.ids, greedy_search(model, encoded.output, encoded.lengths),
                     greedy_search(exported, got.output, got.lengths))  # type: ignore[arg-type]

@@ -92,4 +92,5 @@ def measure(
     rest = max(0.0, statistics.median(dense) - sum(values[-1] for values in curves.values()))
     facts: Mapping[str, Any] = {**asdict(setting), "backend": backend, "repeats": repeats,
                                 "dense_seconds": statistics.median(dense)}  # fmt: skip
-    return LatencyTable(rest, curves, facts)
+    units = {kind: sum(group.size for group in model.unit_groups() if group.kind == kind) for kind in curves}
+    return LatencyTable(rest, curves, units, facts)

@@ -84,6 +84,8 @@ class PruneConfig(RunConfig):
             raise ValueError(f"method is {self.method!r}, not one of {', '.join(METHODS)}")
         if self.method == L0 and self.counts_from is not None:
             raise ValueError("counts_from is of methods that rank units; l0 finds its own counts")
+        if self.method == "movement" and self.trainer.optimiser.lr == 0:
+            raise ValueError("movement scores how weights move; give a trainer.optimiser.lr above 0")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ def test_all_of_it(tmp_path: Path) -> None:
     facts = read_json(tmp_path / "speed.json")
     assert len(facts["rows"]) == 2 * 4 * 2
     assert all(one["repeats"] == 3 and one["median_seconds"] > 0 for one in facts["rows"])
-    assert all(one["peak_memory_mib"] > 50 and one["bytes"] > 10_000 for one in facts["rows"])
+    assert all(one["bytes"] > 10_000 for one in facts["rows"])
+    memory = [one["peak_memory_mib"] for one in facts["rows"]]  # in the first setting
+    assert all((value > 50) if one["batch"] == 1 else value is None for value, one in zip(memory, facts["rows"]))
     assert facts["command"].startswith("python -m pruning.bin.benchmark")
     text = (tmp_path / "speed.md").read_text()
     assert "| other " in text

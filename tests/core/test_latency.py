@@ -20,7 +20,11 @@ from pruning.training.gating import Gating, GatingConfig
 from pruning.training.latency import curve, cut_kind
 from tests.training.test_gating import network, optimise
 
-TABLE = LatencyTable(0.01, {"ffn": (0.0, 0.03, 0.04), "heads": (0.001, 0.021), "subsampling": (0.0, 0.005)})
+TABLE = LatencyTable(
+    0.01,
+    {"ffn": (0.0, 0.03, 0.04), "heads": (0.001, 0.021), "subsampling": (0.0, 0.005)},
+    {"ffn": 384, "heads": 12, "subsampling": 16},
+)
 
 
 def test_seconds_by_hand() -> None:
@@ -81,7 +85,12 @@ def test_targets_and_tables_are_checked(table: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0.95 in latency is beyond reach: at most 0."):
         Gating(network(), GatingConfig(), ConstraintConfig(size=0, latency=0.95, latency_table=table), 1000)
     with pytest.raises(UserError, match="about strange, which the network lacks"):
-        LatencyModel(network().unit_groups(), LatencyTable(0.0, {"strange": (0.0, 1.0)}))
+        LatencyModel(network().unit_groups(), LatencyTable(0.0, {"strange": (0.0, 1.0)}, {"strange": 3}))
+    with pytest.raises(UserError, match="of a network with 384 units of ffn, this one has 128; measure this network"):
+        LatencyModel(network().unit_groups()[:10], TABLE)
+    for rest, values in ((float("nan"), (0.0, 1.0)), (0.0, (0.0, 0.2, 0.1)), (0.0, (-0.1, 0.2))):
+        with pytest.raises(ValueError, match="finite and must not fall"):
+            LatencyTable(rest, {"ffn": values}, {"ffn": 384})
     write_json(tmp_path / "other.json", {"rows": []})
     with pytest.raises(UserError, match="other.json is no table of latency"):
         LatencyTable.from_dict(read_json(tmp_path / "other.json"), "other.json")

@@ -1,0 +1,258 @@
+"""What a sweep file says, and that all of it can be done before anything starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import yaml
+
+from pruning.core.cost import COSTS
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.speech import manifests
+from pruning.speech.bpe import Tokenizer
+from pruning.training import configuration, runs
+from pruning.training.facts import cost_model
+from pruning.training.uniform import NARROW, narrowed_config
+
+TEACHER = "teacher"
+
+
+def _check_list(values: Optional[Sequence[object]], name: str) -> None:
+    if values is not None and (not values or len(set(values)) < len(values)):
+        raise ValueError(f"{name} is {list(values)}; name each once, and at least one")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """One line of the comparison. Just one of ``method``, ``structure_from`` and ``uniform`` says what it is.
+
+    Attributes:
+        method: prune the teacher by this method of `pruning.training.runs.METHODS`, extract and fine-tune.
+        settings: over the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
+        structure_from: take the structure that another line found (same target and seed), and fine-tune.
+        uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``: of its ``units`` or in its
+            whole ``width`` (`pruning.bin.uniform`).
+        counts_from: of ``method``: another line whose kept counts are taken.
+        reinitialise: fresh weights in place of inherited ones.
+        repair: utterances of one-shot repair before fine-tuning; 0: none.
+        finetune: False measures the extraction as it is.
+        finetune_settings: over the fine-tuning (or ``scratch``) configuration.
+        targets, seeds: of this line, where they are not all of the sweep's.
+    """
+
+    method: Optional[str] = None
+    settings: tuple[str, ...] = ()
+    structure_from: Optional[str] = None
+    uniform: Optional[str] = None
+    counts_from: Optional[str] = None
+    reinitialise: bool = False
+    repair: int = 0
+    finetune: bool = True
+    finetune_settings: tuple[str, ...] = ()
+    targets: Optional[tuple[str, ...]] = None
+    seeds: Optional[tuple[int, ...]] = None
+
+    def __post_init__(self) -> None:
+        given = [self.method is not None, self.structure_from is not None, self.uniform is not None]
+        if sum(given) != 1:
+            raise ValueError("give just one of method, structure_from and uniform")
+        if self.uniform not in (None, *NARROW):
+            raise ValueError(f"uniform is {self.uniform!r}; choose {' or '.join(NARROW)}")
+        unused = {"settings": self.method is None, "counts_from": self.method is None,
+                  "reinitialise": self.uniform is not None or bool(self.repair), "repair": self.uniform is not None,
+                  "finetune_settings": not self.finetune}  # fmt: skip
+        for name, of_no_effect in unused.items():
+            if getattr(self, name) and of_no_effect:
+                raise ValueError(f"{name} would have no effect on this line")
+        for name in ("targets", "seeds"):
+            _check_list(getattr(self, name), name)
+        if self.uniform and not self.finetune:
+            raise ValueError("a uniform network of fresh weights has to be trained")
+
+    @property
+    def stands_on(self) -> Optional[str]:
+        """The line whose runs must be there first."""
+        return self.structure_from or self.counts_from
+
+
+@dataclass(frozen=True)
+class ClaimConfig:
+    """That one line errs less than others; its verdict is written under the comparison.
+
+    Attributes:
+        better: the line.
+        than: the others.
+    """
+
+    better: str
+    than: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A comparison of methods.
+
+    Attributes:
+        teacher: experiment of the dense network.
+        lang_dir, train_cuts, dev_cuts, test_cuts: the data; a test set is named by its manifest.
+        prune, finetune, scratch: configurations that every line shares.
+        settings: over all three, e.g. ``["trainer.num_threads=1"]`` for several runs at once.
+        targets: name -> settings of the constraint, e.g. ``half: [constraint.size=0.5]``.
+        methods: name -> line.
+        seeds: of training.
+        reference: the line that the others are compared with.
+        claims: what the comparison is to tell, by name.
+        decoding: method of decoding.
+    """
+
+    teacher: str
+    lang_dir: str
+    train_cuts: tuple[str, ...]
+    dev_cuts: tuple[str, ...]
+    test_cuts: tuple[str, ...]
+    prune: str
+    finetune: str
+    targets: dict[str, list[str]]
+    methods: dict[str, MethodConfig]
+    reference: str
+    claims: dict[str, ClaimConfig] = field(default_factory=dict)
+    scratch: Optional[str] = None
+    settings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1,)
+    decoding: str = "greedy_search"
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "targets", "methods"):
+            _check_list(list(getattr(self, name)), name)
+        for name in (*self.targets, *self.methods):
+            if "/" in name or name == TEACHER:
+                raise ValueError(f"a line or target cannot be named {name!r}")
+
+
+def load(path: PathLike) -> SweepConfig:
+    """Read a sweep file and check that its lines and targets fit each other.
+
+    Raises:
+        UserError: naming the file, and the line where there is one.
+    """
+    config = configuration.load(SweepConfig, path)
+
+    def wrong(what: str, remedy: str, *keys: str) -> UserError:
+        line = line_of(path, keys)
+        return UserError(f"{path}{f' line {line}' if line else ''}: {what}", remedy)
+
+    if config.reference not in config.methods:
+        raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
+    for name, claim in config.claims.items():
+        for line in (claim.better, *claim.than):
+            if line not in config.methods:
+                raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
+    for name, method in config.methods.items():
+        where = ("methods", name)
+        if method.method is not None and method.method not in runs.METHODS:
+            known = ", ".join(runs.METHODS)
+            raise wrong(f"there is no method {method.method!r}", f"choose from {known}", *where, "method")
+        if method.stands_on is not None and method.stands_on not in config.methods:
+            key = "structure_from" if method.structure_from else "counts_from"
+            raise wrong(f"{name} stands on {method.stands_on!r}, which is no line", "correct it", *where, key)
+        if method.stands_on is not None and config.methods[method.stands_on].method is None:
+            what = f"{name} stands on {method.stands_on!r}, which prunes nothing itself"
+            raise wrong(what, "name a line with a method", *where)
+        if method.uniform and config.scratch is None:
+            raise wrong(f"{name} is trained from scratch", "give the sweep a configuration scratch", *where)
+        for target in method.targets or ():
+            if target not in config.targets:
+                raise wrong(f"{name} names the target {target!r}", "name one of targets", *where, "targets")
+    _check_settings(config, path)
+    return config
+
+
+def _check_settings(config: SweepConfig, path: PathLike) -> None:
+    """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
+    manifests.check_exists([*config.train_cuts, *config.dev_cuts, *config.test_cuts])
+    network, _ = runs.load_network(config.teacher, Tokenizer(config.lang_dir))
+    for name, method in config.methods.items():
+        for target in method.targets or config.targets:
+            for keys, check in _checks(config, network, name, target):
+                try:
+                    check()
+                except UserError as error:
+                    line = line_of(path, keys)
+                    where = f"{path}{f' line {line}' if line else ''}, {name} at {target}"
+                    raise UserError(f"{where}: {error.what}", error.remedy) from None
+
+
+def _checks(
+    config: SweepConfig, network: Transducer, name: str, target: str
+) -> Iterator[tuple[Sequence[str], Callable[[], object]]]:
+    """What must not fail, in this order, each with the keys of the value that is at fault if it does."""
+    method, of_line, of_target = config.methods[name], ("methods", name), ("targets", target)
+
+    def load(kind: type, base: str, settings: Sequence[str]) -> Callable[[], object]:
+        return functools.partial(configuration.load, kind, base, settings)
+
+    yield ("settings",), load(runs.RunConfig, config.finetune, config.settings)
+    base = config.scratch if method.uniform else config.finetune
+    assert base is not None
+    yield (*of_line, "finetune_settings"), load(runs.RunConfig, base, (*config.settings, *method.finetune_settings))
+    shared = (*config.settings, *config.targets[target])
+    yield of_target, load(runs.PruneConfig, config.prune, shared)
+    if method.uniform:
+        yield of_target, lambda: _uniform_config(config, network, str(method.uniform), target)
+    if method.method is not None:
+        settings = (*shared, f"method={method.method}", *method.settings)
+        yield (*of_line, "settings"), load(runs.PruneConfig, config.prune, settings)
+        yield of_target, lambda: runs.new_pruner(network, configuration.load(runs.PruneConfig, config.prune, settings))
+
+
+def _uniform_config(config: SweepConfig, network: Transducer, narrow: str, target: str) -> TransducerConfig:
+    cost, sparsity = uniform_target(config, target)
+    return narrowed_config(network, narrow, cost, (1 - sparsity) * cost_model(network, 10.0).dense[cost])
+
+
+def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
+    """The cost and the sparsity that a uniformly narrowed network of a target has."""
+    targets = configuration.load(runs.PruneConfig, config.prune, config.targets[name]).constraint.targets()
+    cost, target = next(iter(targets.items()))
+    if cost not in COSTS:
+        what = f"a uniform network cannot be made for {cost} alone"
+        raise UserError(what, "name its targets, among those of size or MACs")
+    return cost, target
+
+
+def line_of(path: PathLike, keys: Sequence[str]) -> Optional[int]:
+    """The line, from 1, on which the value under ``keys`` begins in a YAML file; None if there is none."""
+    try:
+        node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError):
+        return None
+    line = None
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = [(name, value) for name, value in pairs if str(name.value) == str(key)]
+        if not found:
+            return line
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return line
+
+
+def describe(config: SweepConfig) -> Mapping[str, str]:
+    """What each line is, in a few words, for the legend of a table."""
+    words = {}
+    for name, method in config.methods.items():
+        if method.uniform:
+            what = f"uniformly narrowed {method.uniform}, from scratch"
+        elif method.structure_from is not None:
+            what = f"structure of {method.structure_from}"
+        else:
+            what = str(method.method) + (f", counts of {method.counts_from}" if method.counts_from else "")
+        more = ["fresh weights"] * method.reinitialise + [f"repair on {method.repair}"] * bool(method.repair)
+        more += ["not fine-tuned"] * (not method.finetune)
+        words[name] = ", ".join([what, *more, *method.settings, *method.finetune_settings])
+    return words
