@@ -55,7 +55,7 @@ def expand(config: SweepConfig) -> list[Run]:
     found = []
     for name, method in config.methods.items():
         for target in method.targets or config.targets:
-            for seed in method.seeds or config.seeds:
+            for seed in dict.fromkeys((*(method.seeds or config.seeds), *method.more_seeds.get(target, ()))):
                 needs = None
                 if method.stands_on is not None:
                     needs = Run(method.stands_on, target, seed, config.methods[method.stands_on]).name

@@ -44,6 +44,7 @@ class MethodConfig:
         finetune: False measures the extraction as it is.
         finetune_settings: over the fine-tuning (or ``scratch``) configuration.
         targets, seeds: of this line, where they are not all of the sweep's.
+        more_seeds: target -> seeds besides, at this target alone.
     """
 
     method: Optional[str] = None
@@ -57,6 +58,7 @@ class MethodConfig:
     finetune_settings: tuple[str, ...] = ()
     targets: Optional[tuple[str, ...]] = None
     seeds: Optional[tuple[int, ...]] = None
+    more_seeds: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given = [self.method is not None, self.structure_from is not None, self.uniform is not None]
@@ -166,7 +168,7 @@ def load(path: PathLike) -> SweepConfig:
             raise wrong(what, "name a line with a method", *where)
         if method.uniform and config.scratch is None:
             raise wrong(f"{name} is trained from scratch", "give the sweep a configuration scratch", *where)
-        for target in method.targets or ():
+        for target in (*(method.targets or ()), *method.more_seeds):
             if target not in config.targets:
                 raise wrong(f"{name} names the target {target!r}", "name one of targets", *where, "targets")
     _check_settings(config, path)

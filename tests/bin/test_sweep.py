@@ -159,6 +159,17 @@ def test_a_killed_sweep_goes_on(config: Path, tmp_path: Path) -> None:
     assert (results / "half/first/seed1.json").stat().st_mtime_ns == before
 
 
+def test_more_seeds_at_one_target(config: Path) -> None:
+    changed(config, "targets", "third", to=["constraint.size=0.3"])
+    changed(config, "methods", "magnitude", "more_seeds", to={"third": [2, 3]})
+    runs = sweeps.expand(sweeps.load(config))
+    found = {(run.target, run.seed) for run in runs if run.method == "magnitude"}
+    assert found == {("half", 1), ("third", 1), ("third", 2), ("third", 3)}
+    changed(config, "methods", "magnitude", "more_seeds", to={"quarter": [2]})
+    with pytest.raises(UserError, match="magnitude names the target 'quarter'"):
+        sweeps.load(config)
+
+
 def test_runs_come_in_waves(config: Path) -> None:
     waves = sweeps.levels(sweeps.expand(sweeps.load(config)))
     assert [[run.method for run in wave] for wave in waves] == [["magnitude", "uniform"], ["drawn", "cut"]]
