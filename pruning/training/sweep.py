@@ -66,23 +66,26 @@ def expand(config: SweepConfig) -> list[Run]:
 def levels(found: Sequence[Run]) -> list[list[Run]]:
     """Runs in waves: those of a wave need none but runs of the waves before.
 
+    Seed comes after seed, so that a sweep that is cut off has as much as can be of the first one.
+
     Raises:
         UserError: a run needs one that the sweep does not have, or two need each other.
     """
     waves: list[list[Run]] = []
     done: set[str] = set()
-    left = list(found)
     names = {run.name for run in found}
     for run in found:
         if run.needs is not None and run.needs not in names:
             raise UserError(f"{run.name} needs {run.needs}, which the sweep does not have", "give both the same seeds")
-    while left:
-        wave = [run for run in left if run.needs is None or run.needs in done]
-        if not wave:
-            raise UserError(f"{left[0].name} and {left[0].needs} need each other", "correct the sweep")
-        waves.append(wave)
-        done |= {run.name for run in wave}
-        left = [run for run in left if run.name not in done]
+    for seed in dict.fromkeys(run.seed for run in found):
+        left = [run for run in found if run.seed == seed]
+        while left:
+            wave = [run for run in left if run.needs is None or run.needs in done]
+            if not wave:
+                raise UserError(f"{left[0].name} and {left[0].needs} need each other", "correct the sweep")
+            waves.append(wave)
+            done |= {run.name for run in wave}
+            left = [run for run in left if run.name not in done]
     return waves
 
 

@@ -173,3 +173,6 @@ def test_more_seeds_at_one_target(config: Path) -> None:
 def test_runs_come_in_waves(config: Path) -> None:
     waves = sweeps.levels(sweeps.expand(sweeps.load(config)))
     assert [[run.method for run in wave] for wave in waves] == [["magnitude", "uniform"], ["drawn", "cut"]]
+    changed(config, "seeds", to=[1, 2])
+    waves = sweeps.levels(sweeps.expand(sweeps.load(config)))
+    assert [{run.seed for run in wave} for wave in waves] == [{1}, {1}, {2}, {2}]
