@@ -35,7 +35,7 @@ class CriterionConfig:
         ranking: ``global``: units of the whole network against each other; ``group``: every group keeps the same
             share and at least one unit, as in a uniformly narrower network; ``layers``: whole layers go.
         normalisation: of scores before a global ranking: ``none``, ``group`` or ``cost`` (see
-            `pruning.core.ranking.normalised`).
+            `pruning.core.ranking.normalised`). The default was far the best for Taylor scores on the mini corpus.
         interval: steps between two cuts of a ramp.
         reopen: whether a closed unit may come back at a later cut (movement pruning).
     """
@@ -45,7 +45,7 @@ class CriterionConfig:
     weights: str = "own"
     decay: float = 0.98
     ranking: str = "global"
-    normalisation: str = "group"
+    normalisation: str = "cost"
     interval: int = 10
     reopen: bool = False
 
