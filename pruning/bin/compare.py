@@ -27,6 +27,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--results", type=Path, required=True, help="results directory of python -m pruning.bin.sweep")
     parser.add_argument("--output", type=Path, required=True, help="Markdown, for --append of pruning.bin.report")
+    parser.add_argument("--across", metavar="LINE", help="also this line over all targets: how much size matters")
     parser.add_argument("--plot", type=Path, help="PNG file")
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
     options = parser.parse_args(argv)
@@ -36,6 +37,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if found.claims:
         print(f"{comparison.claims_table(found, 'simple')}\n")
         parts += ["### Claims", comparison.claims_table(found), CLAIMS]
+    if options.across is not None:
+        print(f"{comparison.across(found, options.across, 'simple')}\n")
+        parts += [f"### {options.across} at every size", comparison.across(found, options.across)]
     for target in found.targets:
         print(f"{target}\n{comparison.table(found, target, 'simple')}\n")
         parts += [f"### {target}", comparison.table(found, target)]

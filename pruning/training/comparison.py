@@ -28,6 +28,7 @@ from pruning.training.sweep_config import TEACHER, SweepConfig, describe
 logger = logging.getLogger(__name__)
 
 UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
+_SPOKEN = ("words", "tokens")
 _KEPT = ("encoder_parameters", "parameters", "macs_10s", "macs_30s")
 
 
@@ -68,14 +69,15 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
         transcripts = sorted(read_transcripts(place / config.decoding / decoded["recogs"]))
         sets[name] = {
             "utterances": _stamp([one.id for one in transcripts]),
-            "words": [len(one.reference) for one in transcripts],
             "errors": [count_errors(one)["total"] for one in transcripts],
             "nll": [None if nll[one.id][0] is None else round(nll[one.id][0], 3) for one in transcripts],
-            "tokens": [nll[one.id][1] for one in transcripts],
             "command": decoded["command"],
             "commit": decoded["commit"],
             "date": decoded["date"],
         }
+        if run is None:  # the same for every run
+            counts = [(len(one.reference), nll[one.id][1]) for one in transcripts]
+            sets[name] |= dict(zip(_SPOKEN, map(list, zip(*counts))))
     named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
     network, dense = ({key: known[key] for key in _KEPT} for known in (facts, facts["dense"]))
     value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
@@ -239,7 +241,10 @@ def read(results: PathLike) -> Comparison:
         if {name: of_set.get("utterances") for name, of_set in value["sets"].items()} != stamps:
             raise UserError(f"{path} was measured on other utterances than {UTTERANCES} names", "run the sweep again")
         found.setdefault((value["method"], value.get("target", "")), []).append(value)
-    lines = [_line(method, target, values, list(sets)) for (method, target), values in found.items()]
+    if (TEACHER, "") not in found:
+        raise UserError(f"{directory} has no result of the teacher", "run the sweep again, which measures it")
+    (of_teacher,) = found[TEACHER, ""]
+    lines = [_line(method, target, values, of_teacher["sets"]) for (method, target), values in found.items()]
     ranks = {name: index for index, name in enumerate([TEACHER, *legend["methods"]])}
     targets = {name: index for index, name in enumerate(["", *legend["targets"]])}
     lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
@@ -252,14 +257,17 @@ def read(results: PathLike) -> Comparison:
                       tuple(sorted(commits)))  # fmt: skip
 
 
-def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Line:
+def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken: Mapping[str, Any]) -> Line:
+    """From the results of its seeds; ``spoken`` are the teacher's sets, which have the words and tokens."""
     values = sorted(values, key=lambda value: value.get("seed", 0))
+    names = list(spoken)
 
     def stacked(key: str) -> np.ndarray:
-        rows = [[number for name in names for number in value["sets"][name][key]] for value in values]
+        rows = [[number for name in names for number in (spoken if key in _SPOKEN else value["sets"])[name][key]]
+                for value in values]  # fmt: skip
         return np.array([[np.nan if number is None else number for number in row] for row in rows], dtype=float)
 
-    sets = np.array([name for name in names for _ in values[0]["sets"][name]["words"]])
+    sets = np.array([name for name in names for _ in spoken[name]["words"]])
     seeds = tuple(int(value.get("seed", 0)) for value in values)
     return Line(method, target, seeds, values[0]["network"], values[0]["dense"], stacked("errors"), stacked("words"),
                 stacked("nll"), stacked("tokens"), sets)  # fmt: skip
@@ -295,6 +303,26 @@ def table(comparison: Comparison, target: str, style: str = "github") -> str:
         rows.append(row)
     alignment = ["left", *["right"] * (len(rows[0]) - 1)]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+
+
+def across(comparison: Comparison, method: str, style: str = "github") -> str:
+    """The teacher and one method at all of its targets, with what each loses to the teacher.
+
+    Raises:
+        UserError: the method was run at no target.
+    """
+    lines = [line for line in comparison.lines if line.method in (TEACHER, method)]
+    if len(lines) < 2:
+        raise UserError(f"there is no result of {method!r}", f"choose from {', '.join(comparison.legend)}")
+    rows = []
+    for line in lines:
+        sample = comparison.sample(line)
+        loss = (sample - comparison.sample(lines[0])).interval
+        share = line.network["encoder_parameters"] / lines[0].network["encoder_parameters"]
+        rows.append({"network": line.target or TEACHER, "share": f"{share:.3f}", "seeds": str(len(line.seeds)),
+                     "WER % pooled": _shown(sample.interval), "NLL / token": f"{line.nll_per_token:.4f}",
+                     f"minus {TEACHER}": _shown(loss, sign=True) if line.target else ""})  # fmt: skip
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
 def verdict(differences: Mapping[str, tuple[Estimate, float]]) -> str:

@@ -27,8 +27,9 @@ def write(directory: Path, method: str, rates: dict[str, float], target: str = "
         nll: list[Any] = [2.0 * error + 1 for error in errors]
         nll[0] = None
         ids = [f"{name}-{i:03d}" for i in range(count)]
-        sets[name] = {"utterances": comparison._stamp(ids), "words": [10] * count, "errors": errors, "nll": nll,
-                      "tokens": [5] * count, "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
+        spoken = {"words": [10] * count, "tokens": [5] * count} if not target else {}
+        sets[name] = {"utterances": comparison._stamp(ids), "errors": errors, "nll": nll, **spoken,
+                      "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
     named = {"method": method} if not target else {"method": method, "target": target, "seed": seed}
     file = "teacher.json" if not target else f"{target}/{method}/seed{seed}.json"
     network = HALF if target else DENSE
@@ -98,6 +99,21 @@ def test_the_table(results: Path) -> None:
     assert by_name["random"]["sd over seeds"] == "-"
     assert by_name["l0"]["minus l0"] == "" and by_name["teacher"]["minus l0"] == ""
     assert by_name["random"]["minus l0"].startswith("+1") and by_name["random"]["p (Holm)"] < "0.02"
+
+
+def test_a_line_across_targets(results: Path) -> None:
+    rows = [[cell.strip() for cell in row.strip("|").split("|")]
+            for row in comparison.across(comparison.read(results), "l0").splitlines()]  # fmt: skip
+    assert [row[:3] for row in rows[2:]] == [["teacher", "1.000", "1"], ["half", "0.500", "2"]]
+    assert rows[2][-1] == "" and rows[3][-1].startswith("+")
+    with pytest.raises(UserError, match="no result of 'best'; choose from l0, taylor, random"):
+        comparison.across(comparison.read(results), "best")
+
+
+def test_the_teacher_is_needed(results: Path) -> None:
+    (results / "teacher.json").unlink()
+    with pytest.raises(UserError, match="no result of the teacher; run the sweep again"):
+        comparison.read(results)
 
 
 def test_the_verdicts_on_claims(results: Path) -> None:

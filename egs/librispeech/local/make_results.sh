@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 sweep() {
   local plot=()
   [ "$3" = plot ] && plot=(--plot "results/$1.png")
-  python -m pruning.bin.compare --results "results/$1" --output "results/$1.md" --title "$2" "${plot[@]}"
+  python -m pruning.bin.compare --results "results/$1" --output "results/$1.md" --title "$2" "${plot[@]}" "${@:4}"
 }
 
 sections=()
@@ -22,7 +22,7 @@ section() {
   "$@"
 }
 
-section comparison sweep comparison "Pruning methods compared" plot
+section comparison sweep comparison "Pruning methods compared" plot --across scratch
 section tuning sweep tuning "Trials on dev" table
 section costs sweep costs "What the constraint is on" table
 section repair sweep repair "One-shot repair alone" plot
