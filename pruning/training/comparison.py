@@ -225,13 +225,12 @@ def read(results: PathLike) -> Comparison:
     """
     directory, remedy = Path(results), "give the results directory of a sweep"
     sets, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
-    files = []
-    for name, made_by in legend["results"].items():
-        path = directory / f"{name}.json"
-        if path.is_file() and read_json(path).get("made_by") == made_by:
-            files.append(path)
-        else:
-            logger.warning("%s is missing or of other settings, and left out; run the sweep again", path)
+    paths = {directory / f"{name}.json": made_by for name, made_by in legend["results"].items()}
+    files = [path for path, made_by in paths.items() if path.is_file() and read_json(path).get("made_by") == made_by]
+    lacking = [str(path.relative_to(directory)) for path in paths if path not in files]
+    if lacking:
+        logger.warning("%s: missing or of other settings, and left out: %s; run the sweep again", directory,
+                       ", ".join(lacking))  # fmt: skip
     if not files:
         raise UserError(f"{directory} holds no results", remedy)
     stamps = {name: _stamp(of_set["ids"]) for name, of_set in sets.items()}
@@ -338,6 +337,10 @@ def verdict(differences: Mapping[str, tuple[Estimate, float]]) -> str:
     return "not resolvable here"
 
 
+def _seed_list(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
 def claims_table(comparison: Comparison, style: str = "github") -> str:
     """Every claim of the sweep at every target where its methods were to be run, with its verdict."""
     rows = []
@@ -346,7 +349,8 @@ def claims_table(comparison: Comparison, style: str = "github") -> str:
             methods = [name for name in (parts["better"], *parts["than"]) if (target, name) in comparison.planned]
             if len(methods) < 2 or parts["better"] not in methods:
                 continue
-            missing = [f"{name} seed {seed}" for name in methods for seed in comparison.missing(name, target)]
+            lacking = {name: comparison.missing(name, target) for name in methods}
+            missing = [f"{name} ({_seed_list(seeds)})" for name, seeds in lacking.items() if seeds]
             differences = comparison.differences(target, parts["better"], methods[1:])
             shown = (f"{name} {_shown(value, sign=True)}" for name, (value, _) in differences.items())
             outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences)

@@ -131,7 +131,7 @@ def test_a_claim_waits_for_all_of_its_lines(results: Path) -> None:
     found = comparison.read(results)
     assert found.missing("l0", "half") == [2] and found.missing("taylor", "half") == []
     verdicts = [row.rsplit("|", 2)[-2].strip() for row in comparison.claims_table(found).splitlines()[2:]]
-    assert verdicts[0] == "incomplete: l0 seed 2, random seed 1" and all("incomplete" in one for one in verdicts)
+    assert verdicts[0] == "incomplete: l0 (seed 2), random (seed 1)" and all("incomplete" in one for one in verdicts)
     assert "| 1 of 2 |" in comparison.table(found, "half").replace("  ", " ").replace("  ", " ").replace("  ", " ")
 
 
@@ -178,7 +178,7 @@ def test_results_of_other_settings_are_left_out(results: Path, caplog: pytest.Lo
     write_json(results / "half/random/seed1.json", {**read_json(results / "half/random/seed1.json"), "made_by": "y"})
     found = comparison.read(results)
     assert {line.method: len(line.seeds) for line in found.lines} == {"teacher": 1, "l0": 2, "taylor": 1}
-    assert "half/random/seed1.json is missing or of other settings" in caplog.text
+    assert "left out: half/random/seed1.json, quarter/l0/seed1.json; run the sweep again" in caplog.text
 
 
 def test_no_results(tmp_path: Path) -> None:
