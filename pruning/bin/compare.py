@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.training import comparison, report
+from pruning.training import comparison, comparison_tables, report
 
 EXPLANATION = """\
 WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers, then their
@@ -35,18 +35,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     deviation = found.seed_deviation
     parts = [EXPLANATION.format(seeds=ONE_SEED if deviation is None else SEEDS.format(deviation=deviation))]
     if found.claims:
-        print(f"{comparison.claims_table(found, 'simple')}\n")
-        parts += ["### Claims", comparison.claims_table(found), CLAIMS]
+        print(f"{comparison_tables.claims_table(found, 'simple')}\n")
+        parts += ["### Claims", comparison_tables.claims_table(found), CLAIMS]
     if options.across is not None:
-        print(f"{comparison.across(found, options.across, 'simple')}\n")
-        parts += [f"### {options.across} at every size", comparison.across(found, options.across)]
+        print(f"{comparison_tables.across(found, options.across, 'simple')}\n")
+        parts += [f"### {options.across} at every size", comparison_tables.across(found, options.across)]
     for target in found.targets:
-        print(f"{target}\n{comparison.table(found, target, 'simple')}\n")
-        parts += [f"### {target}", comparison.table(found, target)]
+        print(f"{target}\n{comparison_tables.table(found, target, 'simple')}\n")
+        parts += [f"### {target}", comparison_tables.table(found, target)]
     parts.append("\n".join(f"- **{name}**: {what}" for name, what in found.legend.items()))
     parts.append(f"Measured at commit {', '.join(commit[:12] for commit in found.commits)}.")
     if options.plot is not None:
-        comparison.plot(found, options.plot)
+        comparison_tables.plot(found, options.plot)
         parts.append(f"![WER against size and computation]({options.plot.name})")
     report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.compare", argv)
 

@@ -1,4 +1,4 @@
-"""A sweep's outcome: what each run measured, in small files, and the tables and plots made from them alone."""
+"""A sweep's outcome: what each run measured, in small files, and what these say together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-from tabulate import tabulate
 
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
@@ -270,122 +269,3 @@ def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken:
     seeds = tuple(int(value.get("seed", 0)) for value in values)
     return Line(method, target, seeds, values[0]["network"], values[0]["dense"], stacked("errors"), stacked("words"),
                 stacked("nll"), stacked("tokens"), sets)  # fmt: skip
-
-
-def _shown(value: Estimate, sign: bool = False) -> str:
-    return f"{value.value:{'+' if sign else ''}.2f} ({value.low:.2f} to {value.high:.2f})"
-
-
-def _seeds(comparison: Comparison, line: Line) -> str:
-    wanted = len(comparison.planned.get((line.target, line.method), ()))
-    return f"{len(line.seeds)} of {wanted}" if len(line.seeds) < wanted else str(len(line.seeds))
-
-
-def table(comparison: Comparison, target: str, style: str = "github") -> str:
-    """The lines at one target, the teacher first."""
-    differences = comparison.differences(target, comparison.reference, list(comparison.legend))
-    names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
-    rows = []
-    for line in comparison.lines:
-        if line.target not in ("", target):
-            continue
-        spread = f"{line.rates.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
-        row = {"method": line.method, "seeds": _seeds(comparison, line)}
-        row |= {"WER % pooled": _shown(comparison.sample(line).interval), "sd over seeds": spread}
-        row |= {f"WER % {name}": f"{line.set_rate(name):.2f}" for name in names} if len(names) > 1 else {}
-        row["NLL / token"] = f"{line.nll_per_token:.4f}"
-        row["M parameters"] = f"{line.network['encoder_parameters'] / 1e6:.3f}"
-        row["GMACs 10 s"] = f"{line.network['macs_10s'] / 1e9:.3f}"
-        difference = differences.get(line.method) if line.target else None
-        row[f"minus {comparison.reference}"] = _shown(difference[0], sign=True) if difference else ""
-        row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
-        rows.append(row)
-    alignment = ["left", *["right"] * (len(rows[0]) - 1)]
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
-
-
-def across(comparison: Comparison, method: str, style: str = "github") -> str:
-    """The teacher and one method at all of its targets, with what each loses to the teacher.
-
-    Raises:
-        UserError: the method was run at no target.
-    """
-    lines = [line for line in comparison.lines if line.method in (TEACHER, method)]
-    if len(lines) < 2:
-        raise UserError(f"there is no result of {method!r}", f"choose from {', '.join(comparison.legend)}")
-    rows = []
-    for line in lines:
-        sample = comparison.sample(line)
-        loss = (sample - comparison.sample(lines[0])).interval
-        share = line.network["encoder_parameters"] / lines[0].network["encoder_parameters"]
-        rows.append({"network": line.target or TEACHER, "share": f"{share:.3f}", "seeds": str(len(line.seeds)),
-                     "WER % pooled": _shown(sample.interval), "NLL / token": f"{line.nll_per_token:.4f}",
-                     f"minus {TEACHER}": _shown(loss, sign=True) if line.target else ""})  # fmt: skip
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
-
-
-def verdict(differences: Mapping[str, tuple[Estimate, float]]) -> str:
-    """On the claim that a method is better than others, from their differences to it (see `Comparison.differences`).
-
-    *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better, likewise;
-    else the data cannot tell.
-    """
-    if any(p < 0.05 and value.value < 0 for value, p in differences.values()):
-        return "does not hold"
-    if all(p < 0.05 and value.value > 0 for value, p in differences.values()):
-        return "holds"
-    return "not resolvable here"
-
-
-def _seed_list(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def claims_table(comparison: Comparison, style: str = "github") -> str:
-    """Every claim of the sweep at every target where its methods were to be run, with its verdict."""
-    rows = []
-    for claim, parts in comparison.claims.items():
-        for target in comparison.targets:
-            methods = [name for name in (parts["better"], *parts["than"]) if (target, name) in comparison.planned]
-            if len(methods) < 2 or parts["better"] not in methods:
-                continue
-            lacking = {name: comparison.missing(name, target) for name in methods}
-            missing = [f"{name} ({_seed_list(seeds)})" for name, seeds in lacking.items() if seeds]
-            differences = comparison.differences(target, parts["better"], methods[1:])
-            shown = (f"{name} {_shown(value, sign=True)}" for name, (value, _) in differences.items())
-            outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences)
-            if comparison.seed_deviation is None and not missing:
-                outcome += " (one seed: what another would give is not known)"
-            better = f"that of {parts['better']}"
-            rows.append({"claim": claim, "target": target, "WER % minus": better, "is": "; ".join(shown),
-                         "verdict": outcome})  # fmt: skip
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
-
-
-def plot(comparison: Comparison, path: PathLike) -> None:
-    """Word error rate against parameters and against MACs, a line for each method, with intervals; a PNG file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from pruning.files import atomic_path
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
-    axes = (("encoder_parameters", 1e6, "encoder parameters (M)"), ("macs_10s", 1e9, "encoder GMACs for 10 s"))
-    methods = list(dict.fromkeys(line.method for line in comparison.lines))
-    for panel, (key, unit, label) in zip(panels, axes):
-        for index, method in enumerate(methods):
-            lines = sorted((ln for ln in comparison.lines if ln.method == method), key=lambda ln: ln.network[key])
-            rates = [comparison.sample(line).interval for line in lines]
-            errors = np.array([[r.value - r.low for r in rates], [r.high - r.value for r in rates]])
-            panel.errorbar([line.network[key] / unit for line in lines], [rate.value for rate in rates], errors,
-                           marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
-        panel.set_xlabel(label)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("WER % (95 % interval)")
-    panels[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)

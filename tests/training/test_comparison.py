@@ -11,7 +11,7 @@ import pytest
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.speech.statistics import Estimate
-from pruning.training import comparison
+from pruning.training import comparison, comparison_tables
 
 DENSE = {"encoder_parameters": 4e6, "parameters": 5e6, "macs_10s": 1e9, "macs_30s": 4e9}
 HALF = {"encoder_parameters": 2e6, "parameters": 3e6, "macs_10s": 6e8, "macs_30s": 2e9}
@@ -91,7 +91,7 @@ def test_differences_from_the_reference(results: Path) -> None:
 
 
 def test_the_table(results: Path) -> None:
-    text = comparison.table(comparison.read(results), "half")
+    text = comparison_tables.table(comparison.read(results), "half")
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()]
     by_name = {row[0]: dict(zip(rows[0], row)) for row in rows[2:]}
     assert by_name["teacher"]["M parameters"] == "4.000" and by_name["random"]["M parameters"] == "2.000"
@@ -103,11 +103,11 @@ def test_the_table(results: Path) -> None:
 
 def test_a_line_across_targets(results: Path) -> None:
     rows = [[cell.strip() for cell in row.strip("|").split("|")]
-            for row in comparison.across(comparison.read(results), "l0").splitlines()]  # fmt: skip
+            for row in comparison_tables.across(comparison.read(results), "l0").splitlines()]  # fmt: skip
     assert [row[:3] for row in rows[2:]] == [["teacher", "1.000", "1"], ["half", "0.500", "2"]]
     assert rows[2][-1] == "" and rows[3][-1].startswith("+")
     with pytest.raises(UserError, match="no result of 'best'; choose from l0, taylor, random"):
-        comparison.across(comparison.read(results), "best")
+        comparison_tables.across(comparison.read(results), "best")
 
 
 def test_the_teacher_is_needed(results: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_teacher_is_needed(results: Path) -> None:
 
 def test_the_verdicts_on_claims(results: Path) -> None:
     found = comparison.read(results)
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in comparison.claims_table(found).splitlines()]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in comparison_tables.claims_table(found).splitlines()]
     assert {row[0]: row[-1] for row in rows[2:]} == {
         "gates beat chance": "holds", "gates are best": "not resolvable here", "chance is best": "does not hold",
     }  # fmt: skip
@@ -130,9 +130,9 @@ def test_a_claim_waits_for_all_of_its_lines(results: Path) -> None:
     (results / "half/l0/seed2.json").unlink()
     found = comparison.read(results)
     assert found.missing("l0", "half") == [2] and found.missing("taylor", "half") == []
-    verdicts = [row.rsplit("|", 2)[-2].strip() for row in comparison.claims_table(found).splitlines()[2:]]
+    verdicts = [row.rsplit("|", 2)[-2].strip() for row in comparison_tables.claims_table(found).splitlines()[2:]]
     assert verdicts[0] == "incomplete: l0 (seed 2), random (seed 1)" and all("incomplete" in one for one in verdicts)
-    assert "| 1 of 2 |" in comparison.table(found, "half").replace("  ", " ").replace("  ", " ").replace("  ", " ")
+    assert "| 1 of 2 |" in comparison_tables.table(found, "half").replace("  ", " ").replace("  ", " ").replace("  ", " ")
 
 
 def test_one_seed_is_given_the_spread_of_lines_with_several(results: Path) -> None:
@@ -157,11 +157,11 @@ def test_one_seed_is_given_the_spread_of_lines_with_several(results: Path) -> No
 )
 def test_verdict(differences: dict[str, tuple[float, float]], expected: str) -> None:
     shown = {name: (Estimate(value, value - 1, value + 1), p) for name, (value, p) in differences.items()}
-    assert comparison.verdict(shown) == expected
+    assert comparison_tables.verdict(shown) == expected
 
 
 def test_the_plot_is_a_picture(results: Path, tmp_path: Path) -> None:
-    comparison.plot(comparison.read(results), tmp_path / "plot.png")
+    comparison_tables.plot(comparison.read(results), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
