@@ -36,6 +36,10 @@ def write(directory: Path, method: str, rates: dict[str, float], target: str = "
     write_json(directory / file, {**named, "network": network, "dense": DENSE, "made_by": "x", "sets": sets})
 
 
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     sets = {name: {"ids": [f"{name}-{i:03d}" for i in range(count)], "speakers": [f"s{i // 4}" for i in range(count)]}
@@ -92,7 +96,7 @@ def test_differences_from_the_reference(results: Path) -> None:
 
 def test_the_table(results: Path) -> None:
     text = comparison_tables.table(comparison.read(results), "half")
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()]
+    rows = cells(text)
     by_name = {row[0]: dict(zip(rows[0], row)) for row in rows[2:]}
     assert by_name["teacher"]["M parameters"] == "4.000" and by_name["random"]["M parameters"] == "2.000"
     assert by_name["l0"]["seeds"] == "2" and by_name["l0"]["sd over seeds"] != "-"
@@ -102,8 +106,7 @@ def test_the_table(results: Path) -> None:
 
 
 def test_a_line_across_targets(results: Path) -> None:
-    rows = [[cell.strip() for cell in row.strip("|").split("|")]
-            for row in comparison_tables.across(comparison.read(results), "l0").splitlines()]  # fmt: skip
+    rows = cells(comparison_tables.across(comparison.read(results), "l0"))
     assert [row[:3] for row in rows[2:]] == [["teacher", "1.000", "1"], ["half", "0.500", "2"]]
     assert rows[2][-1] == "" and rows[3][-1].startswith("+")
     with pytest.raises(UserError, match="no result of 'best'; choose from l0, taylor, random"):
@@ -118,7 +121,7 @@ def test_the_teacher_is_needed(results: Path) -> None:
 
 def test_the_verdicts_on_claims(results: Path) -> None:
     found = comparison.read(results)
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in comparison_tables.claims_table(found).splitlines()]
+    rows = cells(comparison_tables.claims_table(found))
     assert {row[0]: row[-1] for row in rows[2:]} == {
         "gates beat chance": "holds", "gates are best": "not resolvable here", "chance is best": "does not hold",
     }  # fmt: skip
@@ -132,7 +135,7 @@ def test_a_claim_waits_for_all_of_its_lines(results: Path) -> None:
     assert found.missing("l0", "half") == [2] and found.missing("taylor", "half") == []
     verdicts = [row.rsplit("|", 2)[-2].strip() for row in comparison_tables.claims_table(found).splitlines()[2:]]
     assert verdicts[0] == "incomplete: l0 (seed 2), random (seed 1)" and all("incomplete" in one for one in verdicts)
-    assert "| 1 of 2 |" in comparison_tables.table(found, "half").replace("  ", " ").replace("  ", " ").replace("  ", " ")
+    assert ["l0", "1 of 2"] in [row[:2] for row in cells(comparison_tables.table(found, "half"))]
 
 
 def test_one_seed_is_given_the_spread_of_lines_with_several(results: Path) -> None:
