@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
+from pruning.files import read_json
 from pruning.training import comparison, comparison_tables, report
 
 EXPLANATION = """\
@@ -28,10 +29,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="results directory of python -m pruning.bin.sweep")
     parser.add_argument("--output", type=Path, required=True, help="Markdown, for --append of pruning.bin.report")
     parser.add_argument("--across", metavar="LINE", help="also this line over all targets: how much size matters")
+    parser.add_argument("--speed", type=Path, help="JSON of pruning.bin.benchmark, its systems named TARGET/LINE")
+    parser.add_argument("--backend", default="onnx", help="of --speed")
     parser.add_argument("--plot", type=Path, help="PNG file")
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
     options = parser.parse_args(argv)
     found = comparison.read(options.results)
+    milliseconds = None
+    if options.speed is not None:
+        speed = read_json(options.speed, "measure with pruning.bin.benchmark first")
+        milliseconds = comparison_tables.times(speed, options.backend)
     deviation = found.seed_deviation
     parts = [EXPLANATION.format(seeds=ONE_SEED if deviation is None else SEEDS.format(deviation=deviation))]
     if found.claims:
@@ -41,12 +48,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         print(f"{comparison_tables.across(found, options.across, 'simple')}\n")
         parts += [f"### {options.across} at every size", comparison_tables.across(found, options.across)]
     for target in found.targets:
-        print(f"{target}\n{comparison_tables.table(found, target, 'simple')}\n")
-        parts += [f"### {target}", comparison_tables.table(found, target)]
+        print(f"{target}\n{comparison_tables.table(found, target, 'simple', milliseconds)}\n")
+        parts += [f"### {target}", comparison_tables.table(found, target, milliseconds=milliseconds)]
     parts.append("\n".join(f"- **{name}**: {what}" for name, what in found.legend.items()))
+    if milliseconds is not None:
+        parts.append(f"ms: median of the encoder's time ({options.backend}); see the table of {options.speed.name}.")
     parts.append(f"Measured at commit {', '.join(commit[:12] for commit in found.commits)}.")
     if options.plot is not None:
-        comparison_tables.plot(found, options.plot)
+        comparison_tables.plot(found, options.plot, milliseconds)
         parts.append(f"![WER against size and computation]({options.plot.name})")
     report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.compare", argv)
 

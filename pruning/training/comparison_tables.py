@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Optional
 
 import numpy as np
 from tabulate import tabulate
@@ -23,8 +25,31 @@ def _seeds(comparison: Comparison, line: Line) -> str:
     return f"{len(line.seeds)} of {wanted}" if len(line.seeds) < wanted else str(len(line.seeds))
 
 
-def table(comparison: Comparison, target: str, style: str = "github") -> str:
-    """The lines at one target, the teacher first."""
+def times(speed: Mapping[str, Any], backend: str) -> dict[str, float]:
+    """Median milliseconds of networks, from a benchmark whose systems are named as the runs: teacher, quarter/l0, ...
+
+    Args:
+        speed: the JSON file of ``pruning.bin.benchmark``.
+        backend: of which; its first setting counts.
+
+    Raises:
+        UserError: the benchmark has no such backend.
+    """
+    rows = [row for row in speed["rows"] if row["backend"] == backend]
+    if not rows:
+        raise UserError(f"the benchmark did not measure {backend}", "choose a backend that it has")
+    first = {key: rows[0][key] for key in ("threads", "batch", "seconds")}
+    return {row["system"]: 1000 * row["median_seconds"] for row in rows if first.items() <= row.items()}
+
+
+def _name(line: Line) -> str:
+    return f"{line.target}/{line.method}" if line.target else TEACHER
+
+
+def table(
+    comparison: Comparison, target: str, style: str = "github", milliseconds: Optional[Mapping[str, float]] = None
+) -> str:
+    """The lines at one target, the teacher first; with ``milliseconds`` (see `times`) also what they take."""
     differences = comparison.differences(target, comparison.reference, list(comparison.legend))
     names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
     rows = []
@@ -38,6 +63,8 @@ def table(comparison: Comparison, target: str, style: str = "github") -> str:
         row["NLL / token"] = f"{line.nll_per_token:.4f}"
         row["M parameters"] = f"{line.network['encoder_parameters'] / 1e6:.3f}"
         row["GMACs 10 s"] = f"{line.network['macs_10s'] / 1e9:.3f}"
+        if milliseconds is not None:
+            row["ms"] = f"{milliseconds[_name(line)]:.1f}" if _name(line) in milliseconds else "-"
         difference = differences.get(line.method) if line.target else None
         row[f"minus {comparison.reference}"] = _shown(difference[0], sign=True) if difference else ""
         row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
@@ -104,8 +131,8 @@ def claims_table(comparison: Comparison, style: str = "github") -> str:
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
-def plot(comparison: Comparison, path: PathLike) -> None:
-    """Word error rate against parameters and against MACs, a line for each method, with intervals; a PNG file."""
+def plot(comparison: Comparison, path: PathLike, milliseconds: Optional[Mapping[str, float]] = None) -> None:
+    """Word error rate against parameters, MACs and time, a line for each method, with intervals; a PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -113,20 +140,25 @@ def plot(comparison: Comparison, path: PathLike) -> None:
 
     from pruning.files import atomic_path
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
-    axes = (("encoder_parameters", 1e6, "encoder parameters (M)"), ("macs_10s", 1e9, "encoder GMACs for 10 s"))
+    axes: dict[str, Callable[[Line], float]] = {
+        "encoder parameters (M)": lambda line: line.network["encoder_parameters"] / 1e6,
+        "encoder GMACs for 10 s": lambda line: line.network["macs_10s"] / 1e9,
+    }
+    if milliseconds is not None:
+        axes["encoder ms, measured"] = lambda line: milliseconds.get(_name(line), math.nan)
+    figure, panels = pyplot.subplots(1, len(axes), figsize=(2 + 5 * len(axes), 5), sharey=True)
     methods = list(dict.fromkeys(line.method for line in comparison.lines))
-    for panel, (key, unit, label) in zip(panels, axes):
+    for panel, (label, place) in zip(panels, axes.items()):
         for index, method in enumerate(methods):
-            lines = sorted((ln for ln in comparison.lines if ln.method == method), key=lambda ln: ln.network[key])
+            lines = sorted((ln for ln in comparison.lines if ln.method == method), key=place)
             rates = [comparison.sample(line).interval for line in lines]
             errors = np.array([[r.value - r.low for r in rates], [r.high - r.value for r in rates]])
-            panel.errorbar([line.network[key] / unit for line in lines], [rate.value for rate in rates], errors,
+            panel.errorbar([place(line) for line in lines], [rate.value for rate in rates], errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("WER % (95 % interval)")
-    panels[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

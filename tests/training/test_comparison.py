@@ -163,6 +163,22 @@ def test_verdict(differences: dict[str, tuple[float, float]], expected: str) -> 
     assert comparison_tables.verdict(shown) == expected
 
 
+def test_what_networks_take(results: Path, tmp_path: Path) -> None:
+    setting = {"threads": 1, "batch": 1, "seconds": 10.0}
+    rows = [{"system": name, "backend": backend, **setting, "median_seconds": seconds}
+            for name, backend, seconds in (("teacher", "onnx", 0.02), ("half/l0", "onnx", 0.0125),
+                                           ("half/l0", "pytorch", 0.5))]  # fmt: skip
+    rows.append({**rows[1], "batch": 16, "median_seconds": 9.0})
+    found = comparison_tables.times({"rows": rows}, "onnx")
+    assert found == pytest.approx({"teacher": 20.0, "half/l0": 12.5})
+    head, _, *lines = cells(comparison_tables.table(comparison.read(results), "half", milliseconds=found))
+    assert {line[0]: line[head.index("ms")] for line in lines} == {"teacher": "20.0", "l0": "12.5", "taylor": "-",
+                                                                   "random": "-"}  # fmt: skip
+    comparison_tables.plot(comparison.read(results), tmp_path / "plot.png", found)
+    with pytest.raises(UserError, match="did not measure int8"):
+        comparison_tables.times({"rows": rows}, "int8")
+
+
 def test_the_plot_is_a_picture(results: Path, tmp_path: Path) -> None:
     comparison_tables.plot(comparison.read(results), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

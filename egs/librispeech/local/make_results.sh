@@ -22,7 +22,8 @@ section() {
   "$@"
 }
 
-section comparison sweep comparison "Pruning methods compared" plot --across scratch
+section comparison sweep comparison "Pruning methods compared" plot --across scratch \
+  --speed results/speed_methods.json
 section tuning sweep tuning "Trials on dev" table
 section l0 sweep l0 "What L0 gates need in a short run" table
 section costs sweep costs "What the constraint is on" table
