@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pruning"
-GROUND = {"errors", "files", "compat"}
+GROUND = {"errors", "files", "optional", "compat"}
 ALLOWED = {
     "core": {"core"} | GROUND,
     "speech": {"speech"} | GROUND,
@@ -19,7 +19,7 @@ ALLOWED = {
     "training": {"training", "models", "core", "speech"} | GROUND,
     "bin": {"bin", "training", "models", "core", "speech"} | GROUND,
 }
-OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "espeakng_loader"}
+OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
