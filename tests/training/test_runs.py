@@ -209,7 +209,7 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     assert sum(len(group["kept"]) for group in header["structure"]["groups"].values()) == sum(
         structure.count(name) for name in structure.groups
     )
-    assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments])
+    assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
 
     fine = configuration.load(runs.RunConfig, work / "finetune.yaml")
     runs.train(fine, inputs(data_dir), work / "fine", init=work / "small", teacher=work / "teacher")
