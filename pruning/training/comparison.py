@@ -134,6 +134,11 @@ class Line:
     sets: np.ndarray
 
     @property
+    def name(self) -> str:
+        """As runs are named: the teacher, or target/method."""
+        return f"{self.target}/{self.method}" if self.target else TEACHER
+
+    @property
     def rates(self) -> np.ndarray:
         """Pooled word error rate of each run, in percent."""
         return 100.0 * self.errors.sum(axis=1) / self.words.sum(axis=1)
@@ -187,11 +192,10 @@ class Comparison:
 
         Where only one seed of a line was run, it is taken to spread as the lines with several do (`seed_deviation`).
         """
-        name = f"{line.target}/{line.method}"
-        drawn = self.design.rate(line.errors, line.words[0], name)
+        drawn = self.design.rate(line.errors, line.words[0], line.name)
         if len(line.seeds) > 1 or not line.target or self.seed_deviation is None:
             return drawn
-        return drawn.spread(self.seed_deviation, name)
+        return drawn.spread(self.seed_deviation, line.name)
 
     @functools.cached_property
     def seed_deviation(self) -> Optional[float]:

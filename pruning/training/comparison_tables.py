@@ -42,10 +42,6 @@ def times(speed: Mapping[str, Any], backend: str) -> dict[str, float]:
     return {row["system"]: 1000 * row["median_seconds"] for row in rows if first.items() <= row.items()}
 
 
-def _name(line: Line) -> str:
-    return f"{line.target}/{line.method}" if line.target else TEACHER
-
-
 def table(
     comparison: Comparison, target: str, style: str = "github", milliseconds: Optional[Mapping[str, float]] = None
 ) -> str:
@@ -64,7 +60,7 @@ def table(
         row["M parameters"] = f"{line.network['encoder_parameters'] / 1e6:.3f}"
         row["GMACs 10 s"] = f"{line.network['macs_10s'] / 1e9:.3f}"
         if milliseconds is not None:
-            row["ms"] = f"{milliseconds[_name(line)]:.1f}" if _name(line) in milliseconds else "-"
+            row["ms"] = f"{milliseconds[line.name]:.1f}" if line.name in milliseconds else "-"
         difference = differences.get(line.method) if line.target else None
         row[f"minus {comparison.reference}"] = _shown(difference[0], sign=True) if difference else ""
         row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
@@ -145,7 +141,7 @@ def plot(comparison: Comparison, path: PathLike, milliseconds: Optional[Mapping[
         "encoder GMACs for 10 s": lambda line: line.network["macs_10s"] / 1e9,
     }
     if milliseconds is not None:
-        axes["encoder ms, measured"] = lambda line: milliseconds.get(_name(line), math.nan)
+        axes["encoder ms, measured"] = lambda line: milliseconds.get(line.name, math.nan)
     figure, panels = pyplot.subplots(1, len(axes), figsize=(2 + 5 * len(axes), 5), sharey=True)
     methods = list(dict.fromkeys(line.method for line in comparison.lines))
     for panel, (label, place) in zip(panels, axes.items()):
