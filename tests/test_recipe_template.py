@@ -15,7 +15,7 @@ import yaml
 from pruning.models.transducer import Transducer
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
-from pruning.training import configuration, runs
+from pruning.training import configuration, transducer_runs
 
 EGS = Path(__file__).resolve().parents[1] / "egs"
 RECIPE = EGS / "TEMPLATE"
@@ -113,8 +113,11 @@ def test_the_table_is_of_the_epoch_that_was_asked_for(tmp_path: Path) -> None:
 def test_configurations_are_whole_and_fair(folder: str) -> None:
     """Each can be read, distils layers that the teacher has, and gives the uniform model the steps of the others."""
     config = {
-        name: configuration.load(runs.PruneConfig if name == "prune" else runs.RunConfig, EGS / folder / f"{name}.yaml")
-        for name in ("teacher", "prune", "finetune", "uniform")
+        name: configuration.load(kind, EGS / folder / f"{name}.yaml")
+        for name, kind in {
+            "prune": transducer_runs.PruneConfig,
+            **dict.fromkeys(("teacher", "finetune", "uniform"), transducer_runs.RunConfig),
+        }.items()
     }
     teacher = config["teacher"].model
     assert teacher is not None and max(teacher.encoder.num_heads) > 0
@@ -134,7 +137,7 @@ def test_configurations_are_whole_and_fair(folder: str) -> None:
 def test_the_teacher_for_an4_is_as_large_as_its_configuration_says() -> None:
     from dataclasses import replace
 
-    config = configuration.load(runs.RunConfig, EGS / "an4/conf/teacher.yaml").model
+    config = configuration.load(transducer_runs.RunConfig, EGS / "an4/conf/teacher.yaml").model
     assert config is not None
     encoder = Transducer(replace(config, vocab_size=30)).encoder
     assert 1.40e6 < sum(parameter.numel() for parameter in encoder.parameters()) < 1.45e6

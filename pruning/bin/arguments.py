@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from pruning.training.runs import Inputs
+from pruning.errors import UserError
+from pruning.training import lm_runs, transducer_runs
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -27,9 +29,10 @@ def system(text: str) -> tuple[str, Path]:
 
 
 def add_data(arguments: argparse.ArgumentParser) -> None:
-    """Options of the training and dev data."""
-    arguments.add_argument("--train-cuts", nargs="+", required=True, help="cut manifests with features, for training")
-    arguments.add_argument("--dev-cuts", nargs="+", required=True, help="cut manifests with features, for validation")
+    """Options of the training and dev data: cuts for transducers, or text for language models."""
+    for part, use in (("train", "training"), ("dev", "validation")):
+        arguments.add_argument(f"--{part}-cuts", nargs="+", help=f"cut manifests with features, for {use}")
+        arguments.add_argument(f"--{part}-text", nargs="+", help=f"text, for {use} of a language model")
     arguments.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
 
 
@@ -42,6 +45,26 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
 
 
-def inputs(options: argparse.Namespace) -> Inputs:
-    """The data that `add_data`'s options name."""
-    return Inputs(tuple(options.train_cuts), tuple(options.dev_cuts), options.lang_dir)
+def of_text(options: argparse.Namespace) -> bool:
+    """Whether `add_data`'s options name text, not cuts.
+
+    Raises:
+        UserError: they name both, or one of them for training alone.
+    """
+    cuts, text = ([getattr(options, f"{part}_{kind}") for part in ("train", "dev")] for kind in ("cuts", "text"))
+    if (all(cuts) and not any(text)) or (all(text) and not any(cuts)):
+        return all(text)
+    raise UserError("the data are not clear",
+                    "give --train-cuts and --dev-cuts, or --train-text and --dev-text for a language model")
+
+
+def recipe(options: argparse.Namespace) -> Any:
+    """The module that runs what the options ask for: `lm_runs` for text, `transducer_runs` for cuts."""
+    return lm_runs if of_text(options) else transducer_runs
+
+
+def inputs(options: argparse.Namespace) -> Any:
+    """The data that `add_data`'s options name, of the `recipe`'s ``Inputs``."""
+    kind = "text" if of_text(options) else "cuts"
+    train, dev = (tuple(getattr(options, f"{part}_{kind}")) for part in ("train", "dev"))
+    return recipe(options).Inputs(train, dev, options.lang_dir)

@@ -11,7 +11,7 @@ from typing import Any, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.training import benchmark, provenance, report, runs
+from pruning.training import benchmark, provenance, report, transducer_runs
 
 EXPLANATION = """\
 Encoders on noise of one length, subsampling and joiner projection (exports) included; median and 95th percentile over
@@ -62,7 +62,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     sources = dict(options.systems)
     with tempfile.TemporaryDirectory() as temporary:
         place = options.export_dir or Path(temporary)
-        systems = {name: (runs.load_network(source)[0], place / name) for name, source in sources.items()}
+        systems = {name: (transducer_runs.load_network(source)[0], place / name) for name, source in sources.items()}
         for model, directory in systems.values():
             benchmark.export(model, directory, options.backends)
         timings = list(benchmark.measure(systems, options.backends, settings, options.repeats))

@@ -20,7 +20,7 @@ from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, evaluation_batches
 from pruning.speech.exported import FORMS, ExportedTransducer
-from pruning.training import runs
+from pruning.training import transducer_runs
 from pruning.training.exporting import agreement, export_onnx, export_torchscript
 from pruning.training.extracting import EXACTNESS
 from pruning.training.facts import frames_of, write_facts
@@ -49,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--max-batches", type=int, default=20, help="of --cuts")
     options = parser.parse_args(argv)
     tokenizer = Tokenizer(options.lang_dir)
-    model, header = runs.load_network(options.exp_dir, tokenizer)
+    model, header = transducer_runs.load_network(options.exp_dir, tokenizer)
     if not options.check:
         written = export_onnx(model, options.output, options.lang_dir)
         written += export_torchscript(model, options.output) if options.torchscript else []

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import arguments, command
+from pruning.core import low_rank, single_weights
 from pruning.errors import UserError
-from pruning.models.transducer import Transducer
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import Batch, DataConfig, training_batches
-from pruning.training import checkpoint, runs
+from pruning.speech.data import DataConfig, training_batches
+from pruning.speech.sentences import Sentences, TextConfig, check_texts
+from pruning.training import checkpoint, lm_runs, runs, transducer_runs
 from pruning.training.extracting import before_after, check_origin, extract_experiment, repaired
 from pruning.training.provenance import file_fingerprint
 
@@ -24,7 +25,7 @@ def _origin(options: argparse.Namespace) -> dict[str, Any]:
     """What the small network follows from, by option; files by their content, for names do not matter."""
     pruned = checkpoint.file_of(options.pruned)
     checkpoint.read_header(pruned)  # tells in one line if it is no checkpoint
-    cuts = manifests.check_exists(options.train_cuts) if options.train_cuts else []
+    data = _data(options)
     return {
         "--pruned": file_fingerprint(pruned),
         "--structure": file_fingerprint(options.structure) if options.structure else None,
@@ -32,10 +33,17 @@ def _origin(options: argparse.Namespace) -> dict[str, Any]:
         "--reinitialise": options.reinitialise,
         "--repair": options.repair or None,
         "--teacher": file_fingerprint(checkpoint.file_of(options.teacher)) if options.teacher else None,
-        "--train-cuts": [file_fingerprint(path) for path in cuts] or None,
+        data[0]: [file_fingerprint(path) for path in data[1]] or None,
         "--batch-norm-batches": options.batch_norm_batches if options.train_cuts else None,
         "--max-duration": options.max_duration if options.train_cuts else None,
     }
+
+
+def _data(options: argparse.Namespace) -> tuple[str, list[Path]]:
+    """The option that names data, and its files."""
+    if options.train_text:
+        return "--train-text", check_texts(options.train_text)
+    return "--train-cuts", manifests.check_exists(options.train_cuts) if options.train_cuts else []
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -47,11 +55,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--round-to", type=int, default=1, help="round kept counts to multiples of this")
     parser.add_argument("--reinitialise", type=int, metavar="SEED", help="keep the structure, draw the weights anew")
     parser.add_argument("--repair", type=int, default=0, metavar="UTTERANCES",
-                        help="solve the weights after a cut anew, by least squares on so many training utterances")
+                        help="solve the weights after a cut anew, by least squares on so many utterances or sentences")
     parser.add_argument("--teacher", help="whose outputs repair aims at; default: the pruning run's dense weights")
     parser.add_argument("--print", action="store_true", help="print the structure, one line a unit group")
-    parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts")
-    parser.add_argument("--lang-dir", help="directory with bpe.model, needed with --train-cuts")
+    parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts, and repair on them")
+    parser.add_argument("--train-text", nargs="+", help="of a language model: repair on this text")
+    parser.add_argument("--lang-dir", help="directory with bpe.model, needed with --train-cuts and --train-text")
     parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
@@ -64,32 +73,46 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         print(f"{options.exp_dir} is extracted already")
         return
     model, header = checkpoint.load_model(options.pruned)
-    if not isinstance(model, Transducer):
-        raise UserError(f"{options.pruned} holds a {header['model']['type']}", "give a pruned transducer")
-    structure.check_fits(model.unit_groups(), options.structure or options.pruned)
+    groups = single_weights.view_of(model, structure).unit_groups()
+    structure.check_fits(groups, options.structure or options.pruned)
     if options.round_to != 1:
-        structure = structure.rounded(options.round_to, model.unit_groups())
+        structure = structure.rounded(options.round_to, groups)
     if options.print:
         print("\n".join(structure.lines()))
     print(before_after(model, structure))
+    kinds = {group.kind for group in structure.groups.values()}
+    if options.repair and kinds & {single_weights.KIND, low_rank.KIND}:
+        what = f"--repair solves what follows units that were cut; here {' and '.join(sorted(kinds))} were"
+        raise UserError(what, "leave it out (low rank by wanda is the least-squares solution already)")
     batches = _batches(options, header)
     if options.repair:
         if batches is None:
-            raise UserError("--repair is given without --train-cuts", "give cuts, and --lang-dir")
+            raise UserError("--repair is given without data", "give --train-cuts or --train-text, and --lang-dir")
         teacher = checkpoint.load_model(options.teacher or options.pruned)[0]
-        structure = repaired(teacher, model, structure, batches(), options.repair)
+        forward = (lm_runs if options.train_text else transducer_runs).forward
+        structure = repaired(teacher, model, structure, batches(), options.repair, forward)
     normalising = None if batches is None else itertools.islice(batches(), options.batch_norm_batches)
     extract_experiment(model, header, structure, Path(options.exp_dir), normalising, origin, options.reinitialise)
 
 
-def _batches(options: argparse.Namespace, header: checkpoint.Header) -> Optional[Callable[[], Iterator[Batch]]]:
-    """Gives the batches of the training cuts from the first on, if there are cuts."""
-    if not options.train_cuts:
+def _batches(options: argparse.Namespace, header: checkpoint.Header) -> Optional[Callable[[], Iterator[Any]]]:
+    """Gives the batches of the training data from the first on, if there are data.
+
+    Raises:
+        UserError: no ``--lang-dir``, another network's tokens, or data that are not of this kind of network.
+    """
+    name, files = _data(options)
+    if not files:
         return None
     if not options.lang_dir:
-        raise UserError("--train-cuts is given without --lang-dir", "give the language directory")
+        raise UserError(f"{name} is given without --lang-dir", "give the language directory")
+    kind = header["model"]["type"]
+    if bool(options.train_text) != (kind == "transformer_lm"):
+        raise UserError(f"{options.pruned} holds a {kind}, and {name} is given", "give the data of its kind")
     tokenizer = Tokenizer(options.lang_dir)
     tokenizer.check_matches(header["tokenizer"])
+    if options.train_text:
+        return partial(Sentences(files, tokenizer, TextConfig()).training_batches, seed=0, epoch=1)
     config = DataConfig(max_duration=options.max_duration)
     return partial(training_batches, config, options.train_cuts, tokenizer, seed=0, epoch=1)
 

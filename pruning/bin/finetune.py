@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.training import configuration, runs
+from pruning.training import configuration
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -16,8 +16,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
     options = parser.parse_intermixed_args(argv)
-    config = configuration.load(runs.RunConfig, options.config, options.overrides)
-    runs.train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
+    config = configuration.load(arguments.recipe(options).RunConfig, options.config, options.overrides)
+    arguments.recipe(options).train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
 
 
 if __name__ == "__main__":

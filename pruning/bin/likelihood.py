@@ -19,7 +19,7 @@ from pruning.speech import checks, manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.likelihood import likelihoods
-from pruning.training import provenance, runs
+from pruning.training import provenance, transducer_runs
 from pruning.training.decoding_results import likelihood_path
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.num_threads)
     tokenizer = Tokenizer(options.lang_dir)
-    model, header = runs.load_network(options.exp_dir, tokenizer)
+    model, header = transducer_runs.load_network(options.exp_dir, tokenizer)
     weights = provenance.weights_fingerprint(model)
     for cuts in options.cuts:
         path = likelihood_path(options.exp_dir, manifests.set_name_of(cuts))

@@ -24,7 +24,7 @@ from pruning.models.transducer import Transducer
 from pruning.speech import data_table
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.corpora import librispeech_size
-from pruning.training import configuration, report, runs
+from pruning.training import configuration, report, transducer_runs
 from pruning.training.facts import cost_model
 from pruning.training.plan import Corpus, RunPlan, plan_run, table
 from pruning.training.provenance import processor_name
@@ -64,7 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
-    teacher_config = configuration.load(runs.RunConfig, options.teacher_config, options.overrides)
+    teacher_config = configuration.load(transducer_runs.RunConfig, options.teacher_config, options.overrides)
     if teacher_config.model is None:
         raise UserError(f"{options.teacher_config} has no 'model'", "give its dimensions")
     vocab = options.vocab_size
@@ -89,7 +89,9 @@ def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
     return tabulate(rows, headers, style, colalign=alignment, disable_numparse=True)
 
 
-def _plans(options: argparse.Namespace, teacher_config: runs.RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:
+def _plans(
+    options: argparse.Namespace, teacher_config: transducer_runs.RunConfig, corpus: Corpus, vocab: int
+) -> list[RunPlan]:
     """One plan for each configuration that is given."""
     assert teacher_config.model is not None
     dense = Transducer(replace(teacher_config.model, vocab_size=vocab))
@@ -97,7 +99,7 @@ def _plans(options: argparse.Namespace, teacher_config: runs.RunConfig, corpus: 
     plans = [estimate("teacher", dense, teacher_config)]
     targets = {"size": 0.5}
     if options.prune_config:
-        prune = configuration.load(runs.PruneConfig, options.prune_config)
+        prune = configuration.load(transducer_runs.PruneConfig, options.prune_config)
         targets = {cost: goal for cost, goal in prune.constraint.targets().items() if cost in COSTS} or targets
         plans.append(estimate("pruning", dense, prune))
     cost, target = next(iter(targets.items()))
@@ -105,7 +107,7 @@ def _plans(options: argparse.Namespace, teacher_config: runs.RunConfig, corpus: 
     structure = uniform_structure(dense.unit_groups(), costs, cost, (1 - target) * costs.dense[cost])
     for name, path in (("fine-tuning", options.finetune_config), ("uniform", options.uniform_config)):
         if path:
-            config = configuration.load(runs.RunConfig, path)
+            config = configuration.load(transducer_runs.RunConfig, path)
             small = dense.shrink(structure)
             plans.append(estimate(name, small, config, teacher=dense))
     return plans

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from pruning.bin import arguments, command
+from pruning.core.constraint import RAMPS
 from pruning.training import configuration, runs
 
 
@@ -14,11 +15,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
     parser.add_argument("--method", choices=runs.METHODS, help="pruning method; default: the configuration's, else l0")
+    parser.add_argument("--technique", choices=runs.TECHNIQUES,
+                        help="what goes: units, single weights or rank-1 components; default: the configuration's")
+    parser.add_argument("--scheduler", choices=RAMPS, help="how the target is come to; default: the configuration's")
     parser.add_argument("--teacher", required=True, help="checkpoint or experiment directory of the dense network")
     options = parser.parse_intermixed_args(argv)
-    overrides = [*options.overrides, *([f"method={options.method}"] if options.method else [])]
-    config = configuration.load(runs.PruneConfig, options.config, overrides)
-    runs.prune(config, arguments.inputs(options), options.exp_dir, options.teacher)
+    named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
+    overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
+    config = configuration.load(arguments.recipe(options).PruneConfig, options.config, overrides)
+    arguments.recipe(options).prune(config, arguments.inputs(options), options.exp_dir, options.teacher)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a Conformer transducer; from scratch, or from a checkpoint with --init, with or without a teacher."""
+"""Train a transducer on cuts or a language model on text: from scratch or from --init, with or without a teacher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
-from pruning.training import configuration, runs
+from pruning.training import configuration
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -23,8 +23,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.model is not None:
         dimensions: Any = read_json(options.model, "write it with python -m pruning.bin.uniform")
         overrides.insert(0, f"model={json.dumps(dimensions)}")
-    config = configuration.load(runs.RunConfig, options.config, overrides)
-    runs.train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
+    config = configuration.load(arguments.recipe(options).RunConfig, options.config, overrides)
+    arguments.recipe(options).train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pruning.core.cost import COSTS, SIZE
 from pruning.errors import UserError
 from pruning.files import write_json
 from pruning.models.transducer import Transducer
-from pruning.training import runs, uniform
+from pruning.training import transducer_runs, uniform
 from pruning.training.facts import cost_model
 
 
@@ -30,11 +30,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
     parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)
-    dense, _ = runs.load_network(options.dense)
+    dense, _ = transducer_runs.load_network(options.dense)
     costs = cost_model(dense, options.seconds)
     reference, targets = None, {}
     if options.reference is not None:
-        reference, header = runs.load_network(options.reference)
+        reference, header = transducer_runs.load_network(options.reference)
         targets = header.get("targets", {})
     cost = getattr(options, "cost", next((name for name in COSTS if name in targets), SIZE))
     if reference is not None:

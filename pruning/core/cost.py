@@ -7,6 +7,7 @@ independent, so putting expected counts into the polynomial gives the exact expe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -33,12 +34,14 @@ class CostTerm:
         groups: names of the unit groups whose kept counts multiply; empty for what always stays.
         parameters: parameters per product of units.
         macs: multiply-accumulates per product of units, at the audio length that the terms were made for.
+        limit: the product counts at most this much: a factored matrix is stored dense beyond its break-even rank.
     """
 
     kind: str
     groups: tuple[str, ...]
     parameters: float
     macs: float
+    limit: float = math.inf
 
 
 class CostModel:
@@ -66,6 +69,8 @@ class CostModel:
         width = max((len(term.groups) for term in self.terms), default=0) or 1
         rows = [[position[name] for name in term.groups] + [one] * (width - len(term.groups)) for term in self.terms]
         self._index = torch.tensor(rows, dtype=torch.long)
+        limits = torch.tensor([term.limit for term in self.terms], dtype=torch.float64)
+        self._limits = limits if bool(limits.isfinite().any()) else None
         self._coefficients = {
             SIZE: torch.tensor([term.parameters for term in self.terms], dtype=torch.float64),
             MACS: torch.tensor([term.macs for term in self.terms], dtype=torch.float64),
@@ -82,9 +87,23 @@ class CostModel:
 
     def products(self, counts: Tensor) -> Tensor:
         """Product of counts of every term, ``(len(terms),)``; computed in at least float32."""
-        counts = at_least_float32(counts)
+        products = self._unlimited(at_least_float32(counts))
+        return products if self._limits is None else torch.minimum(products, self._limits.to(products))
+
+    def _unlimited(self, counts: Tensor) -> Tensor:
         padded = torch.cat([counts, counts.new_ones(1)])
         return padded[self._index.to(counts.device)].prod(dim=1)
+
+    def prices(self, cost: str) -> Tensor:
+        """What one more unit of each group costs in the whole network, limits apart, ``(G,)`` float64."""
+        with torch.enable_grad():
+            counts = self.dense_counts().requires_grad_(True)
+            if cost == LATENCY and self._latency is not None:
+                total = self._latency.seconds(counts)
+            else:
+                total = (self._unlimited(counts) * self._coefficients[cost]).sum()
+            (prices,) = torch.autograd.grad(total, counts)
+        return prices
 
     def evaluate(self, counts: Tensor, cost: str) -> Tensor:
         """Cost for ``counts (G,)`` (kept, or expected to be kept), a scalar with gradient.

@@ -7,23 +7,28 @@ the unit goes. One vector of such derivatives serves every network, and costs a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
+from pruning.core.linear_inputs import watched_inputs
 from pruning.core.selection import Selection
 from pruning.core.units import Span
 
-CRITERIA = ("magnitude", "taylor", "fisher", "movement", "activation", "random")
+CRITERIA = ("magnitude", "taylor", "fisher", "movement", "wanda", "activation", "random")
 FROM_GRADIENTS = ("taylor", "fisher", "movement")
 WEIGHTS = ("own", "following")
+
+Observer = Callable[[nn.Module, Selection, dict[str, Tensor]], AbstractContextManager[None]]
 
 
 def per_unit(tensor: Tensor, span: Span, units: int) -> Tensor:
     """Entries of ``tensor`` that each unit of a group owns through ``span``: ``(units, entries of one unit)``."""
+    if span.dim is None:
+        return tensor.reshape(units, 1)
     owned = tensor.movedim(span.dim, 0).narrow(0, span.offset, units * span.width)
     return owned.reshape(units, -1)
 
@@ -87,6 +92,52 @@ def observed_activations(model: nn.Module, selection: Selection, totals: dict[st
             handle.remove()
 
 
+@contextmanager
+def observed_inputs(model: nn.Module, selection: Selection, totals: dict[str, Tensor]) -> Iterator[None]:
+    """While open, forward passes add up the squares of what each column of the following weights is multiplied with.
+
+    Args:
+        model: the network.
+        selection: the units; of a group with several weights that follow, the first is looked at.
+        totals: gets, by group name, ``(in * kernel + 1,)`` float64: the sum of the mean squares and the number of
+            calls. Padding counts as the other frames.
+    """
+    groups: dict[str, list[str]] = {}
+    for group in selection.chosen:
+        groups.setdefault(group.masks[0].tensor.rpartition(".")[0], []).append(group.name)
+
+    def see(module: str, x: Tensor) -> None:
+        part = x.double().square().mean(dim=0).cpu()
+        for name in groups[module]:
+            total = totals.setdefault(name, torch.zeros(len(part) + 1, dtype=torch.float64))
+            total += torch.cat([part, part.new_ones(1)])
+
+    with watched_inputs(model, list(groups), see):
+        yield
+
+
+def weighted_magnitudes(model: nn.Module, selection: Selection, squares: Mapping[str, Tensor]) -> Tensor:
+    """Sum over a unit's entries of the following weights of ``|W_ij| |X_j|``, ``(U,)`` float64 (Wanda, arXiv
+    2306.11695, equation 1).
+
+    Args:
+        model: the network.
+        selection: the units.
+        squares: group name -> mean square of each input ``(in * kernel,)``; a group that is absent gets 0.
+    """
+    tensors = dict(model.named_parameters())
+    parts = []
+    for group in selection.chosen:
+        span, square = group.masks[0], squares.get(group.name)
+        if square is None:
+            parts.append(torch.zeros(group.size, dtype=torch.float64))
+            continue
+        weight = tensors[span.tensor].detach().cpu().double()
+        weighted = (weight.abs().flatten(1) * square.sqrt()).view_as(weight)
+        parts.append(per_unit(weighted, span, group.size).sum(dim=1))
+    return torch.cat(parts)
+
+
 class UnitScores(nn.Module):
     """Scores of all units under one criterion, gathered over training steps.
 
@@ -94,7 +145,8 @@ class UnitScores(nn.Module):
         criterion: one of `CRITERIA`.
         selection: the units.
         norm, weights: of ``magnitude``, see `magnitudes`.
-        decay: of the running means of ``taylor``, ``fisher`` and ``activation``, per step; 1 is the plain mean.
+        decay: of the running means of ``taylor``, ``fisher``, ``wanda`` and ``activation``, per step; 1 is the plain
+            mean.
         seed: of ``random``.
 
     The scores, with g the gradient of one batch on the masks (the sum of ``w g`` over a unit's weights):
@@ -103,6 +155,7 @@ class UnitScores(nn.Module):
     - ``taylor``: mean of ``|g|`` (arXiv 1611.06440, equation 8);
     - ``fisher``: mean of ``g^2 / 2`` (arXiv 1801.05787, equation 9, batches in place of samples);
     - ``movement``: minus the sum of ``lr g`` (arXiv 2005.07683, equation 2), closed units among the rest;
+    - ``wanda``: mean of `weighted_magnitudes`;
     - ``activation``: mean of ``|x|`` that enters the weights that follow;
     - ``random``: uniform, the same for the same seed.
     """
@@ -153,14 +206,27 @@ class UnitScores(nn.Module):
         else:
             self._add(gradient.abs() if self.criterion == "taylor" else gradient**2 / 2)
 
+    @property
+    def observer(self) -> Optional[Observer]:
+        """What looks at forward passes for `observe`, or None."""
+        return {"activation": observed_activations, "wanda": observed_inputs}.get(self.criterion)
+
     @torch.no_grad()
-    def observe_activations(self, totals: Mapping[str, Tensor]) -> None:
-        """Take in what `observed_activations` gathered in one step."""
-        parts = []
-        for group in self.selection.chosen:
-            of_group = totals.get(group.name)
-            parts.append(torch.zeros(group.size) if of_group is None else of_group[:-1] / of_group[-1].clamp(min=1))
-        self._add(torch.cat(parts).to(self.total))
+    def observe(self, model: nn.Module, totals: Mapping[str, Tensor]) -> None:
+        """Take in what the `observer` gathered in one step of ``model``."""
+        means = {name: total[:-1] / total[-1].clamp(min=1) for name, total in totals.items()}
+        if self.criterion == "wanda":
+            self._add(weighted_magnitudes(model, self.selection, means).to(self.total))
+            return
+        parts = [means.get(group.name, torch.zeros(group.size)) for group in self.selection.chosen]
+        self._add(torch.cat([part.to(self.total) for part in parts]))
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Begin anew: the units are others than they were."""
+        if self.criterion != "random":
+            self.total.zero_()
+            self.seen.zero_()
 
     def _add(self, value: Tensor) -> None:
         self.total.mul_(self.decay).add_(value)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.masking import expand_mask
-from pruning.core.prunable import Prunable
+from pruning.core.single_weights import view_of
 from pruning.core.structure import Structure
-from pruning.core.units import UnitGroup, check_groups
+from pruning.core.units import Product, UnitGroup, check_groups
 
 
 def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], structure: Structure) -> dict[str, Tensor]:
@@ -37,17 +36,28 @@ def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], struct
     keep_indices: dict[tuple[str, int], Tensor] = {}
     for group in groups:
         kept = structure.groups[group.name].kept
-        if len(kept) == group.size:
+        if len(kept) == group.size or not group.slices:
             continue
         gone = torch.tensor(sorted(set(range(group.size)) - set(kept)), dtype=torch.long)
         for span in group.slices:
-            if span.tensor in result:
+            if span.tensor in result and span.dim is not None:
                 key = (span.tensor, span.dim)
                 keep = keep_indices.setdefault(key, torch.ones(result[span.tensor].shape[span.dim], dtype=torch.bool))
                 keep[span.indices(gone)] = False
     for (name, dim), keep in keep_indices.items():
         result[name] = result[name].index_select(dim, torch.nonzero(keep).flatten().to(result[name].device))
+    for group in groups:
+        if group.product is not None and structure.count(group.name) == group.size:
+            _multiply(result, group.product)
     return result
+
+
+def _multiply(state: dict[str, Tensor], product: Product) -> None:
+    """One matrix in place of its factors."""
+    left, right = state.pop(product.left), state.pop(product.right)
+    state[product.whole] = (left.double() @ right.double()).to(left)
+    if product.bias in state:
+        state[product.whole_bias] = state.pop(product.bias)
 
 
 def extract(model: nn.Module, structure: Structure) -> nn.Module:
@@ -60,12 +70,17 @@ def extract(model: nn.Module, structure: Structure) -> nn.Module:
         UserError: the structure is not of this network.
         RuntimeError: the network's declaration is wrong (names or shapes do not match after cutting).
     """
-    prunable = cast(Prunable, model)
+    prunable = view_of(model, structure)
     groups = prunable.unit_groups()
     check_groups(model, groups)
     structure.check_fits(groups)
     structure = structure.resolved(groups)
     small = prunable.shrink(structure)
-    small.load_state_dict(cut_tensors(model.state_dict(), groups, structure), strict=True)
+    tensors = cut_tensors(model.state_dict(), groups, structure)
+    shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
+    for product in (group.product for group in groups if group.product is not None):
+        if product.whole in tensors:  # a convolution of kernel 1 has an axis more than its matrix
+            tensors[product.whole] = tensors[product.whole].reshape(shapes[product.whole])
+    small.load_state_dict(tensors, strict=True)
     parameter = next(model.parameters())
     return small.to(device=parameter.device, dtype=parameter.dtype).train(model.training)

@@ -15,8 +15,10 @@ def expand_mask(mask: Tensor, span: Span, shape: Sequence[int]) -> Tensor:
     """Lay a group's ``mask (size,)`` along one axis of a tensor of ``shape``; entries of no unit get 1.
 
     Returns:
-        A tensor that broadcasts against ``shape``: all axes of length 1 but ``span.dim``.
+        A tensor that broadcasts against ``shape``: all axes of length 1 but ``span.dim``; of single entries, ``shape``.
     """
+    if span.dim is None:
+        return mask.reshape(tuple(shape))
     length = shape[span.dim]
     entries = mask.numel() * span.width
     view = [1] * len(shape)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
@@ -20,6 +21,9 @@ class Prunable(Protocol):
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
         """Parameters and multiply-accumulates of what is pruned, for ``frames`` input frames of one utterance."""
+
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """Outputs for a made-up input ``(rows, D)``, without padding, to compare two networks by."""
 
     def shrink(self, structure: Structure) -> nn.Module:
         """A new network of the shapes that ``structure`` leaves; its weights are not set."""

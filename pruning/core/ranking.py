@@ -11,7 +11,7 @@ from torch import Tensor
 from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 
-RANKINGS = ("global", "group", "layers")
+RANKINGS = ("global", "group", "layers", "row")
 NORMALISATIONS = ("none", "group", "cost")
 _CHEAPEST = 1e-4  # of the mean price
 
@@ -43,10 +43,7 @@ def normalised(
         scale = {group.name: _rms(torch.cat(alone[group.kind]) if group.size == 1 else parts[group.name])
                  for group in selection.chosen}  # fmt: skip
         return torch.cat([part / scale[name] for name, part in parts.items()])
-    with torch.enable_grad():
-        counts = costs.dense_counts().requires_grad_(True)
-        (prices,) = torch.autograd.grad(costs.evaluate(counts, cost), counts)
-    known = prices[selection.member]
+    known = costs.prices(cost)[selection.member]
     factor = known.clamp(min=_CHEAPEST * float(known.mean())) ** price_power  # of a unit that saves nothing, too
     return torch.where(scores < 0, scores * factor, scores / factor)
 
@@ -72,6 +69,21 @@ def group_order(scores: Tensor, selection: Selection) -> Tensor:
     sizes = torch.cat([torch.full((size,), float(size), dtype=torch.float64) for size in selection.sizes])
     places = positions(scores, selection)
     return torch.where(places == 0, torch.ones_like(sizes), -(places + 0.5) / sizes)
+
+
+def row_order(scores: Tensor, selection: Selection) -> Tensor:
+    """An order ``(U,)`` in which every output row of a matrix loses the same share of its weights (arXiv 2306.11695,
+    section 3); where units are no single weights, `group_order`.
+    """
+    whole = group_order(scores, selection)
+    parts = []
+    for group, part, otherwise in zip(selection.chosen, scores.split(selection.sizes), whole.split(selection.sizes)):
+        if group.rows is None:
+            parts.append(otherwise)
+            continue
+        places = part.view(group.rows, -1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        parts.append((-(places.double() + 0.5) / places.shape[1]).flatten())
+    return torch.cat(parts)
 
 
 def with_counts(scores: Tensor, selection: Selection, counts: Mapping[str, int]) -> Tensor:
@@ -148,4 +160,6 @@ def ordered(
     scores = last(normalised(scores, selection, costs, cost, normalisation, price_power), keep)
     if ranking == "group":
         return group_order(scores, selection)
+    if ranking == "row":
+        return row_order(scores, selection)
     return layer_order(scores, selection) if ranking == "layers" else scores

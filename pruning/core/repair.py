@@ -20,6 +20,7 @@ from typing import Any, Optional, cast
 import torch
 from torch import Tensor, nn
 
+from pruning.core.linear_inputs import flattened_inputs, flattened_outputs
 from pruning.core.masking import Masker
 from pruning.core.prunable import Prunable
 from pruning.core.structure import Structure
@@ -50,32 +51,6 @@ class _Site:
     gram: Optional[Tensor] = field(default=None, repr=False)
     cross: Optional[Tensor] = field(default=None, repr=False)
     rows: int = 0
-
-
-def flattened_inputs(module: nn.Module, x: Tensor) -> Tensor:
-    """What a linear or convolutional module multiplies its weight ``(out, in * kernel)`` with: ``(rows, in * kernel)``.
-
-    Raises:
-        TypeError: another kind of module, or a grouped convolution.
-    """
-    channels_first = getattr(module, "channels_first", True)
-    if isinstance(module, nn.Linear) or not channels_first:
-        return x.reshape(-1, x.shape[-1])
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.groups == 1:
-        one_dimensional = isinstance(module, nn.Conv1d)
-        image = x.unsqueeze(2) if one_dimensional else x
-        spread = [(1, *value) if one_dimensional else value for value in (module.kernel_size, module.dilation,
-                  module.stride)]  # fmt: skip
-        padding = (0, *module.padding) if one_dimensional else module.padding
-        columns = nn.functional.unfold(image, spread[0], spread[1], cast(Any, padding), spread[2])  # (N, in * k, L)
-        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
-    raise TypeError(f"cannot repair a {type(module).__name__}")
-
-
-def flattened_outputs(module: nn.Module, y: Tensor) -> Tensor:
-    """The outputs of a module as ``(rows, out)``, in the order of `flattened_inputs`."""
-    first = getattr(module, "channels_first", isinstance(module, (nn.Conv1d, nn.Conv2d)))
-    return (y.flatten(2).transpose(1, 2) if first else y).reshape(-1, y.shape[1] if first else y.shape[-1])
 
 
 def _sites(model: nn.Module, groups: Sequence[UnitGroup], structure: Structure) -> list[_Site]:

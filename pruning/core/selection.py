@@ -10,6 +10,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from pruning.core.bits import Bits
 from pruning.core.cost import CostModel
 from pruning.core.structure import KeptUnits, Structure
 from pruning.core.units import UnitGroup, select_kinds
@@ -131,8 +132,9 @@ class Selection:
         protected = torch.zeros_like(keep)
         start = 0
         for group in self.chosen:  # the best units of a group that must not empty stay
-            best = ranks[start : start + group.size].argsort(descending=True)[: group.minimum]
-            protected[start + best] = True
+            if group.minimum:
+                best = ranks[start : start + group.size].argsort(descending=True)[: group.minimum]
+                protected[start + best] = True
             start += group.size
         later = float(len(ranks))
         if opening:
@@ -143,6 +145,14 @@ class Selection:
         key = ranks + later * is_module[self.member].double()
         return key.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
 
+    def settled(self, keep: Tensor) -> Tensor:
+        """``keep (U,)`` with all units open where a group would keep more than is worth while."""
+        keep = keep.clone()
+        for group, part in zip(self.chosen, keep.split(self.sizes)):
+            if group.settled(int(part.sum())) == group.size:
+                part.fill_(True)
+        return keep
+
     def structure(self, keep: Tensor, scores: Tensor, scale: Optional[Tensor] = None) -> Structure:
         """The structure of ``keep (U,)``.
 
@@ -152,9 +162,13 @@ class Selection:
             scale: ``(U,)`` factors of kept units, or None for 1.
         """
         kept: dict[str, KeptUnits] = dict(Structure.dense(self.groups).groups)
-        start = 0
+        keep, start = self.settled(keep), 0
         for group in self.chosen:
             part = slice(start, start + group.size)
+            if group.single:  # without scores: they would be as large as the weights
+                kept[group.name] = replace(kept[group.name], kept=Bits(keep[part]))
+                start += group.size
+                continue
             units = [int(unit) for unit in torch.nonzero(keep[part]).flatten()]
             soft = None if scale is None else tuple(float(factor) for factor in scale[part][units])
             of_group = tuple(float(score) for score in scores[part])

@@ -9,6 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from pruning.core.bits import Bits
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 
@@ -19,19 +20,21 @@ class KeptUnits:
 
     Attributes:
         kind, size: as in the group.
-        kept: indices of the kept units, ascending.
+        kept: indices of the kept units, ascending: a tuple, or `Bits` where units are single weights.
         scale: factor of each kept unit (soft gates), or None for 1; folded into weights at extraction.
         scores: a score of every unit of the group, larger is more worth keeping, or None; rounding needs it.
     """
 
     kind: str
     size: int
-    kept: tuple[int, ...]
+    kept: Sequence[int]
     scale: Optional[tuple[float, ...]] = None
     scores: Optional[tuple[float, ...]] = None
 
     def mask(self) -> Tensor:
         """``(size,)`` float32: 0 for removed units, the scale for kept ones."""
+        if isinstance(self.kept, Bits):
+            return self.kept.bits.float()
         mask = torch.zeros(self.size)
         if self.kept:
             values = torch.ones(len(self.kept)) if self.scale is None else torch.tensor(self.scale)
@@ -47,6 +50,17 @@ class KeptUnits:
         return replace(self, kept=kept, scale=tuple(old.get(unit, 1.0) for unit in kept))
 
 
+def _all(group: UnitGroup) -> Sequence[int]:
+    return Bits(torch.ones(group.size)) if group.single else tuple(range(group.size))
+
+
+def _kept_units(value: Any, size: int) -> Sequence[int]:
+    """Of a JSON value: a list of indices, or bits."""
+    if isinstance(value, Mapping):
+        return Bits.from_text(value["bits"], size)
+    return tuple(int(unit) for unit in value)
+
+
 @dataclass(frozen=True)
 class Structure:
     """Kept units of every group of a network, by group name."""
@@ -56,7 +70,7 @@ class Structure:
     @classmethod
     def dense(cls, groups: Sequence[UnitGroup]) -> Structure:
         """Everything kept."""
-        return cls({g.name: KeptUnits(g.kind, g.size, tuple(range(g.size))) for g in groups})
+        return cls({group.name: KeptUnits(group.kind, group.size, _all(group)) for group in groups})
 
     @classmethod
     def from_masks(cls, groups: Sequence[UnitGroup], masks: Mapping[str, Tensor]) -> Structure:
@@ -65,7 +79,7 @@ class Structure:
         for group in groups:
             mask = masks.get(group.name)
             if mask is None:
-                kept[group.name] = KeptUnits(group.kind, group.size, tuple(range(group.size)))
+                kept[group.name] = KeptUnits(group.kind, group.size, _all(group))
                 continue
             units = [int(unit) for unit in torch.nonzero(mask > 0).flatten()]
             scale = tuple(float(mask[unit]) for unit in units)
@@ -117,7 +131,7 @@ class Structure:
         for group in groups:
             units = result[group.name]
             chosen = group.kind in kinds if kinds is not None else group.size >= 2 * multiple
-            if not chosen or not units.kept or len(units.kept) % multiple == 0:
+            if not chosen or group.single or not units.kept or len(units.kept) % multiple == 0:
                 continue
             scores = units.scores
             if scores is None:
@@ -138,7 +152,8 @@ class Structure:
         """Plain values for JSON."""
         result: dict[str, Any] = {}
         for name, group in self.groups.items():
-            row: dict[str, Any] = {"kind": group.kind, "size": group.size, "kept": list(group.kept)}
+            kept = {"bits": group.kept.to_text()} if isinstance(group.kept, Bits) else list(group.kept)
+            row: dict[str, Any] = {"kind": group.kind, "size": group.size, "kept": kept}
             if group.scale is not None:
                 row["scale"] = list(group.scale)
             if group.scores is not None:
@@ -159,7 +174,7 @@ class Structure:
         groups: dict[str, KeptUnits] = {}
         for name, row in value["groups"].items():
             try:
-                kept = tuple(int(unit) for unit in row["kept"])
+                kept = _kept_units(row["kept"], int(row["size"]))
                 scale = tuple(float(s) for s in row["scale"]) if "scale" in row else None
                 scores = tuple(float(s) for s in row["scores"]) if "scores" in row else None
                 units = KeptUnits(str(row["kind"]), int(row["size"]), kept, scale, scores)
@@ -167,7 +182,8 @@ class Structure:
                 raise UserError(f"group {name} of {source} is malformed ({error!r})", remedy) from None
             fits = (scale is None or len(scale) == len(kept)) and (scores is None or len(scores) == units.size)
             in_range = not kept or 0 <= kept[0] <= kept[-1] < units.size
-            if list(kept) != sorted(set(kept)) or not in_range or not fits:
+            ascending = isinstance(kept, Bits) or list(kept) == sorted(set(kept))
+            if not ascending or not in_range or not fits:
                 raise UserError(f"group {name} of {source} keeps units that do not fit its size {units.size}", remedy)
             groups[name] = units
         return cls(groups)

@@ -8,7 +8,7 @@ attention code where hooks do not fire, and it costs no memory for activations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import torch
@@ -21,13 +21,13 @@ class Span:
 
     Attributes:
         tensor: name of the parameter or buffer in the network's ``state_dict``.
-        dim: the axis.
+        dim: the axis; None: units are single entries of the tensor, in the order of its memory.
         width: entries that one unit owns, contiguous.
         offset: first entry of unit 0 (the second half of a gated linear unit starts at ``offset = channels``).
     """
 
     tensor: str
-    dim: int
+    dim: Optional[int]
     width: int = 1
     offset: int = 0
 
@@ -35,6 +35,23 @@ class Span:
         """Entries of ``dim`` that ``units (K,)`` own, ``(K * width,)``, in the order of ``units``."""
         first = units * self.width + self.offset
         return (first[:, None] + torch.arange(self.width, device=units.device)[None, :]).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix that is kept as ``left @ right``, and is one tensor again where nothing of it goes.
+
+    Attributes:
+        left, right: names of the factors, ``(out, rank)`` and ``(rank, in)``.
+        whole: name of the tensor that takes their place.
+        bias, whole_bias: what its bias, if it has one, is called in either form.
+    """
+
+    left: str
+    right: str
+    whole: str
+    bias: str
+    whole_bias: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,10 @@ class UnitGroup:
         minimum: units that must stay.
         removes: prefixes of tensor names that go as a whole when the (single) unit of a module group goes.
         layer: number, from 0, of the layer that it is a part of; None: of none.
+        worthwhile: the largest count below ``size`` that saves anything; a group that would keep more is kept whole.
+            None: every unit that goes saves something.
+        rows: of single entries of a matrix: its outputs, each of which may be ranked on its own.
+        product: of the components of a factored matrix: what it becomes when all of them are kept.
     """
 
     name: str
@@ -63,6 +84,18 @@ class UnitGroup:
     minimum: int = 0
     removes: tuple[str, ...] = ()
     layer: Optional[int] = None
+    worthwhile: Optional[int] = None
+    rows: Optional[int] = None
+    product: Optional[Product] = None
+
+    @property
+    def single(self) -> bool:
+        """Whether its units are single entries of a tensor."""
+        return bool(self.masks) and self.masks[0].dim is None
+
+    def settled(self, count: int) -> int:
+        """The count that a network keeps where ``count`` units are to stay."""
+        return self.size if self.worthwhile is not None and count > self.worthwhile else count
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 <= self.minimum <= self.size:
@@ -89,6 +122,9 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
             if span.tensor not in tensors:
                 raise ValueError(f"{group.name}: the network has no tensor {span.tensor}")
             shape = tuple(tensors[span.tensor].shape)
+            if span.dim is None:
+                shape, span = (tensors[span.tensor].numel(),), replace(span, dim=0)
+            assert span.dim is not None
             if span.dim >= len(shape) or span.offset + group.size * span.width > shape[span.dim]:
                 raise ValueError(f"{group.name}: {group.size} units of {span} exceed the shape {shape}")
         for prefix in group.removes:

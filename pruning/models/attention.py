@@ -105,3 +105,96 @@ class RelativePositionAttention(nn.Module):
             self.dropout if self.training else 0.0,
         )  # (N, H, T, D)
         return self.out_proj(context.transpose(1, 2).reshape(n, frames, -1))
+
+
+def rotation(positions: Tensor, head_dim: int) -> Tensor:
+    """Cosine and sine of the angles by which rotary positions turn pairs of a head's entries (arXiv 2104.09864, 3.2.2).
+
+    Args:
+        positions: ``(P,)``, counted from 0.
+        head_dim: even.
+
+    Returns:
+        ``(2, P, head_dim / 2)`` float32.
+    """
+    pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, None].float() * torch.exp(pairs * (-math.log(10000.0) / head_dim))[None, :]
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """``x (..., head_dim)`` turned by angles whose ``cosine`` and ``sine`` broadcast against half of it."""
+    first, second = x.chunk(2, dim=-1)
+    cosine, sine = cosine.to(x), sine.to(x)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+class CausalAttention(nn.Module):
+    """Multi-head self-attention over the past with rotary positions and an explicit head size.
+
+    Weights are laid out as those of `RelativePositionAttention`.
+
+    Args:
+        d_model: input and output dimension.
+        num_heads: heads; the inner dimension is ``num_heads * head_dim``, whatever ``d_model`` is.
+        head_dim: dimension of a head, even.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, head_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.dropout = dropout
+        self.in_proj = nn.Linear(d_model, 3 * num_heads * head_dim)
+        self.out_proj = nn.Linear(num_heads * head_dim, d_model)
+
+    def _projected(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values ``(N, H, U, D)`` of ``x (N, U, d_model)``."""
+        n, length, _ = x.shape
+        parts = self.in_proj(x).chunk(3, dim=-1)
+        return [part.reshape(n, length, self.num_heads, self.head_dim).transpose(1, 2) for part in parts]
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        context = attention(query, key, value, bias, self.dropout if self.training else 0.0)  # (N, H, U, D)
+        return self.out_proj(context.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+        """Attend to what came before.
+
+        Args:
+            x: ``(N, U, d_model)``.
+            positions: ``(2, U, head_dim / 2)``, from `rotation`.
+            bias: ``(U, U)`` added to the scores: very negative for what lies ahead.
+
+        Returns:
+            ``(N, U, d_model)``.
+        """
+        query, key, value = self._projected(x)
+        return self._attended(rotated(query, *positions), rotated(key, *positions), value, bias)
+
+    def step(
+        self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend from one new place of each history.
+
+        Args:
+            x: ``(N, 1, d_model)``.
+            positions: ``(2, N, head_dim / 2)`` of the new places.
+            keys, values: ``(N, H, T, D)``, of which the first ``lengths`` are of the past.
+            lengths: ``(N,)``.
+
+        Returns:
+            ``(N, 1, d_model)``, and keys and values with the new place in them.
+        """
+        cosine, sine = positions[:, :, None, None]
+        query, key, value = self._projected(x)  # (N, H, 1, D)
+        room = int(lengths.max()) + 1 - keys.shape[2]
+        if room > 0:
+            keys, values = (nn.functional.pad(past, (0, 0, 0, room)) for past in (keys, values))
+        place = lengths[:, None, None, None].expand(-1, self.num_heads, 1, self.head_dim)
+        keys = keys.scatter(2, place, rotated(key, cosine, sine))
+        values = values.scatter(2, place, value)
+        ahead = torch.arange(keys.shape[2], device=lengths.device)[None, :] > lengths[:, None]  # (N, T)
+        bias = torch.zeros_like(ahead, dtype=x.dtype).masked_fill(ahead, torch.finfo(x.dtype).min)
+        return self._attended(rotated(query, cosine, sine), keys, values, bias[:, None, None]), keys, values

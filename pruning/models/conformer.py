@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.models.attention import RelativePositionAttention, relative_positions
+from pruning.models.layers import FeedForward, per_layer
 from pruning.models.subsampling import ConvSubsampling, beyond
 
 
@@ -51,7 +52,7 @@ class ConformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "macaron_dim", "ffn_dim", "conv_channels"):
-            object.__setattr__(self, name, _per_layer(getattr(self, name), self.num_layers, name))
+            object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
         for name in ("subsampling_channels", "subsampling_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.conv_kernel % 2 == 0:
@@ -77,33 +78,12 @@ class ConformerConfig:
         )
 
 
-def _per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:
-    values = tuple(values)
-    if len(values) not in (1, num_layers):
-        raise ValueError(f"{name} has {len(values)} entries for {num_layers} layers; give one, or one per layer")
-    return values if len(values) == num_layers else values * num_layers
-
-
 class EncoderOutput(NamedTuple):
     """``output (N, T', D)``, ``lengths (N,)``, and ``layers``: the subsampled input and each block's output."""
 
     output: Tensor
     lengths: Tensor
     layers: list[Tensor]
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a Swish between, ``(N, T, d_model) -> (N, T, d_model)``."""
-
-    def __init__(self, d_model: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(d_model, hidden)
-        self.linear2 = nn.Linear(hidden, d_model)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, T, d_model) -> (N, T, d_model)``."""
-        return self.linear2(self.dropout(nn.functional.silu(self.linear1(x))))
 
 
 class PointwiseConvolution(nn.Conv1d):

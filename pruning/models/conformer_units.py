@@ -12,9 +12,11 @@ from dataclasses import replace
 from typing import Optional
 
 from pruning.core.cost import CostTerm
+from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
 from pruning.models.conformer import ConformerConfig
+from pruning.models.module_units import attention_groups, ffn_groups, module_group
 from pruning.models.subsampling import KERNEL, subsampled
 
 UNIT_KINDS = ("heads", "ffn", "conv", "subsampling")
@@ -34,9 +36,9 @@ def _layer_groups(config: ConformerConfig, index: int, layer: str) -> list[UnitG
     groups = []
     for name, field in _FFNS.items():
         if getattr(config, field)[index]:
-            groups += _ffn_groups(layer, name, getattr(config, field)[index], config.d_model)
+            groups += ffn_groups(layer, name, getattr(config, field)[index], config.d_model)
     if config.num_heads[index]:
-        groups += _attention_groups(layer, config.num_heads[index], config.head_dim, config.d_model)
+        groups += attention_groups(layer, config.num_heads[index], config.head_dim, config.d_model, True)
     if config.conv_channels[index]:
         groups += _convolution_groups(layer, config.conv_channels[index], config.d_model)
     return groups
@@ -54,39 +56,8 @@ def _subsampling_groups(config: ConformerConfig, prefix: str) -> list[UnitGroup]
     return groups
 
 
-def _module_group(layer: str, module: str, kind: str, out: str, d_model: int) -> UnitGroup:
-    name = f"{layer}{module}"
-    masks = tuple(Span(f"{name}.{out}.{tensor}", 0, width=d_model) for tensor in ("weight", "bias"))
-    return UnitGroup(name, kind, 1, masks, removes=(f"{name}.", f"{name}_norm."))
-
-
-def _ffn_groups(layer: str, module: str, hidden: int, d_model: int) -> list[UnitGroup]:
-    parent = _module_group(layer, module, "ffn_module", "linear2", d_model)
-    following = Span(f"{parent.name}.linear2.weight", 1)
-    slices = (Span(f"{parent.name}.linear1.weight", 0), Span(f"{parent.name}.linear1.bias", 0), following)
-    return [parent, UnitGroup(f"{parent.name}.hidden", "ffn", hidden, (following,), slices, parent.name)]
-
-
-def _attention_groups(layer: str, heads: int, head_dim: int, d_model: int) -> list[UnitGroup]:
-    parent = _module_group(layer, "attention", "attention_module", "out_proj", d_model)
-    name, inner = parent.name, heads * head_dim
-    following = Span(f"{name}.out_proj.weight", 1, width=head_dim)
-    projections = [
-        Span(f"{name}.in_proj.{tensor}", 0, head_dim, part * inner)
-        for part in range(3)
-        for tensor in ("weight", "bias")
-    ]
-    positions = (
-        Span(f"{name}.pos_proj.weight", 0, head_dim),
-        Span(f"{name}.pos_bias_u", 0),
-        Span(f"{name}.pos_bias_v", 0),
-    )
-    slices = (*projections, *positions, following)
-    return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), slices, name)]
-
-
 def _convolution_groups(layer: str, channels: int, d_model: int) -> list[UnitGroup]:
-    parent = _module_group(layer, "convolution", "conv_module", "pointwise2", d_model)
+    parent = module_group(layer, "convolution", "conv_module", "pointwise2", d_model)
     name = parent.name
     following = Span(f"{name}.pointwise2.weight", 1)
     gated = [  # the gated linear unit ties channel c and c + channels
@@ -152,6 +123,24 @@ def _subsampling_terms(config: ConformerConfig, frames: int, prefix: str) -> lis
     terms.append(CostTerm("subsampling", previous, bins * config.d_model, time * bins * config.d_model))
     terms.append(CostTerm("subsampling", (), config.d_model, 0))
     return terms
+
+
+def linear_layers(config: ConformerConfig, frames: int, prefix: str = "encoder.") -> list[LinearLayer]:
+    """The linear layers of the blocks, pointwise convolutions among them."""
+    t = subsampled(frames, config.subsampling_strides)
+    layers = []
+    for index in range(config.num_layers):
+        layer = f"{prefix}layers.{index}."
+        for name, field in _FFNS.items():
+            if getattr(config, field)[index]:
+                layers += [LinearLayer(f"{layer}{name}.{linear}", "ffn", t) for linear in ("linear1", "linear2")]
+        if config.num_heads[index]:
+            for linear, calls in (("in_proj", t), ("pos_proj", max(2 * t - 1, 0)), ("out_proj", t)):
+                layers.append(LinearLayer(f"{layer}attention.{linear}", "attention", calls))
+        if config.conv_channels[index]:
+            for linear in ("pointwise1", "pointwise2"):
+                layers.append(LinearLayer(f"{layer}convolution.{linear}", "convolution", t))
+    return layers
 
 
 def shrink(config: ConformerConfig, structure: Structure, prefix: str = "encoder.") -> ConformerConfig:

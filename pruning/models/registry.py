@@ -10,9 +10,11 @@ from torch import nn
 
 from pruning.errors import UserError
 from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.models.transformer_lm import LanguageModelConfig, TransformerLM
 
 _BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "transducer": lambda config: Transducer(TransducerConfig.from_dict(config)),
+    "transformer_lm": lambda config: TransformerLM(LanguageModelConfig.from_dict(config)),
 }
 
 
@@ -39,4 +41,6 @@ def describe(model: nn.Module) -> dict[str, Any]:
     """The inverse of `build`: type and configuration, plain values."""
     if isinstance(model, Transducer):
         return {"type": "transducer", "config": dataclasses.asdict(model.config)}
+    if isinstance(model, TransformerLM):
+        return {"type": "transformer_lm", "config": dataclasses.asdict(model.config)}
     raise TypeError(f"{type(model).__name__} is not in the registry")

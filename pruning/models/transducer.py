@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import conformer_units
 from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
+from pruning.models.subsampling import beyond
 
 BLANK = 0
 
@@ -29,6 +31,7 @@ class TransducerConfig:
         decoder_dim: embedding dimension of the stateless decoder.
         context_size: symbols that it sees.
         joiner_dim: dimension where encoder and decoder meet.
+        ranks: linear layer of the encoder -> rank of its factored form; others are dense.
     """
 
     encoder: ConformerConfig
@@ -36,11 +39,15 @@ class TransducerConfig:
     decoder_dim: int = 512
     context_size: int = 2
     joiner_dim: int = 512
+    ranks: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TransducerConfig:
         """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
         return cls(**{**value, "encoder": ConformerConfig(**value["encoder"])})
+
+
+PROBE_FRAMES = 500
 
 
 class StatelessDecoder(nn.Module):
@@ -112,6 +119,7 @@ class Transducer(nn.Module):
         self.simple_am = nn.Linear(d, config.vocab_size)
         self.simple_lm = nn.Linear(config.decoder_dim, config.vocab_size)
         self.ctc_head = nn.Linear(d, config.vocab_size)
+        low_rank.install(self, config.ranks)
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
         """CTC log-probabilities ``(N, T', V)`` of ``encoder_out (N, T', D)``, in at least float32; blank is 0."""
@@ -123,13 +131,34 @@ class Transducer(nn.Module):
         return self.encoder(features, lengths, return_layers)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """Unit groups of the encoder."""
+        """Unit groups of the encoder; of factored layers, their components alone."""
+        if self.config.ranks:
+            return low_rank.component_groups(self)
         return conformer_units.unit_groups(self.config.encoder)
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
         """Cost of the encoder, subsampling included, for ``frames`` feature frames."""
-        return conformer_units.cost_terms(self.config.encoder, frames)
+        dense = self.config.encoder
+        return low_rank.cost_terms(self, conformer_units.unit_groups(dense), conformer_units.cost_terms(dense, frames),
+                                   self.linear_layers(frames))  # fmt: skip
+
+    def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
+        """The encoder's linear layers that may be factored, for ``frames`` feature frames."""
+        return conformer_units.linear_layers(self.config.encoder, frames)
+
+    def with_ranks(self, ranks: Mapping[str, int]) -> Transducer:
+        """A new transducer with the layers ``ranks`` factored; its weights are not set."""
+        return Transducer(replace(self.config, ranks=dict(ranks)))
+
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """The encoder's outputs ``(frames, D)`` for two utterances of noise, one of them padded."""
+        features = torch.randn(2, PROBE_FRAMES, self.config.encoder.feature_dim, generator=generator)
+        lengths = torch.tensor([PROBE_FRAMES, PROBE_FRAMES * 2 // 3])
+        encoded = self.encoder(features, lengths)
+        return encoded.output[~beyond(encoded.lengths, encoded.output.shape[1])]
 
     def shrink(self, structure: Structure) -> Transducer:
         """A new transducer whose encoder has what ``structure`` leaves."""
+        if self.config.ranks:
+            return self.with_ranks(low_rank.shrunk_ranks(self, structure))
         return Transducer(replace(self.config, encoder=conformer_units.shrink(self.config.encoder, structure)))

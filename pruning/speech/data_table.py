@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -11,10 +11,19 @@ from tabulate import tabulate
 
 from pruning.files import PathLike
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.manifests import check_exists, naming
+from pruning.speech.manifests import check_exists, iterate_cuts, naming
+from pruning.speech.sampler import transcript
 
 SPEED_PERTURBED = re.compile(r"_sp\d+\.\d+$")
 """lhotse's suffix to the id of a cut: the same words at another speed."""
+
+
+def transcripts(cuts_paths: Sequence[PathLike]) -> Iterator[str]:
+    """The transcripts of cuts, those of speed-perturbed copies left out."""
+    for path in check_exists(cuts_paths):
+        for cut in iterate_cuts(path):
+            if not SPEED_PERTURBED.search(cut.id):
+                yield transcript(cut)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.training import provenance
 from pruning.training.exporting import export_onnx, export_torchscript
 from pruning.training.facts import frames_of, network_facts
-from pruning.training.runs import load_network
+from pruning.training.transducer_runs import load_network
 
 PYTORCH = "pytorch"
 BACKENDS = (PYTORCH, "torchscript", "onnx", "int8")

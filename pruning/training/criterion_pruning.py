@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.constraint import ConstraintConfig
-from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores, observed_activations
+from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores
 from pruning.core.prunable import Prunable
 from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
 from pruning.core.selection import Selection
@@ -33,7 +33,9 @@ class CriterionConfig:
         weights: ``own`` or ``following``, whose norm it is (see `pruning.core.criteria.magnitudes`).
         decay: of the running means of scores, per step.
         ranking: ``global``: units of the whole network against each other; ``group``: every group keeps the same
-            share and at least one unit, as in a uniformly narrower network; ``layers``: whole layers go.
+            share and at least one unit, as in a uniformly narrower network; ``layers``: whole layers go; ``row``: of
+            single weights, every output row of a matrix keeps the same share. None: ``row`` for single weights by
+            ``wanda``, which is defined so, else ``global``.
         normalisation: of scores before a global ranking: ``none``, ``group`` or ``cost`` (see
             `pruning.core.ranking.normalised`). The default was far the best for Taylor scores on the mini corpus.
         interval: steps between two cuts of a ramp.
@@ -44,7 +46,7 @@ class CriterionConfig:
     norm: int = 2
     weights: str = "own"
     decay: float = 0.98
-    ranking: str = "global"
+    ranking: Optional[str] = None
     normalisation: str = "cost"
     interval: int = 10
     reopen: bool = False
@@ -52,7 +54,7 @@ class CriterionConfig:
     def __post_init__(self) -> None:
         choices = {"norm": (1, 2), "weights": WEIGHTS, "ranking": RANKINGS, "normalisation": NORMALISATIONS}
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in allowed and not (name == "ranking" and self.ranking is None):
                 named = ", ".join(str(value) for value in allowed)
                 raise ValueError(f"criterion.{name} is {getattr(self, name)!r}, not one of {named}")
         if not 0 < self.decay <= 1 or self.interval < 1:
@@ -71,6 +73,7 @@ class CriterionPruning(Pruner):
         seed: of random scores.
         counts: a structure whose kept counts are taken, group by group, at the end of the ramp instead of a ranking's;
             the target must be what it costs.
+        view: what of the model are units, where it is not what the model itself declares.
 
     Raises:
         UserError: the target is beyond reach, a kind is unknown, or ``counts`` is of another network.
@@ -88,17 +91,19 @@ class CriterionPruning(Pruner):
         frames: int,
         seed: int = 0,
         counts: Optional[Structure] = None,
+        view: Optional[Prunable] = None,
     ) -> None:
         if criterion not in CRITERIA:
             raise UserError(f"there is no criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
-        groups = cast(Prunable, model).unit_groups()
+        view = cast(Prunable, model) if view is None else view
+        groups = view.unit_groups()
         try:
             selection = Selection(groups, unit_kinds(groups) if config.kinds is None else config.kinds)
         except ValueError as error:
             raise UserError(str(error), "correct criterion.kinds") from None
         if counts is not None:
             counts.check_fits(groups, "the structure whose counts are asked for")
-        super().__init__(model, selection, constraint, frames)
+        super().__init__(model, selection, constraint, frames, view)
         if counts is not None:
             self._check_costs(counts)
         self.config = config
@@ -110,7 +115,7 @@ class CriterionPruning(Pruner):
         # not bool, which gloo of torch 1.13 cannot send to other processes
         self.register_buffer("keep", torch.ones(selection.num_units, dtype=torch.uint8))
         self.register_buffer("cut_at", torch.zeros((), dtype=torch.float64))  # share of the target that is cut
-        self._activations: dict[str, Tensor] = {}
+        self._observed: dict[str, Tensor] = {}
 
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
         """0 or 1 for every unit; in training with a gradient, for closed units as well (straight through).
@@ -133,10 +138,10 @@ class CriterionPruning(Pruner):
 
     @contextmanager
     def applied(self, step: StepInfo) -> Iterator[None]:
-        """Also looks at activations in training, where the criterion is about them."""
+        """Also looks at what enters weights in training, where the criterion is about that."""
         with super().applied(step):
-            if step.training and self.scores.criterion == "activation":
-                with observed_activations(self.network, self.units, self._activations):
+            if step.training and self.scores.observer is not None:
+                with self.scores.observer(self.network, self.units, self._observed):
                     yield
             else:
                 yield
@@ -145,23 +150,30 @@ class CriterionPruning(Pruner):
         """Score the units by this step."""
         if self.probe is not None and self.probe.grad is not None:
             self.scores.observe_gradient(self.probe.grad, learning_rates["weights"])
-        if self._activations:
-            self.scores.observe_activations(
-                {name: distributed.summed(total) for name, total in self._activations.items()}
-            )
-            self._activations.clear()
+        if self._observed:
+            totals = {name: distributed.summed(total) for name, total in self._observed.items()}
+            self.scores.observe(self.network, totals)
+            self._observed.clear()
 
     def after_step(self, step: StepInfo) -> None:
         """Cut where a cut is due."""
-        self._activations.clear()  # of a step that was skipped: they may be infinite
+        self._observed.clear()  # of a step that was skipped: they may be infinite
         next_step = StepInfo(step.epoch, step.batch, step.step + 1, step.total_steps)
         share = self.share(next_step)
         if share <= self.cut_at.item() or not (share == 1 or next_step.step % self.config.interval == 0):
             return
         if not self.scores.ready:
             return  # every step so far was skipped
-        self.keep.copy_(self._cut(share))
+        self.keep.copy_(self.units.settled(self._cut(share)))
         self.cut_at.fill_(share)
+        self.after_cut()
+
+    def after_cut(self) -> None:
+        """Called when units were cut."""
+
+    def scored(self) -> Tensor:
+        """Scores of all units, ``(U,)`` float64."""
+        return self.scores.values(self.network)
 
     def kept(self) -> Tensor:
         """Which units are kept, ``(U,)`` bool, on the CPU."""
@@ -169,16 +181,16 @@ class CriterionPruning(Pruner):
 
     @torch.no_grad()
     def _cut(self, share: float) -> Tensor:
-        scores, config = self.scores.values(self.network), self.config
+        scores, config = self.scored(), self.config
         keep = torch.ones_like(self.kept()) if config.reopen else self.kept()
         if self.counts is not None:
             return with_counts(last(scores, keep), self.units, interpolated(self.units, self.counts, share)) & keep
         cost, normalisation = next(iter(self.targets)), config.normalisation
         if self.scores.criterion == "random":
             normalisation = "none"  # equal chances
-        order = ordered(
-            scores, self.units, self.costs, cost, config.ranking, normalisation, keep, self.scores.price_power
-        )
+        by_row = self.scores.criterion == "wanda" and all(group.single for group in self.units.chosen)
+        ranking = config.ranking or ("row" if by_row else "global")
+        order = ordered(scores, self.units, self.costs, cost, ranking, normalisation, keep, self.scores.price_power)
         targets = {name: target * share for name, target in self.targets.items()}
         return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=share == 1)
 
@@ -200,7 +212,7 @@ class CriterionPruning(Pruner):
 
     def structure(self, share: float = 1.0) -> Structure:
         """What is not cut by now, with the scores."""
-        return self.units.structure(self.kept(), self.scores.values(self.network))
+        return self.units.structure(self.kept(), self.scored())
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The probe, which takes part in the backward pass and never moves."""

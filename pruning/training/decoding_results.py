@@ -22,6 +22,11 @@ def likelihood_path(exp_dir: PathLike, set_name: str) -> Path:
     return Path(exp_dir) / "likelihood" / f"likelihood-{set_name}.json"
 
 
+def perplexity_path(exp_dir: PathLike, set_name: str) -> Path:
+    """Where the perplexity of a text under an experiment's best checkpoint is."""
+    return Path(exp_dir) / "perplexity" / f"perplexity-{set_name}.json"
+
+
 def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: bool) -> str:
     """The part of a suffix that says which weights of an experiment were decoded with; no epoch: the best on dev."""
     name = "best" if epoch is None else f"epoch-{epoch}"

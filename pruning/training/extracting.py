@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from tabulate import tabulate
 from torch import nn
 
-from pruning.core.cost import MACS, SIZE, summarise
-from pruning.core.distillation import frame_mask
+from pruning.core.cost import MACS, SIZE, CostModel, summarise
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
+from pruning.core.prunable import Prunable
 from pruning.core.repair import repair
+from pruning.core.single_weights import view_of
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike, write_json
@@ -24,7 +25,7 @@ from pruning.models import registry
 from pruning.models.transducer import Transducer
 from pruning.speech.data import Batch
 from pruning.training import checkpoint
-from pruning.training.facts import cost_model, frames_of, network_facts, write_facts
+from pruning.training.facts import network_facts, reference_length, write_facts
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +34,18 @@ ORIGIN = "extracted_from"
 """The key of a header that says what the network was extracted from."""
 
 
-def relative_difference(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.Tensor) -> float:
-    """``max|a - b| / max|b|`` over valid frames; ``ours``, ``theirs`` ``(N, T, D)``, ``valid (N, T)``."""
-    return ((ours - theirs)[valid].abs().max() / theirs[valid].abs().max()).item()
+def relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """``max|a - b| / max|b|`` of two tensors of one shape."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 @torch.no_grad()
-def exactness(dense: Transducer, structure: Structure, small: Transducer, seconds: float = 5.0) -> float:
-    """Relative difference of the masked and the extracted encoder on two utterances of noise, one of them padded."""
-    generator = torch.Generator().manual_seed(0)
-    frames = frames_of(seconds)
-    features = torch.randn(2, frames, dense.config.encoder.feature_dim, generator=generator)
-    lengths = torch.tensor([frames, frames * 2 // 3])
+def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float:
+    """Relative difference of the masked and the extracted network's outputs on a made-up input."""
     dense, small = dense.eval(), small.eval()
-    with Masker(dense, dense.unit_groups()).applied(structure.masks()):
-        masked = dense(features, lengths)
-    cut = small(features, lengths)
-    return relative_difference(cut.output, masked.output, frame_mask(cut.lengths, cut.output.shape[1]))
+    with Masker(dense, view_of(dense, structure).unit_groups()).applied(structure.masks()):
+        masked = cast(Prunable, dense).probe(torch.Generator().manual_seed(0))
+    return relative_difference(cast(Prunable, small).probe(torch.Generator().manual_seed(0)), masked)
 
 
 @torch.no_grad()
@@ -77,7 +73,12 @@ def reestimate_batch_norm(model: Transducer, batches: Iterable[Batch]) -> int:
 
 
 def repaired(
-    teacher: nn.Module, model: Transducer, structure: Structure, batches: Iterable[Batch], utterances: int
+    teacher: nn.Module,
+    model: nn.Module,
+    structure: Structure,
+    batches: Iterable[Any],
+    utterances: int,
+    forward: Callable[[nn.Module, Any], object],
 ) -> Structure:
     """Solve the weights of ``model`` that follow cut units anew, in place (see `pruning.core.repair`).
 
@@ -87,6 +88,7 @@ def repaired(
         structure: what to keep.
         batches: calibration data.
         utterances: how many of them to use, at least; whole batches.
+        forward: ``forward(network, batch)`` makes a forward pass.
 
     Returns:
         The structure that the weights are made for: without soft scales.
@@ -94,24 +96,26 @@ def repaired(
     Raises:
         UserError: the teacher is another network.
     """
-    if not isinstance(teacher, Transducer) or teacher.config != model.config:
+    if registry.describe(teacher) != registry.describe(model):
         raise UserError("the teacher has other dimensions than the pruned network", "give the one it was pruned from")
-    calibration: list[Batch] = []
+    calibration: list[Any] = []
     for batch in batches:
         calibration.append(batch)
         if sum(len(seen.ids) for seen in calibration) >= utterances:
             break
     teacher = copy.deepcopy(teacher) if teacher is model else teacher
-    count = repair(teacher.eval(), model.eval(), structure, calibration, lambda net, b: net(b.features, b.lengths))
+    count = repair(teacher.eval(), model.eval(), structure, calibration, forward)
     logger.info("%d modules repaired on %d utterances", count, sum(len(batch.ids) for batch in calibration))
     return structure.without_scale()
 
 
-def before_after(dense: Transducer, structure: Structure, seconds: float = 10.0) -> str:
+def before_after(dense: nn.Module, structure: Structure) -> str:
     """A table of parameters and MACs by kind, before and after."""
-    costs = cost_model(dense, seconds)
+    length, at = reference_length(dense)
+    view = view_of(dense, structure)
+    costs = CostModel(view.unit_groups(), view.cost_terms(length))
     rows = summarise(costs, {group.name: structure.count(group.name) for group in costs.groups})
-    total: dict[str, Any] = {"kind": "encoder"}
+    total: dict[str, Any] = {"kind": "all"}
     for cost in (SIZE, MACS):
         before, after = costs.dense[cost], costs.structure_cost(structure)[cost]
         total |= {f"{cost} before": before, f"{cost} after": after, f"{cost} removed": 1 - after / before}
@@ -127,7 +131,7 @@ def before_after(dense: Transducer, structure: Structure, seconds: float = 10.0)
         ]
         for row in [*rows, total]
     ]
-    headers = ["part", "parameters", "kept", "removed", f"MACs at {seconds:g} s", "kept", "removed"]
+    headers = ["part", "parameters", "kept", "removed", f"MACs at {at}", "kept", "removed"]
     return tabulate(lines, headers, colalign=("left",) + ("right",) * 6)
 
 
@@ -148,23 +152,23 @@ def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
         raise UserError(what, "remove it and what was trained from it, or give another --exp-dir")
 
 
-def _with_fresh_weights(model: Transducer, seed: int) -> Transducer:
+def _with_fresh_weights(model: nn.Module, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    fresh = Transducer(model.config).eval()
-    fresh.encoder.feature_mean.copy_(model.encoder.feature_mean)
-    fresh.encoder.feature_scale.copy_(model.encoder.feature_scale)
+    fresh = registry.build(registry.describe(model)).eval()
+    if isinstance(model, Transducer) and isinstance(fresh, Transducer):
+        fresh.encoder.set_feature_statistics(model.encoder.feature_mean, 1 / model.encoder.feature_scale)
     return fresh
 
 
 def extract_experiment(
-    dense: Transducer,
+    dense: nn.Module,
     header: checkpoint.Header,
     structure: Structure,
     exp_dir: PathLike,
     batches: Optional[Iterable[Batch]] = None,
     origin: Optional[Mapping[str, Any]] = None,
     reinitialise: Optional[int] = None,
-) -> Transducer:
+) -> nn.Module:
     """Cut ``structure`` out of ``dense`` and write the small network as an experiment of its own.
 
     Args:
@@ -172,7 +176,7 @@ def extract_experiment(
         header: its checkpoint's header.
         structure: what to keep.
         exp_dir: gets ``best.safetensors``, ``structure.json`` and ``model.json``.
-        batches: training batches for the batch norms' statistics; None leaves them.
+        batches: training batches for a transducer's batch norms' statistics; None leaves them.
         origin: what it is extracted from, for the header (JSON values); see `check_origin`.
         reinitialise: seed of fresh weights that the small network gets in place of those of ``dense``: its structure
             alone is inherited, and the statistics of features.
@@ -181,16 +185,15 @@ def extract_experiment(
         UserError: the structure is not of this network.
         RuntimeError: the outputs of the masked and the small network differ: a fault of ours.
     """
-    structure = structure.resolved(dense.unit_groups())
+    structure = structure.resolved(view_of(dense, structure).unit_groups())
     small = extract(dense, structure)
-    assert isinstance(small, Transducer)
     difference = exactness(dense, structure, small)
     logger.info("masked and extracted outputs differ by %.1e relative", difference)
     if not difference <= EXACTNESS:
         raise RuntimeError(f"masked and extracted outputs differ by {difference:.1e} relative, more than {EXACTNESS:g}")
     if reinitialise is not None:
         small = _with_fresh_weights(small, reinitialise)
-    elif batches is not None:
+    elif batches is not None and isinstance(small, Transducer):
         logger.info("batch norms re-estimated on %d batches", reestimate_batch_norm(small, batches))
     facts = header.get("dense") or network_facts(dense)
     kept = structure.without_scale().to_dict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Optional, cast
 
@@ -32,16 +32,25 @@ class Pruner(nn.Module, ABC):
         units: those that may go.
         constraint: the cost and its target.
         frames: input frames at which MACs are counted.
+        view: what of the model are units, where it is not what the model itself declares.
 
     Raises:
         UserError: the target is beyond reach with the units that may go.
     """
 
-    def __init__(self, model: nn.Module, units: Selection, constraint: ConstraintConfig, frames: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        units: Selection,
+        constraint: ConstraintConfig,
+        frames: int,
+        view: Optional[Prunable] = None,
+    ) -> None:
         super().__init__()
         self.units = units
         self.constraint = constraint
-        self.costs = CostModel(units.groups, cast(Prunable, model).cost_terms(frames), _latency_table(constraint))
+        terms = (view or cast(Prunable, model)).cost_terms(frames)
+        self.costs = CostModel(units.groups, terms, _latency_table(constraint))
         self.targets = constraint.targets()
         check_reachable(self.costs, units.chosen, self.targets)
         self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule
@@ -88,6 +97,9 @@ class Pruner(nn.Module, ABC):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Parameters of the method."""
         return []
+
+    def attach_moments(self, moments: Mapping[Tensor, MutableMapping[str, Tensor]]) -> None:
+        """Called once with the optimiser's state, by parameter, for methods that change weights themselves."""
 
     def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
         """Called when the gradients of a step are there and finite."""

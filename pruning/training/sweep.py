@@ -12,7 +12,7 @@ from typing import Optional
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.training import checkpoint, configuration, runs, sweep_config
+from pruning.training import checkpoint, configuration, sweep_config, transducer_runs
 from pruning.training.provenance import file_fingerprint
 from pruning.training.sweep_config import TEACHER, MethodConfig, SweepConfig, uniform_target
 
@@ -97,7 +97,8 @@ def _content(path: str, modified: int) -> str:
 
 def _fingerprints(config: SweepConfig, target: str) -> list[str]:
     """Stand for the content of all files that a run reads: configurations, data, tokens, teacher, table of latency."""
-    constraint = configuration.load(runs.PruneConfig, config.prune, config.targets.get(target, [])).constraint
+    loaded = configuration.load(transducer_runs.PruneConfig, config.prune, config.targets.get(target, []))
+    constraint = loaded.constraint
     names = [config.prune, config.finetune, config.scratch, constraint.latency_table, *config.train_cuts,
              *config.dev_cuts, *config.test_cuts, str(Path(config.lang_dir) / "bpe.model"),
              str(checkpoint.file_of(config.teacher))]  # fmt: skip

@@ -16,7 +16,7 @@ from pruning.files import PathLike
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
-from pruning.training import configuration, runs
+from pruning.training import configuration, runs, transducer_runs
 from pruning.training.facts import cost_model
 from pruning.training.uniform import NARROW, narrowed_config
 
@@ -178,7 +178,7 @@ def load(path: PathLike) -> SweepConfig:
 def _check_settings(config: SweepConfig, path: PathLike) -> None:
     """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
     manifests.check_exists([*config.train_cuts, *config.dev_cuts, *config.test_cuts])
-    network, _ = runs.load_network(config.teacher, Tokenizer(config.lang_dir))
+    network, _ = transducer_runs.load_network(config.teacher, Tokenizer(config.lang_dir))
     for name, method in config.methods.items():
         for target in method.targets or config.targets:
             for keys, check in _checks(config, network, name, target):
@@ -199,18 +199,21 @@ def _checks(
     def load(kind: type, base: str, settings: Sequence[str]) -> Callable[[], object]:
         return functools.partial(configuration.load, kind, base, settings)
 
-    yield ("settings",), load(runs.RunConfig, config.finetune, config.settings)
+    yield ("settings",), load(transducer_runs.RunConfig, config.finetune, config.settings)
     base = config.scratch if method.uniform else config.finetune
     assert base is not None
-    yield (*of_line, "finetune_settings"), load(runs.RunConfig, base, (*config.settings, *method.finetune_settings))
+    settings = (*config.settings, *method.finetune_settings)
+    yield (*of_line, "finetune_settings"), load(transducer_runs.RunConfig, base, settings)
     shared = (*config.settings, *config.targets[target])
-    yield of_target, load(runs.PruneConfig, config.prune, shared)
+    yield of_target, load(transducer_runs.PruneConfig, config.prune, shared)
     if method.uniform:
         yield of_target, lambda: _uniform_config(config, network, str(method.uniform), target)
     if method.method is not None:
         settings = (*shared, f"method={method.method}", *method.settings)
-        yield (*of_line, "settings"), load(runs.PruneConfig, config.prune, settings)
-        yield of_target, lambda: runs.new_pruner(network, configuration.load(runs.PruneConfig, config.prune, settings))
+        yield (*of_line, "settings"), load(transducer_runs.PruneConfig, config.prune, settings)
+        yield of_target, lambda: transducer_runs.new_pruner(
+            network, configuration.load(transducer_runs.PruneConfig, config.prune, settings)
+        )
 
 
 def _uniform_config(config: SweepConfig, network: Transducer, narrow: str, target: str) -> TransducerConfig:
@@ -220,7 +223,7 @@ def _uniform_config(config: SweepConfig, network: Transducer, narrow: str, targe
 
 def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
     """The cost and the sparsity that a uniformly narrowed network of a target has."""
-    targets = configuration.load(runs.PruneConfig, config.prune, config.targets[name]).constraint.targets()
+    targets = configuration.load(transducer_runs.PruneConfig, config.prune, config.targets[name]).constraint.targets()
     cost, target = next(iter(targets.items()))
     if cost not in COSTS:
         what = f"a uniform network cannot be made for {cost} alone"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -92,6 +92,10 @@ class Task(nn.Module, ABC):
     def log_values(self, step: StepInfo) -> dict[str, float]:
         """Values to be logged beside the loss terms: sparsities, multipliers."""
         return {}
+
+    def attach_moments(self, moments: Mapping[Tensor, MutableMapping[str, Tensor]]) -> None:
+        """Called once, before training, with the optimiser's state, by parameter: it must follow weights that a task
+        changes itself."""
 
     def before_step(self, step: StepInfo) -> None:
         """Called before the first forward pass of an optimiser step."""

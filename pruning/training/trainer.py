@@ -88,6 +88,7 @@ class Trainer:
 
         self.task = task.to(self.world.device)
         self.optimiser = Optimiser(config.optimiser, config.schedule, task.parameter_groups(), task)
+        self.task.attach_moments(self.optimiser.adamw.state)
         self.average = RunningAverage(task.model) if config.average_period else None
         self.scaler = compat.grad_scaler(self.world.device.type, enabled=config.amp == "fp16")
         self.terms = TermAverage()

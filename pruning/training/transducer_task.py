@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -16,7 +14,6 @@ from pruning.core.distillation import (
     frame_distillation,
     frame_mask,
 )
-from pruning.errors import UserError
 from pruning.models.conformer import EncoderOutput
 from pruning.models.conformer_units import existing_layers
 from pruning.models.transducer import Transducer
@@ -24,11 +21,9 @@ from pruning.speech.augment import SpecAugment
 from pruning.speech.data import Batch
 from pruning.speech.losses import LossConfig, RecognitionLoss, recognition_loss, transducer_distillation_loss
 from pruning.speech.transducer_loss import decoder_output, joiner_logits
+from pruning.training.pruned_task import PrunedTask
 from pruning.training.pruner import Pruner
-from pruning.training.task import ParameterGroup, StepInfo, Task, weight_groups
-
-FOUND = "found_structure"
-"""The key of a pruning run's checkpoint headers that holds the structure at that moment."""
+from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Guidance:
     config: DistillationConfig
 
 
-class TransducerTask(Task):
+class TransducerTask(PrunedTask):
     """The loss of a transducer on a batch of speech.
 
     Loss = (transducer + CTC) per encoder frame + distillation + the constraint's penalty (method A).
@@ -53,7 +48,6 @@ class TransducerTask(Task):
     """
 
     frozen_modules = ("teacher",)
-    selection_term = "task"
 
     def __init__(
         self,
@@ -63,11 +57,10 @@ class TransducerTask(Task):
         guidance: Optional[Guidance] = None,
         pruner: Optional[Pruner] = None,
     ) -> None:
-        super().__init__()
+        super().__init__(pruner)
         self.model: Transducer = model
         self.loss = loss
         self.augment = augment
-        self.pruner = pruner
         self.teacher: Optional[Transducer] = None
         self.layer_distillation: Optional[LayerDistillation] = None
         self.distillation = DistillationConfig()
@@ -90,7 +83,7 @@ class TransducerTask(Task):
         features = batch.features
         if self.augment is not None and step.training:
             features = self.augment(features, batch.lengths)
-        with nullcontext() if self.pruner is None else self.pruner.applied(step):
+        with self.pruned(step):
             encoded = self.model(features, batch.lengths, return_layers=self.layer_distillation is not None)
         task = recognition_loss(
             self.model, encoded.output, encoded.lengths, batch.tokens, self.loss, self._warmup_step(step)
@@ -103,12 +96,7 @@ class TransducerTask(Task):
             distilled = self._distil(features, batch, encoded, task)
             terms.update(distilled)
             loss = loss + self._weighted(distilled)
-        if self.pruner is not None:
-            terms["penalty"] = self.pruner.penalty(step)
-            if step.training:
-                loss = loss + terms["penalty"]
-        logged = {name: value.detach() for name, value in terms.items()}
-        return loss, {**logged, "weight": frames}
+        return self.with_penalty(loss, terms, frames, step)
 
     def _warmup_step(self, step: StepInfo) -> int:
         """Validation counts with final weights, so that its losses compare over the run."""
@@ -160,37 +148,4 @@ class TransducerTask(Task):
         groups = weight_groups([self.model])
         if self.layer_distillation is not None:
             groups += weight_groups([self.layer_distillation], weight_decay=0.0, prefix="distillation_")
-        return groups + (self.pruner.parameter_groups() if self.pruner is not None else [])
-
-    def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
-        """Units may be scored."""
-        if self.pruner is not None:
-            self.pruner.after_backward(step, learning_rates)
-
-    def after_step(self, step: StepInfo) -> None:
-        """Units may be cut, gates are brought back into their range."""
-        if self.pruner is not None:
-            self.pruner.after_step(step)
-
-    def log_values(self, step: StepInfo) -> dict[str, float]:
-        """Sparsities, target and multipliers."""
-        return {} if self.pruner is None else self.pruner.log_values(step)
-
-    def may_select(self, step: StepInfo) -> bool:
-        """Under pruning: only once the ramp has ended and the hard sparsity is on target."""
-        return self.pruner is None or self.pruner.on_target(step)
-
-    def unselected(self, step: StepInfo) -> Optional[UserError]:
-        """Under pruning: a network that is not on target cannot be extracted."""
-        return None if self.pruner is None else self.pruner.unselected(step)
-
-    def averaging_key(self, step: StepInfo) -> Optional[str]:
-        """Weights of one structure may be averaged; those of a pruning run only from the ramp's end on."""
-        return "" if self.pruner is None or self.pruner.share(step) >= 1 else None
-
-    def extra_metadata(self) -> dict[str, Any]:
-        """Under pruning: the structure, with scores, and the constraint."""
-        if self.pruner is None:
-            return {}
-        return {FOUND: self.pruner.structure().to_dict(), "targets": self.pruner.targets}
-
+        return groups + self.pruner_groups()

@@ -12,9 +12,9 @@ from pruning.errors import UserError
 from pruning.models.transducer import Transducer
 from pruning.speech.losses import LossConfig
 from pruning.training.plan import Corpus, plan_run, saved_bytes, synthetic_batch
-from pruning.training.runs import RunConfig
 from pruning.training.task import StepInfo
 from pruning.training.trainer_config import TrainerConfig
+from pruning.training.transducer_runs import RunConfig
 from pruning.training.transducer_task import TransducerTask
 from tests.training.test_gating import network
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.core.criteria import UnitScores, magnitudes, observed_activations
+from pruning.core.criteria import UnitScores, magnitudes, observed_activations, observed_inputs
 from pruning.core.masking import Masker
 from pruning.core.selection import Selection
+from pruning.core.single_weights import SingleWeights
 from pruning.models.transducer import Transducer
+from tests.models.test_transformer_lm import network as language_model
 from tests.training.test_gating import network
 
 HEADS, FFN = "encoder.layers.1.attention.heads", "encoder.layers.1.ffn.hidden"
@@ -132,7 +134,7 @@ def test_activation_is_what_enters_the_following_weights() -> None:
     with torch.no_grad(), observed_activations(model, selection, totals):
         model(*features())
     scores = UnitScores("activation", selection)
-    scores.observe_activations(totals)
+    scores.observe(model, totals)
     values = {name: part.float() for name, part in selection.split(scores.values(model)).items()}
     torch.testing.assert_close(values[FFN], seen[FFN].abs().mean(dim=(0, 1)))
     torch.testing.assert_close(values[HEADS], seen[HEADS].abs().mean(dim=(0, 1)).view(4, 8).mean(dim=1))
@@ -153,3 +155,43 @@ def test_random_scores_repeat_with_their_seed() -> None:
     one, same, other = (UnitScores("random", selection, seed=seed).values(model) for seed in (3, 3, 4))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert len(one.unique()) == selection.num_units
+
+
+def test_wanda_weighs_magnitudes_by_inputs() -> None:
+    """Of single weights, hidden units and channels of a convolution, against the formula written out."""
+    lm = language_model()
+    tokens = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(0))
+    seen: dict[str, Tensor] = {}
+    names = ("layers.0.ffn.linear2", "layers.1.ffn.linear1")
+    handles = [lm.get_submodule(name).register_forward_pre_hook(lambda _, x, n=name: seen.update({n: x[0]}))
+               for name in names]  # fmt: skip
+    for view, kinds in ((SingleWeights(lm), None), (lm, ("ffn",))):
+        selection = Selection(view.unit_groups(), kinds)
+        scores = UnitScores("wanda", selection)
+        assert scores.observer is observed_inputs and not scores.ready
+        totals: dict[str, Tensor] = {}
+        with torch.no_grad(), observed_inputs(lm, selection, totals):
+            lm(tokens)
+        scores.observe(lm, totals)
+        values = selection.split(scores.values(lm))
+        for name in names:
+            weight, x = lm.get_parameter(f"{name}.weight"), seen[name].flatten(0, 1)
+            expected = torch.tensor([[abs(float(weight[i, j])) * float(x[:, j].square().mean().sqrt())
+                                      for j in range(weight.shape[1])] for i in range(len(weight))])  # fmt: skip
+            if kinds is None:
+                assert values[f"{name}.weights"].view_as(weight) == pytest.approx(expected, rel=1e-4)
+            elif name == names[0]:
+                assert values["layers.0.ffn.hidden"] == pytest.approx(expected.sum(dim=0), rel=1e-4)
+    for handle in handles:
+        handle.remove()
+    model = network().eval()
+    selection = Selection(model.unit_groups(), ("subsampling",))
+    totals = {}
+    with torch.no_grad(), observed_inputs(model, selection, totals):
+        model(*features())
+    convolution = model.encoder.subsampling.convs[1]
+    squares = (totals[selection.chosen[0].name][:-1] / totals[selection.chosen[0].name][-1]).view(-1, 9)
+    scores = UnitScores("wanda", selection)
+    scores.observe(model, totals)
+    by_hand = (convolution.weight.detach().double().flatten(2).abs() * squares.sqrt()).sum(dim=(0, 2))
+    assert scores.values(model)[: len(by_hand)] == pytest.approx(by_hand, rel=1e-4)

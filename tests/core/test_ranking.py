@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from pruning.core import ranking
 from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
+from pruning.core.single_weights import SingleWeights
+from tests.models.test_transformer_lm import network as language_model
 from tests.training.test_gating import network
 
 MODEL = network()
@@ -183,3 +185,25 @@ def test_counts_on_the_way() -> None:
     assert ranking.interpolated(selection, counts, 0.5)["encoder.layers.0.ffn.hidden"] == 34
     assert ranking.interpolated(selection, counts, 1.0)["encoder.layers.0.ffn.hidden"] == 4
     assert ranking.interpolated(selection, counts, 1.0)["encoder.layers.1.ffn.hidden"] == 64
+
+
+@pytest.mark.parametrize("target", [0.3, 0.7])
+def test_rows_keep_the_same_share(target: float) -> None:
+    """Every output of every matrix loses as many weights, give or take one; the best of a row stay."""
+    model = language_model()
+    view = SingleWeights(model)
+    selection = Selection(view.unit_groups())
+    costs = CostModel(view.unit_groups(), view.cost_terms(10))
+    given = scores(selection)
+    order = ranking.ordered(given, selection, costs, "size", "row", "cost", everything(selection))
+    keep = selection.fitted(everything(selection), order, costs, {"size": target})
+    assert costs.sparsity(selection.hard_counts(keep), "size").item() == pytest.approx(target, abs=2e-3)
+    shares = []
+    for group, part, value in zip(selection.chosen, keep.split(selection.sizes), given.split(selection.sizes)):
+        rows, values = part.view(group.rows, -1), value.view(group.rows, -1)
+        for row, of_row in zip(rows, values):
+            shares.append((row.sum() / len(row), 1.0 / len(row)))
+            if row.any() and not row.all():
+                assert of_row[row].min() > of_row[~row].max()
+    for share, grain in shares:
+        assert abs(share - shares[0][0]) <= grain + shares[0][1] + 1e-6

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.extraction import extract
+from pruning.core.linear_inputs import flattened_inputs, flattened_outputs
 from pruning.core.masking import Masker
-from pruning.core.repair import flattened_inputs, flattened_outputs, repair
+from pruning.core.repair import repair
 from pruning.core.structure import Structure
 from pruning.models.transducer import Transducer
 from tests.training.test_gating import network
@@ -55,7 +56,7 @@ def test_flattened_inputs_times_the_weight_are_the_outputs(module: nn.Module, sh
 
 
 def test_what_cannot_be_repaired_is_told() -> None:
-    with pytest.raises(TypeError, match="cannot repair a Conv1d"):
+    with pytest.raises(TypeError, match="a Conv1d is neither linear"):
         flattened_inputs(nn.Conv1d(4, 4, 3, groups=4), torch.randn(1, 4, 9))
 
 

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pruning.core import low_rank
 from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
+from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
 from pruning.core.units import check_groups
 from pruning.models.conformer import ConformerConfig
@@ -18,6 +20,7 @@ from pruning.models.conformer_units import MODULE_KINDS, UNIT_KINDS
 from pruning.models.registry import build, describe
 from pruning.models.transducer import Transducer, TransducerConfig
 from tests.counter import count_macs
+from tests.models.test_transformer_lm import random_structure
 
 
 def network(strides: tuple[int, ...] = (2, 2), channels: tuple[int, ...] = (4, 6)) -> Transducer:
@@ -168,3 +171,30 @@ def test_gradients_reach_weights_and_masks() -> None:
     weight = model.get_parameter(group.masks[0].tensor)
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.05, 0.4, 0.8, 1.0]))
+def test_factored_layers_are_exact_and_cost_what_is_counted(seed: int, share: float) -> None:
+    """Linear layers and pointwise convolutions as products; those above their break-even rank are dense again."""
+    dense = network()
+    model = low_rank.factorise(dense, low_rank.linear_names(dense))
+    assert isinstance(model, Transducer)
+    small = check_exact(model, random_structure(model, seed, share, "low_rank"))  # type: ignore[arg-type]
+    after = CostModel(small.unit_groups(), small.cost_terms(70)).dense
+    assert after["size"] == sum(parameter.numel() for parameter in small.encoder.parameters())
+    assert after["macs"] == count_macs(lambda: small(torch.randn(1, 70, 80), torch.tensor([70])))
+    # the full-rank form stands for the dense one, and costs what that does
+    before = CostModel(dense.unit_groups(), dense.cost_terms(70)).dense
+    assert CostModel(model.unit_groups(), model.cost_terms(70)).dense == pytest.approx(before)
+    again = build(describe(small))
+    again.load_state_dict(small.state_dict(), strict=True)
+
+
+def test_single_weights_of_the_conformer() -> None:
+    model = network()
+    structure = random_structure(model, 1, 0.3, "unstructured")  # type: ignore[arg-type]
+    features, lengths = torch.randn(1, 70, 80), torch.tensor([70])
+    with Masker(model, SingleWeights(model).unit_groups()).applied(structure.masks()):
+        masked = model(features, lengths).output
+    assert torch.equal(extract(model, structure)(features, lengths).output, masked)

@@ -94,7 +94,7 @@ def test_every_normalisation_cuts(normalisation: str) -> None:
 
 def test_a_skipped_step_leaves_nothing_behind() -> None:
     method = pruner("activation")
-    method._activations["encoder.layers.0.ffn.hidden"] = torch.full((65,), float("nan"), dtype=torch.float64)
+    method._observed["encoder.layers.0.ffn.hidden"] = torch.full((65,), float("nan"), dtype=torch.float64)
     method.after_step(StepInfo(1, 0, 0, STEPS))
     train(method)
     assert method.scores.values(method.network).isfinite().all()

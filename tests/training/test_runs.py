@@ -26,7 +26,7 @@ from pruning.speech.bpe import Tokenizer
 from pruning.speech.bpe import train as train_bpe
 from pruning.speech.data import DataConfig, training_batches
 from pruning.speech.losses import LossConfig
-from pruning.training import checkpoint, configuration, facts, runs
+from pruning.training import checkpoint, configuration, facts, runs, transducer_runs
 from pruning.training.trainer_config import TrainerConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,10 +43,10 @@ criterion: {interval: 2}
 """
 
 
-def inputs(data_dir: Path) -> runs.Inputs:
+def inputs(data_dir: Path) -> transducer_runs.Inputs:
     cuts = data_dir / "fbank"
     train = [cuts / f"librispeech_cuts_{part}.jsonl.gz" for part in ("train-a", "train-b")]
-    return runs.Inputs(train, [cuts / "librispeech_cuts_dev.jsonl.gz"], data_dir / "lang_bpe_30")
+    return transducer_runs.Inputs(train, [cuts / "librispeech_cuts_dev.jsonl.gz"], data_dir / "lang_bpe_30")
 
 
 def dimensions() -> TransducerConfig:
@@ -73,13 +73,13 @@ def work(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "finetune.yaml").write_text(COMMON + DISTILLATION)
     (directory / "prune.yaml").write_text(COMMON + DISTILLATION + GATING)
     trainer = TrainerConfig(max_steps=6, num_threads=1, tensorboard=False)
-    config = runs.RunConfig(
+    config = transducer_runs.RunConfig(
         model=dimensions(),
         loss=LossConfig(backend="torch", ctc_weight=0.3),
         data=DataConfig(max_duration=15, num_buckets=2, num_workers=0),
         trainer=trainer,
     )
-    runs.train(config, inputs(data_dir), directory / "teacher")
+    transducer_runs.train(config, inputs(data_dir), directory / "teacher")
     return directory
 
 
@@ -146,11 +146,12 @@ def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_di
 @pytest.mark.slow
 def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> None:
     """Its counts with units drawn at random, and its structure with fresh weights."""
-    config = configuration.load(runs.PruneConfig, work / "prune.yaml", ["method=magnitude", "constraint.ramp=one_shot"])
-    runs.prune(config, inputs(data_dir), work / "magnitude", work / "teacher")
+    config = configuration.load(transducer_runs.PruneConfig, work / "prune.yaml",
+                                ["method=magnitude", "constraint.ramp=one_shot"])  # fmt: skip
+    transducer_runs.prune(config, inputs(data_dir), work / "magnitude", work / "teacher")
     found = runs.read_structure(work / "magnitude" / "structure.json")
     drawn = replace(config, method="random", counts_from=str(work / "magnitude"))
-    runs.prune(drawn, inputs(data_dir), work / "drawn", work / "teacher")
+    transducer_runs.prune(drawn, inputs(data_dir), work / "drawn", work / "teacher")
     other = runs.found_structure(work / "drawn")
     assert all(other.count(name) == found.count(name) for name in found.groups)
     assert any(other.groups[name].kept != found.groups[name].kept for name in found.groups)
@@ -170,8 +171,8 @@ def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> N
 def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir: Path) -> None:
     settings = ["method=taylor", "constraint.ramp=one_shot", "constraint.ramp_share=0.8", "trainer.max_steps=5",
                 "trainer.optimiser.lr=0", "constraint.size=0.3"]  # fmt: skip
-    config = configuration.load(runs.PruneConfig, work / "prune.yaml", settings)
-    runs.prune(config, inputs(data_dir), work / "post", work / "teacher")
+    config = configuration.load(transducer_runs.PruneConfig, work / "prune.yaml", settings)
+    transducer_runs.prune(config, inputs(data_dir), work / "post", work / "teacher")
     (after, _), (before, _) = (checkpoint.load_model(work / name) for name in ("post", "teacher"))
     weights = dict(before.named_parameters())
     assert all(torch.equal(parameter, weights[name]) for name, parameter in after.named_parameters())
@@ -191,8 +192,8 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
 
 @pytest.mark.slow
 def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
-    config = configuration.load(runs.PruneConfig, work / "prune.yaml")
-    runs.prune(config, inputs(data_dir), work / "pruned", work / "teacher")
+    config = configuration.load(transducer_runs.PruneConfig, work / "prune.yaml")
+    transducer_runs.prune(config, inputs(data_dir), work / "pruned", work / "teacher")
     structure = Structure.from_dict(read_json(work / "pruned" / "structure.json"))
     arguments = ["--pruned", str(work / "pruned"), "--exp-dir", str(work / "small"), "--print"]
     data = inputs(data_dir)
@@ -211,8 +212,8 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     )
     assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
 
-    fine = configuration.load(runs.RunConfig, work / "finetune.yaml")
-    runs.train(fine, inputs(data_dir), work / "fine", init=work / "small", teacher=work / "teacher")
+    fine = configuration.load(transducer_runs.RunConfig, work / "finetune.yaml")
+    transducer_runs.train(fine, inputs(data_dir), work / "fine", init=work / "small", teacher=work / "teacher")
     tuned, tuned_header = checkpoint.load_model(work / "fine")
     assert tuned_header["structure"] == header["structure"]
     assert tuned.state_dict().keys() == small.state_dict().keys()
@@ -273,9 +274,9 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
 
 def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_path: Path) -> None:
     whole = dimensions()
-    config = runs.RunConfig(model=replace(whole, encoder=replace(whole.encoder, feature_dim=40)))
+    config = transducer_runs.RunConfig(model=replace(whole, encoder=replace(whole.encoder, feature_dim=40)))
     with pytest.raises(UserError, match="has 80 features a frame, the network takes 40; give cuts"):
-        runs.train(config, inputs(data_dir), tmp_path / "exp")
+        transducer_runs.train(config, inputs(data_dir), tmp_path / "exp")
     assert not (tmp_path / "exp").exists()
 
 
@@ -291,18 +292,18 @@ class Recorded:
         """Trains nothing."""
 
 
-def small_run(**settings: Any) -> runs.RunConfig:
+def small_run(**settings: Any) -> transducer_runs.RunConfig:
     data = {"max_duration": 15, "num_buckets": 2, "num_workers": 0, **settings.pop("data", {})}
     trainer = TrainerConfig(**{"num_threads": 1, "tensorboard": False, **settings})
-    return runs.RunConfig(model=dimensions(), data=DataConfig(**data), trainer=trainer)
+    return transducer_runs.RunConfig(model=dimensions(), data=DataConfig(**data), trainer=trainer)
 
 
 def test_of_two_ends_the_first_is_known(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "Trainer", Recorded)
-    runs.train(small_run(num_epochs=2, max_steps=1000), inputs(data_dir), tmp_path / "both")
+    transducer_runs.train(small_run(num_epochs=2, max_steps=1000), inputs(data_dir), tmp_path / "both")
     counted = Recorded.given["steps_per_epoch"]
     assert counted == pytest.approx(len(list(Recorded.given["train_batches"](1, 0))), abs=2)
-    runs.train(small_run(max_steps=1000), inputs(data_dir), tmp_path / "steps")
+    transducer_runs.train(small_run(max_steps=1000), inputs(data_dir), tmp_path / "steps")
     assert Recorded.given["steps_per_epoch"] is None, "counting takes time"
 
 
@@ -310,19 +311,19 @@ def test_noise_is_one_of_the_inputs(data_dir: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(runs, "Trainer", Recorded)
     noise = tmp_path / "musan_cuts.jsonl.gz"
     shutil.copy(inputs(data_dir).dev_cuts[0], noise)
-    runs.train(small_run(max_steps=9, data={"musan_cuts": str(noise)}), inputs(data_dir), tmp_path / "exp")
+    transducer_runs.train(small_run(max_steps=9, data={"musan_cuts": str(noise)}), inputs(data_dir), tmp_path / "exp")
     (told,) = Recorded.given["inputs"]["musan_cuts"]
     assert told.startswith("musan_cuts.jsonl.gz ")
     with pytest.raises(UserError, match="nothing.jsonl.gz does not exist"):
         missing = {"musan_cuts": str(tmp_path / "nothing.jsonl.gz"), "musan_probability": 0.0}
-        runs.train(small_run(max_steps=9, data=missing), inputs(data_dir), tmp_path / "exp")
+        transducer_runs.train(small_run(max_steps=9, data=missing), inputs(data_dir), tmp_path / "exp")
 
 
 def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, data_dir: Path) -> None:
     before = (work / "teacher" / facts.FILE).read_bytes()
     wider = replace(small_run(max_steps=6), model=replace(dimensions(), joiner_dim=20))
     with pytest.raises(UserError, match="was begun with"):
-        runs.train(wider, inputs(data_dir), work / "teacher")
+        transducer_runs.train(wider, inputs(data_dir), work / "teacher")
     assert (work / "teacher" / facts.FILE).read_bytes() == before
 
 
@@ -334,10 +335,10 @@ def test_an_unfinished_pruning_run_has_no_structure(tmp_path: Path) -> None:
 def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:
     texts = ["SOME OTHER WORDS ENTIRELY", "A QUITE DIFFERENT TEXT WITH LETTERS"]
     train_bpe(texts, tmp_path / "lang_bpe_25", 25, "unigram")
-    other = runs.Inputs(inputs(data_dir).train_cuts, inputs(data_dir).dev_cuts, tmp_path / "lang_bpe_25")
-    config = configuration.load(runs.RunConfig, work / "train.yaml")
+    other = transducer_runs.Inputs(inputs(data_dir).train_cuts, inputs(data_dir).dev_cuts, tmp_path / "lang_bpe_25")
+    config = configuration.load(transducer_runs.RunConfig, work / "train.yaml")
     with pytest.raises(UserError, match="bpe.model|pieces|tokens"):
-        runs.train(config, other, tmp_path / "exp", init=work / "teacher")
+        transducer_runs.train(config, other, tmp_path / "exp", init=work / "teacher")
     assert not (tmp_path / "exp").exists()
 
 

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Prepare text for language models: train.txt, and of the text files contiguous blocks as dev.txt and test.txt.
+
+Transcripts of --cuts are all for training. words.txt lists the words of train.txt, the most frequent first: the
+vocabulary of n-grams, and that which counts when models are compared per word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import command
+from pruning.errors import UserError
+from pruning.files import atomic_path, write_text
+from pruning.speech import manifests
+from pruning.speech.data_table import transcripts
+from pruning.speech.sentences import check_texts, read_sentences
+
+PARTS = ("train", "dev", "test")
+
+
+def part_of(line: int, block: int, dev_share: float, test_share: float) -> str:
+    """Where a line (from 0) goes: whole blocks of lines to dev and test, evenly over the file."""
+    number = line // block
+    for part, share, phase in (("test", test_share, 1.0), ("dev", dev_share, 0.37)):
+        # the block in which the running total of the share passes a whole number (shifted by phase) goes to the part
+        if share and int(number * share + phase) != int((number + 1) * share + phase):
+            return part
+    return "train"
+
+
+def lines_of(texts: Sequence[Path], cuts: Sequence[Path], values: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """(part, sentence) of everything that is not empty."""
+    for path in cuts:
+        for text in transcripts([path]):
+            if text:
+                yield "train", text
+    for path in texts:
+        for number, line in enumerate(read_sentences(path)):
+            if line:
+                yield part_of(number, values.block, values.dev_share, values.test_share), line
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Parse options and prepare."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--text", type=Path, nargs="*", default=[], help="text, one sentence a line, plain or gzipped")
+    options.add_argument("--cuts", type=Path, nargs="*", default=[], help="manifests of the training cuts")
+    options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/lm")
+    options.add_argument("--block", type=int, default=200, help="lines of --text that stay together")
+    options.add_argument("--dev-share", type=float, default=0.02, help="share of --text for dev.txt")
+    options.add_argument("--test-share", type=float, default=0.02, help="share of --text for test.txt; 0: none")
+    values = options.parse_args(argv)
+    if not values.text and not values.cuts:
+        raise UserError("there is no text", "give --text or --cuts")
+    if values.block < 1 or not 0 <= values.dev_share + values.test_share < 1:
+        raise UserError("--block is below 1, or the shares leave nothing to train on", "correct them")
+    texts, cuts = check_texts(values.text), manifests.check_exists(values.cuts) if values.cuts else []
+    words: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
+    values.output_dir.mkdir(parents=True, exist_ok=True)
+    wanted = [part for part in PARTS if part == "train" or (values.text and getattr(values, f"{part}_share"))]
+    with contextlib.ExitStack() as stack:
+        streams = {}
+        for part in wanted:
+            path = stack.enter_context(atomic_path(values.output_dir / f"{part}.txt"))
+            streams[part] = stack.enter_context(path.open("w", encoding="utf-8"))
+        for part, line in lines_of(texts, cuts, values):
+            streams[part].write(f"{line}\n")
+            counts[part] += 1
+            if part == "train":
+                words.update(line.split())
+        empty = [part for part in wanted if not counts[part]]
+        if empty:
+            raise UserError(f"nothing is left for {' and '.join(empty)}", "lower --block, or change the shares")
+    write_text(values.output_dir / "words.txt", "".join(f"{word} {count}\n" for word, count in words.most_common()))
+    logging.info("%s: %s sentences, %d different words in training", values.output_dir,
+                 ", ".join(f"{counts[part]} {part}" for part in wanted), len(words))  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)

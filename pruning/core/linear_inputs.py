@@ -1,0 +1,56 @@
+"""What goes into and comes out of linear and convolutional modules, laid out as their weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+
+def flattened_inputs(module: nn.Module, x: Tensor) -> Tensor:
+    """What a linear or convolutional module multiplies its weight ``(out, in * kernel)`` with: ``(rows, in * kernel)``.
+
+    Raises:
+        TypeError: another kind of module, or a grouped convolution.
+    """
+    channels_first = getattr(module, "channels_first", True)
+    if isinstance(module, nn.Linear) or not channels_first:
+        return x.reshape(-1, x.shape[-1])
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.groups == 1:
+        one_dimensional = isinstance(module, nn.Conv1d)
+        image = x.unsqueeze(2) if one_dimensional else x
+        spread = [(1, *value) if one_dimensional else value for value in (module.kernel_size, module.dilation,
+                  module.stride)]  # fmt: skip
+        padding = (0, *module.padding) if one_dimensional else module.padding
+        columns = nn.functional.unfold(image, spread[0], spread[1], cast(Any, padding), spread[2])  # (N, in * k, L)
+        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+    raise TypeError(f"a {type(module).__name__} is neither linear nor a convolution without groups")
+
+
+def flattened_outputs(module: nn.Module, y: Tensor) -> Tensor:
+    """The outputs of a module as ``(rows, out)``, in the order of `flattened_inputs`."""
+    first = getattr(module, "channels_first", isinstance(module, (nn.Conv1d, nn.Conv2d)))
+    return (y.flatten(2).transpose(1, 2) if first else y).reshape(-1, y.shape[1] if first else y.shape[-1])
+
+
+@contextmanager
+def watched_inputs(
+    model: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """While open, ``see(name, x)`` is called with what enters the modules ``names``: ``x (rows, in * kernel)``.
+
+    Raises:
+        TypeError: from the forward pass, for a module of another kind.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, inputs: see(name, flattened_inputs(module, inputs[0].detach()))
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,85 @@
+"""Unstructured pruning: every weight of a network's linear layers is a unit of its own.
+
+A zero among the weights saves no time in dense kernels, and no memory but in a sparse or compressed file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.cost import CostModel, CostTerm
+from pruning.core.low_rank import Factorable
+from pruning.core.prunable import Prunable
+from pruning.core.structure import Structure
+from pruning.core.units import Span, UnitGroup
+from pruning.errors import UserError
+
+KIND = "weights"
+
+
+class SingleWeights:
+    """A network seen as its single weights; see `pruning.core.prunable.Prunable`, which this is.
+
+    Args:
+        model: a network that says which linear layers it has.
+
+    Raises:
+        UserError: it does not.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, Factorable):
+            raise UserError(f"a {type(model).__name__} does not say which weights may go", "use another technique")
+        self.model = model
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """One group for the matrix of each linear layer."""
+        groups = []
+        for layer in cast(Factorable, self.model).linear_layers(1):
+            name = f"{layer.name}.weight"
+            weight = cast(nn.Module, self.model).get_parameter(name)
+            groups.append(UnitGroup(f"{name}s", KIND, weight.numel(), (Span(name, None),), rows=len(weight)))
+        return groups
+
+    def cost_terms(self, frames: int) -> list[CostTerm]:
+        """As the network's own, its matrices by their weights: MACs are those that a sparse kernel would compute."""
+        whole = CostModel(cast(Prunable, self.model).unit_groups(), cast(Prunable, self.model).cost_terms(frames))
+        constant = whole.by_kind(whole.dense_counts())
+        terms = []
+        for layer in cast(Factorable, self.model).linear_layers(frames):
+            weights = cast(nn.Module, self.model).get_parameter(f"{layer.name}.weight").numel()
+            constant[layer.kind]["size"] -= weights
+            constant[layer.kind]["macs"] -= weights * layer.calls
+            terms.append(CostTerm(layer.kind, (f"{layer.name}.weights",), 1, layer.calls))
+        return [CostTerm(kind, (), row["size"], row["macs"]) for kind, row in constant.items()] + terms
+
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """As the network's own."""
+        return cast(Prunable, self.model).probe(generator)
+
+    def shrink(self, structure: Structure) -> nn.Module:
+        """A network of the same shapes: what goes is zero."""
+        ranks: Mapping[str, int] = getattr(cast(nn.Module, self.model).config, "ranks", {})
+        return cast(Factorable, self.model).with_ranks(ranks)
+
+
+def hold_zeros(model: nn.Module) -> None:
+    """From now on, weights of linear layers that are zero get no gradient and so stay zero, with any optimiser."""
+    for layer in SingleWeights(model).unit_groups():
+        weight = model.get_parameter(layer.masks[0].tensor)
+        open_ = (weight != 0).detach()
+        weight.register_hook(lambda gradient, kept=open_: gradient * kept.to(gradient))
+
+
+def is_of_single_weights(structure: Structure) -> bool:
+    """Whether the units of a structure are single weights."""
+    return any(group.kind == KIND for group in structure.groups.values())
+
+
+def view_of(model: nn.Module, structure: Structure) -> Prunable:
+    """What ``structure`` is a structure of: the network, or its single weights."""
+    return SingleWeights(model) if is_of_single_weights(structure) else cast(Prunable, model)

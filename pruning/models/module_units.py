@@ -1,0 +1,47 @@
+"""Unit groups of the modules that networks are made of: feed-forward and attention, with the module as a whole.
+
+A module ``NAME`` stands beside its norm ``NAME_norm`` and goes with it.
+"""
+
+from __future__ import annotations
+
+from pruning.core.units import Span, UnitGroup
+
+
+def module_group(layer: str, module: str, kind: str, out: str, d_model: int) -> UnitGroup:
+    """The module ``layer + module`` as one unit, whose outputs come from its submodule ``out``."""
+    name = f"{layer}{module}"
+    masks = tuple(Span(f"{name}.{out}.{tensor}", 0, width=d_model) for tensor in ("weight", "bias"))
+    return UnitGroup(name, kind, 1, masks, removes=(f"{name}.", f"{name}_norm."))
+
+
+def ffn_groups(layer: str, module: str, hidden: int, d_model: int) -> list[UnitGroup]:
+    """A feed-forward module (`pruning.models.layers.FeedForward`) and its hidden units."""
+    parent = module_group(layer, module, "ffn_module", "linear2", d_model)
+    following = Span(f"{parent.name}.linear2.weight", 1)
+    slices = (Span(f"{parent.name}.linear1.weight", 0), Span(f"{parent.name}.linear1.bias", 0), following)
+    return [parent, UnitGroup(f"{parent.name}.hidden", "ffn", hidden, (following,), slices, parent.name)]
+
+
+def attention_groups(
+    layer: str, heads: int, head_dim: int, d_model: int, relative_positions: bool = False
+) -> list[UnitGroup]:
+    """A self-attention module with a fused ``in_proj`` and its heads.
+
+    Args:
+        layer: prefix of the layer's names.
+        heads, head_dim, d_model: dimensions.
+        relative_positions: whether a head also owns rows of ``pos_proj`` and its ``pos_bias_u`` and ``pos_bias_v``.
+    """
+    parent = module_group(layer, "attention", "attention_module", "out_proj", d_model)
+    name, inner = parent.name, heads * head_dim
+    following = Span(f"{name}.out_proj.weight", 1, width=head_dim)
+    own = [
+        Span(f"{name}.in_proj.{tensor}", 0, head_dim, part * inner)
+        for part in range(3)
+        for tensor in ("weight", "bias")
+    ]
+    if relative_positions:
+        own.append(Span(f"{name}.pos_proj.weight", 0, head_dim))
+        own += [Span(f"{name}.pos_bias_u", 0), Span(f"{name}.pos_bias_v", 0)]
+    return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*own, following), name)]

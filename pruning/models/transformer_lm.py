@@ -1,0 +1,218 @@
+"""A decoder-only Transformer language model over word pieces, every dimension chosen per layer.
+
+Pre-norm blocks (arXiv 2002.04745) with rotary positions (arXiv 2104.09864), so that no length is built in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core import low_rank
+from pruning.core.cost import CostTerm
+from pruning.core.structure import Structure
+from pruning.core.units import UnitGroup
+from pruning.models import lm_units
+from pruning.models.attention import CausalAttention, rotation
+from pruning.models.layers import FeedForward, per_layer
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """Dimensions of a `TransformerLM`.
+
+    A per-layer value is a list with one entry for all layers or one for each; 0 leaves that module out.
+
+    Attributes:
+        d_model: dimension of the residual stream and of the embedding.
+        num_layers: blocks.
+        head_dim: dimension of an attention head, even (never derived from ``d_model``).
+        num_heads: attention heads, per layer.
+        ffn_dim: hidden units of the feed-forward module, per layer.
+        vocab_size: tokens; 0 takes the tokenizer's.
+        tied: whether the output layer uses the embedding's weights.
+        dropout: on embeddings, module outputs, FFN hidden units and attention weights.
+        ranks: linear layer -> rank of its factored form; others are dense.
+    """
+
+    d_model: int
+    num_layers: int
+    head_dim: int
+    num_heads: tuple[int, ...]
+    ffn_dim: tuple[int, ...]
+    vocab_size: int = 0
+    tied: bool = True
+    dropout: float = 0.1
+    ranks: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "ffn_dim"):
+            object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be even, for rotary positions")
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> LanguageModelConfig:
+        """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
+        return cls(**value)
+
+
+class LmState(NamedTuple):
+    """What a language model remembers of N histories, which may be of different lengths.
+
+    ``keys`` and ``values`` hold ``(N, H, T, D)`` for every layer with attention, by its index; entries from a history's
+    length on are without meaning. ``lengths (N,)``.
+    """
+
+    keys: dict[int, Tensor]
+    values: dict[int, Tensor]
+    lengths: Tensor
+
+    def select(self, index: Tensor) -> LmState:
+        """The histories ``index (K,)``, in that order."""
+        keys, values = ({layer: cached[index] for layer, cached in part.items()} for part in (self.keys, self.values))
+        return LmState(keys, values, self.lengths[index])
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and FFN, each with its own pre-norm and residual; a module whose dimension is 0 does not exist."""
+
+    def __init__(self, config: LanguageModelConfig, index: int) -> None:
+        super().__init__()
+        d, heads, hidden = config.d_model, config.num_heads[index], config.ffn_dim[index]
+        self.attention = CausalAttention(d, heads, config.head_dim, config.dropout) if heads else None
+        self.attention_norm = nn.LayerNorm(d) if heads else None
+        self.ffn = FeedForward(d, hidden, config.dropout, nn.functional.gelu) if hidden else None
+        self.ffn_norm = nn.LayerNorm(d) if hidden else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+        """``x (N, U, D)``, ``positions`` from `rotation`, ``bias (U, U)`` on the scores -> ``(N, U, D)``."""
+        if self.attention is not None and self.attention_norm is not None:
+            x = x + self.dropout(self.attention(self.attention_norm(x), positions, bias))
+        return self.feed(x)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The feed-forward half, ``(N, U, D) -> (N, U, D)``."""
+        if self.ffn is not None and self.ffn_norm is not None:
+            x = x + self.dropout(self.ffn(self.ffn_norm(x)))
+        return x
+
+
+class TransformerLM(nn.Module):
+    """Embedding, blocks, a norm, and logits of the next token.
+
+    Its blocks are what is pruned; the embedding, tied or not, stays.
+    """
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        if config.vocab_size < 2:
+            raise ValueError(f"vocab_size {config.vocab_size}: at least two tokens are needed")
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config, index) for index in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.output = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._initialise()
+        low_rank.install(self, config.ranks)
+
+    def _initialise(self) -> None:
+        """Small normal weights; those that write into the residual stream smaller with depth (GPT-2's manner)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        deep = 0.02 / math.sqrt(2 * max(1, self.config.num_layers))
+        for name, parameter in self.named_parameters():
+            if name.endswith(("out_proj.weight", "linear2.weight")):
+                nn.init.normal_(parameter, std=deep)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of what follows each prefix.
+
+        Args:
+            tokens: ``(N, U)`` int64, beginning with the token that begins sentences.
+
+        Returns:
+            ``(N, U, V)``.
+        """
+        length = tokens.shape[1]
+        x = self.dropout(self.embedding(tokens))  # (N, U, D)
+        positions = rotation(torch.arange(length, device=tokens.device), self.config.head_dim)  # (U, D_h / 2), twice
+        future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+        bias = torch.zeros(length, length, dtype=x.dtype, device=x.device).masked_fill(future, torch.finfo(x.dtype).min)
+        for layer in self.layers:
+            x = layer(x, positions, bias)
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return nn.functional.linear(x, self.embedding.weight) if self.output is None else self.output(x)
+
+    def start(self, histories: int) -> LmState:
+        """The state of ``histories`` empty ones, on the network's device."""
+        weight = self.embedding.weight
+        lengths = torch.zeros(histories, dtype=torch.long, device=weight.device)
+        heads = {index: count for index, count in enumerate(self.config.num_heads) if count}
+        keys, values = ({index: weight.new_zeros(histories, count, 0, self.config.head_dim)
+                         for index, count in heads.items()} for _ in range(2))  # fmt: skip
+        return LmState(keys, values, lengths)
+
+    def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
+        """Read one more token of each history.
+
+        Args:
+            tokens: ``(N,)`` int64.
+            state: of the N histories; is left as it is.
+
+        Returns:
+            Log-probabilities of what follows, ``(N, V)`` in at least float32, and the new state.
+        """
+        x = self.dropout(self.embedding(tokens))[:, None]  # (N, 1, D)
+        positions = rotation(state.lengths, self.config.head_dim)
+        keys, values = {}, {}
+        for index, layer in enumerate(self.layers):
+            if layer.attention is not None:
+                y, keys[index], values[index] = layer.attention.step(
+                    layer.attention_norm(x), positions, state.keys[index], state.values[index], state.lengths
+                )
+                x = x + layer.dropout(y)
+            x = layer.feed(x)
+        logits = self._logits(x).squeeze(1)
+        return logits.float().log_softmax(dim=1), LmState(keys, values, state.lengths + 1)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """Unit groups of the blocks; of factored layers, their components alone."""
+        return low_rank.component_groups(self) if self.config.ranks else lm_units.unit_groups(self.config)
+
+    def cost_terms(self, frames: int) -> list[CostTerm]:
+        """Cost of the blocks and the last norm for a sentence of ``frames`` tokens."""
+        return low_rank.cost_terms(self, lm_units.unit_groups(self.config), lm_units.cost_terms(self.config, frames),
+                                   self.linear_layers(frames))  # fmt: skip
+
+    def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
+        """The linear layers that may be factored, for a sentence of ``frames`` tokens."""
+        return lm_units.linear_layers(self.config, frames)
+
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """Logits ``(places, V)`` for two random sentences."""
+        return self(torch.randint(self.config.vocab_size, (2, 50), generator=generator)).flatten(0, 1)
+
+    def shrink(self, structure: Structure) -> TransformerLM:
+        """A new language model that has what ``structure`` leaves."""
+        if self.config.ranks:
+            return self.with_ranks(low_rank.shrunk_ranks(self, structure))
+        return TransformerLM(lm_units.shrink(self.config, structure))
+
+    def with_ranks(self, ranks: Mapping[str, int]) -> TransformerLM:
+        """A new language model with the layers ``ranks`` factored; its weights are not set."""
+        return TransformerLM(dataclasses.replace(self.config, ranks=dict(ranks)))

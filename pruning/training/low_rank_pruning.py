@@ -1,0 +1,143 @@
+"""Incremental low rank: rank-1 components of all factored layers go like units, and what is left is made orthogonal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, Optional, cast
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.constraint import ConstraintConfig
+from pruning.core.linear_inputs import watched_inputs
+from pruning.core.low_rank import METRIC_OF, FactoredLinear, Metric, importance, recombined
+from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
+from pruning.training.task import StepInfo, Task
+
+Moments = Mapping[Tensor, MutableMapping[str, Tensor]]
+
+
+def calibrate(task: Task, names: Sequence[str], batches: Iterable[Any], criterion: str) -> dict[str, Metric]:
+    """The metrics in which a criterion wants matrices approximated, by layer; none for the plain one.
+
+    Args:
+        task: of the dense network.
+        names: its linear layers.
+        batches: training batches.
+        criterion: ``fisher`` learns from gradients, ``wanda`` from inputs; the others from nothing.
+    """
+    if METRIC_OF.get(criterion) == "fisher":
+        return {name: Metric.of_fisher(squares) for name, squares in _squared_gradients(task, names, batches).items()}
+    if METRIC_OF.get(criterion) == "inputs":
+        return {name: Metric.of_inputs(gram) for name, gram in _grams(task, names, batches).items()}
+    return {}
+
+
+def _squared_gradients(task: Task, names: Sequence[str], batches: Iterable[Any]) -> dict[str, Tensor]:
+    """Mean over batches of each weight's squared gradient, ``(out, in * kernel)``."""
+    task.eval()
+    weights = [task.model.get_parameter(f"{name}.weight") for name in names]
+    sums = [torch.zeros(weight.flatten(1).shape, dtype=torch.float64) for weight in weights]
+    for batch in batches:
+        loss, _ = task(batch, StepInfo(1, 0, 0, training=False))
+        for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
+            total += gradient.flatten(1).double() ** 2
+    return dict(zip(names, sums))
+
+
+@torch.no_grad()
+def _grams(task: Task, names: Sequence[str], batches: Iterable[Any]) -> dict[str, Tensor]:
+    """Sums of ``x x^T`` over what enters each layer, ``(in * kernel, in * kernel)``."""
+    task.eval()
+    sums: dict[str, Tensor] = {}
+
+    def see(name: str, x: Tensor) -> None:
+        gram = x.double().T @ x.double()
+        sums[name] = gram if name not in sums else sums[name] + gram
+
+    with watched_inputs(task.model, names, see):
+        for batch in batches:
+            task(batch, StepInfo(1, 0, 0, training=False))
+    return sums
+
+
+class LowRankPruning(CriterionPruning):
+    """Drops the least important components of a factored network, over all of its layers, and rotates the others.
+
+    After every cut the rest of a layer is brought to the form of a singular value decomposition, in the metric of the
+    criterion. For ``magnitude``, ``fisher`` and ``wanda`` the score of a component is then its singular value; the
+    other criteria are those of every unit, read off the component's mask: of ``taylor``, ``|sum dL/dU_i . U_i|`` (which
+    is ``|sum dL/dV_i . V_i|``, too), gathered since the last cut.
+
+    Args:
+        model: a network whose layers are factored (see `pruning.core.low_rank.factorise`).
+        criterion: one of `pruning.core.criteria.CRITERIA`.
+        config, constraint, frames, seed: see `CriterionPruning`.
+        metrics: by layer; the plain one where absent.
+
+    Raises:
+        UserError: the target is beyond reach.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: str,
+        config: CriterionConfig,
+        constraint: ConstraintConfig,
+        frames: int,
+        seed: int = 0,
+        metrics: Optional[Mapping[str, Metric]] = None,
+    ) -> None:
+        self._metrics = dict(metrics or {})
+        self._by_value = criterion in METRIC_OF
+        super().__init__(model, "magnitude" if self._by_value else criterion, config, constraint, frames, seed)
+        self._moments: Moments = {}
+
+    def _layer(self, group: str) -> tuple[FactoredLinear, Metric]:
+        name = group.rpartition(".")[0]
+        return cast(FactoredLinear, self.network.get_submodule(name)), self._metrics.get(name, Metric())
+
+    @torch.no_grad()
+    def scored(self) -> Tensor:
+        """Scores of all components, ``(U,)`` float64."""
+        if not self._by_value:
+            return super().scored()
+        parts = []
+        for group in self.units.chosen:
+            layer, metric = self._layer(group.name)
+            parts.append(importance(layer.u.weight, layer.v.weight, metric))
+        return torch.cat(parts)
+
+    def attach_moments(self, moments: Moments) -> None:
+        """The optimiser's state, by parameter, which turns with the components."""
+        self._moments = moments
+
+    @torch.no_grad()
+    def after_cut(self) -> None:
+        """Rotate the components that are left into the first places of each layer."""
+        keep = self.kept()
+        for group, part in zip(self.units.chosen, keep.split(self.units.sizes)):
+            if part.all():
+                continue
+            layer, metric = self._layer(group.name)
+            self._rotate(layer, metric, torch.nonzero(part).flatten())
+            part.copy_(torch.arange(group.size) < part.sum())
+        self.keep.copy_(keep)
+        self.scores.forget()
+
+    def _rotate(self, layer: FactoredLinear, metric: Metric, kept: Tensor) -> None:
+        left, right = layer.u.weight, layer.v.weight
+        rank = len(kept)
+        mixing, inverse = recombined(left[:, kept], right[kept], metric)  # U' = U R, V' = R^-1 V
+        for key, power in (("", 1), ("exp_avg", 1), ("exp_avg_sq", 2)):
+            u, v = (weight if not key else self._moments.get(weight, {}).get(key) for weight in (left, right))
+            if u is None or v is None:
+                continue
+            # gradients turn the other way round; their variances, taken as uncorrelated, by the squares
+            by_u, by_v = (mixing, inverse) if not key else (inverse.T**power, mixing.T**power)
+            new_u, new_v = u[:, kept].double() @ by_u.to(u.device), by_v.to(v.device) @ v[kept].double()
+            for tensor, new in ((u, new_u), (v.T, new_v.T)):
+                tensor[:, :rank] = new.to(tensor)
+                tensor[:, rank:] = 0
+

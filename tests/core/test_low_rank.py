@@ -1,0 +1,93 @@
+"""Factored matrices: optimal in their metric, broken even where the formula says, rotated without changing anything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pruning.core.low_rank import Metric, break_even, factorise, factors, importance, linear_names, recombined
+from pruning.errors import UserError
+
+
+def test_break_even_ranks() -> None:
+    assert [int(break_even(*shape)) for shape in ((512, 512), (512, 2048), (768, 3072))] == [256, 409, 614]
+
+
+def matrix(seed: int, rows: int, columns: int) -> Tensor:
+    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+shapes = st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(0, 10**6))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.integers(1, 8))
+def test_the_plain_form_is_the_truncated_svd(shape: tuple[int, int, int], rank: int) -> None:
+    rows, columns, seed = shape
+    weight = matrix(seed, rows, columns)
+    left, right = factors(weight)
+    assert torch.allclose(left @ right, weight)
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    rank = min(rank, len(s))
+    assert torch.allclose(left[:, :rank] @ right[:rank], u[:, :rank] @ torch.diag(s[:rank]) @ vh[:rank], atol=1e-8)
+    assert torch.allclose(importance(left, right), s)
+    assert torch.allclose(left.norm(dim=0), right.norm(dim=1))  # shared equally
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.integers(1, 8))
+def test_the_activation_weighted_form_errs_least_on_its_inputs(shape: tuple[int, int, int], rank: int) -> None:
+    """``|(W - W_r) X|`` is the tail of the singular values of ``W X``: no matrix of that rank is better."""
+    rows, columns, seed = shape
+    weight, inputs = matrix(seed, rows, columns), matrix(seed + 1, columns, 3 * columns) * 3
+    left, right = factors(weight, Metric.of_inputs(inputs @ inputs.T))
+    rank = min(rank, left.shape[1])
+    error = ((weight - left[:, :rank] @ right[:rank]) @ inputs).norm()
+    best = torch.linalg.svdvals(weight @ inputs)[rank:].norm()
+    assert torch.allclose(left @ right, weight)
+    assert error <= best * 1.01 + 0.05 * weight.norm()  # the jitter costs a little
+    plain = factors(weight)
+    assert error <= ((weight - plain[0][:, :rank] @ plain[1][:rank]) @ inputs).norm() + 0.05 * weight.norm()
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.integers(1, 8))
+def test_the_fisher_weighted_form_errs_least_by_rows(shape: tuple[int, int, int], rank: int) -> None:
+    rows, columns, seed = shape
+    weight, squares = matrix(seed, rows, columns), matrix(seed + 1, rows, columns) ** 2
+    left, right = factors(weight, Metric.of_fisher(squares))
+    rank = min(rank, left.shape[1])
+    root = squares.sum(dim=1).sqrt()[:, None]
+    best = torch.linalg.svdvals(root * weight)[rank:].norm()
+    assert torch.allclose(left @ right, weight)
+    assert torch.allclose((root * (weight - left[:, :rank] @ right[:rank])).norm(), best, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.sampled_from(["plain", "fisher", "inputs"]))
+def test_what_is_left_is_turned_into_the_same_form(shape: tuple[int, int, int], kind: str) -> None:
+    rows, columns, seed = shape
+    rank = min(rows, columns) - 1
+    left, right = matrix(seed, rows, rank), matrix(seed + 2, rank, columns)
+    gram = matrix(seed + 1, columns, 2 * columns)
+    metric = {"plain": Metric(), "fisher": Metric.of_fisher(matrix(seed + 3, rows, columns) ** 2),
+              "inputs": Metric.of_inputs(gram @ gram.T)}[kind]  # fmt: skip
+    mixing, inverse = recombined(left, right, metric)
+    assert torch.allclose(mixing @ inverse, torch.eye(rank, dtype=torch.float64), atol=1e-6)
+    new_left, new_right = left @ mixing, inverse @ right
+    assert torch.allclose(new_left @ new_right, left @ right, atol=1e-8)
+    values = importance(new_left, new_right, metric)
+    weighted = metric.weigh(left, right)
+    assert torch.allclose(values, torch.linalg.svdvals(weighted[0] @ weighted[1])[:rank], atol=1e-6)
+
+
+def test_what_cannot_be_factored_is_refused() -> None:
+    with pytest.raises(UserError, match="a Conv1d has no linear layers to factor"):
+        linear_names(torch.nn.Conv1d(2, 2, 1))
+    from tests.models.test_transformer_lm import network
+
+    with pytest.raises(UserError, match="no linear layer layers.0.nothing to factor"):
+        factorise(network(), ["layers.0.nothing"])

@@ -1,0 +1,228 @@
+"""Language models end to end: training, every cell of criterion x technique, extraction, fine-tuning, perplexity."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning.bin import extract, finetune, perplexity, prune, train
+from pruning.core.low_rank import linear_names
+from pruning.errors import UserError
+from pruning.models.transformer_lm import TransformerLM
+from pruning.speech import bpe
+from pruning.training import checkpoint, configuration, lm_runs, runs
+from pruning.training.facts import read_facts
+from pruning.training.low_rank_pruning import LowRankPruning, calibrate
+from pruning.training.task import StepInfo
+from tests.speech.test_sentences import lines
+
+TRAINER = """
+trainer: {max_steps: 24, num_threads: 1, valid_interval: 12, log_interval: 8, tensorboard: false, average_period: 4,
+  optimiser: {lr: 1.0e-2}, schedule: {type: cosine, warmup_steps: 4}}
+data: {max_tokens: 200, max_length: 60}
+"""
+MODEL = "model: {d_model: 16, num_layers: 2, head_dim: 4, num_heads: [4], ffn_dim: [32], dropout: 0.1}\n"
+PRUNE = """
+constraint: {size: 0.5, ramp: cubic, ramp_share: 0.6}
+criterion: {interval: 3}
+calibration_batches: 2
+distillation: {weight: 0.5, temperature: 2.0}
+"""
+CELLS = [(method, technique) for technique in runs.TECHNIQUES for method in runs.METHODS
+         if (method, technique) not in runs.NO_CELL]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text, tokens, configurations and a dense language model."""
+    place = tmp_path_factory.mktemp("lm")
+    (place / "train.txt").write_text("\n".join(lines(300)))
+    (place / "dev.txt").write_text("\n".join(lines(340)[300:]))
+    (place / "train.yaml").write_text(MODEL + TRAINER)
+    (place / "prune.yaml").write_text(TRAINER + PRUNE)
+    (place / "finetune.yaml").write_text(TRAINER)
+    bpe.train(lines(300), place / "lang", 28, "unigram")
+    train.main(["--config", str(place / "train.yaml"), "--exp-dir", str(place / "dense"), *data(place)])
+    return place
+
+
+def data(place: Path) -> list[str]:
+    return ["--train-text", str(place / "train.txt"), "--dev-text", str(place / "dev.txt"),
+            "--lang-dir", str(place / "lang")]  # fmt: skip
+
+
+def repair(place: Path) -> list[str]:
+    return ["--repair", "50", "--train-text", str(place / "train.txt"), "--lang-dir", str(place / "lang")]
+
+
+def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> None:
+    """Nothing is trained: the loss of the cut network falls by least squares."""
+    losses = {}
+    prune.main(["--config", str(work / "prune.yaml"), "trainer.optimiser.lr=0", "distillation.weight=0", "--method",
+                "magnitude", "--scheduler", "one_shot", "--teacher", str(work / "dense"),
+                "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
+    for name, more in {"cut": [], "repaired": repair(work)}.items():
+        extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / name), *more])
+        perplexity.main(["--exp-dir", str(tmp_path / name), "--text", str(work / "dev.txt"), "--lang-dir",
+                         str(work / "lang")])  # fmt: skip
+        found = json.loads((tmp_path / name / "perplexity" / "perplexity-dev.json").read_text())
+        losses[name] = found["token_nll"]
+    assert losses["repaired"] < losses["cut"]
+
+
+@pytest.mark.parametrize(("method", "technique"), CELLS)
+def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str, technique: str) -> None:
+    """And its extraction is exact, reloads, and is as large as asked for."""
+    settings = ["gating.gate_lr=0.5"] if method == "l0" else []
+    prune.main(["--config", str(work / "prune.yaml"), *settings, "--method", method, "--technique", technique,
+                "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
+    model, header = lm_runs.load_network(tmp_path / "small")
+    assert header["exactness"] < 1e-4
+    facts = read_facts(tmp_path / "small")
+    removed = facts["dense"]["parameters"] - facts["parameters" if technique != "unstructured" else
+                                                   "nonzero_parameters"]  # fmt: skip
+    assert removed / facts["dense"]["blocks_parameters"] == pytest.approx(0.5, abs=0.02)
+    if technique == "low_rank":
+        assert model.config.ranks
+    if technique == "unstructured":
+        assert facts["parameters"] == facts["dense"]["parameters"]
+
+
+def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> None:
+    """Zeros stay zero in fine-tuning; perplexity is per word and per token, with a vocabulary or without."""
+    prune.main(["--config", str(work / "prune.yaml"), "--method", "wanda", "--technique", "unstructured", "--scheduler",
+                "one_shot", "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"),
+                *data(work)])  # fmt: skip
+    with pytest.raises(UserError, match="here weights were; leave it out"):
+        extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small"), *repair(work)])
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
+    finetune.main(["--config", str(work / "finetune.yaml"), "--init", str(tmp_path / "small"), "--exp-dir",
+                   str(tmp_path / "tuned"), *data(work)])  # fmt: skip
+    before, _ = lm_runs.load_network(tmp_path / "small")
+    after, _ = lm_runs.load_network(tmp_path / "tuned")
+    for name in linear_names(before):
+        old, new = (model.get_parameter(f"{name}.weight") for model in (before, after))
+        assert torch.equal(old == 0, new == 0) and not torch.equal(old, new)
+    (work / "words.txt").write_text("ONE 5\nTWO 4\n")
+    common = ["--exp-dir", str(tmp_path / "tuned"), "--text", str(work / "dev.txt"), "--lang-dir", str(work / "lang")]
+    perplexity.main(common)
+    found = json.loads((tmp_path / "tuned" / "perplexity" / "perplexity-dev.json").read_text())
+    assert found["sentences"] == 40 and found["left_out"] == 0 and found["perplexity_per_word"] > 1
+    perplexity.main([*common, "--vocabulary", str(work / "words.txt")])
+    fewer = json.loads((tmp_path / "tuned" / "perplexity" / "perplexity-dev.json").read_text())
+    assert fewer["left_out"] + fewer["words"] == found["words"]
+    assert fewer["perplexity_per_token"] == found["perplexity_per_token"]
+
+
+@pytest.mark.parametrize(("method", "technique"), list(runs.NO_CELL))
+def test_cells_without_a_definition_are_refused_with_the_reason(work: Path, method: str, technique: str) -> None:
+    with pytest.raises(UserError, match=f"there is no {method} with {technique}: .+"):
+        configuration.load(lm_runs.PruneConfig, work / "prune.yaml", [f"method={method}", f"technique={technique}"])
+
+
+def test_an_interrupted_low_rank_run_ends_as_an_uninterrupted_one(work: Path, tmp_path: Path) -> None:
+    """Rotated weights, turned moments and the metric come back from the state and the data."""
+    common = ["--config", str(work / "prune.yaml"), "--method", "fisher", "--technique", "low_rank", "--teacher",
+              str(work / "dense"), *data(work), "trainer.state_interval=7"]  # fmt: skip
+    prune.main([*common, "--exp-dir", str(tmp_path / "whole")])
+
+    class Stop(Exception):
+        pass
+
+    def stopping(self: lm_runs.runs.Trainer) -> None:
+        original(self)
+        if self.step == 16:
+            raise Stop
+
+    original = lm_runs.runs.Trainer._after_step
+    lm_runs.runs.Trainer._after_step = stopping  # type: ignore[method-assign]
+    try:
+        with pytest.raises(Stop):
+            prune.main([*common, "--exp-dir", str(tmp_path / "broken")])
+    finally:
+        lm_runs.runs.Trainer._after_step = original  # type: ignore[method-assign]
+    prune.main([*common, "--exp-dir", str(tmp_path / "broken")])
+    ours, theirs = (checkpoint.load_model(tmp_path / name)[0].state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> None:
+    """The outputs stay, and a step along the turned first moment moves ``U V`` as before, to first order."""
+    model, _ = lm_runs.load_network(work / "dense")
+    config = configuration.load(lm_runs.PruneConfig, work / "prune.yaml", ["method=magnitude", "technique=low_rank"])
+    pruner = lm_runs.new_pruner(model, config)
+    assert isinstance(pruner, LowRankPruning)
+    group = pruner.units.chosen[0]
+    layer = pruner.network.get_submodule(group.name.rpartition(".")[0])
+    u, v = layer.u.weight, layer.v.weight
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # as if training had gone on
+        u.add_(0.1 * torch.randn(u.shape, generator=generator))
+        v.add_(0.1 * torch.randn(v.shape, generator=generator))
+    kept = torch.arange(0, group.size, 2)
+    product = (u[:, kept] @ v[kept]).clone()
+    moments = {weight: {"exp_avg": torch.randn(weight.shape, generator=generator),
+                        "exp_avg_sq": torch.rand(weight.shape, generator=generator)} for weight in (u, v)}  # fmt: skip
+    by_left = (moments[u]["exp_avg"][:, kept] * u[:, kept]).sum()
+    pruner.attach_moments(moments)
+    pruner.keep.fill_(1)
+    start = 0
+    pruner.keep[start : start + group.size] = 0
+    pruner.keep[kept] = 1
+    pruner.after_cut()
+    rank = len(kept)
+    assert pruner.keep[:rank].all() and not pruner.keep[rank : group.size].any()
+    assert torch.allclose(u @ v, product, atol=1e-5)
+    assert torch.allclose(u[:, :rank].norm(dim=0), v[:rank].norm(dim=1), atol=1e-4)
+    # the inner product of gradient and weights does not depend on the basis
+    assert torch.allclose((moments[u]["exp_avg"] * u).sum(), by_left, atol=1e-3)
+    assert bool((moments[u]["exp_avg_sq"] >= 0).all())
+
+
+def test_metrics_come_from_the_data(work: Path) -> None:
+    """Fisher's rows are the root of the summed squared gradients; the inputs' factor is that of their moments."""
+    model, _ = lm_runs.load_network(work / "dense")
+    from pruning.speech.sentences import Sentences, TextConfig
+    from pruning.training.lm_task import LmDistillationConfig, LmTask
+
+    tokenizer = bpe.Tokenizer(work / "lang")
+    batches = list(Sentences([work / "train.txt"], tokenizer, TextConfig(200, 60)).training_batches(1, 1))[:2]
+    task = LmTask(model, LmDistillationConfig())
+    name = "layers.1.ffn.linear2"
+    rows = calibrate(task, [name], batches, "fisher")[name].rows
+    total = torch.zeros(16, dtype=torch.float64)
+    for batch in batches:
+        model.zero_grad()
+        task(batch, StepInfo(1, 0, 0, training=False))[0].backward()
+        total += (model.get_parameter(f"{name}.weight").grad.double() ** 2).sum(dim=1)
+    assert rows is not None and torch.allclose(rows, total.sqrt(), rtol=1e-3)
+    seen: list[torch.Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, x: seen.append(x[0].flatten(0, -2)))
+    for batch in batches:
+        task(batch, StepInfo(1, 0, 0, training=False))
+    handle.remove()
+    columns = calibrate(task, [name], batches, "wanda")[name].columns
+    gram = torch.cat(seen).double().T @ torch.cat(seen).double()
+    assert columns is not None
+    jitter = 1e-3 * gram.diagonal().mean() * torch.eye(32)
+    assert torch.allclose(columns @ columns.T, gram + jitter, rtol=1e-4, atol=1e-6)
+    assert calibrate(task, [name], batches, "taylor") == {}
+
+
+def test_data_of_another_kind_are_refused(work: Path) -> None:
+    with pytest.raises(UserError, match="the data are not clear; give --train-cuts and --dev-cuts, or --train-text"):
+        train.main(["--config", str(work / "train.yaml"), "--exp-dir", str(work / "no"), "--lang-dir", "x",
+                    "--train-text", "a", "--dev-cuts", "b"])  # fmt: skip
+    with pytest.raises(UserError, match="holds a transformer_lm, and --train-cuts is given"):
+        cuts = work / "cuts.jsonl"
+        cuts.write_text("{}")
+        prune.main(["--config", str(work / "prune.yaml"), "--method", "magnitude", "--teacher", str(work / "dense"),
+                    "--exp-dir", str(work / "kind"), *data(work)])  # fmt: skip
+        extract.main(["--pruned", str(work / "kind"), "--exp-dir", str(work / "no"), "--train-cuts", str(cuts),
+                      "--lang-dir", str(work / "lang")])  # fmt: skip
+    model, _ = lm_runs.load_network(work / "dense")
+    assert isinstance(model, TransformerLM)
