@@ -10,12 +10,20 @@ from pruning.bin import arguments, command
 from pruning.files import read_json
 from pruning.training import comparison, comparison_tables, report
 
-EXPLANATION = """\
+EXPLANATION = {
+    "WER %": """\
 WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers, then their
 utterances, and seeds where there are several. {seeds} Minus the reference: paired, the same utterances for both; p is
 two-sided, corrected by Holm over the lines of the table. NLL: nats a token of the transcripts, over the whole
-transducer lattice. Sizes are the encoder's."""
-SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} points, pooled over them."
+transducer lattice. Sizes are the encoder's.""",
+    "perplexity / word": """\
+Perplexity per word (the sentence's end counts, words outside the vocabulary do not), geometric mean over seeds, with
+the 95 % interval of a bootstrap that draws blocks of {block} sentences, then sentences, and seeds where there are
+several. {seeds} Above the reference: in percent of perplexity, paired, the same sentences for both; p is two-sided,
+corrected by Holm over the lines of the table. Sizes are those of the blocks, without the embedding. What is zero
+(unstructured) saves nothing in dense kernels: neither memory nor time.""",
+}
+SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} {unit}, pooled over them."
 ONE_SEED = "All lines have one seed: of what another would give, the intervals say nothing."
 
 CLAIMS = """\
@@ -32,6 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--speed", type=Path, help="JSON of pruning.bin.benchmark, its systems named TARGET/LINE")
     parser.add_argument("--backend", default="onnx", help="of --speed")
     parser.add_argument("--plot", type=Path, help="PNG file")
+    parser.add_argument("--plot-lines", nargs="+", metavar="LINE", help="of the sweep, to plot; default: all")
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
     options = parser.parse_args(argv)
     found = comparison.read(options.results)
@@ -40,7 +49,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         speed = read_json(options.speed, "measure with pruning.bin.benchmark first")
         milliseconds = comparison_tables.times(speed, options.backend)
     deviation = found.seed_deviation
-    parts = [EXPLANATION.format(seeds=ONE_SEED if deviation is None else SEEDS.format(deviation=deviation))]
+    unit = "points" if found.measure is comparison.MEASURES["wer"] else "% of perplexity"
+    seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
+    parts = [EXPLANATION[found.measure.name].format(seeds=seeds, block=comparison.BLOCK)]
     if found.claims:
         print(f"{comparison_tables.claims_table(found, 'simple')}\n")
         parts += ["### Claims", comparison_tables.claims_table(found), CLAIMS]
@@ -49,14 +60,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         parts += [f"### {options.across} at every size", comparison_tables.across(found, options.across)]
     for target in found.targets:
         print(f"{target}\n{comparison_tables.table(found, target, 'simple', milliseconds)}\n")
-        parts += [f"### {target}", comparison_tables.table(found, target, milliseconds=milliseconds)]
+        grid = comparison_tables.grid(found, target)
+        parts += [f"### {target}", *([f"{found.measure.name}:", grid] if grid else []),
+                  comparison_tables.table(found, target, milliseconds=milliseconds)]  # fmt: skip
     parts.append("\n".join(f"- **{name}**: {what}" for name, what in found.legend.items()))
     if milliseconds is not None:
         parts.append(f"ms: median of the encoder's time ({options.backend}); see the table of {options.speed.name}.")
     parts.append(f"Measured at commit {', '.join(commit[:12] for commit in found.commits)}.")
     if options.plot is not None:
-        comparison_tables.plot(found, options.plot, milliseconds)
-        parts.append(f"![WER against size and computation]({options.plot.name})")
+        comparison_tables.plot(found, options.plot, milliseconds, options.plot_lines)
+        parts.append(f"![{found.measure.name} against size and computation]({options.plot.name})")
     report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.compare", argv)
 
 

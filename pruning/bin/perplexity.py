@@ -17,7 +17,7 @@ from pruning.errors import UserError
 from pruning.files import read_json, read_lines, write_json
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.perplexity import perplexity, word_scores
-from pruning.speech.sentences import Sentences, TextConfig, check_texts, read_sentences
+from pruning.speech.sentences import Sentences, TextConfig, check_texts, read_sentences, set_name
 from pruning.training import lm_runs, provenance
 from pruning.training.decoding_results import perplexity_path
 
@@ -42,7 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     weights = provenance.weights_fingerprint(model)
     vocabulary = None if options.vocabulary is None else _words(options.vocabulary)
     for text in check_texts(options.text):
-        name = text.name.split(".")[0]
+        name = set_name(text)
         path = perplexity_path(options.exp_dir, name)
         made_of = {"weights": weights, "bpe_model": tokenizer.fingerprint, "text": provenance.file_fingerprint(text),
                    "vocabulary": options.vocabulary and provenance.file_fingerprint(options.vocabulary)}  # fmt: skip

@@ -200,6 +200,11 @@ def check_texts(paths: Sequence[PathLike]) -> list[Path]:
     return [Path(path) for path in paths]
 
 
+def set_name(path: PathLike) -> str:
+    """What a text is called in tables: its file's name without endings."""
+    return Path(path).name.split(".")[0]
+
+
 def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")

@@ -43,6 +43,11 @@ def batch_path(exp_dir: PathLike, step: int) -> Path:
     return Path(exp_dir) / f"batch-{step}.safetensors"
 
 
+def snapshot_path(exp_dir: PathLike, name: str) -> Path:
+    """The weights that a task asked to keep under a name."""
+    return Path(exp_dir) / "snapshots" / f"{name}.safetensors"
+
+
 def best_path(exp_dir: PathLike) -> Path:
     """The weights with the lowest loss on the development set."""
     return Path(exp_dir) / "best.safetensors"

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -18,8 +18,9 @@ from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
 from pruning.speech import manifests
 from pruning.speech.scoring import count_errors, read_transcripts
+from pruning.speech.sentences import check_texts, read_sentences, set_name
 from pruning.speech.statistics import Design, Estimate, Sample, holm
-from pruning.training.decoding_results import likelihood_path, read_results
+from pruning.training.decoding_results import likelihood_path, perplexity_path, read_results
 from pruning.training.facts import read_facts
 from pruning.training.sweep import Run, expand, final_dir
 from pruning.training.sweep_config import TEACHER, SweepConfig, describe
@@ -28,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
 _SPOKEN = ("words", "tokens")
-_KEPT = ("encoder_parameters", "parameters", "macs_10s", "macs_30s")
+_KEPT = ("encoder_parameters", "blocks_parameters", "parameters", "nonzero_parameters", "macs_10s", "macs_30s",
+         "macs_per_token")  # fmt: skip
+BLOCK = 20
+"""Sentences of a text that are drawn together: neighbours are of one source."""
 
 
 def result_path(results: PathLike, run: Optional[Run]) -> Path:
@@ -57,6 +61,32 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     """
     place = final_dir(exp_dir, run)
     facts = read_facts(place)
+    sets = (_perplexities if config.of_text else _decodings)(config, place, run is None)
+    named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
+    network, dense = ({key: known[key] for key in _KEPT if key in known} for known in (facts, facts["dense"]))
+    value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
+    write_json(result_path(results, run), value)
+
+
+def _perplexities(config: SweepConfig, place: Path, whole: bool) -> dict[str, Any]:
+    """By test set, what was measured of every sentence: errors are nats of the words that count."""
+    sets: dict[str, Any] = {}
+    for text in map(Path, config.test_text):
+        name = set_name(text)
+        found = read_json(perplexity_path(place, name), "run the sweep again")
+        sets[name] = {
+            "utterances": _stamp([str(place) for place in range(found["sentences"])]),
+            "errors": found["nll"],
+            "nll": [round(found["token_nll"], 3)],
+            **{key: found[key] for key in ("command", "commit", "date")},
+        }
+        if whole:  # the same for every run
+            sets[name] |= {"words": found["counted"], "tokens": [found["tokens"]]}
+    return sets
+
+
+def _decodings(config: SweepConfig, place: Path, whole: bool) -> dict[str, Any]:
+    """By test set, errors and likelihood of every utterance."""
     sets: dict[str, Any] = {}
     for cuts in map(Path, config.test_cuts):
         name = manifests.set_name_of(cuts)
@@ -74,13 +104,10 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
             "commit": decoded["commit"],
             "date": decoded["date"],
         }
-        if run is None:  # the same for every run
+        if whole:  # the same for every run
             counts = [(len(one.reference), nll[one.id][1]) for one in transcripts]
             sets[name] |= dict(zip(_SPOKEN, map(list, zip(*counts))))
-    named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
-    network, dense = ({key: known[key] for key in _KEPT} for known in (facts, facts["dense"]))
-    value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
-    write_json(result_path(results, run), value)
+    return sets
 
 
 def _stamp(ids: Sequence[str]) -> str:
@@ -96,13 +123,18 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
         results: directory of the files.
         made_by: name of a run (or the teacher) -> what its result must have been made by.
     """
-    sets = {}
-    for path in manifests.check_exists(config.test_cuts):
+    sets: dict[str, Any] = {}
+    for path in check_texts(config.test_text):
+        count = sum(1 for line in read_sentences(path) if line)
+        sets[set_name(path)] = {"ids": [str(place) for place in range(count)],
+                                "speakers": [f"block {place // BLOCK}" for place in range(count)]}  # fmt: skip
+    for path in manifests.check_exists(config.test_cuts) if config.test_cuts else []:
         pairs = sorted((cut.id, str(cut.supervisions[0].speaker or cut.id)) for cut in manifests.iterate_cuts(path))
         ids, speakers = zip(*pairs)
         sets[manifests.set_name_of(path)] = {"ids": ids, "speakers": speakers}
     write_json(Path(results) / UTTERANCES, sets)
-    legend = {"reference": config.reference, "decoding": config.decoding, "methods": dict(describe(config)),
+    legend = {"reference": config.reference, "decoding": config.decoding,
+              "measure": MEASURE_OF[config.of_text], "methods": dict(describe(config)),
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
               "targets": {name: list(settings) for name, settings in config.targets.items()},
               "runs": [[run.target, run.method, run.seed] for run in expand(config)],
@@ -111,8 +143,38 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
 
 
 @dataclass(frozen=True)
+class Measure:
+    """How a rate is shown. Of perplexity, the rate is 100 times the nats a word, so that differences are ratios.
+
+    Attributes:
+        name: heading of the rate.
+        difference: of a difference.
+        shown: the rate as people read it.
+        shown_difference: the same of a difference.
+        size, computation: keys of a network's facts that are its axes, each with its unit and the unit's size.
+    """
+
+    name: str
+    difference: str
+    shown: Callable[[float], float]
+    shown_difference: Callable[[float], float]
+    size: tuple[str, str, float]
+    computation: tuple[str, str, float]
+
+
+MEASURE_OF = {False: "wer", True: "perplexity"}
+MEASURES = {
+    "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate,
+                   ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
+    "perplexity": Measure("perplexity / word", "% above", lambda rate: math.exp(rate / 100),
+                          lambda rate: 100 * math.expm1(rate / 100),
+                          ("blocks_parameters", "M parameters", 1e6), ("macs_per_token", "M MACs / token", 1e6)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Line:
-    """A method at a target: its runs over seeds.
+    """A method at a target: its runs over seeds. Of language models, "errors" are nats of the words that count.
 
     Attributes:
         method, target: which; the teacher has an empty target.
@@ -167,6 +229,7 @@ class Comparison:
         claims: claim -> ``{"better": method, "than": [methods]}``.
         planned: (target, method) -> seeds that the sweep is to have.
         commits: that the results were measured at.
+        measure: what the rates are.
     """
 
     lines: list[Line]
@@ -176,6 +239,7 @@ class Comparison:
     claims: Mapping[str, Mapping[str, Any]]
     planned: Mapping[tuple[str, str], list[int]]
     commits: tuple[str, ...]
+    measure: Measure = MEASURES["wer"]
 
     @property
     def targets(self) -> list[str]:
@@ -256,7 +320,7 @@ def read(results: PathLike) -> Comparison:
     for target, method, seed in legend["runs"]:
         planned.setdefault((target, method), []).append(seed)
     return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], planned,
-                      tuple(sorted(commits)))  # fmt: skip
+                      tuple(sorted(commits)), MEASURES[legend.get("measure", "wer")])  # fmt: skip
 
 
 def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken: Mapping[str, Any]) -> Line:

@@ -16,8 +16,9 @@ from pruning.training.comparison import Comparison, Line
 from pruning.training.sweep_config import TEACHER
 
 
-def _shown(value: Estimate, sign: bool = False) -> str:
-    return f"{value.value:{'+' if sign else ''}.2f} ({value.low:.2f} to {value.high:.2f})"
+def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
+    low, high = show(value.low), show(value.high)
+    return f"{show(value.value):{'+' if sign else ''}.2f} ({low:.2f} to {high:.2f})"
 
 
 def _seeds(comparison: Comparison, line: Line) -> str:
@@ -42,27 +43,41 @@ def times(speed: Mapping[str, Any], backend: str) -> dict[str, float]:
     return {row["system"]: 1000 * row["median_seconds"] for row in rows if first.items() <= row.items()}
 
 
+def _zeros(line: Line) -> int:
+    """Weights that an unstructured method left zero; 0 where hardly any parameter is."""
+    parameters = int(line.network["parameters"])
+    zeros = parameters - int(line.network.get("nonzero_parameters", parameters))
+    return zeros if zeros > 0.05 * parameters else 0
+
+
 def table(
     comparison: Comparison, target: str, style: str = "github", milliseconds: Optional[Mapping[str, float]] = None
 ) -> str:
     """The lines at one target, the teacher first; with ``milliseconds`` (see `times`) also what they take."""
     differences = comparison.differences(target, comparison.reference, list(comparison.legend))
     names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
-    rows = []
+    measure, rows = comparison.measure, []
+    any_zeros = any(_zeros(line) for line in comparison.lines)
     for line in comparison.lines:
         if line.target not in ("", target):
             continue
-        spread = f"{line.rates.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
+        measured = np.array([measure.shown(rate) for rate in line.rates])
+        spread = f"{measured.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
         row = {"method": line.method, "seeds": _seeds(comparison, line)}
-        row |= {"WER % pooled": _shown(comparison.sample(line).interval), "sd over seeds": spread}
-        row |= {f"WER % {name}": f"{line.set_rate(name):.2f}" for name in names} if len(names) > 1 else {}
+        row |= {f"{measure.name} pooled": _shown(comparison.sample(line).interval, measure.shown)}
+        row["sd over seeds"] = spread
+        if len(names) > 1:
+            row |= {f"{measure.name} {name}": f"{measure.shown(line.set_rate(name)):.2f}" for name in names}
         row["NLL / token"] = f"{line.nll_per_token:.4f}"
-        row["M parameters"] = f"{line.network['encoder_parameters'] / 1e6:.3f}"
-        row["GMACs 10 s"] = f"{line.network['macs_10s'] / 1e9:.3f}"
+        for key, unit, scale in (measure.size, measure.computation):
+            row[unit] = f"{line.network[key] / scale:.3f}"
+        if any_zeros:
+            row["of them zero"] = f"{_zeros(line) / 1e6:.3f}" if _zeros(line) else "-"
         if milliseconds is not None:
             row["ms"] = f"{milliseconds[line.name]:.1f}" if line.name in milliseconds else "-"
         difference = differences.get(line.method) if line.target else None
-        row[f"minus {comparison.reference}"] = _shown(difference[0], sign=True) if difference else ""
+        shown = _shown(difference[0], measure.shown_difference, sign=True) if difference else ""
+        row[f"{measure.difference} {comparison.reference}"] = shown
         row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
         rows.append(row)
     alignment = ["left", *["right"] * (len(rows[0]) - 1)]
@@ -78,14 +93,37 @@ def across(comparison: Comparison, method: str, style: str = "github") -> str:
     lines = [line for line in comparison.lines if line.method in (TEACHER, method)]
     if len(lines) < 2:
         raise UserError(f"there is no result of {method!r}", f"choose from {', '.join(comparison.legend)}")
-    rows = []
+    measure, rows = comparison.measure, []
     for line in lines:
         sample = comparison.sample(line)
         loss = (sample - comparison.sample(lines[0])).interval
-        share = line.network["encoder_parameters"] / lines[0].network["encoder_parameters"]
+        share = line.network[measure.size[0]] / lines[0].network[measure.size[0]]
         rows.append({"network": line.target or TEACHER, "share": f"{share:.3f}", "seeds": str(len(line.seeds)),
-                     "WER % pooled": _shown(sample.interval), "NLL / token": f"{line.nll_per_token:.4f}",
-                     f"minus {TEACHER}": _shown(loss, sign=True) if line.target else ""})  # fmt: skip
+                     f"{measure.name} pooled": _shown(sample.interval, measure.shown),
+                     "NLL / token": f"{line.nll_per_token:.4f}",
+                     f"{measure.difference} {TEACHER}":
+                         _shown(loss, measure.shown_difference, sign=True) if line.target else ""})  # fmt: skip
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def grid(comparison: Comparison, target: str, style: str = "github") -> str:
+    """The lines that a sweep's grid made (METHOD-TECHNIQUE-RAMP) as a table of criteria against the rest; a dash where
+    there is no definition. Empty where there are no such lines.
+    """
+    names = [name.split("-") for name in comparison.legend if len(name.split("-")) == 3]
+    if not names:
+        return ""
+    columns = list(dict.fromkeys((technique, ramp) for _, technique, ramp in names))
+    rows = []
+    for method in dict.fromkeys(method for method, _, _ in names):
+        row = {"criterion": method}
+        for technique, ramp in columns:
+            name = f"{method}-{technique}-{ramp}"
+            line, planned = comparison.line(name, target), (target, name) in comparison.planned
+            value = None if line is None else comparison.measure.shown(float(line.rates.mean()))
+            row[f"{technique}, {ramp}"] = "-" if not planned else "not run" if value is None else f"{value:.2f}"
+        if any(value not in ("-", method) for value in row.values()):
+            rows.append(row)
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
@@ -117,18 +155,25 @@ def claims_table(comparison: Comparison, style: str = "github") -> str:
             lacking = {name: comparison.missing(name, target) for name in methods}
             missing = [f"{name} ({_seed_list(seeds)})" for name, seeds in lacking.items() if seeds]
             differences = comparison.differences(target, parts["better"], methods[1:])
-            shown = (f"{name} {_shown(value, sign=True)}" for name, (value, _) in differences.items())
+            show = comparison.measure.shown_difference
+            shown = (f"{name} {_shown(value, show, sign=True)}" for name, (value, _) in differences.items())
             outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences)
             if comparison.seed_deviation is None and not missing:
                 outcome += " (one seed: what another would give is not known)"
             better = f"that of {parts['better']}"
-            rows.append({"claim": claim, "target": target, "WER % minus": better, "is": "; ".join(shown),
+            heading = f"{comparison.measure.name} {comparison.measure.difference}"
+            rows.append({"claim": claim, "target": target, heading: better, "is": "; ".join(shown),
                          "verdict": outcome})  # fmt: skip
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
-def plot(comparison: Comparison, path: PathLike, milliseconds: Optional[Mapping[str, float]] = None) -> None:
-    """Word error rate against parameters, MACs and time, a line for each method, with intervals; a PNG file."""
+def plot(
+    comparison: Comparison,
+    path: PathLike,
+    milliseconds: Optional[Mapping[str, float]] = None,
+    names: Optional[Sequence[str]] = None,
+) -> None:
+    """The measure against parameters, MACs and time, a line for each method (of ``names``), with intervals; a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -136,24 +181,28 @@ def plot(comparison: Comparison, path: PathLike, milliseconds: Optional[Mapping[
 
     from pruning.files import atomic_path
 
+    measure = comparison.measure
     axes: dict[str, Callable[[Line], float]] = {
-        "encoder parameters (M)": lambda line: line.network["encoder_parameters"] / 1e6,
-        "encoder GMACs for 10 s": lambda line: line.network["macs_10s"] / 1e9,
+        unit: lambda line, key=key, scale=scale: line.network[key] / scale  # type: ignore[misc]
+        for key, unit, scale in (measure.size, measure.computation)
     }
     if milliseconds is not None:
-        axes["encoder ms, measured"] = lambda line: milliseconds.get(line.name, math.nan)
+        axes["ms, measured"] = lambda line: milliseconds.get(line.name, math.nan)
     figure, panels = pyplot.subplots(1, len(axes), figsize=(2 + 5 * len(axes), 5), sharey=True)
-    methods = list(dict.fromkeys(line.method for line in comparison.lines))
+    methods = [name for name in dict.fromkeys(line.method for line in comparison.lines)
+               if names is None or name in (TEACHER, *names)]  # fmt: skip
     for panel, (label, place) in zip(panels, axes.items()):
         for index, method in enumerate(methods):
             lines = sorted((ln for ln in comparison.lines if ln.method == method), key=place)
             rates = [comparison.sample(line).interval for line in lines]
-            errors = np.array([[r.value - r.low for r in rates], [r.high - r.value for r in rates]])
-            panel.errorbar([place(line) for line in lines], [rate.value for rate in rates], errors,
+            low, middle, high = (np.array([measure.shown(value) for value in values]) for values in
+                                 ([r.low for r in rates], [r.value for r in rates], [r.high for r in rates]))
+            errors = np.stack([middle - low, high - middle])
+            panel.errorbar([place(line) for line in lines], middle, errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("WER % (95 % interval)")
+    panels[0].set_ylabel(f"{measure.name} (95 % interval)")
     panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     with atomic_path(path) as temporary:

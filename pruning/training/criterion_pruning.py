@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Optional, cast
@@ -21,6 +21,8 @@ from pruning.errors import UserError
 from pruning.training import distributed
 from pruning.training.pruner import TOLERANCE, Pruner
 from pruning.training.task import ParameterGroup, StepInfo
+
+_NEAR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class CriterionPruning(Pruner):
         counts: a structure whose kept counts are taken, group by group, at the end of the ramp instead of a ranking's;
             the target must be what it costs.
         view: what of the model are units, where it is not what the model itself declares.
+        snapshots: sparsities of the first target, ascending, at which the ramp stops for one interval and the network
+            is kept.
 
     Raises:
         UserError: the target is beyond reach, a kind is unknown, or ``counts`` is of another network.
@@ -92,6 +96,7 @@ class CriterionPruning(Pruner):
         seed: int = 0,
         counts: Optional[Structure] = None,
         view: Optional[Prunable] = None,
+        snapshots: Sequence[float] = (),
     ) -> None:
         if criterion not in CRITERIA:
             raise UserError(f"there is no criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
@@ -115,6 +120,8 @@ class CriterionPruning(Pruner):
         # not bool, which gloo of torch 1.13 cannot send to other processes
         self.register_buffer("keep", torch.ones(selection.num_units, dtype=torch.uint8))
         self.register_buffer("cut_at", torch.zeros((), dtype=torch.float64))  # share of the target that is cut
+        final = next(iter(self.targets.values()))
+        self.snapshots = [sparsity / final for sparsity in snapshots]  # as shares of the target
         self._observed: dict[str, Tensor] = {}
 
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
@@ -160,13 +167,25 @@ class CriterionPruning(Pruner):
         self._observed.clear()  # of a step that was skipped: they may be infinite
         next_step = StepInfo(step.epoch, step.batch, step.step + 1, step.total_steps)
         share = self.share(next_step)
-        if share <= self.cut_at.item() or not (share == 1 or next_step.step % self.config.interval == 0):
+        left = [snapshot for snapshot in self.snapshots if snapshot > self.cut_at.item() + _NEAR]
+        if left:
+            share = min(share, left[0])  # no further than to the next one
+        at_end = share == 1 and next_step.step % self.config.interval and not self.snapshots
+        if share <= self.cut_at.item() or not (at_end or next_step.step % self.config.interval == 0):
             return
         if not self.scores.ready:
             return  # every step so far was skipped
         self.keep.copy_(self.units.settled(self._cut(share)))
         self.cut_at.fill_(share)
         self.after_cut()
+
+    def snapshot_due(self, step: StepInfo) -> Optional[str]:
+        """A snapshot when its interval has ended, before more units are cut."""
+        if (step.step + 1) % self.config.interval:
+            return None
+        cost, final = next(iter(self.targets.items()))
+        at = [snapshot for snapshot in self.snapshots if abs(snapshot - self.cut_at.item()) <= _NEAR]
+        return f"{cost}-{round(100 * (1 - at[0] * final), 6):g}" if at else None
 
     def after_cut(self) -> None:
         """Called when units were cut."""
@@ -192,7 +211,8 @@ class CriterionPruning(Pruner):
         ranking = config.ranking or ("row" if by_row else "global")
         order = ordered(scores, self.units, self.costs, cost, ranking, normalisation, keep, self.scores.price_power)
         targets = {name: target * share for name, target in self.targets.items()}
-        return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=share == 1)
+        exact = any(abs(share - stop) <= _NEAR for stop in (1.0, *self.snapshots))
+        return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
 
     def _check_costs(self, counts: Structure) -> None:
         """Counts that cost something else would only be found out at the end."""

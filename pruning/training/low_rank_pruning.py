@@ -72,7 +72,7 @@ class LowRankPruning(CriterionPruning):
     Args:
         model: a network whose layers are factored (see `pruning.core.low_rank.factorise`).
         criterion: one of `pruning.core.criteria.CRITERIA`.
-        config, constraint, frames, seed: see `CriterionPruning`.
+        config, constraint, frames, seed, snapshots: see `CriterionPruning`.
         metrics: by layer; the plain one where absent.
 
     Raises:
@@ -88,10 +88,12 @@ class LowRankPruning(CriterionPruning):
         frames: int,
         seed: int = 0,
         metrics: Optional[Mapping[str, Metric]] = None,
+        snapshots: Sequence[float] = (),
     ) -> None:
         self._metrics = dict(metrics or {})
         self._by_value = criterion in METRIC_OF
-        super().__init__(model, "magnitude" if self._by_value else criterion, config, constraint, frames, seed)
+        scored_as = "magnitude" if self._by_value else criterion
+        super().__init__(model, scored_as, config, constraint, frames, seed, snapshots=snapshots)
         self._moments: Moments = {}
 
     def _layer(self, group: str) -> tuple[FactoredLinear, Metric]:

@@ -58,6 +58,10 @@ class PrunedTask(Task):
         if self.pruner is not None:
             self.pruner.after_backward(step, learning_rates)
 
+    def snapshot_due(self, step: StepInfo) -> Optional[str]:
+        """Under pruning: the network at one of several sizes."""
+        return None if self.pruner is None else self.pruner.snapshot_due(step)
+
     def after_step(self, step: StepInfo) -> None:
         """Units may be cut, gates are brought back into their range."""
         if self.pruner is not None:

@@ -104,6 +104,10 @@ class Pruner(nn.Module, ABC):
     def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
         """Called when the gradients of a step are there and finite."""
 
+    def snapshot_due(self, step: StepInfo) -> Optional[str]:
+        """The name of a snapshot that is to be kept as things are after ``step``; None: of none."""
+        return None
+
     def after_step(self, step: StepInfo) -> None:
         """Called after the optimiser step."""
 

@@ -22,7 +22,8 @@ from pruning.models import registry
 from pruning.speech.bpe import Tokenizer
 from pruning.training import checkpoint, configuration, distributed
 from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
-from pruning.training.facts import describe, network_facts, write_facts
+from pruning.training.extracting import check_origin, extract_experiment
+from pruning.training.facts import describe, network_facts, read_facts, write_facts
 from pruning.training.gating import Gating, GatingConfig
 from pruning.training.low_rank_pruning import LowRankPruning, calibrate
 from pruning.training.provenance import file_fingerprint
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 L0 = "l0"
 METHODS = (L0, *CRITERIA)
-STRUCTURE = "structure.json"
+STRUCTURE, SIZES = "structure.json", "sizes"
 TECHNIQUES = ("structured", "unstructured", "low_rank")
 NO_CELL = {
     (L0, "unstructured"): "gates are of units; every single weight would need one",
@@ -56,6 +57,8 @@ class PruningConfig:
         gating: of ``l0``: gates and learning rates.
         criterion: of the others: how units are scored, ranked and cut.
         counts_from: of the others: a ``structure.json`` or pruning run whose kept counts are taken.
+        snapshots: of the others: shares of the first constrained cost to be removed, at which the run keeps a network,
+            too, ready under ``sizes/COST-PERCENT`` of its directory: several sizes from one run.
         calibration_batches: of ``low_rank`` by ``fisher`` and ``wanda``: training batches that give their metric.
     """
 
@@ -65,6 +68,7 @@ class PruningConfig:
     gating: GatingConfig = field(default_factory=GatingConfig)
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     counts_from: Optional[str] = None
+    snapshots: tuple[float, ...] = ()
     calibration_batches: int = 50
 
     def check(self, trainer: TrainerConfig) -> None:
@@ -82,6 +86,11 @@ class PruningConfig:
             raise ValueError(f"there is no {self.method} with {self.technique}: {reason}")
         if self.counts_from is not None and self.technique != "structured":
             raise ValueError(f"counts_from has no effect with {self.technique}")
+        final = next(iter(self.constraint.targets().values()))
+        if self.snapshots and (self.method == L0 or self.counts_from is not None):
+            raise ValueError("snapshots are of methods that rank units on their way to the target")
+        if list(self.snapshots) != sorted(set(self.snapshots)) or not all(0 < s < final for s in self.snapshots):
+            raise ValueError(f"snapshots ascend and lie between 0 and the target, {final:g}")
         if self.method == L0 and self.counts_from is not None:
             raise ValueError("counts_from is of methods that rank units; l0 finds its own counts")
         if self.method == "movement" and trainer.optimiser.lr == 0:
@@ -175,11 +184,11 @@ def new_pruner(
         return Gating(model, config.gating, config.constraint, length, seed)
     common = (config.method, config.criterion, config.constraint, length, seed)
     if config.technique == "low_rank":
-        return LowRankPruning(factorise(model, linear_names(model), metrics), *common, metrics)
-    if config.technique == "unstructured":
-        return CriterionPruning(model, *common, view=SingleWeights(model))
+        factored = factorise(model, linear_names(model), metrics)
+        return LowRankPruning(factored, *common, metrics, config.snapshots)
+    view = SingleWeights(model) if config.technique == "unstructured" else None
     counts = None if config.counts_from is None else read_structure(config.counts_from)
-    return CriterionPruning(model, *common, counts)
+    return CriterionPruning(model, *common, counts, view, config.snapshots)
 
 
 def pruning_task(
@@ -300,6 +309,20 @@ def fit(
     trainer.run()
     if world.is_main and task.pruner is not None:
         write_json(Path(exp_dir) / STRUCTURE, found_structure(exp_dir).to_dict())
+        extract_snapshots(exp_dir)
+
+
+def extract_snapshots(exp_dir: PathLike) -> None:
+    """Cut the networks out that a pruning run kept on its way, each into an experiment of its own under ``sizes/``."""
+    for path in sorted(checkpoint.snapshot_path(exp_dir, "all").parent.glob("*.safetensors")):
+        place = Path(exp_dir) / SIZES / path.stem
+        origin = {"--pruned": file_fingerprint(path)}
+        if checkpoint.best_path(place).exists():
+            check_origin(place, origin)
+            continue
+        model, header = checkpoint.load_model(path)
+        extract_experiment(model, header, found_structure(path), place, origin=origin)
+        logger.info("%s: %s", place, describe(read_facts(place)))
 
 
 def _fingerprints(

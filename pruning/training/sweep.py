@@ -12,9 +12,9 @@ from typing import Optional
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.training import checkpoint, configuration, sweep_config, transducer_runs
+from pruning.training import checkpoint, configuration, sweep_config
 from pruning.training.provenance import file_fingerprint
-from pruning.training.sweep_config import TEACHER, MethodConfig, SweepConfig, uniform_target
+from pruning.training.sweep_config import PARTS, TEACHER, MethodConfig, SweepConfig, uniform_target
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def _content(path: str, modified: int) -> str:
 
 def _fingerprints(config: SweepConfig, target: str) -> list[str]:
     """Stand for the content of all files that a run reads: configurations, data, tokens, teacher, table of latency."""
-    loaded = configuration.load(transducer_runs.PruneConfig, config.prune, config.targets.get(target, []))
+    loaded = configuration.load(config.recipe.PruneConfig, config.prune, config.targets.get(target, []))
     constraint = loaded.constraint
-    names = [config.prune, config.finetune, config.scratch, constraint.latency_table, *config.train_cuts,
-             *config.dev_cuts, *config.test_cuts, str(Path(config.lang_dir) / "bpe.model"),
-             str(checkpoint.file_of(config.teacher))]  # fmt: skip
+    names = [config.prune, config.finetune, config.scratch, constraint.latency_table,
+             *(path for part in PARTS for path in config.data(part)), str(Path(config.lang_dir) / "bpe.model"),
+             str(checkpoint.file_of(config.teacher)), config.vocabulary]  # fmt: skip
     return [_content(name, Path(name).stat().st_mtime_ns) for name in names if name is not None]
 
 
@@ -122,14 +122,19 @@ def commands(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> Iter
     """
     if run is not None:
         yield from _training(config, run, exp_dir)
-    common = ["--exp-dir", str(final_dir(exp_dir, run)), "--cuts", *config.test_cuts, "--lang-dir", config.lang_dir]
+    place, lang = ["--exp-dir", str(final_dir(exp_dir, run))], ["--lang-dir", config.lang_dir]
+    if config.of_text:
+        vocabulary = ["--vocabulary", config.vocabulary] if config.vocabulary is not None else []
+        yield _python("perplexity", *place, "--text", *config.test_text, *lang, *vocabulary)
+        return
+    common = [*place, "--cuts", *config.test_cuts, *lang]
     yield _python("decode", *common, "--method", config.decoding)
     yield _python("likelihood", *common)
 
 
 def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str]]:
     place, method = Path(exp_dir) / run.name, run.config
-    data = ["--lang-dir", config.lang_dir, "--train-cuts", *config.train_cuts, "--dev-cuts", *config.dev_cuts]
+    data = ["--lang-dir", config.lang_dir, *config.data_options("train", "dev")]
     seed = f"trainer.seed={run.seed}"
     settings = [*config.settings, *config.targets[run.target], *method.settings]
     trained = [*config.settings, *method.finetune_settings, seed]
@@ -156,7 +161,7 @@ def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list
 
 def _extraction(config: SweepConfig, run: Run) -> list[str]:
     method = run.config
-    options = ["--train-cuts", *config.train_cuts, "--lang-dir", config.lang_dir]
+    options = [*config.data_options("train"), "--lang-dir", config.lang_dir]
     if method.reinitialise:
         options += ["--reinitialise", str(run.seed)]
     if method.repair:

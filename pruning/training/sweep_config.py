@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import yaml
+from torch import nn
 
 from pruning.core.cost import COSTS
 from pruning.errors import UserError
@@ -16,11 +18,13 @@ from pruning.files import PathLike
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
-from pruning.training import configuration, runs, transducer_runs
+from pruning.speech.sentences import check_texts
+from pruning.training import configuration, lm_runs, runs, transducer_runs
 from pruning.training.facts import cost_model
 from pruning.training.uniform import NARROW, narrowed_config
 
 TEACHER = "teacher"
+PARTS = ("train", "dev", "test")
 
 
 def _check_list(values: Optional[Sequence[object]], name: str) -> None:
@@ -84,6 +88,46 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
+class GridConfig:
+    """Lines of every combination, named METHOD-TECHNIQUE-RAMP; those without a definition are left out.
+
+    Attributes:
+        method, technique: see `pruning.training.runs.PruningConfig`.
+        ramp: see `pruning.core.constraint.ConstraintConfig`.
+        settings, finetune_settings, targets, seeds: of all of them, as of `MethodConfig`.
+        more_seeds: line -> target -> seeds besides.
+    """
+
+    method: tuple[str, ...]
+    technique: tuple[str, ...] = ("structured",)
+    ramp: tuple[str, ...] = ("cubic",)
+    settings: tuple[str, ...] = ()
+    finetune_settings: tuple[str, ...] = ()
+    targets: Optional[tuple[str, ...]] = None
+    seeds: Optional[tuple[int, ...]] = None
+    more_seeds: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+
+    def lines(self) -> dict[str, MethodConfig]:
+        """The lines.
+
+        Raises:
+            ValueError: ``more_seeds`` names none of them.
+        """
+        found = {}
+        for method, technique, ramp in itertools.product(self.method, self.technique, self.ramp):
+            if (method, technique) in runs.NO_CELL:
+                continue
+            name = f"{method}-{technique}-{ramp}"
+            settings = (f"technique={technique}", f"constraint.ramp={ramp}", *self.settings)
+            found[name] = MethodConfig(method, settings, finetune_settings=self.finetune_settings, targets=self.targets,
+                                       seeds=self.seeds, more_seeds=self.more_seeds.get(name, {}))  # fmt: skip
+        for name in self.more_seeds:
+            if name not in found:
+                raise ValueError(f"more_seeds names {name!r}, which is no line of the grid")
+        return found
+
+
+@dataclass(frozen=True)
 class ClaimConfig:
     """That one line errs less than others; its verdict is written under the comparison.
 
@@ -102,11 +146,15 @@ class SweepConfig:
 
     Attributes:
         teacher: experiment of the dense network.
-        lang_dir, train_cuts, dev_cuts, test_cuts: the data; a test set is named by its manifest.
+        lang_dir: the tokens.
+        train_cuts, dev_cuts, test_cuts: the data of a transducer; a test set is named by its manifest.
+        train_text, dev_text, test_text: the data of a language model; a test set is named by its file.
+        vocabulary: of a language model: file of the words that count (see ``pruning.bin.perplexity``).
         prune, finetune, scratch: configurations that every line shares.
         settings: over all three, e.g. ``["trainer.num_threads=1"]`` for several runs at once.
         targets: name -> settings of the constraint, e.g. ``half: [constraint.size=0.5]``.
         methods: name -> line.
+        grids: more lines, of combinations.
         seeds: of training.
         reference: the line that the others are compared with.
         claims: what the comparison is to tell, by name.
@@ -115,21 +163,55 @@ class SweepConfig:
 
     teacher: str
     lang_dir: str
-    train_cuts: tuple[str, ...]
-    dev_cuts: tuple[str, ...]
-    test_cuts: tuple[str, ...]
     prune: str
     finetune: str
     targets: dict[str, list[str]]
-    methods: dict[str, MethodConfig]
     reference: str
+    methods: dict[str, MethodConfig] = field(default_factory=dict)
+    grids: list[GridConfig] = field(default_factory=list)
+    train_cuts: tuple[str, ...] = ()
+    dev_cuts: tuple[str, ...] = ()
+    test_cuts: tuple[str, ...] = ()
+    train_text: tuple[str, ...] = ()
+    dev_text: tuple[str, ...] = ()
+    test_text: tuple[str, ...] = ()
+    vocabulary: Optional[str] = None
     claims: dict[str, ClaimConfig] = field(default_factory=dict)
     scratch: Optional[str] = None
     settings: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (1,)
     decoding: str = "greedy_search"
 
+    @property
+    def of_text(self) -> bool:
+        """Whether language models are compared."""
+        return bool(self.train_text)
+
+    @property
+    def recipe(self) -> Any:
+        """The module that runs such networks: `lm_runs` or `transducer_runs`."""
+        return lm_runs if self.of_text else transducer_runs
+
+    def data(self, part: str) -> tuple[str, ...]:
+        """Files of ``train``, ``dev`` or ``test``."""
+        return tuple(getattr(self, f"{part}_{'text' if self.of_text else 'cuts'}"))
+
+    def data_options(self, *parts: str) -> list[str]:
+        """The options by which commands are given these parts."""
+        kind = "text" if self.of_text else "cuts"
+        return [word for part in parts for word in (f"--{part}-{kind}", *self.data(part))]
+
     def __post_init__(self) -> None:
+        given = [bool(getattr(self, f"{part}_{kind}")) for kind in ("cuts", "text") for part in PARTS]
+        if given not in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3):
+            raise ValueError("give train_cuts, dev_cuts and test_cuts, or train_text, dev_text and test_text")
+        if self.vocabulary is not None and not self.of_text:
+            raise ValueError("vocabulary is of language models")
+        for grid in self.grids:
+            for name, line in grid.lines().items():
+                if name in self.methods:
+                    raise ValueError(f"the line {name!r} is there twice")
+                self.methods[name] = line
         for name in ("seeds", "targets", "methods"):
             _check_list(list(getattr(self, name)), name)
         for name in (*self.targets, *self.methods):
@@ -156,7 +238,7 @@ def load(path: PathLike) -> SweepConfig:
             if line not in config.methods:
                 raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
     for name, method in config.methods.items():
-        where = ("methods", name)
+        where = _keys(config, name)
         if method.method is not None and method.method not in runs.METHODS:
             known = ", ".join(runs.METHODS)
             raise wrong(f"there is no method {method.method!r}", f"choose from {known}", *where, "method")
@@ -177,8 +259,14 @@ def load(path: PathLike) -> SweepConfig:
 
 def _check_settings(config: SweepConfig, path: PathLike) -> None:
     """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
-    manifests.check_exists([*config.train_cuts, *config.dev_cuts, *config.test_cuts])
-    network, _ = transducer_runs.load_network(config.teacher, Tokenizer(config.lang_dir))
+    files = [path for part in PARTS for path in config.data(part)]
+    if config.of_text:
+        check_texts(files)
+    else:
+        manifests.check_exists(files)
+    if config.vocabulary is not None:
+        check_texts([config.vocabulary])
+    network, _ = config.recipe.load_network(config.teacher, Tokenizer(config.lang_dir))
     for name, method in config.methods.items():
         for target in method.targets or config.targets:
             for keys, check in _checks(config, network, name, target):
@@ -191,39 +279,47 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
 
 
 def _checks(
-    config: SweepConfig, network: Transducer, name: str, target: str
+    config: SweepConfig, network: nn.Module, name: str, target: str
 ) -> Iterator[tuple[Sequence[str], Callable[[], object]]]:
     """What must not fail, in this order, each with the keys of the value that is at fault if it does."""
-    method, of_line, of_target = config.methods[name], ("methods", name), ("targets", target)
+    method, of_target = config.methods[name], ("targets", target)
+    of_line = _keys(config, name)
 
     def load(kind: type, base: str, settings: Sequence[str]) -> Callable[[], object]:
         return functools.partial(configuration.load, kind, base, settings)
 
-    yield ("settings",), load(transducer_runs.RunConfig, config.finetune, config.settings)
+    yield ("settings",), load(config.recipe.RunConfig, config.finetune, config.settings)
     base = config.scratch if method.uniform else config.finetune
     assert base is not None
     settings = (*config.settings, *method.finetune_settings)
-    yield (*of_line, "finetune_settings"), load(transducer_runs.RunConfig, base, settings)
+    yield (*of_line, "finetune_settings"), load(config.recipe.RunConfig, base, settings)
     shared = (*config.settings, *config.targets[target])
-    yield of_target, load(transducer_runs.PruneConfig, config.prune, shared)
+    yield of_target, load(config.recipe.PruneConfig, config.prune, shared)
     if method.uniform:
         yield of_target, lambda: _uniform_config(config, network, str(method.uniform), target)
     if method.method is not None:
         settings = (*shared, f"method={method.method}", *method.settings)
-        yield (*of_line, "settings"), load(transducer_runs.PruneConfig, config.prune, settings)
-        yield of_target, lambda: transducer_runs.new_pruner(
-            network, configuration.load(transducer_runs.PruneConfig, config.prune, settings)
+        yield (*of_line, "settings"), load(config.recipe.PruneConfig, config.prune, settings)
+        yield of_target, lambda: config.recipe.new_pruner(
+            network, configuration.load(config.recipe.PruneConfig, config.prune, settings)
         )
 
 
-def _uniform_config(config: SweepConfig, network: Transducer, narrow: str, target: str) -> TransducerConfig:
+def _keys(config: SweepConfig, name: str) -> tuple[str, ...]:
+    """Where in the file a line is."""
+    return ("grids",) if any(name in grid.lines() for grid in config.grids) else ("methods", name)
+
+
+def _uniform_config(config: SweepConfig, network: nn.Module, narrow: str, target: str) -> TransducerConfig:
+    if not isinstance(network, Transducer):
+        raise UserError("uniform networks are of transducers", "leave the line out")
     cost, sparsity = uniform_target(config, target)
     return narrowed_config(network, narrow, cost, (1 - sparsity) * cost_model(network, 10.0).dense[cost])
 
 
 def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
     """The cost and the sparsity that a uniformly narrowed network of a target has."""
-    targets = configuration.load(transducer_runs.PruneConfig, config.prune, config.targets[name]).constraint.targets()
+    targets = configuration.load(config.recipe.PruneConfig, config.prune, config.targets[name]).constraint.targets()
     cost, target = next(iter(targets.items()))
     if cost not in COSTS:
         what = f"a uniform network cannot be made for {cost} alone"

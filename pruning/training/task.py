@@ -108,6 +108,10 @@ class Task(nn.Module, ABC):
             learning_rates: of this step, by parameter group.
         """
 
+    def snapshot_due(self, step: StepInfo) -> Optional[str]:
+        """The name under which a checkpoint is to be kept after the optimiser step, before `after_step`; None: none."""
+        return None
+
     def after_step(self, step: StepInfo) -> None:
         """Called after the optimiser step."""
 

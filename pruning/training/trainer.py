@@ -204,7 +204,14 @@ class Trainer:
         self.optimiser.zero_grad()
         self.step += 1
         self._count_skipped(finite)
+        self._keep_snapshot(info)
         self.task.after_step(info)
+
+    def _keep_snapshot(self, info: StepInfo) -> None:
+        """A checkpoint that the task asks for."""
+        name = self.task.snapshot_due(info)
+        if name is not None and self.world.is_main:
+            checkpoint.save_model(checkpoint.snapshot_path(self.exp_dir, name), self.task.model, self._header())
 
     def _forward(self, module: torch.nn.Module, batch: Any, info: StepInfo) -> Any:
         batch = batch.to(self.world.device) if hasattr(batch, "to") else batch

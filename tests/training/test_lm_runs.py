@@ -226,3 +226,31 @@ def test_data_of_another_kind_are_refused(work: Path) -> None:
                       "--lang-dir", str(work / "lang")])  # fmt: skip
     model, _ = lm_runs.load_network(work / "dense")
     assert isinstance(model, TransformerLM)
+
+
+@pytest.mark.parametrize("technique", ["low_rank", "structured", "unstructured"])
+def test_one_run_delivers_several_sizes(work: Path, tmp_path: Path, technique: str) -> None:
+    """Each is a ready experiment of its size, and what a run that stops there would have found."""
+    common = ["--config", str(work / "prune.yaml"), "constraint.ramp=linear", "criterion.interval=2", "--method",
+              "magnitude", "--technique", technique, "--teacher", str(work / "dense"), *data(work)]  # fmt: skip
+    prune.main([*common, "constraint.size=0.7", "snapshots=[0.25,0.5]", "--exp-dir", str(tmp_path / "several")])
+    extract.main(["--pruned", str(tmp_path / "several"), "--exp-dir", str(tmp_path / "several/sizes/size-30")])
+    count = "nonzero_parameters" if technique == "unstructured" else "parameters"
+    for kept in (75, 50, 30):
+        place = tmp_path / "several" / "sizes" / f"size-{kept}"
+        facts = read_facts(place)
+        removed = (facts["dense"]["parameters"] - facts[count]) / facts["dense"]["blocks_parameters"]
+        assert removed == pytest.approx(1 - kept / 100, abs=0.03)
+        perplexity.main(["--exp-dir", str(place), "--text", str(work / "dev.txt"), "--lang-dir", str(work / "lang")])
+    steps = [checkpoint.read_header(checkpoint.snapshot_path(tmp_path / "several", f"size-{kept}"))["step"]
+             for kept in (75, 50)]  # fmt: skip
+    assert 0 < steps[0] < steps[1] and not any(step % 2 for step in steps)
+    prune.main([*common, "constraint.size=0.7", "snapshots=[0.25,0.5]", "--exp-dir", str(tmp_path / "several")])
+
+
+def test_snapshots_that_cannot_be(work: Path) -> None:
+    for settings, message in (["snapshots=[0.6]"], "between 0 and the target, 0.5"), (
+        ["snapshots=[0.3,0.2]"], "snapshots ascend"), (
+        ["method=l0", "snapshots=[0.2]"], "methods that rank"):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            configuration.load(lm_runs.PruneConfig, work / "prune.yaml", ["method=taylor", *settings])
