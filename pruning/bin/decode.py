@@ -23,13 +23,14 @@ from pruning.files import write_json
 from pruning.speech import checks, sherpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
-from pruning.speech.decoding import SETTINGS, DecodingConfig
+from pruning.speech.decoding import SETTINGS, WITH_LM, DecodingConfig, LanguageModel
 from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
 from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
-from pruning.training import decoding_results, facts, provenance, runs
-from pruning.training.checkpoint import load_model
+from pruning.speech.sentences import boundary_id
+from pruning.training import decoding_results, facts, lm_runs, provenance, runs
+from pruning.training.checkpoint import file_of, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cuts", nargs="+", type=Path, required=True, help="cuts with features, one file a test set")
     parser.add_argument("--lang-dir", type=Path, required=True, help="language directory: bpe.model and tokens.txt")
+    parser.add_argument("--lm-exp-dir", type=Path, help="experiment of a language model, for methods with one")
     parser.add_argument("--max-duration", type=float, default=200.0, help="seconds of audio in a batch (default 200)")
     parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -143,8 +145,30 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     return _Source(theirs, place, "best", model.feature_dim, fingerprint)
 
 
+def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[LanguageModel]:
+    """The language model, where the method wants one.
+
+    Raises:
+        UserError: it wants one and none is given, or the other way round, or it has other tokens.
+    """
+    wanted = arguments.method in WITH_LM
+    if wanted != (arguments.lm_exp_dir is not None):
+        if wanted:
+            raise UserError(f"{arguments.method} needs a language model", "give --lm-exp-dir")
+        raise UserError(f"--lm-exp-dir has no effect with {arguments.method}", f"choose one of {', '.join(WITH_LM)}")
+    if not wanted:
+        return None
+    network, _ = lm_runs.load_network(arguments.lm_exp_dir, tokenizer)
+    return LanguageModel(network.to(arguments.device).eval(), boundary_id(tokenizer))
+
+
 def _decode_set(
-    model: Any, cuts: Path, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace
+    model: Any,
+    cuts: Path,
+    tokenizer: Tokenizer,
+    config: DecodingConfig,
+    arguments: argparse.Namespace,
+    lm: Optional[LanguageModel],
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
     batches = evaluation_batches(data, [cuts])
@@ -152,7 +176,7 @@ def _decode_set(
     if arguments.engine != ENGINES[0]:
         found = sherpa.recognise(model, cuts, words_in)
         return found, FeatureTiming(0.0, found.audio_seconds)  # its own are within its time
-    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in)
+    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in, lm)
     return recognition, time_features(cuts)
 
 
@@ -190,6 +214,7 @@ def _pending(
             "num_threads": arguments.num_threads,
             "device": arguments.device,
             **({"engine": arguments.engine} if arguments.engine != ENGINES[0] else {}),
+            **({"lm": provenance.file_fingerprint(file_of(arguments.lm_exp_dir))} if arguments.lm_exp_dir else {}),
         }
         if decoding_results.is_done(path, parameters):
             decoding_results.note_asked(path)
@@ -220,6 +245,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     torch.set_num_threads(arguments.num_threads)
     tokenizer = Tokenizer(arguments.lang_dir)
     source = _load(arguments, tokenizer)
+    lm = _load_lm(arguments, tokenizer)
     suffix = f"{source.name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
     pending = _pending(source, tokenizer, config, arguments, suffix)
     model = source.model.to(arguments.device).eval() if isinstance(source.model, nn.Module) else source.model
@@ -227,7 +253,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for cuts, path, parameters in pending:
         set_name = set_name_of(cuts)
         path.unlink(missing_ok=True)  # it would speak of other files than those written now
-        recognition, features = _decode_set(model, cuts, tokenizer, config, arguments)
+        recognition, features = _decode_set(model, cuts, tokenizer, config, arguments, lm)
         result = write_results(directory, set_name, suffix, recognition.transcripts)
         measured = {
             "set": set_name,

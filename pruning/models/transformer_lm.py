@@ -80,6 +80,19 @@ class LmState(NamedTuple):
         return LmState(keys, values, self.lengths[index])
 
 
+    def put(self, index: Tensor, other: LmState) -> LmState:
+        """The same with the histories ``index (K,)`` replaced by those of ``other``."""
+        parts = []
+        for ours, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            part = {}
+            for layer, cached in ours.items():
+                room = max(cached.shape[2], theirs[layer].shape[2])
+                old, new = (nn.functional.pad(x, (0, 0, 0, room - x.shape[2])) for x in (cached, theirs[layer]))
+                part[layer] = old.index_copy(0, index, new)
+            parts.append(part)
+        return LmState(parts[0], parts[1], self.lengths.index_copy(0, index, other.lengths))
+
+
 class TransformerLayer(nn.Module):
     """Self-attention and FFN, each with its own pre-norm and residual; a module whose dimension is 0 does not exist."""
 

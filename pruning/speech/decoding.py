@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.speech.beam import modified_beam_search
+from pruning.speech.beam import modified_beam_search, n_best
 from pruning.speech.ctc import ctc_decoding, ctc_greedy_search
-from pruning.speech.fast_beam import fast_beam_search
+from pruning.speech.fast_beam import fast_beam_lattice, fast_beam_search, lattice_n_best
+from pruning.speech.fusion import Fusion
 from pruning.speech.greedy import greedy_search
-from pruning.speech.network import TransducerNetwork
+from pruning.speech.network import LanguageModelNetwork, TransducerNetwork
+from pruning.speech.rescoring import Rescoring
 from pruning.speech.transducer_loss import k2_is_installed
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "greedy_search": (),
     "modified_beam_search": ("beam_size", "length_norm"),
+    "modified_beam_search_lm_shallow_fusion": ("beam_size", "length_norm", "lm_scale", "ilm_scale"),
+    "modified_beam_search_lm_rescore": ("beam_size", "lm_scale", "ilm_scale"),
     "fast_beam_search": ("beam", "max_contexts", "max_states"),
+    "fast_beam_search_nbest_lm_rescore": (
+        "beam", "max_contexts", "max_states", "num_paths", "nbest_scale", "lm_scale", "ilm_scale",
+    ),
     "ctc_greedy_search": (),
     "ctc_decoding": ("search_beam", "output_beam", "min_active_states", "max_active_states"),
 }
 """The settings that change the answer of each method."""
 
-_NEEDS_K2 = ("fast_beam_search", "ctc_decoding")
+_NEEDS_K2 = ("fast_beam_search", "fast_beam_search_nbest_lm_rescore", "ctc_decoding")
+WITH_LM = tuple(name for name, settings in SETTINGS.items() if "lm_scale" in settings)
+"""The methods that need a language model."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +60,26 @@ class DecodingConfig:
     """ctc_decoding: states kept in each frame at least."""
     max_active_states: int = 1000
     """ctc_decoding: states kept in each frame at most."""
+    lm_scale: float = 0.3
+    """methods with a language model: its weight."""
+    ilm_scale: float = 0.0
+    """methods with a language model: the weight at which the transducer's internal one is taken off."""
+    num_paths: int = 100
+    """fast_beam_search_nbest_lm_rescore: paths drawn from the lattice."""
+    nbest_scale: float = 0.5
+    """fast_beam_search_nbest_lm_rescore: of the lattice's scores while paths are drawn."""
 
     def __post_init__(self) -> None:
         if self.method not in SETTINGS:
             raise UserError(f"decoding method {self.method!r} is not known", f"choose one of {', '.join(SETTINGS)}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-                raise UserError(f"decoding setting {field.name} is {value}", "give a value above 0")
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            may_be_zero = field.name in ("lm_scale", "ilm_scale")
+            if value < 0 or (value == 0 and not may_be_zero):
+                least = "at least 0" if may_be_zero else "above 0"
+                raise UserError(f"decoding setting {field.name} is {value}", f"give a value {least}")
         if self.method in _NEEDS_K2 and not k2_is_installed():
             raise UserError(
                 f"decoding method {self.method} needs k2, which is not installed",
@@ -80,9 +102,35 @@ class DecodingConfig:
         return "-".join(parts)
 
 
+class LanguageModel(NamedTuple):
+    """A language model over the tokens of a transducer, and the token that begins and ends its sentences."""
+
+    network: LanguageModelNetwork
+    boundary: int
+
+
+def _with_lm(
+    model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor, config: DecodingConfig, lm: LanguageModel
+) -> list[list[int]]:
+    scales = (*lm, config.lm_scale, config.ilm_scale)
+    if config.method == "modified_beam_search_lm_shallow_fusion":
+        fusion = Fusion(*scales)
+        return modified_beam_search(model, encoder_out, lengths, config.beam_size, config.length_norm, fusion)
+    if config.method == "modified_beam_search_lm_rescore":
+        found = n_best(model, encoder_out, lengths, config.beam_size)
+    else:
+        lattice = fast_beam_lattice(model, encoder_out, lengths, config.beam, config.max_contexts, config.max_states)
+        found = lattice_n_best(lattice, config.num_paths, config.nbest_scale, model.decoder.blank_id)
+    return Rescoring(*scales).best(model, found, encoder_out.size(2))
+
+
 @torch.no_grad()
 def decode(
-    model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor, config: DecodingConfig
+    model: TransducerNetwork,
+    encoder_out: Tensor,
+    lengths: Tensor,
+    config: DecodingConfig,
+    lm: Optional[LanguageModel] = None,
 ) -> list[list[int]]:
     """Decode a batch.
 
@@ -91,15 +139,23 @@ def decode(
         encoder_out: (N, T, D).
         lengths: frames of each utterance, (N,).
         config: method and settings.
+        lm: of the methods `WITH_LM`.
 
     Returns:
         Token ids of each utterance, without blank; none for an utterance without frames.
+
+    Raises:
+        UserError: the method needs a language model and none is given.
     """
     heard = lengths > 0
     if not bool(heard.all()):
-        found = iter(decode(model, encoder_out[heard], lengths[heard], config) if bool(heard.any()) else [])
+        found = iter(decode(model, encoder_out[heard], lengths[heard], config, lm) if bool(heard.any()) else [])
         return [next(found) if some else [] for some in heard.tolist()]
     settings = config.settings()
+    if config.method in WITH_LM:
+        if lm is None:
+            raise UserError(f"{config.method} needs a language model", "give --lm-exp-dir")
+        return _with_lm(model, encoder_out, lengths, config, lm)
     if config.method == "ctc_greedy_search":
         return ctc_greedy_search(model.ctc(encoder_out), lengths)
     if config.method == "ctc_decoding":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.speech.beam import Hypothesis
 from pruning.speech.ctc import best_path_tokens
 from pruning.speech.network import TransducerNetwork
 
@@ -22,15 +23,15 @@ def _trivial_graph(vocab_size: int, device: str) -> Any:
 
 
 @torch.no_grad()
-def fast_beam_search(
+def fast_beam_lattice(
     model: TransducerNetwork,
     encoder_out: Tensor,
     lengths: Tensor,
     beam: float = 20.0,
     max_contexts: int = 8,
     max_states: int = 64,
-) -> list[list[int]]:
-    """The best path through the lattice that k2's decoding streams make over the trivial graph.
+) -> Any:
+    """The lattice that k2's decoding streams make over the trivial graph.
 
     k2 lets a path end only after a blank, and so would lose a token on the last frame; therefore each utterance is
     followed by one frame that is blank with certainty.
@@ -44,7 +45,7 @@ def fast_beam_search(
         max_states: graph states kept for each context.
 
     Returns:
-        Token ids of each utterance, without blank.
+        A k2.Fsa of one lattice for each utterance, token ids as its labels.
     """
     import k2
 
@@ -70,4 +71,46 @@ def fast_beam_search(
         ended = (t >= lengths)[utterance].unsqueeze(1)
         streams.advance(torch.where(ended, only_blank, log_probs))
     streams.terminate_and_flush_to_streams()
-    return best_path_tokens(streams.format_output((lengths + 1).tolist(), allow_partial=True))
+    return streams.format_output((lengths + 1).tolist(), allow_partial=True)
+
+
+def fast_beam_search(
+    model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor, **settings: Any
+) -> list[list[int]]:
+    """The best path through the lattice of `fast_beam_lattice`, whose arguments these are.
+
+    Returns:
+        Token ids of each utterance, without blank.
+    """
+    return best_path_tokens(fast_beam_lattice(model, encoder_out, lengths, **settings))
+
+
+def lattice_n_best(lattice: Any, num_paths: int, nbest_scale: float, blank: int = 0) -> list[list[Hypothesis]]:
+    """Different token sequences of a lattice, drawn at random by their probability.
+
+    Args:
+        lattice: a k2.Fsa, see `fast_beam_lattice`.
+        num_paths: paths drawn for each utterance; equal ones count once.
+        nbest_scale: of the scores while paths are drawn; below 1 they differ more.
+        blank: its id.
+
+    Returns:
+        Of each utterance, the best first; a score is that of the best path with these tokens.
+    """
+    import k2
+
+    scores = lattice.scores
+    lattice.scores = scores * nbest_scale
+    paths = k2.random_paths(lattice, use_double_scores=True, num_paths=num_paths)  # [utterance][path][arc]
+    lattice.scores = scores
+    found = []
+    for of_utterance in paths.tolist():
+        best: dict[tuple[int, ...], float] = {}
+        for arcs in of_utterance:
+            index = torch.tensor(arcs, dtype=torch.long)
+            labels = lattice.labels[index]
+            tokens = tuple(int(label) for label in labels if label > blank)
+            best[tokens] = max(best.get(tokens, float("-inf")), float(scores[index].sum()))
+        ordered = sorted(best.items(), key=lambda item: -item[1])
+        found.append([Hypothesis(list(tokens), score) for tokens, score in ordered])
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -50,3 +50,26 @@ class TransducerNetwork(Protocol):
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
         """(N, T, D) to log-probabilities (N, T, V), blank 0."""
+
+
+class LmMemory(Protocol):
+    """What a language model remembers of several histories."""
+
+    def select(self, index: Tensor) -> Any:
+        """The histories ``index (K,)``, in that order."""
+
+    def put(self, index: Tensor, other: Any) -> Any:
+        """The same with the histories ``index (K,)`` replaced by those of ``other``."""
+
+
+class LanguageModelNetwork(Protocol):
+    """A language model over the tokens of a transducer."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(N, U)`` to logits of what follows each prefix, ``(N, U, V)``."""
+
+    def start(self, histories: int) -> Any:
+        """The memory of so many empty histories."""
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One more token ``(N,)`` of each history: log-probabilities of what follows ``(N, V)``, and the memory."""

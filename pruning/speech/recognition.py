@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from pruning.files import PathLike
-from pruning.speech.decoding import DecodingConfig, decode
+from pruning.speech.decoding import DecodingConfig, LanguageModel, decode
 from pruning.speech.manifests import iterate_cuts
 from pruning.speech.scoring import Transcript
 
@@ -37,6 +37,7 @@ def recognise(
     config: DecodingConfig,
     device: str = "cpu",
     words_in: Callable[[str], list[str]] = str.split,
+    lm: Optional[LanguageModel] = None,
 ) -> Recognition:
     """Decode a test set.
 
@@ -47,6 +48,7 @@ def recognise(
         config: method and settings.
         device: where to compute.
         words_in: divides reference and hypothesis into what is scored.
+        lm: of the methods that need a language model, on ``device``.
     """
     transcripts: list[Transcript] = []
     audio = encoding = searching = 0.0
@@ -55,7 +57,7 @@ def recognise(
         started = _now(device)
         encoded = model.encoder(batch.features, batch.lengths)
         between = _now(device)
-        tokens = decode(model, encoded.output, encoded.lengths, config)
+        tokens = decode(model, encoded.output, encoded.lengths, config, lm)
         searching += _now(device) - between
         encoding += between - started
         audio += batch.seconds

@@ -100,7 +100,9 @@ def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: s
         assert facts["features_included"] and facts["feature_seconds"] > 0
         total = facts["feature_seconds"] + facts["encoder_seconds"] + facts["search_seconds"]
         assert facts["decoding_seconds"] == pytest.approx(total, abs=1e-3)
-        assert facts["real_time_factor"] == pytest.approx(total / facts["audio_seconds"], rel=1e-2)
+        assert facts["real_time_factor"] == pytest.approx(
+            total / facts["audio_seconds"], rel=1e-2, abs=2e-3 / facts["audio_seconds"]  # seconds are rounded
+        )
         assert facts["threads"] == 1 and facts["peak_memory_mib"] > 10 and facts["processor"]
 
 

@@ -19,13 +19,14 @@ from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Joiner, StatelessDecoder, Transducer, TransducerConfig
 from pruning.speech import ctc
 from pruning.speech.beam import modified_beam_search
-from pruning.speech.decoding import SETTINGS, DecodingConfig, decode
+from pruning.speech.decoding import SETTINGS, WITH_LM, DecodingConfig, decode
 from pruning.speech.fast_beam import fast_beam_search
 from pruning.speech.greedy import greedy_search
 from pruning.speech.transducer_loss import k2_is_installed
 
 WITH_K2 = ("fast_beam_search", "ctc_decoding")
-METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS]
+METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS
+           if name not in WITH_LM]  # fmt: skip
 
 
 class Network(torch.nn.Module):

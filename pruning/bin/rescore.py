@@ -1,0 +1,122 @@
+"""Choose again among the hypotheses of any recogniser, with one of our language models or an n-gram.
+
+An n-best list has lines of UTTERANCE SCORE TEXT, larger scores better. With --dev-nbest and --dev-references the scale
+is the best of --lm-scales there; the same scale then serves --nbest. Writes the list again, re-ranked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Optional
+
+import torch
+
+from pruning.bin import arguments, command
+from pruning.errors import UserError
+from pruning.files import read_lines
+from pruning.speech import arpa
+from pruning.speech.bpe import Tokenizer
+from pruning.speech.fusion import lm_scores
+from pruning.speech.rescoring import Entry, read_nbest, rescore, write_nbest
+from pruning.speech.scoring import Transcript, count_errors
+from pruning.speech.sentences import boundary_id
+from pruning.training import lm_runs
+
+Scorer = Callable[[Sequence[str]], Sequence[float]]
+SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+
+
+def _scorer(options: argparse.Namespace) -> Scorer:
+    """What gives texts their log-probability."""
+    if (options.arpa is None) == (options.lm_exp_dir is None):
+        raise UserError("it is not clear what to rescore with", "give --lm-exp-dir or --arpa")
+    if options.arpa is not None:
+        model = arpa.read(options.arpa)
+        return lambda texts: [sum(model.score(text.split())) for text in texts]
+    if options.lang_dir is None:
+        raise UserError("--lm-exp-dir is given without --lang-dir", "give the language directory")
+    tokenizer = Tokenizer(options.lang_dir)
+    network, _ = lm_runs.load_network(options.lm_exp_dir, tokenizer)
+    network.eval()
+
+    def scores(texts: Sequence[str]) -> list[float]:
+        sequences = [tokenizer.encode(text) for text in texts]
+        for text, tokens in zip(texts, sequences):
+            if tokenizer.count_unknown(tokens)[0]:
+                what = f"the hypothesis {text[:60]!r} holds what the word pieces do not cover"
+                raise UserError(what, "write the list as the transcripts of the language model are written")
+        return lm_scores(network, sequences, boundary_id(tokenizer))
+
+    return scores
+
+
+def _references(path: Path, lists: dict[str, list[Entry]]) -> dict[str, list[str]]:
+    """Words by utterance, of lines UTTERANCE WORDS.
+
+    Raises:
+        UserError: the file is missing, or an utterance of the lists is not in it.
+    """
+    if not path.is_file():
+        raise UserError(f"references {path} do not exist", "give lines of UTTERANCE WORDS")
+    found = {line.split()[0]: line.split()[1:] for line in read_lines(path) if line.strip()}
+    for name in lists:
+        if name not in found:
+            raise UserError(f"{path} has no reference for {name}", "give references of the same utterances")
+    return found
+
+
+def _error_rate(lists: dict[str, list[Entry]], references: dict[str, list[str]]) -> float:
+    """In percent, of the first hypothesis of each utterance."""
+    transcripts = [Transcript(name, references[name], entries[0].text.split()) for name, entries in lists.items()]
+    words = sum(len(one.reference) for one in transcripts)
+    return 100.0 * sum(count_errors(one)["total"] for one in transcripts) / max(1, words)
+
+
+def _tuned(options: argparse.Namespace, scorer: Scorer) -> float:
+    """The scale with the fewest errors on the dev list, the smallest of equals."""
+    lists = read_nbest(options.dev_nbest)
+    references = _references(options.dev_references, lists)
+    rates = {scale: _error_rate(rescore(lists, scorer, scale), references) for scale in sorted(options.lm_scales)}
+    for scale, rate in rates.items():
+        print(f"dev, scale {scale:g}: WER {rate:.2f} %")
+    return min(rates, key=lambda scale: rates[scale])
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--nbest", type=Path, required=True, help="list to choose from again")
+    parser.add_argument("--output", type=Path, required=True, help="the list re-ranked, with the new scores")
+    parser.add_argument("--lm-exp-dir", type=Path, help="experiment of a language model")
+    parser.add_argument("--lang-dir", type=Path, help="of --lm-exp-dir: directory with bpe.model")
+    parser.add_argument("--arpa", type=Path, help="an n-gram instead")
+    parser.add_argument("--lm-scale", type=float, help="weight of the language model")
+    parser.add_argument("--lm-scales", type=float, nargs="+", default=list(SCALES), help="weights to try on dev")
+    parser.add_argument("--dev-nbest", type=Path, help="list on which the weight is chosen")
+    parser.add_argument("--dev-references", type=Path, help="of --dev-nbest: lines of UTTERANCE WORDS")
+    parser.add_argument("--references", type=Path, help="of --nbest, to print its error rate")
+    parser.add_argument("--num-threads", type=int, default=1, help="threads")
+    options = parser.parse_args(argv)
+    if (options.lm_scale is None) == (options.dev_nbest is None) or (
+        (options.dev_nbest is None) != (options.dev_references is None)
+    ):
+        raise UserError("the weight is not clear", "give --lm-scale, or --dev-nbest with --dev-references")
+    torch.set_num_threads(options.num_threads)
+    lists = read_nbest(options.nbest)
+    references = None if options.references is None else _references(options.references, lists)
+    scorer = _scorer(options)
+    scale = _tuned(options, scorer) if options.lm_scale is None else options.lm_scale
+    found = rescore(lists, scorer, scale)
+    write_nbest(options.output, [entry for entries in found.values() for entry in entries])
+    changed = sum(found[name][0].text != max(lists[name], key=lambda entry: entry.score).text for name in lists)
+    print(f"scale {scale:g}: {changed} of {len(lists)} utterances have another best hypothesis")
+    if references is not None:
+        before = _error_rate({name: sorted(entries, key=lambda e: -e.score) for name, entries in lists.items()},
+                             references)  # fmt: skip
+        print(f"WER {before:.2f} % -> {_error_rate(found, references):.2f} %")
+
+
+if __name__ == "__main__":
+    command.run(main)
