@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Prepare text for language models: train.txt, and of the text files contiguous blocks as dev.txt and test.txt.
+"""Prepare text for language models: train.txt, dev.txt and test.txt, of transcripts, of text files or of both.
 
-Transcripts of --cuts are all for training. words.txt lists the words of train.txt, the most frequent first: the
-vocabulary of n-grams, and that which counts when models are compared per word.
+Transcripts go where their cuts belong; of text files, contiguous blocks of lines go to dev and test, evenly over each
+file. words.txt lists the words of train.txt, the most frequent first: the vocabulary of n-grams, and that which counts
+when models are compared per word.
 """
 
 from __future__ import annotations
@@ -35,16 +36,19 @@ def part_of(line: int, block: int, dev_share: float, test_share: float) -> str:
     return "train"
 
 
-def lines_of(texts: Sequence[Path], cuts: Sequence[Path], values: argparse.Namespace) -> Iterator[tuple[str, str]]:
+def lines_of(values: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """(part, sentence) of everything that is not empty."""
-    for path in cuts:
-        for text in transcripts([path]):
-            if text:
-                yield "train", text
-    for path in texts:
+    for part in PARTS:
+        for text in transcripts(_cuts(values, part)) if _cuts(values, part) else ():
+            yield part, text
+    for path in check_texts(values.text):
         for number, line in enumerate(read_sentences(path)):
             if line:
                 yield part_of(number, values.block, values.dev_share, values.test_share), line
+
+
+def _cuts(values: argparse.Namespace, part: str) -> list[Path]:
+    return values.cuts if part == "train" else getattr(values, f"{part}_cuts")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -52,6 +56,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--text", type=Path, nargs="*", default=[], help="text, one sentence a line, plain or gzipped")
     options.add_argument("--cuts", type=Path, nargs="*", default=[], help="manifests of the training cuts")
+    options.add_argument("--dev-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are dev")
+    options.add_argument("--test-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are test")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/lm")
     options.add_argument("--block", type=int, default=200, help="lines of --text that stay together")
     options.add_argument("--dev-share", type=float, default=0.02, help="share of --text for dev.txt")
@@ -61,17 +67,21 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError("there is no text", "give --text or --cuts")
     if values.block < 1 or not 0 <= values.dev_share + values.test_share < 1:
         raise UserError("--block is below 1, or the shares leave nothing to train on", "correct them")
-    texts, cuts = check_texts(values.text), manifests.check_exists(values.cuts) if values.cuts else []
+    check_texts(values.text)
+    for part in PARTS:
+        if _cuts(values, part):
+            manifests.check_exists(_cuts(values, part))
     words: collections.Counter[str] = collections.Counter()
     counts: collections.Counter[str] = collections.Counter()
     values.output_dir.mkdir(parents=True, exist_ok=True)
-    wanted = [part for part in PARTS if part == "train" or (values.text and getattr(values, f"{part}_share"))]
+    wanted = [part for part in PARTS
+              if part == "train" or _cuts(values, part) or (values.text and getattr(values, f"{part}_share"))]
     with contextlib.ExitStack() as stack:
         streams = {}
         for part in wanted:
             path = stack.enter_context(atomic_path(values.output_dir / f"{part}.txt"))
             streams[part] = stack.enter_context(path.open("w", encoding="utf-8"))
-        for part, line in lines_of(texts, cuts, values):
+        for part, line in lines_of(values):
             streams[part].write(f"{line}\n")
             counts[part] += 1
             if part == "train":

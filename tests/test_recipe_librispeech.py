@@ -53,6 +53,17 @@ class Recipe:
             stdin=subprocess.DEVNULL,
         )
 
+    def run_lm(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """run_lm.sh over the same files."""
+        steps = "trainer.max_steps=4 trainer.valid_interval=2 trainer.num_threads=1 trainer.tensorboard=false"
+        small = "model.num_layers=1 model.d_model=16 model.head_dim=8 model.num_heads=[2] model.ffn_dim=[96]"
+        given = ["--mini", "true", "--data-dir", str(self.data), "--exp-dir", str(self.exp), "--lm-args",
+                 f"{steps} {small}", "--lm-prune-args", f"{steps} criterion.interval=1", "--lm-finetune-args", steps,
+                 "--lm-scales", "0 0.3", "--methods", "greedy_search modified_beam_search_lm_rescore"]  # fmt: skip
+        command = [str(RECIPE / "run_lm.sh"), *given, *options]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False,
+                              stdin=subprocess.DEVNULL)  # fmt: skip
+
     def weights(self) -> dict[Path, int]:
         """When each checkpoint was written, in ns."""
         return {path: path.stat().st_mtime_ns for path in self.exp.rglob("*.safetensors")}
@@ -116,6 +127,29 @@ def test_what_is_done_is_not_redone(recipe: Recipe) -> None:
 def test_another_configuration_in_the_same_place_is_refused(recipe: Recipe) -> None:
     line = last_line(recipe.run("--stage", "4", "--stop-stage", "4", "--seed", "7"))
     assert line.startswith("error: stage 4, the teacher: ") and "seed" in line
+
+
+@pytest.mark.slow
+def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
+    """Text to tables; what is done is not redone; the weight on the test sets is that of dev."""
+    result = recipe.run_lm()
+    assert result.returncode == 0, result.stderr
+    table = (recipe.exp / "RESULTS_LM.md").read_text()
+    for row in ("4-gram", "dense", "pruned"):
+        assert f"\n| {row} " in table
+    method = "modified_beam_search_lm_rescore"
+    assert "| teacher " in table and table.count(f"| {method} ") == 2
+    facts = json.loads((recipe.exp / "lm/finetuned/model.json").read_text())
+    assert facts["blocks_parameters"] < 0.6 * facts["dense"]["blocks_parameters"]
+    chosen = json.loads((recipe.exp / f"teacher/{method}/lm-scales-dense.json").read_text())
+    assert [one["lm_scale"] for one in chosen["tried"]] == [0.0, 0.3]
+    decoded = [json.loads(path.read_text()) for path in (recipe.exp / f"teacher/{method}").glob("decode-test-clean-*")]
+    assert {one["lm"] for one in decoded} == {"dense", "pruned"}
+    (of_dense,) = (one for one in decoded if one["lm"] == "dense")
+    assert of_dense["lm_scale"] == chosen["best"]["lm_scale"]
+    before = recipe.weights()
+    assert recipe.run_lm("--stop-stage", "6").returncode == 0
+    assert recipe.weights() == before
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from torch import nn
 
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.files import write_json
+from pruning.files import read_json, write_json
 from pruning.speech import checks, sherpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cuts", nargs="+", type=Path, required=True, help="cuts with features, one file a test set")
     parser.add_argument("--lang-dir", type=Path, required=True, help="language directory: bpe.model and tokens.txt")
     parser.add_argument("--lm-exp-dir", type=Path, help="experiment of a language model, for methods with one")
+    parser.add_argument("--scales-from", type=Path, help="weights of it that pruning.bin.tune_lm chose")
+    parser.add_argument("--lm-name", help="of it, in names of results; default: the name of its directory")
     parser.add_argument("--max-duration", type=float, default=200.0, help="seconds of audio in a batch (default 200)")
     parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -240,13 +242,18 @@ def _check(arguments: argparse.Namespace) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(argv)
+    if arguments.scales_from is not None:
+        chosen = read_json(arguments.scales_from, "choose them with pruning.bin.tune_lm")["best"]
+        arguments.lm_scale, arguments.ilm_scale = chosen["lm_scale"], chosen["ilm_scale"]
     config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
     _check(arguments)
     torch.set_num_threads(arguments.num_threads)
     tokenizer = Tokenizer(arguments.lang_dir)
     source = _load(arguments, tokenizer)
     lm = _load_lm(arguments, tokenizer)
+    lm_name = arguments.lm_name or (arguments.lm_exp_dir.name if arguments.lm_exp_dir is not None else None)
     suffix = f"{source.name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
+    suffix += f"-lm-{lm_name}" if lm_name is not None else ""
     pending = _pending(source, tokenizer, config, arguments, suffix)
     model = source.model.to(arguments.device).eval() if isinstance(source.model, nn.Module) else source.model
     directory = source.directory / config.method
@@ -261,6 +268,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             "suffix": suffix,
             **decoding_results.error_facts(result),
             **decoding_results.time_facts(recognition, features),
+            **({"lm": lm_name, **config.settings()} if lm_name is not None else {}),
             **provenance.environment("pruning.bin.decode", argv, arguments.device),
             "parameters": parameters,
             "recogs": recogs_path(directory, set_name, suffix).name,

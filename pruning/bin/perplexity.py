@@ -5,69 +5,105 @@ Writes EXP/perplexity/perplexity-SET.json; a text that was measured with the sam
 
 from __future__ import annotations
 
+import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 import torch
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, read_lines, write_json
+from pruning.speech import arpa
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.perplexity import perplexity, word_scores
+from pruning.speech.perplexity import WordScores, perplexity, word_scores
 from pruning.speech.sentences import Sentences, TextConfig, check_texts, read_sentences, set_name
 from pruning.training import lm_runs, provenance
 from pruning.training.decoding_results import perplexity_path
 
 logger = logging.getLogger(__name__)
 LONGEST = 4096
+Scorer = Callable[[Path, Sequence[str]], list[WordScores]]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment; its best checkpoint is measured")
+    parser.add_argument("--exp-dir", type=Path, required=True,
+                        help="experiment, whose best checkpoint is measured; with --arpa: where the results go")
+    parser.add_argument("--arpa", type=Path, help="an n-gram of words instead")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="text files, a set each")
-    parser.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
+    parser.add_argument("--lang-dir", help="directory with bpe.model and tokens.txt; not with --arpa")
     parser.add_argument("--vocabulary", type=Path,
                         help="words, one a line, that count; others are left out of the measure per word")
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.num_threads)
-    tokenizer = Tokenizer(options.lang_dir)
-    model, _ = lm_runs.load_network(options.exp_dir, tokenizer)
-    weights = provenance.weights_fingerprint(model)
     vocabulary = None if options.vocabulary is None else _words(options.vocabulary)
+    if (options.arpa is None) == (options.lang_dir is None):
+        raise UserError("it is not clear what to measure", "give --lang-dir for a network, or --arpa")
+    scorer, made_of = _ngram(options, vocabulary) if options.arpa is not None else _network(options)
     for text in check_texts(options.text):
         name = set_name(text)
         path = perplexity_path(options.exp_dir, name)
-        made_of = {"weights": weights, "bpe_model": tokenizer.fingerprint, "text": provenance.file_fingerprint(text),
-                   "vocabulary": options.vocabulary and provenance.file_fingerprint(options.vocabulary)}  # fmt: skip
-        if path.is_file() and read_json(path).get("parameters") == made_of:
+        parameters = {**made_of, "text": provenance.file_fingerprint(text),
+                      "vocabulary": options.vocabulary and provenance.file_fingerprint(options.vocabulary)}
+        if path.is_file() and read_json(path).get("parameters") == parameters:
             logger.info("%s is done", path)
             continue
-        config = TextConfig(max(options.max_tokens, LONGEST + 2), LONGEST)
-        sentences = Sentences([text], tokenizer, config)
         lines = [line for line in read_sentences(text) if line]
-        if len(sentences) != len(lines):
-            raise UserError(f"{text} has a sentence of more than {LONGEST} tokens", "split it")
-        found = perplexity(word_scores(model.eval(), sentences.evaluation_batches(), tokenizer), lines, vocabulary)
+        found = perplexity(scorer(text, lines), lines, vocabulary)
         facts: dict[str, Any] = {
             "set": name,
             "perplexity_per_word": found.per_word,
-            "perplexity_per_token": found.per_token,
+            "perplexity_per_token": None if options.arpa is not None else found.per_token,
             **{key: value for key, value in found._asdict().items() if key != "sums"},
             "nll": [round(float(nll), 3) for nll in found.sums[:, 0]],
             "counted": [int(words) for words in found.sums[:, 1]],
-            "parameters": made_of,
+            "parameters": parameters,
             **provenance.environment("pruning.bin.perplexity", argv, "cpu"),
         }
         write_json(path, facts)
-        logger.info("%s: perplexity %.2f a word, %.2f a token; %d of %d words left out", name, found.per_word,
-                    found.per_token, found.left_out, found.left_out + found.words - found.sentences)  # fmt: skip
+        logger.info("%s: perplexity %.2f a word; %d of %d words left out", name, found.per_word, found.left_out,
+                    found.left_out + found.words - found.sentences)  # fmt: skip
+
+
+def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:
+    """What scores the sentences of a file by a network, and what stands for it."""
+    tokenizer = Tokenizer(options.lang_dir)
+    model, _ = lm_runs.load_network(options.exp_dir, tokenizer)
+    model.eval()
+
+    def score(text: Path, lines: Sequence[str]) -> list[WordScores]:
+        sentences = Sentences([text], tokenizer, TextConfig(max(options.max_tokens, LONGEST + 2), LONGEST))
+        if len(sentences) != len(lines):
+            raise UserError(f"{text} has a sentence of more than {LONGEST} tokens", "split it")
+        return word_scores(model, sentences.evaluation_batches(), tokenizer)
+
+    return score, {"weights": provenance.weights_fingerprint(model), "bpe_model": tokenizer.fingerprint}
+
+
+def _ngram(options: argparse.Namespace, vocabulary: Optional[frozenset[str]]) -> tuple[Scorer, dict[str, Any]]:
+    """The same by an n-gram of words.
+
+    Raises:
+        UserError: the vocabulary has words that the n-gram does not know: it would be blamed for them.
+    """
+    model = arpa.read(options.arpa)
+    strange = sorted((vocabulary or frozenset()) - set(model.vocabulary))
+    if strange:
+        raise UserError(f"{options.arpa} does not know {strange[0]!r} of {options.vocabulary}",
+                        "make it with --vocabulary, or leave words out")
+
+    def score(text: Path, lines: Sequence[str]) -> list[WordScores]:
+        scored = (model.score(line.split()) for line in lines)
+        return [WordScores(place, -np.array(found), len(found)) for place, found in enumerate(scored)]
+
+    return score, {"weights": provenance.file_fingerprint(options.arpa)}
 
 
 def _words(path: Path) -> frozenset[str]:

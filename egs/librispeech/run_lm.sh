@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Language models for the recogniser of run.sh: an n-gram, a Transformer, the Transformer pruned, and what each does to
+# the error rate by shallow fusion and by rescoring. run.sh comes first, at least its stages 0 to 4.
+#
+# Stages: 0 text, 1 n-gram, 2 Transformer, 3 pruning, 4 extraction, 5 fine-tuning, 6 perplexity, 7 decoding (weights are
+# chosen on dev), 8 the tables. A stage that is done is not redone. Paths are relative to this folder.
+#
+#     ./run_lm.sh --mini true
+#     ./run_lm.sh --lm-text download/librispeech-lm-norm.txt.gz --technique low_rank --method wanda
+set -euo pipefail
+
+mini=false              # the synthetic corpus of run.sh --mini true
+train_parts=            # default: train-clean-100 train-clean-360 train-other-500 (mini: train-clean-mini)
+dev_parts=              # default: dev-clean dev-other (mini: dev-clean-mini)
+test_parts=             # default: test-clean test-other
+data_dir=               # of run.sh; default: data (mini: data/mini)
+exp_dir=                # of run.sh; default: exp (mini: exp/mini)
+conf=                   # folder of lm.yaml, lm_prune.yaml and lm_finetune.yaml; default: conf/lm (mini: conf/mini)
+
+# shellcheck source=utils/lm_options.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../utils/lm_options.sh"
+
+corpus=librispeech
+if [ "$mini" = true ]; then
+  : "${train_parts:=train-clean-mini}" "${dev_parts:=dev-clean-mini}" "${data_dir:=data/mini}" "${exp_dir:=exp/mini}"
+  : "${conf:=conf/mini}" "${lang_dir:=$data_dir/lang_bpe_60}"
+else
+  : "${train_parts:=train-clean-100 train-clean-360 train-other-500}" "${dev_parts:=dev-clean dev-other}"
+  : "${data_dir:=data}" "${exp_dir:=exp}" "${conf:=conf/lm}" "${lang_dir:=$data_dir/lang_bpe_500}"
+fi
+: "${test_parts:=test-clean test-other}"
+
+# shellcheck source=utils/lm.sh
+. ../../utils/lm.sh

@@ -1,0 +1,112 @@
+"""Tables of language models: their perplexity, and what they do to error rates and speed in the recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from tabulate import tabulate
+
+from pruning.bin import arguments, command
+from pruning.errors import UserError
+from pruning.files import read_json
+from pruning.speech.decoding import SETTINGS
+from pruning.training import facts, report
+from pruning.training.decoding_results import perplexity_path
+
+NOTE = """\
+Perplexity per word: the end of a sentence counts as a word, words outside the vocabulary do not, for every model alike.
+Real-time factor: features, encoder, search and language model, on the threads that decoding was given."""
+
+
+def perplexities(lms: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+    """A row for each language model.
+
+    Raises:
+        UserError: a text was not measured.
+    """
+    rows = []
+    for name, place in lms:
+        size = facts.read_facts(place) if (place / facts.FILE).exists() else None
+        row: dict[str, Any] = {"language model": name}
+        row["M parameters"] = f"{size['parameters'] / 1e6:.3f}" if size is not None else "-"
+        row["of them in blocks"] = f"{size['blocks_parameters'] / 1e6:.3f}" if size is not None else "-"
+        for set_name in sets:
+            found = read_json(perplexity_path(place, set_name), "measure it with pruning.bin.perplexity")
+            row[f"{set_name}: per word"] = f"{found['perplexity_per_word']:.2f}"
+            per_token = found.get("perplexity_per_token")
+            row[f"{set_name}: per token"] = "-" if per_token is None else f"{per_token:.2f}"
+            row[f"{set_name}: left out"] = f"{found['left_out'] / max(1, found['left_out'] + found['words']):.2%}"
+        rows.append(row)
+    return _tabulated(rows, style)
+
+
+def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+    """A row for each method and language model that all ``sets`` were decoded with: the last decoding of each.
+
+    Raises:
+        UserError: a system was not decoded.
+    """
+    rows = []
+    for name, place in systems:
+        found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        for path in sorted(place.glob("*/decode-*.json")):
+            one = read_json(path)
+            of_key = found.setdefault((one["method"], one.get("lm", "")), {})
+            newer = of_key.get(one["set"])
+            if newer is None or _asked(one) > _asked(newer):
+                of_key[one["set"]] = one
+        whole = {key: of_key for key, of_key in found.items() if all(set_name in of_key for set_name in sets)}
+        if not whole:
+            raise UserError(f"{place} was not decoded on {', '.join(sets)}", "decode it first")
+        order = list(SETTINGS)
+        for (method, lm), of_key in sorted(whole.items(), key=lambda item: (order.index(item[0][0]), item[0][1])):
+            rows.append(_row(name, method, lm, [of_key[set_name] for set_name in sets]))
+    return _tabulated(rows, style)
+
+
+def _row(system: str, method: str, lm: str, found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    scales = [f"{found[0][key]:g}" if key in found[0] else "-" for key in ("lm_scale", "ilm_scale")]
+    row = {"system": system, "method": method, "language model": lm or "-", "weight": scales[0], "internal": scales[1]}
+    for one in found:
+        low, high = one["interval"]
+        row[f"WER % {one['set']}"] = f"{one['wer']:.2f} ({low:.2f} to {high:.2f})"
+    seconds, audio = (sum(one[key] for one in found) for key in ("decoding_seconds", "audio_seconds"))
+    row["real-time factor"] = f"{seconds / audio:.4f}"
+    return row
+
+
+def _asked(found: dict[str, Any]) -> str:
+    return str(found.get("asked", found["date"]))
+
+
+def _tabulated(rows: Sequence[dict[str, Any]], style: str) -> str:
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--lms", nargs="+", type=arguments.system, metavar="NAME=DIR", help="language models")
+    parser.add_argument("--texts", nargs="+", default=["test"], help="texts that their perplexity was measured on")
+    parser.add_argument("--systems", nargs="*", default=[], type=arguments.system, metavar="NAME=DIR",
+                        help="transducers that were decoded with and without them")
+    parser.add_argument("--sets", nargs="+", default=[], help="test sets of the systems")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown")
+    parser.add_argument("--title", default="Language models", help="heading")
+    options = parser.parse_args(argv)
+    tables = [table for given, table in (
+        (options.lms, lambda style: perplexities(options.lms, options.texts, style)),
+        (options.systems, lambda style: decodings(options.systems, options.sets, style)),
+    ) if given]  # fmt: skip
+    if not tables:
+        raise UserError("there is nothing to tabulate", "give --lms or --systems")
+    for table in tables:
+        print(f"{table('simple')}\n")
+    text = "\n\n".join([NOTE, *(table("github") for table in tables)])
+    report.write_section(options.output, options.title, text, "pruning.bin.lm_report", argv)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,158 @@
+# shellcheck shell=bash disable=SC2154  # what a recipe declares
+# The stages of all recipes' run_lm.sh: language models of a recogniser, dense and pruned, and what they do to its errors.
+# A recipe sources lm_options.sh, then this file, with these variables set:
+#
+#     corpus data_dir exp_dir             as in its run.sh, whose stages 0 to 4 come first
+#     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
+#     lang_dir                            word pieces
+#     conf                                folder of lm.yaml, lm_prune.yaml, lm_finetune.yaml
+
+: "${lm_config:=$conf/lm.yaml}" "${lm_prune_config:=$conf/lm_prune.yaml}"
+: "${lm_finetune_config:=$conf/lm_finetune.yaml}" "${results:=$exp_dir/RESULTS_LM.md}"
+: "${lm_dir:=$data_dir/lm}" "${lm_exp_dir:=$exp_dir/lm}" "${system:=$exp_dir/teacher}"
+config_of=([2]=$lm_config [3]=$lm_prune_config [5]=$lm_finetune_config)
+for number in "${!config_of[@]}"; do
+  in_stage "$number" || continue
+  [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
+done
+if [ -n "$teacher" ]; then # of another run
+  [ -e "$teacher/.done" ] || fail "--teacher $teacher is no finished experiment"
+fi
+
+# shellcheck source=egs/TEMPLATE/cmd.sh
+. ./cmd.sh
+# shellcheck source=egs/TEMPLATE/path.sh
+. ./path.sh
+
+read -ra train_parts <<< "$train_parts"
+read -ra dev_parts <<< "$dev_parts"
+read -ra test_parts <<< "$test_parts"
+read -ra methods <<< "$methods"
+read -ra lm_text <<< "$lm_text"
+read -ra lm_scales <<< "$lm_scales"
+read -ra ilm_scales <<< "$ilm_scales"
+: "${teacher:=$lm_exp_dir/dense}"
+pruned=$lm_exp_dir/pruned extracted=$lm_exp_dir/extracted finetuned=$lm_exp_dir/finetuned
+now=$(date +%Y%m%d-%H%M%S)
+
+cuts_of() { printf '%s\n' "${@/#/"$data_dir/fbank/${corpus}_cuts_"}" | sed 's/$/.jsonl.gz/'; }
+mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
+mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
+mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
+
+require_text() {
+  require "$lm_dir/train.txt" 0
+  require "$lang_dir/bpe.model" "3 of run.sh"
+}
+
+# train_lm WHAT NAME COMMAND ARGUMENT...: a training command with what all of them need.
+train_lm() {
+  local what=$1 name=$2 command=$3 launch=(python -m)
+  shift 3
+  [ "$num_processes" -eq 1 ] ||
+    launch=(python -m pruning.bin.torchrun --standalone --nproc_per_node "$num_processes" -m)
+  # shellcheck disable=SC2086  # a runner is a command with its options
+  run_logged "$what" "$lm_exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu "$num_processes" -- \
+    "${launch[@]}" "pruning.bin.$command" --exp-dir "$lm_exp_dir/$name" --lang-dir "$lang_dir" \
+    --train-text "$lm_dir/train.txt" --dev-text "$lm_dir/dev.txt" "$@" "trainer.seed=$seed"
+}
+
+if in_stage 0; then
+  for cuts in "${train_cuts[@]}" "${dev_cuts[@]}"; do require "$cuts" "2 of run.sh"; done
+  # shellcheck disable=SC2086
+  run_logged "text" "$lm_dir/log/text.log" $train_cmd -- \
+    python ../../local/prepare_lm_text.py --cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" \
+    --test-cuts "${test_cuts[@]}" --text ${lm_text[@]+"${lm_text[@]}"} --dev-share 0 --test-share 0 \
+    --output-dir "$lm_dir"
+fi
+
+if in_stage 1; then
+  require_text
+  # shellcheck disable=SC2086
+  run_logged "the $order-gram" "$lm_dir/log/ngram.log" $train_cmd -- \
+    python ../../local/make_ngram.py --text "$lm_dir/train.txt" --order "$order" --output "$lm_dir/$order.arpa"
+fi
+
+# shellcheck disable=SC2086  # settings are words
+if in_stage 2 && [ "$teacher" = "$lm_exp_dir/dense" ]; then
+  require_text
+  train_lm "the language model" dense train --config "$lm_config" $lm_args
+fi
+
+# shellcheck disable=SC2086
+if in_stage 3; then
+  require_text
+  require "$teacher/.done" 2
+  train_lm "pruning of the language model" pruned prune --config "$lm_prune_config" --teacher "$teacher" \
+    ${method:+--method "$method"} ${technique:+--technique "$technique"} ${scheduler:+--scheduler "$scheduler"} \
+    $lm_prune_args
+fi
+
+if in_stage 4; then
+  require "$pruned/.done" 3
+  # shellcheck disable=SC2086
+  run_logged "extraction" "$extracted/log/extract-$now.log" $train_cmd -- \
+    python -m pruning.bin.extract --pruned "$pruned" --exp-dir "$extracted"
+fi
+
+# shellcheck disable=SC2086
+if in_stage 5; then
+  require_text
+  require "$extracted/best.safetensors" 4
+  train_lm "fine-tuning" finetuned finetune --config "$lm_finetune_config" --init "$extracted" --teacher "$teacher" \
+    $lm_finetune_args
+fi
+
+names=(dense pruned)
+dirs=("$teacher" "$finetuned")
+if in_stage 6; then
+  require "$lm_dir/test.txt" 0
+  for place in "${dirs[@]}"; do require "$place/.done" 5; done
+  for index in "${!names[@]}"; do
+    # shellcheck disable=SC2086
+    run_logged "perplexity of the ${names[index]} model" "${dirs[index]}/log/perplexity-$now.log" $decode_cmd -- \
+      python -m pruning.bin.perplexity --exp-dir "${dirs[index]}" --lang-dir "$lang_dir" --text "$lm_dir/test.txt" \
+      --vocabulary "$lm_dir/words.txt" --num-threads "$num_threads"
+  done
+  require "$lm_dir/$order.arpa" 1
+  # shellcheck disable=SC2086
+  run_logged "perplexity of the $order-gram" "$lm_exp_dir/ngram/log/perplexity-$now.log" $decode_cmd -- \
+    python -m pruning.bin.perplexity --exp-dir "$lm_exp_dir/ngram" --arpa "$lm_dir/$order.arpa" \
+    --text "$lm_dir/test.txt" --vocabulary "$lm_dir/words.txt"
+fi
+
+if in_stage 7; then
+  require "$system/.done" "4 of run.sh"
+  for cuts in "${test_cuts[@]}"; do require "$cuts" "2 of run.sh"; done
+  for name in "${methods[@]}"; do
+    decoding=(--exp-dir "$system" --lang-dir "$lang_dir" --method "$name" --num-threads "$num_threads")
+    if [[ $name != *_lm_* ]]; then
+      # shellcheck disable=SC2086
+      run_logged "decoding, $name" "$lm_exp_dir/log/decode-$name-$now.log" $decode_cmd --num-threads "$num_threads" -- \
+        python -m pruning.bin.decode "${decoding[@]}" --cuts "${test_cuts[@]}" $decode_args
+      continue
+    fi
+    for index in "${!names[@]}"; do
+      require "${dirs[index]}/.done" 5
+      lm=(--lm-exp-dir "${dirs[index]}" --lm-name "${names[index]}")
+      # shellcheck disable=SC2086
+      run_logged "its weight on dev: $name, ${names[index]}" "$lm_exp_dir/log/tune-$name-${names[index]}-$now.log" \
+        $decode_cmd --num-threads "$num_threads" -- \
+        python -m pruning.bin.tune_lm "${decoding[@]}" "${lm[@]}" --cuts "${dev_cuts[@]}" \
+        --lm-scales "${lm_scales[@]}" --ilm-scales "${ilm_scales[@]}" $decode_args
+      # shellcheck disable=SC2086
+      run_logged "decoding, $name, ${names[index]}" "$lm_exp_dir/log/decode-$name-${names[index]}-$now.log" \
+        $decode_cmd --num-threads "$num_threads" -- \
+        python -m pruning.bin.decode "${decoding[@]}" "${lm[@]}" --cuts "${test_cuts[@]}" \
+        --scales-from "$system/$name/lm-scales-${names[index]}.json" $decode_args
+    done
+  done
+fi
+
+if in_stage 8; then
+  # shellcheck disable=SC2086
+  run_logged "the tables" "$lm_exp_dir/log/report.log" $train_cmd -- \
+    python -m pruning.bin.lm_report --lms "$order-gram=$lm_exp_dir/ngram" "dense=$teacher" "pruned=$finetuned" \
+    --systems "$(basename "$system")=$system" --sets "${test_parts[@]}" --output "$results"
+  cat "$results"
+fi
