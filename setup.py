@@ -39,6 +39,7 @@ setup(
         # GPL, used for the synthetic corpus alone
         "mini": ["espeakng-loader"],
         "export": ["onnx", "onnxruntime"],
+        "graphs": ["kaldilm"],
     },
     entry_points={"console_scripts": ["pruning = pruning.bin.__main__:main"]},
 )

@@ -19,7 +19,8 @@ ALLOWED = {
     "training": {"training", "models", "core", "speech"} | GROUND,
     "bin": {"bin", "training", "models", "core", "speech"} | GROUND,
 }
-OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader"}
+OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader",
+            "kaldilm"}  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

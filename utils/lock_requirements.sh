@@ -21,5 +21,6 @@ trap 'rm -f constraints.tmp' EXIT
 compile torch-2.13-cpu.in -c constraints.tmp -o torch-2.13-cpu.txt "$@"
 compile dev.in -c torch-1.13.1.txt -o dev.txt
 compile export.in -c torch-1.13.1.txt --no-emit-package numpy -o export.txt  # which the lock of each torch has
+compile graphs.in -o graphs.txt
 compile mini.in -o mini.txt
 compile uv.in -o uv.txt

@@ -13,7 +13,7 @@ dir=.venv         # where to make it, relative to the repository
 torch=1.13.1      # torch: 1.13.1 (with k2 from PyPI), 2.13 (CUDA), 2.13-cpu, or another version, without a lock
 torch_index=      # index to take torch from, instead of PyPI
 k2_index=         # page of k2 wheels to take k2 from; without it only torch 1.13.1 has k2
-extras=           # more packages, space-separated: mini (the synthetic corpus, GPL), dev (tests, checks), export (ONNX)
+extras=           # more packages, space-separated: mini (the synthetic corpus, GPL), dev (tests), export (ONNX), graphs
 min_free_gb=6     # free disk space to ask for before anything is downloaded
 
 # shellcheck source=utils/parse_options.sh
@@ -33,7 +33,7 @@ log=$dir.setup.log
 lock=$requirements/torch-$torch.txt
 [ -f "$lock" ] || lock=
 for extra in $extras; do
-  [[ $extra =~ ^(mini|dev|export)$ ]] || fail "there is no extra '$extra'; choose from mini, dev and export"
+  [[ $extra =~ ^(mini|dev|export|graphs)$ ]] || fail "there is no extra '$extra'; choose from mini, dev, export and graphs"
 done
 
 # One line for each thing that was asked for; the environment is ready when its stamp holds all of them.

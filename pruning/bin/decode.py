@@ -20,10 +20,10 @@ from torch import nn
 from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.speech import checks, sherpa
+from pruning.speech import checks, graphs, sherpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
-from pruning.speech.decoding import SETTINGS, WITH_LM, DecodingConfig, LanguageModel
+from pruning.speech.decoding import GRAPHS, SETTINGS, WITH_LM, DecodingConfig, LanguageModel
 from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         "--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word (default words)"
     )
     settings = parser.add_argument_group("decoding")
+    settings.add_argument("--graph", type=Path, help=f"for {', '.join(GRAPHS)}: a graph of local/make_graphs.py "
+                          "(default: the one in --lang-dir)")  # fmt: skip
     for field in fields(DecodingConfig):
         users = [method for method, names in SETTINGS.items() if field.name in names]
         default = field.default
@@ -130,7 +132,7 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     model = ExportedTransducer(arguments.exported, arguments.form, arguments.num_threads)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
-    if arguments.method.startswith("ctc"):
+    if arguments.method.startswith(("ctc", "hlg")):
         raise UserError("an export has no CTC head", "decode it with greedy_search or a beam search")
     if arguments.device != "cpu":
         raise UserError("an export runs on the processor", "leave out --device")
@@ -164,6 +166,15 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
     return LanguageModel(network.to(arguments.device).eval(), boundary_id(tokenizer))
 
 
+def _graph_path(arguments: argparse.Namespace) -> Optional[Path]:
+    """Of the method's graph, if it needs one."""
+    if arguments.method not in GRAPHS:
+        if arguments.graph is not None:
+            raise UserError(f"{arguments.method} decodes without a graph", f"choose one of {', '.join(GRAPHS)}")
+        return None
+    return arguments.graph or graphs.path_of(arguments.lang_dir, GRAPHS[arguments.method][0])
+
+
 def _decode_set(
     model: Any,
     cuts: Path,
@@ -171,6 +182,7 @@ def _decode_set(
     config: DecodingConfig,
     arguments: argparse.Namespace,
     lm: Optional[LanguageModel],
+    graph: Optional[graphs.DecodingGraph],
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
     batches = evaluation_batches(data, [cuts])
@@ -178,7 +190,7 @@ def _decode_set(
     if arguments.engine != ENGINES[0]:
         found = sherpa.recognise(model, cuts, words_in)
         return found, FeatureTiming(0.0, found.audio_seconds)  # its own are within its time
-    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in, lm)
+    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in, lm, graph)
     return recognition, time_features(cuts)
 
 
@@ -204,7 +216,7 @@ def _pending(
     source: _Source, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, suffix: str
 ) -> list[_Decoding]:
     """The sets that were not decoded so before, all of them checked before the first is decoded."""
-    pending = []
+    pending, graph_path = [], _graph_path(arguments)
     for cuts in arguments.cuts:
         path = decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
         parameters = {
@@ -217,6 +229,7 @@ def _pending(
             "device": arguments.device,
             **({"engine": arguments.engine} if arguments.engine != ENGINES[0] else {}),
             **({"lm": provenance.file_fingerprint(file_of(arguments.lm_exp_dir))} if arguments.lm_exp_dir else {}),
+            **({"graph": provenance.file_fingerprint(graph_path)} if graph_path is not None else {}),
         }
         if decoding_results.is_done(path, parameters):
             decoding_results.note_asked(path)
@@ -249,18 +262,21 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     _check(arguments)
     torch.set_num_threads(arguments.num_threads)
     tokenizer = Tokenizer(arguments.lang_dir)
+    graph_path = _graph_path(arguments)
+    graph = None if graph_path is None else graphs.load(graph_path, GRAPHS[config.method][0], tokenizer)
     source = _load(arguments, tokenizer)
     lm = _load_lm(arguments, tokenizer)
     lm_name = arguments.lm_name or (arguments.lm_exp_dir.name if arguments.lm_exp_dir is not None else None)
     suffix = f"{source.name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
     suffix += f"-lm-{lm_name}" if lm_name is not None else ""
+    suffix += f"-{arguments.graph.stem}" if arguments.graph is not None else ""
     pending = _pending(source, tokenizer, config, arguments, suffix)
     model = source.model.to(arguments.device).eval() if isinstance(source.model, nn.Module) else source.model
     directory = source.directory / config.method
     for cuts, path, parameters in pending:
         set_name = set_name_of(cuts)
         path.unlink(missing_ok=True)  # it would speak of other files than those written now
-        recognition, features = _decode_set(model, cuts, tokenizer, config, arguments, lm)
+        recognition, features = _decode_set(model, cuts, tokenizer, config, arguments, lm, graph)
         result = write_results(directory, set_name, suffix, recognition.transcripts)
         measured = {
             "set": set_name,

@@ -63,12 +63,15 @@ def _topology(vocab_size: int, device: str) -> Any:
     """
     import k2
 
-    if vocab_size > MAX_VOCAB_SIZE:
-        raise UserError(
-            f"the CTC lattice of a vocabulary of {vocab_size} tokens would need {vocab_size**2} arcs",
-            "choose ctc_greedy_search, which finds the same path",
-        )
+    check_vocabulary(vocab_size, "choose ctc_greedy_search, which finds the same path")
     return k2.ctc_topo(vocab_size - 1, modified=False, device=device)
+
+
+def check_vocabulary(vocab_size: int, remedy: str) -> None:
+    """Refuse vocabularies whose CTC topology would be too large, with the remedy to tell."""
+    if vocab_size > MAX_VOCAB_SIZE:
+        what = f"the CTC lattice of a vocabulary of {vocab_size} tokens would need {vocab_size**2} arcs"
+        raise UserError(what, remedy)
 
 
 def ctc_decoding(
@@ -78,8 +81,9 @@ def ctc_decoding(
     output_beam: float = 8.0,
     min_active_states: int = 30,
     max_active_states: int = 1000,
+    graph: Any = None,
 ) -> list[list[int]]:
-    """The best path through the k2 lattice of the CTC topology.
+    """The best path through the k2 lattice of the CTC topology, or of a graph that holds it.
 
     Args:
         log_probs: (N, T, V), blank 0.
@@ -88,9 +92,11 @@ def ctc_decoding(
         output_beam: arcs on paths worse than the best one by more than this are dropped from the lattice.
         min_active_states: kept in each frame whatever the beam says.
         max_active_states: kept in each frame at most.
+        graph: a k2 FSA of tokens, blank and repetitions included, in place of the topology.
 
     Returns:
-        Token ids of each utterance.
+        Output labels of each utterance: token ids, or with a graph whatever its are; none where the search ends in no
+        final state of it.
 
     Raises:
         UserError: more than :data:`MAX_VOCAB_SIZE` tokens.
@@ -101,7 +107,7 @@ def ctc_decoding(
     frames = lengths.cpu()[order]
     segments = torch.stack((order, torch.zeros_like(order), frames), dim=1).to(torch.int32)
     lattice = k2.intersect_dense_pruned(
-        _topology(log_probs.size(2), str(log_probs.device)),
+        _topology(log_probs.size(2), str(log_probs.device)) if graph is None else graph,
         k2.DenseFsaVec(log_probs.float().contiguous(), segments),
         search_beam=search_beam,
         output_beam=output_beam,
@@ -116,9 +122,13 @@ def ctc_decoding(
 
 
 def best_path_tokens(lattice: Any) -> list[list[int]]:
-    """The output labels of the best path of each FSA in a k2 lattice, without blanks."""
+    """The output labels of the best path of each FSA in a k2 lattice, without blanks; of an arc any number."""
     import k2
 
     path = k2.shortest_path(lattice, use_double_scores=True)
+    if isinstance(path.aux_labels, k2.RaggedTensor):
+        labels = path.aux_labels.remove_values_leq(0)
+        shape = path.arcs.shape().compose(labels.shape).remove_axis(1).remove_axis(1)
+        return k2.RaggedTensor(shape, labels.values).tolist()
     labels = k2.RaggedTensor(path.arcs.shape().remove_axis(1), path.aux_labels.to(torch.int32))
     return labels.remove_values_leq(0).tolist()

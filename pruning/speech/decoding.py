@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Optional
+from functools import lru_cache
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from pruning.speech.beam import modified_beam_search, n_best
 from pruning.speech.ctc import ctc_decoding, ctc_greedy_search
 from pruning.speech.fast_beam import fast_beam_lattice, fast_beam_search, lattice_n_best
 from pruning.speech.fusion import Fusion
+from pruning.speech.graphs import DecodingGraph
 from pruning.speech.greedy import greedy_search
 from pruning.speech.network import LanguageModelNetwork, TransducerNetwork
 from pruning.speech.rescoring import Rescoring
@@ -29,12 +31,18 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "ctc_greedy_search": (),
     "ctc_decoding": ("search_beam", "output_beam", "min_active_states", "max_active_states"),
+    "hlg_decoding": ("search_beam", "output_beam", "min_active_states", "max_active_states", "hlg_scale"),
+    "fast_beam_search_LG": ("beam", "max_contexts", "max_states", "ngram_lm_scale"),
 }
 """The settings that change the answer of each method."""
 
-_NEEDS_K2 = ("fast_beam_search", "fast_beam_search_nbest_lm_rescore", "ctc_decoding")
 WITH_LM = tuple(name for name, settings in SETTINGS.items() if "lm_scale" in settings)
 """The methods that need a language model."""
+GRAPHS = {"hlg_decoding": ("HLG", "hlg_scale"), "fast_beam_search_LG": ("LG", "ngram_lm_scale")}
+"""The methods that decode with a graph: its kind, and the setting that its scores are multiplied by."""
+
+_NEEDS_K2 = ("fast_beam_search", "fast_beam_search_nbest_lm_rescore", "ctc_decoding", *GRAPHS)
+_MAY_BE_ZERO = ("lm_scale", "ilm_scale", "hlg_scale", "ngram_lm_scale")
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,13 @@ class DecodingConfig:
     max_states: int = 64
     """fast_beam_search: graph states kept for each context."""
     search_beam: float = 10.0
-    """ctc_decoding: how much worse than the best a state may score."""
+    """ctc_decoding, hlg_decoding: how much worse than the best a state may score."""
     output_beam: float = 8.0
-    """ctc_decoding: how much worse than the best path a path in the lattice may score."""
+    """ctc_decoding, hlg_decoding: how much worse than the best path a path in the lattice may score."""
     min_active_states: int = 30
-    """ctc_decoding: states kept in each frame at least."""
+    """ctc_decoding, hlg_decoding: states kept in each frame at least."""
     max_active_states: int = 1000
-    """ctc_decoding: states kept in each frame at most."""
+    """ctc_decoding, hlg_decoding: states kept in each frame at most."""
     lm_scale: float = 0.3
     """methods with a language model: its weight."""
     ilm_scale: float = 0.0
@@ -68,6 +76,10 @@ class DecodingConfig:
     """fast_beam_search_nbest_lm_rescore: paths drawn from the lattice."""
     nbest_scale: float = 0.5
     """fast_beam_search_nbest_lm_rescore: of the lattice's scores while paths are drawn."""
+    hlg_scale: float = 1.0
+    """hlg_decoding: factor of the scores of the graph."""
+    ngram_lm_scale: float = 0.01
+    """fast_beam_search_LG: factor of the scores of the graph."""
 
     def __post_init__(self) -> None:
         if self.method not in SETTINGS:
@@ -76,7 +88,7 @@ class DecodingConfig:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
-            may_be_zero = field.name in ("lm_scale", "ilm_scale")
+            may_be_zero = field.name in _MAY_BE_ZERO
             if value < 0 or (value == 0 and not may_be_zero):
                 least = "at least 0" if may_be_zero else "above 0"
                 raise UserError(f"decoding setting {field.name} is {value}", f"give a value {least}")
@@ -131,6 +143,7 @@ def decode(
     lengths: Tensor,
     config: DecodingConfig,
     lm: Optional[LanguageModel] = None,
+    graph: Optional[DecodingGraph] = None,
 ) -> list[list[int]]:
     """Decode a batch.
 
@@ -140,17 +153,22 @@ def decode(
         lengths: frames of each utterance, (N,).
         config: method and settings.
         lm: of the methods `WITH_LM`.
+        graph: for the methods of :data:`GRAPHS`, of their kind.
 
     Returns:
         Token ids of each utterance, without blank; none for an utterance without frames.
 
     Raises:
         UserError: the method needs a language model and none is given.
+        ValueError: a method of :data:`GRAPHS` without its graph.
     """
     heard = lengths > 0
     if not bool(heard.all()):
-        found = iter(decode(model, encoder_out[heard], lengths[heard], config, lm) if bool(heard.any()) else [])
-        return [next(found) if some else [] for some in heard.tolist()]
+        some = decode(model, encoder_out[heard], lengths[heard], config, lm, graph) if bool(heard.any()) else []
+        found = iter(some)
+        return [next(found) if one else [] for one in heard.tolist()]
+    if config.method in GRAPHS:
+        return _decode_with_graph(model, encoder_out, lengths, config, graph)
     settings = config.settings()
     if config.method in WITH_LM:
         if lm is None:
@@ -166,3 +184,27 @@ def decode(
         "fast_beam_search": fast_beam_search,
     }[config.method]
     return search(model, encoder_out, lengths, **settings)  # type: ignore[operator]
+
+
+def _decode_with_graph(
+    model: TransducerNetwork,
+    encoder_out: Tensor,
+    lengths: Tensor,
+    config: DecodingConfig,
+    graph: Optional[DecodingGraph],
+) -> list[list[int]]:
+    kind, scale = GRAPHS[config.method]
+    if graph is None or graph.kind != kind:
+        raise ValueError(f"{config.method} needs a graph of kind {kind}")
+    settings: Any = config.settings()
+    fsa = _scaled(graph, settings.pop(scale), str(encoder_out.device))
+    if kind == "HLG":
+        found = ctc_decoding(model.ctc(encoder_out), lengths, **settings, graph=fsa)
+    else:
+        found = fast_beam_search(model, encoder_out, lengths, **settings, graph=fsa)
+    return [graph.tokens(words) for words in found]
+
+
+@lru_cache(maxsize=1)
+def _scaled(graph: DecodingGraph, scale: float, device: str) -> Any:
+    return graph.fsa(scale, device)

@@ -1,4 +1,4 @@
-"""Fast beam search: k2's batched transducer search over a decoding graph, here one that accepts any token sequence."""
+"""Fast beam search: k2's batched transducer search over a decoding graph, by default one of all token sequences."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def fast_beam_lattice(
     beam: float = 20.0,
     max_contexts: int = 8,
     max_states: int = 64,
+    graph: Any = None,
 ) -> Any:
-    """The lattice that k2's decoding streams make over the trivial graph.
+    """The lattice that k2's decoding streams make over the trivial graph, or another.
 
     k2 lets a path end only after a blank, and so would lose a token on the last frame; therefore each utterance is
     followed by one frame that is blank with certainty.
@@ -43,9 +44,10 @@ def fast_beam_lattice(
         beam: states whose score is worse than the frame's best by more than this are dropped.
         max_contexts: decoder contexts kept for each utterance and frame.
         max_states: graph states kept for each context.
+        graph: a k2 FSA of tokens without blank, in place of the trivial graph.
 
     Returns:
-        A k2.Fsa of one lattice for each utterance, token ids as its labels.
+        A k2.Fsa of one lattice for each utterance, token ids as its labels; output labels are the graph's.
     """
     import k2
 
@@ -58,7 +60,7 @@ def fast_beam_lattice(
         max_contexts=max_contexts,
         max_states=max_states,
     )
-    graph = _trivial_graph(decoder.vocab_size, str(encoder_out.device))
+    graph = _trivial_graph(decoder.vocab_size, str(encoder_out.device)) if graph is None else graph
     streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(graph) for _ in range(utterances)], config)
     am = torch.nn.functional.pad(joiner.encoder_proj(encoder_out), (0, 0, 0, 1))  # a frame after the longest utterance
     only_blank = torch.full((decoder.vocab_size,), _LOG_ZERO, device=am.device)
@@ -80,7 +82,7 @@ def fast_beam_search(
     """The best path through the lattice of `fast_beam_lattice`, whose arguments these are.
 
     Returns:
-        Token ids of each utterance, without blank.
+        Token ids of each utterance, without blank, or with a graph whatever output labels it has.
     """
     return best_path_tokens(fast_beam_lattice(model, encoder_out, lengths, **settings))
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pruning.files import PathLike
 from pruning.speech.decoding import DecodingConfig, LanguageModel, decode
+from pruning.speech.graphs import DecodingGraph
 from pruning.speech.manifests import iterate_cuts
 from pruning.speech.scoring import Transcript
 
@@ -38,6 +39,7 @@ def recognise(
     device: str = "cpu",
     words_in: Callable[[str], list[str]] = str.split,
     lm: Optional[LanguageModel] = None,
+    graph: Optional[DecodingGraph] = None,
 ) -> Recognition:
     """Decode a test set.
 
@@ -49,6 +51,7 @@ def recognise(
         device: where to compute.
         words_in: divides reference and hypothesis into what is scored.
         lm: of the methods that need a language model, on ``device``.
+        graph: for the methods that need one.
     """
     transcripts: list[Transcript] = []
     audio = encoding = searching = 0.0
@@ -57,7 +60,7 @@ def recognise(
         started = _now(device)
         encoded = model.encoder(batch.features, batch.lengths)
         between = _now(device)
-        tokens = decode(model, encoded.output, encoded.lengths, config, lm)
+        tokens = decode(model, encoded.output, encoded.lengths, config, lm, graph)
         searching += _now(device) - between
         encoding += between - started
         audio += batch.seconds

@@ -19,7 +19,7 @@ from pruning.errors import UserError
 from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.speech import bpe, features, librispeech, manifests
+from pruning.speech import arpa, bpe, features, graphs, kneser_ney, librispeech, manifests
 from pruning.speech.scoring import read_transcripts
 from pruning.training.checkpoint import save_model
 from pruning.training.facts import write_facts
@@ -104,6 +104,29 @@ def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: s
             total / facts["audio_seconds"], rel=1e-2, abs=2e-3 / facts["audio_seconds"]  # seconds are rounded
         )
         assert facts["threads"] == 1 and facts["peak_memory_mib"] > 10 and facts["processor"]
+
+
+@pytest.mark.k2
+def test_graphs_of_a_language_model_are_decoded_with(tmp_path: Path, data: Path) -> None:
+    pytest.importorskip("kaldilm", reason="the extra 'graphs' is not installed")
+    exp_dir, lang_dir = make_experiment(tmp_path / "exp", data), data / "lang_bpe_27"
+    with pytest.raises(UserError, match=r"lang_bpe_27/HLG.safetensors does not exist; make it with local/make_graphs"):
+        run(exp_dir, data, "--method", "hlg_decoding")
+    arpa.write(kneser_ney.estimate(SENTENCES, 2), tmp_path / "model.arpa")
+    paths = graphs.build(tmp_path / "model.arpa", bpe.Tokenizer(lang_dir), graphs.KINDS)
+    elsewhere = [shutil.move(path, tmp_path / f"two-{path.name}") for path in paths]
+    known = set(" ".join(SENTENCES).split())
+    for method, own in (("fast_beam_search_LG", 0), ("hlg_decoding", 1)):
+        graph = ["--graph", str(elsewhere[own]), "--method", method]
+        run(exp_dir, data, *graph, sets=("test-clean",))
+        facts = facts_of(exp_dir, method, "test-clean")
+        assert facts["suffix"].endswith(f"-two-{graphs.KINDS[own]}") and facts["parameters"]["graph"]
+        transcripts = read_transcripts(exp_dir / method / facts["recogs"])
+        assert {word for t in transcripts for word in t.hypothesis} <= known
+        with pytest.raises(UserError, match="a graph of kind"):
+            run(exp_dir, data, "--graph", str(elsewhere[1 - own]), "--method", method)
+    with pytest.raises(UserError, match="decodes without a graph"):
+        run(exp_dir, data, "--graph", str(elsewhere[0]), "--method", "greedy_search")
 
 
 def test_the_same_decoding_is_not_repeated(tmp_path: Path, data: Path) -> None:

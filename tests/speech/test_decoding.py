@@ -19,14 +19,15 @@ from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Joiner, StatelessDecoder, Transducer, TransducerConfig
 from pruning.speech import ctc
 from pruning.speech.beam import modified_beam_search
-from pruning.speech.decoding import SETTINGS, WITH_LM, DecodingConfig, decode
+from pruning.speech.decoding import GRAPHS, SETTINGS, WITH_LM, DecodingConfig, decode
 from pruning.speech.fast_beam import fast_beam_search
 from pruning.speech.greedy import greedy_search
 from pruning.speech.transducer_loss import k2_is_installed
 
-WITH_K2 = ("fast_beam_search", "ctc_decoding")
-METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS
-           if name not in WITH_LM]  # fmt: skip
+WITH_K2 = ("fast_beam_search", "ctc_decoding", *GRAPHS)
+ALL_METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS
+               if name not in WITH_LM]  # fmt: skip
+METHODS = [method for method in ALL_METHODS if method.values[0] not in GRAPHS]  # those are tried in test_graphs.py
 
 
 class Network(torch.nn.Module):
@@ -176,7 +177,7 @@ def test_cuts_too_short_for_the_encoder_have_no_words(method: str) -> None:
         assert decode(model, together.output, together.lengths, config)[0] == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_the_suffix_holds_what_changes_the_answer(method: str) -> None:
     plain = DecodingConfig(method=method)
     numbers = {name: value for name, value in vars(plain).items() if name not in ("method", "length_norm")}
@@ -191,7 +192,7 @@ def test_a_suffix_reads_as_icefalls_do() -> None:
     assert DecodingConfig(beam_size=8, length_norm=False).suffix() == "modified_beam_search-beam-size-8-no-length-norm"
 
 
-@pytest.mark.parametrize("wrong", [{"method": "beam"}, {"beam_size": 0}, {"beam": -1.0}])
+@pytest.mark.parametrize("wrong", [{"method": "beam"}, {"beam_size": 0}, {"beam": -1.0}, {"hlg_scale": -1.0}])
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
         DecodingConfig(**wrong)
