@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -22,6 +23,9 @@ DIMENSIONS = (
     "model.encoder.subsampling_channels=[4,4] model.decoder_dim=32 model.joiner_dim=32"
 )
 LAYERS = "distillation.layers=[0,2]"
+
+
+GRAPHS = all(importlib.util.find_spec(name) is not None for name in ("k2", "kaldilm"))
 
 
 class Recipe:
@@ -59,7 +63,8 @@ class Recipe:
         small = "model.num_layers=1 model.d_model=16 model.head_dim=8 model.num_heads=[2] model.ffn_dim=[96]"
         given = ["--mini", "true", "--data-dir", str(self.data), "--exp-dir", str(self.exp), "--lm-args",
                  f"{steps} {small}", "--lm-prune-args", f"{steps} criterion.interval=1", "--lm-finetune-args", steps,
-                 "--lm-scales", "0 0.3", "--methods", "greedy_search modified_beam_search_lm_rescore"]  # fmt: skip
+                 "--lm-scales", "0 0.3", "--graph-scales", "0.1", "--methods",
+                 "greedy_search modified_beam_search_lm_rescore" + (" fast_beam_search_LG" if GRAPHS else "")]  # fmt: skip
         command = [str(RECIPE / "run_lm.sh"), *given, *options]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False,
                               stdin=subprocess.DEVNULL)  # fmt: skip
@@ -141,6 +146,7 @@ def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
     assert "| teacher " in table and table.count(f"| {method} ") == 2
     facts = json.loads((recipe.exp / "lm/finetuned/model.json").read_text())
     assert facts["blocks_parameters"] < 0.6 * facts["dense"]["blocks_parameters"]
+    assert not GRAPHS or "| fast_beam_search_LG " in table
     chosen = json.loads((recipe.exp / f"teacher/{method}/lm-scales-dense.json").read_text())
     assert [one["lm_scale"] for one in chosen["tried"]] == [0.0, 0.3]
     decoded = [json.loads(path.read_text()) for path in (recipe.exp / f"teacher/{method}").glob("decode-test-clean-*")]

@@ -31,6 +31,7 @@ read -ra methods <<< "$methods"
 read -ra lm_text <<< "$lm_text"
 read -ra lm_scales <<< "$lm_scales"
 read -ra ilm_scales <<< "$ilm_scales"
+read -ra graph_scales <<< "$graph_scales"
 : "${teacher:=$lm_exp_dir/dense}"
 pruned=$lm_exp_dir/pruned extracted=$lm_exp_dir/extracted finetuned=$lm_exp_dir/finetuned
 now=$(date +%Y%m%d-%H%M%S)
@@ -71,6 +72,11 @@ if in_stage 1; then
   # shellcheck disable=SC2086
   run_logged "the $order-gram" "$lm_dir/log/ngram.log" $train_cmd -- \
     python ../../local/make_ngram.py --text "$lm_dir/train.txt" --order "$order" --output "$lm_dir/$order.arpa"
+  if [[ " ${methods[*]} " =~ \ (fast_beam_search_LG|hlg_decoding)\  ]]; then
+    # shellcheck disable=SC2086
+    run_logged "decoding graphs" "$lm_dir/log/graphs.log" $train_cmd -- \
+      python ../../local/make_graphs.py --arpa "$lm_dir/$order.arpa" --lang-dir "$lang_dir"
+  fi
 fi
 
 # shellcheck disable=SC2086  # settings are words
@@ -124,27 +130,41 @@ fi
 if in_stage 7; then
   require "$system/.done" "4 of run.sh"
   for cuts in "${test_cuts[@]}"; do require "$cuts" "2 of run.sh"; done
+  if [[ " ${methods[*]} " =~ \ (fast_beam_search_LG|hlg_decoding)\  ]]; then
+    require "$lang_dir/LG.safetensors" 1
+  fi
   for name in "${methods[@]}"; do
     decoding=(--exp-dir "$system" --lang-dir "$lang_dir" --method "$name" --num-threads "$num_threads")
-    if [[ $name != *_lm_* ]]; then
+    kind=
+    [ "$name" != fast_beam_search_LG ] || kind=LG
+    [ "$name" != hlg_decoding ] || kind=HLG
+    if [ -z "$kind" ] && [[ $name != *_lm_* ]]; then
       # shellcheck disable=SC2086
       run_logged "decoding, $name" "$lm_exp_dir/log/decode-$name-$now.log" $decode_cmd --num-threads "$num_threads" -- \
         python -m pruning.bin.decode "${decoding[@]}" --cuts "${test_cuts[@]}" $decode_args
       continue
     fi
-    for index in "${!names[@]}"; do
-      require "${dirs[index]}/.done" 5
-      lm=(--lm-exp-dir "${dirs[index]}" --lm-name "${names[index]}")
+    used=("${names[@]}")
+    [ -z "$kind" ] || used=("$order-gram")
+    for index in "${!used[@]}"; do
+      if [ -n "$kind" ]; then
+        lm=(--lm-name "$order-gram")
+        weights=("${graph_scales[@]}")
+      else
+        require "${dirs[index]}/.done" 5
+        lm=(--lm-exp-dir "${dirs[index]}" --lm-name "${names[index]}")
+        weights=("${lm_scales[@]}")
+      fi
       # shellcheck disable=SC2086
-      run_logged "its weight on dev: $name, ${names[index]}" "$lm_exp_dir/log/tune-$name-${names[index]}-$now.log" \
+      run_logged "its weight on dev: $name, ${used[index]}" "$lm_exp_dir/log/tune-$name-${used[index]}-$now.log" \
         $decode_cmd --num-threads "$num_threads" -- \
         python -m pruning.bin.tune_lm "${decoding[@]}" "${lm[@]}" --cuts "${dev_cuts[@]}" \
-        --lm-scales "${lm_scales[@]}" --ilm-scales "${ilm_scales[@]}" $decode_args
+        --lm-scales "${weights[@]}" --ilm-scales "${ilm_scales[@]}" $decode_args
       # shellcheck disable=SC2086
-      run_logged "decoding, $name, ${names[index]}" "$lm_exp_dir/log/decode-$name-${names[index]}-$now.log" \
+      run_logged "decoding, $name, ${used[index]}" "$lm_exp_dir/log/decode-$name-${used[index]}-$now.log" \
         $decode_cmd --num-threads "$num_threads" -- \
         python -m pruning.bin.decode "${decoding[@]}" "${lm[@]}" --cuts "${test_cuts[@]}" \
-        --scales-from "$system/$name/lm-scales-${names[index]}.json" $decode_args
+        --scales-from "$system/$name/lm-scales-${used[index]}.json" $decode_args
     done
   done
 fi

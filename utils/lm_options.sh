@@ -23,6 +23,7 @@ teacher=                # dense language model to prune instead of training one:
 system=                 # recogniser to decode with: an experiment; default: teacher of --exp-dir
 methods="modified_beam_search modified_beam_search_lm_shallow_fusion modified_beam_search_lm_rescore"  # of decoding
 lm_scales="0.1 0.2 0.3 0.5"  # weights to try on dev
+graph_scales="0.01 0.05 0.1 0.3"  # the same of the n-gram in fast_beam_search_LG and hlg_decoding
 ilm_scales="0"          # weights of the internal language model to try on dev, where it is taken off: "0 0.2"
 seed=1                  # of training
 num_processes=1         # training processes (GPUs) on one machine

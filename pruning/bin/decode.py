@@ -23,7 +23,7 @@ from pruning.files import read_json, write_json
 from pruning.speech import checks, graphs, sherpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
-from pruning.speech.decoding import GRAPHS, SETTINGS, WITH_LM, DecodingConfig, LanguageModel
+from pruning.speech.decoding import GRAPHS, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig, LanguageModel
 from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
@@ -175,6 +175,12 @@ def _graph_path(arguments: argparse.Namespace) -> Optional[Path]:
     return arguments.graph or graphs.path_of(arguments.lang_dir, GRAPHS[arguments.method][0])
 
 
+def _weights(config: DecodingConfig) -> dict[str, float]:
+    """Of the language model, and of the internal one that is taken off."""
+    internal = config.ilm_scale if config.method in WITH_LM else 0.0
+    return {"lm_scale": getattr(config, WEIGHT_OF[config.method]), "ilm_scale": internal}
+
+
 def _decode_set(
     model: Any,
     cuts: Path,
@@ -256,8 +262,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(argv)
     if arguments.scales_from is not None:
+        if arguments.method not in WEIGHT_OF:
+            raise UserError(f"--scales-from has no effect with {arguments.method}", "leave it out")
         chosen = read_json(arguments.scales_from, "choose them with pruning.bin.tune_lm")["best"]
-        arguments.lm_scale, arguments.ilm_scale = chosen["lm_scale"], chosen["ilm_scale"]
+        arguments.ilm_scale = chosen["ilm_scale"]
+        setattr(arguments, WEIGHT_OF[arguments.method], chosen["lm_scale"])
     config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
     _check(arguments)
     torch.set_num_threads(arguments.num_threads)
@@ -266,10 +275,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     graph = None if graph_path is None else graphs.load(graph_path, GRAPHS[config.method][0], tokenizer)
     source = _load(arguments, tokenizer)
     lm = _load_lm(arguments, tokenizer)
-    lm_name = arguments.lm_name or (arguments.lm_exp_dir.name if arguments.lm_exp_dir is not None else None)
+    named = arguments.lm_exp_dir.name if arguments.lm_exp_dir is not None else arguments.graph and arguments.graph.stem
+    lm_name = arguments.lm_name or named or ("ngram" if graph_path is not None else None)
     suffix = f"{source.name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
     suffix += f"-lm-{lm_name}" if lm_name is not None else ""
-    suffix += f"-{arguments.graph.stem}" if arguments.graph is not None else ""
     pending = _pending(source, tokenizer, config, arguments, suffix)
     model = source.model.to(arguments.device).eval() if isinstance(source.model, nn.Module) else source.model
     directory = source.directory / config.method
@@ -284,7 +293,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             "suffix": suffix,
             **decoding_results.error_facts(result),
             **decoding_results.time_facts(recognition, features),
-            **({"lm": lm_name, **config.settings()} if lm_name is not None else {}),
+            **({"lm": lm_name, **_weights(config)} if config.method in WEIGHT_OF else {}),
             **provenance.environment("pruning.bin.decode", argv, arguments.device),
             "parameters": parameters,
             "recogs": recogs_path(directory, set_name, suffix).name,

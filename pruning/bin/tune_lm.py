@@ -1,8 +1,8 @@
 """Choose the weights of a language model in decoding, on development sets: of a grid of weights those that err least.
 
 Decodes with every pair of --lm-scales and --ilm-scales by pruning.bin.decode, which does nothing again that was done.
-Writes EXP/METHOD/lm-scales-NAME.json and prints the options for the test sets: --lm-scale L --ilm-scale I. Equal
-error rates are decided for the smaller weights. Options after -- go to pruning.bin.decode.
+Writes EXP/METHOD/lm-scales-NAME.json, for --scales-from of pruning.bin.decode on the test sets. Equal error rates are
+decided for the smaller weights. Other options go to pruning.bin.decode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Optional
 from pruning.bin import arguments, command, decode
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.speech.decoding import WITH_LM
+from pruning.speech.decoding import WEIGHT_OF, WITH_LM
 from pruning.speech.manifests import set_name_of
 
 logger = logging.getLogger(__name__)
@@ -26,29 +26,34 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--exp-dir", type=Path, required=True, help="experiment of the transducer")
-    parser.add_argument("--lm-exp-dir", type=Path, required=True, help="experiment of the language model")
-    parser.add_argument("--lm-name", help="of it; default: the name of its directory")
+    parser.add_argument("--lm-exp-dir", type=Path, help="experiment of the language model, for methods with a network")
+    parser.add_argument("--graph", type=Path, help="for methods with a graph; default: that of --lang-dir")
+    parser.add_argument("--lm-name", help="of either, in names of results; default: that of --lm-exp-dir, or ngram")
     parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with features of development sets")
     parser.add_argument("--lang-dir", type=Path, required=True, help="directory with bpe.model and tokens.txt")
-    parser.add_argument("--method", choices=WITH_LM, required=True, help="of decoding")
+    parser.add_argument("--method", choices=tuple(WEIGHT_OF), required=True, help="of decoding")
     parser.add_argument("--lm-scales", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.6], help="to try")
     parser.add_argument("--ilm-scales", type=float, nargs="+", default=[0.0], help="to try")
     options, others = parser.parse_known_args(argv)
-    name = options.lm_name or options.lm_exp_dir.name
-    common = ["--exp-dir", str(options.exp_dir), "--lm-exp-dir", str(options.lm_exp_dir), "--lm-name", name, "--cuts",
+    name = options.lm_name or (options.lm_exp_dir.name if options.lm_exp_dir is not None else "ngram")
+    given = [word for key in ("lm_exp_dir", "graph") if getattr(options, key) is not None
+             for word in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]  # fmt: skip
+    common = ["--exp-dir", str(options.exp_dir), *given, "--lm-name", name, "--cuts",
               *map(str, options.cuts), "--lang-dir", str(options.lang_dir), "--method", options.method,
               *(word for word in others if word != "--")]  # fmt: skip
+    ilm_scales = sorted(options.ilm_scales) if options.method in WITH_LM else [0.0]
     tried = []
-    for lm_scale, ilm_scale in itertools.product(sorted(options.lm_scales), sorted(options.ilm_scales)):
+    for lm_scale, ilm_scale in itertools.product(sorted(options.lm_scales), ilm_scales):
         scales = {"lm_scale": lm_scale, "ilm_scale": ilm_scale}
-        decode.main([*common, "--lm-scale", str(lm_scale), "--ilm-scale", str(ilm_scale)])
+        weight = f"--{WEIGHT_OF[options.method].replace('_', '-')}"
+        decode.main([*common, weight, str(lm_scale), "--ilm-scale", str(ilm_scale)])
         found = _facts(options.exp_dir / options.method, [set_name_of(cuts) for cuts in options.cuts], name, scales)
         errors, words = (sum(facts[key] for facts in found) for key in ("errors", "words"))
         tried.append({**scales, "errors": errors, "wer": 100.0 * errors / max(1, words)})
     best = min(tried, key=lambda one: one["errors"])
     write_json(options.exp_dir / options.method / f"lm-scales-{name}.json", {"best": best, "tried": tried})
     logger.info("%s with %s: WER %.2f %% on dev", options.method, name, best["wer"])
-    print(f"--lm-scale {best['lm_scale']:g} --ilm-scale {best['ilm_scale']:g}")
+    print(f"weight {best['lm_scale']:g}, internal {best['ilm_scale']:g}")
 
 
 def _facts(directory: Path, sets: Sequence[str], name: str, scales: dict[str, float]) -> list[dict[str, Any]]:

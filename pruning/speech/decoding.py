@@ -42,6 +42,8 @@ GRAPHS = {"hlg_decoding": ("HLG", "hlg_scale"), "fast_beam_search_LG": ("LG", "n
 """The methods that decode with a graph: its kind, and the setting that its scores are multiplied by."""
 
 _NEEDS_K2 = ("fast_beam_search", "fast_beam_search_nbest_lm_rescore", "ctc_decoding", *GRAPHS)
+WEIGHT_OF = {**dict.fromkeys(WITH_LM, "lm_scale"), **{method: scale for method, (_, scale) in GRAPHS.items()}}
+"""The methods with a language model of any kind, and the setting that is its weight."""
 _MAY_BE_ZERO = ("lm_scale", "ilm_scale", "hlg_scale", "ngram_lm_scale")
 
 
