@@ -61,10 +61,10 @@ class Recipe:
         """run_lm.sh over the same files."""
         steps = "trainer.max_steps=4 trainer.valid_interval=2 trainer.num_threads=1 trainer.tensorboard=false"
         small = "model.num_layers=1 model.d_model=16 model.head_dim=8 model.num_heads=[2] model.ffn_dim=[96]"
+        methods = "greedy_search modified_beam_search_lm_rescore" + (" fast_beam_search_LG" if GRAPHS else "")
         given = ["--mini", "true", "--data-dir", str(self.data), "--exp-dir", str(self.exp), "--lm-args",
                  f"{steps} {small}", "--lm-prune-args", f"{steps} criterion.interval=1", "--lm-finetune-args", steps,
-                 "--lm-scales", "0 0.3", "--graph-scales", "0.1", "--methods",
-                 "greedy_search modified_beam_search_lm_rescore" + (" fast_beam_search_LG" if GRAPHS else "")]  # fmt: skip
+                 "--lm-scales", "0 0.3", "--graph-scales", "0.1", "--methods", methods]  # fmt: skip
         command = [str(RECIPE / "run_lm.sh"), *given, *options]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False,
                               stdin=subprocess.DEVNULL)  # fmt: skip

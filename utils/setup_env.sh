@@ -52,7 +52,8 @@ wanted() {
 }
 
 ready() {
-  [ -x "$dir/bin/python" ] && [ -f "$stamp" ] && ! wanted | grep -vqFx -f "$stamp"
+  # not grep -q: it ends at the first line that lacks, and what wanted then writes into a closed pipe looks like success
+  [ -x "$dir/bin/python" ] && [ -f "$stamp" ] && [ -z "$(wanted | grep -vFx -f "$stamp")" ]
 }
 
 find_python() {
@@ -149,7 +150,7 @@ make_environment() {
   fi
   adopt_pip_settings
   install_packages
-  wanted | grep -q '^k2 ' && need_k2=(--k2)
+  [ -z "$(wanted | grep '^k2 ')" ] || need_k2=(--k2)
   "$dir/bin/python" "$root/utils/check_env.py" ${need_k2[@]+"${need_k2[@]}"} ||
     fail "the environment $dir does not work; remove it and run $0 again"
   # a stamp of the same lock keeps its extras
