@@ -52,8 +52,11 @@ wanted() {
 }
 
 ready() {
-  # not grep -q: it ends at the first line that lacks, and what wanted then writes into a closed pipe looks like success
-  [ -x "$dir/bin/python" ] && [ -f "$stamp" ] && [ -z "$(wanted | grep -vFx -f "$stamp")" ]
+  local lacking
+  [ -x "$dir/bin/python" ] && [ -f "$stamp" ] || return 1
+  # not grep -q: it ends at the first line that lacks, and that wanted then writes into a closed pipe looks like success
+  lacking=$(wanted | grep -vFx -f "$stamp") || true
+  [ -z "$lacking" ]
 }
 
 find_python() {
@@ -139,7 +142,7 @@ install_packages() {
 }
 
 make_environment() {
-  local python need_k2=()
+  local python of_k2 need_k2=()
   python=$(find_python)
   if [ ! -x "$dir/bin/python" ]; then
     check_space
@@ -150,7 +153,8 @@ make_environment() {
   fi
   adopt_pip_settings
   install_packages
-  [ -z "$(wanted | grep '^k2 ')" ] || need_k2=(--k2)
+  of_k2=$(wanted | grep '^k2 ') || true
+  [ -z "$of_k2" ] || need_k2=(--k2)
   "$dir/bin/python" "$root/utils/check_env.py" ${need_k2[@]+"${need_k2[@]}"} ||
     fail "the environment $dir does not work; remove it and run $0 again"
   # a stamp of the same lock keeps its extras
