@@ -188,7 +188,7 @@ class Metric:
 
     @classmethod
     def of_fisher(cls, squared_gradients: Tensor) -> Metric:
-        """Fisher-weighted SVD (arXiv 2207.00112, equation 6): square roots of the row sums of ``E[g^2] (m, n)``."""
+        """Fisher-weighted SVD (arXiv 2207.00112): square roots of the row sums of ``E[g^2] (m, n)``."""
         rows = squared_gradients.double().sum(dim=1).sqrt()
         return cls(rows=rows.clamp(min=_JITTER * float(rows.mean())))
 

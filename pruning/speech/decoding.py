@@ -135,7 +135,7 @@ def _with_lm(
     else:
         lattice = fast_beam_lattice(model, encoder_out, lengths, config.beam, config.max_contexts, config.max_states)
         found = lattice_n_best(lattice, config.num_paths, config.nbest_scale, model.decoder.blank_id)
-    return Rescoring(*scales).best(model, found, encoder_out.size(2))
+    return Rescoring(*scales).best(model, found, encoder_out)
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ def lattice_n_best(lattice: Any, num_paths: int, nbest_scale: float, blank: int 
     for of_utterance in paths.tolist():
         best: dict[tuple[int, ...], float] = {}
         for arcs in of_utterance:
-            index = torch.tensor(arcs, dtype=torch.long)
+            index = torch.tensor(arcs, dtype=torch.long, device=scores.device)
             labels = lattice.labels[index]
             tokens = tuple(int(label) for label in labels if label > blank)
             best[tokens] = max(best.get(tokens, float("-inf")), float(scores[index].sum()))

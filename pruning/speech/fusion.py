@@ -28,8 +28,8 @@ class Memory(NamedTuple):
 class Fusion:
     """Shallow fusion: every symbol scores ``log P + lm_scale log P_LM - ilm_scale log P_ILM``.
 
-    The internal language model is what the transducer says of the next symbol when it hears nothing (arXiv 2011.01991,
-    section 3.2): the joiner with an encoder output of 0, blank left out.
+    The internal language model is what the transducer says of the next symbol when it hears nothing (arXiv 2011.01991):
+    the joiner with an encoder output of 0, blank left out.
 
     Attributes:
         lm: over the tokens of the transducer, in evaluation mode.
@@ -100,16 +100,16 @@ def lm_scores(
         boundary: the token that begins and ends sentences.
         max_tokens: of a batch, padding included.
     """
-    found = [0.0] * len(sequences)
+    found, device = [0.0] * len(sequences), lm.start(1).lengths.device
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     while order:
         longest = len(sequences[order[-1]]) + 1
         batch, order = order[-max(1, max_tokens // longest) :], order[: -max(1, max_tokens // longest)]
-        rows = torch.full((len(batch), longest + 1), boundary)
+        rows = torch.full((len(batch), longest + 1), boundary)  # (N, U + 1)
         for row, index in zip(rows, batch):
             row[1 : len(sequences[index]) + 1] = torch.tensor(sequences[index], dtype=torch.long)
         lengths = torch.tensor([len(sequences[index]) + 1 for index in batch])
-        log_probs = lm(rows[:, :-1]).float().log_softmax(dim=2)
+        log_probs = lm(rows[:, :-1].to(device)).float().log_softmax(dim=2).cpu()
         chosen = log_probs.gather(2, rows[:, 1:, None]).squeeze(2)  # padded with what ends: cut off next
         inside = torch.arange(longest)[None, :] < lengths[:, None]
         for index, score in zip(batch, chosen.masked_fill(~inside, 0.0).double().sum(dim=1).tolist()):
@@ -119,20 +119,20 @@ def lm_scores(
 
 @torch.no_grad()
 def internal_scores(
-    model: TransducerNetwork, sequences: Sequence[Sequence[int]], encoder_dim: int
+    model: TransducerNetwork, sequences: Sequence[Sequence[int]], encoder_out: Tensor
 ) -> list[float]:
     """Log-probability of whole sequences, without their end, by a transducer's internal language model (see `Fusion`).
 
     Args:
         model: decoder and joiner.
         sequences: token ids.
-        encoder_dim: of the encoder's outputs.
+        encoder_out: any outputs of its encoder, ``(N, T, D)``: their dimension and device count.
     """
     decoder, joiner = model.decoder, model.joiner
-    silent = joiner.encoder_proj(torch.zeros(1, 1, encoder_dim))
+    silent = joiner.encoder_proj(encoder_out.new_zeros(1, 1, encoder_out.size(2)))
     found = []
     for sequence in sequences:
-        tokens = torch.tensor([[decoder.blank_id, *sequence]])
+        tokens = torch.tensor([[decoder.blank_id, *sequence]], device=encoder_out.device)
         logits = joiner(silent, joiner.decoder_proj(decoder(tokens, pad=True)), project=False)[0].float()  # (U + 1, V)
         logits[:, decoder.blank_id] = float("-inf")
         chosen = logits[:-1].log_softmax(dim=1).gather(1, tokens[0, 1:, None])

@@ -35,14 +35,14 @@ class Rescoring:
     ilm_scale: float = 0.0
 
     def best(
-        self, model: TransducerNetwork, found: Sequence[Sequence[Hypothesis]], encoder_dim: int
+        self, model: TransducerNetwork, found: Sequence[Sequence[Hypothesis]], encoder_out: Tensor
     ) -> list[list[int]]:
         """The tokens of the best hypothesis of each utterance; none of one without hypotheses.
 
         Args:
             model: that the hypotheses are of.
             found: hypotheses of each utterance.
-            encoder_dim: of the encoder's outputs.
+            encoder_out: the encoder's outputs, ``(N, T, D)``.
         """
         every = [hypothesis for of_utterance in found for hypothesis in of_utterance]
         sequences = [hypothesis.tokens for hypothesis in every]
@@ -50,7 +50,7 @@ class Rescoring:
         if every:
             scores += self.lm_scale * torch.tensor(lm_scores(self.lm, sequences, self.boundary), dtype=torch.float64)
         if every and self.ilm_scale:
-            scores -= self.ilm_scale * torch.tensor(internal_scores(model, sequences, encoder_dim), dtype=torch.float64)
+            scores -= self.ilm_scale * torch.tensor(internal_scores(model, sequences, encoder_out), dtype=torch.float64)
         chosen, start = [], 0
         for of_utterance in found:
             part: Tensor = scores[start : start + len(of_utterance)]

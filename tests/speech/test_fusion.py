@@ -20,6 +20,7 @@ from pruning.speech.rescoring import Rescoring
 from tests.speech.test_decoding import Network
 
 VOCABULARY, BOUNDARY = 5, 1
+SILENCE = torch.zeros(1, 1, 6)
 
 
 def language_model(seed: int = 0) -> TransformerLM:
@@ -95,16 +96,16 @@ def test_whole_sequences_score_the_sum_of_their_steps() -> None:
     for max_tokens in (3, 1000):
         assert lm_scores(lm, sequences, BOUNDARY, max_tokens) == pytest.approx(expected, abs=1e-4)
     own = [sum(internal(network, tuple(s[:i]))[token] for i, token in enumerate(s)) for s in sequences]
-    assert internal_scores(network, sequences, 6) == pytest.approx(own, abs=1e-4)
+    assert internal_scores(network, sequences, SILENCE) == pytest.approx(own, abs=1e-4)
 
 
 def test_rescoring_takes_the_best_of_the_sum() -> None:
     lm, network = language_model(), Network(VOCABULARY, 1)
     found = [[Hypothesis([2], -1.0), Hypothesis([3, 4], -1.5), Hypothesis([], -1.2)], [], [Hypothesis([4], -9.0)]]
     for lm_scale, ilm_scale in ((0.0, 0.0), (2.0, 0.0), (2.0, 1.0)):
-        best = Rescoring(lm, BOUNDARY, lm_scale, ilm_scale).best(network, found, 6)
+        best = Rescoring(lm, BOUNDARY, lm_scale, ilm_scale).best(network, found, SILENCE)
         totals = [h.score + lm_scale * lm_scores(lm, [h.tokens], BOUNDARY)[0]
-                  - ilm_scale * internal_scores(network, [h.tokens], 6)[0] for h in found[0]]  # fmt: skip
+                  - ilm_scale * internal_scores(network, [h.tokens], SILENCE)[0] for h in found[0]]  # fmt: skip
         assert best == [found[0][totals.index(max(totals))].tokens, [], [4]]
 
 

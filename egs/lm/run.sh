@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Language models on any text, pruned by every criterion x technique x scheduler, against an n-gram.
+#
+# Stages: 0 text (contiguous blocks of it are held out), 1 word pieces, 2 n-gram, 3 dense models, 4 their perplexity, 5 the
+# grid on the small one, 6 its corners on the larger one. A stage that is done is not redone; one that was interrupted goes
+# on where it was. Paths are relative to this folder.
+#
+#     ./run.sh --text /texts/general.txt
+#     ./run.sh --text /texts/general.txt --stop-stage 4 --num-threads 2
+set -euo pipefail
+
+stage=0                 # first stage to run
+stop_stage=6            # last stage to run
+text=                   # text, one normalised sentence a line, plain or gzipped; several: with spaces
+data_dir=data           # prepared text, word pieces and n-gram
+exp_dir=exp             # language models and sweeps
+conf=conf               # folder of configurations and sweep files
+vocab_size=2000         # word pieces, 3 special ones included
+order=4                 # of the n-gram
+dev_share=0.025         # share of the text for dev
+test_share=0.05         # share of the text for test
+models="small base"     # dense models to train, by their configuration
+sweeps="grid corners"   # sweep files of stages 5 and 6
+max_jobs=2              # runs of a sweep at once
+num_threads=1           # threads of measuring
+train_args=             # settings that override the configurations of the dense models
+cmd_backend=local       # local, slurm or sge: see cmd.sh
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=utils/stage.sh
+. ../../utils/stage.sh
+[ $# -eq 0 ] || fail "$1 is not understood; run.sh --help lists the options"
+# shellcheck source=egs/TEMPLATE/cmd.sh
+. ./cmd.sh
+# shellcheck source=egs/TEMPLATE/path.sh
+. ./path.sh
+
+read -ra text <<< "$text"
+read -ra models <<< "$models"
+read -ra sweeps <<< "$sweeps"
+lang_dir=$data_dir/lang_bpe_$vocab_size
+now=$(date +%Y%m%d-%H%M%S)
+
+if in_stage 0; then
+  [ ${#text[@]} -gt 0 ] || fail "there is no text; give --text FILE"
+  # shellcheck disable=SC2086  # a runner is a command with its options
+  run_logged "text" "$data_dir/log/text.log" $train_cmd -- \
+    python ../../local/prepare_lm_text.py --text "${text[@]}" --output-dir "$data_dir" --dev-share "$dev_share" \
+    --test-share "$test_share"
+fi
+
+if in_stage 1; then
+  require "$data_dir/train.txt" 0
+  # shellcheck disable=SC2086
+  run_logged "word pieces" "$data_dir/log/bpe.log" $train_cmd -- \
+    python ../../local/train_bpe.py --text "$data_dir/train.txt" --lang-dir "$lang_dir" --vocab-size "$vocab_size"
+fi
+
+if in_stage 2; then
+  require "$data_dir/train.txt" 0
+  # shellcheck disable=SC2086
+  run_logged "the $order-gram" "$data_dir/log/ngram.log" $train_cmd -- \
+    python ../../local/make_ngram.py --text "$data_dir/train.txt" --order "$order" --output "$data_dir/$order.arpa"
+fi
+
+if in_stage 3; then
+  require "$lang_dir/bpe.model" 1
+  for name in "${models[@]}"; do
+    # shellcheck disable=SC2086
+    run_logged "the $name model" "$exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu 1 -- \
+      python -m pruning.bin.train --config "$conf/$name.yaml" --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" \
+      --train-text "$data_dir/train.txt" --dev-text "$data_dir/dev.txt" $train_args
+  done
+fi
+
+if in_stage 4; then
+  lms=("$order-gram=$exp_dir/ngram")
+  require "$data_dir/$order.arpa" 2
+  # shellcheck disable=SC2086
+  run_logged "perplexity of the $order-gram" "$exp_dir/ngram/log/perplexity-$now.log" $decode_cmd -- \
+    python -m pruning.bin.perplexity --exp-dir "$exp_dir/ngram" --arpa "$data_dir/$order.arpa" \
+    --text "$data_dir/test.txt" --vocabulary "$data_dir/words.txt"
+  for name in "${models[@]}"; do
+    require "$exp_dir/$name/.done" 3
+    # shellcheck disable=SC2086
+    run_logged "perplexity of the $name model" "$exp_dir/$name/log/perplexity-$now.log" \
+      $decode_cmd --num-threads "$num_threads" -- \
+      python -m pruning.bin.perplexity --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" --text "$data_dir/test.txt" \
+      --vocabulary "$data_dir/words.txt" --num-threads "$num_threads"
+    lms+=("$name=$exp_dir/$name")
+  done
+  # shellcheck disable=SC2086
+  run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
+    python -m pruning.bin.lm_report --lms "${lms[@]}" --output "$exp_dir/RESULTS.md"
+  cat "$exp_dir/RESULTS.md"
+fi
+
+for index in "${!sweeps[@]}"; do
+  if in_stage $((5 + index)); then
+    name=${sweeps[index]}
+    # shellcheck disable=SC2086
+    run_logged "the sweep $name" "$exp_dir/$name/log/sweep-$now.log" $train_cmd -- \
+      python -m pruning.bin.sweep --config "$conf/$name.yaml" --exp-dir "$exp_dir/$name" \
+      --runner "../../utils/run.sh --max-jobs-run $max_jobs"
+    python -m pruning.bin.compare --results "$exp_dir/$name/results" --output "$exp_dir/$name/RESULTS.md" \
+      --title "Language models: the sweep $name"
+  fi
+done
