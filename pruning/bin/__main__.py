@@ -35,7 +35,7 @@ def dispatch(argv: Optional[Sequence[str]] = None) -> None:
     if name in ("-h", "--help"):
         print("usage: pruning COMMAND [ARGUMENT]...  (pruning COMMAND --help says more)")
         for known, says in commands.items():
-            print(f"  {known:<12}{says}")
+            print(f"  {known:<14}{says}")
         return
     if name not in commands:
         raise UserError(f"there is no command {name}", f"use one of: {', '.join(commands)}")

@@ -1,10 +1,13 @@
-"""Measure latency, memory and bytes of encoders: the first system is what the others are compared with."""
+"""Measure latency, memory and bytes of encoders: the first system is what the others are compared with.
+
+Language models have a command of their own, benchmark_lm.
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -12,6 +15,8 @@ from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.training import benchmark, provenance, report, transducer_runs
+
+MODULE = "pruning.bin.benchmark"
 
 EXPLANATION = """\
 Encoders on noise of one length, subsampling and joiner projection (exports) included; median and 95th percentile over
@@ -23,36 +28,65 @@ process of its own with one encoder, libraries included, in the first setting. {
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
+    add_options(parser, benchmark.BACKENDS, ["pytorch", "onnx", "int8"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="numbers of utterances")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[10.0], help="lengths of audio")
+    publish(parser.parse_args(argv), argv, MODULE, _measure, benchmark.table, EXPLANATION, "real_time_factor")
+
+
+def add_options(parser: argparse.ArgumentParser, backends: Sequence[str], default: Sequence[str]) -> None:
+    """Options of a benchmark of any kind of network."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--systems", nargs="+", type=arguments.system, metavar="NAME=EXP_DIR",
                       help="experiments or checkpoints; the first is the dense one")
     what.add_argument("--read", type=Path, help="a JSON file of this command instead: make its table again")
-    parser.add_argument("--backends", nargs="+", choices=benchmark.BACKENDS, default=["pytorch", "onnx", "int8"],
-                        help="what runs them")
+    parser.add_argument("--backends", nargs="+", choices=backends, default=default, help="what runs them")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="numbers of utterances")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[10.0], help="lengths of audio")
     parser.add_argument("--repeats", type=int, default=20, help="measured rounds")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes processes")
     parser.add_argument("--export-dir", type=Path, help="keep the exports there; default: a temporary directory")
     parser.add_argument("--output", type=Path, help="JSON file, required with --systems; the table is beside it, .md")
     parser.add_argument("--title", default="Speed", help="heading of the table")
-    options = parser.parse_args(argv)
+
+
+def publish(
+    options: argparse.Namespace,
+    argv: Optional[Sequence[str]],
+    module: str,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    table: Callable[[Sequence[Mapping[str, Any]], str], str],
+    explanation: str,
+    mark: str,
+) -> None:
+    """Measure, or read what was measured, and show it: JSON, a table on the terminal and one in Markdown.
+
+    Args:
+        options: of `add_options`.
+        argv: the arguments.
+        module: the command that is run.
+        measure: gives ``{"rows": [...]}``.
+        table: of the rows, in a style of tabulate.
+        explanation: of the table, with places for what was measured where.
+        mark: a key that rows of no other command have.
+
+    Raises:
+        UserError: no --output, or --read names a file of another command.
+    """
     path = options.read or options.output
     if path is None:
         raise UserError("--systems needs --output", "name a JSON file")
     if options.read is None:
-        write_json(path, {**_measure(options), **provenance.environment("pruning.bin.benchmark", argv, "cpu")})
+        write_json(path, {**measure(options), **provenance.environment(module, argv, "cpu")})
     facts = read_json(path, "measure with --systems first")
-    if not isinstance(facts, dict) or "rows" not in facts:
+    if not isinstance(facts, dict) or mark not in (facts.get("rows") or [{}])[0]:
         raise UserError(f"{path} is not of this command", "give the --output of a measurement")
     rows = facts["rows"]
-    print(benchmark.table(rows, "simple"))
-    explanation = EXPLANATION.format(
+    print(table(rows, "simple"))
+    words = explanation.format(
         repeats=rows[0]["repeats"], first=rows[0]["system"], processor=facts["processor"], torch=facts["torch"]
     )
-    body = f"{explanation}\n\n{benchmark.table(rows)}"
-    report.write_section(path.with_suffix(".md"), options.title, body, "pruning.bin.benchmark", argv, facts)
+    body = "\n\n".join([words, table(rows, "github")])
+    report.write_section(path.with_suffix(".md"), options.title, body, module, argv, facts)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:

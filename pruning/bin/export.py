@@ -1,27 +1,32 @@
-"""Export a transducer for deployment: ONNX for sherpa-onnx, float32 and int8, and TorchScript; and compare them.
+"""Export a network for deployment, transducer or language model, and compare the export with PyTorch.
 
+A transducer becomes ONNX for sherpa-onnx, float32 and int8, and TorchScript:
 sherpa-onnx-offline --tokens=DIR/tokens.txt --encoder=DIR/encoder.onnx --decoder=DIR/decoder.onnx \\
     --joiner=DIR/joiner.onnx RECORDING.wav
+A language model becomes lm.onnx for whole sentences and lm_step.onnx for one token more, float32 and int8.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
+from torch import Tensor, nn
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, evaluation_batches
-from pruning.speech.exported import FORMS, ExportedTransducer
-from pruning.training import transducer_runs
-from pruning.training.exporting import agreement, export_onnx, export_torchscript
+from pruning.speech.exported import FORMS, PARTS, ExportedTransducer
+from pruning.speech.exported_lm import LM_FORMS, WHOLE, ExportedLM
+from pruning.speech.sentences import Sentences, TextConfig, boundary_id
+from pruning.training import checkpoint, exporting, lm_exporting, lm_runs, transducer_runs
 from pruning.training.extracting import EXACTNESS
 from pruning.training.facts import frames_of, write_facts
 
@@ -37,39 +42,105 @@ def noise(feature_dim: int, seconds: Sequence[float] = (2.0, 7.0, 3.3)) -> Batch
     return Batch(features, lengths, [[] for _ in names], names, ["" for _ in names], sum(seconds))
 
 
+def random_tokens(vocab_size: int, boundary: int, lengths: Sequence[int] = (20, 1, 9)) -> list[Tensor]:
+    """Batches ``(4, U)`` of random tokens that begin as sentences do, to compare where no text is at hand."""
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randint(vocab_size, (4, length), generator=generator) for length in lengths]
+    for tokens in batches:
+        tokens[:, 0] = boundary
+    return batches
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--exp-dir", required=True, help="experiment or checkpoint")
     parser.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
     parser.add_argument("--output", type=Path, required=True, help="directory of the files, e.g. exp/finetuned/export")
-    parser.add_argument("--torchscript", action="store_true", help="write encoder.pt, decoder.pt and joiner.pt as well")
+    parser.add_argument("--torchscript", action="store_true",
+                        help="of a transducer: write encoder.pt, decoder.pt and joiner.pt as well")
     parser.add_argument("--cuts", type=Path, help="compare on these utterances; default: on noise")
+    parser.add_argument("--text", type=Path,
+                        help="of a language model: compare on these sentences; default: on random tokens")
     parser.add_argument("--check", action="store_true", help="compare the files that are there; write none")
-    parser.add_argument("--max-batches", type=int, default=20, help="of --cuts")
+    parser.add_argument("--max-batches", type=int, default=20, help="of --cuts or --text")
     options = parser.parse_args(argv)
-    tokenizer = Tokenizer(options.lang_dir)
+    header = checkpoint.read_header(checkpoint.file_of(options.exp_dir))
+    of_text = header.get("model", {}).get("type") == "transformer_lm"
+    wrong = {"--torchscript": options.torchscript, "--cuts": options.cuts} if of_text else {"--text": options.text}
+    for option, value in wrong.items():
+        if value:
+            what = f"{option} is given, and {options.exp_dir} holds a {header['model']['type']}"
+            raise UserError(what, "leave it out")
+    (_language_model if of_text else _transducer)(options, Tokenizer(options.lang_dir))
+
+
+def _transducer(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
     model, header = transducer_runs.load_network(options.exp_dir, tokenizer)
     if not options.check:
-        written = export_onnx(model, options.output, options.lang_dir)
-        written += export_torchscript(model, options.output) if options.torchscript else []
-        for path in written:
-            print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
-    found = {form for form, ending in FORMS.items() if (options.output / f"encoder{ending}").is_file()}
-    if not found:
-        raise UserError(f"{options.output} holds no export", "leave out --check to make it")
-    for form in sorted(found):
-        write_facts(options.output / form, model, header.get("dense"))
+        written = exporting.export_onnx(model, options.output, options.lang_dir)
+        _tell(written + (exporting.export_torchscript(model, options.output) if options.torchscript else []))
+
+    def compare(form: str) -> tuple[float, str]:
         batches: Iterable[Batch] = [noise(model.config.encoder.feature_dim)]
         if options.cuts is not None:
             (cuts,) = manifests.check_exists([options.cuts])
             data = DataConfig(max_duration=100.0, num_workers=0)
             batches = itertools.islice(evaluation_batches(data, [cuts]), options.max_batches)
-        same = agreement(model, ExportedTransducer(options.output, form), batches)
-        print(f"{form}: outputs differ by {same.difference:.1e} relative; {len(same.differing)} of "
-              f"{same.utterances} greedy hypotheses differ")  # fmt: skip
-        if form != "int8" and not same.difference <= EXACTNESS:
-            what = f"the {form} export differs by {same.difference:.1e}, more than {EXACTNESS:g}"
+        same = exporting.agreement(model, ExportedTransducer(options.output, form), batches)
+        return same.difference, (f"outputs differ by {same.difference:.1e} relative; {len(same.differing)} of "
+                                 f"{same.utterances} greedy hypotheses differ")  # fmt: skip
+
+    _compare(options.output, {form: f"{PARTS[0]}{ending}" for form, ending in FORMS.items()}, compare, model, header)
+
+
+def _language_model(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
+    model, header = lm_runs.load_network(options.exp_dir, tokenizer)
+    boundary = boundary_id(tokenizer)
+    if not options.check:
+        _tell(lm_exporting.export_onnx(model, options.output, options.lang_dir, boundary))
+
+    def compare(form: str) -> tuple[float, str]:
+        batches: Iterable[Tensor] = random_tokens(tokenizer.vocab_size, boundary)
+        if options.text is not None:
+            sentences = Sentences([options.text], tokenizer, TextConfig())
+            found = itertools.islice(sentences.evaluation_batches(), options.max_batches)
+            batches = (batch.inputs for batch in found)
+        same = lm_exporting.agreement(model, ExportedLM(options.output, form), batches)
+        return max(same.whole, same.steps), (
+            f"log-probabilities differ by {same.whole:.1e} relative, step by step by {same.steps:.1e}; "
+            f"{len(same.differing)} of {same.sentences} greedy continuations differ"
+        )
+
+    _compare(options.output, {form: f"{WHOLE}{ending}" for form, ending in LM_FORMS.items()}, compare, model, header)
+
+
+def _tell(written: Sequence[Path]) -> None:
+    for path in written:
+        print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
+
+
+def _compare(
+    output: Path,
+    files: dict[str, str],
+    compare: Callable[[str], tuple[float, str]],
+    model: nn.Module,
+    header: dict[str, Any],
+) -> None:
+    """Compare every form of ``files`` (form -> one of its files) that is there, and write what the network costs.
+
+    Raises:
+        UserError: there is no form, or one other than int8 differs by more than `EXACTNESS`.
+    """
+    found = {form for form, name in files.items() if (output / name).is_file()}
+    if not found:
+        raise UserError(f"{output} holds no export", "leave out --check to make it")
+    for form in sorted(found):
+        write_facts(output / form, model, header.get("dense"))
+        difference, words = compare(form)
+        print(f"{form}: {words}")
+        if form != "int8" and not difference <= EXACTNESS:
+            what = f"the {form} export differs by {difference:.1e}, more than {EXACTNESS:g}"
             raise UserError(what, "export it again; if it is of these weights, report it")
 
 

@@ -24,8 +24,16 @@ class Encoded(NamedTuple):
     lengths: Tensor
 
 
-class _Part:
-    """One exported network: tensors in, tensors out."""
+class ExportedPart:
+    """One exported network: tensors in, tensors out.
+
+    Args:
+        path: ONNX or TorchScript (``.pt``).
+        threads: of onnxruntime.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
 
     def __init__(self, path: Path, threads: int) -> None:
         if not path.is_file():
@@ -41,6 +49,8 @@ class _Part:
         onnxruntime = package("onnxruntime", "an ONNX export")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        # else its threads go on turning for some 20 ms, on processors where what is measured next runs
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a type for every way to be broken
@@ -63,7 +73,7 @@ class _Part:
 class _Decoder:
     blank_id = 0
 
-    def __init__(self, part: _Part, context_size: int, vocab_size: int) -> None:
+    def __init__(self, part: ExportedPart, context_size: int, vocab_size: int) -> None:
         self._part, self.context_size, self.vocab_size = part, context_size, vocab_size
 
     def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
@@ -76,7 +86,7 @@ class _Decoder:
 
 
 class _Joiner:
-    def __init__(self, part: _Part) -> None:
+    def __init__(self, part: ExportedPart) -> None:
         self._part = part
 
     @staticmethod
@@ -117,8 +127,8 @@ class ExportedTransducer:
         if form not in FORMS:
             raise UserError(f"there is no form {form!r} of export", f"choose from {', '.join(FORMS)}")
         self.files = [Path(directory) / f"{name}{FORMS[form]}" for name in PARTS]
-        self._encoder, decoder, joiner = (_Part(path, threads) for path in self.files)
-        described = [part if part.path.suffix == ".onnx" else _Part(Path(directory) / f"{name}.onnx", 1)
+        self._encoder, decoder, joiner = (ExportedPart(path, threads) for path in self.files)
+        described = [part if part.path.suffix == ".onnx" else ExportedPart(Path(directory) / f"{name}.onnx", 1)
                      for name, part in (("encoder", self._encoder), ("decoder", decoder))]  # fmt: skip
         try:
             self.feature_dim = int(described[0].metadata["feature_dim"])

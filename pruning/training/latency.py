@@ -17,8 +17,9 @@ from pruning.core.latency import LatencyTable
 from pruning.core.structure import Structure
 from pruning.core.units import unit_kinds
 from pruning.models.transducer import Transducer
-from pruning.training import benchmark
-from pruning.training.benchmark import PYTORCH, Setting
+from pruning.training import benchmark, timing
+from pruning.training.benchmark import Setting
+from pruning.training.timing import PYTORCH
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,10 @@ def curve(shares: Sequence[float], saved: Sequence[float], points: int) -> tuple
     return tuple(float(value - values[0]) for value in values)
 
 
-def _call(model: Transducer, backend: str, threads: int, place: Path) -> Callable[..., Any]:
+def _call(model: Transducer, backend: str, setting: Setting, place: Path) -> Callable[[], Any]:
     benchmark.export(model, place, [backend])
-    return benchmark.encoder_of(model, place, backend, threads)
+    encode = benchmark.encoder_of(model, place, backend, setting.threads)
+    return benchmark.on_noise(encode, model.config.encoder.feature_dim, setting)
 
 
 @torch.no_grad()
@@ -77,14 +79,14 @@ def measure(
     dense: list[float] = []
     for kind in unit_kinds(model.unit_groups()):
         with tempfile.TemporaryDirectory() as temporary:
-            calls = [_call(model, backend, setting.threads, Path(temporary) / "dense")]
+            calls = [_call(model, backend, setting, Path(temporary) / "dense")]
             shares: list[float] = []
             for index in range(points - 1):
                 small, share = cut_kind(model, kind, index / (points - 1))
                 if share not in shares and share < 1:  # few heads have few shares
                     shares.append(share)
-                    calls.append(_call(small, backend, setting.threads, Path(temporary) / f"{index}"))
-            rounds = benchmark.interleaved(calls, model.config.encoder.feature_dim, setting, repeats)
+                    calls.append(_call(small, backend, setting, Path(temporary) / f"{index}"))
+            rounds = timing.interleaved(calls, repeats)
         dense += rounds[0]
         saved = [statistics.median(d - s for d, s in zip(rounds[0], times)) for times in rounds[1:]]
         curves[kind] = curve(shares, saved, points)

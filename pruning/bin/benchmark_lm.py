@@ -1,0 +1,66 @@
+"""Measure tokens per second, memory and bytes of language models: the first system is what others are compared with."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from pruning.bin import arguments, benchmark, command
+from pruning.errors import UserError
+from pruning.training import lm_benchmark, lm_runs
+from pruning.training.lm_benchmark import SCORING, STEPS, Setting
+
+EXPLANATION = """\
+Language models on random tokens, log-probabilities of every token of the vocabulary included. *Scoring*: whole
+sentences of so many tokens; *steps*: one more token of each of so many histories, their keys and values cached. Median
+over {repeats} rounds in which every system runs once, in a new order. Speed-up and MAC ratio (of dense kernels, output
+layer included) are against {first}, same backend and setting; *of it* is their quotient. MiB on disk: the file for that
+work (PyTorch: its tensors). Peak MiB: a process of its own with one network, libraries included, in the first setting
+of each work. {processor}, torch {torch}."""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    benchmark.add_options(parser, lm_benchmark.BACKENDS, lm_benchmark.BACKENDS)
+    works = [SCORING, STEPS]
+    parser.add_argument("--work", nargs="+", choices=works, default=works, help="what is measured")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="scoring: numbers of sentences")
+    parser.add_argument("--tokens", type=int, default=32, help="scoring: tokens of each")
+    parser.add_argument("--histories", nargs="+", type=int, default=[4, 64], help="steps: numbers of histories")
+    parser.add_argument("--history-tokens", type=int, default=16, help="steps: tokens of each, 1 at least")
+    options = parser.parse_args(argv)
+    benchmark.publish(options, argv, "pruning.bin.benchmark_lm", _measure, lm_benchmark.table, EXPLANATION,
+                      "tokens_per_second")  # fmt: skip
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    numbers = (options.repeats, options.tokens, options.history_tokens, *options.threads, *options.batch,
+               *options.histories)  # fmt: skip
+    if min(numbers) < 1:
+        raise UserError("every number of threads, rounds, sentences, histories and tokens must be at least 1",
+                        "correct them")  # fmt: skip
+    given = {SCORING: (options.batch, options.tokens), STEPS: (options.histories, options.history_tokens)}
+    settings = [Setting(threads, work, batch, given[work][1])
+                for work in options.work for threads in options.threads for batch in given[work][0]]  # fmt: skip
+    sources = dict(options.systems)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = options.export_dir or Path(temporary)
+        systems = {name: (lm_runs.load_network(source)[0], place / name) for name, source in sources.items()}
+        for model, directory in systems.values():
+            lm_benchmark.export(model, directory, options.backends)
+        timings = list(lm_benchmark.measure(systems, options.backends, settings, options.repeats))
+        firsts = [next(one for one in settings if one.work == work) for work in dict.fromkeys(options.work)]
+        memory = {} if options.no_memory else {
+            (name, backend, first): lm_benchmark.peak_memory(sources[name], systems[name][1], backend, first)
+            for name, backend, first in itertools.product(systems, options.backends, firsts)
+        }  # fmt: skip
+        return lm_benchmark.facts(sources, systems, timings, memory)
+
+
+if __name__ == "__main__":
+    command.run(main)
