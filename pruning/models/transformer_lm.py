@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -193,8 +193,9 @@ class TransformerLM(nn.Module):
         x = self.dropout(self.embedding(tokens))[:, None]  # (N, 1, D)
         positions = rotation(state.lengths, self.config.head_dim)
         keys, values = {}, {}
-        for index, layer in enumerate(self.layers):
-            if layer.attention is not None:
+        for index, module in enumerate(self.layers):
+            layer = cast(TransformerLayer, module)
+            if layer.attention is not None and layer.attention_norm is not None:
                 y, keys[index], values[index] = layer.attention.step(
                     layer.attention_norm(x), positions, state.keys[index], state.values[index], state.lengths
                 )

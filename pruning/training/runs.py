@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
 from pruning.training.extracting import check_origin, extract_experiment
 from pruning.training.facts import describe, network_facts, read_facts, write_facts
 from pruning.training.gating import Gating, GatingConfig
-from pruning.training.low_rank_pruning import LowRankPruning, calibrate
+from pruning.training.low_rank_pruning import LowRankPruning
 from pruning.training.provenance import file_fingerprint
 from pruning.training.pruned_task import FOUND, PrunedTask
 from pruning.training.pruner import Pruner
@@ -189,32 +188,6 @@ def new_pruner(
     view = SingleWeights(model) if config.technique == "unstructured" else None
     counts = None if config.counts_from is None else read_structure(config.counts_from)
     return CriterionPruning(model, *common, counts, view, config.snapshots)
-
-
-def pruning_task(
-    model: nn.Module,
-    config: PruningConfig,
-    length: int,
-    seed: int,
-    make: Callable[[nn.Module, Optional[Pruner]], PrunedTask],
-    calibration: Callable[[], Iterable[Any]],
-) -> PrunedTask:
-    """The task of a pruning run.
-
-    Args:
-        model, config, length, seed: see `new_pruner`.
-        make: makes the task of a network.
-        calibration: gives training batches, the same in every process.
-
-    Raises:
-        UserError: see `new_pruner`.
-    """
-    metrics: dict[str, Metric] = {}
-    if config.technique == "low_rank":
-        batches = itertools.islice(calibration(), config.calibration_batches)
-        metrics = calibrate(make(model, None), linear_names(model), batches, config.method)
-    pruner = new_pruner(model, config, length, seed, metrics)
-    return make(pruner.network.train(), pruner)
 
 
 def read_structure(source: PathLike) -> Structure:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import nn
@@ -22,8 +22,9 @@ from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, count_batches, evaluation_batches, training_batches
 from pruning.speech.losses import LossConfig
 from pruning.training import checkpoint, distributed, runs
-from pruning.training.facts import frames_of, network_facts
+from pruning.training.facts import frames_of
 from pruning.training.pruner import Pruner
+from pruning.training.recipe import Recipe
 from pruning.training.trainer import TrainerConfig
 from pruning.training.transducer_task import Guidance, TransducerTask
 
@@ -97,21 +98,96 @@ def load_network(source: PathLike, tokenizer: Optional[Tokenizer] = None) -> tup
     return model, header
 
 
-def new_network(config: Optional[TransducerConfig], tokenizer: Tokenizer, seed: int) -> Transducer:
-    """A transducer with fresh weights, its vocabulary that of the tokenizer.
-
-    Raises:
-        UserError: no dimensions are given, or another vocabulary size.
-    """
-    size = runs.vocabulary(config, tokenizer)
-    assert config is not None
-    torch.manual_seed(seed)
-    return Transducer(replace(config, vocab_size=size))
-
-
 def forward(model: nn.Module, batch: Batch) -> object:
     """A forward pass."""
     return model(batch.features, batch.lengths)
+
+
+class TransducerRecipe(Recipe):
+    """Transducers on cuts with features.
+
+    Args:
+        config: of the run.
+        inputs: the data.
+    """
+
+    kind, wanted = Transducer, "a transducer's checkpoint"
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        super().__init__(config, inputs.lang_dir)
+        self.inputs = inputs
+
+    @property
+    def length(self) -> int:
+        """Feature frames of the audio length that the constraint names."""
+        return frames_of(self.config.constraint.seconds)
+
+    def build(self, vocab_size: int) -> Transducer:
+        """A transducer of the configuration's dimensions."""
+        return Transducer(replace(self.config.model, vocab_size=vocab_size))
+
+    def check(self, network: nn.Module) -> None:
+        """Other features than the network's are told before anything is computed of them."""
+        assert isinstance(network, Transducer)
+        for path in manifests.check_exists([*self.inputs.train_cuts, *self.inputs.dev_cuts]):
+            checks.check_first_features(path, network.config.encoder.feature_dim)
+
+    def begin(self, network: nn.Module) -> None:
+        """Set the encoder's feature statistics from the first training batches; the same in every process."""
+        assert isinstance(network, Transducer)
+        total, squares, count = torch.zeros(()), torch.zeros(()), 0
+        for batch in itertools.islice(self.first_batches(), STATISTICS_BATCHES):
+            valid = batch.features[frame_mask(batch.lengths, batch.features.shape[1])].double()  # (frames, feature_dim)
+            total, squares, count = total + valid.sum(dim=0), squares + (valid**2).sum(dim=0), count + len(valid)
+        mean = total / count
+        network.encoder.set_feature_statistics(mean, (squares / count - mean**2).clamp(min=0).sqrt())
+
+    def wants_teacher(self) -> bool:
+        """Whether layers, the output or the CTC head are to be distilled."""
+        return bool(self.config.distillation.wanted)
+
+    def check_teacher(self, teacher: nn.Module) -> None:
+        """The layers must be there."""
+        assert isinstance(teacher, Transducer)
+        last = teacher.config.encoder.num_layers
+        for layer in self.config.distillation.layers:
+            if not 0 <= layer <= last:
+                raise UserError(f"distillation.layers has {layer}", f"the teacher has layers 0 (input) to {last}")
+
+    def task(
+        self, network: nn.Module, teacher: Optional[nn.Module], pruner: Optional[Pruner] = None
+    ) -> TransducerTask:
+        """Transducer and CTC loss, distillation."""
+        assert isinstance(network, Transducer) and (teacher is None or isinstance(teacher, Transducer))
+        guidance = None if teacher is None else Guidance(teacher, self.config.distillation)
+        return TransducerTask(network, self.config.loss, SpecAugment(self.config.data.spec_augment), guidance, pruner)
+
+    def first_batches(self) -> Iterable[Batch]:
+        """Those of the first epoch in a single process."""
+        return training_batches(self.config.data, self.inputs.train_cuts, self.tokenizer, seed=self.seed, epoch=1)
+
+    def data(self, world: distributed.World) -> runs.RunData:
+        """This process's share of the cuts."""
+        config, inputs = self.config, self.inputs
+        files = {name: manifests.check_exists(getattr(inputs, name)) for name in ("train_cuts", "dev_cuts")}
+        if config.data.musan_cuts is not None:
+            files["musan_cuts"] = manifests.check_exists([config.data.musan_cuts])
+        share = {"rank": world.rank, "world_size": world.size}
+
+        def train_batches(epoch: int, skip: int) -> Iterable[Batch]:
+            return training_batches(config.data, inputs.train_cuts, self.tokenizer, seed=self.seed, epoch=epoch,
+                                    skip_batches=skip, **share)  # fmt: skip
+
+        dev_batches = partial(
+            evaluation_batches, config.data, inputs.dev_cuts, self.tokenizer, for_loss=True, **share
+        )
+        return runs.RunData(train_batches, dev_batches, files, self._batches_per_epoch(world))
+
+    def _batches_per_epoch(self, world: distributed.World) -> Optional[int]:
+        """Counted where that decides which of two ends comes first, and so where schedule and ramp end; else None."""
+        if self.config.trainer.num_epochs is None or self.config.trainer.max_steps is None:
+            return None
+        return count_batches(self.config.data, self.inputs.train_cuts, self.tokenizer, self.seed, world.size)
 
 
 def train(
@@ -121,150 +197,10 @@ def train(
     init: Optional[PathLike] = None,
     teacher: Optional[PathLike] = None,
 ) -> None:
-    """Train a network, from scratch or from a checkpoint, with or without a teacher; the structure stays.
-
-    Args:
-        config: see `RunConfig`.
-        inputs: the data.
-        exp_dir: the experiment's directory; resumed when it holds a state.
-        init: checkpoint or experiment to start from (fine-tuning); None starts with fresh weights.
-        teacher: checkpoint or experiment to learn from.
-
-    Raises:
-        UserError: for anything wrong with the configuration, the data or the checkpoints.
-    """
-    tokenizer = Tokenizer(inputs.lang_dir)
-    header: dict[str, Any] = {}
-    dense: Optional[dict[str, Any]] = None
-    if init is not None:
-        if config.model is not None:
-            raise UserError("the configuration has a 'model' but --init brings one", "leave one of them out")
-        model, found = load_network(init, tokenizer)
-        header = runs.continued(model, found)
-        dense = found.get("dense")
-    else:
-        model = new_network(config.model, tokenizer, config.trainer.seed)
-    _check_features(model, inputs)
-    if init is None:
-        normalise_features(model, config, inputs, tokenizer)
-    guidance = _guidance(config.distillation, teacher, tokenizer)
-    task = TransducerTask(model.train(), config.loss, SpecAugment(config.data.spec_augment), guidance)
-    _fit(task, config, inputs, tokenizer, exp_dir, {"init": init, "teacher": teacher}, header, dense)
-
-
-def _check_features(model: Transducer, inputs: Inputs) -> None:
-    """Other features than the network's are told before anything is computed of them."""
-    for path in manifests.check_exists([*inputs.train_cuts, *inputs.dev_cuts]):
-        checks.check_first_features(path, model.config.encoder.feature_dim)
-
-
-def normalise_features(model: Transducer, config: RunConfig, inputs: Inputs, tokenizer: Tokenizer) -> None:
-    """Set the encoder's feature statistics from the first training batches; the same in every process."""
-    batches = training_batches(config.data, inputs.train_cuts, tokenizer, seed=config.trainer.seed, epoch=1)
-    total, squares, count = torch.zeros(()), torch.zeros(()), 0
-    for batch in itertools.islice(batches, STATISTICS_BATCHES):
-        valid = batch.features[frame_mask(batch.lengths, batch.features.shape[1])].double()  # (frames, feature_dim)
-        total, squares, count = total + valid.sum(dim=0), squares + (valid**2).sum(dim=0), count + len(valid)
-    mean = total / count
-    model.encoder.set_feature_statistics(mean, (squares / count - mean**2).clamp(min=0).sqrt())
+    """See `pruning.training.recipe.Recipe.train`."""
+    TransducerRecipe(config, inputs).train(exp_dir, init, teacher)
 
 
 def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathLike) -> None:
-    """Train a copy of the teacher while it is pruned, until it costs what the constraint says.
-
-    Args:
-        config: see `PruneConfig`.
-        inputs: the data.
-        exp_dir: the experiment's directory; its checkpoints hold dense weights and the structure that was found.
-        teacher: checkpoint or experiment of the dense network.
-
-    Raises:
-        UserError: as `train`, and for a target that the enabled kinds cannot reach.
-    """
-    if config.model is not None:
-        raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
-    tokenizer = Tokenizer(inputs.lang_dir)
-    model, _ = load_network(teacher, tokenizer)
-    _check_features(model, inputs)
-    guidance = _guidance(config.distillation, teacher, tokenizer)
-
-    def make(network: nn.Module, pruner: Optional[Pruner]) -> TransducerTask:
-        assert isinstance(network, Transducer)
-        return TransducerTask(network, config.loss, SpecAugment(config.data.spec_augment), guidance, pruner)
-
-    length, seed = frames_of(config.constraint.seconds), config.trainer.seed
-    calibration = partial(training_batches, config.data, inputs.train_cuts, tokenizer, seed, epoch=1)
-    task = runs.pruning_task(model, config, length, seed, make, calibration)
-    facts = network_facts(model)
-    networks = {"teacher": teacher, "counts_from": config.counts_from, "latency_table": config.constraint.latency_table}
-    _fit(task, config, inputs, tokenizer, exp_dir, networks, {"dense": facts}, facts)
-
-
-def _fit(
-    task: runs.PrunedTask,
-    config: RunConfig,
-    inputs: Inputs,
-    tokenizer: Tokenizer,
-    exp_dir: PathLike,
-    networks: Mapping[str, Optional[PathLike]],
-    header: Mapping[str, Any],
-    dense: Optional[dict[str, Any]],
-) -> None:
-    world = distributed.initialise(config.trainer.device)
-    share = {"rank": world.rank, "world_size": world.size}
-    files = {name: manifests.check_exists(getattr(inputs, name)) for name in ("train_cuts", "dev_cuts")}
-    if config.data.musan_cuts is not None:
-        files["musan_cuts"] = manifests.check_exists([config.data.musan_cuts])
-    data = runs.RunData(
-        partial(_training_batches, config, inputs, tokenizer, world),
-        partial(evaluation_batches, config.data, inputs.dev_cuts, tokenizer, for_loss=True, **share),
-        files,
-        _batches_per_epoch(config, inputs, tokenizer, world),
-    )
-    runs.fit(task, config, data, tokenizer, exp_dir, networks, header, dense, world)
-
-
-def _batches_per_epoch(
-    config: RunConfig, inputs: Inputs, tokenizer: Tokenizer, world: distributed.World
-) -> Optional[int]:
-    """Counted where that decides which of two ends comes first, and so where schedule and ramp end; else None."""
-    if config.trainer.num_epochs is None or config.trainer.max_steps is None:
-        return None
-    return count_batches(config.data, inputs.train_cuts, tokenizer, config.trainer.seed, world.size)
-
-
-def _training_batches(
-    config: RunConfig, inputs: Inputs, tokenizer: Tokenizer, world: distributed.World, epoch: int, skip: int
-) -> Any:
-    return training_batches(
-        config.data,
-        inputs.train_cuts,
-        tokenizer,
-        seed=config.trainer.seed,
-        epoch=epoch,
-        skip_batches=skip,
-        rank=world.rank,
-        world_size=world.size,
-    )
-
-
-def _guidance(
-    config: DistillationConfig, teacher: Optional[PathLike], tokenizer: Tokenizer
-) -> Optional[Guidance]:
-    """The teacher, if one is given and wanted.
-
-    Raises:
-        UserError: distillation is configured without a teacher, or names a layer that the teacher lacks.
-    """
-    if not config.wanted:
-        return None
-    if teacher is None:
-        raise UserError("the configuration asks for distillation", "give --teacher, or set its weights to 0")
-    network, _ = load_network(teacher, tokenizer)
-    last = network.config.encoder.num_layers
-    for layer in config.layers:
-        if not 0 <= layer <= last:
-            raise UserError(f"distillation.layers has {layer}", f"the teacher has layers 0 (input) to {last}")
-    return Guidance(network, config)
-
-
+    """See `pruning.training.recipe.Recipe.prune`."""
+    TransducerRecipe(config, inputs).prune(exp_dir, teacher)
