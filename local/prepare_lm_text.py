@@ -42,9 +42,19 @@ def lines_of(values: argparse.Namespace) -> Iterator[tuple[str, str]]:
         for text in transcripts(_cuts(values, part)) if _cuts(values, part) else ():
             yield part, text
     for path in check_texts(values.text):
+        block = block_of(path, values)
         for number, line in enumerate(read_sentences(path)):
             if line:
-                yield part_of(number, values.block, values.dev_share, values.test_share), line
+                yield part_of(number, block, values.dev_share, values.test_share), line
+
+
+def block_of(path: Path, values: argparse.Namespace) -> int:
+    """Lines of a block: ``--block``, or fewer in a short text, so that each part gets two blocks of it at least."""
+    shares = [share for share in (values.dev_share, values.test_share) if share]
+    if not shares:
+        return int(values.block)
+    lines = sum(1 for _ in read_sentences(path))
+    return max(1, min(values.block, int(lines * min(shares) / 2)))
 
 
 def _cuts(values: argparse.Namespace, part: str) -> list[Path]:
@@ -59,7 +69,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--dev-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are dev")
     options.add_argument("--test-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are test")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/lm")
-    options.add_argument("--block", type=int, default=200, help="lines of --text that stay together")
+    options.add_argument("--block", type=int, default=200,
+                         help="lines of --text that stay together; in short texts fewer")
     options.add_argument("--dev-share", type=float, default=0.02, help="share of --text for dev.txt")
     options.add_argument("--test-share", type=float, default=0.02, help="share of --text for test.txt; 0: none")
     values = options.parse_args(argv)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from pruning.errors import UserError
 from pruning.training import lm_runs, transducer_runs
+
+_SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -43,6 +47,20 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     add_data(arguments)
     help_text = "override the configuration: trainer.seed=2"
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
+
+
+def parse_run(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """Parse the options of a training run. Settings may stand anywhere: options that take several values, which come
+    before them, would keep them otherwise.
+    """
+    options = parser.parse_intermixed_args(argv)
+    for name, values in vars(options).items():
+        if name == "overrides" or not isinstance(values, list):
+            continue
+        settings = [value for value in values if _SETTING.match(value) and not Path(value).exists()]
+        options.overrides.extend(settings)
+        setattr(options, name, [value for value in values if value not in settings])
+    return options
 
 
 def of_text(options: argparse.Namespace) -> bool:

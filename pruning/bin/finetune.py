@@ -15,7 +15,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments.add_run(parser)
     parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
-    options = parser.parse_intermixed_args(argv)
+    options = arguments.parse_run(parser, argv)
     config = configuration.load(arguments.recipe(options).RunConfig, options.config, options.overrides)
     arguments.recipe(options).train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
 

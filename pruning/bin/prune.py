@@ -19,7 +19,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                         help="what goes: units, single weights or rank-1 components; default: the configuration's")
     parser.add_argument("--scheduler", choices=RAMPS, help="how the target is come to; default: the configuration's")
     parser.add_argument("--teacher", required=True, help="checkpoint or experiment directory of the dense network")
-    options = parser.parse_intermixed_args(argv)
+    options = arguments.parse_run(parser, argv)
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     config = configuration.load(arguments.recipe(options).PruneConfig, options.config, overrides)

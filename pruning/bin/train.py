@@ -18,7 +18,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--model", help="JSON file with the model's dimensions (pruning.bin.uniform writes one)")
     parser.add_argument("--init", help="checkpoint or experiment directory to start from")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
-    options = parser.parse_intermixed_args(argv)
+    options = arguments.parse_run(parser, argv)
     overrides: list[str] = list(options.overrides)
     if options.model is not None:
         dimensions: Any = read_json(options.model, "write it with python -m pruning.bin.uniform")

@@ -213,6 +213,14 @@ def test_metrics_come_from_the_data(work: Path) -> None:
     assert calibrate(task, [name], batches, "taylor") == {}
 
 
+def test_settings_may_follow_options_with_several_values(work: Path, tmp_path: Path) -> None:
+    train.main(["--config", str(work / "train.yaml"), "--exp-dir", str(tmp_path / "exp"), "--lang-dir",
+                str(work / "lang"), "--dev-text", str(work / "dev.txt"), "trainer.max_steps=2", "--train-text",
+                str(work / "train.txt"), "trainer.valid_interval=1", "data.max_length=50"])  # fmt: skip
+    written = (tmp_path / "exp" / "config.yaml").read_text()
+    assert "max_steps: 2" in written and "valid_interval: 1" in written and "max_length: 50" in written
+
+
 def test_data_of_another_kind_are_refused(work: Path) -> None:
     with pytest.raises(UserError, match="the data are not clear; give --train-cuts and --dev-cuts, or --train-text"):
         train.main(["--config", str(work / "train.yaml"), "--exp-dir", str(work / "no"), "--lang-dir", "x",

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Several sizes from one run: an incremental low-rank run that keeps a network at each of several sizes, and for each size
+# a run of its own with the steps that the incremental one had made by then. Perplexity of all, in one table.
+#
+#     local/sizes.sh --teacher exp/small
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+teacher=exp/small             # dense language model
+exp_dir=exp/sizes             # runs
+data_dir=data                 # text and word pieces
+vocab_size=2000               # word pieces
+conf=conf/sizes.yaml          # of both kinds of run
+removed="0.25 0.4 0.5 0.6"    # shares that are gone at the snapshots; the last size is that of the configuration
+args=                         # settings over the configuration
+num_threads=1                 # threads of measuring
+
+# shellcheck source=utils/parse_options.sh
+. ../../utils/parse_options.sh
+# shellcheck source=egs/lm/path.sh
+. ./path.sh
+
+read -ra removed <<< "$removed"
+data=(--lang-dir "$data_dir/lang_bpe_$vocab_size" --train-text "$data_dir/train.txt" --dev-text "$data_dir/dev.txt")
+measure() {
+  python -m pruning.bin.perplexity --exp-dir "$1" --lang-dir "$data_dir/lang_bpe_$vocab_size" \
+    --text "$data_dir/test.txt" --vocabulary "$data_dir/words.txt" --num-threads "$num_threads"
+}
+
+snapshots=$(IFS=,; echo "[${removed[*]}]")
+# shellcheck disable=SC2086  # settings are words
+python -m pruning.bin.prune --config "$conf" --teacher "$teacher" --exp-dir "$exp_dir/incremental" "${data[@]}" \
+  "snapshots=$snapshots" $args
+lms=()
+for share in "${removed[@]}"; do
+  kept=$(python -c "print(f'{round(100 * (1 - $share), 6):g}')")
+  one=$exp_dir/incremental/sizes/size-$kept
+  steps=$(python -c "
+from pruning.training.checkpoint import read_header
+print(read_header('$exp_dir/incremental/snapshots/size-$kept.safetensors')['step'])")
+  own=$exp_dir/own-$kept
+  # shellcheck disable=SC2086
+  python -m pruning.bin.prune --config "$conf" --teacher "$teacher" --exp-dir "$own/pruned" "${data[@]}" $args \
+    "constraint.size=$share" "trainer.max_steps=$steps"
+  python -m pruning.bin.extract --pruned "$own/pruned" --exp-dir "$own/extracted"
+  measure "$one"
+  measure "$own/extracted"
+  lms+=("$kept%-incremental=$one" "$kept%-own=$own/extracted")
+done
+python -m pruning.bin.lm_report --lms "dense=$teacher" "${lms[@]}" --output "$exp_dir/RESULTS.md" \
+  --title "Several sizes from one run"

@@ -1,0 +1,51 @@
+"""The recipe of language models on a few hundred sentences: from text to tables, and several sizes from one run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.speech.test_sentences import lines
+
+RECIPE = Path(__file__).resolve().parents[1] / "egs" / "lm"
+STEPS = (
+    "trainer.max_steps=8 trainer.valid_interval=4 trainer.num_threads=1 trainer.tensorboard=false "
+    "data.max_tokens=300 data.max_length=60"
+)
+DIMENSIONS = "model.num_layers=1 model.d_model=16 model.head_dim=8 model.num_heads=[2] model.ffn_dim=[64]"
+
+
+def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PRUNING_ENV": "current", "OMP_NUM_THREADS": "1",
+                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+    command = [str(RECIPE / program), *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_from_text_to_tables(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(lines(4000)))
+    place = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp")]
+    result = run("run.sh", "--text", str(text), *place, "--vocab-size", "28", "--stop-stage", "4", "--order", "3",
+                 "--models", "small", "--train-args", f"{STEPS} {DIMENSIONS}")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    table = (tmp_path / "exp" / "RESULTS.md").read_text()
+    assert "| 3-gram " in table and "| small " in table and table.strip() in result.stdout
+    result = run("local/sizes.sh", "--teacher", str(tmp_path / "exp/small"), "--data-dir", str(tmp_path / "data"),
+                 "--exp-dir", str(tmp_path / "exp/sizes"), "--vocab-size", "28", "--removed", "0.3 0.5",
+                 "--args", f"{STEPS} trainer.max_steps=20 criterion.interval=2 calibration_batches=1")  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    table = (tmp_path / "exp" / "sizes" / "RESULTS.md").read_text()
+    for kept in (70, 50):
+        assert f"| {kept}%-incremental " in table and f"| {kept}%-own " in table
+
+
+def test_without_text_it_says_so(tmp_path: Path) -> None:
+    result = run("run.sh", "--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"))
+    assert result.returncode == 1 and result.stderr.strip() == "error: there is no text; give --text FILE"
