@@ -26,7 +26,7 @@ section comparison sweep comparison "Pruning methods compared" plot --across scr
   --speed results/speed_methods.json
 section tuning sweep tuning "Trials on dev" table
 section l0 sweep l0 "What L0 gates need in a short run" table
-section costs sweep costs "What the constraint is on" table
+section costs sweep costs "What the constraint is on" table --speed results/speed_costs.json
 section repair sweep repair "One-shot repair alone" plot
 section an4 sweep an4 "The check on AN4" plot
 for speed in results/speed*.json; do
