@@ -214,7 +214,8 @@ def test_a_signal_cancels_the_jobs(cluster: Cluster) -> None:
     process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM
     assert (cluster.directory / "cancelled").read_text() == "4711"
-    log, deadline = cluster.directory / "a.1.log", time.monotonic() + 20  # anew: a busy machine may have used the first up
+    log = cluster.directory / "a.1.log"
+    deadline = time.monotonic() + 20  # anew: a busy machine may have used the first up
     while "# Ended" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert "# Ended (code 143)" in log.read_text()
