@@ -37,6 +37,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=egs/TEMPLATE/path.sh
 . ./path.sh
 
+if [ "$stop_stage" -ge 5 ] && [ "$data_dir $exp_dir $vocab_size" != "data exp 2000" ]; then
+  fail "the sweep files of stages 5 and 6 name data, exp and 2000 word pieces; give --stop-stage 4 with another \
+--data-dir, --exp-dir or --vocab-size, then sweep files of your own to pruning.bin.sweep"
+fi
 read -ra text <<< "$text"
 read -ra models <<< "$models"
 read -ra sweeps <<< "$sweeps"

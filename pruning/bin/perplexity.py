@@ -47,6 +47,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if (options.arpa is None) == (options.lang_dir is None):
         raise UserError("it is not clear what to measure", "give --lang-dir for a network, or --arpa")
     scorer, made_of = _ngram(options, vocabulary) if options.arpa is not None else _network(options)
+    names = [set_name(text) for text in options.text]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UserError(f"several texts are named {repeated[0]}", "measure them one after the other, renamed")
     for text in check_texts(options.text):
         name = set_name(text)
         path = perplexity_path(options.exp_dir, name)
@@ -56,7 +60,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             logger.info("%s is done", path)
             continue
         lines = [line for line in read_sentences(text) if line]
-        found = perplexity(scorer(text, lines), lines, vocabulary)
+        try:
+            found = perplexity(scorer(text, lines), lines, vocabulary)
+        except ValueError as error:
+            raise UserError(f"{text}: {error}", "write the text so that the word pieces keep its words apart") from None
         facts: dict[str, Any] = {
             "set": name,
             "perplexity_per_word": found.per_word,

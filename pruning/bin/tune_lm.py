@@ -32,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with features of development sets")
     parser.add_argument("--lang-dir", type=Path, required=True, help="directory with bpe.model and tokens.txt")
     parser.add_argument("--method", choices=tuple(WEIGHT_OF), required=True, help="of decoding")
-    parser.add_argument("--lm-scales", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.6], help="to try")
+    parser.add_argument("--lm-scales", type=float, nargs="+", default=[0.0, 0.1, 0.2, 0.3, 0.4, 0.6], help="to try")
     parser.add_argument("--ilm-scales", type=float, nargs="+", default=[0.0], help="to try")
     options, others = parser.parse_known_args(argv)
     name = options.lm_name or (options.lm_exp_dir.name if options.lm_exp_dir is not None else "ngram")

@@ -184,6 +184,8 @@ class UnitScores(nn.Module):
     @property
     def price_power(self) -> float:
         """How a unit's score grows with the number of its weights, see `pruning.core.ranking.normalised`."""
+        if self.criterion == "activation":  # a mean over what a unit owns: it does not grow with it
+            return 0.0
         return 0.5 if self.criterion == "magnitude" and self.norm == 2 else 1.0
 
     @property

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pruning.core.cost import CostModel, CostTerm
 from pruning.core.structure import Structure
-from pruning.core.units import Product, Span, UnitGroup
+from pruning.core.units import COMPONENTS, Product, Span, UnitGroup
 from pruning.errors import UserError
 
-KIND = "components"
+KIND = COMPONENTS
 METRIC_OF = {"magnitude": "plain", "fisher": "fisher", "wanda": "inputs"}
 """The criteria that are a norm in which a matrix is approximated; the others score the components of the plain one."""
 _JITTER = 1e-3  # of the mean square of the inputs

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.bits import Bits
-from pruning.core.units import UnitGroup
+from pruning.core.units import COMPONENTS, UnitGroup
 from pruning.errors import UserError
 
 
@@ -115,7 +115,7 @@ class Structure:
         return Structure(kept)
 
     def rounded(self, multiple: int, groups: Sequence[UnitGroup], kinds: Optional[Sequence[str]] = None) -> Structure:
-        """Kept counts rounded to the nearest multiple, by score; a kept group never rounds to nothing.
+        """Kept counts rounded to the nearest multiple, by score, of components down; a kept group never to nothing.
 
         Args:
             multiple: e.g. 8, for kernels that like regular shapes.
@@ -136,7 +136,10 @@ class Structure:
             scores = units.scores
             if scores is None:
                 raise UserError(f"the structure has no scores for {group.name}", "make it with a pruning command")
-            count = max(multiple, int(len(units.kept) / multiple + 0.5) * multiple)
+            up = 0.0 if group.kind == COMPONENTS else 0.5  # components that went are zero, and cannot come back
+            count = max(multiple, int(len(units.kept) / multiple + up) * multiple)
+            if group.kind == COMPONENTS and (count > len(units.kept) or len(units.kept) == units.size):
+                continue
             count = min(count, units.size)
             order = sorted(range(units.size), key=lambda unit: (unit not in units.kept, -scores[unit]))
             if count <= len(units.kept):

@@ -14,6 +14,9 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+COMPONENTS = "components"
+"""The kind of the rank-1 components of factored layers."""
+
 
 @dataclass(frozen=True)
 class Span:

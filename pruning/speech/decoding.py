@@ -24,7 +24,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "greedy_search": (),
     "modified_beam_search": ("beam_size", "length_norm"),
     "modified_beam_search_lm_shallow_fusion": ("beam_size", "length_norm", "lm_scale", "ilm_scale"),
-    "modified_beam_search_lm_rescore": ("beam_size", "lm_scale", "ilm_scale"),
+    "modified_beam_search_lm_rescore": ("beam_size", "length_norm", "lm_scale", "ilm_scale"),
     "fast_beam_search": ("beam", "max_contexts", "max_states"),
     "fast_beam_search_nbest_lm_rescore": (
         "beam", "max_contexts", "max_states", "num_paths", "nbest_scale", "lm_scale", "ilm_scale",
@@ -132,9 +132,9 @@ def _with_lm(
         return modified_beam_search(model, encoder_out, lengths, config.beam_size, config.length_norm, fusion)
     if config.method == "modified_beam_search_lm_rescore":
         found = n_best(model, encoder_out, lengths, config.beam_size)
-    else:
-        lattice = fast_beam_lattice(model, encoder_out, lengths, config.beam, config.max_contexts, config.max_states)
-        found = lattice_n_best(lattice, config.num_paths, config.nbest_scale, model.decoder.blank_id)
+        return Rescoring(*scales, config.length_norm).best(model, found, encoder_out)
+    lattice = fast_beam_lattice(model, encoder_out, lengths, config.beam, config.max_contexts, config.max_states)
+    found = lattice_n_best(lattice, config.num_paths, config.nbest_scale, model.decoder.blank_id)
     return Rescoring(*scales).best(model, found, encoder_out)
 
 

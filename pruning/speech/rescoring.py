@@ -27,12 +27,14 @@ class Rescoring:
         boundary: the token that begins and ends its sentences.
         lm_scale: weight of the language model.
         ilm_scale: weight at which the transducer's internal one is taken off; 0: it stays.
+        length_norm: compare by the sum divided by the number of tokens, the initial context included, as beam search.
     """
 
     lm: LanguageModelNetwork
     boundary: int
     lm_scale: float
     ilm_scale: float = 0.0
+    length_norm: bool = False
 
     def best(
         self, model: TransducerNetwork, found: Sequence[Sequence[Hypothesis]], encoder_out: Tensor
@@ -51,6 +53,8 @@ class Rescoring:
             scores += self.lm_scale * torch.tensor(lm_scores(self.lm, sequences, self.boundary), dtype=torch.float64)
         if every and self.ilm_scale:
             scores -= self.ilm_scale * torch.tensor(internal_scores(model, sequences, encoder_out), dtype=torch.float64)
+        if self.length_norm:
+            scores /= torch.tensor([len(tokens) + model.decoder.context_size for tokens in sequences])
         chosen, start = [], 0
         for of_utterance in found:
             part: Tensor = scores[start : start + len(of_utterance)]

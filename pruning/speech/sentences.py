@@ -205,6 +205,10 @@ def set_name(path: PathLike) -> str:
     return Path(path).name.split(".")[0]
 
 
+_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF), " ")
+"""Separators that cannot be seen, which word pieces take for spaces."""
+
+
 def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
@@ -222,7 +226,7 @@ def read_sentences(path: PathLike) -> Iterator[str]:
         with _open(Path(path)) as stream:
             for line in stream:
                 number += 1
-                yield " ".join(unicodedata.normalize("NFC", line).split())
+                yield " ".join(unicodedata.normalize("NFC", line).translate(_NO_WIDTH).split())
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
         raise UserError(f"{path} cannot be read after line {number} ({error})", "give UTF-8 text") from None
 

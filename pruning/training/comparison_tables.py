@@ -186,6 +186,10 @@ def plot(
         unit: lambda line, key=key, scale=scale: line.network[key] / scale  # type: ignore[misc]
         for key, unit, scale in (measure.size, measure.computation)
     }
+    key, unit, scale = measure.size
+    if any(_zeros(line) for line in comparison.lines):
+        axes = {f"{unit}, zeros left out": lambda line: (line.network[key] - _zeros(line)) / scale, **axes}
+        del axes[unit]
     if milliseconds is not None:
         axes["ms, measured"] = lambda line: milliseconds.get(line.name, math.nan)
     figure, panels = pyplot.subplots(1, len(axes), figsize=(2 + 5 * len(axes), 5), sharey=True)

@@ -146,6 +146,8 @@ class CriterionPruning(Pruner):
     @contextmanager
     def applied(self, step: StepInfo) -> Iterator[None]:
         """Also looks at what enters weights in training, where the criterion is about that."""
+        if step.step == 0:
+            self._check_room(step)
         with super().applied(step):
             if step.training and self.scores.observer is not None:
                 with self.scores.observer(self.network, self.units, self._observed):
@@ -186,6 +188,17 @@ class CriterionPruning(Pruner):
         cost, final = next(iter(self.targets.items()))
         at = [snapshot for snapshot in self.snapshots if abs(snapshot - self.cut_at.item()) <= _NEAR]
         return f"{cost}-{round(100 * (1 - at[0] * final), 6):g}" if at else None
+
+    def at_rest(self, step: StepInfo) -> bool:
+        """Also the last cut was made: snapshots hold it up."""
+        return super().at_rest(step) and self.cut_at.item() >= 1 - _NEAR
+
+    def _check_room(self, step: StepInfo) -> None:
+        """Refuse snapshots that hold the ramp up beyond the end of the run, before anything is trained."""
+        stops = (len(self.snapshots) + 1) * self.config.interval if self.snapshots else 0
+        if step.total_steps is not None and self.constraint.ramp_share * step.total_steps + stops > step.total_steps:
+            what = f"{len(self.snapshots)} snapshots of {self.config.interval} steps each do not fit after the ramp"
+            raise UserError(what, "lower constraint.ramp_share or criterion.interval, or train longer")
 
     def after_cut(self) -> None:
         """Called when units were cut."""

@@ -13,11 +13,11 @@ from tabulate import tabulate
 from torch import nn
 
 from pruning.core.cost import MACS, SIZE, CostModel, summarise
-from pruning.core.extraction import extract
+from pruning.core.extraction import cut_tensors, extract
 from pruning.core.masking import Masker
 from pruning.core.prunable import Prunable
 from pruning.core.repair import repair
-from pruning.core.single_weights import view_of
+from pruning.core.single_weights import SingleWeights, is_of_single_weights, view_of
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike, write_json
@@ -152,11 +152,14 @@ def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
         raise UserError(what, "remove it and what was trained from it, or give another --exp-dir")
 
 
-def _with_fresh_weights(model: nn.Module, seed: int) -> nn.Module:
+def _with_fresh_weights(model: nn.Module, seed: int, structure: Structure) -> nn.Module:
     torch.manual_seed(seed)
     fresh = registry.build(registry.describe(model)).eval()
     if isinstance(model, Transducer) and isinstance(fresh, Transducer):
         fresh.encoder.set_feature_statistics(model.encoder.feature_mean, 1 / model.encoder.feature_scale)
+    if is_of_single_weights(structure):  # of these, the zeros are the structure
+        groups = SingleWeights(fresh).unit_groups()
+        fresh.load_state_dict(cut_tensors(fresh.state_dict(), groups, structure.without_scale()))
     return fresh
 
 
@@ -192,7 +195,7 @@ def extract_experiment(
     if not difference <= EXACTNESS:
         raise RuntimeError(f"masked and extracted outputs differ by {difference:.1e} relative, more than {EXACTNESS:g}")
     if reinitialise is not None:
-        small = _with_fresh_weights(small, reinitialise)
+        small = _with_fresh_weights(small, reinitialise, structure)
     elif batches is not None and isinstance(small, Transducer):
         logger.info("batch norms re-estimated on %d batches", reestimate_batch_norm(small, batches))
     facts = header.get("dense") or network_facts(dense)

@@ -34,7 +34,7 @@ def calibrate(task: Task, names: Sequence[str], batches: Iterable[Any], criterio
 
 
 def _squared_gradients(task: Task, names: Sequence[str], batches: Iterable[Any]) -> dict[str, Tensor]:
-    """Mean over batches of each weight's squared gradient, ``(out, in * kernel)``."""
+    """Sum over batches of each weight's squared gradient, ``(out, in * kernel)``."""
     task.eval()
     weights = [task.model.get_parameter(f"{name}.weight") for name in names]
     sums = [torch.zeros(weight.flatten(1).shape, dtype=torch.float64) for weight in weights]
@@ -65,9 +65,10 @@ class LowRankPruning(CriterionPruning):
     """Drops the least important components of a factored network, over all of its layers, and rotates the others.
 
     After every cut the rest of a layer is brought to the form of a singular value decomposition, in the metric of the
-    criterion. For ``magnitude``, ``fisher`` and ``wanda`` the score of a component is then its singular value; the
-    other criteria are those of every unit, read off the component's mask: of ``taylor``, ``|sum dL/dU_i . U_i|`` (which
-    is ``|sum dL/dV_i . V_i|``, too), gathered since the last cut.
+    criterion. For ``magnitude``, ``fisher`` and ``wanda`` all layers are before a cut, too: the score of a component is
+    its singular value in what training has made of the matrix. The other criteria are those of every unit, read off the
+    component's mask: of ``taylor``, ``|sum dL/dU_i . U_i|`` (which is ``|sum dL/dV_i . V_i|``, too), gathered since the
+    last cut.
 
     Args:
         model: a network whose layers are factored (see `pruning.core.low_rank.factorise`).
@@ -95,6 +96,7 @@ class LowRankPruning(CriterionPruning):
         scored_as = "magnitude" if self._by_value else criterion
         super().__init__(model, scored_as, config, constraint, frames, seed, snapshots=snapshots)
         self._moments: Moments = {}
+        self.scores.norm = 2  # a singular value grows with the root of the weights, whatever criterion.norm is
 
     def _layer(self, group: str) -> tuple[FactoredLinear, Metric]:
         name = group.rpartition(".")[0]
@@ -110,6 +112,14 @@ class LowRankPruning(CriterionPruning):
             layer, metric = self._layer(group.name)
             parts.append(importance(layer.u.weight, layer.v.weight, metric))
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def _cut(self, share: float) -> Tensor:
+        """Training has moved the factors since they were in the form of an SVD: scores that are its values need it."""
+        if self._by_value:
+            for group, part in zip(self.units.chosen, self.kept().split(self.units.sizes)):
+                self._rotate(*self._layer(group.name), torch.nonzero(part).flatten())
+        return super()._cut(share)
 
     def attach_moments(self, moments: Moments) -> None:
         """The optimiser's state, by parameter, which turns with the components."""

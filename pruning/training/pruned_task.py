@@ -81,7 +81,7 @@ class PrunedTask(Task):
 
     def averaging_key(self, step: StepInfo) -> Optional[str]:
         """Weights of one structure may be averaged; those of a pruning run only from the ramp's end on."""
-        return "" if self.pruner is None or self.pruner.share(step) >= 1 else None
+        return "" if self.pruner is None or self.pruner.at_rest(step) else None
 
     def extra_metadata(self) -> dict[str, Any]:
         """Under pruning: the structure, with scores, and the constraint."""

@@ -111,6 +111,10 @@ class Pruner(nn.Module, ABC):
     def after_step(self, step: StepInfo) -> None:
         """Called after the optimiser step."""
 
+    def at_rest(self, step: StepInfo) -> bool:
+        """Whether the structure stays as it is from ``step`` on, but for gates that still move."""
+        return self.share(step) >= 1
+
     def on_target(self, step: StepInfo) -> bool:
         """Whether the ramp has ended and the hard sparsity is within 0.01 of every target."""
         if self.share(step) < 1:

@@ -12,7 +12,7 @@ from torch import nn
 
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.criteria import CRITERIA
-from pruning.core.low_rank import Metric, factorise, linear_names
+from pruning.core.low_rank import FactoredLinear, Metric, factorise, linear_names
 from pruning.core.single_weights import SingleWeights, hold_zeros, is_of_single_weights
 from pruning.core.structure import Structure
 from pruning.errors import UserError
@@ -85,6 +85,8 @@ class PruningConfig:
             raise ValueError(f"there is no {self.method} with {self.technique}: {reason}")
         if self.counts_from is not None and self.technique != "structured":
             raise ValueError(f"counts_from has no effect with {self.technique}")
+        if self.technique == "low_rank" and self.criterion.reopen:
+            raise ValueError("criterion.reopen has no meaning with low_rank: what was cut is turned away")
         final = next(iter(self.constraint.targets().values()))
         if self.snapshots and (self.method == L0 or self.counts_from is not None):
             raise ValueError("snapshots are of methods that rank units on their way to the target")
@@ -179,6 +181,8 @@ def new_pruner(
     Raises:
         UserError: the target is beyond reach, a kind is unknown, or counts are of another network.
     """
+    if any(isinstance(module, FactoredLinear) for module in model.modules()):
+        raise UserError("the network is of low rank already", "prune the dense one (snapshots give several sizes)")
     if config.method == L0:
         return Gating(model, config.gating, config.constraint, length, seed)
     common = (config.method, config.criterion, config.constraint, length, seed)

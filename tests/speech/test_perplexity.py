@@ -69,3 +69,11 @@ def test_a_tokenizer_without_a_boundary(tmp_path: Path) -> None:
             return ["<blk>", "A"]
 
     assert boundary_id(Bare()) == 0
+
+
+def test_spaces_that_cannot_be_seen(tmp_path: Path) -> None:
+    from pruning.speech.sentences import read_sentences
+
+    path = tmp_path / "text.txt"
+    path.write_text("ONE\u200bTWO \ufeff\n\u200b\n", encoding="utf-8")
+    assert list(read_sentences(path)) == ["ONE TWO", ""]

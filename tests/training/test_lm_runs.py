@@ -262,3 +262,70 @@ def test_snapshots_that_cannot_be(work: Path) -> None:
         ["method=l0", "snapshots=[0.2]"], "methods that rank"):  # fmt: skip
         with pytest.raises(UserError, match=message):
             configuration.load(lm_runs.PruneConfig, work / "prune.yaml", ["method=taylor", *settings])
+
+
+def test_one_shot_low_rank_is_the_svd_of_what_was_trained(work: Path) -> None:
+    """Factors that training moved are brought into their form before they are scored and cut."""
+    model, _ = lm_runs.load_network(work / "dense")
+    settings = ["method=magnitude", "technique=low_rank", "constraint.ramp=one_shot", "constraint.size=0.6"]
+    pruner = lm_runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
+    assert isinstance(pruner, LowRankPruning)
+    before = {}
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        for group in pruner.units.chosen:
+            name = group.name.rpartition(".")[0]
+            layer = pruner.network.get_submodule(name)
+            for weight in (layer.u.weight, layer.v.weight):
+                weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+            before[group.name] = (layer.u.weight @ layer.v.weight).double()
+    pruner.after_step(StepInfo(1, 0, 20, total_steps=24))
+    for group, part in zip(pruner.units.chosen, pruner.kept().split(pruner.units.sizes)):
+        layer = pruner.network.get_submodule(group.name.rpartition(".")[0])
+        product = (layer.u.weight[:, part] @ layer.v.weight[part]).double()
+        u, s, vh = torch.linalg.svd(before[group.name], full_matrices=False)
+        rank = int(part.sum())
+        assert torch.allclose(product, u[:, :rank] @ torch.diag(s[:rank]) @ vh[:rank], atol=1e-4)
+
+
+def test_a_structure_of_zeros_with_fresh_weights(work: Path, tmp_path: Path) -> None:
+    prune.main(["--config", str(work / "prune.yaml"), "--method", "magnitude", "--technique", "unstructured",
+                "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
+    for name, more in {"small": [], "fresh": ["--reinitialise", "3"]}.items():
+        extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / name), *more])
+    small, _ = lm_runs.load_network(tmp_path / "small")
+    fresh, _ = lm_runs.load_network(tmp_path / "fresh")
+    for name in linear_names(small):
+        old, new = (model.get_parameter(f"{name}.weight") for model in (small, fresh))
+        assert torch.equal(old == 0, new == 0) and not torch.equal(old, new)
+
+
+def test_low_rank_is_not_pruned_again(work: Path, tmp_path: Path) -> None:
+    common = ["--config", str(work / "prune.yaml"), "--method", "magnitude", *data(work)]
+    prune.main([*common, "--technique", "low_rank", "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "a")])
+    extract.main(["--pruned", str(tmp_path / "a"), "--exp-dir", str(tmp_path / "small"), "--round-to", "4"])
+    ranks = lm_runs.load_network(tmp_path / "small")[0].config.ranks
+    assert ranks and all(rank % 4 == 0 or rank < 4 for rank in ranks.values())
+    for technique in runs.TECHNIQUES:
+        with pytest.raises(UserError, match="the network is of low rank already; prune the dense one"):
+            prune.main([*common, "--technique", technique, "--teacher", str(tmp_path / "small"), "--exp-dir",
+                        str(tmp_path / "b")])  # fmt: skip
+    with pytest.raises(UserError, match="reopen has no meaning with low_rank"):
+        configuration.load(lm_runs.PruneConfig, work / "prune.yaml",
+                           ["method=movement", "technique=low_rank", "criterion.reopen=true"])  # fmt: skip
+
+
+def test_snapshots_need_room_and_hold_averages_up(work: Path, tmp_path: Path) -> None:
+    common = ["--config", str(work / "prune.yaml"), "--method", "magnitude", "--teacher", str(work / "dense"),
+              *data(work), "snapshots=[0.2,0.3,0.4]"]  # fmt: skip
+    with pytest.raises(UserError, match="3 snapshots of 3 steps each do not fit after the ramp; lower"):
+        prune.main([*common, "constraint.ramp_share=0.9", "--exp-dir", str(tmp_path / "a")])
+    model, _ = lm_runs.load_network(work / "dense")
+    settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.ramp=one_shot", "constraint.ramp_share=0.3"]
+    pruner = lm_runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
+    still = []
+    for step in range(24):
+        info = StepInfo(1, 0, step, total_steps=24)
+        pruner.after_step(info)
+        still.append(pruner.at_rest(info))
+    assert not any(still[:12]) and all(still[-6:])
