@@ -151,6 +151,7 @@ class Measure:
         difference: of a difference.
         shown: the rate as people read it.
         shown_difference: the same of a difference.
+        part: of the network, that sizes are of.
         size, computation: keys of a network's facts that are its axes, each with its unit and the unit's size.
     """
 
@@ -158,16 +159,17 @@ class Measure:
     difference: str
     shown: Callable[[float], float]
     shown_difference: Callable[[float], float]
+    part: str
     size: tuple[str, str, float]
     computation: tuple[str, str, float]
 
 
 MEASURE_OF = {False: "wer", True: "perplexity"}
 MEASURES = {
-    "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate,
+    "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate, "encoder",
                    ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
     "perplexity": Measure("perplexity / word", "% above", lambda rate: math.exp(rate / 100),
-                          lambda rate: 100 * math.expm1(rate / 100),
+                          lambda rate: 100 * math.expm1(rate / 100), "blocks",
                           ("blocks_parameters", "M parameters", 1e6), ("macs_per_token", "M MACs / token", 1e6)),
 }  # fmt: skip
 

@@ -204,7 +204,7 @@ def plot(
             errors = np.stack([middle - low, high - middle])
             panel.errorbar([place(line) for line in lines], middle, errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
-        panel.set_xlabel(label)
+        panel.set_xlabel(f"{measure.part}: {label}")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"{measure.name} (95 % interval)")
     panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
