@@ -47,5 +47,8 @@ def test_from_text_to_tables(tmp_path: Path) -> None:
 
 
 def test_without_text_it_says_so(tmp_path: Path) -> None:
-    result = run("run.sh", "--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"))
+    place = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp")]
+    result = run("run.sh", *place, "--stop-stage", "0")
     assert result.returncode == 1 and result.stderr.strip() == "error: there is no text; give --text FILE"
+    result = run("run.sh", *place, "--text", "x")
+    assert result.returncode == 1 and result.stderr.startswith("error: the sweep files of stages 5 and 6 name data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, cast
 
 import torch
@@ -168,10 +168,7 @@ class CriterionPruning(Pruner):
         """Cut where a cut is due."""
         self._observed.clear()  # of a step that was skipped: they may be infinite
         next_step = StepInfo(step.epoch, step.batch, step.step + 1, step.total_steps)
-        share = self.share(next_step)
-        left = [snapshot for snapshot in self.snapshots if snapshot > self.cut_at.item() + _NEAR]
-        if left:
-            share = min(share, left[0])  # no further than to the next one
+        share = self._next_share(next_step, self.cut_at.item())
         at_end = share == 1 and next_step.step % self.config.interval and not self.snapshots
         if share <= self.cut_at.item() or not (at_end or next_step.step % self.config.interval == 0):
             return
@@ -195,10 +192,22 @@ class CriterionPruning(Pruner):
 
     def _check_room(self, step: StepInfo) -> None:
         """Refuse snapshots that hold the ramp up beyond the end of the run, before anything is trained."""
-        stops = (len(self.snapshots) + 1) * self.config.interval if self.snapshots else 0
-        if step.total_steps is not None and self.constraint.ramp_share * step.total_steps + stops > step.total_steps:
-            what = f"{len(self.snapshots)} snapshots of {self.config.interval} steps each do not fit after the ramp"
+        if not self.snapshots or step.total_steps is None:
+            return
+        cut = 0.0
+        for made in range(self.config.interval, step.total_steps + 1, self.config.interval):
+            cut = self._next_share(replace(step, step=made), cut)
+        if cut < 1 - _NEAR:
+            stops = f"{len(self.snapshots)} snapshots, {self.config.interval} steps each,"
+            what = f"{stops} hold the ramp up beyond the end"
             raise UserError(what, "lower constraint.ramp_share or criterion.interval, or train longer")
+
+    def _next_share(self, step: StepInfo, cut: float) -> float:
+        """The share of the target that a cut after ``step`` steps goes to, where ``cut`` is cut: the ramp's, but no
+        further than to the next snapshot.
+        """
+        left = [snapshot for snapshot in self.snapshots if snapshot > cut + _NEAR]
+        return min([self.share(step), *left[:1]])
 
     def after_cut(self) -> None:
         """Called when units were cut."""

@@ -318,8 +318,8 @@ def test_low_rank_is_not_pruned_again(work: Path, tmp_path: Path) -> None:
 def test_snapshots_need_room_and_hold_averages_up(work: Path, tmp_path: Path) -> None:
     common = ["--config", str(work / "prune.yaml"), "--method", "magnitude", "--teacher", str(work / "dense"),
               *data(work), "snapshots=[0.2,0.3,0.4]"]  # fmt: skip
-    with pytest.raises(UserError, match="3 snapshots of 3 steps each do not fit after the ramp; lower"):
-        prune.main([*common, "constraint.ramp_share=0.9", "--exp-dir", str(tmp_path / "a")])
+    with pytest.raises(UserError, match="3 snapshots, 3 steps each, hold the ramp up beyond the end; lower"):
+        prune.main([*common, "constraint.ramp=one_shot", "constraint.ramp_share=0.9", "--exp-dir", str(tmp_path / "a")])
     model, _ = lm_runs.load_network(work / "dense")
     settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.ramp=one_shot", "constraint.ramp_share=0.3"]
     pruner = lm_runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
