@@ -37,7 +37,8 @@ def perplexities(lms: Sequence[tuple[str, Path]], sets: Sequence[str], style: st
             row[f"{set_name}: per word"] = f"{found['perplexity_per_word']:.2f}"
             per_token = found.get("perplexity_per_token")
             row[f"{set_name}: per token"] = "-" if per_token is None else f"{per_token:.2f}"
-            row[f"{set_name}: left out"] = f"{found['left_out'] / max(1, found['left_out'] + found['words']):.2%}"
+            words = found["left_out"] + found["words"] - found["sentences"]
+            row[f"{set_name}: left out"] = f"{found['left_out'] / max(1, words):.2%}"
         rows.append(row)
     return _tabulated(rows, style)
 
