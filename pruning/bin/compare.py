@@ -37,17 +37,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="results directory of python -m pruning.bin.sweep")
     parser.add_argument("--output", type=Path, required=True, help="Markdown, for --append of pruning.bin.report")
     parser.add_argument("--across", metavar="LINE", help="also this line over all targets: how much size matters")
-    parser.add_argument("--speed", type=Path, help="JSON of pruning.bin.benchmark, its systems named TARGET/LINE")
+    parser.add_argument("--speed", type=Path, help="JSON of pruning.bin.benchmark or benchmark_lm, of TARGET/LINE")
     parser.add_argument("--backend", default="onnx", help="of --speed")
     parser.add_argument("--plot", type=Path, help="PNG file")
     parser.add_argument("--plot-lines", nargs="+", metavar="LINE", help="of the sweep, to plot; default: all")
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
     options = parser.parse_args(argv)
     found = comparison.read(options.results)
-    milliseconds = None
+    milliseconds, setting = None, ""
     if options.speed is not None:
-        speed = read_json(options.speed, "measure with pruning.bin.benchmark first")
-        milliseconds = comparison_tables.times(speed, options.backend)
+        speed = read_json(options.speed, "measure with pruning.bin.benchmark or benchmark_lm first")
+        milliseconds, setting = comparison_tables.times(speed, options.backend)
     deviation = found.seed_deviation
     unit = "points" if found.measure is comparison.MEASURES["wer"] else "% of perplexity"
     seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
@@ -65,7 +65,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                   comparison_tables.table(found, target, milliseconds=milliseconds)]  # fmt: skip
     parts.append("\n".join(f"- **{name}**: {what}" for name, what in found.legend.items()))
     if milliseconds is not None:
-        parts.append(f"ms: median of the encoder's time ({options.backend}); see the table of {options.speed.name}.")
+        what = f"ms: median time of the {found.measure.timed} ({options.backend}, {setting})"
+        parts.append(f"{what}; see the table of {options.speed.name}.")
     parts.append(f"Measured at commit {', '.join(commit[:12] for commit in found.commits)}.")
     if options.plot is not None:
         comparison_tables.plot(found, options.plot, milliseconds, options.plot_lines)

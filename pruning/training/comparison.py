@@ -20,6 +20,7 @@ from pruning.speech import manifests
 from pruning.speech.scoring import count_errors, read_transcripts
 from pruning.speech.sentences import check_texts, read_sentences, set_name
 from pruning.speech.statistics import Design, Estimate, Sample, holm
+from pruning.training import checkpoint
 from pruning.training.decoding_results import likelihood_path, perplexity_path, read_results
 from pruning.training.facts import read_facts
 from pruning.training.sweep import Run, expand, final_dir
@@ -47,7 +48,7 @@ def is_done(results: PathLike, run: Optional[Run], made_by: str) -> bool:
 
 
 def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: PathLike, made_by: str) -> None:
-    """Write what a run measured as one small JSON file: sizes, and errors and likelihood of every utterance.
+    """Write what a run measured as one small JSON file: sizes, loss on dev, errors and likelihood of every utterance.
 
     Args:
         config: of the sweep.
@@ -65,6 +66,9 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
     network, dense = ({key: known[key] for key in _KEPT if key in known} for known in (facts, facts["dense"]))
     value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
+    dev = checkpoint.read_header(checkpoint.best_path(place)).get("dev")
+    if dev is not None:
+        value["dev"] = dev["task"]
     write_json(result_path(results, run), value)
 
 
@@ -152,6 +156,8 @@ class Measure:
         shown: the rate as people read it.
         shown_difference: the same of a difference.
         part: of the network, that sizes are of.
+        timed: what is timed.
+        logarithmic: its scale in plots.
         size, computation: keys of a network's facts that are its axes, each with its unit and the unit's size.
     """
 
@@ -160,16 +166,18 @@ class Measure:
     shown: Callable[[float], float]
     shown_difference: Callable[[float], float]
     part: str
+    timed: str
+    logarithmic: bool
     size: tuple[str, str, float]
     computation: tuple[str, str, float]
 
 
 MEASURE_OF = {False: "wer", True: "perplexity"}
 MEASURES = {
-    "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate, "encoder",
+    "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate, "encoder", "encoder", False,
                    ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
     "perplexity": Measure("perplexity / word", "% above", lambda rate: math.exp(rate / 100),
-                          lambda rate: 100 * math.expm1(rate / 100), "blocks",
+                          lambda rate: 100 * math.expm1(rate / 100), "blocks", "network", True,
                           ("blocks_parameters", "M parameters", 1e6), ("macs_per_token", "M MACs / token", 1e6)),
 }  # fmt: skip
 
@@ -184,6 +192,7 @@ class Line:
         network, dense: sizes of the first run's network, and of the teacher.
         errors, words, nll, tokens: ``(seeds, U)`` of all test sets' utterances in one order.
         sets: ``(U,)`` the set of each utterance.
+        dev: the loss on dev by which checkpoints are chosen, a mean over the seeds; None: not known.
     """
 
     method: str
@@ -196,6 +205,7 @@ class Line:
     nll: np.ndarray
     tokens: np.ndarray
     sets: np.ndarray
+    dev: Optional[float] = None
 
     @property
     def name(self) -> str:
@@ -337,5 +347,6 @@ def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken:
 
     sets = np.array([name for name in names for _ in spoken[name]["words"]])
     seeds = tuple(int(value.get("seed", 0)) for value in values)
+    dev = [value["dev"] for value in values if "dev" in value]
     return Line(method, target, seeds, values[0]["network"], values[0]["dense"], stacked("errors"), stacked("words"),
-                stacked("nll"), stacked("tokens"), sets)  # fmt: skip
+                stacked("nll"), stacked("tokens"), sets, sum(dev) / len(dev) if dev else None)  # fmt: skip

@@ -26,12 +26,18 @@ def _seeds(comparison: Comparison, line: Line) -> str:
     return f"{len(line.seeds)} of {wanted}" if len(line.seeds) < wanted else str(len(line.seeds))
 
 
-def times(speed: Mapping[str, Any], backend: str) -> dict[str, float]:
+_OF_SETTINGS = ("threads", "work", "batch", "seconds", "tokens")
+
+
+def times(speed: Mapping[str, Any], backend: str) -> tuple[dict[str, float], str]:
     """Median milliseconds of networks, from a benchmark whose systems are named as the runs: teacher, quarter/l0, ...
 
     Args:
-        speed: the JSON file of ``pruning.bin.benchmark``.
+        speed: the JSON file of ``pruning.bin.benchmark`` or ``benchmark_lm``.
         backend: of which; its first setting counts.
+
+    Returns:
+        The times by system, and the setting in words.
 
     Raises:
         UserError: the benchmark has no such backend.
@@ -39,8 +45,9 @@ def times(speed: Mapping[str, Any], backend: str) -> dict[str, float]:
     rows = [row for row in speed["rows"] if row["backend"] == backend]
     if not rows:
         raise UserError(f"the benchmark did not measure {backend}", "choose a backend that it has")
-    first = {key: rows[0][key] for key in ("threads", "batch", "seconds")}
-    return {row["system"]: 1000 * row["median_seconds"] for row in rows if first.items() <= row.items()}
+    first = {key: rows[0][key] for key in _OF_SETTINGS if key in rows[0]}
+    found = {row["system"]: 1000 * row["median_seconds"] for row in rows if first.items() <= row.items()}
+    return found, ", ".join(f"{key} {value}" for key, value in first.items())
 
 
 def _zeros(line: Line) -> int:
@@ -58,6 +65,7 @@ def table(
     names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
     measure, rows = comparison.measure, []
     any_zeros = any(_zeros(line) for line in comparison.lines)
+    any_dev = any(line.dev is not None for line in comparison.lines)
     for line in comparison.lines:
         if line.target not in ("", target):
             continue
@@ -69,6 +77,8 @@ def table(
         if len(names) > 1:
             row |= {f"{measure.name} {name}": f"{measure.shown(line.set_rate(name)):.2f}" for name in names}
         row["NLL / token"] = f"{line.nll_per_token:.4f}"
+        if any_dev:
+            row["dev loss"] = "-" if line.dev is None else f"{line.dev:.4f}"
         for key, unit, scale in (measure.size, measure.computation):
             row[unit] = f"{line.network[key] / scale:.3f}"
         if any_zeros:
@@ -206,6 +216,8 @@ def plot(
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
         panel.set_xlabel(f"{measure.part}: {label}")
         panel.grid(alpha=0.3)
+    if measure.logarithmic:
+        panels[0].set_yscale("log")
     panels[0].set_ylabel(f"{measure.name} (95 % interval)")
     panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()

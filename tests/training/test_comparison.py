@@ -169,12 +169,18 @@ def test_what_networks_take(results: Path, tmp_path: Path) -> None:
             for name, backend, seconds in (("teacher", "onnx", 0.02), ("half/l0", "onnx", 0.0125),
                                            ("half/l0", "pytorch", 0.5))]  # fmt: skip
     rows.append({**rows[1], "batch": 16, "median_seconds": 9.0})
-    found = comparison_tables.times({"rows": rows}, "onnx")
+    found, in_words = comparison_tables.times({"rows": rows}, "onnx")
+    assert in_words == "threads 1, batch 1, seconds 10.0"
     assert found == pytest.approx({"teacher": 20.0, "half/l0": 12.5})
     head, _, *lines = cells(comparison_tables.table(comparison.read(results), "half", milliseconds=found))
     assert {line[0]: line[head.index("ms")] for line in lines} == {"teacher": "20.0", "l0": "12.5", "taylor": "-",
                                                                    "random": "-"}  # fmt: skip
     comparison_tables.plot(comparison.read(results), tmp_path / "plot.png", found)
+    of_language_models = [{**rows[0], "work": "scoring", "tokens": 32}, {**rows[0], "work": "steps", "tokens": 16}]
+    for row in of_language_models:
+        del row["seconds"]
+    found, in_words = comparison_tables.times({"rows": of_language_models}, "onnx")
+    assert found == {"teacher": 20.0} and in_words == "threads 1, work scoring, batch 1, tokens 32"
     with pytest.raises(UserError, match="did not measure int8"):
         comparison_tables.times({"rows": rows}, "int8")
 

@@ -14,7 +14,7 @@ import yaml
 
 from pruning.bin import compare, sweep
 from pruning.errors import UserError
-from pruning.training import comparison, comparison_tables, sweep_config
+from pruning.training import checkpoint, comparison, comparison_tables, sweep_config
 from pruning.training import sweep as sweeps
 from tests.training.test_lm_runs import work
 
@@ -81,7 +81,9 @@ def test_perplexities_are_compared(work: Path, tmp_path: Path) -> None:
     measured = comparison.read_json(place / "perplexity" / "perplexity-dev.json")
     assert found.measure.shown(float(line.rates[0])) == pytest.approx(measured["perplexity_per_word"], rel=1e-3)
     assert math.exp(line.nll_per_token) == pytest.approx(measured["perplexity_per_token"], rel=1e-3)
+    assert line.dev == pytest.approx(checkpoint.read_header(place / "best.safetensors")["dev"]["task"])
     table = comparison_tables.table(found, "half")
+    assert f"| {line.dev:.4f} |" in re.sub(" +", " ", table)
     assert "perplexity / word pooled" in table and "of them zero" in table
     rows = comparison_tables.grid(found, "half").splitlines()
     assert len(rows) == 4 and [cell.strip() for cell in rows[3].split("|")][1:3] == ["activation", "-"]
