@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import soundfile
 import yaml
 
 from pruning.models.transducer import Transducer
+from pruning.models.transformer_lm import TransformerLM
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
-from pruning.training import configuration, transducer_runs
+from pruning.training import configuration, lm_runs, transducer_runs
 
 EGS = Path(__file__).resolve().parents[1] / "egs"
 RECIPE = EGS / "TEMPLATE"
@@ -134,9 +136,18 @@ def test_configurations_are_whole_and_fair(folder: str) -> None:
     assert shared[0] == shared[1]
 
 
-def test_the_teacher_for_an4_is_as_large_as_its_configuration_says() -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize("folder", ["TEMPLATE/conf", "an4/conf", "librispeech/conf/lm", "librispeech/conf/mini"])
+def test_configurations_of_language_models_fit_each_other(folder: str) -> None:
+    """Each can be read, and the small network of what the first makes is within reach of the second."""
+    kinds = {"lm": lm_runs.RunConfig, "lm_prune": lm_runs.PruneConfig, "lm_finetune": lm_runs.RunConfig}
+    config = {name: configuration.load(kind, EGS / folder / f"{name}.yaml") for name, kind in kinds.items()}
+    assert config["lm"].model is not None and config["lm_prune"].model is config["lm_finetune"].model is None
+    dense = TransformerLM(replace(config["lm"].model, vocab_size=30))
+    pruner = lm_runs.new_pruner(dense, replace(config["lm_prune"], method="magnitude"))
+    assert pruner.targets
 
+
+def test_the_teacher_for_an4_is_as_large_as_its_configuration_says() -> None:
     config = configuration.load(transducer_runs.RunConfig, EGS / "an4/conf/teacher.yaml").model
     assert config is not None
     encoder = Transducer(replace(config, vocab_size=30)).encoder

@@ -55,20 +55,12 @@ if in_stage 9 && [[ " $methods " =~ \ (fast_beam_search|ctc_decoding)\  ]]; then
     fail "${BASH_REMATCH[1]} needs k2, which this environment lacks; give --methods \"greedy_search modified_beam_search\""
 fi
 
-read -ra train_parts <<< "$train_parts"
-read -ra dev_parts <<< "$dev_parts"
-read -ra test_parts <<< "$test_parts"
-read -ra methods <<< "$methods"
+# shellcheck source=utils/corpus.sh
+. ../../utils/corpus.sh
 parts=("${train_parts[@]}" "${dev_parts[@]}" "${test_parts[@]}")
 manifests=$data_dir/manifests
 : "${teacher:=$exp_dir/teacher}"
 pruned=$exp_dir/pruned extracted=$exp_dir/extracted uniform=$exp_dir/uniform
-now=$(date +%Y%m%d-%H%M%S)
-
-cuts_of() { printf '%s\n' "${@/#/"$data_dir/fbank/${corpus}_cuts_"}" | sed 's/$/.jsonl.gz/'; }
-mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
-mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
-mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
 
 require_data() {
   local cuts
@@ -76,16 +68,9 @@ require_data() {
   require "$lang_dir/bpe.model" 3
 }
 
-# train WHAT NAME COMMAND ARGUMENT...: a training command with what all of them need.
+# train WHAT NAME COMMAND ARGUMENT...: a training command on the cuts.
 train() {
-  local what=$1 name=$2 command=$3 launch=(python -m)
-  shift 3
-  [ "$num_processes" -eq 1 ] ||
-    launch=(python -m pruning.bin.torchrun --standalone --nproc_per_node "$num_processes" -m)
-  # shellcheck disable=SC2086  # a runner is a command with its options
-  run_logged "$what" "$exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu "$num_processes" -- \
-    "${launch[@]}" "pruning.bin.$command" --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" \
-    --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "$@" "trainer.seed=$seed"
+  train_in "$exp_dir/$2" "$1" "$3" --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "${@:4}"
 }
 
 # warm_up NAME ARGUMENT...: trains the start of NAME on other speech.

@@ -24,38 +24,23 @@ fi
 # shellcheck source=egs/TEMPLATE/path.sh
 . ./path.sh
 
-read -ra train_parts <<< "$train_parts"
-read -ra dev_parts <<< "$dev_parts"
-read -ra test_parts <<< "$test_parts"
-read -ra methods <<< "$methods"
+# shellcheck source=utils/corpus.sh
+. ../../utils/corpus.sh
 read -ra lm_text <<< "$lm_text"
 read -ra lm_scales <<< "$lm_scales"
 read -ra ilm_scales <<< "$ilm_scales"
 read -ra graph_scales <<< "$graph_scales"
 : "${teacher:=$lm_exp_dir/dense}"
 pruned=$lm_exp_dir/pruned extracted=$lm_exp_dir/extracted finetuned=$lm_exp_dir/finetuned
-now=$(date +%Y%m%d-%H%M%S)
-
-cuts_of() { printf '%s\n' "${@/#/"$data_dir/fbank/${corpus}_cuts_"}" | sed 's/$/.jsonl.gz/'; }
-mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
-mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
-mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
 
 require_text() {
   require "$lm_dir/train.txt" 0
   require "$lang_dir/bpe.model" "3 of run.sh"
 }
 
-# train_lm WHAT NAME COMMAND ARGUMENT...: a training command with what all of them need.
+# train_lm WHAT NAME COMMAND ARGUMENT...: a training command on the text.
 train_lm() {
-  local what=$1 name=$2 command=$3 launch=(python -m)
-  shift 3
-  [ "$num_processes" -eq 1 ] ||
-    launch=(python -m pruning.bin.torchrun --standalone --nproc_per_node "$num_processes" -m)
-  # shellcheck disable=SC2086  # a runner is a command with its options
-  run_logged "$what" "$lm_exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu "$num_processes" -- \
-    "${launch[@]}" "pruning.bin.$command" --exp-dir "$lm_exp_dir/$name" --lang-dir "$lang_dir" \
-    --train-text "$lm_dir/train.txt" --dev-text "$lm_dir/dev.txt" "$@" "trainer.seed=$seed"
+  train_in "$lm_exp_dir/$2" "$1" "$3" --train-text "$lm_dir/train.txt" --dev-text "$lm_dir/dev.txt" "${@:4}"
 }
 
 if in_stage 0; then
