@@ -11,7 +11,7 @@ exp_dir=exp/sizes             # runs
 data_dir=data                 # text and word pieces
 vocab_size=2000               # word pieces
 conf=conf/sizes.yaml          # of both kinds of run
-removed="0.25 0.4 0.5 0.6"    # shares that are gone at the snapshots; the last size is that of the configuration
+removed="0.25 0.4 0.5 0.6 0.7"  # shares that are gone at each size, ascending; the last ends the incremental run
 args=                         # settings over the configuration
 num_threads=1                 # threads of measuring
 
@@ -27,21 +27,27 @@ measure() {
     --text "$data_dir/test.txt" --vocabulary "$data_dir/words.txt" --num-threads "$num_threads"
 }
 
-snapshots=$(IFS=,; echo "[${removed[*]}]")
+last=$((${#removed[@]} - 1))
+snapshots=$(IFS=,; echo "[${removed[*]::last}]")
 # shellcheck disable=SC2086  # settings are words
 python -m pruning.bin.prune --config "$conf" --teacher "$teacher" --exp-dir "$exp_dir/incremental" "${data[@]}" \
-  "snapshots=$snapshots" $args
+  $args "constraint.size=${removed[last]}" "snapshots=$snapshots"
+python -m pruning.bin.extract --pruned "$exp_dir/incremental" --exp-dir "$exp_dir/incremental/sizes/last"
 lms=()
 for share in "${removed[@]}"; do
   kept=$(python -c "print(f'{round(100 * (1 - $share), 6):g}')")
-  one=$exp_dir/incremental/sizes/size-$kept
-  steps=$(python -c "
+  one=$exp_dir/incremental/sizes/size-$kept settings=()
+  if [ "$share" = "${removed[last]}" ]; then
+    one=$exp_dir/incremental/sizes/last
+  else
+    settings=("trainer.max_steps=$(python -c "
 from pruning.training.checkpoint import read_header
-print(read_header('$exp_dir/incremental/snapshots/size-$kept.safetensors')['step'])")
+print(read_header('$exp_dir/incremental/snapshots/size-$kept.safetensors')['step'])")")
+  fi
   own=$exp_dir/own-$kept
   # shellcheck disable=SC2086
   python -m pruning.bin.prune --config "$conf" --teacher "$teacher" --exp-dir "$own/pruned" "${data[@]}" $args \
-    "constraint.size=$share" "trainer.max_steps=$steps"
+    "constraint.size=$share" ${settings[@]+"${settings[@]}"}
   python -m pruning.bin.extract --pruned "$own/pruned" --exp-dir "$own/extracted"
   measure "$one"
   measure "$own/extracted"
