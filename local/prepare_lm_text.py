@@ -21,7 +21,7 @@ from pruning.errors import UserError
 from pruning.files import atomic_path, write_text
 from pruning.speech import manifests
 from pruning.speech.data_table import transcripts
-from pruning.speech.sentences import check_texts, read_sentences
+from pruning.speech.text_files import check_texts, read_sentences
 
 PARTS = ("train", "dev", "test")
 

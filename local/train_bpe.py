@@ -13,7 +13,7 @@ from typing import Optional
 from pruning.bin import command
 from pruning.speech import bpe
 from pruning.speech.data_table import transcripts
-from pruning.speech.sentences import check_texts, read_sentences
+from pruning.speech.text_files import check_texts, read_sentences
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -15,7 +15,8 @@ from pruning.errors import UserError
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, training_batches
-from pruning.speech.sentences import Sentences, TextConfig, check_texts
+from pruning.speech.sentences import Sentences, TextConfig
+from pruning.speech.text_files import check_texts
 from pruning.training import checkpoint, lm_runs, runs, transducer_runs
 from pruning.training.extracting import before_after, check_origin, extract_experiment, repaired
 from pruning.training.provenance import file_fingerprint
@@ -112,7 +113,7 @@ def _batches(options: argparse.Namespace, header: checkpoint.Header) -> Optional
     tokenizer = Tokenizer(options.lang_dir)
     tokenizer.check_matches(header["tokenizer"])
     if options.train_text:
-        return partial(Sentences(files, tokenizer, TextConfig()).training_batches, seed=0, epoch=1)
+        return partial(Sentences(files, tokenizer, TextConfig(), keep=True).training_batches, seed=0, epoch=1)
     config = DataConfig(max_duration=options.max_duration)
     return partial(training_batches, config, options.train_cuts, tokenizer, seed=0, epoch=1)
 

@@ -20,7 +20,8 @@ from pruning.files import read_json, read_lines, write_json
 from pruning.speech import arpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.perplexity import WordScores, perplexity, word_scores
-from pruning.speech.sentences import Sentences, TextConfig, check_texts, read_sentences, set_name
+from pruning.speech.sentences import Sentences, TextConfig
+from pruning.speech.text_files import check_texts, read_sentences, set_name
 from pruning.training import lm_runs, provenance
 from pruning.training.decoding_results import perplexity_path
 

@@ -7,7 +7,9 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
+
+import numpy as np
 
 from pruning import files
 from pruning.errors import UserError
@@ -58,13 +60,19 @@ class Tokenizer:
         """Token ids of ``text``; what the model does not know becomes ``<unk>`` (2)."""
         return self._processor.encode(text)
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many, in parallel."""
+        return self._processor.encode(list(texts))
+
     def spell(self, text: str) -> str:
         """``text`` as its own tokens spell it: sentencepiece rewrites some letters, and does not know others."""
         return self.decode(self.encode(text))
 
-    def count_unknown(self, tokens: Sequence[int]) -> tuple[int, int]:
+    def count_unknown(self, tokens: Union[Sequence[int], np.ndarray]) -> tuple[int, int]:
         """How many of ``tokens`` are ``<unk>``, and how many there are; marks between words do not count."""
-        return tokens.count(UNKNOWN_ID), sum(token != self._mark for token in tokens)
+        ids = np.asarray(tokens, dtype=np.int64)
+        marks = 0 if self._mark is None else int((ids == self._mark).sum())
+        return int((ids == UNKNOWN_ID).sum()), len(ids) - marks
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The words that ``tokens`` spell, separated by one space; blanks are left out."""

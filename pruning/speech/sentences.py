@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -17,6 +13,7 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.speech.bpe import SOS_EOS, Tokenizer
+from pruning.speech.tokenized import FileFacts, tokenized
 
 logger = logging.getLogger(__name__)
 
@@ -76,48 +73,38 @@ def boundary_id(tokenizer: Tokenizer) -> int:
 
 
 class Sentences:
-    """All sentences of text files as token ids, in memory: 4 bytes a token.
+    """All sentences of text files as token ids.
 
     Args:
         paths: text files, one sentence a line, plain or gzipped.
         tokenizer: of the recipe.
         config: see `TextConfig`.
+        keep: whether ``text`` of the language directory keeps the ids (see `pruning.speech.tokenized`).
 
     Raises:
         UserError: a file is missing, is no text, has no sentence, or has too many characters that are not covered.
     """
 
-    def __init__(self, paths: Sequence[PathLike], tokenizer: Tokenizer, config: TextConfig) -> None:
+    def __init__(
+        self, paths: Sequence[PathLike], tokenizer: Tokenizer, config: TextConfig, keep: bool = False
+    ) -> None:
         self.config = config
         self.boundary = boundary_id(tokenizer)
-        pieces: list[np.ndarray] = []
-        places: list[int] = []
-        place = empty = 0
-        for path in check_texts(paths):
-            unknown = tokens = 0
-            first = ""
-            for number, line in enumerate(read_sentences(path), start=1):
-                if not line:
-                    empty += 1
-                    continue
-                ids = tokenizer.encode(line)
-                strange, counted = tokenizer.count_unknown(ids)
-                if strange and not first:
-                    first = f"line {number}, {line[:40]!r}"
-                unknown, tokens = unknown + strange, tokens + counted
-                for start in range(0, len(ids), config.max_length):
-                    pieces.append(np.array(ids[start : start + config.max_length], dtype=np.int32))
-                    places.append(place)
-                place += 1
-            _check_covered(path, unknown, tokens, first, config.max_unknown)
-        if not pieces:
+        text = tokenized(paths, tokenizer, tokenizer.lang_dir / "text" if keep else None)
+        for facts in text.files:
+            _check_covered(facts, config.max_unknown)
+        empty = sum(facts.empty for facts in text.files)
+        if not len(text.ids):
             raise UserError(f"{', '.join(map(str, paths))} holds no sentence", "give text, one sentence a line")
         if empty:
             logger.info("%d empty lines left out", empty)
-        self.lengths = np.array([len(piece) for piece in pieces])
-        self.places = np.array(places)
-        self._flat = np.concatenate(pieces)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+        pieces = -(-text.lengths // config.max_length)
+        self.places = np.repeat(np.arange(len(pieces)), pieces)
+        before = np.repeat(np.cumsum(pieces) - pieces, pieces)  # pieces of earlier sentences
+        offsets = (np.arange(len(self.places)) - before) * config.max_length
+        self.lengths = np.minimum(config.max_length, text.lengths[self.places] - offsets)
+        self._flat = text.ids
+        self._starts = (np.cumsum(text.lengths, dtype=np.int64) - text.lengths)[self.places] + offsets
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -179,54 +166,11 @@ class Sentences:
         return len(self._epoch(seed, 1, world_size)) // world_size
 
 
-def _check_covered(path: Path, unknown: int, tokens: int, first: str, most: float) -> None:
-    share = unknown / max(1, tokens)
+def _check_covered(facts: FileFacts, most: float) -> None:
+    share = facts.unknown / max(1, facts.tokens)
     if share > most:
-        what = f"{path}: {share:.1%} of its tokens are unknown to the word pieces, first in {first}"
+        what = f"{facts.path}: {share:.1%} of its tokens are unknown to the word pieces, first in {facts.first}"
         raise UserError(what, "normalise the text as the transcripts, or raise data.max_unknown")
-    if unknown:
-        logger.warning("%s: %d of %d tokens are unknown to the word pieces, first in %s", path, unknown, tokens, first)
-
-
-def check_texts(paths: Sequence[PathLike]) -> list[Path]:
-    """The paths, after checking that the files are there.
-
-    Raises:
-        UserError: one is not.
-    """
-    for path in paths:
-        if not Path(path).is_file():
-            raise UserError(f"text {path} does not exist", "prepare it, or correct the path")
-    return [Path(path) for path in paths]
-
-
-def set_name(path: PathLike) -> str:
-    """What a text is called in tables: its file's name without endings."""
-    return Path(path).name.split(".")[0]
-
-
-_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF), " ")
-"""Separators that cannot be seen, which word pieces take for spaces."""
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
-
-
-def read_sentences(path: PathLike) -> Iterator[str]:
-    """The lines of a text file, plain or gzipped, as NFC, their words separated by single spaces.
-
-    Raises:
-        UserError: it is no UTF-8 text, or broken.
-    """
-    number = 0
-    try:
-        with _open(Path(path)) as stream:
-            for line in stream:
-                number += 1
-                yield " ".join(unicodedata.normalize("NFC", line).translate(_NO_WIDTH).split())
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} cannot be read after line {number} ({error})", "give UTF-8 text") from None
-
+    if facts.unknown:
+        logger.warning("%s: %d of %d tokens are unknown to the word pieces, first in %s", facts.path, facts.unknown,
+                       facts.tokens, facts.first)  # fmt: skip

@@ -18,8 +18,8 @@ from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
 from pruning.speech import manifests
 from pruning.speech.scoring import count_errors, read_transcripts
-from pruning.speech.sentences import check_texts, read_sentences, set_name
 from pruning.speech.statistics import Design, Estimate, Sample, holm
+from pruning.speech.text_files import check_texts, read_sentences, set_name
 from pruning.training import checkpoint
 from pruning.training.decoding_results import likelihood_path, perplexity_path, read_results
 from pruning.training.facts import read_facts

@@ -11,7 +11,8 @@ from torch import nn
 from pruning.files import PathLike
 from pruning.models.transformer_lm import LanguageModelConfig, TransformerLM
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.sentences import SentenceBatch, Sentences, TextConfig, check_texts
+from pruning.speech.sentences import SentenceBatch, Sentences, TextConfig
+from pruning.speech.text_files import check_texts
 from pruning.training import checkpoint, distributed, runs
 from pruning.training.facts import LM_TOKENS
 from pruning.training.lm_task import LmDistillationConfig, LmTask
@@ -51,7 +52,7 @@ class Inputs:
 
     Attributes:
         train_text, dev_text: text files, one sentence a line.
-        lang_dir: holds ``bpe.model`` and ``tokens.txt``.
+        lang_dir: holds ``bpe.model`` and ``tokens.txt``; gets ``text``, the training text as token ids.
     """
 
     train_text: Sequence[PathLike]
@@ -108,7 +109,7 @@ class LmRecipe(Recipe):
     def train_text(self) -> Sentences:
         """The sentences of training, read once."""
         if self._train_text is None:
-            self._train_text = Sentences(self.inputs.train_text, self.tokenizer, self.config.data)
+            self._train_text = Sentences(self.inputs.train_text, self.tokenizer, self.config.data, keep=True)
         return self._train_text
 
     def build(self, vocab_size: int) -> TransformerLM:

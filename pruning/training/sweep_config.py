@@ -18,7 +18,7 @@ from pruning.files import PathLike
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.sentences import check_texts
+from pruning.speech.text_files import check_texts
 from pruning.training import configuration, lm_runs, runs, transducer_runs
 from pruning.training.facts import cost_model
 from pruning.training.uniform import NARROW, narrowed_config

@@ -72,7 +72,7 @@ def test_a_tokenizer_without_a_boundary(tmp_path: Path) -> None:
 
 
 def test_spaces_that_cannot_be_seen(tmp_path: Path) -> None:
-    from pruning.speech.sentences import read_sentences
+    from pruning.speech.text_files import read_sentences
 
     path = tmp_path / "text.txt"
     path.write_text("ONE\u200bTWO \ufeff\n\u200b\n", encoding="utf-8")

@@ -12,7 +12,8 @@ import torch
 from pruning.errors import UserError
 from pruning.speech import bpe
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.sentences import SentenceBatch, Sentences, TextConfig, boundary_id, read_sentences
+from pruning.speech.sentences import SentenceBatch, Sentences, TextConfig, boundary_id
+from pruning.speech.text_files import read_sentences
 
 WORDS = ["ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE", "TEN"]
 

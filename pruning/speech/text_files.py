@@ -1,0 +1,56 @@
+"""Text files: one sentence a line, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from pruning.errors import UserError
+from pruning.files import PathLike
+
+
+def check_texts(paths: Sequence[PathLike]) -> list[Path]:
+    """The paths, after checking that the files are there.
+
+    Raises:
+        UserError: one is not.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            raise UserError(f"text {path} does not exist", "prepare it, or correct the path")
+    return [Path(path) for path in paths]
+
+
+def set_name(path: PathLike) -> str:
+    """What a text is called in tables: its file's name without endings."""
+    return Path(path).name.split(".")[0]
+
+
+_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF), " ")
+"""Separators that cannot be seen, which word pieces take for spaces."""
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def read_sentences(path: PathLike) -> Iterator[str]:
+    """The lines of a text file, plain or gzipped, as NFC, their words separated by single spaces.
+
+    Raises:
+        UserError: it is no UTF-8 text, or broken.
+    """
+    number = 0
+    try:
+        with _open(Path(path)) as stream:
+            for line in stream:
+                number += 1
+                yield " ".join(unicodedata.normalize("NFC", line).translate(_NO_WIDTH).split())
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} cannot be read after line {number} ({error})", "give UTF-8 text") from None
+
