@@ -157,9 +157,8 @@ def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], len
 def _read(place: Path, mapped: bool) -> TokenizedText:
     try:
         facts = read_json(place / _FACTS)["files"]
-        mode: Optional[Literal["r"]] = (
-            "r" if mapped and any(one["sentences"] for one in facts) else None
-        )  # nothing cannot be mapped
+        filled = any(one["sentences"] for one in facts)  # what is empty cannot be mapped
+        mode: Optional[Literal["r"]] = "r" if mapped and filled else None
         ids, lengths = (np.load(place / name, mmap_mode=mode) for name in (_IDS, _LENGTHS))
     except (ValueError, KeyError) as error:
         raise UserError(f"{place} is broken ({error})", "remove it; it is made again") from None
