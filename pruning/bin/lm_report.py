@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 from tabulate import tabulate
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json
 from pruning.speech.decoding import SETTINGS
+from pruning.speech.statistics import Design, Estimate
 from pruning.training import facts, report
+from pruning.training.comparison import BLOCK
 from pruning.training.decoding_results import perplexity_path
 
 NOTE = """\
@@ -20,13 +24,42 @@ Perplexity per word: the end of a sentence counts as a word, words outside the v
 Real-time factor: features, encoder, search and language model, on the threads that decoding was given."""
 
 
-def perplexities(lms: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
-    """A row for each language model.
+AGAINST = """% above: in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block} sentences,
+then sentences: what another run would give is not in it."""
+
+
+def excess(place: Path, other: Path, set_name: str) -> Estimate:
+    """By how many percent the perplexity per word of one model is above another's on the same text.
 
     Raises:
-        UserError: a text was not measured.
+        UserError: one was not measured, or not on the same words.
     """
-    rows = []
+    found = [read_json(perplexity_path(one, set_name), "measure it with pruning.bin.perplexity")
+             for one in (place, other)]  # fmt: skip
+    words = np.array(found[0]["counted"], dtype=float)
+    if found[1]["counted"] != found[0]["counted"]:
+        raise UserError(f"{place} and {other} were measured on other words of {set_name}", "measure both again")
+    design = Design.of([f"block {index // BLOCK}" for index in range(len(words))])
+    rates = [design.rate(np.array(one["nll"])[None], words) for one in found]
+    value, low, high = (100 * math.expm1(rate / 100) for rate in (rates[0] - rates[1]).interval)
+    return Estimate(value, low, high)
+
+
+def perplexities(
+    lms: Sequence[tuple[str, Path]],
+    sets: Sequence[str],
+    style: str = "github",
+    against: Optional[Mapping[str, str]] = None,
+) -> str:
+    """A row for each language model; those that are keys of ``against`` are compared with the model there.
+
+    Raises:
+        UserError: a text was not measured, or there is no such model.
+    """
+    rows, against, places = [], against or {}, dict(lms)
+    for name in (*against, *against.values()):
+        if name not in places:
+            raise UserError(f"{name!r} is none of the language models", f"choose from {', '.join(places)}")
     for name, place in lms:
         size = facts.read_facts(place) if (place / facts.FILE).exists() else None
         row: dict[str, Any] = {"language model": name}
@@ -39,6 +72,10 @@ def perplexities(lms: Sequence[tuple[str, Path]], sets: Sequence[str], style: st
             row[f"{set_name}: per token"] = "-" if per_token is None else f"{per_token:.2f}"
             words = found["left_out"] + found["words"] - found["sentences"]
             row[f"{set_name}: left out"] = f"{found['left_out'] / max(1, words):.2%}"
+            if against:
+                compared = excess(place, places[against[name]], set_name) if name in against else None
+                shown = "" if compared is None else "{:+.2f} ({:.2f} to {:.2f})".format(*compared)
+                row[f"{set_name}: % above"] = f"{shown} {against.get(name, '')}".strip()
         rows.append(row)
     return _tabulated(rows, style)
 
@@ -90,6 +127,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--lms", nargs="+", type=arguments.system, metavar="NAME=DIR", help="language models")
+    parser.add_argument("--against", nargs="+", default=[], type=arguments.system, metavar="NAME=NAME",
+                        help="of --lms: which is compared with which, in percent of perplexity")
     parser.add_argument("--texts", nargs="+", default=["test"], help="texts that their perplexity was measured on")
     parser.add_argument("--systems", nargs="*", default=[], type=arguments.system, metavar="NAME=DIR",
                         help="transducers that were decoded with and without them")
@@ -97,15 +136,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Markdown")
     parser.add_argument("--title", default="Language models", help="heading")
     options = parser.parse_args(argv)
+    against = {name: str(other) for name, other in options.against}
     tables = [table for given, table in (
-        (options.lms, lambda style: perplexities(options.lms, options.texts, style)),
+        (options.lms, lambda style: perplexities(options.lms, options.texts, style, against)),
         (options.systems, lambda style: decodings(options.systems, options.sets, style)),
     ) if given]  # fmt: skip
     if not tables:
         raise UserError("there is nothing to tabulate", "give --lms or --systems")
     for table in tables:
         print(f"{table('simple')}\n")
-    text = "\n\n".join([NOTE, *(table("github") for table in tables)])
+    notes = [NOTE, *([AGAINST.format(block=BLOCK)] if against else [])]
+    text = "\n\n".join([*notes, *(table("github") for table in tables)])
     report.write_section(options.output, options.title, text, "pruning.bin.lm_report", argv)
 
 

@@ -33,7 +33,7 @@ snapshots=$(IFS=,; echo "[${removed[*]::last}]")
 python -m pruning.bin.prune --config "$conf" --teacher "$teacher" --exp-dir "$exp_dir/incremental" "${data[@]}" \
   $args "constraint.size=${removed[last]}" "snapshots=$snapshots"
 python -m pruning.bin.extract --pruned "$exp_dir/incremental" --exp-dir "$exp_dir/incremental/sizes/last"
-lms=()
+lms=() pairs=()
 for share in "${removed[@]}"; do
   kept=$(python -c "print(f'{round(100 * (1 - $share), 6):g}')")
   one=$exp_dir/incremental/sizes/size-$kept settings=()
@@ -52,6 +52,7 @@ print(read_header('$exp_dir/incremental/snapshots/size-$kept.safetensors')['step
   measure "$one"
   measure "$own/extracted"
   lms+=("$kept%-incremental=$one" "$kept%-own=$own/extracted")
+  pairs+=("$kept%-incremental=$kept%-own")
 done
-python -m pruning.bin.lm_report --lms "dense=$teacher" "${lms[@]}" --output "$exp_dir/RESULTS.md" \
+python -m pruning.bin.lm_report --lms "dense=$teacher" "${lms[@]}" --against "${pairs[@]}" --output "$exp_dir/RESULTS.md" \
   --title "Several sizes from one run"

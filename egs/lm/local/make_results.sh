@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Make results/RESULTS.md and its plots from the measured JSON files in results/, on any machine.
+#
+#     local/make_results.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=egs/lm/path.sh
+. ./path.sh
+# shellcheck source=utils/results.sh
+. ../../utils/results.sh
+
+# Perplexities of language models, by directories NAME/perplexity.
+lms() {
+  local name=$1 title=$2 rows=()
+  for place in "results/$name"/*/; do rows+=("$(basename "$place")=$place"); done
+  python -m pruning.bin.lm_report --lms "${rows[@]}" --output "results/$name.md" --title "$title"
+}
+
+section dense lms dense "Dense language models and the n-gram"
+section grid sweep grid "The grid: 70 % of the small model gone" table
+section corners sweep corners "Its corners on the larger model, at four sizes" plot --speed results/speed_corners.json \
+  --plot-lines magnitude-structured-cubic taylor-structured-cubic magnitude-low_rank-cubic wanda-low_rank-cubic
+section sizes lms sizes "Several sizes from one run"
+for speed in results/speed*.json; do
+  [ -e "$speed" ] || continue
+  name=$(basename "$speed" .json)
+  section "$name" python -m pruning.bin.benchmark_lm --read "$speed" --title "Speed: ${name#speed_}"
+done
+write_results

@@ -1,0 +1,49 @@
+"""Tables of language models: how much worse one is than another."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pruning.bin import lm_report
+from pruning.errors import UserError
+from pruning.files import write_json
+from pruning.training.decoding_results import perplexity_path
+
+
+def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:
+    """What the perplexity command leaves."""
+    per_word = math.exp(nll.sum() / words.sum())
+    facts = {"perplexity_per_word": per_word, "perplexity_per_token": None, "nll": nll.tolist(), "left_out": 0,
+             "counted": words.tolist(), "words": int(words.sum()), "sentences": len(words)}  # fmt: skip
+    write_json(perplexity_path(place, "test"), facts)
+    return place
+
+
+def test_one_against_another(tmp_path: Path) -> None:
+    """What is 3 % worse in every word is so in every draw; noise between sentences widens the interval."""
+    generator = np.random.default_rng(0)
+    words = generator.integers(3, 12, 200)
+    nll = words * 5.0
+    first = measured(tmp_path / "first", nll, words)
+    worse = measured(tmp_path / "worse", nll + words * math.log(1.03), words)
+    noisy = measured(tmp_path / "noisy", nll + words * math.log(1.03) + generator.normal(0, 3, 200), words)
+    assert lm_report.excess(worse, first, "test") == pytest.approx((3.0, 3.0, 3.0), abs=1e-2)
+    value, low, high = lm_report.excess(noisy, first, "test")
+    assert low < value < high and high - low > 3
+    lms = [("dense", first), ("half", worse)]
+    table = lm_report.perplexities(lms, ["test"], against={"half": "dense"})
+    assert "+3.00 (3.00 to 3.00) dense" in table and f"{math.exp(5):.2f}" in table
+    assert "% above" not in lm_report.perplexities(lms, ["test"])
+    with pytest.raises(UserError, match="'other' is none of the language models"):
+        lm_report.perplexities(lms, ["test"], against={"half": "other"})
+
+
+def test_other_words_are_refused(tmp_path: Path) -> None:
+    words = np.array([3, 4])
+    first, other = measured(tmp_path / "a", words * 2.0, words), measured(tmp_path / "b", words * 2.0, words + 1)
+    with pytest.raises(UserError, match="other words of test"):
+        lm_report.excess(first, other, "test")
