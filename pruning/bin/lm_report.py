@@ -24,7 +24,8 @@ Perplexity per word: the end of a sentence counts as a word, words outside the v
 Real-time factor: features, encoder, search and language model, on the threads that decoding was given."""
 
 
-AGAINST = """% above: in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block} sentences,
+AGAINST = """\
+% above: in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block} sentences,
 then sentences: what another run would give is not in it."""
 
 
