@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional
 
 import numpy as np
-import soundfile
 
-from pruning import files
 from pruning.errors import UserError
-from pruning.speech.synthetic import acoustics
-from pruning.speech.synthetic.espeak import Espeak
+from pruning.speech.synthetic import acoustics, speaking
+from pruning.speech.synthetic.speaking import Utterance
 from pruning.speech.synthetic.text import Grammar
 from pruning.speech.synthetic.voices import (
     ACCENTS,
@@ -26,7 +21,6 @@ from pruning.speech.synthetic.voices import (
     draw_speaker,
 )
 
-DONE_MARK = ".synthetic.json"
 TRAIN, DEV, TEST_CLEAN, TEST_OTHER = "train-clean-mini", "dev-clean-mini", "test-clean", "test-other"
 
 
@@ -67,17 +61,6 @@ class CorpusConfig:
         for name in ("train_utterances", "dev_utterances", "test_words", "utterances_per_speaker"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}", "choose at least 1")
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One utterance to be spoken; ``seed`` is its own stream of random numbers, whoever speaks it when."""
-
-    identifier: str
-    text: str
-    speaker: Speaker
-    conditions: acoustics.Conditions
-    seed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -129,85 +112,28 @@ def _utterances(
         yield Utterance(identifier, sentence, speaker, conditions, (config.seed, key, 2, index))
 
 
-_espeak: Optional[Espeak] = None  # initialised before the fork, silent until after it: see espeak.py
-
-
-def _speak(task: tuple[Utterance, Path]) -> Union[tuple[str, float], tuple[str, str]]:
-    """Speak and record one utterance into its file; returns its identifier and its seconds.
-
-    A UserError comes back as what and remedy, because it cannot be raised again in another process.
-    """
-    utterance, path = task
-    try:
-        return utterance.identifier, _record(utterance, path)
-    except UserError as error:
-        return error.what, error.remedy
-
-
-def _record(utterance: Utterance, path: Path) -> float:
-    assert _espeak is not None
-    generator = np.random.default_rng(utterance.seed)
-    voice = utterance.speaker.voice.jittered(generator)
-    speech = _espeak.speak(utterance.text, voice, int(generator.integers(2**31)))
-    wave = acoustics.record(speech, _espeak.sampling_rate, utterance.conditions, generator)
-    encoded = io.BytesIO()  # a full disk is then an OSError and not one of libsndfile's
-    soundfile.write(encoded, wave, acoustics.SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    path.write_bytes(encoded.getvalue())
-    return len(wave) / acoustics.SAMPLING_RATE
-
-
 def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int) -> None:
-    """Write the corpus to ``output_dir``, which appears whole; do nothing if it is there already.
+    """Write the corpus to ``output_dir``; see `speaking.make_whole`."""
 
-    Raises:
-        UserError: ``output_dir`` holds something else, or a synthetic corpus of another configuration.
-    """
-    mark = output_dir / DONE_MARK
-    wanted = _plain(asdict(config))
-    if mark.is_file():
-        if files.read_json(mark, f"remove {output_dir}")["config"] != wanted:
-            raise UserError(f"{output_dir} holds a corpus of other options", "remove it or choose another --output-dir")
-        logging.info("%s is there already", output_dir)
-        return
-    _check_empty(output_dir)
-    parts = plan_corpus(config)
-    with files.atomic_path(output_dir) as temporary:
-        temporary.mkdir()
-        seconds = _speak_all(parts, temporary, num_workers)
-        statistics = {part.name: _statistics(part, seconds) for part in parts}
+    def build(directory: Path) -> dict[str, dict[str, float]]:
+        parts = plan_corpus(config)
+        seconds = _speak_all(parts, directory, num_workers)
         for part in parts:
-            _write_transcripts(temporary, part)
-        _write_tables(temporary, parts, seconds)
-        files.write_json(temporary / DONE_MARK, {"config": wanted, "parts": statistics})
-        _check_empty(output_dir)  # the directory would be replaced, whatever has come there meanwhile
-    for name, values in statistics.items():
-        logging.info("%s: %s", name, ", ".join(f"{value} {key}" for key, value in values.items()))
+            _write_transcripts(directory, part)
+        _write_tables(directory, parts, seconds)
+        return {part.name: speaking.statistics(part.utterances, seconds) for part in parts}
 
-
-def _check_empty(directory: Path) -> None:
-    if directory.exists() and any(directory.iterdir()):
-        raise UserError(f"{directory} exists and is not a synthetic corpus", "choose another --output-dir")
+    speaking.make_whole(output_dir, asdict(config), build)
 
 
 def _speak_all(parts: list[Part], directory: Path, num_workers: int) -> dict[str, float]:
-    """Speak every utterance, each in a process of its own, ``num_workers`` at a time; seconds by identifier."""
-    global _espeak
     tasks = []
     for part in parts:
         for utterance in part.utterances:
             chapter = _chapter_directory(directory, part, utterance)
             chapter.mkdir(parents=True, exist_ok=True)
             tasks.append((utterance, chapter / f"{utterance.identifier}.flac"))
-    _espeak = Espeak()
-    context = multiprocessing.get_context("fork")
-    seconds: dict[str, float] = {}
-    with context.Pool(num_workers, maxtasksperchild=1) as pool:
-        for result in pool.imap_unordered(_speak, tasks, chunksize=1):
-            name, value = result
-            if isinstance(value, str):
-                raise UserError(name, value)
-            seconds[name] = value
-    return seconds
+    return speaking.speak_all(tasks, num_workers)
 
 
 def _chapter_directory(directory: Path, part: Part, utterance: Utterance) -> Path:
@@ -240,22 +166,3 @@ def _write_tables(directory: Path, parts: list[Part], seconds: dict[str, float])
         )
     (directory / "SPEAKERS.TXT").write_text("\n".join(speakers) + "\n", encoding="utf-8")
     (directory / "CHAPTERS.TXT").write_text("\n".join(chapters) + "\n", encoding="utf-8")
-
-
-def _statistics(part: Part, seconds: dict[str, float]) -> dict[str, float]:
-    return {
-        "utterances": len(part.utterances),
-        "words": sum(len(utterance.text.split()) for utterance in part.utterances),
-        "vocabulary": len({word for utterance in part.utterances for word in utterance.text.split()}),
-        "speakers": len({utterance.speaker.number for utterance in part.utterances}),
-        "hours": round(sum(seconds[utterance.identifier] for utterance in part.utterances) / 3600, 3),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON gives it back, for comparing."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value

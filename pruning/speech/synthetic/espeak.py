@@ -2,7 +2,7 @@
 
 The library has global state that outlives an utterance (echo, phase, random numbers), so the same sentence sounds
 slightly different the second time. Bit-equal audio therefore needs every utterance to be spoken by a process whose
-library is initialised but has never spoken: see ``pruning.speech.synthetic.corpus``, which forks one per utterance.
+library is initialised but has never spoken: see ``pruning.speech.synthetic.speaking``, which forks one per utterance.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Write a synthetic corpus in SLURP's official layout: eSpeak NG reads sentences of templates, or real annotations."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from pruning.bin import command
+from pruning.speech.synthetic.slurp_corpus import SlurpCorpusConfig, fingerprint, make_corpus
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, with the defaults of ``SlurpCorpusConfig``."""
+    default = SlurpCorpusConfig()
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/slurp; appears whole")
+    options.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes; changes no sample")
+    options.add_argument("--annotations", type=Path, help="holds dataset/slurp/{devel,test}.jsonl: the real sentences, "
+                         "devel.jsonl for training and devel")  # fmt: skip
+    numbers = {
+        "seed": "of everything random",
+        "train-sentences": "of templates",
+        "devel-sentences": "of templates",
+        "test-sentences": "of templates",
+        "devel-share": "share of the real devel.jsonl that is devel; the rest is for training",
+        "recordings": "of each training sentence, by different voices",
+        "accents": "English accents spoken, the nearest to each other first",
+        "variants": "voice variants of training and devel; test has others",
+        "sentences-per-speaker": "after so many the speaker changes",
+    }
+    for name, text in numbers.items():
+        value = getattr(default, name.replace("-", "_"))
+        options.add_argument(f"--{name}", type=type(value), default=value, help=text)
+    options.add_argument("--snr", type=float, nargs=2, metavar=("LOW", "HIGH"), default=default.snr,
+                         help="signal-to-noise ratio, dB")  # fmt: skip
+    return options
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Make the corpus, or do nothing if it is there."""
+    values: dict[str, Any] = vars(parser().parse_args(argv))
+    output_dir, num_workers, annotations = (values.pop(key) for key in ("output_dir", "num_workers", "annotations"))
+    values["snr"] = tuple(values["snr"])
+    if annotations is not None:
+        values["annotations"] = fingerprint(annotations)
+    make_corpus(SlurpCorpusConfig(**values), output_dir, num_workers, annotations)
+
+
+if __name__ == "__main__":
+    command.run(main)
