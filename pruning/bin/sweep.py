@@ -86,7 +86,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--wave", type=Path, help="list of runs, of which --job is made (what the runner calls)")
     parser.add_argument("--job", type=int, help="number of the run in --wave, from 1")
     options = parser.parse_args(argv)
-    config = sweep.load(options.config)
+    config = sweep.load(options.config, thorough=options.wave is None)  # a wave was checked before it began
     results = options.results or options.exp_dir / comparison.RESULTS
     by_name: dict[str, Optional[sweep.Run]] = {TEACHER: None}
     waves = [[run.name for run in wave] for wave in sweep.levels(sweep.expand(config))]

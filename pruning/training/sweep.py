@@ -39,13 +39,13 @@ class Run:
         return f"{self.target}/{self.method}/seed{self.seed}"
 
 
-def load(path: PathLike) -> SweepConfig:
-    """Read a sweep file; its lines, targets and dependencies are checked.
+def load(path: PathLike, thorough: bool = True) -> SweepConfig:
+    """Read a sweep file; its lines, targets and dependencies are checked (see `sweep_config.load`).
 
     Raises:
         UserError: naming the file, and the line where there is one.
     """
-    config = sweep_config.load(path)
+    config = sweep_config.load(path, thorough)
     levels(expand(config))
     return config
 

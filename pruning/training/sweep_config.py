@@ -219,8 +219,12 @@ class SweepConfig:
                 raise ValueError(f"a line or target cannot be named {name!r}")
 
 
-def load(path: PathLike) -> SweepConfig:
+def load(path: PathLike, thorough: bool = True) -> SweepConfig:
     """Read a sweep file and check that its lines and targets fit each other.
+
+    Args:
+        path: of the file.
+        thorough: also whether every line can be run, for which a network is prepared for each.
 
     Raises:
         UserError: naming the file, and the line where there is one.
@@ -253,7 +257,8 @@ def load(path: PathLike) -> SweepConfig:
         for target in (*(method.targets or ()), *method.more_seeds):
             if target not in config.targets:
                 raise wrong(f"{name} names the target {target!r}", "name one of targets", *where, "targets")
-    _check_settings(config, path)
+    if thorough:
+        _check_settings(config, path)
     return config
 
 
