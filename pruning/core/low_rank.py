@@ -24,6 +24,7 @@ KIND = COMPONENTS
 METRIC_OF = {"magnitude": "plain", "fisher": "fisher", "wanda": "inputs"}
 """The criteria that are a norm in which a matrix is approximated; the others score the components of the plain one."""
 _JITTER = 1e-3  # of the mean square of the inputs
+_NOTHING = 1e-14  # of the largest singular value: what is below is rounding
 
 
 @dataclass(frozen=True)
@@ -218,33 +219,31 @@ def factors(weight: Tensor, metric: Metric = Metric()) -> tuple[Tensor, Tensor]:
     The first k components are the best approximation of rank k in the metric (Eckart and Young); each singular value
     is shared equally between both factors.
     """
-    eye = torch.eye(len(weight), dtype=torch.float64)
-    left, right = metric.weigh(eye, weight.detach().cpu().double())
-    return _svd(left, right, metric)
-
-
-def _svd(left: Tensor, right: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
-    """Factors from those in the weighted space; of two QRs and a small SVD, where the rank is small."""
-    rank = min(left.shape[0], left.shape[1], right.shape[1])
-    q, r = torch.linalg.qr(left)
-    p, s = torch.linalg.qr(right.T)
-    u, values, vh = torch.linalg.svd(r @ s.T, full_matrices=False)
-    root = values[:rank].sqrt()
-    return metric.unweigh((q @ u)[:, :rank] * root, root[:, None] * (vh @ p.T)[:rank])
+    whole = weight.detach().cpu().double()
+    whole = whole if metric.rows is None else metric.rows[:, None].to(whole) * whole
+    whole = whole if metric.columns is None else whole @ metric.columns.to(whole)
+    u, values, vh = torch.linalg.svd(whole, full_matrices=False)
+    root = values.sqrt()
+    return metric.unweigh(u * root, root[:, None] * vh)
 
 
 def recombined(left: Tensor, right: Tensor, metric: Metric = Metric()) -> tuple[Tensor, Tensor]:
     """``R (r, r)`` and its inverse, float64, such that ``U R`` and ``R^-1 V`` are of the form that `factors` gives.
+
+    With ``U = Q A`` and ``V^T = P B`` in the metric's space and ``A B^T = X S Y^T``, they are ``R = B^T Y S^-1/2`` and
+    ``R^-1 = S^-1/2 X^T A``: two QRs of thin matrices and an SVD of ``(r, r)``.
 
     Args:
         left, right: ``U (m, r)`` and ``V (r, n)``, both of rank r (nearly: small components are kept from exploding).
         metric: of the form.
     """
     left, right = left.detach().cpu().double(), right.detach().cpu().double()
-    new_left, new_right = _svd(*metric.weigh(left, right), metric)
-    mixing = torch.linalg.lstsq(left, new_left, driver="gelsd").solution
-    inverse = torch.linalg.lstsq(right.T, new_right.T, driver="gelsd").solution.T
-    return mixing, inverse
+    left, right = metric.weigh(left, right)
+    a, b = torch.linalg.qr(left, mode="r")[1], torch.linalg.qr(right.T, mode="r")[1]
+    x, values, yh = torch.linalg.svd(a @ b.T, full_matrices=False)
+    root = values.sqrt()
+    root = torch.where(values > _NOTHING * values[:1], root.reciprocal(), torch.zeros_like(root))
+    return b.T @ yh.T * root, root[:, None] * (x.T @ a)
 
 
 def importance(left: Tensor, right: Tensor, metric: Metric = Metric()) -> Tensor:
