@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import UserError
-from pruning.speech import manifests, sampler
+from pruning.speech import manifests, sampler, sources
 from pruning.speech.bpe import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def check_test_set(
 
 
 def _check_features(cut: Any, path: Path, feature_dim: int) -> None:
-    sampler.num_frames(cut)
+    sources.num_frames(cut)
     if cut.num_features != feature_dim:
         what = f"{path}: cut {cut.id} has {cut.num_features} features a frame, the network takes {feature_dim}"
         raise UserError(what, "give cuts with features of that width, or another network")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +15,7 @@ from pruning.errors import UserError
 from pruning.speech import manifests, sampler
 from pruning.speech.augment import SpecAugmentConfig
 from pruning.speech.bpe import Tokenizer
-
-PADDING = math.log(1e-10)
-"""What features are padded with: the logarithm of no energy, as lhotse's."""
+from pruning.speech.sources import FEATURES, Source
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ class Batch:
     """Utterances of like duration.
 
     Attributes:
-        features: (N, T, C) float32, padded with ``PADDING``.
-        lengths: (N,) int64, frames.
+        features: (N, T, C) float32; of networks with a frontend of their own (N, S) samples.
+        lengths: (N,) int64, frames or samples.
         tokens: N lists of token ids; blank (0) does not occur. Empty lists where no tokenizer was given.
         ids: of the cuts.
         texts: transcripts.
@@ -103,6 +100,7 @@ def training_batches(
     skip_batches: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    source: Source = FEATURES,
 ) -> Iterator[Batch]:
     """Batches of one epoch of training.
 
@@ -119,15 +117,16 @@ def training_batches(
         skip_batches: so many batches of this rank were consumed before.
         rank: of this process, from 0.
         world_size: number of processes.
+        source: what the network hears.
 
     Raises:
         UserError: a manifest or a file of features is missing or damaged, or no cut is fit for training.
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} {epoch}").getrandbits(31)  # a string seeds by all of its bits
-    selection = sampler.Selection(config, tokenizer)
+    selection = sampler.Selection(config, tokenizer, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
-    dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None)
+    dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None, source)
     schedule = sampler.Skipping(batches, skip_batches)
     yield from _load(config, schedule, dataset)
     if config.drop_last and not schedule.drawn:
@@ -143,6 +142,7 @@ def evaluation_batches(
     for_loss: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    source: Source = FEATURES,
 ) -> Iterator[Batch]:
     """Batches of all cuts in a fixed order, without augmentation.
 
@@ -153,20 +153,26 @@ def evaluation_batches(
         for_loss: leave out, as in training, cuts that have more tokens than frames (a loss is not defined for them).
         rank: of this process, from 0.
         world_size: number of processes.
+        source: what the network hears.
 
     Raises:
         UserError: a manifest or a file of features is missing or damaged.
     """
     paths = manifests.check_exists(cuts_paths)
     config = replace(config, drop_last=False)
-    selection = sampler.Selection(config, tokenizer if for_loss else None, durations=False)
+    selection = sampler.Selection(config, tokenizer if for_loss else None, durations=False, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, None, rank, world_size)
-    yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None))
+    yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None, source))
     selection.report(None)
 
 
 def count_batches(
-    config: DataConfig, cuts_paths: Sequence[files.PathLike], tokenizer: Tokenizer, seed: int = 0, world_size: int = 1
+    config: DataConfig,
+    cuts_paths: Sequence[files.PathLike],
+    tokenizer: Tokenizer,
+    seed: int = 0,
+    world_size: int = 1,
+    source: Source = FEATURES,
 ) -> int:
     """Batches of one epoch on each rank, counted by drawing them without loading any features.
 
@@ -174,7 +180,7 @@ def count_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} 0").getrandbits(31)
-    order, selection = key if config.shuffle else None, sampler.Selection(config, tokenizer)
+    order, selection = key if config.shuffle else None, sampler.Selection(config, tokenizer, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, order, 0, world_size)
     return sum(1 for _ in batches)
 
@@ -213,10 +219,10 @@ class _Fault(NamedTuple):
 
 
 class _Dataset(torch.utils.data.Dataset):
-    """Loads the features of a batch of cuts; runs in the workers."""
+    """Loads a batch of cuts; runs in the workers."""
 
-    def __init__(self, tokenizer: Optional[Tokenizer], noise: Optional[_Noise]) -> None:
-        self._tokenizer, self._noise = tokenizer, noise
+    def __init__(self, tokenizer: Optional[Tokenizer], noise: Optional[_Noise], source: Source) -> None:
+        self._tokenizer, self._noise, self._source = tokenizer, noise, source
 
     def __getitem__(self, item: tuple[int, Any]) -> Union[Batch, _Fault]:
         index, cuts = item
@@ -226,28 +232,12 @@ class _Dataset(torch.utils.data.Dataset):
             return _Fault(error.what, error.remedy)
 
     def _batch(self, cuts: Any) -> Batch:
-        loaded = [load_features(cut) for cut in cuts]
+        loaded = [self._source.load(cut) for cut in cuts]
         lengths = torch.tensor([len(features) for features in loaded], dtype=torch.int64)
-        features = torch.nn.utils.rnn.pad_sequence(loaded, batch_first=True, padding_value=PADDING)
+        features = torch.nn.utils.rnn.pad_sequence(loaded, batch_first=True, padding_value=self._source.padding)
         texts = [sampler.transcript(cut) for cut in cuts]
         tokens = [self._tokenizer.encode(text) if self._tokenizer else [] for text in texts]
         return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(cut.duration for cut in cuts))
-
-
-def load_features(cut: Any) -> Tensor:
-    """(T, C) float32 features of ``cut``.
-
-    Raises:
-        UserError: they were not computed, or their file is missing or damaged.
-    """
-    sampler.num_frames(cut)
-    try:
-        return torch.from_numpy(cut.load_features()).to(torch.float32)
-    except Exception as error:  # lilcom and the storage types of lhotse raise what they like
-        stored = getattr(cut, "features", None)
-        where = getattr(stored, "storage_path", "the features")
-        what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {error})"
-        raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
 
 
 def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from pruning.errors import UserError
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
+from pruning.speech.sources import FEATURES, Source
 
 if TYPE_CHECKING:
     from pruning.speech.data import DataConfig
@@ -19,16 +20,13 @@ if TYPE_CHECKING:
 _BINS_FROM = 10_000  # the durations of so many cuts set the limits of the buckets
 
 
-def frames_after_subsampling(frames: int) -> int:
-    """Frames after convolutional subsampling by 4 (two kernels of 3 with stride 2, no padding)."""
-    return max(0, ((frames - 1) // 2 - 1) // 2)
-
-
 class Selection:
     """Which cuts are fit for training; counts the others, and the tokens of all whose duration fits."""
 
-    def __init__(self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True) -> None:
-        self._config, self._tokenizer, self._durations = config, tokenizer, durations
+    def __init__(
+        self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True, source: Source = FEATURES
+    ) -> None:
+        self._config, self._tokenizer, self._durations, self._source = config, tokenizer, durations, source
         self.kept, self.wrong_duration, self.too_many_tokens = 0, 0, 0
         self.unknown, self.tokens = 0, 0
 
@@ -40,7 +38,7 @@ class Selection:
             tokens = self._tokenizer.encode(transcript(cut))
             unknown, count = self._tokenizer.count_unknown(tokens)
             self.unknown, self.tokens = self.unknown + unknown, self.tokens + count
-            if not tokens or frames_after_subsampling(num_frames(cut)) < len(tokens):
+            if not tokens or self._source.frames(cut) < len(tokens):
                 self.too_many_tokens += 1
                 return False
         self.kept += 1
@@ -48,7 +46,7 @@ class Selection:
 
     def copy(self) -> Selection:
         """The same selection, with nothing counted."""
-        return Selection(self._config, self._tokenizer, self._durations)
+        return Selection(self._config, self._tokenizer, self._durations, self._source)
 
     def check_known(self, names: str) -> None:
         """Check that the tokens are those of the transcripts seen so far.
@@ -89,12 +87,6 @@ def transcript(cut: Any) -> str:
     if not (text or "").strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
     return unicodedata.normalize("NFC", text)
-
-
-def num_frames(cut: Any) -> int:
-    if not cut.has_features:
-        raise UserError(f"cut {cut.id} has no features", "compute them with local/compute_features.py")
-    return cut.num_frames
 
 
 class _Merged:

@@ -172,15 +172,13 @@ class TransducerRecipe(Recipe):
         files = {name: manifests.check_exists(getattr(inputs, name)) for name in ("train_cuts", "dev_cuts")}
         if config.data.musan_cuts is not None:
             files["musan_cuts"] = manifests.check_exists([config.data.musan_cuts])
-        share = {"rank": world.rank, "world_size": world.size}
 
         def train_batches(epoch: int, skip: int) -> Iterable[Batch]:
             return training_batches(config.data, inputs.train_cuts, self.tokenizer, seed=self.seed, epoch=epoch,
-                                    skip_batches=skip, **share)  # fmt: skip
+                                    skip_batches=skip, rank=world.rank, world_size=world.size)  # fmt: skip
 
-        dev_batches = partial(
-            evaluation_batches, config.data, inputs.dev_cuts, self.tokenizer, for_loss=True, **share
-        )
+        dev_batches = partial(evaluation_batches, config.data, inputs.dev_cuts, self.tokenizer, for_loss=True,
+                              rank=world.rank, world_size=world.size)  # fmt: skip
         return runs.RunData(train_batches, dev_batches, files, self._batches_per_epoch(world))
 
     def _batches_per_epoch(self, world: distributed.World) -> Optional[int]:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech import manifests, sampler
+from pruning.speech import manifests, sampler, sources
 from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import PADDING, Batch, DataConfig, count_batches, evaluation_batches, training_batches
+from pruning.speech.data import Batch, DataConfig, count_batches, evaluation_batches, training_batches
+from pruning.speech.sources import FEATURES, PADDING
 
 CONFIG = DataConfig(max_duration=8.0, num_buckets=3, num_workers=0)
 
@@ -67,15 +68,10 @@ def test_skipping_gives_the_rest(paths: list[Path], tokenizer: Tokenizer, seed: 
     assert same(rest, whole[skip:])
 
 
-def test_skipped_batches_are_not_loaded(
-    paths: list[Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pruning.speech import data
-
+def test_skipped_batches_are_not_loaded(paths: list[Path], tokenizer: Tokenizer) -> None:
     loaded = []
-    load = data.load_features
-    monkeypatch.setattr(data, "load_features", lambda cut: loaded.append(cut.id) or load(cut))
-    rest = list(training_batches(CONFIG, paths, tokenizer, 0, 1, skip_batches=4))
+    source = replace(FEATURES, load=lambda cut: loaded.append(cut.id) or sources.load_features(cut))
+    rest = list(training_batches(CONFIG, paths, tokenizer, 0, 1, skip_batches=4, source=source))
     assert loaded == ids(rest)
 
 
@@ -94,9 +90,9 @@ def test_epochs_and_seeds_have_their_own_order(paths: list[Path], tokenizer: Tok
 
 def test_several_manifests_are_mixed(paths: list[Path], tokenizer: Tokenizer) -> None:
     merged = [cut.id for cut in sampler._Merged(paths, key=5)]
-    sources = [cut.id for path in paths for cut in manifests.iterate_cuts(path)]
-    assert sorted(merged) == sorted(sources) and merged != sources
-    of_second = [index for index, identifier in enumerate(merged) if identifier in sources[40:]]
+    in_turn = [cut.id for path in paths for cut in manifests.iterate_cuts(path)]
+    assert sorted(merged) == sorted(in_turn) and merged != in_turn
+    of_second = [index for index, identifier in enumerate(merged) if identifier in in_turn[40:]]
     assert of_second[0] < 15 and of_second[-1] >= 45, "spread over the epoch"
 
 
@@ -239,10 +235,10 @@ def test_frames_after_subsampling(frames: int) -> None:
     x = torch.zeros(1, 1, frames, 1)
     for _ in range(2):
         if x.shape[2] < 3:
-            assert sampler.frames_after_subsampling(frames) == 0
+            assert sources.frames_after_subsampling(frames) == 0
             return
         x = torch.nn.functional.max_pool2d(x, (3, 1), (2, 1))
-    assert sampler.frames_after_subsampling(frames) == x.shape[2]
+    assert sources.frames_after_subsampling(frames) == x.shape[2]
 
 
 def test_faults_of_items_are_named(data_dir: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
