@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
@@ -26,6 +26,8 @@ class ConstraintConfig:
         macs: the same for multiply-accumulates; of several, each has its own multipliers.
         latency: the same for the time of ``latency_table``.
         latency_table: JSON file that ``pruning.bin.latency`` measured on the network that is pruned.
+        parts: the same for parts of the network, each by kinds of its cost: ``{size:frontend: 0.4, size:attention+ffn:
+            0.5}``, with multipliers of its own.
         seconds: audio length at which MACs are counted.
         ramp: ``linear`` or ``cubic`` growth of the target, or ``one_shot``: none, and then the whole of it.
         ramp_share: share of the run's steps over which it grows, or after which it is there.
@@ -35,6 +37,7 @@ class ConstraintConfig:
     macs: float = 0.0
     latency: float = 0.0
     latency_table: Optional[str] = None
+    parts: dict[str, float] = field(default_factory=dict)
     seconds: float = 10.0
     ramp: str = "linear"
     ramp_share: float = 0.3
@@ -42,16 +45,18 @@ class ConstraintConfig:
     def __post_init__(self) -> None:
         if self.ramp not in RAMPS:
             raise ValueError(f"constraint.ramp is {self.ramp!r}, not one of {', '.join(RAMPS)}")
-        if any(not 0 <= target < 1 for target in (self.size, self.macs, self.latency)) or not 0 < self.ramp_share <= 1:
-            raise ValueError("constraint: size, macs and latency are in [0, 1), ramp_share in (0, 1]")
+        asked = (self.size, self.macs, self.latency, *self.parts.values())
+        if any(not 0 <= target < 1 for target in asked) or not 0 < self.ramp_share <= 1:
+            raise ValueError("constraint: size, macs, latency and parts are in [0, 1), ramp_share in (0, 1]")
         if not self.targets():
-            raise ValueError("constraint: give a target for size, macs or latency")
+            raise ValueError("constraint: give a target for size, macs, latency or parts")
         if self.latency > 0 and self.latency_table is None:
             raise ValueError("constraint: latency needs a latency_table")
 
     def targets(self) -> dict[str, float]:
         """Constrained costs and their targets."""
-        return {cost: getattr(self, cost) for cost in (*COSTS, LATENCY) if getattr(self, cost) > 0}
+        whole = {cost: getattr(self, cost) for cost in (*COSTS, LATENCY)}
+        return {cost: target for cost, target in (*whole.items(), *self.parts.items()) if target > 0}
 
 
 def ramp(kind: str, progress: float) -> float:

@@ -51,17 +51,25 @@ class CostModel:
         groups: the network's unit groups, all of them.
         terms: the network's cost terms.
         latency: what kept counts take on a machine, where latency is a cost too.
+        parts: costs of parts of the network besides: ``size:frontend``, ``macs:attention+ffn``, of kinds of terms.
 
     Attributes:
-        costs: ``size``, ``macs`` and, with a table, ``latency`` (seconds).
+        costs: ``size``, ``macs``, with a table ``latency`` (seconds), and ``parts``.
         dense: cost -> that of the whole network.
+
+    Raises:
+        ValueError: a part names a kind that no term has, or is of another cost.
     """
 
     def __init__(
-        self, groups: Sequence[UnitGroup], terms: Sequence[CostTerm], latency: Optional[LatencyTable] = None
+        self,
+        groups: Sequence[UnitGroup],
+        terms: Sequence[CostTerm],
+        latency: Optional[LatencyTable] = None,
+        parts: Sequence[str] = (),
     ) -> None:
         self.groups = list(groups)
-        self.costs = COSTS if latency is None else (*COSTS, LATENCY)
+        self.costs = (*COSTS, *(() if latency is None else (LATENCY,)), *parts)
         self._latency = None if latency is None else LatencyModel(self.groups, latency)
         self.terms = list(terms)
         position = {group.name: index for index, group in enumerate(self.groups)}
@@ -75,7 +83,33 @@ class CostModel:
             SIZE: torch.tensor([term.parameters for term in self.terms], dtype=torch.float64),
             MACS: torch.tensor([term.macs for term in self.terms], dtype=torch.float64),
         }
+        self._coefficients |= {part: self._of_part(part) for part in parts}
         self.dense = {cost: self.evaluate(self.dense_counts(), cost).item() for cost in self.costs}
+
+    def _of_part(self, part: str) -> Tensor:
+        """Coefficients of a cost, but 0 for terms of other kinds."""
+        cost, _, named = part.partition(":")
+        kinds = named.split("+")
+        known = list(dict.fromkeys(term.kind for term in self.terms))
+        for kind in kinds:
+            if cost not in COSTS or kind not in known:
+                raise ValueError(f"{part!r} is not {' or '.join(COSTS)}, a colon and kinds among {', '.join(known)}, "
+                                 "joined by +")  # fmt: skip
+        inside = torch.tensor([term.kind in kinds for term in self.terms])
+        return self._coefficients[cost] * inside
+
+    def apart(self, costs: Sequence[str]) -> Optional[dict[str, set[str]]]:
+        """By cost, the groups that it depends on, if no group is of two of them; else None."""
+        if len(costs) < 2 or LATENCY in costs:
+            return None
+        found: dict[str, set[str]] = {}
+        for cost in costs:
+            names = {name for term, coefficient in zip(self.terms, self._coefficients[cost].tolist()) if coefficient
+                     for name in term.groups}  # fmt: skip
+            if any(names & others for others in found.values()):
+                return None
+            found[cost] = names
+        return found
 
     def dense_counts(self) -> Tensor:
         """Counts of the whole network, ``(G,)``."""
@@ -110,7 +144,7 @@ class CostModel:
 
         Args:
             counts: units kept of each group, in the order of ``groups``.
-            cost: ``size`` (parameters), ``macs`` or, with a table, ``latency`` (seconds).
+            cost: ``size`` (parameters), ``macs``, with a table ``latency`` (seconds), or one of ``parts``.
         """
         if cost == LATENCY and self._latency is not None:
             return self._latency.seconds(at_least_float32(counts))

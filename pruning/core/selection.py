@@ -81,7 +81,7 @@ class Selection:
         units alone do not suffice.
 
         One order of flips cannot meet several targets at once: the cost that is furthest below its target (or least
-        above it) comes to it, and the others end above theirs.
+        above it) comes to it, and the others end above theirs. Costs of parts that share no group come to theirs each.
 
         Args:
             keep: the units kept to begin with.
@@ -94,6 +94,25 @@ class Selection:
                 ramp would never come to a head.
         """
         ranks = scores.argsort(stable=True).argsort().double()  # whatever their scale
+        apart = costs.apart(list(targets))
+        if apart is None:
+            return self._moved(keep, ranks, costs, targets, may_open, fill)
+        for cost, names in apart.items():
+            inside = torch.tensor([group.name in names for group in self.groups])[self.member]
+            keep = self._moved(keep, ranks, costs, {cost: targets[cost]}, may_open, fill, inside)
+        return keep
+
+    def _moved(
+        self,
+        keep: Tensor,
+        ranks: Tensor,
+        costs: CostModel,
+        targets: Mapping[str, float],
+        may_open: Optional[Tensor],
+        fill: bool,
+        inside: Optional[Tensor] = None,
+    ) -> Tensor:
+        """See `fitted`; with ``inside (U,)`` bool, other units stay as they are."""
 
         def excess(candidate: Tensor) -> float:
             counts = self.hard_counts(candidate)
@@ -105,6 +124,8 @@ class Selection:
             order = self._flip_order(keep, ranks, opening)
             if opening and may_open is not None:
                 order = order[may_open[order]]
+            if inside is not None:
+                order = order[inside[order]]
             before, keep = _bracket(keep, order, opening, excess)
             if not fill and not opening:
                 return before

@@ -226,7 +226,7 @@ class CriterionPruning(Pruner):
         keep = torch.ones_like(self.kept()) if config.reopen else self.kept()
         if self.counts is not None:
             return with_counts(last(scores, keep), self.units, interpolated(self.units, self.counts, share)) & keep
-        cost, normalisation = next(iter(self.targets)), config.normalisation
+        cost, normalisation = next(iter(self.targets)).partition(":")[0], config.normalisation  # of a part: the whole's
         if self.scores.criterion == "random":
             normalisation = "none"  # equal chances
         by_row = self.scores.criterion == "wanda" and all(group.single for group in self.units.chosen)

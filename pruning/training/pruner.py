@@ -50,7 +50,10 @@ class Pruner(nn.Module, ABC):
         self.units = units
         self.constraint = constraint
         terms = (view or cast(Prunable, model)).cost_terms(frames)
-        self.costs = CostModel(units.groups, terms, _latency_table(constraint))
+        try:
+            self.costs = CostModel(units.groups, terms, _latency_table(constraint), list(constraint.parts))
+        except ValueError as error:
+            raise UserError(f"constraint.parts: {error}", "correct it") from None
         self.targets = constraint.targets()
         check_reachable(self.costs, units.chosen, self.targets)
         self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule

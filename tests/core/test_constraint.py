@@ -55,7 +55,14 @@ def test_a_target_beyond_reach_names_the_maximum() -> None:
         check_reachable(costs, groups, {"size": 0.8})
 
 
-@pytest.mark.parametrize("values", [{"size": 1.0}, {"size": 0.0}, {"ramp": "square"}, {"ramp_share": 0.0}])
+@pytest.mark.parametrize(
+    "values", [{"size": 1.0}, {"size": 0.0}, {"ramp": "square"}, {"ramp_share": 0.0}, {"parts": {"size:k": 1.0}}]
+)
 def test_impossible_constraints_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match="constraint"):
         ConstraintConfig(**values)
+
+
+def test_parts_are_targets_too() -> None:
+    config = ConstraintConfig(size=0.0, parts={"size:frontend": 0.3, "size:ffn": 0.0})
+    assert config.targets() == {"size:frontend": 0.3}

@@ -68,3 +68,23 @@ def test_uniform_structure_is_the_widest_within_the_budget() -> None:
     with pytest.raises(UserError, match="at least"):
         uniform_structure(GROUPS, model, "size", 20)
     assert uniform_structure(GROUPS, model, "size", 1e9) == Structure.dense(GROUPS)
+
+
+def test_parts_are_costs_of_their_own() -> None:
+    parts = ["size:front", "macs:block+norm"]
+    model = CostModel(GROUPS, TERMS, parts=parts)
+    assert model.costs == ("size", "macs", *parts)
+    assert model.dense["size:front"] == 9 * 4 + 9 * 24 and model.dense["macs:block+norm"] == 150
+    counts = torch.tensor([2.0, 3.0, 1.0, 2.0])
+    assert model.evaluate(counts, "size:front").item() == 18 + 54
+    assert model.sparsity(counts, "macs:block+norm").item() == pytest.approx(1 - 100 / 150)
+    assert model.prices("size:front").tolist() == [9 + 54, 36, 0, 0]
+    assert model.reachable(GROUPS)["size:front"] == pytest.approx(1 - 18 / 252)
+    assert model.apart(parts) == {"size:front": {"c1", "c2"}, "macs:block+norm": {"m", "m.h"}}
+    assert model.apart(["size", "size:front"]) is None and model.apart(["size:front"]) is None
+
+
+@pytest.mark.parametrize("part", ["size:back", "time:front", "size", "size:"])
+def test_parts_that_do_not_exist_are_refused(part: str) -> None:
+    with pytest.raises(ValueError, match="kinds among front, block, norm"):
+        CostModel(GROUPS, TERMS, parts=[part])

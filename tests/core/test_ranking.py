@@ -45,6 +45,17 @@ def test_every_ranking_meets_every_target(how: str, normalisation: str, cost: st
     assert all(structure.count(group.name) >= group.minimum for group in GROUPS)
 
 
+@settings(max_examples=20, deadline=None)
+@given(first=st.floats(0.1, 0.8), second=st.floats(0.1, 0.8), seed=st.integers(0, 99))
+def test_parts_come_to_targets_of_their_own(first: float, second: float, seed: int) -> None:
+    targets = {"size:subsampling": first, "macs:attention+ffn+convolution": second}
+    costs = CostModel(GROUPS, MODEL.cost_terms(1000), parts=list(targets))
+    selection = Selection(GROUPS, UNITS)
+    keep = selection.fitted(everything(selection), scores(selection, seed), costs, targets)
+    reached = costs.structure_sparsity(selection.structure(keep, scores(selection, seed)))
+    assert {cost: reached[cost] for cost in targets} == pytest.approx(targets, abs=0.03)
+
+
 def test_a_global_ranking_closes_the_smallest() -> None:
     selection = Selection(GROUPS, ("ffn",))
     values = scores(selection)
