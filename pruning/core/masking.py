@@ -42,8 +42,8 @@ def norm_weights(mask: Tensor) -> Tensor:
     """How much each unit counts in a norm over the units of a group: ``(size,) -> (size,)``.
 
     A mask that is being learned (it requires a gradient) counts as it is, so that a gate's effect on the norm is
-    differentiable. Any other mask is of a structure whose closed units go: kept ones count 1 whatever their scale, which
-    then folds exactly into the weights behind the norm. For masks of zeros and ones both are the same.
+    differentiable. Any other mask is of a structure whose closed units go: kept ones count 1 whatever their scale,
+    which then folds exactly into the weights behind the norm. For masks of zeros and ones both are the same.
     """
     return mask if mask.requires_grad else (mask > 0).to(mask)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from torch import Tensor, nn
 
-from pruning.models.speech_encoder import WaveformEncoder
+from pruning.core.extraction import extract
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.models.speech_encoder import SpeechEncoder, WaveformEncoder
 from pruning.models.speech_encoder_config import HUBERT, WAV2VEC2, WAVLM, SpeechEncoderConfig, check_hf
 from pruning.optional import package
 
@@ -29,8 +32,7 @@ class HfEncoder(WaveformEncoder):
     to 0).
 
     WavLM's attention reads the weights of its linear layers instead of calling them, so nothing that watches what
-    enters a layer (activations, Wanda, one-shot repair) sees its heads here; ``extract`` of the dense structure gives a
-    `SpeechEncoder` that computes the same and is seen.
+    enters a layer (activations, Wanda, one-shot repair) sees its heads here, but in the same network of ours (`plain`).
 
     Args:
         network: a ``Wav2Vec2Model``, ``HubertModel`` or ``WavLMModel``.
@@ -68,9 +70,18 @@ class HfEncoder(WaveformEncoder):
         check_hf(values, source)
         transformers = package("transformers", "a Hugging Face encoder", "hf")
         name = _CLASSES[values["model_type"]]
-        config = getattr(transformers, f"{name}Config").from_dict(dict(values))
-        SpeechEncoderConfig.from_hf(config.to_dict(), preprocessor, source)  # what is wrong is told before it is built
-        return cls(getattr(transformers, f"{name}Model")(config), preprocessor)
+        try:
+            config = getattr(transformers, f"{name}Config").from_dict(dict(values))
+            network = getattr(transformers, f"{name}Model")(config)
+        except Exception as error:  # its versions have different types for dimensions that do not fit
+            reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+            raise UserError(f"{source} describes no {values['model_type']} network ({reason})",
+                            "give a checkpoint of a standard architecture") from None
+        return cls(network, preprocessor)
+
+    def plain(self) -> SpeechEncoder:
+        """An encoder of ours that computes the same, in no need of transformers; shares no memory with this one."""
+        return cast(SpeechEncoder, extract(self, Structure.dense(self.unit_groups())))
 
     def projected(self, features: Tensor) -> Tensor:
         """See `WaveformEncoder.projected`."""

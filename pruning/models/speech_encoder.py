@@ -1,8 +1,8 @@
 """Speech encoders of the wav2vec2 family (wav2vec2 arXiv 2006.11477, HuBERT 2106.07447, WavLM 2110.13900), irregular.
 
 A convolutional frontend over samples, a projection, a convolution for positions, and a Transformer; every dimension is
-chosen per layer. Parameters are named as Hugging Face's, but that the positional convolution is without weight norm and
-that WavLM's table of relative positions belongs to the encoder and not to its first layer, which may lose its attention.
+chosen per layer. Parameters are named as Hugging Face's, but for two: the positional convolution is without weight norm,
+and WavLM's table of relative positions is the encoder's and not its first layer's, which may lose its attention.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +55,16 @@ class WaveformEncoder(nn.Module):
         """Encode.
 
         Args:
-            audio: ``(N, S)`` samples, at least `SpeechEncoderConfig.receptive_field` of them.
+            audio: ``(N, S)`` samples.
             lengths: ``(N,)`` int64; samples from there on are padding, whatever they are.
 
         Returns:
             Outputs ``(N, T, D)``, their lengths ``(N,)``, and the input of each layer and the output: the hidden states
             of Hugging Face.
         """
+        lacking = self.config.receptive_field - audio.shape[1]
+        if lacking > 0:  # one frame, which is padding
+            audio = nn.functional.pad(audio, (0, int(lacking)))
         features = self.feature_extractor(self.prepared(audio, lengths)).transpose(1, 2)  # (N, T, C)
         lengths = self.frame_lengths(lengths)
         valid = frame_mask(lengths, features.shape[1]) if self.config.attention_mask else None
@@ -298,18 +301,18 @@ class RelativePositions(nn.Embedding):
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__(config.buckets, config.original_heads)
-        self.half = config.buckets // 2
-        exact = self.half // 2
+        self.one_way = config.buckets // 2
+        exact = self.one_way // 2
         distances = torch.arange(config.max_distance + 1)
         ratio = torch.log(distances.clamp(min=1).float() / exact) / math.log(config.max_distance / exact)
-        far = (exact + ratio * (self.half - exact)).long().clamp(max=self.half - 1)
+        far = (exact + ratio * (self.one_way - exact)).long().clamp(max=self.one_way - 1)
         # a table, so that no other runtime's logarithm puts a distance into another bucket
         self.register_buffer("near", torch.where(distances < exact, distances, far), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:  # type: ignore[override]
         """Biases of each head between ``frames (T,)`` places, counted up, ``(original heads, T, T)``."""
         distances = frames[None, :] - frames[:, None]  # of keys from queries
-        buckets = self.near[distances.abs().clamp(max=len(self.near) - 1)] + (distances > 0).long() * self.half
+        buckets = self.near[distances.abs().clamp(max=len(self.near) - 1)] + (distances > 0).long() * self.one_way
         return super().forward(buckets).permute(2, 0, 1)
 
 
@@ -374,4 +377,4 @@ class SpeechEncoder(WaveformEncoder):
 
     def transformed(self, x: Tensor, valid: Optional[Tensor]) -> list[Tensor]:
         """See `WaveformEncoder.transformed`."""
-        return cast(SpeechTransformer, self.encoder)(x, valid)
+        return self.encoder(x, valid)

@@ -61,7 +61,8 @@ def _frontend_groups(config: SpeechEncoderConfig) -> list[UnitGroup]:
             own += [f"{_PROJECTION}.layer_norm.weight", f"{_PROJECTION}.layer_norm.bias"]
             norms.append(f"{_PROJECTION}.layer_norm")
         slices = (*(Span(tensor, 0) for tensor in own), following)
-        groups.append(UnitGroup(f"{name}.channels", FRONTEND, channels, (following,), slices, minimum=1,
+        least = min(2, channels) if norms else 1  # a channel that is normalised over itself alone is constant
+        groups.append(UnitGroup(f"{name}.channels", FRONTEND, channels, (following,), slices, minimum=least,
                                 norms=tuple(norms)))  # fmt: skip
     return groups
 
