@@ -103,6 +103,9 @@ class SpeechEncoderConfig:
         if self.relative_positions and self.head_dim * self.original_heads != self.d_model:
             raise ValueError(f"{self.original_heads} heads of {self.head_dim} do not divide d_model {self.d_model}")
 
+        if self.relative_positions and not 0 < self.buckets // 4 < self.max_distance:
+            raise ValueError(f"{self.buckets} buckets for distances up to {self.max_distance}")
+
     @property
     def relative_positions(self) -> bool:
         """Whether attention has gated relative positions."""
