@@ -55,10 +55,11 @@ def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
     them alone; the others are finite and without meaning.
     """
     with torch.autocast(x.device.type, enabled=False):
-        wide, share = at_least_float32(x), at_least_float32(weights)
-        share = share / share.sum().clamp(min=1e-6)  # all gates of a group may be sampled shut
-        centred = wide - (wide * share).sum(dim=-1, keepdim=True)
-        variance = (centred.square() * share).sum(dim=-1, keepdim=True)
+        wide = at_least_float32(x)
+        weights = weights.to(wide)
+        total = weights.sum().clamp(min=1e-6)  # all gates of a group may be sampled shut
+        centred = wide - (wide * weights).sum(dim=-1, keepdim=True) / total
+        variance = (centred.square() * weights).sum(dim=-1, keepdim=True) / total
         y = centred * torch.rsqrt(variance + norm.eps)
         if norm.weight is not None:
             y = y * norm.weight

@@ -1,8 +1,8 @@
 """Speech encoders of the wav2vec2 family (wav2vec2 arXiv 2006.11477, HuBERT 2106.07447, WavLM 2110.13900), irregular.
 
 A convolutional frontend over samples, a projection, a convolution for positions, and a Transformer; every dimension is
-chosen per layer. Parameters are named as Hugging Face's, but for two: the positional convolution has no weight norm, and
-WavLM's table of relative positions is the encoder's and not its first layer's, which may lose its attention.
+chosen per layer. Parameters are named as Hugging Face's, but for two: the positional convolution has no weight norm,
+and WavLM's table of relative positions is the encoder's, not its first layer's, which may lose its attention.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def test_counts_of_wav2vec2_base() -> None:
     assert kinds["frontend"]["size"] == pytest.approx(4.20e6, rel=1e-3)
     for kind, macs in (("frontend", 24.5), ("attention", 18.7), ("ffn", 28.3), ("positional", 2.35)):
         assert kinds[kind]["macs"] / 1e9 == pytest.approx(macs, abs=0.05), kind
-    by_layer = [term.macs * 512 ** len(term.groups) / 1e9 for term in ten.terms if term.kind == "frontend" and term.macs]
+    frontend = [term for term in ten.terms if term.kind == "frontend" and term.macs]
+    by_layer = [term.macs * 512 ** len(term.groups) / 1e9 for term in frontend]
     assert by_layer == pytest.approx([0.16, 12.58, 6.29, 3.14, 1.57, 0.52, 0.26], abs=0.006)
     prices = dict(zip((group.name for group in groups), ten.prices("size").tolist()))
     assert prices["encoder.layers.3.attention.heads"] == 196_800
@@ -85,9 +86,9 @@ def test_masked_equals_extracted_again_and_again(shape: dict[str, Any]) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(SHAPES), st.integers(0, 10_000), st.floats(0.05, 0.95), st.integers(400, 3000))
 def test_analytic_costs_equal_counted_ones(shape: dict[str, Any], seed: int, keep: float, samples: int) -> None:
-    model = network(shape)
+    model = network(shape).double()  # two channels that are nearly equal make a norm lose digits
     structure = random_structure(model, seed, keep)
-    small = check_exact(model, structure)
+    small = check_exact(model, structure, 1e-9).float()
     predicted = CostModel(model.unit_groups(), model.cost_terms(samples)).structure_cost(structure)
     assert predicted["size"] == sum(parameter.numel() for parameter in small.parameters())
     assert predicted["macs"] == count_macs(lambda: small(torch.randn(1, samples), torch.tensor([samples])))
