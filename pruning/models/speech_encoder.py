@@ -236,8 +236,8 @@ class HeadAttention(nn.Module):
         parts = x.reshape(x.shape[0], x.shape[1], self.original_heads, self.head_dim)
         if self.num_heads < self.original_heads:
             parts = parts.index_select(2, self.kept)
-        sums = self.gru_rel_pos_linear(parts.transpose(1, 2)).unflatten(-1, (2, 4)).sum(dim=-1)  # (N, H, T, 2)
-        update, reset = torch.sigmoid(sums).chunk(2, dim=-1)
+        halves = self.gru_rel_pos_linear(parts.transpose(1, 2)).chunk(2, dim=-1)  # (N, H, T, 4), twice
+        update, reset = (torch.sigmoid(half.sum(dim=-1, keepdim=True)) for half in halves)
         return update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
 
 
