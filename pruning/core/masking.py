@@ -122,8 +122,7 @@ class Masker:
                     shadowed.append((owner, attribute))
             for group, norm in self._norms:
                 if group in masks:
-                    weights = norm_weights(masks[group]).to(norm.weight.device)
-                    norm.__dict__["forward"] = partial(normalised_over, norm, weights)
+                    norm.__dict__["forward"] = partial(normalised_over, norm, norm_weights(masks[group]))
                     shadowed.append((norm, "forward"))
             yield
         finally:
