@@ -31,6 +31,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor],
     return torch.matmul(weights, value)
 
 
+def with_contiguous_gradient(x: Tensor) -> Tensor:
+    """``x`` itself, whose gradient from now on arrives contiguous.
+
+    On a CPU, torch 1.13 computes the gradient of GELU from uninitialised memory where that of its output is transposed:
+    to be put between GELU and a transposition.
+    """
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient.contiguous())
+    return x
+
+
 def grad_scaler(device_type: str, enabled: bool) -> Any:
     """A gradient scaler for fp16 training: ``torch.amp.GradScaler`` where it exists, else torch 1.13's CUDA one."""
     if hasattr(torch.amp, "GradScaler"):

@@ -7,6 +7,7 @@ from typing import Any, Optional, cast
 
 from torch import Tensor, nn
 
+from pruning.compat import with_contiguous_gradient
 from pruning.core.extraction import extract
 from pruning.core.structure import Structure
 from pruning.errors import UserError
@@ -91,10 +92,13 @@ class HfEncoder(WaveformEncoder):
     def transformed(self, x: Tensor, valid: Optional[Tensor]) -> list[Tensor]:
         """See `WaveformEncoder.transformed`; seen on the way in, since versions of transformers differ in the last."""
         states: list[Tensor] = []
-        layers: Any = self.encoder.layers
-        handles = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in layers]
+        encoder: Any = self.encoder
+        handles = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+                   for layer in encoder.layers]  # fmt: skip
+        handles.append(encoder.pos_conv_embed.activation.register_forward_hook(
+            lambda _, __, y: with_contiguous_gradient(y)))  # fmt: skip
         try:
-            output = self.encoder(x, attention_mask=valid).last_hidden_state
+            output = encoder(x, attention_mask=valid).last_hidden_state
         finally:
             for handle in handles:
                 handle.remove()

@@ -15,7 +15,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from pruning.compat import attention
+from pruning.compat import attention, with_contiguous_gradient
 from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.distillation import frame_mask
@@ -65,7 +65,7 @@ class WaveformEncoder(nn.Module):
         lacking = self.config.receptive_field - audio.shape[1]
         if lacking > 0:  # one frame, which is padding
             audio = nn.functional.pad(audio, (0, int(lacking)))
-        features = self.feature_extractor(self.prepared(audio, lengths)).transpose(1, 2)  # (N, T, C)
+        features = with_contiguous_gradient(self.feature_extractor(self.prepared(audio, lengths))).transpose(1, 2)
         lengths = self.frame_lengths(lengths)
         valid = frame_mask(lengths, features.shape[1]) if self.config.attention_mask else None
         layers = self.transformed(self.projected(features), valid)
@@ -183,7 +183,8 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, T, D) -> (N, T, D)``."""
-        return self.activation(self.conv(nn.functional.pad(x.transpose(1, 2), self.padding))).transpose(1, 2)
+        x = self.activation(self.conv(nn.functional.pad(x.transpose(1, 2), self.padding)))
+        return with_contiguous_gradient(x).transpose(1, 2)
 
 
 class HeadAttention(nn.Module):

@@ -85,6 +85,26 @@ def relative(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
+def gradients(model: WaveformEncoder, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of a loss with respect to every weight, in double precision; freed memory is full of large numbers before."""
+    audio, lengths = utterances()
+    model.to(dtype).zero_grad()
+    loss = model(audio.to(dtype), lengths).output.square().mean()
+    large = [torch.full((size,), 1e30) for size in range(200, 20_000, 100)]
+    del large
+    loss.backward()
+    return {name: p.grad.double().clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_gradients(model: WaveformEncoder) -> None:
+    """Those of single precision are those of double precision, again and again."""
+    exact = gradients(model, torch.float64)
+    for _ in range(3):
+        for name, gradient in gradients(model, torch.float32).items():
+            error = (gradient - exact[name]).abs().max() / exact[name].abs().max().clamp(min=1e-3)
+            assert error < 1e-3, name
+
+
 @torch.no_grad()
 def check_exact(model: nn.Module, structure: Structure, tolerance: float = 1e-4) -> SpeechEncoder:
     """Masked and extracted agree, alone and in a batch, in the network's precision."""

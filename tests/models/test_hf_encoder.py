@@ -23,6 +23,7 @@ from pruning.models.hf_encoder import HfEncoder
 from tests.models.speech_encoders import (
     SHAPES,
     check_exact,
+    check_gradients,
     closed,
     hf_values,
     largest_difference,
@@ -143,6 +144,11 @@ def test_gradients_of_masks_are_finite_differences(shape: dict[str, Any]) -> Non
             mask.data[-1] -= sign * step
         expected = (values[0] - values[1]) / (2 * step)
         assert mask.grad[-1].item() == pytest.approx(expected, rel=1e-3, abs=1e-5), group.name
+
+
+@every_shape
+def test_gradients_do_not_depend_on_what_was_in_memory(shape: dict[str, Any]) -> None:
+    check_gradients(network(shape))
 
 
 @some_shapes

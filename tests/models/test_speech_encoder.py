@@ -24,6 +24,7 @@ from tests.counter import count_macs
 from tests.models.speech_encoders import (
     SHAPES,
     check_exact,
+    check_gradients,
     config,
     hf_values,
     largest_difference,
@@ -147,6 +148,11 @@ def test_audio_shorter_than_a_frame_has_none() -> None:
     with torch.no_grad():
         encoded = model(torch.randn(1, 3), torch.tensor([3]))
     assert encoded.lengths.tolist() == [0] and encoded.output.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
+def test_gradients_do_not_depend_on_what_was_in_memory(shape: dict[str, Any]) -> None:
+    check_gradients(network(shape))
 
 
 def test_training_reaches_every_weight() -> None:
