@@ -40,6 +40,7 @@ setup(
         "mini": ["espeakng-loader"],
         "export": ["onnx", "onnxruntime"],
         "graphs": ["kaldilm"],
+        "hf": ["transformers"],
     },
     entry_points={"console_scripts": ["pruning = pruning.bin.__main__:main"]},
 )

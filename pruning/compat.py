@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ from torch import Tensor
 _FUSED: Any = getattr(torch.nn.functional, "scaled_dot_product_attention", None)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor], dropout: float) -> Tensor:
     """``softmax(query key^T / sqrt(D) + bias) value``, fused where this torch can.
 
     Args:
         query, key, value: ``(N, H, T, D)``.
-        bias: ``(N, H, T, T)`` added to the scores.
+        bias: broadcasts to ``(N, H, T, T)``, added to the scores; None: nothing is.
         dropout: probability on the attention weights.
 
     Returns:
@@ -24,9 +24,22 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: 
     """
     if _FUSED is not None:
         return _FUSED(query, key, value, attn_mask=bias, dropout_p=dropout)
-    scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(query.shape[-1]) + bias
+    scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(query.shape[-1])
+    if bias is not None:
+        scores = scores + bias
     weights = torch.nn.functional.dropout(scores.softmax(dim=-1), dropout)
     return torch.matmul(weights, value)
+
+
+def with_contiguous_gradient(x: Tensor) -> Tensor:
+    """``x`` itself, whose gradient from now on arrives contiguous.
+
+    On a CPU, torch 1.13 computes the gradient of GELU from uninitialised memory where that of its output is transposed:
+    to be put between GELU and a transposition.
+    """
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient.contiguous())
+    return x
 
 
 def grad_scaler(device_type: str, enabled: bool) -> Any:

@@ -20,7 +20,7 @@ ALLOWED = {
     "bin": {"bin", "training", "models", "core", "speech"} | GROUND,
 }
 OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader",
-            "kaldilm"}  # fmt: skip
+            "kaldilm", "huggingface_hub"}  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

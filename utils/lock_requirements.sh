@@ -22,5 +22,16 @@ compile torch-2.13-cpu.in -c constraints.tmp -o torch-2.13-cpu.txt "$@"
 compile dev.in -c torch-1.13.1.txt -o dev.txt
 compile export.in -c torch-1.13.1.txt --no-emit-package numpy -o export.txt  # which the lock of each torch has
 compile graphs.in -o graphs.txt
+
+# compile_beside LOCK ARGUMENTS...: what LOCK lacks, in versions that go with it and with what the tests need besides.
+compile_beside() {
+  local lock=$1 present
+  shift
+  present=$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' "$lock")
+  # shellcheck disable=SC2086 # options, one for each package
+  compile "$@" -c "$lock" -c dev.txt -c export.txt $present
+}
+compile_beside torch-1.13.1.txt hf-torch-1.13.1.in -o hf-torch-1.13.1.txt
+compile_beside torch-2.13.txt hf.in -o hf-torch-2.13.txt
 compile mini.in -o mini.txt
 compile uv.in -o uv.txt

@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 dir=.venv
 [ "$torch" = 1.13.1 ] || dir=.venv-torch$torch
-utils/setup_env.sh --dir "$dir" --torch "$torch" --k2-index "$k2_index" --extras "mini dev export graphs"
+utils/setup_env.sh --dir "$dir" --torch "$torch" --k2-index "$k2_index" --extras "mini dev export graphs hf"
 export PATH="$PWD/$dir/bin:$PATH" PRUNING_ENV=current OMP_NUM_THREADS=1
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # huge pages, see utils/path.sh
 

@@ -13,7 +13,8 @@ dir=.venv         # where to make it, relative to the repository
 torch=1.13.1      # torch: 1.13.1 (with k2 from PyPI), 2.13 (CUDA), 2.13-cpu, or another version, without a lock
 torch_index=      # index to take torch from, instead of PyPI
 k2_index=         # page of k2 wheels to take k2 from; without it only torch 1.13.1 has k2
-extras=           # more packages, space-separated: mini (the synthetic corpus, GPL), dev (tests), export (ONNX), graphs
+extras=           # more packages, space-separated: mini (the synthetic corpus, GPL), dev (tests), export (ONNX), graphs,
+                  # hf (Hugging Face encoders)
 min_free_gb=6     # free disk space to ask for before anything is downloaded
 
 # shellcheck source=utils/parse_options.sh
@@ -33,8 +34,18 @@ log=$dir.setup.log
 lock=$requirements/torch-$torch.txt
 [ -f "$lock" ] || lock=
 for extra in $extras; do
-  [[ $extra =~ ^(mini|dev|export|graphs)$ ]] || fail "there is no extra '$extra'; choose from mini, dev, export and graphs"
+  [[ $extra =~ ^(mini|dev|export|graphs|hf)$ ]] ||
+    fail "there is no extra '$extra'; choose from mini, dev, export, graphs and hf"
 done
+
+# extra_lock EXTRA: its lock for this torch (2.13-cpu takes 2.13's), or the one for any.
+extra_lock() {
+  local name
+  for name in "$1-torch-$torch" "$1-torch-${torch%-cpu}" "$1"; do
+    [ ! -f "$requirements/$name.txt" ] || break
+  done
+  echo "$requirements/$name.txt"
+}
 
 # One line for each thing that was asked for; the environment is ready when its stamp holds all of them.
 wanted() {
@@ -47,7 +58,7 @@ wanted() {
   fi
   local extra
   for extra in $extras; do
-    echo "extra $extra $(sha256sum < "$requirements/$extra.txt")"
+    echo "extra $extra $(sha256sum < "$(extra_lock "$extra")")"
   done
 }
 
@@ -115,13 +126,12 @@ adopt_pip_settings() {
 
 install_packages() {
   local install=("$dir/bin/uv" pip install --python "$dir/bin/python") extra index=()
-  local files=() kind=in
+  local files=()
   [ -z "$torch_index" ] && [ "$torch" = 2.13-cpu ] && [ -z "${UV_FIND_LINKS:-}" ] &&
     torch_index=https://download.pytorch.org/whl/cpu
   [ -n "$torch_index" ] && index=(--extra-index-url "$torch_index")
-  [ -n "$lock" ] && kind=txt
   for extra in $extras; do
-    files+=(-r "$requirements/$extra.$kind")
+    if [ -n "$lock" ]; then files+=(-r "$(extra_lock "$extra")"); else files+=(-r "$requirements/$extra.in"); fi
   done
   if [ -n "$lock" ]; then
     step "packages of $(basename "$lock") ${extras:+and $extras }(the first time, some minutes)" \

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.masking import expand_mask
+from pruning.core.prunable import plain_state
 from pruning.core.single_weights import view_of
 from pruning.core.structure import Structure
 from pruning.core.units import Product, UnitGroup, check_groups
@@ -75,12 +76,12 @@ def extract(model: nn.Module, structure: Structure) -> nn.Module:
     check_groups(model, groups)
     structure.check_fits(groups)
     structure = structure.resolved(groups)
-    small = prunable.shrink(structure)
-    tensors = cut_tensors(model.state_dict(), groups, structure)
+    parameter = next(model.parameters())
+    small = prunable.shrink(structure).to(dtype=parameter.dtype)
+    tensors = cut_tensors(plain_state(model), groups, structure)
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
     for product in (group.product for group in groups if group.product is not None):
         if product.whole in tensors:  # a convolution of kernel 1 has an axis more than its matrix
             tensors[product.whole] = tensors[product.whole].reshape(shapes[product.whole])
     small.load_state_dict(tensors, strict=True)
-    parameter = next(model.parameters())
-    return small.to(device=parameter.device, dtype=parameter.dtype).train(model.training)
+    return small.to(device=parameter.device).train(model.training)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.cost import CostModel, CostTerm
+from pruning.core.prunable import plain_state
 from pruning.core.structure import Structure
 from pruning.core.units import COMPONENTS, Product, Span, UnitGroup
 from pruning.errors import UserError
@@ -278,7 +279,7 @@ def factorise(model: nn.Module, names: Sequence[str], metrics: Optional[Mapping[
     unknown = set(names) - set(linear_names(model))
     if unknown:
         raise UserError(f"there is no linear layer {sorted(unknown)[0]} to factor", "name layers of the network")
-    state = dict(model.state_dict())
+    state = plain_state(model)
     ranks = {}
     for name in names:
         weight = state.pop(f"{name}.weight")

@@ -1,13 +1,20 @@
-"""Masks at work: the weights of an unmodified network are multiplied while a context is open."""
+"""Masks at work: the weights of an unmodified network are multiplied while a context is open.
+
+A layer norm over units of which some are closed counts their zeros before they are cut out and not after. So while the
+context is open it normalises over what is kept, see `normalised_over`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from pruning.core.precision import at_least_float32
 from pruning.core.units import Span, UnitGroup, check_groups
 
 
@@ -31,11 +38,42 @@ def expand_mask(mask: Tensor, span: Span, shape: Sequence[int]) -> Tensor:
     return spread.reshape(view)
 
 
+def norm_weights(mask: Tensor) -> Tensor:
+    """How much each unit counts in a norm over the units of a group: ``(size,) -> (size,)``.
+
+    A mask that is being learned (it requires a gradient) counts as it is, so that a gate's effect on the norm is
+    differentiable. Any other mask is of a structure whose closed units go: kept ones count 1 whatever their scale,
+    which then folds exactly into the weights behind the norm. For masks of zeros and ones both are the same.
+    """
+    return mask if mask.requires_grad else (mask > 0).to(mask)
+
+
+def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
+    """What ``norm`` makes of ``x (..., C)`` with mean and variance weighted by ``weights (C,)``, ``(..., C)``.
+
+    With weights of zeros and ones, the entries of ones are those of a layer norm (arXiv 1607.06450, equation 3) over
+    them alone; the others are finite and without meaning.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        wide = at_least_float32(x)
+        weights = weights.to(wide)
+        total = weights.sum().clamp(min=1e-6)  # all gates of a group may be sampled shut
+        centred = wide - (wide * weights).sum(dim=-1, keepdim=True) / total
+        variance = (centred.square() * weights).sum(dim=-1, keepdim=True) / total
+        y = centred * torch.rsqrt(variance + norm.eps)
+        if norm.weight is not None:
+            y = y * norm.weight
+        if norm.bias is not None:
+            y = y + norm.bias
+        return y.to(x.dtype)
+
+
 class Masker:
     """Multiplies masks into the weights of a network without changing the network.
 
-    Inside `applied` the modules see ``weight * mask`` where they read ``weight``; parameters, their names and the
-    ``state_dict`` stay what they are, and gradients reach both the weights and the masks.
+    Inside `applied` the modules see ``weight * mask`` where they read ``weight``, and norms over masked units leave out
+    closed ones; parameters, their names and the ``state_dict`` stay what they are, and gradients reach both the weights
+    and the masks.
 
     Args:
         model: any network.
@@ -55,6 +93,9 @@ class Masker:
             if attribute not in owner._parameters:
                 raise ValueError(f"{name} is not a parameter, so it cannot be masked")
             self._owners[name] = (owner, attribute)
+        self._norms = [
+            (group.name, cast(nn.LayerNorm, model.get_submodule(name))) for group in groups for name in group.norms
+        ]
 
     def masked_weight(self, name: str, masks: Mapping[str, Tensor]) -> Tensor:
         """The parameter ``name`` times every mask of ``masks`` that acts on it; the parameter itself if none does."""
@@ -79,6 +120,10 @@ class Masker:
                 if weight is not owner._parameters[attribute]:
                     owner.__dict__[attribute] = weight  # found before the parameter when the module reads it
                     shadowed.append((owner, attribute))
+            for group, norm in self._norms:
+                if group in masks:
+                    norm.__dict__["forward"] = partial(normalised_over, norm, norm_weights(masks[group]))
+                    shadowed.append((norm, "forward"))
             yield
         finally:
             for owner, attribute in shadowed:

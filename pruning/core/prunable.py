@@ -27,3 +27,16 @@ class Prunable(Protocol):
 
     def shrink(self, structure: Structure) -> nn.Module:
         """A new network of the shapes that ``structure`` leaves; its weights are not set."""
+
+
+@runtime_checkable
+class HasPlainState(Protocol):
+    """A network whose tensors have other names or another form than those of what `Prunable.shrink` makes."""
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The ``state_dict`` that the network would have with every group kept whole in what ``shrink`` makes."""
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network under the names and in the form that `Prunable.shrink` loads."""
+    return model.plain_state() if isinstance(model, HasPlainState) else dict(model.state_dict())

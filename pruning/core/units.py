@@ -76,6 +76,8 @@ class UnitGroup:
             None: every unit that goes saves something.
         rows: of single entries of a matrix: its outputs, each of which may be ranked on its own.
         product: of the components of a factored matrix: what it becomes when all of them are kept.
+        norms: names of `torch.nn.LayerNorm` modules that normalise over exactly these units; while a mask acts, they
+            normalise over what it keeps, as they will when the rest is gone.
     """
 
     name: str
@@ -90,6 +92,7 @@ class UnitGroup:
     worthwhile: Optional[int] = None
     rows: Optional[int] = None
     product: Optional[Product] = None
+    norms: tuple[str, ...] = ()
 
     @property
     def single(self) -> bool:
@@ -111,7 +114,8 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
     """Check a declaration against the network that it describes.
 
     Raises:
-        ValueError: a name occurs twice, a parent is missing or comes late, or a span does not fit its tensor.
+        ValueError: a name occurs twice, a parent is missing or comes late, a span does not fit its tensor, or a norm
+            normalises over something else.
     """
     tensors = model.state_dict()
     seen: set[str] = set()
@@ -130,6 +134,10 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
             assert span.dim is not None
             if span.dim >= len(shape) or span.offset + group.size * span.width > shape[span.dim]:
                 raise ValueError(f"{group.name}: {group.size} units of {span} exceed the shape {shape}")
+        for name in group.norms:
+            norm = model.get_submodule(name)
+            if not isinstance(norm, nn.LayerNorm) or tuple(norm.normalized_shape) != (group.size,):
+                raise ValueError(f"{group.name}: {name} is no LayerNorm over {group.size} units")
         for prefix in group.removes:
             if not any(name.startswith(prefix) for name in tensors):
                 raise ValueError(f"{group.name}: no tensor starts with {prefix}")

@@ -1,25 +1,42 @@
 """Unit groups of the modules that networks are made of: feed-forward and attention, with the module as a whole.
 
-A module ``NAME`` stands beside its norm ``NAME_norm`` and goes with it.
+A module ``NAME`` stands beside its norm, ``NAME_norm`` if nothing else is said, and goes with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Optional
+
 from pruning.core.units import Span, UnitGroup
 
 
-def module_group(layer: str, module: str, kind: str, out: str, d_model: int) -> UnitGroup:
-    """The module ``layer + module`` as one unit, whose outputs come from its submodule ``out``."""
+def module_group(
+    layer: str, module: str, kind: str, out: str, d_model: int, norms: Optional[Sequence[str]] = None
+) -> UnitGroup:
+    """The module ``layer + module`` as one unit, whose outputs come from its submodule ``out``.
+
+    ``norms`` of the layer go with it; None: its own, ``MODULE_norm``.
+    """
     name = f"{layer}{module}"
     masks = tuple(Span(f"{name}.{out}.{tensor}", 0, width=d_model) for tensor in ("weight", "bias"))
-    return UnitGroup(name, kind, 1, masks, removes=(f"{name}.", f"{name}_norm."))
+    norms = (f"{module}_norm",) if norms is None else norms
+    return UnitGroup(name, kind, 1, masks, removes=(f"{name}.", *(f"{layer}{norm}." for norm in norms)))
 
 
-def ffn_groups(layer: str, module: str, hidden: int, d_model: int) -> list[UnitGroup]:
-    """A feed-forward module (`pruning.models.layers.FeedForward`) and its hidden units."""
-    parent = module_group(layer, module, "ffn_module", "linear2", d_model)
-    following = Span(f"{parent.name}.linear2.weight", 1)
-    slices = (Span(f"{parent.name}.linear1.weight", 0), Span(f"{parent.name}.linear1.bias", 0), following)
+def ffn_groups(
+    layer: str,
+    module: str,
+    hidden: int,
+    d_model: int,
+    linears: tuple[str, str] = ("linear1", "linear2"),
+    norms: Optional[Sequence[str]] = None,
+) -> list[UnitGroup]:
+    """A feed-forward module of two ``linears`` (`pruning.models.layers.FeedForward`) and its hidden units."""
+    first, second = linears
+    parent = module_group(layer, module, "ffn_module", second, d_model, norms)
+    following = Span(f"{parent.name}.{second}.weight", 1)
+    slices = (Span(f"{parent.name}.{first}.weight", 0), Span(f"{parent.name}.{first}.bias", 0), following)
     return [parent, UnitGroup(f"{parent.name}.hidden", "ffn", hidden, (following,), slices, parent.name)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -116,6 +117,35 @@ def test_every_locked_file_has_a_hash() -> None:
         text = lock.read_text().replace("\\\n", " ")
         pinned = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert pinned and all("==" in line and "--hash=sha256:" in line for line in pinned), lock
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Package -> version, of a lock."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (REPOSITORY / "requirements" / name).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(("torch", "hf"), [("1.13.1", "1.13.1"), ("2.13", "2.13"), ("2.13-cpu", "2.13")])
+def test_an_extra_of_its_own_for_each_torch(tmp_path: Path, torch: str, hf: str) -> None:
+    """What was installed from that lock is done; the locks that go together do not contradict each other."""
+    requirements = REPOSITORY / "requirements"
+    together = dict[str, str]()
+    for lock in (f"torch-{torch}.txt", "dev.txt", "export.txt", "graphs.txt", "mini.txt", f"hf-torch-{hf}.txt"):
+        for name, version in pinned(lock).items():
+            assert together.setdefault(name, version) == version, f"{name} of {lock}"
+    assert "transformers" in together
+
+    def digest(name: str) -> str:
+        return f"{hashlib.sha256((requirements / name).read_bytes()).hexdigest()}  -"
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to("/bin/true")
+    stamp = [f"repository {REPOSITORY}", f"torch {torch}  {digest(f'torch-{torch}.txt')}",
+             f"k2 {digest('k2-1.23.4.txt')}", f"extra dev {digest('dev.txt')}"]  # fmt: skip
+    arguments = ["--dir", str(tmp_path), "--torch", torch, "--extras", "dev hf", "--min-free-gb", "1000000"]
+    for of_hf, status in ((f"extra hf {digest(f'hf-torch-{hf}.txt')}", 0), (f"extra hf {digest('dev.txt')}", 1)):
+        (tmp_path / ".setup-stamp").write_text("\n".join([*stamp, of_hf]) + "\n")
+        found = setup(*arguments, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_FIND_LINKS="", PIP_NO_CACHE_DIR="1")
+        assert (found.returncode != 0) == bool(status), found.stderr
 
 
 def test_the_gpl_voice_is_an_extra_and_no_requirement() -> None:

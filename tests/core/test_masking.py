@@ -1,0 +1,84 @@
+"""Norms over masked units: over what is kept, differentiable while masks are learned, and gone afterwards."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.core.masking import Masker
+from pruning.core.units import Span, UnitGroup, check_groups
+
+GROUP = UnitGroup("units", "conv", 6, (Span("after.weight", 1),), (), norms=("norm",))
+KEPT = [0, 2, 5]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(OrderedDict(norm=nn.LayerNorm(6), after=nn.Linear(6, 4))).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def mask(*values: float) -> Tensor:
+    result = torch.zeros(6, dtype=torch.float64)
+    result[KEPT] = torch.tensor(values, dtype=torch.float64)
+    return result
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.0, 1.0), (0.3, 0.9, 0.5)])
+@torch.no_grad()
+def test_a_norm_leaves_out_closed_units_and_scales_fold_into_the_weights_behind_it(values: tuple[float, ...]) -> None:
+    model, x = network(), 3 + 2 * torch.randn(5, 7, 6, dtype=torch.float64)
+    with Masker(model, [GROUP]).applied({"units": mask(*values)}):
+        masked = model(x)
+    norm, after = model.get_submodule("norm"), model.get_submodule("after")
+    small = nn.functional.layer_norm(x[..., KEPT], (3,), norm.weight[KEPT], norm.bias[KEPT])
+    folded = after.weight[:, KEPT] * torch.tensor(values, dtype=torch.float64)
+    assert torch.allclose(masked, nn.functional.linear(small, folded, after.bias), atol=1e-10)
+
+
+def test_masks_that_are_learned_have_the_gradient_of_finite_differences() -> None:
+    model, x = network(), torch.randn(2, 3, 6, dtype=torch.float64)
+    masker = Masker(model, [GROUP])
+
+    def loss(gates: Tensor) -> Tensor:
+        with masker.applied({"units": gates}):
+            return model(x).square().sum()
+
+    gates = torch.rand(6, dtype=torch.float64).requires_grad_(True)
+    assert torch.autograd.gradcheck(loss, (gates,))
+    with masker.applied({"units": mask(1, 1, 1)}):
+        hard = model(x)
+    with masker.applied({"units": mask(1, 1, 1).requires_grad_(True)}):
+        assert torch.allclose(model(x), hard), "zeros and ones are the same either way"
+
+
+def test_gates_that_are_all_shut_give_finite_values_and_gradients() -> None:
+    model, gates = network(), torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    with Masker(model, [GROUP]).applied({"units": gates}):
+        y = model(torch.randn(4, 6, dtype=torch.float64))
+    y.sum().backward()
+    assert gates.grad is not None
+    assert y.isfinite().all() and gates.grad.isfinite().all()
+
+
+def test_norms_are_as_they_were_afterwards() -> None:
+    model, x = network(), torch.randn(4, 6, dtype=torch.float64)
+    before, names = model(x), set(model.get_submodule("norm").__dict__)
+    with pytest.raises(RuntimeError, match="on the way"), Masker(model, [GROUP]).applied({"units": mask(1, 1, 1)}):
+        assert not torch.equal(model(x), before)
+        raise RuntimeError("on the way")
+    assert torch.equal(model(x), before) and set(model.get_submodule("norm").__dict__) == names
+    with Masker(model, [GROUP]).applied({}):
+        assert torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("norm", ["after", "norm"])
+def test_a_norm_over_something_else_is_refused(norm: str) -> None:
+    group = UnitGroup("units", "conv", 5 if norm == "norm" else 6, (Span("after.weight", 1),), norms=(norm,))
+    with pytest.raises(ValueError, match=f"{norm} is no LayerNorm over"):
+        check_groups(network(), [group])

@@ -1,0 +1,121 @@
+"""Small encoders of the wav2vec2 family, and how exactness is judged."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.extraction import extract
+from pruning.core.masking import Masker
+from pruning.core.structure import Structure
+from pruning.models.conformer import EncoderOutput
+from pruning.models.speech_encoder import SpeechEncoder, WaveformEncoder
+from pruning.models.speech_encoder_config import KINDS, SpeechEncoderConfig
+
+SHAPES = [
+    {"model_type": kind, "feat_extract_norm": norm, "do_stable_layer_norm": pre_norm, "conv_bias": norm == "layer"}
+    for kind, norm, pre_norm in itertools.product(KINDS, ("group", "layer"), (False, True))
+]
+
+
+def shape_name(shape: Mapping[str, Any]) -> str:
+    return f"{shape['model_type']}-{shape['feat_extract_norm']}-{'pre' if shape['do_stable_layer_norm'] else 'post'}"
+
+
+def hf_values(shape: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """``config.json`` of a small network of the ``shape``, which may say more of its dimensions."""
+    values = {
+        "conv_dim": [6, 8, 10], "conv_kernel": [10, 3, 2], "conv_stride": [5, 2, 2],
+        "num_feat_extract_layers": 3, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "intermediate_size": 20, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
+        "num_buckets": 16, "max_bucket_distance": 20, "layerdrop": 0.1,
+    }  # fmt: skip
+    return {**values, **shape, **changes}
+
+
+def config(shape: Mapping[str, Any], **changes: Any) -> SpeechEncoderConfig:
+    """The same without transformers."""
+    defaults = {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5, "hidden_dropout": 0.1,
+                "attention_dropout": 0.1, "activation_dropout": 0.1, "feat_proj_dropout": 0.1}  # fmt: skip
+    return SpeechEncoderConfig.from_hf(hf_values(shape, **{**defaults, **changes}))
+
+
+def stirred(model: WaveformEncoder) -> WaveformEncoder:
+    """Far from initial values, biases and norms too, so that nothing cancels; in evaluation mode."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def utterances(padding: bool = True) -> tuple[Tensor, Tensor]:
+    audio = torch.randn(3, 1600, generator=torch.Generator().manual_seed(1))
+    return (audio, torch.tensor([1600, 1200, 700])) if padding else (audio[:1], torch.tensor([1600]))
+
+
+def random_structure(model: WaveformEncoder, seed: int, keep: float, soft: bool = True) -> Structure:
+    generator, masks = torch.Generator().manual_seed(seed), {}
+    for group in model.unit_groups():
+        opened = torch.rand(group.size, generator=generator) < keep
+        opened[: group.minimum] = True
+        opened |= group.settled(int(opened.sum())) == group.size
+        masks[group.name] = opened * (0.4 + torch.rand(group.size, generator=generator)) if soft else opened.float()
+    return Structure.from_masks(model.unit_groups(), masks)
+
+
+def closed(model: WaveformEncoder, *names: str) -> Structure:
+    """Everything but these groups, of which the least possible stays."""
+    masks = {g.name: (torch.arange(g.size) < g.minimum).float() for g in model.unit_groups() if g.name in names}
+    assert len(masks) == len(names)
+    return Structure.from_masks(model.unit_groups(), masks)
+
+
+def largest_difference(ours: EncoderOutput, theirs: EncoderOutput) -> float:
+    """Over all hidden states, padding too, relative to the largest value of each."""
+    assert len(ours.layers) == len(theirs.layers) and torch.equal(ours.lengths, theirs.lengths)
+    return max(relative(a, b) for a, b in zip(ours.layers, theirs.layers))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def gradients(model: WaveformEncoder, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of a loss with respect to every weight, in double precision; freed memory is full of large numbers before."""
+    audio, lengths = utterances()
+    model.to(dtype).zero_grad()
+    loss = model(audio.to(dtype), lengths).output.square().mean()
+    large = [torch.full((size,), 1e30) for size in range(200, 20_000, 100)]
+    del large
+    loss.backward()
+    return {name: p.grad.double().clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_gradients(model: WaveformEncoder) -> None:
+    """Those of single precision are those of double precision, again and again."""
+    exact = gradients(model, torch.float64)
+    for _ in range(3):
+        for name, gradient in gradients(model, torch.float32).items():
+            error = (gradient - exact[name]).abs().max() / exact[name].abs().max().clamp(min=1e-3)
+            assert error < 1e-3, name
+
+
+@torch.no_grad()
+def check_exact(model: nn.Module, structure: Structure, tolerance: float = 1e-4) -> SpeechEncoder:
+    """Masked and extracted agree, alone and in a batch, in the network's precision."""
+    assert isinstance(model, WaveformEncoder)
+    dtype = next(model.parameters()).dtype
+    small = extract(model, structure)
+    assert isinstance(small, SpeechEncoder)
+    for padding in (False, True):
+        audio, lengths = utterances(padding)
+        batch = audio.to(dtype), lengths
+        with Masker(model, model.unit_groups()).applied(structure.masks()):
+            masked = model(*batch)
+        assert largest_difference(small(*batch), masked) < tolerance
+    return small
