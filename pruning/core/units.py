@@ -110,6 +110,28 @@ class UnitGroup:
             raise ValueError(f"{self.name}: a group that removes modules has one unit, not {self.size}")
 
 
+def prefixed(group: UnitGroup, prefix: str) -> UnitGroup:
+    """The group of a network that is now a part of another one, under names that begin with ``prefix``."""
+
+    def spans(of: Iterable[Span]) -> tuple[Span, ...]:
+        return tuple(replace(span, tensor=f"{prefix}{span.tensor}") for span in of)
+
+    product = group.product
+    if product is not None:
+        names = {field: f"{prefix}{name}" for field, name in vars(product).items()}
+        product = Product(**names)
+    return replace(
+        group,
+        name=f"{prefix}{group.name}",
+        masks=spans(group.masks),
+        slices=spans(group.slices),
+        parent=None if group.parent is None else f"{prefix}{group.parent}",
+        removes=tuple(f"{prefix}{name}" for name in group.removes),
+        product=product,
+        norms=tuple(f"{prefix}{name}" for name in group.norms),
+    )
+
+
 def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
     """Check a declaration against the network that it describes.
 

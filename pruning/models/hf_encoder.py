@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Optional, cast
 
@@ -49,6 +50,7 @@ class HfEncoder(WaveformEncoder):
     def __init__(self, network: nn.Module, preprocessor: Optional[Mapping[str, Any]] = None) -> None:
         theirs: Any = network.config
         super().__init__(SpeechEncoderConfig.from_hf(theirs.to_dict(), preprocessor, type(network).__name__))
+        self._described = {"network": theirs.to_dict(), "preprocessor": dict(preprocessor or {})}
         theirs.layerdrop = 0.0
         self.feature_extractor = network.feature_extractor  # type: ignore[assignment]
         self.feature_projection = network.feature_projection  # type: ignore[assignment]
@@ -79,6 +81,10 @@ class HfEncoder(WaveformEncoder):
             raise UserError(f"{source} describes no {values['model_type']} network ({reason})",
                             "give a checkpoint of a standard architecture") from None
         return cls(network, preprocessor)
+
+    def described(self) -> dict[str, Any]:
+        """What `from_hf` builds it from: ``network`` and ``preprocessor``, plain values."""
+        return copy.deepcopy(self._described)
 
     def plain(self) -> SpeechEncoder:
         """An encoder of ours that computes the same, in no need of transformers; shares no memory with this one."""

@@ -11,11 +11,13 @@ from torch import nn
 from pruning.errors import UserError
 from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_encoder_config import SpeechEncoderConfig
+from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.transformer_lm import LanguageModelConfig, TransformerLM
 
 _BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "speech_encoder": lambda config: SpeechEncoder(SpeechEncoderConfig.from_dict(config)),
+    "speech_model": lambda config: SpeechModel(SpeechModelConfig(**config)),
     "transducer": lambda config: Transducer(TransducerConfig.from_dict(config)),
     "transformer_lm": lambda config: TransformerLM(LanguageModelConfig.from_dict(config)),
 }
@@ -46,6 +48,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
         return {"type": "transducer", "config": dataclasses.asdict(model.config)}
     if isinstance(model, TransformerLM):
         return {"type": "transformer_lm", "config": dataclasses.asdict(model.config)}
+    if isinstance(model, SpeechModel):
+        return {"type": "speech_model", "config": dataclasses.asdict(model.config)}
     if isinstance(model, SpeechEncoder):
         return {"type": "speech_encoder", "config": dataclasses.asdict(model.config)}
     raise TypeError(f"{type(model).__name__} is not in the registry")

@@ -1,0 +1,137 @@
+"""Encoders with heads: exact under pruning whatever the encoder and the head, and indifferent to padding."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.core.cost import CostModel
+from pruning.core.extraction import extract
+from pruning.core.low_rank import factorise, linear_names
+from pruning.core.masking import Masker
+from pruning.core.units import check_groups
+from pruning.errors import UserError
+from pruning.models import encoders, registry
+from pruning.models.conformer import ConformerConfig
+from pruning.models.speech_model import SpeechModel, SpeechModelConfig
+from tests.models.speech_encoders import SHAPES, config, hf_values, random_structure, stirred
+
+CONFORMER = ConformerConfig(16, 2, 4, (2,), (8,), (12,), (8,), 3, 20, (4, 4), (2, 2))
+
+
+def description(kind: str) -> dict[str, Any]:
+    """Of a small encoder."""
+    if kind == "conformer":
+        return {"type": kind, "config": dataclasses.asdict(CONFORMER)}
+    shape = SHAPES[-1] if kind.endswith("large") else SHAPES[0]
+    if kind.startswith("hugging_face"):
+        return {"type": "hugging_face", "config": {"network": hf_values(shape), "preprocessor": {}}}
+    return {"type": "speech_encoder", "config": dataclasses.asdict(config(shape))}
+
+
+def inputs(model: SpeechModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch with padding."""
+    generator = torch.Generator().manual_seed(1)
+    if encoders.hears_samples(model.encoder):
+        return torch.randn(3, 1600, generator=generator), torch.tensor([1600, 1200, 700])
+    return torch.randn(3, 60, 20, generator=generator), torch.tensor([60, 44, 30])
+
+
+def network(kind: str, **changes: Any) -> SpeechModel:
+    if kind.startswith("hugging_face"):
+        pytest.importorskip("transformers", reason="its encoders are pruned")
+    torch.manual_seed(0)
+    return stirred(SpeechModel(SpeechModelConfig(description(kind), outputs=7, **changes)))  # type: ignore[arg-type,return-value]
+
+
+KINDS = ("conformer", "speech_encoder", "speech_encoder_large", "hugging_face", "hugging_face_large")
+HEADS: tuple[dict[str, Any], ...] = (
+    {"task": "ctc"},
+    {"task": "ctc", "mix": False, "hidden": 5},
+    {"task": "intent", "pooling": "mean"},
+    {"task": "intent", "pooling": "attention", "hidden": 5},
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
+def test_masked_is_extracted(kind: str, head: dict[str, Any]) -> None:
+    """And it is built again from its description alone, strictly."""
+    model = network(kind, **head)
+    check_groups(model, model.unit_groups())
+    for seed in range(2):
+        structure = random_structure(model, seed, 0.6)  # type: ignore[arg-type]
+        small = extract(model, structure)
+        described = json.loads(json.dumps(registry.describe(small)))
+        again = registry.build(described)
+        again.load_state_dict(small.state_dict(), strict=True)
+        again.eval()
+        with torch.no_grad(), Masker(model, model.unit_groups()).applied(structure.masks()):
+            masked = model(*inputs(model)).logits
+        found = again(*inputs(model)).logits
+        assert found.shape == ((3, 7) if head["task"] == "intent" else (3, masked.shape[1], 7))
+        assert torch.allclose(found, masked, atol=1e-4 * float(masked.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large"])
+def test_its_costs_are_the_encoders(kind: str) -> None:
+    model = network(kind)
+    cost = CostModel(model.unit_groups(), model.cost_terms(16000))
+    alone: Any = model.encoder
+    assert cost.dense == CostModel(alone.unit_groups(), alone.cost_terms(16000)).dense
+    # what is no part of it: running statistics, feature statistics, positions
+    assert cost.dense["size"] == sum(p.numel() for p in alone.parameters())
+
+
+def test_low_rank_of_what_stands_in_a_model() -> None:
+    model = network("speech_encoder")
+    factored = factorise(model, linear_names(model))
+    assert isinstance(factored, SpeechModel) and all(name.startswith("encoder.") for name in linear_names(model))
+    whole, again = model(*inputs(model)).logits, factored(*inputs(model)).logits
+    assert torch.allclose(whole, again, atol=1e-4 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large"])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_padding_has_no_part_in_an_intent(kind: str, pooling: str) -> None:
+    model = network(kind, task="intent", pooling=pooling)
+    batch, lengths = inputs(model)
+    together = model(batch, lengths).logits
+    for row, length in enumerate(lengths.tolist()):
+        alone = model(batch[row : row + 1, :length], lengths[row : row + 1]).logits
+        assert torch.allclose(together[row : row + 1], alone, atol=1e-4 * float(alone.abs().max()))
+
+
+def test_layers_are_weighed() -> None:
+    model = network("conformer", task="ctc")
+    assert model.head.mix is not None
+    with torch.no_grad():
+        model.head.mix.weights.fill_(-1e4)
+        model.head.mix.weights[-1] = 0.0
+    output = model(*inputs(model))
+    assert torch.allclose(output.logits, model.head.output(output.encoded.output), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encoder": {"type": "rnn", "config": {}}, "outputs": 7}, "no encoder of type 'rnn'"),
+        ({"encoder": {"type": "conformer", "config": {"layers": 3}}, "outputs": 7}, "does not build"),
+        ({"encoder": {"type": "speech_encoder"}, "outputs": 7}, "does not build"),
+    ],
+)
+def test_bad_descriptions(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SpeechModel(SpeechModelConfig(**values))
+
+
+@pytest.mark.parametrize("values", [{"task": "translation"}, {"pooling": "max"}, {"hidden": -1}])
+def test_bad_configurations(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="model"):
+        SpeechModelConfig(**values)
+    with pytest.raises(ValueError, match="outputs"):
+        SpeechModel(SpeechModelConfig(description("conformer")))
