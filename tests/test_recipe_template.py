@@ -17,7 +17,7 @@ from pruning.models.transducer import Transducer
 from pruning.models.transformer_lm import TransformerLM
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
-from pruning.training import configuration, lm_runs, transducer_runs
+from pruning.training import configuration, lm_runs, runs, transducer_runs
 
 EGS = Path(__file__).resolve().parents[1] / "egs"
 RECIPE = EGS / "TEMPLATE"
@@ -143,7 +143,7 @@ def test_configurations_of_language_models_fit_each_other(folder: str) -> None:
     config = {name: configuration.load(kind, EGS / folder / f"{name}.yaml") for name, kind in kinds.items()}
     assert config["lm"].model is not None and config["lm_prune"].model is config["lm_finetune"].model is None
     dense = TransformerLM(replace(config["lm"].model, vocab_size=30))
-    pruner = lm_runs.new_pruner(dense, replace(config["lm_prune"], method="magnitude"))
+    pruner = runs.new_pruner(dense, replace(config["lm_prune"], method="magnitude"))
     assert pruner.targets
 
 

@@ -11,11 +11,14 @@ from torch import nn
 from pruning.core.cost import MACS, SIZE, CostModel
 from pruning.core.prunable import Prunable
 from pruning.files import PathLike, read_json, write_json
-from pruning.models.transducer import Transducer
+from pruning.models.encoders import hears_samples
+from pruning.models.speech_model import SpeechModel
+from pruning.models.transformer_lm import TransformerLM
 
 FILE = "model.json"
-FRAMES_PER_SECOND = 100
+FRAMES_PER_SECOND, SAMPLES_PER_SECOND = 100, 16000
 MACS_SECONDS = (10, 30)
+_BEFORE_BLOCKS = ("subsampling", "frontend", "projection", "positional")
 LM_TOKENS = 32
 """Length of the sentences at which a language model's MACs are counted."""
 
@@ -25,39 +28,51 @@ def frames_of(seconds: float) -> int:
     return int(round(seconds * FRAMES_PER_SECOND))
 
 
+def input_length(model: nn.Module, seconds: float) -> int:
+    """Length of a network's input for ``seconds`` of audio: feature frames or samples; of a language model `LM_TOKENS`,
+    whatever the seconds."""
+    if isinstance(model, TransformerLM):
+        return LM_TOKENS
+    if isinstance(model, SpeechModel) and hears_samples(model.encoder):
+        return int(round(seconds * SAMPLES_PER_SECOND))
+    return frames_of(seconds)
+
+
 def reference_length(model: nn.Module) -> tuple[int, str]:
     """The input at which a network's MACs are told: its length, and what that is in words."""
-    return (frames_of(10), "10 s") if isinstance(model, Transducer) else (LM_TOKENS, f"{LM_TOKENS} tokens")
+    in_words = f"{LM_TOKENS} tokens" if isinstance(model, TransformerLM) else f"{MACS_SECONDS[0]} s"
+    return input_length(model, MACS_SECONDS[0]), in_words
 
 
-def cost_model(model: Transducer, seconds: float) -> CostModel:
-    """Cost of a network's encoder, MACs at ``seconds`` of audio."""
-    return CostModel(model.unit_groups(), model.cost_terms(frames_of(seconds)))
+def cost_model(model: nn.Module, seconds: float) -> CostModel:
+    """Cost of what is pruned of a network, MACs at ``seconds`` of audio."""
+    prunable = cast(Prunable, model)
+    return CostModel(prunable.unit_groups(), prunable.cost_terms(input_length(model, seconds)))
 
 
 def network_facts(model: nn.Module) -> dict[str, Any]:
     """What a network is in numbers.
 
-    Of a transducer: parameters of the encoder (subsampling included), of its blocks alone and of the network, the
+    With an encoder: parameters of it (what is before its blocks included), of its blocks alone and of the network, the
     encoder's MACs. Of a language model: parameters of its blocks and of the network, MACs of the blocks per token. Of
     both: how many parameters are not zero.
     """
-    facts = _transducer_facts(model) if isinstance(model, Transducer) else _lm_facts(cast(Prunable, model))
+    facts = _lm_facts(model) if isinstance(model, TransformerLM) else _encoder_facts(model)
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     facts["nonzero_parameters"] = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
     return facts
 
 
-def _transducer_facts(model: Transducer) -> dict[str, Any]:
+def _encoder_facts(model: nn.Module) -> dict[str, Any]:
     costs = {seconds: cost_model(model, seconds) for seconds in MACS_SECONDS}
     by_kind = _by_kind(costs[MACS_SECONDS[0]])
     encoder = costs[MACS_SECONDS[0]].dense[SIZE]
     macs = {f"macs_{seconds}s": int(model.dense[MACS]) for seconds, model in costs.items()}
-    blocks = int(encoder) - by_kind["subsampling"][SIZE]
+    blocks = int(encoder) - sum(by_kind[kind][SIZE] for kind in _BEFORE_BLOCKS if kind in by_kind)
     return {"encoder_parameters": int(encoder), "blocks_parameters": blocks, **macs, "by_kind": by_kind}
 
 
-def _lm_facts(model: Prunable) -> dict[str, Any]:
+def _lm_facts(model: TransformerLM) -> dict[str, Any]:
     costs = CostModel(model.unit_groups(), model.cost_terms(LM_TOKENS))
     return {
         "blocks_parameters": int(costs.dense[SIZE]),

@@ -14,7 +14,6 @@ from pruning.speech.bpe import Tokenizer
 from pruning.speech.sentences import SentenceBatch, Sentences, TextConfig
 from pruning.speech.text_files import check_texts
 from pruning.training import checkpoint, distributed, runs
-from pruning.training.facts import LM_TOKENS
 from pruning.training.lm_task import LmDistillationConfig, LmTask
 from pruning.training.pruner import Pruner
 from pruning.training.recipe import Recipe
@@ -75,15 +74,6 @@ def load_network(source: PathLike, tokenizer: Optional[Tokenizer] = None) -> tup
     return model, header
 
 
-def new_pruner(model: TransformerLM, config: PruneConfig) -> Pruner:
-    """The method of a pruning run over a language model.
-
-    Raises:
-        UserError: see `pruning.training.runs.new_pruner`.
-    """
-    return runs.new_pruner(model, config, LM_TOKENS, config.trainer.seed)
-
-
 def forward(model: nn.Module, batch: SentenceBatch) -> object:
     """A forward pass."""
     return model(batch.inputs)
@@ -98,7 +88,6 @@ class LmRecipe(Recipe):
     """
 
     kind, wanted = TransformerLM, "a language model's checkpoint"
-    length = LM_TOKENS
 
     def __init__(self, config: RunConfig, inputs: Inputs) -> None:
         super().__init__(config, inputs.lang_dir)

@@ -20,8 +20,9 @@ from pruning.speech.data import Batch
 from pruning.training import distributed
 from pruning.training.facts import frames_of, network_facts
 from pruning.training.optimiser import Optimiser
+from pruning.training.runs import new_pruner
 from pruning.training.task import StepInfo
-from pruning.training.transducer_runs import PruneConfig, RunConfig, new_pruner
+from pruning.training.transducer_runs import PruneConfig, RunConfig
 from pruning.training.transducer_task import Guidance, TransducerTask
 
 TOKENS_PER_SECOND = 3.5  # of English read speech in some 500 word pieces; the loss's share of a step depends on it

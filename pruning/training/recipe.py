@@ -45,11 +45,6 @@ class Recipe(ABC):
         """Of the run."""
         return int(self.config.trainer.seed)
 
-    @property
-    @abstractmethod
-    def length(self) -> int:
-        """Input frames or tokens at which MACs are counted."""
-
     @abstractmethod
     def build(self, vocab_size: int) -> nn.Module:
         """A network of the configuration's dimensions, with fresh weights."""
@@ -158,7 +153,7 @@ class Recipe(ABC):
         if config.technique == "low_rank":
             batches = itertools.islice(self.first_batches(), config.calibration_batches)
             metrics = calibrate(self.task(network, None), linear_names(network), batches, config.method)
-        pruner = runs.new_pruner(network, config, self.length, self.seed, metrics)
+        pruner = runs.new_pruner(network, config, metrics)
         task = self.task(pruner.network.train(), guide, pruner)
         networks = {"teacher": teacher, "counts_from": config.counts_from,
                     "latency_table": config.constraint.latency_table}  # fmt: skip

@@ -22,7 +22,7 @@ from pruning.speech.bpe import Tokenizer
 from pruning.training import checkpoint, configuration, distributed
 from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
 from pruning.training.extracting import check_origin, extract_experiment
-from pruning.training.facts import describe, network_facts, read_facts, write_facts
+from pruning.training.facts import describe, input_length, network_facts, read_facts, write_facts
 from pruning.training.gating import Gating, GatingConfig
 from pruning.training.low_rank_pruning import LowRankPruning
 from pruning.training.provenance import file_fingerprint
@@ -166,16 +166,12 @@ def vocabulary(config: Optional[HasVocabulary], tokenizer: Tokenizer) -> int:
     return tokenizer.vocab_size
 
 
-def new_pruner(
-    model: nn.Module, config: PruningConfig, length: int, seed: int, metrics: Optional[Mapping[str, Metric]] = None
-) -> Pruner:
+def new_pruner(model: nn.Module, config: Any, metrics: Optional[Mapping[str, Metric]] = None) -> Pruner:
     """The method of a pruning run over a network, or of ``low_rank`` over a factored copy of it.
 
     Args:
         model: the network.
-        config: of the run.
-        length: input frames or tokens at which MACs are counted.
-        seed: of what the method draws.
+        config: of the run: `PruningConfig`'s fields, and ``trainer``, whose seed the method draws with.
         metrics: of ``low_rank``, see `pruning.training.low_rank_pruning.calibrate`.
 
     Raises:
@@ -183,6 +179,7 @@ def new_pruner(
     """
     if any(isinstance(module, FactoredLinear) for module in model.modules()):
         raise UserError("the network is of low rank already", "prune the dense one (snapshots give several sizes)")
+    length, seed = input_length(model, config.constraint.seconds), config.trainer.seed
     if config.method == L0:
         return Gating(model, config.gating, config.constraint, length, seed)
     common = (config.method, config.criterion, config.constraint, length, seed)

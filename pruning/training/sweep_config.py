@@ -305,7 +305,7 @@ def _checks(
     if method.method is not None:
         settings = (*shared, f"method={method.method}", *method.settings)
         yield (*of_line, "settings"), load(config.recipe.PruneConfig, config.prune, settings)
-        yield of_target, lambda: config.recipe.new_pruner(
+        yield of_target, lambda: runs.new_pruner(
             network, configuration.load(config.recipe.PruneConfig, config.prune, settings)
         )
 

@@ -22,7 +22,6 @@ from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, count_batches, evaluation_batches, training_batches
 from pruning.speech.losses import LossConfig
 from pruning.training import checkpoint, distributed, runs
-from pruning.training.facts import frames_of
 from pruning.training.pruner import Pruner
 from pruning.training.recipe import Recipe
 from pruning.training.trainer import TrainerConfig
@@ -58,15 +57,6 @@ class PruneConfig(runs.PruningConfig, RunConfig):
 
     def __post_init__(self) -> None:
         self.check(self.trainer)
-
-
-def new_pruner(model: Transducer, config: PruneConfig) -> Pruner:
-    """The method of a pruning run over a transducer.
-
-    Raises:
-        UserError: see `pruning.training.runs.new_pruner`.
-    """
-    return runs.new_pruner(model, config, frames_of(config.constraint.seconds), config.trainer.seed)
 
 
 @dataclass(frozen=True)
@@ -116,11 +106,6 @@ class TransducerRecipe(Recipe):
     def __init__(self, config: RunConfig, inputs: Inputs) -> None:
         super().__init__(config, inputs.lang_dir)
         self.inputs = inputs
-
-    @property
-    def length(self) -> int:
-        """Feature frames of the audio length that the constraint names."""
-        return frames_of(self.config.constraint.seconds)
 
     def build(self, vocab_size: int) -> Transducer:
         """A transducer of the configuration's dimensions."""

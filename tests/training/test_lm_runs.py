@@ -154,7 +154,7 @@ def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> N
     """The outputs stay, and a step along the turned first moment moves ``U V`` as before, to first order."""
     model, _ = lm_runs.load_network(work / "dense")
     config = configuration.load(lm_runs.PruneConfig, work / "prune.yaml", ["method=magnitude", "technique=low_rank"])
-    pruner = lm_runs.new_pruner(model, config)
+    pruner = runs.new_pruner(model, config)
     assert isinstance(pruner, LowRankPruning)
     group = pruner.units.chosen[0]
     layer = pruner.network.get_submodule(group.name.rpartition(".")[0])
@@ -268,7 +268,7 @@ def test_one_shot_low_rank_is_the_svd_of_what_was_trained(work: Path) -> None:
     """Factors that training moved are brought into their form before they are scored and cut."""
     model, _ = lm_runs.load_network(work / "dense")
     settings = ["method=magnitude", "technique=low_rank", "constraint.ramp=one_shot", "constraint.size=0.6"]
-    pruner = lm_runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
+    pruner = runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
     assert isinstance(pruner, LowRankPruning)
     before = {}
     with torch.no_grad():
@@ -322,7 +322,7 @@ def test_snapshots_need_room_and_hold_averages_up(work: Path, tmp_path: Path) ->
         prune.main([*common, "constraint.ramp=one_shot", "constraint.ramp_share=0.9", "--exp-dir", str(tmp_path / "a")])
     model, _ = lm_runs.load_network(work / "dense")
     settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.ramp=one_shot", "constraint.ramp_share=0.3"]
-    pruner = lm_runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
+    pruner = runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
     still = []
     for step in range(24):
         info = StepInfo(1, 0, step, total_steps=24)
