@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pruning.core.linear_inputs import watched_inputs
 from pruning.core.selection import Selection
 from pruning.core.units import Span
+from pruning.errors import UserError
 
 CRITERIA = ("magnitude", "taylor", "fisher", "movement", "wanda", "activation", "random")
 FROM_GRADIENTS = ("taylor", "fisher", "movement")
@@ -215,7 +216,17 @@ class UnitScores(nn.Module):
 
     @torch.no_grad()
     def observe(self, model: nn.Module, totals: Mapping[str, Tensor]) -> None:
-        """Take in what the `observer` gathered in one step of ``model``."""
+        """Take in what the `observer` gathered in one step of ``model``.
+
+        Raises:
+            UserError: the network reads weights that follow units without calling their layer, so nothing was seen.
+        """
+        for group in self.selection.chosen:
+            if group.masks[0].dim == 1 and group.name not in totals:
+                raise UserError(
+                    f"{self.criterion} sees nothing of what enters {group.masks[0].tensor}",
+                    "use a criterion of weights or gradients, or a network that calls this layer",
+                )
         means = {name: total[:-1] / total[-1].clamp(min=1) for name, total in totals.items()}
         if self.criterion == "wanda":
             self._add(weighted_magnitudes(model, self.selection, means).to(self.total))

@@ -101,9 +101,9 @@ class WaveformEncoder(nn.Module):
         return units.linear_layers(self.config, frames)
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """Outputs ``(frames, D)`` for two utterances of noise, whose middles are louder."""
+        """Outputs ``(frames, D)`` for two utterances of noise."""
         samples = max(_PROBED, 2 * self.config.receptive_field)
-        audio = torch.randn(2, samples, generator=generator) * torch.hann_window(samples)
+        audio = torch.randn(2, samples, generator=generator)
         return self(audio, torch.full((2,), samples)).output.flatten(0, 1)
 
     def shrink(self, structure: Structure) -> SpeechEncoder:

@@ -106,16 +106,19 @@ def check_gradients(model: WaveformEncoder) -> None:
 
 
 @torch.no_grad()
-def check_exact(model: nn.Module, structure: Structure, tolerance: float = 1e-4) -> SpeechEncoder:
-    """Masked and extracted agree, alone and in a batch, in the network's precision."""
+def check_exact(model: nn.Module, structure: Structure, single: bool = True) -> SpeechEncoder:
+    """Masked and extracted agree, alone and in a batch; to 1e-4 in ``single`` precision, and to more in double.
+
+    Single precision says little of a frontend with layer norms and very few channels: norms of two nearly equal numbers
+    lose most of their digits, in the extracted network as in the masked one.
+    """
     assert isinstance(model, WaveformEncoder)
-    dtype = next(model.parameters()).dtype
-    small = extract(model, structure)
-    assert isinstance(small, SpeechEncoder)
-    for padding in (False, True):
-        audio, lengths = utterances(padding)
-        batch = audio.to(dtype), lengths
-        with Masker(model, model.unit_groups()).applied(structure.masks()):
-            masked = model(*batch)
-        assert largest_difference(small(*batch), masked) < tolerance
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        small = extract(model.to(dtype), structure)
+        assert isinstance(small, SpeechEncoder)
+        for padding in (False, True) if single or dtype == torch.float64 else ():
+            audio, lengths = utterances(padding)
+            with Masker(model, model.unit_groups()).applied(structure.masks()):
+                masked = model(audio.to(dtype), lengths)
+            assert largest_difference(small(audio.to(dtype), lengths), masked) < tolerance
     return small

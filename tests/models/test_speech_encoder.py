@@ -41,6 +41,7 @@ BASE = {"model_type": "wav2vec2", "feat_extract_norm": "group", "do_stable_layer
 
 
 def network(shape: dict[str, Any], **changes: Any) -> SpeechEncoder:
+    torch.manual_seed(1)
     model = stirred(SpeechEncoder(config(shape, **changes)))
     assert isinstance(model, SpeechEncoder)
     return model
@@ -87,9 +88,9 @@ def test_masked_equals_extracted_again_and_again(shape: dict[str, Any]) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(SHAPES), st.integers(0, 10_000), st.floats(0.05, 0.95), st.integers(400, 3000))
 def test_analytic_costs_equal_counted_ones(shape: dict[str, Any], seed: int, keep: float, samples: int) -> None:
-    model = network(shape).double()  # two channels that are nearly equal make a norm lose digits
+    model = network(shape)
     structure = random_structure(model, seed, keep)
-    small = check_exact(model, structure, 1e-9).float()
+    small = check_exact(model, structure, single=False)
     predicted = CostModel(model.unit_groups(), model.cost_terms(samples)).structure_cost(structure)
     assert predicted["size"] == sum(parameter.numel() for parameter in small.parameters())
     assert predicted["macs"] == count_macs(lambda: small(torch.randn(1, samples), torch.tensor([samples])))

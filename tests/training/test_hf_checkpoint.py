@@ -36,6 +36,7 @@ HEADS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
 def written(directory: Path, shape: dict[str, Any], head: str = "ForCTC") -> HfEncoder:
     """A checkpoint of Hugging Face's in ``directory``, and its encoder."""
     name = HEADS[shape["model_type"]]
+    torch.manual_seed(1)
     config = getattr(transformers, f"{name}Config")(**hf_values(shape, vocab_size=7))
     network = getattr(transformers, f"{name}{head}")(config)
     inner = network if head == "Model" else getattr(network, network.base_model_prefix)
