@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.errors import UserError
-from pruning.training import lm_runs, transducer_runs
+from pruning.training import configuration, lm_runs, speech_runs, transducer_runs
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
@@ -77,8 +77,12 @@ def of_text(options: argparse.Namespace) -> bool:
 
 
 def recipe(options: argparse.Namespace) -> Any:
-    """The module that runs what the options ask for: `lm_runs` for text, `transducer_runs` for cuts."""
-    return lm_runs if of_text(options) else transducer_runs
+    """The module that runs what the options ask for: `lm_runs` for text; for cuts `transducer_runs`, or `speech_runs`
+    where the configuration says ``task``.
+    """
+    if of_text(options):
+        return lm_runs
+    return speech_runs if configuration.says(options.config, "task") else transducer_runs
 
 
 def inputs(options: argparse.Namespace) -> Any:

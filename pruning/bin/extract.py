@@ -9,15 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
+from torch import nn
+
 from pruning.bin import arguments, command
 from pruning.core import low_rank, single_weights
 from pruning.errors import UserError
+from pruning.models.speech_model import SpeechModel
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, training_batches
 from pruning.speech.sentences import Sentences, TextConfig
+from pruning.speech.sources import FEATURES
 from pruning.speech.text_files import check_texts
-from pruning.training import checkpoint, lm_runs, runs, transducer_runs
+from pruning.training import checkpoint, lm_runs, runs, speech_runs, transducer_runs
 from pruning.training.extracting import before_after, check_origin, extract_experiment, repaired
 from pruning.training.provenance import file_fingerprint
 
@@ -85,7 +89,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.repair and kinds & {single_weights.KIND, low_rank.KIND}:
         what = f"--repair solves what follows units that were cut; here {' and '.join(sorted(kinds))} were"
         raise UserError(what, "leave it out (low rank by wanda is the least-squares solution already)")
-    batches = _batches(options, header)
+    batches = _batches(options, model, header)
     if options.repair:
         if batches is None:
             raise UserError("--repair is given without data", "give --train-cuts or --train-text, and --lang-dir")
@@ -96,7 +100,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     extract_experiment(model, header, structure, Path(options.exp_dir), normalising, origin, options.reinitialise)
 
 
-def _batches(options: argparse.Namespace, header: checkpoint.Header) -> Optional[Callable[[], Iterator[Any]]]:
+def _batches(
+    options: argparse.Namespace, model: nn.Module, header: checkpoint.Header
+) -> Optional[Callable[[], Iterator[Any]]]:
     """Gives the batches of the training data from the first on, if there are data.
 
     Raises:
@@ -110,12 +116,16 @@ def _batches(options: argparse.Namespace, header: checkpoint.Header) -> Optional
     kind = header["model"]["type"]
     if bool(options.train_text) != (kind == "transformer_lm"):
         raise UserError(f"{options.pruned} holds a {kind}, and {name} is given", "give the data of its kind")
-    tokenizer = Tokenizer(options.lang_dir)
-    tokenizer.check_matches(header["tokenizer"])
+    table: Any
+    if isinstance(model, SpeechModel):
+        table, source = speech_runs.table_of(model.config.task, options.lang_dir), speech_runs.source_of(model)
+    else:
+        table, source = Tokenizer(options.lang_dir), FEATURES
+    table.check_matches(header["tokenizer"])
     if options.train_text:
-        return partial(Sentences(files, tokenizer, TextConfig(), keep=True).training_batches, seed=0, epoch=1)
+        return partial(Sentences(files, table, TextConfig(), keep=True).training_batches, seed=0, epoch=1)
     config = DataConfig(max_duration=options.max_duration)
-    return partial(training_batches, config, options.train_cuts, tokenizer, seed=0, epoch=1)
+    return partial(training_batches, config, options.train_cuts, table, seed=0, epoch=1, source=source)
 
 
 if __name__ == "__main__":

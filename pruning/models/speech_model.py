@@ -57,6 +57,12 @@ class SpeechModelConfig:
             raise ValueError("model.hidden and model.outputs are at least 0")
 
 
+    @property
+    def vocab_size(self) -> int:
+        """As other networks' configurations call the number of outputs."""
+        return self.outputs
+
+
 class SpeechOutput(NamedTuple):
     """What a `SpeechModel` says.
 

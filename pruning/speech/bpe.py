@@ -56,6 +56,11 @@ class Tokenizer:
         self._mark = None if mark == UNKNOWN_ID else mark
         self._check_table()
 
+    @property
+    def path(self) -> Path:
+        """Of the model."""
+        return self.lang_dir / "bpe.model"
+
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; what the model does not know becomes ``<unk>`` (2)."""
         return self._processor.encode(text)

@@ -15,7 +15,11 @@ from pruning.errors import UserError
 from pruning.speech import manifests, sampler
 from pruning.speech.augment import SpecAugmentConfig
 from pruning.speech.bpe import Tokenizer
+from pruning.speech.intents import Intents, intent_of
 from pruning.speech.sources import FEATURES, Source
+
+Table = Union[Tokenizer, Intents]
+"""What turns a cut into a network's targets: transcripts into tokens, or the intent into its number."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Batch:
     Attributes:
         features: (N, T, C) float32; of networks with a frontend of their own (N, S) samples.
         lengths: (N,) int64, frames or samples.
-        tokens: N lists of token ids; blank (0) does not occur. Empty lists where no tokenizer was given.
+        tokens: N lists of token ids; blank (0) does not occur. Of intents: one number each, -1 for what training does
+            not have. Empty lists where no table was given.
         ids: of the cuts.
         texts: transcripts.
         seconds: of audio, without padding.
@@ -94,7 +99,7 @@ class Batch:
 def training_batches(
     config: DataConfig,
     cuts_paths: Sequence[files.PathLike],
-    tokenizer: Tokenizer,
+    tokenizer: Table,
     seed: int,
     epoch: int,
     skip_batches: int = 0,
@@ -111,7 +116,7 @@ def training_batches(
     Args:
         config: of the data.
         cuts_paths: manifests of cuts with features; several are merged at random, each cut equally likely anywhere.
-        tokenizer: of the transcripts.
+        tokenizer: of the transcripts, or the table of intents.
         seed: of the run.
         epoch: any whole number; every epoch has its own order.
         skip_batches: so many batches of this rank were consumed before.
@@ -124,7 +129,7 @@ def training_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} {epoch}").getrandbits(31)  # a string seeds by all of its bits
-    selection = sampler.Selection(config, tokenizer, source=source)
+    selection = sampler.Selection(config, _spelling(tokenizer), source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
     dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None, source)
     schedule = sampler.Skipping(batches, skip_batches)
@@ -138,7 +143,7 @@ def training_batches(
 def evaluation_batches(
     config: DataConfig,
     cuts_paths: Sequence[files.PathLike],
-    tokenizer: Optional[Tokenizer] = None,
+    tokenizer: Optional[Table] = None,
     for_loss: bool = False,
     rank: int = 0,
     world_size: int = 1,
@@ -160,7 +165,7 @@ def evaluation_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     config = replace(config, drop_last=False)
-    selection = sampler.Selection(config, tokenizer if for_loss else None, durations=False, source=source)
+    selection = sampler.Selection(config, _spelling(tokenizer) if for_loss else None, durations=False, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, None, rank, world_size)
     yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None, source))
     selection.report(None)
@@ -169,7 +174,7 @@ def evaluation_batches(
 def count_batches(
     config: DataConfig,
     cuts_paths: Sequence[files.PathLike],
-    tokenizer: Tokenizer,
+    tokenizer: Table,
     seed: int = 0,
     world_size: int = 1,
     source: Source = FEATURES,
@@ -180,7 +185,7 @@ def count_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} 0").getrandbits(31)
-    order, selection = key if config.shuffle else None, sampler.Selection(config, tokenizer, source=source)
+    order, selection = key if config.shuffle else None, sampler.Selection(config, _spelling(tokenizer), source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, order, 0, world_size)
     return sum(1 for _ in batches)
 
@@ -221,8 +226,8 @@ class _Fault(NamedTuple):
 class _Dataset(torch.utils.data.Dataset):
     """Loads a batch of cuts; runs in the workers."""
 
-    def __init__(self, tokenizer: Optional[Tokenizer], noise: Optional[_Noise], source: Source) -> None:
-        self._tokenizer, self._noise, self._source = tokenizer, noise, source
+    def __init__(self, table: Optional[Table], noise: Optional[_Noise], source: Source) -> None:
+        self._table, self._noise, self._source = table, noise, source
 
     def __getitem__(self, item: tuple[int, Any]) -> Union[Batch, _Fault]:
         index, cuts = item
@@ -236,8 +241,20 @@ class _Dataset(torch.utils.data.Dataset):
         lengths = torch.tensor([len(features) for features in loaded], dtype=torch.int64)
         features = torch.nn.utils.rnn.pad_sequence(loaded, batch_first=True, padding_value=self._source.padding)
         texts = [sampler.transcript(cut) for cut in cuts]
-        tokens = [self._tokenizer.encode(text) if self._tokenizer else [] for text in texts]
+        tokens = [self._targets(cut, text) for cut, text in zip(cuts, texts)]
         return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(cut.duration for cut in cuts))
+
+
+    def _targets(self, cut: Any, text: str) -> list[int]:
+        if isinstance(self._table, Intents):
+            number = self._table.number(intent_of(cut))
+            return [-1 if number is None else number]
+        return self._table.encode(text) if self._table is not None else []
+
+
+def _spelling(table: Optional[Table]) -> Optional[Tokenizer]:
+    """What spells transcripts, if the table does."""
+    return table if isinstance(table, Tokenizer) else None
 
 
 def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> Iterator[Batch]:

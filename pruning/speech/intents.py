@@ -64,6 +64,16 @@ class Intents:
         self._numbers = {intent: number for number, intent in enumerate(self.table)}
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
 
+    @property
+    def path(self) -> Path:
+        """Of the table."""
+        return self.lang_dir / TABLE
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of intents."""
+        return len(self.table)
+
     def __len__(self) -> int:
         return len(self.table)
 

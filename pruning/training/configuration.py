@@ -43,6 +43,15 @@ def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str]
     return _merge(cls, sources)
 
 
+def says(path: PathLike, key: str) -> bool:
+    """Whether a YAML file has a ``key`` at its top.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    return key in _read_yaml(Path(path))
+
+
 def from_dict(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
     """Make a configuration from a plain dictionary, as strictly as :func:`load` does.
 

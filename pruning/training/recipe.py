@@ -14,6 +14,7 @@ from pruning.core.low_rank import Metric, linear_names
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.speech.bpe import Tokenizer
+from pruning.speech.data import Table
 from pruning.training import checkpoint, distributed, runs
 from pruning.training.facts import network_facts
 from pruning.training.low_rank_pruning import calibrate
@@ -38,7 +39,11 @@ class Recipe(ABC):
 
     def __init__(self, config: Any, lang_dir: PathLike) -> None:
         self.config = config
-        self.tokenizer = Tokenizer(lang_dir)
+        self.tokenizer: Any = self.table(lang_dir)
+
+    def table(self, lang_dir: PathLike) -> Table:
+        """What says what the network's outputs mean: tokens, if nothing else."""
+        return Tokenizer(lang_dir)
 
     @property
     def seed(self) -> int:

@@ -18,7 +18,7 @@ from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
 from pruning.models import registry
-from pruning.speech.bpe import Tokenizer
+from pruning.speech.data import Table
 from pruning.training import checkpoint, configuration, distributed
 from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
 from pruning.training.extracting import check_origin, extract_experiment
@@ -109,7 +109,7 @@ def check_extracted(header: checkpoint.Header, source: PathLike) -> None:
 
 
 def load_network(
-    source: PathLike, kind: type[nn.Module], wanted: str, tokenizer: Optional[Tokenizer] = None
+    source: PathLike, kind: type[nn.Module], wanted: str, tokenizer: Optional[Table] = None
 ) -> tuple[nn.Module, checkpoint.Header]:
     """A network of a ``kind``, dense or extracted, from a checkpoint or experiment directory.
 
@@ -150,7 +150,7 @@ class HasVocabulary(Protocol):
         """Tokens; 0: the tokenizer's."""
 
 
-def vocabulary(config: Optional[HasVocabulary], tokenizer: Tokenizer) -> int:
+def vocabulary(config: Optional[HasVocabulary], tokenizer: Table) -> int:
     """The vocabulary of a new network.
 
     Raises:
@@ -160,7 +160,7 @@ def vocabulary(config: Optional[HasVocabulary], tokenizer: Tokenizer) -> int:
         raise UserError("the configuration has no 'model'", "give its dimensions, or --init CHECKPOINT")
     if config.vocab_size not in (0, tokenizer.vocab_size):
         raise UserError(
-            f"model.vocab_size is {config.vocab_size} but {tokenizer.lang_dir} has {tokenizer.vocab_size} pieces",
+            f"model.vocab_size is {config.vocab_size} but {tokenizer.path} has {tokenizer.vocab_size}",
             "leave it out, or use the matching --lang-dir",
         )
     return tokenizer.vocab_size
@@ -250,7 +250,7 @@ def fit(
     task: PrunedTask,
     config: HasTrainer,
     data: RunData,
-    tokenizer: Tokenizer,
+    tokenizer: Table,
     exp_dir: PathLike,
     networks: Mapping[str, Optional[PathLike]],
     header: Mapping[str, Any],
@@ -273,7 +273,7 @@ def fit(
         exp_dir=exp_dir,
         header={"model": registry.describe(task.model), "tokenizer": tokenizer.describe(), **header},
         configuration=configuration.to_dict(config),
-        inputs=_fingerprints({**data.files, "lang_dir": [Path(tokenizer.lang_dir) / "bpe.model"]}, networks),
+        inputs=_fingerprints({**data.files, "lang_dir": [tokenizer.path]}, networks),
         steps_per_epoch=data.steps_per_epoch,
         world=world,
     )

@@ -1,0 +1,156 @@
+"""Encoders with heads from speech to a small network: CTC and intents, samples and features, by the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from pruning.bin import extract, finetune, prune, train
+from pruning.errors import UserError
+from pruning.models.speech_encoder import SpeechEncoder
+from pruning.models.speech_model import SpeechModel
+from pruning.speech import bpe
+from pruning.speech.intents import Intent, write_table
+from pruning.training import checkpoint, configuration, facts, speech_runs
+from tests.models.test_speech_model import description
+
+INTENTS = (("alarm", "set", 300.0), ("play", "music", 600.0), ("news", "query", 1200.0))
+WORDS = {"alarm": "ONE TWO", "play": "TWO", "news": "ONE"}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Utterances whose pitch is their intent, with recordings and features, and tables."""
+    from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter, Recording, SupervisionSegment
+
+    place, generator = tmp_path_factory.mktemp("speech"), np.random.default_rng(0)
+    for part, count in (("train", 24), ("dev", 6)):
+        cuts = []
+        for index in range(count):
+            scenario, action, pitch = INTENTS[index % 3]
+            time = np.arange(6000 + 300 * (index % 4)) / 16000
+            wave = 0.3 * np.sin(2 * np.pi * pitch * time) + generator.normal(0, 0.05, len(time))
+            path = place / f"{part}-{index}.flac"
+            soundfile.write(path, wave, 16000)
+            recording = Recording.from_file(path, recording_id=path.stem)
+            cut = recording.to_cut()
+            custom = {"scenario": scenario, "action": action}
+            cut.supervisions = [SupervisionSegment(path.stem, recording.id, 0.0, recording.duration,
+                                                   text=WORDS[scenario], custom=custom)]  # fmt: skip
+            cuts.append(cut)
+        extractor = Fbank(FbankConfig(num_mel_bins=20))
+        with LilcomChunkyWriter(str(place / f"feats-{part}")) as storage:
+            found = CutSet.from_cuts(cut.compute_and_store_features(extractor, storage) for cut in cuts)
+            found.to_file(place / f"slurp_cuts_{part}.jsonl.gz")
+    bpe.train(list(WORDS.values()) * 20, place / "lang", None, "char")
+    write_table([Intent(scenario, action) for scenario, action, _ in INTENTS], place / "lang")
+    return place
+
+
+def settings(work: Path, path: Path, task: str, **values: Any) -> Path:
+    common = {"task": task, "data": {"max_duration": 4.0, "num_buckets": 1, "num_workers": 0,
+                                     "spec_augment": {"time_warp_factor": 0}},
+              "trainer": {"max_steps": 6, "valid_interval": 3, "num_threads": 1, "tensorboard": False,
+                          "optimiser": {"lr": 2e-3}}}  # fmt: skip
+    for key, value in values.items():
+        common[key] = {**common[key], **value} if isinstance(common.get(key), dict) else value
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(common))))
+    return path
+
+
+def options(work: Path, exp_dir: Path, config: Path) -> list[str]:
+    data = [word for part in ("train", "dev") for word in (f"--{part}-cuts", str(work / f"slurp_cuts_{part}.jsonl.gz"))]
+    return ["--config", str(config), "--exp-dir", str(exp_dir), "--lang-dir", str(work / "lang"), *data]
+
+
+def dense(work: Path, place: Path, kind: str, task: str, **values: Any) -> Path:
+    """A trained model."""
+    model = {"encoder": description(kind), "task": task, "hidden": 8}
+    config = settings(work, place / "train.yaml", task, model=model, **values)
+    train.main(options(work, place / "dense", config))
+    return place / "dense"
+
+
+@pytest.mark.parametrize("kind", ["conformer", "speech_encoder", "speech_encoder_large"])
+@pytest.mark.parametrize("task", ["ctc", "intent"])
+def test_from_speech_to_a_small_network(work: Path, tmp_path: Path, kind: str, task: str) -> None:
+    """Jointly by MACs with L0 and distillation, extracted, fine-tuned; smaller and strict to reload."""
+    teacher = dense(work, tmp_path, kind, task)
+    distillation = {"layers": [0, 2], "output_weight": 0.5}
+    pruning = settings(work, tmp_path / "prune.yaml", task, method="l0", distillation=distillation,
+                       constraint={"size": 0.0, "macs": 0.4, "ramp_share": 0.5, "seconds": 1.0},
+                       gating={"gate_lr": 0.5, "multiplier_lr": 5.0}, trainer={"max_steps": 12})  # fmt: skip
+    prune.main([*options(work, tmp_path / "pruned", pruning), "--teacher", str(teacher)])
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small"), "--train-cuts",
+                  str(work / "slurp_cuts_train.jsonl.gz"), "--lang-dir", str(work / "lang")])  # fmt: skip
+    tuning = settings(work, tmp_path / "finetune.yaml", task, distillation=distillation)
+    finetune.main([*options(work, tmp_path / "tuned", tuning), "--init", str(tmp_path / "small"), "--teacher",
+                   str(teacher)])  # fmt: skip
+    model, header = speech_runs.load_network(tmp_path / "tuned", speech_runs.table_of(task, work / "lang"))
+    assert model.config.task == task and "structure" in header
+    before, after = (facts.cost_model(one, 1.0).dense["macs"] for one in (speech_runs.load_network(teacher)[0], model))
+    assert after == pytest.approx(0.6 * before, abs=0.015 * before)
+    of_dense, of_teacher = facts.read_facts(tmp_path / "tuned")["dense"], facts.read_facts(teacher)
+    assert all(of_dense[key] == of_teacher[key] for key in ("parameters", "encoder_parameters", "macs_10s"))
+
+
+def test_an_intent_is_learned(work: Path, tmp_path: Path) -> None:
+    """Pitch tells them apart."""
+    place = dense(work, tmp_path, "conformer", "intent",
+                  trainer={"max_steps": 60, "valid_interval": 30, "optimiser": {"lr": 5e-3}})  # fmt: skip
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["kind"] == "dev"][-1]
+    assert last["accuracy"] == 1.0 and last["task"] < 0.5
+
+
+def test_an_encoder_goes_from_task_to_task(work: Path, tmp_path: Path) -> None:
+    """`pretrained` takes the encoder of an experiment; frozen parts stay bit for bit."""
+    first = dense(work, tmp_path, "speech_encoder", "ctc")
+    config = settings(work, tmp_path / "intent.yaml", "intent", model={"task": "intent"}, pretrained=str(first),
+                      loss={"freeze": ["encoder.feature_extractor"]})  # fmt: skip
+    train.main(options(work, tmp_path / "intent", config))
+    ours, theirs = (checkpoint.load_model(place)[0].state_dict() for place in (tmp_path / "intent", first))
+    name = "encoder.feature_extractor.conv_layers.1.conv.weight"
+    assert torch.equal(ours[name], theirs[name])
+    name = "encoder.encoder.layers.0.feed_forward.output_dense.weight"
+    assert not torch.equal(ours[name], theirs[name]) and ours[name].shape == theirs[name].shape
+
+
+def test_a_hugging_face_checkpoint_is_a_start(work: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="it writes the checkpoint")
+    from tests.models.speech_encoders import SHAPES, hf_values
+
+    torch.manual_seed(0)
+    values = transformers.Wav2Vec2Config(**{k: v for k, v in hf_values(SHAPES[0]).items() if k != "model_type"})
+    theirs = transformers.Wav2Vec2Model(values)
+    theirs.save_pretrained(tmp_path / "hf")
+    config = settings(work, tmp_path / "ctc.yaml", "ctc", model={"task": "ctc"}, pretrained=str(tmp_path / "hf"))
+    recipe = speech_runs.SpeechRecipe(
+        configuration.load(speech_runs.RunConfig, config),
+        speech_runs.Inputs([work / "slurp_cuts_train.jsonl.gz"], [work / "slurp_cuts_dev.jsonl.gz"], work / "lang"),
+    )
+    model = recipe.fresh()
+    assert isinstance(model, SpeechModel) and isinstance(model.encoder, SpeechEncoder)
+    name = "feature_extractor.conv_layers.1.conv.weight"
+    assert torch.equal(model.encoder.state_dict()[name], theirs.state_dict()[name])
+
+
+def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="task is 'translation'"):
+        configuration.load(speech_runs.RunConfig, settings(work, tmp_path / "x.yaml", "translation"))
+    with pytest.raises(UserError, match="task is 'ctc', model.task 'intent'"):
+        configuration.load(speech_runs.RunConfig, settings(work, tmp_path / "x.yaml", "ctc", model={"task": "intent"}))
+    place = dense(work, tmp_path, "conformer", "ctc")
+    other = settings(work, tmp_path / "y.yaml", "intent")
+    with pytest.raises(UserError, match="is not the table that the checkpoint was trained with"):
+        finetune.main([*options(work, tmp_path / "z", other), "--init", str(place)])
+    deep = settings(work, tmp_path / "deep.yaml", "ctc", distillation={"layers": [9]})
+    with pytest.raises(UserError, match="distillation.layers has 9"):
+        finetune.main([*options(work, tmp_path / "z", deep), "--init", str(place), "--teacher", str(place)])
