@@ -20,6 +20,8 @@ from torch import nn
 from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.models import encoders
+from pruning.models.speech_model import CTC, CtcRecogniser, SpeechModel
 from pruning.speech import checks, graphs, sherpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
@@ -29,8 +31,9 @@ from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
 from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
 from pruning.speech.sentences import boundary_id
-from pruning.training import decoding_results, facts, lm_runs, provenance, runs
-from pruning.training.checkpoint import file_of, load_model
+from pruning.speech.sources import FEATURES, Source
+from pruning.training import decoding_results, facts, lm_runs, provenance, runs, speech_runs
+from pruning.training.checkpoint import Header, file_of, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -94,15 +97,17 @@ class _Source(NamedTuple):
         model: encoder, decoder and joiner.
         directory: of the results.
         name: the part of the results' names that says which weights they are of.
-        feature_dim: bins per frame.
+        feature_dim: bins per frame; None: it hears samples.
         fingerprint: of the weights.
+        hears: what it takes of a cut.
     """
 
     model: Any
     directory: Path
     name: str
-    feature_dim: int
+    feature_dim: Optional[int]
     fingerprint: str
+    hears: Source = FEATURES
 
 
 def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
@@ -117,16 +122,35 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
         return _load_exported(arguments, tokenizer)
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
     runs.check_extracted(header, source)
-    if not hasattr(model, "joiner"):
-        raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
-    recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **header.get("tokenizer", {})}
+    feature_dim, hears = _feature_dim(model, header, arguments), FEATURES
+    fingerprint, recorded = provenance.weights_fingerprint(model), header.get("tokenizer", {})
+    if isinstance(model, SpeechModel):
+        hears, model = speech_runs.source_of(model), CtcRecogniser(model)
+    else:
+        recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **recorded}
     tokenizer.check_matches(recorded, str(source))
-    config: Any = model.config
-    feature_dim, fingerprint = config.encoder.feature_dim, provenance.weights_fingerprint(model)
-    if arguments.checkpoint is not None:
-        return _Source(model, source.parent, source.stem, feature_dim, fingerprint)
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
-    return _Source(model, source, name, feature_dim, fingerprint)
+    place, name = (source, name) if arguments.checkpoint is None else (source.parent, source.stem)
+    return _Source(model, place, name, feature_dim, fingerprint, hears)
+
+
+def _feature_dim(model: Any, header: Header, arguments: argparse.Namespace) -> Optional[int]:
+    """Of what a network hears; None for samples.
+
+    Raises:
+        UserError: it cannot be decoded, or not by that method.
+    """
+    source = arguments.exp_dir or arguments.checkpoint
+    if not isinstance(model, SpeechModel):
+        if not hasattr(model, "joiner"):
+            raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
+        return int(model.config.encoder.feature_dim)
+    if model.config.task != CTC:
+        raise UserError(f"{source} holds a network for {model.config.task}", "use pruning.bin.classify")
+    if not arguments.method.startswith(("ctc", "hlg")):
+        raise UserError(f"{source} has a CTC head alone", "choose ctc_greedy_search, ctc_decoding or hlg_decoding")
+    encoder: Any = model.encoder
+    return None if encoders.hears_samples(encoder) else int(encoder.config.feature_dim)
 
 
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
@@ -183,6 +207,7 @@ def _weights(config: DecodingConfig) -> dict[str, float]:
 
 def _decode_set(
     model: Any,
+    hears: Source,
     cuts: Path,
     tokenizer: Tokenizer,
     config: DecodingConfig,
@@ -191,13 +216,14 @@ def _decode_set(
     graph: Optional[graphs.DecodingGraph],
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
-    batches = evaluation_batches(data, [cuts])
+    batches = evaluation_batches(data, [cuts], source=hears)
     words_in = SCORED[arguments.score_in]
     if arguments.engine != ENGINES[0]:
         found = sherpa.recognise(model, cuts, words_in)
         return found, FeatureTiming(0.0, found.audio_seconds)  # its own are within its time
     recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in, lm, graph)
-    return recognition, time_features(cuts)
+    own = hears is not FEATURES  # its frontend is a part of it
+    return recognition, FeatureTiming(0.0, recognition.audio_seconds) if own else time_features(cuts)
 
 
 def _log(set_name: str, result: Score, measured: dict[str, Any]) -> None:
@@ -285,7 +311,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for cuts, path, parameters in pending:
         set_name = set_name_of(cuts)
         path.unlink(missing_ok=True)  # it would speak of other files than those written now
-        recognition, features = _decode_set(model, cuts, tokenizer, config, arguments, lm, graph)
+        recognition, features = _decode_set(model, source.hears, cuts, tokenizer, config, arguments, lm, graph)
         result = write_results(directory, set_name, suffix, recognition.transcripts)
         measured = {
             "set": set_name,

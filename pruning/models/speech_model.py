@@ -187,3 +187,24 @@ class SpeechModel(nn.Module):
     def _around(self, encoder: nn.Module) -> SpeechModel:
         """A new model with an encoder like ``encoder``."""
         return SpeechModel(replace(self.config, encoder=encoders.describe(encoder)))
+
+
+class CtcRecogniser(nn.Module):
+    """A `SpeechModel` for ``ctc`` as decoding takes networks: an encoder, and what makes log-probabilities of it.
+
+    Args:
+        model: see there.
+    """
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def encoder(self, inputs: Tensor, lengths: Tensor) -> EncoderOutput:
+        """Log-probabilities ``(N, T, V)`` already, for the head may look at all layers."""
+        output: SpeechOutput = self.model(inputs, lengths)
+        return output.encoded._replace(output=output.logits.log_softmax(dim=2))
+
+    def ctc(self, encoder_out: Tensor) -> Tensor:
+        """They are ``encoder_out``."""
+        return encoder_out

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from pruning.errors import UserError
 from pruning.speech import manifests, sampler, sources
@@ -32,7 +32,10 @@ def check_first_features(path: Path, feature_dim: int) -> None:
 
 
 def check_test_set(
-    path: Path, tokenizer: Tokenizer, feature_dim: int, words_in: Callable[[str], list[str]] = str.split
+    path: Path,
+    tokenizer: Tokenizer,
+    feature_dim: Optional[int],
+    words_in: Callable[[str], list[str]] = str.split,
 ) -> None:
     """Check all that decoding and scoring need of a test set, but its features, which are not loaded.
 
@@ -41,7 +44,7 @@ def check_test_set(
     Args:
         path: the manifest.
         tokenizer: of the network.
-        feature_dim: of the network.
+        feature_dim: of the network; None: it hears samples.
         words_in: divides a text into what is scored.
 
     Raises:
@@ -54,7 +57,8 @@ def check_test_set(
         if cut.id in seen:
             raise UserError(f"{path}: cut {cut.id} occurs twice", "remove the repetitions from its cuts")
         seen.add(cut.id)
-        _check_features(cut, path, feature_dim)
+        if feature_dim is not None:
+            _check_features(cut, path, feature_dim)
         text = sampler.transcript(cut)
         reference, spelled = words_in(text), words_in(tokenizer.spell(text))
         if reference != spelled:

@@ -22,6 +22,11 @@ def likelihood_path(exp_dir: PathLike, set_name: str) -> Path:
     return Path(exp_dir) / "likelihood" / f"likelihood-{set_name}.json"
 
 
+def intents_path(exp_dir: PathLike, set_name: str) -> Path:
+    """Where the intents are that an experiment's best checkpoint found in a set."""
+    return Path(exp_dir) / "intents" / f"intents-{set_name}.json"
+
+
 def perplexity_path(exp_dir: PathLike, set_name: str) -> Path:
     """Where the perplexity of a text under an experiment's best checkpoint is."""
     return Path(exp_dir) / "perplexity" / f"perplexity-{set_name}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import soundfile
 import torch
 import yaml
 
-from pruning.bin import extract, finetune, prune, train
+from pruning.bin import classify, decode, extract, finetune, prune, train
 from pruning.errors import UserError
 from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_model import SpeechModel
 from pruning.speech import bpe
+from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.intents import Intent, write_table
+from pruning.speech.scoring import read_transcripts
 from pruning.training import checkpoint, configuration, facts, speech_runs
+from pruning.training.decoding_results import intents_path
 from tests.models.test_speech_model import description
 
 INTENTS = (("alarm", "set", 300.0), ("play", "music", 600.0), ("news", "query", 1200.0))
@@ -72,6 +76,7 @@ def options(work: Path, exp_dir: Path, config: Path) -> list[str]:
 
 def dense(work: Path, place: Path, kind: str, task: str, **values: Any) -> Path:
     """A trained model."""
+    place.mkdir(exist_ok=True)
     model = {"encoder": description(kind), "task": task, "hidden": 8}
     config = settings(work, place / "train.yaml", task, model=model, **values)
     train.main(options(work, place / "dense", config))
@@ -108,6 +113,62 @@ def test_an_intent_is_learned(work: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if row["kind"] == "dev"][-1]
     assert last["accuracy"] == 1.0 and last["task"] < 0.5
+    arguments = ["--exp-dir", str(place), "--cuts", str(work / "slurp_cuts_dev.jsonl.gz"), "--lang-dir",
+                 str(work / "lang")]  # fmt: skip
+    classify.main(arguments)
+    found = json.loads(intents_path(place, "dev").read_text())
+    assert found["accuracy"] == {"intent": 1.0, "scenario": 1.0, "action": 1.0} and found["interval"] == [1.0, 1.0]
+    assert found["found"][0] == "alarm_set" and found["ids"][0] == "dev-0" and found["unseen"] == 0
+    assert found["real_time_factor"] == pytest.approx(found["seconds"] / found["audio_seconds"])
+    classify.main(arguments)  # is done
+    assert json.loads(intents_path(place, "dev").read_text()) == found
+
+
+def test_an_intent_that_training_lacks_is_an_error(
+    work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lhotse import load_manifest
+
+    place = dense(work, tmp_path, "speech_encoder", "intent")
+    cuts = load_manifest(work / "slurp_cuts_dev.jsonl.gz").to_eager()
+    next(iter(cuts)).supervisions[0].custom = {"scenario": "audio", "action": "volume_other"}
+    cuts.to_file(tmp_path / "slurp_cuts_test.jsonl.gz")
+    with caplog.at_level("WARNING"):
+        classify.main(["--exp-dir", str(place), "--cuts", str(tmp_path / "slurp_cuts_test.jsonl.gz"), "--lang-dir",
+                       str(work / "lang")])  # fmt: skip
+    found = json.loads(intents_path(place, "test").read_text())
+    assert found["unseen_intents"] == {"audio_volume_other": 1} and found["right"][0] == 0
+    assert "1 utterances have intents that training has not, counted as errors: audio_volume_other (1)" in caplog.text
+    ctc = dense(work, tmp_path / "ctc", "conformer", "ctc")
+    with pytest.raises(UserError, match="is not the table"):
+        classify.main(["--exp-dir", str(ctc), "--cuts", str(work / "slurp_cuts_dev.jsonl.gz"), "--lang-dir",
+                       str(work / "lang")])  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large"])
+def test_ctc_is_decoded(work: Path, tmp_path: Path, kind: str) -> None:
+    """By the command of all recognisers: the greedy path of the head's log-probabilities."""
+    place = dense(work, tmp_path, kind, "ctc")
+    cuts = str(work / "slurp_cuts_dev.jsonl.gz")
+    arguments = ["--exp-dir", str(place), "--cuts", cuts, "--lang-dir", str(work / "lang")]
+    decode.main([*arguments, "--method", "ctc_greedy_search"])
+    facts_of = json.loads(next((place / "ctc_greedy_search").glob("decode-dev-*.json")).read_text())
+    assert facts_of["utterances"] == 6 and facts_of["features_included"]
+    model, _ = speech_runs.load_network(place)
+    tokenizer, found = bpe.Tokenizer(work / "lang"), {}
+    with torch.no_grad():
+        for batch in evaluation_batches(DataConfig(num_workers=0), [cuts], source=speech_runs.source_of(model.eval())):
+            output = model(batch.features, batch.lengths)
+            for name, rows, length in zip(batch.ids, output.logits.argmax(dim=2).tolist(), output.encoded.lengths):
+                path = [symbol for symbol, _ in itertools.groupby(rows[: int(length)]) if symbol]
+                found[name] = tokenizer.decode(path).split()
+    transcripts = read_transcripts(place / "ctc_greedy_search" / facts_of["recogs"])
+    assert {one.id: one.hypothesis for one in transcripts} == found
+    with pytest.raises(UserError, match="has a CTC head alone"):
+        decode.main([*arguments, "--method", "greedy_search"])
+    intents = dense(work, tmp_path / "intents", "conformer", "intent")
+    with pytest.raises(UserError, match="use pruning.bin.classify"):
+        decode.main(["--exp-dir", str(intents), *arguments[2:], "--method", "ctc_greedy_search"])
 
 
 def test_an_encoder_goes_from_task_to_task(work: Path, tmp_path: Path) -> None:

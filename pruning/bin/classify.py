@@ -1,0 +1,116 @@
+"""Find the intents of test sets with an encoder trained for them, and say how many are right.
+
+The result of each set goes to EXP/intents/intents-SET.json: what was found for every utterance, accuracy of scenario,
+action and both, the real-time factor. Intents that training does not have cannot be found: they count as errors, and
+are told. A set that was classified with the same weights before is not classified again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from pruning.bin import arguments, command
+from pruning.errors import UserError
+from pruning.files import read_json, write_json
+from pruning.models.speech_model import INTENT, SpeechModel
+from pruning.speech import manifests
+from pruning.speech.data import DataConfig, evaluation_batches
+from pruning.speech.intents import Intent, Intents, accuracy, intent_of
+from pruning.speech.statistics import Design
+from pruning.training import checkpoint, provenance, speech_runs
+from pruning.training.decoding_results import intents_path
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment; its best checkpoint counts")
+    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with intents, one file a test set")
+    parser.add_argument("--lang-dir", type=Path, required=True, help="directory with intents.txt")
+    parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
+    parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args(argv)
+    manifests.check_exists(options.cuts)
+    torch.set_num_threads(options.num_threads)
+    known = Intents(options.lang_dir)
+    model, _ = speech_runs.load_network(options.exp_dir, known)
+    if model.config.task != INTENT:
+        raise UserError(f"{options.exp_dir} holds a network for {model.config.task}", "give one for intents")
+    model = model.to(options.device).eval()
+    weights = provenance.file_fingerprint(checkpoint.file_of(options.exp_dir))
+    for cuts in options.cuts:
+        path = intents_path(options.exp_dir, manifests.set_name_of(cuts))
+        made_of = {"weights": weights, "intents": known.fingerprint, "cuts": provenance.file_fingerprint(cuts),
+                   "max_duration": options.max_duration, "threads": options.num_threads}  # fmt: skip
+        if path.is_file() and read_json(path).get("parameters") == made_of:
+            logger.info("%s is done", path)
+            continue
+        found = classify(model, cuts, known, options.max_duration, options.device)
+        found |= {"parameters": made_of, **provenance.environment("pruning.bin.classify", argv, options.device)}
+        write_json(path, found)
+        _log(manifests.set_name_of(cuts), found)
+
+
+@torch.no_grad()
+def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float, device: str) -> dict[str, Any]:
+    """The intent of every utterance of a set, and what they are worth together.
+
+    Raises:
+        UserError: a cut has no intent, or its input cannot be read.
+    """
+    wanted = {cut.id: (intent_of(cut), str(cut.supervisions[0].speaker or cut.id)) for cut in
+              manifests.iterate_cuts(cuts)}  # fmt: skip
+    data = DataConfig(max_duration=max_duration, num_workers=0)
+    found: dict[str, Intent] = {}
+    computing = audio = 0.0
+    for batch in evaluation_batches(data, [cuts], known, source=speech_runs.source_of(model)):
+        batch = batch.to(device)
+        started = time.perf_counter()
+        best = model(batch.features, batch.lengths).logits.argmax(dim=1).tolist()
+        computing += time.perf_counter() - started
+        audio += batch.seconds
+        found.update(zip(batch.ids, (known.table[number] for number in best)))
+    ids = sorted(wanted)
+    result = accuracy([wanted[name][0] for name in ids], [found[name] for name in ids], known)
+    right = [int(wanted[name][0] == found[name]) for name in ids]
+    design = Design.of([wanted[name][1] for name in ids])
+    interval = design.rate(1 - np.array(right, dtype=float), np.ones(len(ids))).interval
+    return {
+        "set": manifests.set_name_of(cuts),
+        "utterances": result.utterances,
+        "accuracy": {"intent": result.intent, "scenario": result.scenario, "action": result.action},
+        "interval": [1 - interval.high / 100, 1 - interval.low / 100],  # of the intent's accuracy
+        "unseen": result.unseen,
+        "unseen_intents": result.unseen_intents,
+        "seconds": computing,
+        "audio_seconds": audio,
+        "real_time_factor": computing / audio,
+        "ids": ids,
+        "right": right,
+        "found": [str(found[name]) for name in ids],
+    }
+
+
+def _log(name: str, found: dict[str, Any]) -> None:
+    shares = ", ".join(f"{what} {100 * share:.2f} %" for what, share in found["accuracy"].items())
+    low, high = (100 * bound for bound in found["interval"])
+    logger.info("%s: accuracy of %s (intent: %.2f to %.2f) over %d utterances; real-time factor %.4f", name, shares,
+                low, high, found["utterances"], found["real_time_factor"])  # fmt: skip
+    if found["unseen"]:
+        named = ", ".join(f"{intent} ({count})" for intent, count in found["unseen_intents"].items())
+        logger.warning("%s: %d utterances have intents that training has not, counted as errors: %s", name,
+                       found["unseen"], named)  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)
