@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any, Optional, Protocol, cast
 
 from torch import nn
 
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.criteria import CRITERIA
 from pruning.core.low_rank import FactoredLinear, Metric, factorise, linear_names
+from pruning.core.prunable import Prunable
 from pruning.core.single_weights import SingleWeights, hold_zeros, is_of_single_weights
 from pruning.core.structure import Structure
+from pruning.core.units import unit_kinds
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
 from pruning.models import registry
@@ -34,12 +36,18 @@ from pruning.training.trainer_config import TrainerConfig
 logger = logging.getLogger(__name__)
 
 L0 = "l0"
-METHODS = (L0, *CRITERIA)
+HJ = ("hj-size", "hj-mac", "hj-sepsize")
+"""HJ-Pruning ("Structured Pruning of Self-Supervised Pre-trained Models for Speech Recognition and Understanding",
+ICASSP 2023): L0 gates on channels of the frontend, heads and hidden units jointly, under one constraint on size, one on
+MACs, or one on the size of each part."""
+METHODS = (L0, *HJ, *CRITERIA)
+_OF_HJ = dict(zip(HJ, ("size", "macs", "parts")))
 STRUCTURE, SIZES = "structure.json", "sizes"
 TECHNIQUES = ("structured", "unstructured", "low_rank")
 NO_CELL = {
     (L0, "unstructured"): "gates are of units; every single weight would need one",
     (L0, "low_rank"): "gates are of units; components are ranked, by magnitude or taylor for example",
+    **{(method, technique): "gates are of units" for method in HJ for technique in ("unstructured", "low_rank")},
     ("activation", "unstructured"): "what enters a weight is the same for its whole column; wanda weighs it",
 }
 
@@ -49,7 +57,9 @@ class PruningConfig:
     """How a run prunes.
 
     Attributes:
-        method: one of `METHODS`: L0 gates, or a criterion (see `pruning.core.criteria.UnitScores`).
+        method: one of `METHODS`: L0 gates; `HJ`'s, which are L0 gates on units alone, not on whole modules, under
+            ``constraint.size``, ``constraint.macs`` or ``constraint.parts`` alone, whatever else the constraint says;
+            or a criterion (see `pruning.core.criteria.UnitScores`).
         technique: what goes: ``structured``: the units that the network declares (heads, FFN units, channels);
             ``unstructured``: single weights of its linear layers; ``low_rank``: rank-1 components of these.
         constraint: what the small network may cost, and on which way it comes there.
@@ -70,6 +80,21 @@ class PruningConfig:
     snapshots: tuple[float, ...] = ()
     calibration_batches: int = 50
 
+    def asked(self) -> ConstraintConfig:
+        """The constraint, of `HJ`'s methods that of their own cost alone.
+
+        Raises:
+            ValueError: it does not have that.
+        """
+        if self.method not in HJ:
+            return self.constraint
+        own = _OF_HJ[self.method]
+        values: dict[str, Any] = {"size": 0.0, "macs": 0.0, "latency": 0.0, "parts": {}}
+        values[own] = getattr(self.constraint, own)
+        if not values[own]:
+            raise ValueError(f"{self.method} needs constraint.{own}")
+        return replace(self.constraint, **values)
+
     def check(self, trainer: TrainerConfig) -> None:
         """What does not fit together.
 
@@ -87,13 +112,17 @@ class PruningConfig:
             raise ValueError(f"counts_from has no effect with {self.technique}")
         if self.technique == "low_rank" and self.criterion.reopen:
             raise ValueError("criterion.reopen has no meaning with low_rank: what was cut is turned away")
-        final = next(iter(self.constraint.targets().values()))
-        if self.snapshots and (self.method == L0 or self.counts_from is not None):
+        targets = self.asked().targets()
+        if self.method == "hj-sepsize" and (len(targets) < 2 or not all(cost.startswith("size:") for cost in targets)):
+            raise ValueError("hj-sepsize needs sizes of two parts in constraint.parts, such as "
+                             "{size:frontend: 0.4, size:attention+ffn: 0.6}")  # fmt: skip
+        final = next(iter(targets.values()))
+        if self.snapshots and (self.method in (L0, *HJ) or self.counts_from is not None):
             raise ValueError("snapshots are of methods that rank units on their way to the target")
         if list(self.snapshots) != sorted(set(self.snapshots)) or not all(0 < s < final for s in self.snapshots):
             raise ValueError(f"snapshots ascend and lie between 0 and the target, {final:g}")
-        if self.method == L0 and self.counts_from is not None:
-            raise ValueError("counts_from is of methods that rank units; l0 finds its own counts")
+        if self.method in (L0, *HJ) and self.counts_from is not None:
+            raise ValueError("counts_from is of methods that rank units; gates find their own counts")
         if self.method == "movement" and trainer.optimiser.lr == 0:
             raise ValueError("movement scores how weights move; give a trainer.optimiser.lr above 0")
 
@@ -180,8 +209,12 @@ def new_pruner(model: nn.Module, config: Any, metrics: Optional[Mapping[str, Met
     if any(isinstance(module, FactoredLinear) for module in model.modules()):
         raise UserError("the network is of low rank already", "prune the dense one (snapshots give several sizes)")
     length, seed = input_length(model, config.constraint.seconds), config.trainer.seed
-    if config.method == L0:
-        return Gating(model, config.gating, config.constraint, length, seed)
+    if config.method in (L0, *HJ):
+        gating: GatingConfig = config.gating
+        if config.method in HJ and gating.gates.kinds is None:
+            kinds = tuple(unit_kinds(cast(Prunable, model).unit_groups()))
+            gating = replace(gating, gates=replace(gating.gates, kinds=kinds))
+        return Gating(model, gating, config.asked(), length, seed)
     common = (config.method, config.criterion, config.constraint, length, seed)
     if config.technique == "low_rank":
         factored = factorise(model, linear_names(model), metrics)

@@ -14,15 +14,17 @@ import torch
 import yaml
 
 from pruning.bin import classify, decode, extract, finetune, prune, train
+from pruning.core.constraint import ConstraintConfig
 from pruning.errors import UserError
 from pruning.models.speech_encoder import SpeechEncoder
-from pruning.models.speech_model import SpeechModel
+from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.speech import bpe
 from pruning.speech.data import DataConfig, evaluation_batches
 from pruning.speech.intents import Intent, write_table
 from pruning.speech.scoring import read_transcripts
-from pruning.training import checkpoint, configuration, facts, speech_runs
+from pruning.training import checkpoint, configuration, facts, runs, speech_runs
 from pruning.training.decoding_results import intents_path
+from pruning.training.trainer_config import TrainerConfig
 from tests.models.test_speech_model import description
 
 INTENTS = (("alarm", "set", 300.0), ("play", "music", 600.0), ("news", "query", 1200.0))
@@ -201,6 +203,47 @@ def test_a_hugging_face_checkpoint_is_a_start(work: Path, tmp_path: Path) -> Non
     assert isinstance(model, SpeechModel) and isinstance(model.encoder, SpeechEncoder)
     name = "feature_extractor.conv_layers.1.conv.weight"
     assert torch.equal(model.encoder.state_dict()[name], theirs.state_dict()[name])
+
+
+HJ = {
+    "hj-size": {"size": 0.4},
+    "hj-mac": {"macs": 0.4},  # size has its default, which counts for nothing
+    "hj-sepsize": {"parts": {"size:frontend": 0.3, "size:attention+ffn": 0.5}},
+}
+
+
+@pytest.mark.parametrize("method", list(HJ))
+@pytest.mark.parametrize("kind", ["speech_encoder", "speech_encoder_large"])
+def test_hj_pruning_by_name(method: str, kind: str) -> None:
+    """Gates on channels, heads and hidden units, none on modules; the constraint is the method's own, and is met."""
+    trainer = TrainerConfig(max_steps=100)
+    constraint = ConstraintConfig(**{**HJ[method], "seconds": 1.0})  # type: ignore[arg-type]
+    config = speech_runs.PruneConfig(task="ctc", method=method, constraint=constraint, trainer=trainer)
+    model = SpeechModel(SpeechModelConfig(description(kind), outputs=7))
+    pruner = runs.new_pruner(model, config)
+    wanted = HJ[method].get("parts", HJ[method])
+    assert pruner.targets == wanted
+    assert {group.kind for group in pruner.units.chosen} == {"frontend", "heads", "ffn"}
+    reached = pruner.costs.structure_sparsity(pruner.structure())
+    assert {cost: reached[cost] for cost in wanted} == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("method", "constraint", "message"),
+    [
+        ("hj-mac", {}, "hj-mac needs constraint.macs"),
+        ("hj-sepsize", {}, "hj-sepsize needs constraint.parts"),
+        ("hj-sepsize", {"parts": {"size:frontend": 0.5}}, "needs sizes of two parts"),
+        ("hj-sepsize", {"parts": {"size:frontend": 0.5, "macs:ffn": 0.5}}, "needs sizes of two parts"),
+        ("hj-size", {"size": 0.0, "macs": 0.5}, "hj-size needs constraint.size"),
+    ],
+)
+def test_hj_pruning_without_its_constraint(
+    tmp_path: Path, work: Path, method: str, constraint: dict[str, Any], message: str
+) -> None:
+    path = settings(work, tmp_path / "prune.yaml", "ctc", method=method, constraint=constraint)
+    with pytest.raises(UserError, match=message):
+        configuration.load(speech_runs.PruneConfig, path)
 
 
 def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
