@@ -8,7 +8,7 @@ read -ra test_parts <<< "$test_parts"
 read -ra methods <<< "$methods"
 now=$(date +%Y%m%d-%H%M%S)
 
-cuts_of() { printf '%s\n' "${@/#/"$data_dir/fbank/${corpus}_cuts_"}" | sed 's/$/.jsonl.gz/'; }
+cuts_of() { printf '%s\n' "${@/#/"$data_dir/${cuts_in:-fbank}/${corpus}_cuts_"}" | sed 's/$/.jsonl.gz/'; }
 mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
 mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
 mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")

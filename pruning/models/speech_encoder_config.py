@@ -38,7 +38,8 @@ class SpeechEncoderConfig:
         num_layers: its layers.
         head_dim: dimension of a head (never derived from ``d_model``).
         original_heads: heads of the dense network; WavLM's gates look at ``d_model / original_heads`` entries each.
-        heads: for each layer, which of the original heads it has, ascending; none: no attention module.
+        heads: for each layer, or once for all, which of the original heads it has, ascending; none: no attention
+            module.
         ffn_dim: hidden units of the feed-forward module, one for all layers or one for each; 0: no such module.
         pos_kernel, pos_groups: of the positional convolution.
         pre_norm: whether a module's norm stands before it (``do_stable_layer_norm``), instead of behind its residual.
@@ -85,7 +86,8 @@ class SpeechEncoderConfig:
     def __post_init__(self) -> None:
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "heads", tuple(tuple(heads) for heads in self.heads))
+        of_layers = [tuple(heads) for heads in self.heads]
+        object.__setattr__(self, "heads", tuple(of_layers * self.num_layers if len(of_layers) == 1 else of_layers))
         object.__setattr__(self, "ffn_dim", per_layer(self.ffn_dim, self.num_layers, "ffn_dim"))
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
             raise ValueError("conv_channels, conv_kernels and conv_strides differ in length")

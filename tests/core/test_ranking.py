@@ -53,7 +53,9 @@ def test_parts_come_to_targets_of_their_own(first: float, second: float, seed: i
     selection = Selection(GROUPS, UNITS)
     keep = selection.fitted(everything(selection), scores(selection, seed), costs, targets)
     reached = costs.structure_sparsity(selection.structure(keep, scores(selection, seed)))
-    assert {cost: reached[cost] for cost in targets} == pytest.approx(targets, abs=0.03)
+    for cost, target in targets.items():  # to half of the dearest unit
+        coarsest = costs.prices(cost)[[group.size > 1 for group in GROUPS]].max() / costs.dense[cost]
+        assert reached[cost] == pytest.approx(target, abs=0.5 * float(coarsest) + 0.01)
 
 
 def test_a_global_ranking_closes_the_smallest() -> None:

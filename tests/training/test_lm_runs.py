@@ -76,7 +76,9 @@ def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(("method", "technique"), CELLS)
 def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str, technique: str) -> None:
     """And its extraction is exact, reloads, and is as large as asked for."""
-    settings = ["gating.gate_lr=0.5"] if method == "l0" else []
+    settings = ["gating.gate_lr=0.5"] if method in (runs.L0, *runs.HJ) else []
+    settings += {"hj-mac": ["constraint.macs=0.5"],
+                 "hj-sepsize": ["constraint.parts={size:attention: 0.48, size:ffn: 0.5}"]}.get(method, [])  # fmt: skip
     prune.main(["--config", str(work / "prune.yaml"), *settings, "--method", method, "--technique", technique,
                 "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
@@ -85,7 +87,10 @@ def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str
     facts = read_facts(tmp_path / "small")
     removed = facts["dense"]["parameters"] - facts["parameters" if technique != "unstructured" else
                                                    "nonzero_parameters"]  # fmt: skip
-    assert removed / facts["dense"]["blocks_parameters"] == pytest.approx(0.5, abs=0.02)
+    if method == "hj-mac":
+        assert facts["macs_per_token"] / facts["dense"]["macs_per_token"] == pytest.approx(0.5, abs=0.02)
+    else:
+        assert removed / facts["dense"]["blocks_parameters"] == pytest.approx(0.5, abs=0.02)
     if technique == "low_rank":
         assert model.config.ranks
     if technique == "unstructured":

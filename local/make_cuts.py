@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Write cuts without features, for networks that hear samples: one a recording or utterance, from lhotse manifests."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import command
+from pruning.files import atomic_path
+from pruning.speech import manifests
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Parse options and write the cuts; parts that are done are skipped."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--manifests-dir", type=Path, required=True, help="e.g. data/manifests")
+    options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/cuts")
+    options.add_argument("--prefix", required=True, help="of the manifests' names, e.g. slurp")
+    options.add_argument("--parts", nargs="+", required=True, help="to write")
+    values = options.parse_args(argv)
+    source = manifests.Paths(values.manifests_dir, values.prefix)
+    for part in values.parts:
+        path = manifests.Paths(values.output_dir, values.prefix).cuts(part)
+        if path.is_file():
+            logging.info("%s is there already", path)
+            continue
+        cuts = manifests.read(source, part)
+        with atomic_path(path) as temporary:
+            cuts.to_file(temporary)
+        logging.info("%s: %d cuts, %.2f h", path, len(cuts), sum(cut.duration for cut in cuts) / 3600)
+
+
+if __name__ == "__main__":
+    command.run(main)

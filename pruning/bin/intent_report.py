@@ -1,0 +1,62 @@
+"""Table of intent classifiers: accuracy with its interval, size, computation, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from tabulate import tabulate
+
+from pruning.bin import arguments, command
+from pruning.files import read_json
+from pruning.training import facts, report
+from pruning.training.decoding_results import intents_path
+
+NOTE = """\
+Accuracy in percent of utterances: intent is scenario and action together, with the 95 % interval of a bootstrap that
+draws speakers, then their utterances. Intents that training does not have count as errors. Sizes and MACs (10 s of
+audio) are the encoder's, its frontend included; the real-time factor is that of the network alone."""
+
+
+def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+    """A row for each system and set.
+
+    Raises:
+        UserError: a system was not classified.
+    """
+    rows = []
+    for name, place in systems:
+        size = facts.read_facts(place)
+        for set_name in sets:
+            found = read_json(intents_path(place, set_name), "classify it with pruning.bin.classify")
+            low, high = (100 * bound for bound in found["interval"])
+            share = {what: 100 * value for what, value in found["accuracy"].items()}
+            rows.append({
+                "system": name, "set": set_name, "intent %": f"{share['intent']:.2f} ({low:.2f} to {high:.2f})",
+                "scenario %": f"{share['scenario']:.2f}", "action %": f"{share['action']:.2f}",
+                "not in training": str(found["unseen"]), "M parameters": f"{size['encoder_parameters'] / 1e6:.3f}",
+                "GMACs 10 s": f"{size['macs_10s'] / 1e9:.3f}",
+                "fewer MACs": f"{1 - size['macs_10s'] / size['dense']['macs_10s']:.1%}",
+                "real-time factor": f"{found['real_time_factor']:.4f}",
+            })  # fmt: skip
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--systems", nargs="+", required=True, type=arguments.system, metavar="NAME=DIR",
+                        help="networks")  # fmt: skip
+    parser.add_argument("--sets", nargs="+", required=True, help="test sets")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown")
+    parser.add_argument("--title", default="Intents", help="heading")
+    parser.add_argument("--note", default="", help="a sentence above the table")
+    options = parser.parse_args(argv)
+    print(f"{table(options.systems, options.sets, 'simple')}\n")
+    parts = [*([options.note] if options.note else []), NOTE, table(options.systems, options.sets)]
+    report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.intent_report", argv)
+
+
+if __name__ == "__main__":
+    command.run(main)
