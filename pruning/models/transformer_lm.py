@@ -158,6 +158,15 @@ class TransformerLM(nn.Module):
         Returns:
             ``(N, U, V)``.
         """
+        return nn.functional.linear(self.hidden(tokens), self.output_weight)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Of the output layer, ``(V, D)``, which is the embedding's if they are tied."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What the output layer reads, ``(N, U, D)``; ``tokens (N, U)`` as in `forward`."""
         length = tokens.shape[1]
         x = self.dropout(self.embedding(tokens))  # (N, U, D)
         positions = rotation(torch.arange(length, device=tokens.device), self.config.head_dim)  # (U, D_h / 2), twice
@@ -165,11 +174,8 @@ class TransformerLM(nn.Module):
         bias = torch.zeros(length, length, dtype=x.dtype, device=x.device).masked_fill(future, torch.finfo(x.dtype).min)
         for layer in self.layers:
             x = layer(x, positions, bias)
-        return self._logits(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        return nn.functional.linear(x, self.embedding.weight) if self.output is None else self.output(x)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def start(self, histories: int) -> LmState:
         """The state of ``histories`` empty ones, on the network's device."""
@@ -201,7 +207,7 @@ class TransformerLM(nn.Module):
                 )
                 x = x + layer.dropout(y)
             x = layer.feed(x)
-        logits = self._logits(x).squeeze(1)
+        logits = nn.functional.linear(self.norm(x), self.output_weight).squeeze(1)
         return logits.float().log_softmax(dim=1), LmState(keys, values, state.lengths + 1)
 
     def unit_groups(self) -> list[UnitGroup]:

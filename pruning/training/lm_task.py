@@ -7,9 +7,10 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import linear
 
 from pruning.core.distillation import frame_distillation
+from pruning.core.linear_loss import linear_cross_entropy
 from pruning.models.transformer_lm import TransformerLM
 from pruning.speech.sentences import SentenceBatch
 from pruning.training.pruned_task import PrunedTask
@@ -68,16 +69,16 @@ class LmTask(PrunedTask):
     def forward(self, batch: SentenceBatch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch; terms are means per token."""
         with self.pruned(step):
-            logits = self.model(batch.inputs).float()  # (N, U, V)
+            hidden = self.model.hidden(batch.inputs)  # (N, U, D)
         mask = batch.mask
-        tokens = mask.sum()
-        loss = cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-1, reduction="sum")
-        loss = loss / tokens.clamp(min=1)
+        tokens, weight = mask.sum(), self.model.output_weight
+        loss = linear_cross_entropy(hidden[mask], weight, batch.targets[mask]) / tokens.clamp(min=1)
         terms = {"task": loss}
         if self.teacher is not None:
             with torch.no_grad():
                 goal = self.teacher(batch.inputs).float().log_softmax(dim=2)
-            divergence = frame_distillation(logits.log_softmax(dim=2), goal, mask, self.distillation.temperature)
+            ours = linear(hidden, weight).float().log_softmax(dim=2)
+            divergence = frame_distillation(ours, goal, mask, self.distillation.temperature)
             terms["distil"] = divergence
             loss = loss + self.distillation.weight * divergence
         return self.with_penalty(loss, terms, tokens, step)
