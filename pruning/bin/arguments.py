@@ -82,7 +82,7 @@ def recipe(options: argparse.Namespace) -> Any:
     """
     if of_text(options):
         return lm_runs
-    return speech_runs if configuration.says(options.config, "task") else transducer_runs
+    return speech_runs if configuration.said(options.config, "task") else transducer_runs
 
 
 def inputs(options: argparse.Namespace) -> Any:

@@ -14,8 +14,12 @@ EXPLANATION = {
     "WER %": """\
 WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers, then their
 utterances, and seeds where there are several. {seeds} Minus the reference: paired, the same utterances for both; p is
-two-sided, corrected by Holm over the lines of the table. NLL: nats a token of the transcripts, over the whole
-transducer lattice. Sizes are the encoder's.""",
+two-sided, corrected by Holm over the lines of the table. Sizes are the encoder's.""",
+    "intent accuracy %": """\
+Percent of utterances whose scenario and action are both right, over all test sets, averaged over seeds, with the 95 %
+interval of a bootstrap that draws speakers, then their utterances, and seeds where there are several. {seeds} Minus the
+reference: paired, the same utterances for both; p is two-sided, corrected by Holm over the lines of the table. Sizes
+are the encoder's, its frontend included.""",
     "perplexity / word": """\
 Perplexity per word (the sentence's end counts, words outside the vocabulary do not), geometric mean over seeds, with
 the 95 % interval of a bootstrap that draws blocks of {block} sentences, then sentences, and seeds where there are
@@ -25,6 +29,7 @@ corrected by Holm over the lines of the table. Sizes are those of the blocks, wi
 }
 SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} {unit}, pooled over them."
 ONE_SEED = "All lines have one seed: of what another would give, the intervals say nothing."
+LIKELIHOOD = "NLL: nats a token of the transcripts, over the whole transducer lattice."
 
 CLAIMS = """\
 *holds*: better than each of the others at the level of 5 %, with Holm's correction over them; *does not hold*: one of
@@ -49,9 +54,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         speed = read_json(options.speed, "measure with pruning.bin.benchmark or benchmark_lm first")
         milliseconds, setting = comparison_tables.times(speed, options.backend)
     deviation = found.seed_deviation
-    unit = "points" if found.measure is comparison.MEASURES["wer"] else "% of perplexity"
+    unit = "% of perplexity" if found.measure is comparison.MEASURES["perplexity"] else "points"
     seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
     parts = [EXPLANATION[found.measure.name].format(seeds=seeds, block=comparison.BLOCK)]
+    if found.measure is comparison.MEASURES["wer"] and found.lines[0].nll_per_token is not None:
+        parts.append(LIKELIHOOD)
     if found.claims:
         print(f"{comparison_tables.claims_table(found, 'simple')}\n")
         parts += ["### Claims", comparison_tables.claims_table(found), CLAIMS]

@@ -18,7 +18,6 @@ from typing import Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.speech.bpe import Tokenizer
 from pruning.training import checkpoint, comparison, facts, sweep
 from pruning.training.sweep_config import TEACHER, SweepConfig
 
@@ -45,7 +44,7 @@ def make(config: SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: 
 
 def _copy_teacher(config: SweepConfig, place: Path) -> None:
     """The teacher as an experiment of the sweep's own: measuring it writes nothing beside the original."""
-    model, header = config.recipe.load_network(config.teacher, Tokenizer(config.lang_dir))
+    model, header = config.load_teacher()
     checkpoint.save_model(checkpoint.best_path(place), model, header)
     facts.write_facts(place, model)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +16,17 @@ import numpy as np
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
 from pruning.speech import manifests
-from pruning.speech.scoring import count_errors, read_transcripts
 from pruning.speech.statistics import Design, Estimate, Sample, holm
 from pruning.speech.text_files import check_texts, read_sentences, set_name
-from pruning.training import checkpoint
-from pruning.training.decoding_results import likelihood_path, perplexity_path, read_results
+from pruning.training import checkpoint, sweep_measures
 from pruning.training.facts import read_facts
 from pruning.training.sweep import Run, expand, final_dir
 from pruning.training.sweep_config import TEACHER, SweepConfig, describe
+from pruning.training.sweep_measures import SPOKEN, stamp
 
 logger = logging.getLogger(__name__)
 
 UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
-_SPOKEN = ("words", "tokens")
 _KEPT = ("encoder_parameters", "blocks_parameters", "parameters", "nonzero_parameters", "macs_10s", "macs_30s",
          "macs_per_token")  # fmt: skip
 BLOCK = 20
@@ -62,7 +59,7 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     """
     place = final_dir(exp_dir, run)
     facts = read_facts(place)
-    sets = (_perplexities if config.of_text else _decodings)(config, place, run is None)
+    sets = sweep_measures.of(config).gather(config, place, run is None)
     named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
     network, dense = ({key: known[key] for key in _KEPT if key in known} for known in (facts, facts["dense"]))
     value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
@@ -70,53 +67,6 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     if dev is not None:
         value["dev"] = dev["task"]
     write_json(result_path(results, run), value)
-
-
-def _perplexities(config: SweepConfig, place: Path, whole: bool) -> dict[str, Any]:
-    """By test set, what was measured of every sentence: errors are nats of the words that count."""
-    sets: dict[str, Any] = {}
-    for text in map(Path, config.test_text):
-        name = set_name(text)
-        found = read_json(perplexity_path(place, name), "run the sweep again")
-        sets[name] = {
-            "utterances": _stamp([str(place) for place in range(found["sentences"])]),
-            "errors": found["nll"],
-            "nll": [round(found["token_nll"], 3)],
-            **{key: found[key] for key in ("command", "commit", "date")},
-        }
-        if whole:  # the same for every run
-            sets[name] |= {"words": found["counted"], "tokens": [found["tokens"]]}
-    return sets
-
-
-def _decodings(config: SweepConfig, place: Path, whole: bool) -> dict[str, Any]:
-    """By test set, errors and likelihood of every utterance."""
-    sets: dict[str, Any] = {}
-    for cuts in map(Path, config.test_cuts):
-        name = manifests.set_name_of(cuts)
-        decoded = read_results(place, config.decoding, name)
-        if decoded is None:
-            raise UserError(f"{place} was not decoded on {name}", "run the sweep again")
-        likelihood = read_json(likelihood_path(place, name), "run the sweep again")
-        nll = dict(zip(likelihood["ids"], zip(likelihood["nll"], likelihood["tokens"])))
-        transcripts = sorted(read_transcripts(place / config.decoding / decoded["recogs"]))
-        sets[name] = {
-            "utterances": _stamp([one.id for one in transcripts]),
-            "errors": [count_errors(one)["total"] for one in transcripts],
-            "nll": [None if nll[one.id][0] is None else round(nll[one.id][0], 3) for one in transcripts],
-            "command": decoded["command"],
-            "commit": decoded["commit"],
-            "date": decoded["date"],
-        }
-        if whole:  # the same for every run
-            counts = [(len(one.reference), nll[one.id][1]) for one in transcripts]
-            sets[name] |= dict(zip(_SPOKEN, map(list, zip(*counts))))
-    return sets
-
-
-def _stamp(ids: Sequence[str]) -> str:
-    """Stands for a list of utterances, which every run was measured on and one file names."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[str, str]) -> None:
@@ -138,7 +88,7 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
         sets[manifests.set_name_of(path)] = {"ids": ids, "speakers": speakers}
     write_json(Path(results) / UTTERANCES, sets)
     legend = {"reference": config.reference, "decoding": config.decoding,
-              "measure": MEASURE_OF[config.of_text], "methods": dict(describe(config)),
+              "measure": sweep_measures.of(config).measure, "methods": dict(describe(config)),
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
               "targets": {name: list(settings) for name, settings in config.targets.items()},
               "runs": [[run.target, run.method, run.seed] for run in expand(config)],
@@ -172,13 +122,14 @@ class Measure:
     computation: tuple[str, str, float]
 
 
-MEASURE_OF = {False: "wer", True: "perplexity"}
 MEASURES = {
     "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate, "encoder", "encoder", False,
                    ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
     "perplexity": Measure("perplexity / word", "% above", lambda rate: math.exp(rate / 100),
                           lambda rate: 100 * math.expm1(rate / 100), "blocks", "network", True,
                           ("blocks_parameters", "M parameters", 1e6), ("macs_per_token", "M MACs / token", 1e6)),
+    "intents": Measure("intent accuracy %", "minus", lambda rate: 100 - rate, lambda rate: -rate, "encoder", "encoder",
+                       False, ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
 }  # fmt: skip
 
 
@@ -223,9 +174,11 @@ class Line:
         return float(100.0 * self.errors[:, of_set].sum() / self.words[:, of_set].sum())
 
     @property
-    def nll_per_token(self) -> float:
-        """Over the runs and sets, utterances without a likelihood left out."""
+    def nll_per_token(self) -> Optional[float]:
+        """Over the runs and sets, utterances without a likelihood left out; None where none has one."""
         known = np.isfinite(self.nll)
+        if not known.any():
+            return None
         return float(self.nll[known].sum() / self.tokens[known].sum())
 
 
@@ -312,7 +265,7 @@ def read(results: PathLike) -> Comparison:
                        ", ".join(lacking))  # fmt: skip
     if not files:
         raise UserError(f"{directory} holds no results", remedy)
-    stamps = {name: _stamp(of_set["ids"]) for name, of_set in sets.items()}
+    stamps = {name: stamp(of_set["ids"]) for name, of_set in sets.items()}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in files:
         value = read_json(path, remedy)
@@ -341,7 +294,7 @@ def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken:
     names = list(spoken)
 
     def stacked(key: str) -> np.ndarray:
-        rows = [[number for name in names for number in (spoken if key in _SPOKEN else value["sets"])[name][key]]
+        rows = [[number for name in names for number in (spoken if key in SPOKEN else value["sets"])[name][key]]
                 for value in values]  # fmt: skip
         return np.array([[np.nan if number is None else number for number in row] for row in rows], dtype=float)
 

@@ -17,13 +17,17 @@ from pruning.training.sweep_config import TEACHER
 
 
 def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
-    low, high = show(value.low), show(value.high)
+    low, high = sorted((show(value.low), show(value.high)))  # of accuracy, the most errors are the least
     return f"{show(value.value):{'+' if sign else ''}.2f} ({low:.2f} to {high:.2f})"
 
 
 def _seeds(comparison: Comparison, line: Line) -> str:
     wanted = len(comparison.planned.get((line.target, line.method), ()))
     return f"{len(line.seeds)} of {wanted}" if len(line.seeds) < wanted else str(len(line.seeds))
+
+
+def _likelihood(line: Line) -> dict[str, str]:
+    return {} if line.nll_per_token is None else {"NLL / token": f"{line.nll_per_token:.4f}"}
 
 
 _OF_SETTINGS = ("threads", "work", "batch", "seconds", "tokens")
@@ -76,7 +80,7 @@ def table(
         row["sd over seeds"] = spread
         if len(names) > 1:
             row |= {f"{measure.name} {name}": f"{measure.shown(line.set_rate(name)):.2f}" for name in names}
-        row["NLL / token"] = f"{line.nll_per_token:.4f}"
+        row |= _likelihood(line)
         if any_dev:
             row["dev loss"] = "-" if line.dev is None else f"{line.dev:.4f}"
         for key, unit, scale in (measure.size, measure.computation):
@@ -110,7 +114,7 @@ def across(comparison: Comparison, method: str, style: str = "github") -> str:
         share = line.network[measure.size[0]] / lines[0].network[measure.size[0]]
         rows.append({"network": line.target or TEACHER, "share": f"{share:.3f}", "seeds": str(len(line.seeds)),
                      f"{measure.name} pooled": _shown(sample.interval, measure.shown),
-                     "NLL / token": f"{line.nll_per_token:.4f}",
+                     **_likelihood(line),
                      f"{measure.difference} {TEACHER}":
                          _shown(loss, measure.shown_difference, sign=True) if line.target else ""})  # fmt: skip
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
@@ -209,9 +213,9 @@ def plot(
         for index, method in enumerate(methods):
             lines = sorted((ln for ln in comparison.lines if ln.method == method), key=place)
             rates = [comparison.sample(line).interval for line in lines]
-            low, middle, high = (np.array([measure.shown(value) for value in values]) for values in
-                                 ([r.low for r in rates], [r.value for r in rates], [r.high for r in rates]))
-            errors = np.stack([middle - low, high - middle])
+            first, middle, second = (np.array([measure.shown(value) for value in values]) for values in
+                                     ([r.low for r in rates], [r.value for r in rates], [r.high for r in rates]))
+            errors = np.stack([middle - np.minimum(first, second), np.maximum(first, second) - middle])
             panel.errorbar([place(line) for line in lines], middle, errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
         panel.set_xlabel(f"{measure.part}: {label}")

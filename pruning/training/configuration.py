@@ -43,13 +43,13 @@ def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str]
     return _merge(cls, sources)
 
 
-def says(path: PathLike, key: str) -> bool:
-    """Whether a YAML file has a ``key`` at its top.
+def said(path: PathLike, key: str) -> Any:
+    """What a YAML file says of a ``key`` at its top; None: nothing.
 
     Raises:
         UserError: the file is missing or is not YAML.
     """
-    return key in _read_yaml(Path(path))
+    return _read_yaml(Path(path)).get(key)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], origin: str) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Optional
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.training import checkpoint, configuration, sweep_config
+from pruning.training import checkpoint, configuration, sweep_config, sweep_measures
 from pruning.training.provenance import file_fingerprint
 from pruning.training.sweep_config import PARTS, TEACHER, MethodConfig, SweepConfig, uniform_target
+from pruning.training.sweep_measures import python
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,7 @@ def commands(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> Iter
     """
     if run is not None:
         yield from _training(config, run, exp_dir)
-    place, lang = ["--exp-dir", str(final_dir(exp_dir, run))], ["--lang-dir", config.lang_dir]
-    if config.of_text:
-        vocabulary = ["--vocabulary", config.vocabulary] if config.vocabulary is not None else []
-        yield _python("perplexity", *place, "--text", *config.test_text, *lang, *vocabulary)
-        return
-    common = [*place, "--cuts", *config.test_cuts, *lang]
-    yield _python("decode", *common, "--method", config.decoding)
-    yield _python("likelihood", *common)
+    yield from sweep_measures.of(config).commands(config, final_dir(exp_dir, run))
 
 
 def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str]]:
@@ -142,20 +135,20 @@ def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list
     extracted = str(place / "extracted")
     if method.uniform:
         cost, target = uniform_target(config, run.target)
-        yield _python("uniform", "--dense", config.teacher, "--cost", cost, "--share", str(round(1 - target, 6)),
+        yield python("uniform", "--dense", config.teacher, "--cost", cost, "--share", str(round(1 - target, 6)),
                       "--narrow", method.uniform, "--output", str(place / "dimensions.json"))  # fmt: skip
         assert config.scratch is not None
-        yield _python("train", "--config", config.scratch, *trained, "--exp-dir", str(final),
+        yield python("train", "--config", config.scratch, *trained, "--exp-dir", str(final),
                       "--model", str(place / "dimensions.json"), *data)  # fmt: skip
     else:
         pruned = Path(exp_dir) / run.needs / "pruned" if method.structure_from and run.needs else place / "pruned"
         if method.method is not None:
             counts = [f"counts_from={Path(exp_dir) / run.needs / 'pruned'}"] if run.needs is not None else []
-            yield _python("prune", "--method", method.method, "--config", config.prune, *settings, *counts, seed,
+            yield python("prune", "--method", method.method, "--config", config.prune, *settings, *counts, seed,
                           "--teacher", config.teacher, "--exp-dir", str(pruned), *data)  # fmt: skip
-        yield _python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run))
+        yield python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run))
         if method.finetune:
-            yield _python("finetune", "--config", config.finetune, *trained, "--init", extracted,
+            yield python("finetune", "--config", config.finetune, *trained, "--init", extracted,
                           "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
 
 
@@ -176,7 +169,3 @@ def fingerprint(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> s
     if run is not None and run.needs is not None:
         parts += [fingerprint(config, other, exp_dir) for other in expand(config) if other.name == run.needs]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _python(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"pruning.bin.{module}", *arguments]

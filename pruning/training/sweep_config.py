@@ -17,14 +17,16 @@ from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import manifests
-from pruning.speech.bpe import Tokenizer
+from pruning.speech.decoding import SETTINGS, WEIGHT_OF
 from pruning.speech.text_files import check_texts
-from pruning.training import configuration, lm_runs, runs, transducer_runs
+from pruning.training import configuration, lm_runs, runs, speech_runs, transducer_runs
 from pruning.training.facts import cost_model
 from pruning.training.uniform import NARROW, narrowed_config
 
 TEACHER = "teacher"
 PARTS = ("train", "dev", "test")
+_ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
+_DECODINGS = {"transducer": _ACOUSTIC, "ctc": tuple(name for name in _ACOUSTIC if name.startswith("ctc"))}
 
 
 def _check_list(values: Optional[Sequence[object]], name: str) -> None:
@@ -147,7 +149,7 @@ class SweepConfig:
     Attributes:
         teacher: experiment of the dense network.
         lang_dir: the tokens.
-        train_cuts, dev_cuts, test_cuts: the data of a transducer; a test set is named by its manifest.
+        train_cuts, dev_cuts, test_cuts: the data of networks that hear; a test set is named by its manifest.
         train_text, dev_text, test_text: the data of a language model; a test set is named by its file.
         vocabulary: of a language model: file of the words that count (see ``pruning.bin.perplexity``).
         prune, finetune, scratch: configurations that every line shares.
@@ -158,7 +160,7 @@ class SweepConfig:
         seeds: of training.
         reference: the line that the others are compared with.
         claims: what the comparison is to tell, by name.
-        decoding: method of decoding.
+        decoding: method of decoding, of networks that recognise; those for CTC have ``ctc_greedy_search``.
     """
 
     teacher: str
@@ -187,10 +189,29 @@ class SweepConfig:
         """Whether language models are compared."""
         return bool(self.train_text)
 
+    @functools.cached_property
+    def kind(self) -> str:
+        """``text``; of cuts ``ctc`` or ``intent`` as ``task`` in the pruning configuration says, else ``transducer``.
+
+        Raises:
+            UserError: the configuration cannot be read.
+        """
+        return "text" if self.of_text else str(configuration.said(self.prune, "task") or "transducer")
+
     @property
     def recipe(self) -> Any:
-        """The module that runs such networks: `lm_runs` or `transducer_runs`."""
-        return lm_runs if self.of_text else transducer_runs
+        """The module that runs such networks."""
+        return {"text": lm_runs, "transducer": transducer_runs}.get(self.kind, speech_runs)
+
+    def load_teacher(self) -> tuple[nn.Module, Mapping[str, Any]]:
+        """The dense network and the header of its checkpoint.
+
+        Raises:
+            UserError: it is not there, or not of the sweep's kind and tokens.
+        """
+        table = speech_runs.table_of(self.kind, self.lang_dir)
+        network: tuple[nn.Module, Mapping[str, Any]] = self.recipe.load_network(self.teacher, table)
+        return network
 
     def data(self, part: str) -> tuple[str, ...]:
         """Files of ``train``, ``dev`` or ``test``."""
@@ -235,6 +256,10 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
         line = line_of(path, keys)
         return UserError(f"{path}{f' line {line}' if line else ''}: {what}", remedy)
 
+    decodings = _DECODINGS.get(config.kind, (config.decoding,))
+    if config.decoding not in decodings:
+        raise wrong(f"networks for {config.kind} cannot be compared by {config.decoding!r}",
+                    f"choose from {', '.join(decodings)}", "decoding")  # fmt: skip
     if config.reference not in config.methods:
         raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
     for name, claim in config.claims.items():
@@ -271,7 +296,7 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
         manifests.check_exists(files)
     if config.vocabulary is not None:
         check_texts([config.vocabulary])
-    network, _ = config.recipe.load_network(config.teacher, Tokenizer(config.lang_dir))
+    network, _ = config.load_teacher()
     for name, method in config.methods.items():
         for target in method.targets or config.targets:
             for keys, check in _checks(config, network, name, target):
