@@ -1,0 +1,144 @@
+# shellcheck shell=bash disable=SC2034,SC2154  # what recipes declare
+# Stages 4 to 10 of recipes that train an encoder with a head, prune it jointly and test it. A recipe sources
+# encoder_options.sh, sets its defaults, sources this file, does its stages up to 3 (encoder_cuts and encoder_tokens, where
+# run.sh has made manifests), and calls encoder_training and encoder_tests. Besides the options it sets these variables:
+#
+#     task                                intent or ctc
+#     corpus data_dir exp_dir lang_dir    names, as in other recipes
+#     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
+#     conf                                folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml
+#     methods                             of ctc: decoding methods
+#     warm_up_cuts warm_up_dev_cuts       cuts of the warm-up; default: those of training
+
+cuts_in=cuts
+[ "$hears" = samples ] || cuts_in=fbank
+[ -z "$pretrained" ] || [ "$warm_up" = false ] || fail "--pretrained and a warm-up are two starts; give one of them"
+config_of=([5]=$conf/dense.yaml [6]=$conf/prune.yaml [8]=$conf/finetune.yaml)
+[ "$warm_up" = false ] || config_of[4]=$conf/warm_up.yaml
+for number in "${!config_of[@]}"; do
+  in_stage "$number" || continue
+  [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
+done
+: "${methods:=}" "${teacher:=$exp_dir/dense}"
+pruned=$exp_dir/pruned extracted=$exp_dir/extracted finetuned=$exp_dir/finetuned
+# the encoders of Hugging Face come with a package of their own
+[ -z "$pretrained" ] || env_extras="${env_extras:-} hf"
+
+# shellcheck source=egs/TEMPLATE/cmd.sh
+. ./cmd.sh
+# shellcheck source=egs/TEMPLATE/path.sh
+. ./path.sh
+# shellcheck source=utils/corpus.sh
+. ../../utils/corpus.sh
+parts=("${train_parts[@]}" "${dev_parts[@]}" "${test_parts[@]}")
+read -ra warm_up_cuts <<< "${warm_up_cuts:-${train_cuts[*]}}"
+read -ra warm_up_dev_cuts <<< "${warm_up_dev_cuts:-${dev_cuts[*]}}"
+table=$lang_dir/intents.txt
+[ "$task" = intent ] || table=$lang_dir/bpe.model
+
+# make_cuts MANIFESTS OUTPUT_DIR PREFIX PART...: cuts of recordings without features.
+make_cuts() {
+  local what=$3
+  # shellcheck disable=SC2086  # a runner is a command with its options
+  run_logged "cuts of $what" "$2/log/$what.log" $train_cmd -- \
+    python ../../local/make_cuts.py --manifests-dir "$1" --output-dir "$2" --prefix "$3" --parts "${@:4}"
+}
+
+# The cuts of manifests that run.sh made: recordings, or features that it made, too.
+encoder_cuts() {
+  local part
+  in_stage 2 && [ "$hears" = samples ] || return 0
+  for part in "${parts[@]}"; do require "$data_dir/manifests/${corpus}_supervisions_$part.jsonl.gz" "1 of run.sh"; done
+  make_cuts "$data_dir/manifests" "$data_dir/cuts" "$corpus" "${parts[@]}"
+}
+
+# Tokens of the training parts ($unit, $vocab_size), where there are none yet.
+encoder_tokens() {
+  local cuts
+  in_stage 3 || return 0
+  for cuts in "${train_cuts[@]}"; do require "$cuts" 2; done
+  # shellcheck disable=SC2086
+  run_logged "tokens ($unit${vocab_size:+, $vocab_size})" "$data_dir/log/tokens-$(basename "$lang_dir").log" $train_cmd -- \
+    python ../../local/train_bpe.py --cuts "${train_cuts[@]}" --lang-dir "$lang_dir" --unit "$unit" \
+    ${vocab_size:+--vocab-size "$vocab_size"}
+}
+
+# train WHAT NAME COMMAND ARGUMENT...: a training command on the cuts.
+train() {
+  local cuts
+  for cuts in "${train_cuts[@]}" "${dev_cuts[@]}"; do require "$cuts" 2; done
+  require "$table" 3
+  train_in "$exp_dir/$2" "$1" "$3" --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "${@:4}"
+}
+
+# shellcheck disable=SC2086  # settings are words
+encoder_training() {
+  if in_stage 4 && [ "$warm_up" = true ] && [ "$teacher" = "$exp_dir/dense" ]; then
+    local train_cuts=("${warm_up_cuts[@]}") dev_cuts=("${warm_up_dev_cuts[@]}")
+    train "the warm-up by CTC" warm_up train --config "$conf/warm_up.yaml" $warm_up_args
+  fi
+
+  if in_stage 5 && [ "$teacher" = "$exp_dir/dense" ]; then
+    local start=()
+    [ -z "$pretrained" ] || start=("pretrained=$pretrained")
+    if [ "$warm_up" = true ]; then
+      require "$exp_dir/warm_up/.done" 4
+      start=("pretrained=$exp_dir/warm_up")
+      [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # with its head
+    fi
+    train "the dense model" dense train --config "$conf/dense.yaml" ${start[@]+"${start[@]}"} $dense_args
+  fi
+
+  if in_stage 6; then
+    require "$teacher/.done" 5
+    train "pruning by $method" pruned prune --method "$method" --config "$conf/prune.yaml" --teacher "$teacher" \
+      $prune_args ${target:+"constraint.size=$target"} ${target_macs:+"constraint.macs=$target_macs"}
+  fi
+
+  if in_stage 7; then
+    require "$pruned/.done" 6
+    run_logged "extraction" "$extracted/log/extract-$now.log" $train_cmd -- \
+      python -m pruning.bin.extract --pruned "$pruned" --exp-dir "$extracted" --round-to "$round_to" \
+      --train-cuts "${train_cuts[@]}" --lang-dir "$lang_dir"
+  fi
+
+  if in_stage 8; then
+    require "$extracted/best.safetensors" 7
+    train "fine-tuning" finetuned finetune --config "$conf/finetune.yaml" --init "$extracted" --teacher "$teacher" \
+      $finetune_args
+  fi
+}
+
+# shellcheck disable=SC2086
+encoder_tests() {
+  local place name options decoding
+  if in_stage 9; then
+    for place in "$teacher" "$finetuned"; do
+      require "$place/.done" 8
+      name=$(basename "$place")
+      options=(--exp-dir "$place" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" --num-threads "$num_threads")
+      if [ "$task" = intent ]; then
+        run_logged "intents by $name" "$place/log/classify-$now.log" $decode_cmd --num-threads "$num_threads" -- \
+          python -m pruning.bin.classify "${options[@]}"
+        continue
+      fi
+      for decoding in "${methods[@]}"; do
+        run_logged "decoding with $name, $decoding" "$place/log/decode-$decoding-$now.log" \
+          $decode_cmd --num-threads "$num_threads" -- \
+          python -m pruning.bin.decode "${options[@]}" --method "$decoding"
+      done
+    done
+  fi
+
+  if in_stage 10; then
+    local report=(python -m pruning.bin.report --method "${methods[@]}")
+    if [ "$task" = intent ]; then
+      report=(python -m pruning.bin.intent_report)
+      [ -n "$pretrained" ] ||
+        report+=(--note "This encoder was not pre-trained: it says nothing of findings about pre-trained ones.")
+    fi
+    run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
+      "${report[@]}" --systems "dense=$teacher" "pruned=$finetuned" --sets "${test_parts[@]}" --output "$results"
+    cat "$results"
+  fi
+}
