@@ -8,7 +8,6 @@
 #     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
 #     conf                                folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml
 #     methods                             of ctc: decoding methods
-#     warm_up_cuts warm_up_dev_cuts       cuts of the warm-up; default: those of training
 
 cuts_in=cuts
 [ "$hears" = samples ] || cuts_in=fbank

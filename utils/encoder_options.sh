@@ -7,6 +7,8 @@
 hears=samples           # samples, or features (filter banks) for a Conformer
 pretrained=             # Hugging Face directory or name whose encoder is the start; default: fresh weights
 warm_up=                # train the encoder by CTC first: true or false; default: as the recipe says
+warm_up_cuts=           # that it is trained on; default: those of training
+warm_up_dev_cuts=       # to choose its checkpoint by; default: those of dev
 method=hj-mac           # of pruning: hj-size, hj-mac, hj-sepsize, l0 or a criterion
 target=                 # share of the encoder's parameters to remove, over prune.yaml's
 target_macs=            # share of the encoder's MACs to remove, over prune.yaml's
@@ -36,4 +38,5 @@ cd "$(dirname "${BASH_SOURCE[1]}")" || exit
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "$1 is not understood; $(basename "${_options_script:?}") --help lists the options"
 [[ ${warm_up:-false} =~ ^(true|false)$ ]] || fail "--warm-up takes true or false, not '$warm_up'"
+[ "${warm_up:-}" != false ] || [ -z "$warm_up_cuts$warm_up_dev_cuts" ] || fail "--warm-up-cuts with --warm-up false"
 [[ $hears =~ ^(samples|features)$ ]] || fail "--hears takes samples or features, not '$hears'"

@@ -26,8 +26,9 @@ methods="ctc_greedy_search ctc_decoding"  # decoding
 corpus=an4
 task=ctc
 : "${warm_up:=true}" "${results:=$exp_dir/RESULTS_CTC.md}"
-if [ "$warm_up" = true ]; then
-  [ "$hears" = samples ] || fail "the warm-up is of samples; give --warm-up false with --hears features"
+synthetic=
+if [ "$warm_up" = true ] && [ -z "$warm_up_cuts" ]; then
+  [ "$hears" = samples ] || fail "this warm-up is of samples; with --hears features give --warm-up-cuts or --warm-up false"
   synthetic=../librispeech/data/mini
   warm_up_cuts=$synthetic/cuts/librispeech_cuts_train-clean-mini.jsonl.gz
   warm_up_dev_cuts=$synthetic/cuts/librispeech_cuts_dev-clean-mini.jsonl.gz
@@ -37,7 +38,7 @@ fi
 . ../../utils/encoder.sh
 
 encoder_cuts
-if in_stage 2 && [ "$warm_up" = true ]; then
+if in_stage 2 && [ -n "$synthetic" ]; then
   require "$synthetic/manifests/librispeech_supervisions_train-clean-mini.jsonl.gz" "0 of run.sh"
   make_cuts "$synthetic/manifests" "$synthetic/cuts" librispeech train-clean-mini dev-clean-mini
 fi

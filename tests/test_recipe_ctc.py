@@ -1,0 +1,87 @@
+"""The recipes for recognition by CTC: on made-up speech in AN4's layout every stage; configurations; complaints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pruning.files import read_json
+from pruning.models.speech_model import SpeechModel, SpeechModelConfig
+from pruning.training import checkpoint, configuration, facts, runs, speech_runs
+from tests.test_recipe_an4 import make_an4
+from tests.test_recipe_an4 import run as run_an4
+
+EGS = Path(__file__).resolve().parents[1] / "egs"
+STEPS = ("trainer.max_steps=6 trainer.valid_interval=3 trainer.num_threads=1 trainer.tensorboard=false "
+         "data.max_duration=15 data.num_buckets=1 data.drop_last=false")  # fmt: skip
+SMALL = ("model.encoder.config.conv_channels=[8,8,8,8,8,8,8] model.encoder.config.d_model=32 "
+         "model.encoder.config.head_dim=8 model.encoder.config.ffn_dim=[64]")  # fmt: skip
+
+
+def run(recipe: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PRUNING_ENV": "current", "OMP_NUM_THREADS": "1",
+                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+    return subprocess.run([str(EGS / recipe / "run_ctc.sh"), *options], env=environment, capture_output=True, text=True,
+                          check=False, stdin=subprocess.DEVNULL)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_from_manifests_to_the_table(tmp_path: Path) -> None:
+    corpus = make_an4(tmp_path / "an4")
+    done = run_an4(tmp_path, corpus, "--warm-up", "false", "--dev-speakers", "1", "--stop-stage", "1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    train, dev = (str(tmp_path / "data" / "cuts" / f"an4_cuts_{part}.jsonl.gz") for part in ("train", "dev"))
+    places = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"), "--lang-dir",
+              str(tmp_path / "data/lang_char"), "--methods", "ctc_greedy_search", "--warm-up-cuts", train,
+              "--warm-up-dev-cuts", dev]  # fmt: skip
+    pruning = f"{STEPS} constraint.ramp_share=0.5 gating.gate_lr=0.5 gating.multiplier_lr=5 trainer.max_steps=12"
+    result = run("an4", *places, "--warm-up-args", f"{STEPS} {SMALL}", "--dense-args", STEPS, "--prune-args", pruning,
+                 "--finetune-args", STEPS, "--target-macs", "0.3")  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    began = read_json(tmp_path / "exp" / "dense" / "run.json")["inputs"]["init"]
+    assert began and (tmp_path / "exp" / "warm_up" / ".done").is_file(), "from the warm-up, with its head"
+    table = (tmp_path / "exp" / "RESULTS_CTC.md").read_text()
+    assert "\n| dense " in table and "\n| pruned " in table and "ctc_greedy_search" in table
+    small = facts.read_facts(tmp_path / "exp" / "finetuned")
+    assert small["macs_10s"] == pytest.approx(0.7 * small["dense"]["macs_10s"], rel=0.05)
+    model, _ = checkpoint.load_model(tmp_path / "exp" / "finetuned")
+    assert isinstance(model, SpeechModel) and model.config.task == "ctc"
+
+
+@pytest.mark.parametrize("folder", ["an4/conf/ctc", "librispeech/conf/ctc", "librispeech/conf/mini_ctc"])
+@pytest.mark.parametrize("method", runs.HJ)
+def test_configurations_fit_each_other(folder: str, method: str) -> None:
+    """Each can be read, its targets are within reach of the encoder, and distilled layers are there."""
+    place = EGS / folder
+    dense = configuration.load(speech_runs.RunConfig, place / "dense.yaml")
+    finetune = configuration.load(speech_runs.RunConfig, place / "finetune.yaml")
+    config = configuration.load(speech_runs.PruneConfig, place / "prune.yaml", [f"method={method}"])
+    assert dense.model is not None and dense.task == finetune.task == config.task == "ctc" and finetune.model is None
+    assert finetune.distillation.layers == config.distillation.layers
+    if dense.model.encoder:  # else the user's
+        model = SpeechModel(SpeechModelConfig(dense.model.encoder, task="ctc", outputs=5))
+        assert list(runs.new_pruner(model, config).targets)
+        assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]
+    if (place / "warm_up.yaml").is_file():
+        warm_up = configuration.load(speech_runs.RunConfig, place / "warm_up.yaml")
+        assert warm_up.model == dense.model
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "complaint"),
+    [
+        ("an4", ["--hears", "features"], "with --hears features give --warm-up-cuts or --warm-up false"),
+        ("an4", ["--warm-up", "false", "--warm-up-cuts", "x"], "--warm-up-cuts with --warm-up false"),
+        ("an4", ["--data-dir", "nowhere"], "stage 2 needs nowhere/manifests/an4_supervisions_train.jsonl.gz"),
+        ("librispeech", ["--mini", "maybe"], "--mini takes true or false"),
+        ("librispeech", ["--warm-up", "true"], "stage 4 needs conf/ctc/warm_up.yaml, which does not exist"),
+        ("librispeech", ["--data-dir", "nowhere", "--stage", "9"], "stage 9 needs exp/ctc/dense/.done"),
+    ],
+)
+def test_complaints_come_first(recipe: str, options: list[str], complaint: str) -> None:
+    result = run(recipe, *options)
+    assert result.returncode != 0 and complaint in result.stderr and result.stderr.count("\n") == 1
