@@ -1,9 +1,10 @@
-"""Export a network for deployment, transducer or language model, and compare the export with PyTorch.
+"""Export a network for deployment and compare the export with PyTorch.
 
 A transducer becomes ONNX for sherpa-onnx, float32 and int8, and TorchScript:
 sherpa-onnx-offline --tokens=DIR/tokens.txt --encoder=DIR/encoder.onnx --decoder=DIR/decoder.onnx \\
     --joiner=DIR/joiner.onnx RECORDING.wav
-A language model becomes lm.onnx for whole sentences and lm_step.onnx for one token more, float32 and int8.
+A language model becomes lm.onnx for whole sentences and lm_step.onnx for one token more, float32 and int8; an encoder
+with a head for CTC or intents model.onnx.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,15 +22,25 @@ from torch import Tensor, nn
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
+from pruning.models import encoders
+from pruning.models.speech_model import SpeechModel
 from pruning.speech import manifests
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, evaluation_batches
-from pruning.speech.exported import FORMS, PARTS, ExportedTransducer
+from pruning.speech.exported import FORMS, PARTS, ExportedPart, ExportedTransducer
 from pruning.speech.exported_lm import LM_FORMS, WHOLE, ExportedLM
 from pruning.speech.sentences import Sentences, TextConfig, boundary_id
-from pruning.training import checkpoint, exporting, lm_exporting, lm_runs, transducer_runs
+from pruning.training import (
+    checkpoint,
+    exporting,
+    lm_exporting,
+    lm_runs,
+    speech_exporting,
+    speech_runs,
+    transducer_runs,
+)
 from pruning.training.extracting import EXACTNESS
-from pruning.training.facts import frames_of, write_facts
+from pruning.training.facts import SAMPLES_PER_SECOND, frames_of, write_facts
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +78,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--max-batches", type=int, default=20, help="of --cuts or --text")
     options = parser.parse_args(argv)
     header = checkpoint.read_header(checkpoint.file_of(options.exp_dir))
-    of_text = header.get("model", {}).get("type") == "transformer_lm"
-    wrong = {"--torchscript": options.torchscript, "--cuts": options.cuts} if of_text else {"--text": options.text}
-    for option, value in wrong.items():
-        if value:
-            what = f"{option} is given, and {options.exp_dir} holds a {header['model']['type']}"
-            raise UserError(what, "leave it out")
-    (_language_model if of_text else _transducer)(options, Tokenizer(options.lang_dir))
+    kind = header.get("model", {}).get("type")
+    export, of_others = {"transformer_lm": (_language_model, ("torchscript", "cuts")),
+                         "speech_model": (_speech_model, ("torchscript", "text"))}.get(kind, (_transducer, ("text",)))
+    for option in of_others:
+        if getattr(options, option):
+            raise UserError(f"--{option} is given, and {options.exp_dir} holds a {kind}", "leave it out")
+    export(options)
 
 
-def _transducer(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
-    model, header = transducer_runs.load_network(options.exp_dir, tokenizer)
+def _transducer(options: argparse.Namespace) -> None:
+    model, header = transducer_runs.load_network(options.exp_dir, Tokenizer(options.lang_dir))
     if not options.check:
         written = exporting.export_onnx(model, options.output, options.lang_dir)
         _tell(written + (exporting.export_torchscript(model, options.output) if options.torchscript else []))
@@ -94,7 +106,39 @@ def _transducer(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
     _compare(options.output, {form: f"{PARTS[0]}{ending}" for form, ending in FORMS.items()}, compare, model, header)
 
 
-def _language_model(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
+def _speech_model(options: argparse.Namespace) -> None:
+    model, header = speech_runs.load_network(options.exp_dir)
+    table = speech_runs.table_of(model.config.task, options.lang_dir)
+    table.check_matches(header["tokenizer"])
+    source = speech_runs.source_of(model)
+    if not options.check:
+        _tell(speech_exporting.export_onnx(model, options.output, options.lang_dir))
+
+    def compare(form: str) -> tuple[float, str]:
+        batches: Iterable[Batch] = [_heard_noise(model)]
+        if options.cuts is not None:
+            (cuts,) = manifests.check_exists([options.cuts])
+            data = DataConfig(max_duration=100.0, num_workers=0)
+            batches = itertools.islice(evaluation_batches(data, [cuts], source=source), options.max_batches)
+        exported = ExportedPart(options.output / speech_exporting.FORMS[form], 1)
+        same = speech_exporting.agreement(model, exported, batches)
+        return same.difference, (f"outputs differ by {same.difference:.1e} relative; the best outputs of "
+                                 f"{len(same.differing)} of {same.utterances} utterances differ")  # fmt: skip
+
+    _compare(options.output, speech_exporting.FORMS, compare, model, header)
+
+
+def _heard_noise(model: SpeechModel) -> Batch:
+    """What `noise` is for a transducer, as the network's encoder hears it."""
+    encoder: Any = model.encoder
+    if not encoders.hears_samples(encoder):
+        return noise(encoder.config.feature_dim)
+    one = noise(round(SAMPLES_PER_SECOND / frames_of(1.0)))
+    return replace(one, features=one.features.flatten(1), lengths=one.lengths * one.features.shape[2])
+
+
+def _language_model(options: argparse.Namespace) -> None:
+    tokenizer = Tokenizer(options.lang_dir)
     model, header = lm_runs.load_network(options.exp_dir, tokenizer)
     boundary = boundary_id(tokenizer)
     if not options.check:

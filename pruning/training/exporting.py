@@ -38,9 +38,7 @@ class ExportedEncoder(nn.Module):
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """``(N, T, C)``, ``(N,)`` -> ``(N, T', J)``, ``(N,)``."""
-        frames = torch.ones_like(x[0, :, 0], dtype=torch.int64).sum()  # traced, where x.shape would be a constant
-        padded = torch.cat([x, x.new_zeros(x.shape[0], SHORTEST, x.shape[2])], dim=1)
-        encoded = self.encoder(padded[:, : frames.clamp(min=SHORTEST)], x_lens)
+        encoded = self.encoder(onnx_files.padded(x, SHORTEST), x_lens)
         return self.projection(encoded.output), encoded.lengths
 
 

@@ -40,6 +40,14 @@ class Part(NamedTuple):
     metadata: Mapping[str, str]
 
 
+def padded(x: Tensor, least: int) -> Tensor:
+    """``x (N, L, ...)`` with zeros behind it where it is shorter than ``least``, in operations that can be traced."""
+    one = x[0] if x.dim() == 2 else x[0, :, 0]
+    length = torch.ones_like(one, dtype=torch.int64).sum()  # where x.shape would be a constant
+    longer = torch.cat([x, x.new_zeros(x.shape[0], least, *x.shape[2:])], dim=1)
+    return longer[:, : length.clamp(min=least)]
+
+
 @torch.no_grad()
 def write(
     parts: Mapping[str, Part], directory: PathLike, lang_dir: Optional[PathLike] = None, int8: bool = True
