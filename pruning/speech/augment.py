@@ -1,4 +1,4 @@
-"""SpecAugment (Park et al., 2019) over a padded batch, without a loop over utterances."""
+"""SpecAugment (Park et al., 2019), and its like for samples, over a padded batch, without a loop over utterances."""
 
 from __future__ import annotations
 
@@ -90,20 +90,10 @@ class SpecAugment(nn.Module):
         return masks.any(dim=1)
 
     def _frame_masks(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(N, T) bool: which frames are masked.
-
-        The number and size of stretches follow lhotse: few enough, and short enough, that all of them together stay
-        within the fraction of the utterance even if none overlap.
-        """
+        """(N, T) bool: which frames are masked."""
         config = self.config
-        if config.frames_mask_size == 0 or config.num_frame_masks == 0:
-            return torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-        budget = config.max_frames_mask_fraction * lengths  # (N,)
-        count = torch.ceil(budget / config.frames_mask_size).clamp(max=config.num_frame_masks)
-        largest = torch.floor(budget / count.clamp(min=1)).clamp(max=config.frames_mask_size).to(torch.int64)
-        masks = _intervals(config.num_frame_masks, lengths, largest, features.shape[1])  # (N, masks, T)
-        used = torch.arange(config.num_frame_masks, device=features.device) < count[:, None]
-        return (masks & used[:, :, None]).any(dim=1)
+        return _stretches(config.num_frame_masks, config.frames_mask_size, config.max_frames_mask_fraction, lengths,
+                          features.shape[1])  # fmt: skip
 
     def _warp_time(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(N, T, C): one random point of each utterance moved in time, both sides stretched linearly to fit.
@@ -131,9 +121,118 @@ class SpecAugment(nn.Module):
         return torch.lerp(_frames(features, left_index), _frames(features, right_index), weight)
 
 
+@dataclass(frozen=True)
+class SampleAugmentConfig:
+    """Masks of samples: stretches of silence and bands of frequency that are missing.
+
+    Attributes:
+        enabled: whether training audio is augmented at all.
+        num_time_masks: at most so many stretches in each utterance.
+        time_mask_seconds: a stretch is up to so long.
+        max_time_mask_fraction: all stretches together are at most this fraction of the utterance.
+        num_band_masks: bands in each utterance.
+        band_mask_share: a band is up to this share of all frequencies.
+        probability: of masking, per utterance.
+    """
+
+    enabled: bool = False
+    num_time_masks: int = 10
+    time_mask_seconds: float = 0.2
+    max_time_mask_fraction: float = 0.15
+    num_band_masks: int = 1
+    band_mask_share: float = 0.1
+    probability: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ("num_time_masks", "time_mask_seconds", "num_band_masks"):
+            if getattr(self, name) < 0:
+                raise UserError(f"sample_augment.{name} is {getattr(self, name)}", "give 0 or more")
+        for name in ("max_time_mask_fraction", "band_mask_share", "probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"sample_augment.{name} is {getattr(self, name)}", "give a value from 0 to 1")
+
+
+_GRID, _BANDS = 0.01, 256  # seconds and bands, to which masks are drawn
+
+
+class SampleAugment(nn.Module):
+    """Silences stretches and takes bands out; all randomness is torch's global generator of the samples' device.
+
+    For networks that hear samples, whatever they make of them: the chunks and frequencies that SpeechBrain drops, on a
+    grid of 10 ms and 1/256 of the frequencies. Padding is neither read nor changed.
+
+    Args:
+        config: of the masks.
+        sampling_rate: in Hz.
+    """
+
+    def __init__(self, config: SampleAugmentConfig, sampling_rate: int) -> None:
+        super().__init__()
+        self.config, self.sampling_rate = config, sampling_rate
+
+    @torch.no_grad()
+    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            audio: (N, S) padded samples.
+            lengths: (N,) samples of each utterance.
+
+        Returns:
+            (N, S), a new tensor; the input itself when augmentation is not enabled.
+        """
+        config = self.config
+        if not config.enabled:
+            return audio
+        lengths = lengths.to(audio.device)
+        valid = torch.arange(audio.shape[1], device=audio.device) < lengths[:, None]
+        heard = audio.masked_fill(~valid, 0.0)
+        if config.num_band_masks and config.band_mask_share:
+            heard = self._without_bands(heard)
+        block = max(1, round(_GRID * self.sampling_rate))
+        blocks = -(-audio.shape[1] // block)
+        silent = _stretches(config.num_time_masks, config.time_mask_seconds / _GRID, config.max_time_mask_fraction,
+                            torch.div(lengths + block - 1, block, rounding_mode="floor"), blocks)  # fmt: skip
+        silent = silent.repeat_interleave(block, dim=1)[:, : audio.shape[1]]
+        chosen = torch.rand(audio.shape[0], device=audio.device) < config.probability
+        return torch.where(valid & chosen[:, None], heard.masked_fill(silent, 0.0), audio)
+
+    def _without_bands(self, audio: Tensor) -> Tensor:
+        """``(N, S)`` with random bands taken out of the spectrum of the whole."""
+        size = torch.full((audio.shape[0],), _BANDS, device=audio.device)
+        largest = torch.full_like(size, round(self.config.band_mask_share * _BANDS))
+        gone = _intervals(self.config.num_band_masks, size, largest, _BANDS).any(dim=1)  # (N, bands)
+        spectrum = torch.fft.rfft(audio.float())
+        band = torch.arange(spectrum.shape[1], device=audio.device) * _BANDS // spectrum.shape[1]
+        return torch.fft.irfft(spectrum.masked_fill(gone[:, band], 0.0), n=audio.shape[1]).to(audio.dtype)
+
+
 def _frames(features: Tensor, index: Tensor) -> Tensor:
     """(N, T, C) frames of ``features`` (N, T, C) at ``index`` (N, T)."""
     return features.gather(1, index[:, :, None].expand(-1, -1, features.shape[2]))
+
+
+def _stretches(count: int, size: float, fraction: float, lengths: Tensor, length: int) -> Tensor:
+    """Random stretches of time, ``(N, length)`` bool.
+
+    Their number and size follow lhotse: few enough, and short enough, that all of them together stay within the
+    fraction of the utterance even if none overlap.
+
+    Args:
+        count: the most for each utterance.
+        size: the most of each.
+        fraction: of an utterance that all of them may cover.
+        lengths: (N,) of the utterances.
+        length: of the result.
+    """
+    if count == 0 or size == 0:
+        return torch.zeros(len(lengths), length, dtype=torch.bool, device=lengths.device)
+    budget = fraction * lengths  # (N,)
+    number = torch.ceil(budget / size).clamp(max=count)
+    largest = torch.floor(budget / number.clamp(min=1)).clamp(max=size).to(torch.int64)
+    masks = _intervals(count, lengths, largest, length)  # (N, count, length)
+    used = torch.arange(count, device=lengths.device) < number[:, None]
+    return (masks & used[:, :, None]).any(dim=1)
 
 
 def _intervals(count: int, sizes: Tensor, largest: Tensor, length: int) -> Tensor:

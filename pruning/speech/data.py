@@ -13,7 +13,7 @@ from torch import Tensor
 from pruning import files
 from pruning.errors import UserError
 from pruning.speech import manifests, sampler
-from pruning.speech.augment import SpecAugmentConfig
+from pruning.speech.augment import SampleAugmentConfig, SpecAugmentConfig
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.intents import Intents, intent_of
 from pruning.speech.sources import FEATURES, Source
@@ -40,6 +40,7 @@ class DataConfig:
         musan_probability: of mixing noise into a training cut.
         musan_snr: signal-to-noise ratio in dB, drawn uniformly from this range.
         spec_augment: augmentation of training features, done by the training process (see ``speech.augment``).
+        sample_augment: the same of training audio, for networks that hear samples.
     """
 
     max_duration: float = 200.0
@@ -54,6 +55,7 @@ class DataConfig:
     musan_probability: float = 0.5
     musan_snr: tuple[float, float] = (10.0, 20.0)
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    sample_augment: SampleAugmentConfig = field(default_factory=SampleAugmentConfig)
 
     def __post_init__(self) -> None:
         for name in ("max_duration", "num_buckets", "max_cut_duration"):

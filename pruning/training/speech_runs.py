@@ -16,7 +16,7 @@ from pruning.files import PathLike
 from pruning.models import encoders
 from pruning.models.speech_model import CTC, INTENT, TASKS, SpeechModel, SpeechModelConfig
 from pruning.speech import manifests, sources
-from pruning.speech.augment import SpecAugment
+from pruning.speech.augment import SampleAugment, SpecAugment
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, Table, count_batches, evaluation_batches, training_batches
 from pruning.speech.intents import Intents
@@ -39,7 +39,7 @@ class RunConfig:
         pretrained: whose encoder training starts from, in the place of ``model.encoder``: directory or hub name of a
             Hugging Face checkpoint, or an experiment of the same kind, whatever its task.
         loss: see `SpeechLossConfig`.
-        data: batches; SpecAugment where the encoder hears features.
+        data: batches; their augmentation is `SpecAugment` or `SampleAugment`, by what the encoder hears.
         distillation: what is learned from a teacher, where one is given.
         trainer: the loop.
     """
@@ -162,7 +162,9 @@ class SpeechRecipe(Recipe):
     def task(self, network: nn.Module, teacher: Optional[nn.Module], pruner: Optional[Pruner] = None) -> SpeechTask:
         """CTC or cross-entropy, distillation."""
         assert isinstance(network, SpeechModel) and (teacher is None or isinstance(teacher, SpeechModel))
-        augment = SpecAugment(self.config.data.spec_augment)
+        data = self.config.data
+        augment = (SampleAugment(data.sample_augment, SAMPLES_PER_SECOND) if encoders.hears_samples(network.encoder)
+                   else SpecAugment(data.spec_augment))  # fmt: skip
         return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner)
 
     def first_batches(self) -> Iterable[Batch]:

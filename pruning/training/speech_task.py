@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from pruning.core.distillation import DistillationConfig, LayerDistillation, frame_distillation, frame_mask
 from pruning.models import encoders
 from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
-from pruning.speech.augment import SpecAugment
+from pruning.speech.augment import SampleAugment, SpecAugment
 from pruning.speech.ctc import ctc_loss
 from pruning.speech.data import Batch
 from pruning.training.pruned_task import PrunedTask
@@ -46,7 +46,7 @@ class SpeechTask(PrunedTask):
     Args:
         model: what is trained.
         loss: see `SpeechLossConfig`.
-        augment: SpecAugment, for encoders that hear features; or None.
+        augment: of what the encoder hears, features or samples; or None.
         teacher: the dense model, frozen, in evaluation mode; None: no distillation.
         distillation: what is learned from it: ``layers``, and the head's distribution by ``output_weight``.
         pruner: prunes ``model``, or None for a fixed structure.
@@ -58,7 +58,7 @@ class SpeechTask(PrunedTask):
         self,
         model: SpeechModel,
         loss: SpeechLossConfig,
-        augment: Optional[SpecAugment] = None,
+        augment: Union[SpecAugment, SampleAugment, None] = None,
         teacher: Optional[SpeechModel] = None,
         distillation: Optional[DistillationConfig] = None,
         pruner: Optional[Pruner] = None,
@@ -66,7 +66,7 @@ class SpeechTask(PrunedTask):
         super().__init__(pruner)
         self.model: SpeechModel = model
         self.loss = loss
-        self.augment = None if encoders.hears_samples(model.encoder) else augment
+        self.augment = augment
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.distillation = distillation or DistillationConfig()
         self.layer_distillation: Optional[LayerDistillation] = None

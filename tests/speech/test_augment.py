@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech.augment import SpecAugment, SpecAugmentConfig
+from pruning.speech.augment import SampleAugment, SampleAugmentConfig, SpecAugment, SpecAugmentConfig
 
 
 def batch(lengths: list[int], channels: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,3 +115,51 @@ def test_disabled_returns_its_input() -> None:
 def test_impossible_settings_are_named(setting: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
         SpecAugmentConfig(**setting)  # type: ignore[arg-type]
+
+
+def audio(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(2)
+    return torch.randn(len(lengths), max(lengths)), torch.tensor(lengths)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9000), min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_samples_padding_is_neither_read_nor_changed(lengths: list[int], seed: int) -> None:
+    samples, sizes = audio(lengths)
+    augment = SampleAugment(SampleAugmentConfig(enabled=True), 16000)
+    padding = torch.arange(samples.shape[1]) >= sizes[:, None]
+    poisoned = samples.masked_fill(padding, 1e6)
+    torch.manual_seed(seed)
+    clean = augment(samples, sizes)
+    torch.manual_seed(seed)
+    other = augment(poisoned, sizes)
+    assert torch.equal(other[padding], poisoned[padding])
+    assert torch.allclose(clean[~padding], other[~padding], atol=1e-4)
+
+
+def test_stretches_are_silent_and_few() -> None:
+    samples, sizes = audio([32000] * 40)
+    config = SampleAugmentConfig(enabled=True, num_band_masks=0, probability=1.0)
+    silent = SampleAugment(config, 16000)(samples, sizes) == 0
+    assert silent.any() and silent.float().mean(dim=1).max() <= config.max_time_mask_fraction + 0.01
+    runs = silent[:, : 32000 - 32000 % 160].view(40, -1, 160)
+    assert (runs.all(dim=2) | ~runs.any(dim=2)).all(), "on a grid of 10 ms"
+
+
+def test_a_band_is_missing() -> None:
+    samples, sizes = audio([16000] * 30)
+    config = SampleAugmentConfig(enabled=True, num_time_masks=0, band_mask_share=0.2, probability=1.0)
+    found = SampleAugment(config, 16000)(samples, sizes)
+    before, after = (torch.fft.rfft(each).abs() for each in (samples, found))
+    gone = after < 1e-3 * before.mean()
+    assert 0.05 < gone.float().mean() < 0.15 and gone.float().mean(dim=1).max() <= 0.21
+    torch.testing.assert_close(after[~gone], before[~gone], rtol=1e-3, atol=1e-2)
+
+
+def test_samples_stay_where_nothing_is_asked_for() -> None:
+    samples, sizes = audio([3000, 2000])
+    assert SampleAugment(SampleAugmentConfig(), 16000)(samples, sizes) is samples
+    never = SampleAugmentConfig(enabled=True, probability=0.0)
+    assert torch.equal(SampleAugment(never, 16000)(samples, sizes), samples)
+    with pytest.raises(UserError, match="sample_augment.probability is 2.0; give a value from 0 to 1"):
+        SampleAugmentConfig(probability=2.0)
