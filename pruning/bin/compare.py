@@ -47,6 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--plot", type=Path, help="PNG file")
     parser.add_argument("--plot-lines", nargs="+", metavar="LINE", help="of the sweep, to plot; default: all")
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
+    parser.add_argument("--note", help="what is to be said above the table")
     options = parser.parse_args(argv)
     found = comparison.read(options.results)
     milliseconds, setting = None, ""
@@ -56,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     deviation = found.seed_deviation
     unit = "% of perplexity" if found.measure is comparison.MEASURES["perplexity"] else "points"
     seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
-    parts = [EXPLANATION[found.measure.name].format(seeds=seeds, block=comparison.BLOCK)]
+    parts = [*([options.note] if options.note else []), EXPLANATION[found.measure.name].format(seeds=seeds, block=comparison.BLOCK)]
     if found.measure is comparison.MEASURES["wer"] and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
     if found.claims:

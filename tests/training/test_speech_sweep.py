@@ -68,10 +68,10 @@ def test_from_the_sweep_to_the_table(work: Path, tmp_path: Path, task: str) -> N
     else:
         assert found.measure.name == "WER %"
     compare.main(["--results", str(tmp_path / "exp" / "results"), "--output", str(tmp_path / "table.md"), "--plot",
-                  str(tmp_path / "plot.png"), "--across", "hj-mac"])  # fmt: skip
+                  str(tmp_path / "plot.png"), "--across", "hj-mac", "--note", "Of noise."])  # fmt: skip
     text = (tmp_path / "table.md").read_text()
     assert ("intent accuracy" in text) == ("### Claims" in text) == (task == "intent")
-    assert "transducer" not in text, "which has a likelihood"
+    assert "\n\nOf noise.\n\n" in text and "transducer" not in text, "which has a likelihood"
 
 
 def test_accuracy_is_shown_the_right_way_round() -> None:
