@@ -57,7 +57,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     deviation = found.seed_deviation
     unit = "% of perplexity" if found.measure is comparison.MEASURES["perplexity"] else "points"
     seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
-    parts = [*([options.note] if options.note else []), EXPLANATION[found.measure.name].format(seeds=seeds, block=comparison.BLOCK)]
+    parts = [options.note] if options.note else []
+    parts.append(EXPLANATION[found.measure.name].format(seeds=seeds, block=comparison.BLOCK))
     if found.measure is comparison.MEASURES["wer"] and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
     if found.claims:
