@@ -19,6 +19,16 @@ sweep() {
     ${plot[@]+"${plot[@]}"} "${@:4}"
 }
 
+# speeds MODULE: the tables of results/speed*.json, by pruning.bin.benchmark or benchmark_lm.
+speeds() {
+  local speed name
+  for speed in results/speed*.json; do
+    [ -e "$speed" ] || continue
+    name=$(basename "$speed" .json)
+    section "$name" python -m "pruning.bin.$1" --read "$speed" --title "Speed: ${name#speed_}"
+  done
+}
+
 # All sections in one file, results/RESULTS.md.
 write_results() {
   {

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
+
+
+def _check(config: object, key: str, counts: Sequence[str], shares: Sequence[str]) -> None:
+    for name in (*counts, *shares):
+        value = getattr(config, name)
+        if value < 0 or (name in shares and value > 1):
+            remedy = "give a value from 0 to 1" if name in shares else "give 0 or more"
+            raise UserError(f"{key}.{name} is {value}", remedy)
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,8 @@ class SpecAugmentConfig:
     probability: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_feature_masks", "features_mask_size", "num_frame_masks", "frames_mask_size", "time_warp_factor",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise UserError(f"spec_augment.{name} is {getattr(self, name)}", "give 0 or more")
-        for name in ("max_frames_mask_fraction", "probability"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"spec_augment.{name} is {getattr(self, name)}", "give a value from 0 to 1")
+        _check(self, "spec_augment", ("num_feature_masks", "features_mask_size", "num_frame_masks", "frames_mask_size",
+                                      "time_warp_factor"), ("max_frames_mask_fraction", "probability"))  # fmt: skip
 
 
 class SpecAugment(nn.Module):
@@ -144,12 +147,8 @@ class SampleAugmentConfig:
     probability: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ("num_time_masks", "time_mask_seconds", "num_band_masks"):
-            if getattr(self, name) < 0:
-                raise UserError(f"sample_augment.{name} is {getattr(self, name)}", "give 0 or more")
-        for name in ("max_time_mask_fraction", "band_mask_share", "probability"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"sample_augment.{name} is {getattr(self, name)}", "give a value from 0 to 1")
+        _check(self, "sample_augment", ("num_time_masks", "time_mask_seconds", "num_band_masks"),
+               ("max_time_mask_fraction", "band_mask_share", "probability"))  # fmt: skip
 
 
 _GRID, _BANDS = 0.01, 256  # seconds and bands, to which masks are drawn

@@ -17,8 +17,5 @@ section l0 sweep l0 "What L0 gates need in a short run" table
 section costs sweep costs "What the constraint is on" table --speed results/speed_costs.json
 section repair sweep repair "One-shot repair alone" plot
 section an4 sweep an4 "The check on AN4" plot
-for speed in results/speed*.json; do
-  name=$(basename "$speed" .json)
-  section "$name" python -m pruning.bin.benchmark --read "$speed" --title "Speed: ${name#speed_}"
-done
+speeds benchmark
 write_results

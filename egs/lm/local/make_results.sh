@@ -21,9 +21,5 @@ section grid sweep grid "The grid: 70 % of the small model gone" table
 section corners sweep corners "Its corners on the larger model, at three sizes" plot --speed results/speed_corners.json \
   --plot-lines magnitude-structured-cubic fisher-structured-cubic magnitude-low_rank-cubic taylor-low_rank-cubic
 section sizes lms sizes "Several sizes from one run"
-for speed in results/speed*.json; do
-  [ -e "$speed" ] || continue
-  name=$(basename "$speed" .json)
-  section "$name" python -m pruning.bin.benchmark_lm --read "$speed" --title "Speed: ${name#speed_}"
-done
+speeds benchmark_lm
 write_results

@@ -12,9 +12,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 not_pretrained="The encoder was not pre-trained: 1.0 M parameters from scratch, a warm-up by CTC on the same sentences, which \
 eSpeak NG speaks. The figures compare methods there, and say nothing of findings about pre-trained encoders."
 section comparison sweep comparison "Joint pruning for SLURP's intents" plot --note "$not_pretrained"
-for speed in results/speed*.json; do
-  [ -e "$speed" ] || continue
-  name=$(basename "$speed" .json)
-  section "$name" python -m pruning.bin.benchmark --read "$speed" --title "Speed: ${name#speed_}"
-done
+speeds benchmark
 write_results
