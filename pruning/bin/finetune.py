@@ -17,7 +17,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
     config = configuration.load(arguments.recipe(options).RunConfig, options.config, options.overrides)
-    arguments.recipe(options).train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
+    recipe = arguments.recipe(options).RECIPE(config, arguments.inputs(options))
+    recipe.train(options.exp_dir, options.init, options.teacher)
 
 
 if __name__ == "__main__":

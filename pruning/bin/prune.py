@@ -23,7 +23,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     config = configuration.load(arguments.recipe(options).PruneConfig, options.config, overrides)
-    arguments.recipe(options).prune(config, arguments.inputs(options), options.exp_dir, options.teacher)
+    arguments.recipe(options).RECIPE(config, arguments.inputs(options)).prune(options.exp_dir, options.teacher)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         dimensions: Any = read_json(options.model, "write it with python -m pruning.bin.uniform")
         overrides.insert(0, f"model={json.dumps(dimensions)}")
     config = configuration.load(arguments.recipe(options).RunConfig, options.config, overrides)
-    arguments.recipe(options).train(config, arguments.inputs(options), options.exp_dir, options.init, options.teacher)
+    recipe = arguments.recipe(options).RECIPE(config, arguments.inputs(options))
+    recipe.train(options.exp_dir, options.init, options.teacher)
 
 
 if __name__ == "__main__":

@@ -130,17 +130,5 @@ class LmRecipe(Recipe):
         )
 
 
-def train(
-    config: RunConfig,
-    inputs: Inputs,
-    exp_dir: PathLike,
-    init: Optional[PathLike] = None,
-    teacher: Optional[PathLike] = None,
-) -> None:
-    """See `pruning.training.recipe.Recipe.train`."""
-    LmRecipe(config, inputs).train(exp_dir, init, teacher)
-
-
-def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathLike) -> None:
-    """See `pruning.training.recipe.Recipe.prune`."""
-    LmRecipe(config, inputs).prune(exp_dir, teacher)
+RECIPE = LmRecipe
+"""What `train`, `prune` and `finetune` run."""

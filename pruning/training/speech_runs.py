@@ -189,20 +189,8 @@ class SpeechRecipe(Recipe):
         return runs.RunData(train_batches, dev_batches, files, counted)
 
 
-def train(
-    config: RunConfig,
-    inputs: Inputs,
-    exp_dir: PathLike,
-    init: Optional[PathLike] = None,
-    teacher: Optional[PathLike] = None,
-) -> None:
-    """See `pruning.training.recipe.Recipe.train`."""
-    SpeechRecipe(config, inputs).train(exp_dir, init, teacher)
-
-
-def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathLike) -> None:
-    """See `pruning.training.recipe.Recipe.prune`."""
-    SpeechRecipe(config, inputs).prune(exp_dir, teacher)
+RECIPE = SpeechRecipe
+"""What `train`, `prune` and `finetune` run."""
 
 
 def forward(model: nn.Module, batch: Batch) -> object:

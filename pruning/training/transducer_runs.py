@@ -173,17 +173,5 @@ class TransducerRecipe(Recipe):
         return count_batches(self.config.data, self.inputs.train_cuts, self.tokenizer, self.seed, world.size)
 
 
-def train(
-    config: RunConfig,
-    inputs: Inputs,
-    exp_dir: PathLike,
-    init: Optional[PathLike] = None,
-    teacher: Optional[PathLike] = None,
-) -> None:
-    """See `pruning.training.recipe.Recipe.train`."""
-    TransducerRecipe(config, inputs).train(exp_dir, init, teacher)
-
-
-def prune(config: PruneConfig, inputs: Inputs, exp_dir: PathLike, teacher: PathLike) -> None:
-    """See `pruning.training.recipe.Recipe.prune`."""
-    TransducerRecipe(config, inputs).prune(exp_dir, teacher)
+RECIPE = TransducerRecipe
+"""What `train`, `prune` and `finetune` run."""

@@ -79,7 +79,7 @@ def work(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         data=DataConfig(max_duration=15, num_buckets=2, num_workers=0),
         trainer=trainer,
     )
-    transducer_runs.train(config, inputs(data_dir), directory / "teacher")
+    transducer_runs.RECIPE(config, inputs(data_dir)).train(directory / "teacher")
     return directory
 
 
@@ -148,10 +148,10 @@ def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> N
     """Its counts with units drawn at random, and its structure with fresh weights."""
     config = configuration.load(transducer_runs.PruneConfig, work / "prune.yaml",
                                 ["method=magnitude", "constraint.ramp=one_shot"])  # fmt: skip
-    transducer_runs.prune(config, inputs(data_dir), work / "magnitude", work / "teacher")
+    transducer_runs.RECIPE(config, inputs(data_dir)).prune(work / "magnitude", work / "teacher")
     found = runs.read_structure(work / "magnitude" / "structure.json")
     drawn = replace(config, method="random", counts_from=str(work / "magnitude"))
-    transducer_runs.prune(drawn, inputs(data_dir), work / "drawn", work / "teacher")
+    transducer_runs.RECIPE(drawn, inputs(data_dir)).prune(work / "drawn", work / "teacher")
     other = runs.found_structure(work / "drawn")
     assert all(other.count(name) == found.count(name) for name in found.groups)
     assert any(other.groups[name].kept != found.groups[name].kept for name in found.groups)
@@ -172,7 +172,7 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
     settings = ["method=taylor", "constraint.ramp=one_shot", "constraint.ramp_share=0.8", "trainer.max_steps=5",
                 "trainer.optimiser.lr=0", "constraint.size=0.3"]  # fmt: skip
     config = configuration.load(transducer_runs.PruneConfig, work / "prune.yaml", settings)
-    transducer_runs.prune(config, inputs(data_dir), work / "post", work / "teacher")
+    transducer_runs.RECIPE(config, inputs(data_dir)).prune(work / "post", work / "teacher")
     (after, _), (before, _) = (checkpoint.load_model(work / name) for name in ("post", "teacher"))
     weights = dict(before.named_parameters())
     assert all(torch.equal(parameter, weights[name]) for name, parameter in after.named_parameters())
@@ -193,7 +193,7 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
 @pytest.mark.slow
 def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     config = configuration.load(transducer_runs.PruneConfig, work / "prune.yaml")
-    transducer_runs.prune(config, inputs(data_dir), work / "pruned", work / "teacher")
+    transducer_runs.RECIPE(config, inputs(data_dir)).prune(work / "pruned", work / "teacher")
     structure = Structure.from_dict(read_json(work / "pruned" / "structure.json"))
     arguments = ["--pruned", str(work / "pruned"), "--exp-dir", str(work / "small"), "--print"]
     data = inputs(data_dir)
@@ -213,7 +213,7 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
 
     fine = configuration.load(transducer_runs.RunConfig, work / "finetune.yaml")
-    transducer_runs.train(fine, inputs(data_dir), work / "fine", init=work / "small", teacher=work / "teacher")
+    transducer_runs.RECIPE(fine, inputs(data_dir)).train(work / "fine", init=work / "small", teacher=work / "teacher")
     tuned, tuned_header = checkpoint.load_model(work / "fine")
     assert tuned_header["structure"] == header["structure"]
     assert tuned.state_dict().keys() == small.state_dict().keys()
@@ -276,7 +276,7 @@ def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_
     whole = dimensions()
     config = transducer_runs.RunConfig(model=replace(whole, encoder=replace(whole.encoder, feature_dim=40)))
     with pytest.raises(UserError, match="has 80 features a frame, the network takes 40; give cuts"):
-        transducer_runs.train(config, inputs(data_dir), tmp_path / "exp")
+        transducer_runs.RECIPE(config, inputs(data_dir)).train(tmp_path / "exp")
     assert not (tmp_path / "exp").exists()
 
 
@@ -300,10 +300,10 @@ def small_run(**settings: Any) -> transducer_runs.RunConfig:
 
 def test_of_two_ends_the_first_is_known(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "Trainer", Recorded)
-    transducer_runs.train(small_run(num_epochs=2, max_steps=1000), inputs(data_dir), tmp_path / "both")
+    transducer_runs.RECIPE(small_run(num_epochs=2, max_steps=1000), inputs(data_dir)).train(tmp_path / "both")
     counted = Recorded.given["steps_per_epoch"]
     assert counted == pytest.approx(len(list(Recorded.given["train_batches"](1, 0))), abs=2)
-    transducer_runs.train(small_run(max_steps=1000), inputs(data_dir), tmp_path / "steps")
+    transducer_runs.RECIPE(small_run(max_steps=1000), inputs(data_dir)).train(tmp_path / "steps")
     assert Recorded.given["steps_per_epoch"] is None, "counting takes time"
 
 
@@ -311,19 +311,20 @@ def test_noise_is_one_of_the_inputs(data_dir: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(runs, "Trainer", Recorded)
     noise = tmp_path / "musan_cuts.jsonl.gz"
     shutil.copy(inputs(data_dir).dev_cuts[0], noise)
-    transducer_runs.train(small_run(max_steps=9, data={"musan_cuts": str(noise)}), inputs(data_dir), tmp_path / "exp")
+    config = small_run(max_steps=9, data={"musan_cuts": str(noise)})
+    transducer_runs.RECIPE(config, inputs(data_dir)).train(tmp_path / "exp")
     (told,) = Recorded.given["inputs"]["musan_cuts"]
     assert told.startswith("musan_cuts.jsonl.gz ")
     with pytest.raises(UserError, match="nothing.jsonl.gz does not exist"):
         missing = {"musan_cuts": str(tmp_path / "nothing.jsonl.gz"), "musan_probability": 0.0}
-        transducer_runs.train(small_run(max_steps=9, data=missing), inputs(data_dir), tmp_path / "exp")
+        transducer_runs.RECIPE(small_run(max_steps=9, data=missing), inputs(data_dir)).train(tmp_path / "exp")
 
 
 def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, data_dir: Path) -> None:
     before = (work / "teacher" / facts.FILE).read_bytes()
     wider = replace(small_run(max_steps=6), model=replace(dimensions(), joiner_dim=20))
     with pytest.raises(UserError, match="was begun with"):
-        transducer_runs.train(wider, inputs(data_dir), work / "teacher")
+        transducer_runs.RECIPE(wider, inputs(data_dir)).train(work / "teacher")
     assert (work / "teacher" / facts.FILE).read_bytes() == before
 
 
@@ -338,7 +339,7 @@ def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Pa
     other = transducer_runs.Inputs(inputs(data_dir).train_cuts, inputs(data_dir).dev_cuts, tmp_path / "lang_bpe_25")
     config = configuration.load(transducer_runs.RunConfig, work / "train.yaml")
     with pytest.raises(UserError, match="bpe.model|pieces|tokens"):
-        transducer_runs.train(config, other, tmp_path / "exp", init=work / "teacher")
+        transducer_runs.RECIPE(config, other).train(tmp_path / "exp", init=work / "teacher")
     assert not (tmp_path / "exp").exists()
 
 
