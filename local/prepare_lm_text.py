@@ -43,9 +43,13 @@ def lines_of(values: argparse.Namespace) -> Iterator[tuple[str, str]]:
             yield part, text
     for path in check_texts(values.text):
         block = block_of(path, values)
+        empty = 0
         for number, line in enumerate(read_sentences(path)):
             if line:
                 yield part_of(number, block, values.dev_share, values.test_share), line
+            empty += not line
+        if empty:
+            logging.info("%s: %d empty lines left out", path, empty)
 
 
 def block_of(path: Path, values: argparse.Namespace) -> int:

@@ -147,7 +147,7 @@ def _language_model(options: argparse.Namespace) -> None:
     def compare(form: str) -> tuple[float, str]:
         batches: Iterable[Tensor] = random_tokens(tokenizer.vocab_size, boundary)
         if options.text is not None:
-            sentences = Sentences([options.text], tokenizer, TextConfig())
+            sentences = Sentences([options.text], tokenizer, TextConfig(on_empty="skip"))
             found = itertools.islice(sentences.evaluation_batches(), options.max_batches)
             batches = (batch.inputs for batch in found)
         same = lm_exporting.agreement(model, ExportedLM(options.output, form), batches)

@@ -123,7 +123,8 @@ def _batches(
         table, source = Tokenizer(options.lang_dir), FEATURES
     table.check_matches(header["tokenizer"])
     if options.train_text:
-        return partial(Sentences(files, table, TextConfig(), keep=True).training_batches, seed=0, epoch=1)
+        sentences = Sentences(files, table, TextConfig(on_empty="skip"), keep=True)
+        return partial(sentences.training_batches, seed=0, epoch=1)
     config = DataConfig(max_duration=options.max_duration)
     return partial(training_batches, config, options.train_cuts, table, seed=0, epoch=1, source=source)
 

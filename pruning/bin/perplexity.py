@@ -21,7 +21,7 @@ from pruning.speech import arpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.perplexity import WordScores, perplexity, word_scores
 from pruning.speech.sentences import Sentences, TextConfig
-from pruning.speech.text_files import check_texts, read_sentences, set_name
+from pruning.speech.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, set_name
 from pruning.training import lm_runs, provenance
 from pruning.training.decoding_results import perplexity_path
 
@@ -40,6 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--lang-dir", help="directory with bpe.model and tokens.txt; not with --arpa")
     parser.add_argument("--vocabulary", type=Path,
                         help="words, one a line, that count; others are left out of the measure per word")
+    parser.add_argument("--on-empty", choices=ON_EMPTY, default=ON_EMPTY[0], help="where a line is empty")
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
@@ -60,7 +61,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if path.is_file() and read_json(path).get("parameters") == parameters:
             logger.info("%s is done", path)
             continue
-        lines = [line for line in read_sentences(text) if line]
+        lines = []
+        for number, line in enumerate(read_sentences(text), start=1):
+            if not line and options.on_empty == "error":
+                raise empty_line(text, number, "--on-empty skip")
+            lines += [line] if line else []
         try:
             found = perplexity(scorer(text, lines), lines, vocabulary)
         except ValueError as error:
@@ -87,7 +92,8 @@ def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:
     model.eval()
 
     def score(text: Path, lines: Sequence[str]) -> list[WordScores]:
-        sentences = Sentences([text], tokenizer, TextConfig(max(options.max_tokens, LONGEST + 2), LONGEST))
+        config = TextConfig(max(options.max_tokens, LONGEST + 2), LONGEST, on_empty="skip")
+        sentences = Sentences([text], tokenizer, config)
         if len(sentences) != len(lines):
             raise UserError(f"{text} has a sentence of more than {LONGEST} tokens", "split it")
         return word_scores(model, sentences.evaluation_batches(), tokenizer)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.speech.bpe import SOS_EOS, Tokenizer
+from pruning.speech.text_files import ON_EMPTY, empty_line
 from pruning.speech.tokenized import FileFacts, tokenized
 
 logger = logging.getLogger(__name__)
@@ -26,13 +27,17 @@ class TextConfig:
         max_tokens: of a batch, padding included.
         max_length: longer sentences are split into pieces of so many tokens.
         max_unknown: share of tokens that the tokenizer may not know; more is an error.
+        on_empty: ``error`` or ``skip``: empty lines.
     """
 
     max_tokens: int = 4096
     max_length: int = 256
     max_unknown: float = 0.01
+    on_empty: str = ON_EMPTY[0]
 
     def __post_init__(self) -> None:
+        if self.on_empty not in ON_EMPTY:
+            raise ValueError(f"data.on_empty is {self.on_empty!r}, not one of {', '.join(ON_EMPTY)}")
         if self.max_length < 1 or self.max_tokens <= self.max_length:
             raise ValueError("data.max_length is at least 1, and data.max_tokens larger than it")
 
@@ -82,7 +87,8 @@ class Sentences:
         keep: whether ``text`` of the language directory keeps the ids (see `pruning.speech.tokenized`).
 
     Raises:
-        UserError: a file is missing, is no text, has no sentence, or has too many characters that are not covered.
+        UserError: a file is missing, is no text, has no sentence, an empty line or too many characters that are not
+            covered.
     """
 
     def __init__(
@@ -93,6 +99,8 @@ class Sentences:
         text = tokenized(paths, tokenizer, tokenizer.lang_dir / "text" if keep else None)
         for facts in text.files:
             _check_covered(facts, config.max_unknown)
+            if facts.first_empty and config.on_empty == "error":
+                raise empty_line(facts.path, facts.first_empty, "data.on_empty=skip")
         empty = sum(facts.empty for facts in text.files)
         if not len(text.ids):
             raise UserError(f"{', '.join(map(str, paths))} holds no sentence", "give text, one sentence a line")

@@ -24,6 +24,15 @@ def check_texts(paths: Sequence[PathLike]) -> list[Path]:
     return [Path(path) for path in paths]
 
 
+ON_EMPTY = ("error", "skip")
+"""What to do where a line is empty."""
+
+
+def empty_line(path: PathLike, number: int, option: str) -> UserError:
+    """That line ``number`` is empty, and by which ``option`` such lines are left out."""
+    return UserError(f"{path} line {number} is empty", f"take it out, or give {option} to leave such lines out")
+
+
 def set_name(path: PathLike) -> str:
     """What a text is called in tables: its file's name without endings."""
     return Path(path).name.split(".")[0]

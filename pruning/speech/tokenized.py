@@ -23,7 +23,7 @@ from pruning.speech.text_files import check_texts, read_sentences
 logger = logging.getLogger(__name__)
 
 _CHUNK = 20_000
-_VERSION = 1
+_VERSION = 2
 _FACTS, _IDS, _LENGTHS = "facts.json", "ids.npy", "lengths.npy"
 
 
@@ -36,6 +36,7 @@ class FileFacts:
         sentences, empty: lines with and without words.
         tokens, unknown: tokens but marks between words, and those that are not known.
         first: where the first unknown one is, in words; empty: nowhere.
+        first_empty: number of the first empty line, from 1; 0: there is none.
     """
 
     path: str
@@ -46,6 +47,7 @@ class FileFacts:
     tokens: int
     unknown: int
     first: str
+    first_empty: int
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,13 @@ def _to_npy(raw: Path, path: Path, dtype: Any) -> None:
 
 def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], lengths: IO[bytes]) -> FileFacts:
     size, changed = _stamp(path)
-    sentences = empty = tokens = unknown = 0
+    sentences = empty = tokens = unknown = first_empty = 0
     first = ""
     numbered = enumerate(read_sentences(path), start=1)
     while lines := list(itertools.islice(numbered, _CHUNK)):
         filled = [(number, line) for number, line in lines if line]
+        if len(filled) < len(lines) and not first_empty:
+            first_empty = next(number for number, line in lines if not line)
         rows = tokenizer.encode_all([line for _, line in filled])
         counts = np.fromiter(map(len, rows), np.int32, len(rows))
         flat = np.fromiter(itertools.chain.from_iterable(rows), kind, int(counts.sum()))
@@ -151,7 +155,7 @@ def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], len
             first = f"line {filled[row][0]}, {filled[row][1][:40]!r}"
         sentences, empty = sentences + len(filled), empty + len(lines) - len(filled)
         tokens, unknown = tokens + counted, unknown + strange
-    return FileFacts(str(path), size, changed, sentences, empty, tokens, unknown, first)
+    return FileFacts(str(path), size, changed, sentences, empty, tokens, unknown, first, first_empty)
 
 
 def _read(place: Path, mapped: bool) -> TokenizedText:

@@ -87,7 +87,9 @@ def test_empty_lines_and_gzip(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as stream:
         stream.write("ONE  TWO\n\n \nTHREE\n")
     assert list(read_sentences(path)) == ["ONE TWO", "", "", "THREE"]
-    assert unpacked(Sentences([path], tokenizer, TextConfig()).evaluation_batches(), 1) == {
+    with pytest.raises(UserError, match="line 2 is empty; take it out, or give data.on_empty=skip"):
+        Sentences([path], tokenizer, TextConfig())
+    assert unpacked(Sentences([path], tokenizer, TextConfig(on_empty="skip")).evaluation_batches(), 1) == {
         0: tokenizer.encode("ONE TWO"), 1: tokenizer.encode("THREE"),
     }  # fmt: skip
 
@@ -97,6 +99,9 @@ def test_bad_text_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Sentences([path], tokenizer, TextConfig())
     path.write_text("\n\n")
+    with pytest.raises(UserError, match="holds no sentence"):
+        Sentences([path], tokenizer, TextConfig(on_empty="skip"))
+    path.write_text("")
     with pytest.raises(UserError, match="holds no sentence"):
         Sentences([path], tokenizer, TextConfig())
     path.write_text("ONE\nTWO ДВА\n")

@@ -73,7 +73,7 @@ def test_no_sentence_at_all(tmp_path: Path, tokenizer: Tokenizer) -> None:
     found = tokenized.tokenized([path], tokenizer, tmp_path / "cache")
     assert not len(found.ids) and found.files[0].empty == 2
     with pytest.raises(UserError, match="holds no sentence"):
-        Sentences([path], tokenizer, TextConfig(), keep=True)
+        Sentences([path], tokenizer, TextConfig(on_empty="skip"), keep=True)
 
 
 def test_without_a_place_they_are_in_memory(
