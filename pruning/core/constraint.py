@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
@@ -79,7 +80,7 @@ def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Map
         if target > reachable[cost]:
             raise UserError(
                 f"a sparsity of {target:g} in {cost} is beyond reach: "
-                f"at most {reachable[cost]:.3f} with units of {kinds}",
+                f"at most {math.floor(1e4 * reachable[cost]) / 1e4:.4f} with units of {kinds}",
                 "lower the target or enable more kinds (gating.gates.kinds, criterion.kinds)",
             )
 

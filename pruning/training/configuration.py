@@ -70,15 +70,28 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(container)
 
 
+def defaults(cls: type[Any]) -> dict[str, Any]:
+    """The values that a configuration of a class has where nothing is said, as a plain dictionary."""
+    return _plain(OmegaConf.to_container(OmegaConf.structured(cls), throw_on_missing=False, enum_to_str=True))
+
+
 def save(config: Any, path: PathLike) -> None:
     """Write a configuration (a dataclass or a plain dictionary) as YAML, by rename."""
     values = dict(config) if isinstance(config, Mapping) else to_dict(config)
     write_text(path, yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, width=120))
 
 
-def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two plain configurations, with both values (None where absent)."""
+def changed_keys(
+    before: Mapping[str, Any], now: Mapping[str, Any], absent: Optional[Mapping[str, Any]] = None
+) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two plain configurations, with both values (None where absent).
+
+    Args:
+        before, now: the configurations.
+        absent: what keys stood for that ``before`` does not have: it was written by a version without them.
+    """
     old, new = dict(_flatten(before)), dict(_flatten(now))
+    old = {**{key: value for key, value in _flatten(absent or {}) if key in new}, **old}
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 

@@ -63,13 +63,16 @@ def locked(exp_dir: Path) -> Iterator[None]:
         yield
 
 
-def check_unchanged(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+def check_unchanged(
+    exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any], defaults: Optional[Mapping[str, Any]] = None
+) -> None:
     """Refuse to go on with (or to call done) a run that began with another configuration or other inputs.
 
     Args:
         exp_dir: the experiment.
         config: its configuration.
         run: what else the weights depend on: the number of processes, fingerprints of the inputs.
+        defaults: of the configuration: a run of a version that did not have a key yet goes on with its default.
 
     Raises:
         UserError: a key differs that changes the weights; names the key.
@@ -80,7 +83,7 @@ def check_unchanged(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, 
     if (exp_dir / RUN).exists():
         began.append((read_json(exp_dir / RUN, "restore it, or use another --exp-dir"), run))
     for before, now in began:
-        for key, (old, new) in configuration.changed_keys(before, now).items():
+        for key, (old, new) in configuration.changed_keys(before, now, defaults if now is config else None).items():
             if key.rsplit(".", 1)[-1] not in _HARMLESS:
                 raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}",
                                 "give the same configuration and inputs, or use another --exp-dir")

@@ -306,6 +306,7 @@ def fit(
         exp_dir=exp_dir,
         header={"model": registry.describe(task.model), "tokenizer": tokenizer.describe(), **header},
         configuration=configuration.to_dict(config),
+        defaults=configuration.defaults(type(config)),
         inputs=_fingerprints({**data.files, "lang_dir": [tokenizer.path]}, networks),
         steps_per_epoch=data.steps_per_epoch,
         world=world,

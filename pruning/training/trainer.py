@@ -49,6 +49,7 @@ class Trainer:
         header: for the checkpoints; ``header["model"]`` describes the network.
         configuration: the whole command's configuration as a plain dictionary, kept as ``config.yaml`` and compared
             when resuming; by default the trainer's alone.
+        defaults: of the configuration, for what a run that began with an earlier version did not have.
         inputs: what else the weights depend on, by name: compared when resuming.
         steps_per_epoch: batches of one epoch per process, where known: gives the schedule its end.
         world: as :func:`distributed.initialise` returned it; by default called here.
@@ -67,6 +68,7 @@ class Trainer:
         exp_dir: PathLike,
         header: Mapping[str, Any],
         configuration: Optional[Mapping[str, Any]] = None,
+        defaults: Optional[Mapping[str, Any]] = None,
         inputs: Optional[Mapping[str, Any]] = None,
         steps_per_epoch: Optional[int] = None,
         world: Optional[distributed.World] = None,
@@ -84,7 +86,7 @@ class Trainer:
         config.schedule.check(self.total_steps)
         self._configuration = dict(configuration) if configuration is not None else to_dict(config)
         self._began_with = {"processes": self.world.size, "inputs": dict(inputs or {})}
-        experiment.check_unchanged(self.exp_dir, self._configuration, self._began_with)
+        experiment.check_unchanged(self.exp_dir, self._configuration, self._began_with, defaults)
 
         self.task = task.to(self.world.device)
         self.optimiser = Optimiser(config.optimiser, config.schedule, task.parameter_groups(), task)

@@ -42,6 +42,16 @@ def test_the_same_is_accepted_and_what_has_not_begun_is_not_compared(tmp_path: P
     experiment.check_unchanged(tmp_path, {"seed": 2}, {})
 
 
+def test_a_key_of_a_later_version_has_its_default(tmp_path: Path) -> None:
+    begun(tmp_path)
+    defaults = {"data": {"on_empty": "error"}}
+    experiment.check_unchanged(tmp_path, {"seed": 1, **defaults}, BEGAN, defaults)
+    with pytest.raises(UserError, match="data.on_empty=error, not data.on_empty=skip"):
+        experiment.check_unchanged(tmp_path, {"seed": 1, "data": {"on_empty": "skip"}}, BEGAN, defaults)
+    with pytest.raises(UserError, match="seed=1, not seed=2"):
+        experiment.check_unchanged(tmp_path, {"seed": 2}, BEGAN, {"seed": 2})
+
+
 def test_its_configuration_must_be_there(tmp_path: Path) -> None:
     (begun(tmp_path) / experiment.CONFIG).unlink()
     with pytest.raises(UserError, match="config.yaml does not exist"):
