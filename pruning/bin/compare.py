@@ -8,7 +8,7 @@ from typing import Optional
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
-from pruning.training import comparison, comparison_tables, report
+from pruning.training import comparison, comparison_tables, report, sweep_measures
 
 EXPLANATION = {
     "WER %": """\
@@ -22,9 +22,9 @@ reference: paired, the same utterances for both; p is two-sided, corrected by Ho
 are the encoder's, its frontend included.""",
     "perplexity / word": """\
 Perplexity per word (the sentence's end counts, words outside the vocabulary do not), geometric mean over seeds, with
-the 95 % interval of a bootstrap that draws blocks of {block} sentences, then sentences, and seeds where there are
-several. {seeds} Above the reference: in percent of perplexity, paired, the same sentences for both; p is two-sided,
-corrected by Holm over the lines of the table. Sizes are those of the blocks, without the embedding. What is zero
+the 95 % interval of a bootstrap that draws blocks of {block} sentences, and seeds where there are several. {seeds}
+Above the reference: in percent of perplexity, paired, the same sentences for both; p is two-sided, corrected by Holm
+over the lines of the table. Sizes are those of the blocks, without the embedding. What is zero
 (unstructured) saves nothing in dense kernels: neither memory nor time.""",
 }
 SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} {unit}, pooled over them."
@@ -58,7 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     unit = "% of perplexity" if found.measure is comparison.MEASURES["perplexity"] else "points"
     seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
     parts = [options.note] if options.note else []
-    parts.append(EXPLANATION[found.measure.name].format(seeds=seeds, block=comparison.BLOCK))
+    parts.append(EXPLANATION[found.measure.name].format(seeds=seeds, block=sweep_measures.BLOCK))
     if found.measure is comparison.MEASURES["wer"] and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
     if found.claims:

@@ -16,8 +16,8 @@ from pruning.files import read_json
 from pruning.speech.decoding import SETTINGS
 from pruning.speech.statistics import Design, Estimate
 from pruning.training import facts, report
-from pruning.training.comparison import BLOCK
 from pruning.training.decoding_results import perplexity_path
+from pruning.training.sweep_measures import BLOCK, blocks_of, in_blocks
 
 NOTE = """\
 Perplexity per word: the end of a sentence counts as a word, words outside the vocabulary do not, for every model alike.
@@ -25,8 +25,8 @@ Real-time factor: features, encoder, search and language model, on the threads t
 
 
 AGAINST = """\
-% above: in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block} sentences,
-then sentences: what another run would give is not in it."""
+% above: in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block} sentences:
+what another run would give is not in it."""
 
 
 def excess(place: Path, other: Path, set_name: str) -> Estimate:
@@ -37,11 +37,11 @@ def excess(place: Path, other: Path, set_name: str) -> Estimate:
     """
     found = [read_json(perplexity_path(one, set_name), "measure it with pruning.bin.perplexity")
              for one in (place, other)]  # fmt: skip
-    words = np.array(found[0]["counted"], dtype=float)
+    words = np.array(in_blocks(found[0]["counted"]))
     if found[1]["counted"] != found[0]["counted"]:
         raise UserError(f"{place} and {other} were measured on other words of {set_name}", "measure both again")
-    design = Design.of([f"block {index // BLOCK}" for index in range(len(words))])
-    rates = [design.rate(np.array(one["nll"])[None], words) for one in found]
+    design = Design.of(blocks_of(len(found[0]["counted"])))
+    rates = [design.rate(np.array(in_blocks(one["nll"]))[None], words) for one in found]
     value, low, high = (100 * math.expm1(rate / 100) for rate in (rates[0] - rates[1]).interval)
     return Estimate(value, low, high)
 

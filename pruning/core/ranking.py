@@ -12,7 +12,7 @@ from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 
 RANKINGS = ("global", "group", "layers", "row")
-NORMALISATIONS = ("none", "group", "cost")
+NORMALISATIONS = ("none", "group", "cost", "root_cost")
 _CHEAPEST = 1e-4  # of the mean price
 
 
@@ -29,7 +29,7 @@ def normalised(
         how: ``none``; ``group``: by the root mean square of the group's scores (arXiv 1611.06440, section 2.2, has the
             L2 norm, which favours small groups), of all groups of its kind for a group of one unit; ``cost``: by what
             the unit alone costs in the dense network, so that the score is a price per parameter or operation (of two
-            units with the same negative score the cheaper one stays).
+            units with the same negative score the cheaper one stays); ``root_cost``: by the square root of that.
         price_power: how a score grows with the weights that it is of: 1/2 for an L2 norm.
     """
     if how == "none":
@@ -44,6 +44,7 @@ def normalised(
                  for group in selection.chosen}  # fmt: skip
         return torch.cat([part / scale[name] for name, part in parts.items()])
     known = costs.prices(cost)[selection.member]
+    price_power = price_power if how == "cost" else price_power / 2
     factor = known.clamp(min=_CHEAPEST * float(known.mean())) ** price_power  # of a unit that saves nothing, too
     return torch.where(scores < 0, scores * factor, scores / factor)
 

@@ -22,15 +22,13 @@ from pruning.training import checkpoint, sweep_measures
 from pruning.training.facts import read_facts
 from pruning.training.sweep import Run, expand, final_dir
 from pruning.training.sweep_config import TEACHER, SweepConfig, describe
-from pruning.training.sweep_measures import SPOKEN, stamp
+from pruning.training.sweep_measures import SPOKEN, blocks_of, stamp
 
 logger = logging.getLogger(__name__)
 
 UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
 _KEPT = ("encoder_parameters", "blocks_parameters", "parameters", "nonzero_parameters", "macs_10s", "macs_30s",
          "macs_per_token")  # fmt: skip
-BLOCK = 20
-"""Sentences of a text that are drawn together: neighbours are of one source."""
 
 
 def result_path(results: PathLike, run: Optional[Run]) -> Path:
@@ -80,8 +78,8 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
     sets: dict[str, Any] = {}
     for path in check_texts(config.test_text):
         count = sum(1 for line in read_sentences(path) if line)
-        sets[set_name(path)] = {"ids": [str(place) for place in range(count)],
-                                "speakers": [f"block {place // BLOCK}" for place in range(count)]}  # fmt: skip
+        names = blocks_of(count)
+        sets[set_name(path)] = {"ids": names, "speakers": [f"block {name}" for name in names]}
     for path in manifests.check_exists(config.test_cuts) if config.test_cuts else []:
         pairs = sorted((cut.id, str(cut.supervisions[0].speaker or cut.id)) for cut in manifests.iterate_cuts(path))
         ids, speakers = zip(*pairs)

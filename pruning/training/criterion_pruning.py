@@ -38,8 +38,9 @@ class CriterionConfig:
             share and at least one unit, as in a uniformly narrower network; ``layers``: whole layers go; ``row``: of
             single weights, every output row of a matrix keeps the same share. None: ``row`` for single weights by
             ``wanda``, which is defined so, else ``global``.
-        normalisation: of scores before a global ranking: ``none``, ``group`` or ``cost`` (see
-            `pruning.core.ranking.normalised`). The default was far the best for Taylor scores on the mini corpus.
+        normalisation: of scores before a global ranking: ``none``, ``group``, ``cost`` or ``root_cost`` (see
+            `pruning.core.ranking.normalised`). The default was far the best for Taylor scores on the mini corpus; in
+            language models it takes all of their heads, which ``root_cost`` does not.
         interval: steps between two cuts of a ramp.
         reopen: whether a closed unit may come back at a later cut (movement pruning).
     """

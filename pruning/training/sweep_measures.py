@@ -19,6 +19,8 @@ from pruning.training.sweep_config import SweepConfig
 
 SPOKEN = ("words", "tokens")
 """What is the same for every run, and is kept with the teacher's result alone."""
+BLOCK = 20
+"""Sentences of a text that are counted, and drawn, together: neighbours are of one source."""
 _MADE = ("command", "commit", "date")
 
 
@@ -73,20 +75,30 @@ def _classify(config: SweepConfig, place: PathLike) -> Iterator[list[str]]:
     yield python("classify", *_on_cuts(config, place))
 
 
+def in_blocks(values: Sequence[float]) -> list[float]:
+    """Sums over blocks of `BLOCK`."""
+    return [round(sum(values[start : start + BLOCK]), 3) for start in range(0, len(values), BLOCK)]
+
+
+def blocks_of(sentences: int) -> list[str]:
+    """Names of the blocks of a text."""
+    return [str(start // BLOCK) for start in range(0, sentences, BLOCK)]
+
+
 def _perplexities(config: SweepConfig, place: Path, whole: bool) -> dict[str, Any]:
-    """Errors are nats of the words that count."""
+    """Errors are nats of the words that count; in the place of utterances there are blocks of sentences."""
     sets: dict[str, Any] = {}
     for text in map(Path, config.test_text):
         name = set_name(text)
         found = read_json(perplexity_path(place, name), "run the sweep again")
         sets[name] = {
-            "utterances": stamp([str(place) for place in range(found["sentences"])]),
-            "errors": found["nll"],
+            "utterances": stamp(blocks_of(found["sentences"])),
+            "errors": in_blocks(found["nll"]),
             "nll": [round(found["token_nll"], 3)],
             **_made(found),
         }
         if whole:
-            sets[name] |= {"words": found["counted"], "tokens": [found["tokens"]]}
+            sets[name] |= {"words": in_blocks(found["counted"]), "tokens": [found["tokens"]]}
     return sets
 
 
