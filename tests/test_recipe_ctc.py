@@ -21,6 +21,10 @@ STEPS = ("trainer.max_steps=6 trainer.valid_interval=3 trainer.num_threads=1 tra
 SMALL = ("model.encoder.config.conv_channels=[8,8,8,8,8,8,8] model.encoder.config.d_model=32 "
          "model.encoder.config.head_dim=8 model.encoder.config.ffn_dim=[64]")  # fmt: skip
 
+TARGETS = {"hj-mac": [], "hj-size": ["constraint.size=0.5"],
+           "hj-sepsize": ["constraint.parts={size:frontend: 0.5, size:attention+ffn: 0.5}"]}  # fmt: skip
+"""Besides what prune.yaml says."""
+
 
 def run(recipe: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PRUNING_ENV": "current", "OMP_NUM_THREADS": "1",
@@ -34,16 +38,20 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
     corpus = make_an4(tmp_path / "an4")
     done = run_an4(tmp_path, corpus, "--warm-up", "false", "--dev-speakers", "1", "--stop-stage", "1")
     assert done.returncode == 0, done.stderr[-2000:]
-    train, dev = (str(tmp_path / "data" / "cuts" / f"an4_cuts_{part}.jsonl.gz") for part in ("train", "dev"))
+    test, dev = (str(tmp_path / "data" / "cuts" / f"an4_cuts_{part}.jsonl.gz") for part in ("test", "dev"))
     places = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"), "--lang-dir",
-              str(tmp_path / "data/lang_char"), "--methods", "ctc_greedy_search", "--warm-up-cuts", train,
+              str(tmp_path / "data/lang_char"), "--methods", "ctc_greedy_search", "--warm-up-cuts", test,
               "--warm-up-dev-cuts", dev]  # fmt: skip
     pruning = f"{STEPS} constraint.ramp_share=0.5 gating.gate_lr=0.5 gating.multiplier_lr=5 trainer.max_steps=12"
     result = run("an4", *places, "--warm-up-args", f"{STEPS} {SMALL}", "--dense-args", STEPS, "--prune-args", pruning,
                  "--finetune-args", STEPS, "--target-macs", "0.3")  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
-    began = read_json(tmp_path / "exp" / "dense" / "run.json")["inputs"]["init"]
-    assert began and (tmp_path / "exp" / "warm_up" / ".done").is_file(), "from the warm-up, with its head"
+    began = {name: read_json(tmp_path / "exp" / name / "run.json")["inputs"] for name in
+             ("warm_up", "dense", "pruned", "finetuned")}  # fmt: skip
+    assert began["dense"]["init"], "from the warm-up, with its head"
+    for name, inputs in began.items():
+        part = "test" if name == "warm_up" else "train"
+        assert inputs["train_cuts"][0].startswith(f"an4_cuts_{part}.jsonl.gz "), "the warm-up alone is of other cuts"
     table = (tmp_path / "exp" / "RESULTS_CTC.md").read_text()
     assert "\n| dense " in table and "\n| pruned " in table and "ctc_greedy_search" in table
     small = facts.read_facts(tmp_path / "exp" / "finetuned")
@@ -59,7 +67,7 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     place = EGS / folder
     dense = configuration.load(speech_runs.RunConfig, place / "dense.yaml")
     finetune = configuration.load(speech_runs.RunConfig, place / "finetune.yaml")
-    config = configuration.load(speech_runs.PruneConfig, place / "prune.yaml", [f"method={method}"])
+    config = configuration.load(speech_runs.PruneConfig, place / "prune.yaml", [f"method={method}", *TARGETS[method]])
     assert dense.model is not None and dense.task == finetune.task == config.task == "ctc" and finetune.model is None
     assert finetune.distillation.layers == config.distillation.layers
     if dense.model.encoder:  # else the user's
@@ -78,6 +86,8 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
         ("an4", ["--warm-up", "false", "--warm-up-cuts", "x"], "--warm-up-cuts with --warm-up false"),
         ("an4", ["--data-dir", "nowhere"], "stage 2 needs nowhere/manifests/an4_supervisions_train.jsonl.gz"),
         ("librispeech", ["--mini", "maybe"], "--mini takes true or false"),
+        ("librispeech", ["--target", "0.4"], "--method hj-mac has --target-macs alone"),
+        ("librispeech", ["--method", "hj-size", "--target-macs", "0.4"], "--method hj-size has --target alone"),
         ("librispeech", ["--warm-up", "true"], "stage 4 needs conf/ctc/warm_up.yaml, which does not exist"),
         ("librispeech", ["--data-dir", "nowhere", "--stage", "9"], "stage 9 needs exp/ctc/dense/.done"),
     ],

@@ -18,6 +18,19 @@ for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
   [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
 done
+# what is asked for stands in the place of prune.yaml's share of MACs; HJ-Pruning's methods have one kind of target each
+targets=()
+case $method:${target:+size}:${target_macs:+macs}:${target_parts:+parts} in
+  hj-mac:size:* | hj-mac:*:parts) fail "--method hj-mac has --target-macs alone" ;;
+  hj-size:*:macs:* | hj-size:*:parts) fail "--method hj-size has --target alone" ;;
+  hj-sepsize:size:* | hj-sepsize:*:macs:*) fail "--method hj-sepsize has --target-parts alone" ;;
+  *:::) ;;
+  *) targets=("constraint.size=${target:-0}" "constraint.macs=${target_macs:-0}" "constraint.parts={${target_parts:-}}") ;;
+esac
+case $method in
+  hj-size) targets=("constraint.size=${target:-0.5}") ;;
+  hj-sepsize) targets=("constraint.parts={${target_parts:-size:frontend: 0.5, size:attention+ffn: 0.5}}") ;;
+esac
 : "${methods:=}" "${teacher:=$exp_dir/dense}"
 pruned=$exp_dir/pruned extracted=$exp_dir/extracted finetuned=$exp_dir/finetuned
 # the encoders of Hugging Face come with a package of their own
@@ -70,11 +83,17 @@ train() {
   train_in "$exp_dir/$2" "$1" "$3" --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "${@:4}"
 }
 
+# On cuts of its own: these names mean them in here alone.
+encoder_warm_up() {
+  local train_cuts=("${warm_up_cuts[@]}") dev_cuts=("${warm_up_dev_cuts[@]}")
+  # shellcheck disable=SC2086  # settings are words
+  train "the warm-up by CTC" warm_up train --config "$conf/warm_up.yaml" "hears=$hears" $warm_up_args
+}
+
 # shellcheck disable=SC2086  # settings are words
 encoder_training() {
   if in_stage 4 && [ "$warm_up" = true ] && [ "$teacher" = "$exp_dir/dense" ]; then
-    local train_cuts=("${warm_up_cuts[@]}") dev_cuts=("${warm_up_dev_cuts[@]}")
-    train "the warm-up by CTC" warm_up train --config "$conf/warm_up.yaml" $warm_up_args
+    encoder_warm_up
   fi
 
   if in_stage 5 && [ "$teacher" = "$exp_dir/dense" ]; then
@@ -85,13 +104,14 @@ encoder_training() {
       start=("pretrained=$exp_dir/warm_up")
       [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # with its head
     fi
-    train "the dense model" dense train --config "$conf/dense.yaml" ${start[@]+"${start[@]}"} $dense_args
+    train "the dense model" dense train --config "$conf/dense.yaml" "hears=$hears" ${start[@]+"${start[@]}"} \
+      $dense_args
   fi
 
   if in_stage 6; then
     require "$teacher/.done" 5
     train "pruning by $method" pruned prune --method "$method" --config "$conf/prune.yaml" --teacher "$teacher" \
-      $prune_args ${target:+"constraint.size=$target"} ${target_macs:+"constraint.macs=$target_macs"}
+      "hears=$hears" ${targets[@]+"${targets[@]}"} $prune_args
   fi
 
   if in_stage 7; then
@@ -131,11 +151,7 @@ encoder_tests() {
 
   if in_stage 10; then
     local report=(python -m pruning.bin.report --method "${methods[@]}")
-    if [ "$task" = intent ]; then
-      report=(python -m pruning.bin.intent_report)
-      [ -n "$pretrained" ] ||
-        report+=(--note "This encoder was not pre-trained: it says nothing of findings about pre-trained ones.")
-    fi
+    [ "$task" = ctc ] || report=(python -m pruning.bin.intent_report)
     run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
       "${report[@]}" --systems "dense=$teacher" "pruned=$finetuned" --sets "${test_parts[@]}" --output "$results"
     cat "$results"

@@ -10,13 +10,16 @@ from tabulate import tabulate
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
-from pruning.training import facts, report
+from pruning.training import checkpoint, facts, report
 from pruning.training.decoding_results import intents_path
 
 NOTE = """\
 Accuracy in percent of utterances: intent is scenario and action together, with the 95 % interval of a bootstrap that
 draws speakers, then their utterances. Intents that training does not have count as errors. Sizes and MACs (10 s of
 audio) are the encoder's, its frontend included; the real-time factor is that of the network alone."""
+
+FRESH = """\
+Of {names}, the encoder was not pre-trained: the figures say nothing of findings about pre-trained ones."""
 
 
 def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
@@ -51,10 +54,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--sets", nargs="+", required=True, help="test sets")
     parser.add_argument("--output", type=Path, required=True, help="Markdown")
     parser.add_argument("--title", default="Intents", help="heading")
-    parser.add_argument("--note", default="", help="a sentence above the table")
     options = parser.parse_args(argv)
     print(f"{table(options.systems, options.sets, 'simple')}\n")
-    parts = [*([options.note] if options.note else []), NOTE, table(options.systems, options.sets)]
+    fresh = [name for name, place in options.systems
+             if checkpoint.PRETRAINED not in checkpoint.read_header(checkpoint.file_of(place))]
+    parts = [*([FRESH.format(names=", ".join(fresh))] if fresh else []), NOTE, table(options.systems, options.sets)]
     report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.intent_report", argv)
 
 

@@ -80,8 +80,9 @@ class Selection:
         target; then units of the groups that are still fine enough fill what is left. Modules stay as they are unless
         units alone do not suffice.
 
-        One order of flips cannot meet several targets at once: the cost that is furthest below its target (or least
-        above it) comes to it, and the others end above theirs. Costs of parts that share no group come to theirs each.
+        Costs of parts that share no group come to their targets each. Otherwise costs are brought to their targets one
+        after the other, the one that is furthest below first, by closing units that it depends on: those that come
+        later, or share units, may end above theirs.
 
         Args:
             keep: the units kept to begin with.
@@ -113,6 +114,14 @@ class Selection:
         inside: Optional[Tensor] = None,
     ) -> Tensor:
         """See `fitted`; with ``inside (U,)`` bool, other units stay as they are."""
+        if len(targets) > 1 and (behind := self._behind(keep, costs, targets)):
+            for cost in behind:
+                if not self._behind(keep, costs, {cost: targets[cost]}):
+                    continue  # with what went for another
+                priced = (costs.prices(cost) > 0)[self.member]
+                of_cost = priced if inside is None else inside & priced
+                keep = self._moved(keep, ranks, costs, {cost: targets[cost]}, keep, fill, of_cost)
+            return keep
 
         def excess(candidate: Tensor) -> float:
             counts = self.hard_counts(candidate)
@@ -132,6 +141,12 @@ class Selection:
             filled = self._filled(before, order, opening, excess)
             candidates += [before, filled, keep]
         return min(candidates, key=lambda candidate: abs(excess(candidate)))
+
+    def _behind(self, keep: Tensor, costs: CostModel, targets: Mapping[str, float]) -> list[str]:
+        """Costs that are below their targets, the furthest first."""
+        counts = self.hard_counts(keep)
+        lack = {cost: target - costs.sparsity(counts, cost).item() for cost, target in targets.items()}
+        return sorted((cost for cost in lack if lack[cost] > 0), key=lambda cost: -lack[cost])
 
     def _filled(self, keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]) -> Tensor:
         """Flip more of ``order`` on this side of the target, leaving out groups whose next unit is too large."""

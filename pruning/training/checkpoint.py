@@ -53,6 +53,10 @@ def best_path(exp_dir: PathLike) -> Path:
     return Path(exp_dir) / "best.safetensors"
 
 
+PRETRAINED = "pretrained"
+"""Key of a header, and of those of all networks made from it: the name of the pre-trained one that was the start."""
+
+
 def file_of(source: PathLike) -> Path:
     """The file that ``source`` means: a checkpoint itself, or the best one of an experiment directory."""
     return best_path(source) if Path(source).is_dir() else Path(source)

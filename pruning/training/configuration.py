@@ -30,7 +30,8 @@ def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str]
     Args:
         cls: a (frozen) dataclass; fields without a default must be given by the file or the overrides.
         path: a YAML file, or None for the defaults alone.
-        overrides: ``"a.b=c"`` assignments, c read as YAML: ``"optimiser.lr=1e-3"``, ``"layers=[1,2]"``.
+        overrides: ``"a.b=c"`` assignments, c read as YAML: ``"optimiser.lr=1e-3"``, ``"layers=[1,2]"``; a mapping
+            such as ``"parts={x: 1}"`` or ``"parts={}"`` stands in the place of the one before it.
 
     Raises:
         UserError: the file is missing or is not YAML, a key is unknown or missing, a value has the wrong type.
@@ -38,9 +39,11 @@ def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str]
     sources: list[tuple[str, Any]] = []
     if path is not None:
         sources.append((str(path), _read_yaml(Path(path))))
+    whole: list[str] = []
     if overrides:
-        sources.append(("the command line", _read_overrides(overrides)))
-    return _merge(cls, sources)
+        given, whole = _read_overrides(overrides)
+        sources.append(("the command line", given))
+    return _merge(cls, sources, whole)
 
 
 def said(path: PathLike, key: str) -> Any:
@@ -115,18 +118,33 @@ def _read_yaml(path: Path) -> Any:
     return values
 
 
-def _read_overrides(overrides: Sequence[str]) -> DictConfig:
+def _read_overrides(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """The settings, and the keys whose values are whole mappings."""
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise UserError(f"'{override}' is not a setting", "write it as key=value, for example optimiser.lr=1e-3")
+    given, whole = OmegaConf.create(), []
     try:
-        return OmegaConf.from_dotlist(list(overrides))
+        for override in overrides:
+            key = override.partition("=")[0]
+            value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
+            if isinstance(value, DictConfig):
+                whole.append(key)
+            OmegaConf.update(given, key, value, merge=False, force_add=True)
+        return given, whole
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"settings {' '.join(overrides)} cannot be read ({_first_line(error)})",
                         "quote the value as YAML wants it") from None
 
 
-def _merge(cls: type[T], sources: Iterable[tuple[str, Any]]) -> T:
+def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str] = ()) -> T:
+    """Of sources in order; in the last one, mappings under the keys ``whole`` stand in the place of earlier ones."""
+    sources = list(sources)
+    for key in whole:
+        if _is_plain(OmegaConf.structured(cls), key):
+            for _, earlier in sources[:-1]:
+                if OmegaConf.select(earlier, key) is not None:
+                    OmegaConf.update(earlier, key, {}, merge=False)
     config = OmegaConf.structured(cls)
     origin, values = "the defaults", OmegaConf.create()
     try:
@@ -145,6 +163,14 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]]) -> T:
         # OmegaConf leaves its placeholders unfilled for elements of tuples
         reason = _first_line(error).replace("'$VALUE' of type '$VALUE_TYPE'", "of an element")
         raise UserError(f"{where} is not valid: {reason}", "correct the value") from None
+
+
+def _is_plain(config: DictConfig, key: str) -> bool:
+    """Whether what is under a key is a mapping, and no configuration with fields of its own."""
+    try:
+        return OmegaConf.get_type(OmegaConf.select(config, key)) is dict
+    except OmegaConfBaseException:  # no such key: it is told later
+        return False
 
 
 def _refused_key(cls: type, values: Any) -> Optional[str]:

@@ -24,7 +24,7 @@ RUN = "run.json"
 LOCK = ".lock"
 # settings that change what is told or kept, never the weights; they may change when a run is resumed
 _HARMLESS = {"log_interval", "tensorboard", "save_interval", "keep_last_k", "state_interval", "state_interval_seconds",
-             "num_workers"}
+             "num_workers", "on_empty"}
 
 
 def is_done(exp_dir: Path) -> bool:

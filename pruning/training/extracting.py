@@ -22,7 +22,7 @@ from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike, write_json
 from pruning.models import registry
-from pruning.models.transducer import Transducer
+from pruning.models.conformer import ConformerEncoder
 from pruning.speech.data import Batch
 from pruning.training import checkpoint
 from pruning.training.facts import network_facts, reference_length, write_facts
@@ -48,8 +48,13 @@ def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float
     return relative_difference(cast(Prunable, small).probe(torch.Generator().manual_seed(0)), masked)
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a network that hears has statistics to be estimated again."""
+    return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+
+
 @torch.no_grad()
-def reestimate_batch_norm(model: Transducer, batches: Iterable[Batch]) -> int:
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
     """Replace running statistics by the mean over ``batches``, everything else as in evaluation.
 
     Returns:
@@ -155,8 +160,9 @@ def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
 def _with_fresh_weights(model: nn.Module, seed: int, structure: Structure) -> nn.Module:
     torch.manual_seed(seed)
     fresh = registry.build(registry.describe(model)).eval()
-    if isinstance(model, Transducer) and isinstance(fresh, Transducer):
-        fresh.encoder.set_feature_statistics(model.encoder.feature_mean, 1 / model.encoder.feature_scale)
+    for one, other in zip(model.modules(), fresh.modules()):
+        if isinstance(one, ConformerEncoder) and isinstance(other, ConformerEncoder):
+            other.set_feature_statistics(one.feature_mean, 1 / one.feature_scale)
     if is_of_single_weights(structure):  # of these, the zeros are the structure
         groups = SingleWeights(fresh).unit_groups()
         fresh.load_state_dict(cut_tensors(fresh.state_dict(), groups, structure.without_scale()))
@@ -179,7 +185,7 @@ def extract_experiment(
         header: its checkpoint's header.
         structure: what to keep.
         exp_dir: gets ``best.safetensors``, ``structure.json`` and ``model.json``.
-        batches: training batches for a transducer's batch norms' statistics; None leaves them.
+        batches: training batches for batch norms' statistics; None leaves them.
         origin: what it is extracted from, for the header (JSON values); see `check_origin`.
         reinitialise: seed of fresh weights that the small network gets in place of those of ``dense``: its structure
             alone is inherited, and the statistics of features.
@@ -196,7 +202,7 @@ def extract_experiment(
         raise RuntimeError(f"masked and extracted outputs differ by {difference:.1e} relative, more than {EXACTNESS:g}")
     if reinitialise is not None:
         small = _with_fresh_weights(small, reinitialise, structure)
-    elif batches is not None and isinstance(small, Transducer):
+    elif batches is not None and has_batch_norm(small):
         logger.info("batch norms re-estimated on %d batches", reestimate_batch_norm(small, batches))
     facts = header.get("dense") or network_facts(dense)
     kept = structure.without_scale().to_dict()
@@ -208,8 +214,9 @@ def extract_experiment(
         "exactness": difference,
         ORIGIN: dict(origin or {}),
     }
-    if "targets" in header:  # of the pruning run
-        new_header["targets"] = header["targets"]
+    for key in ("targets", checkpoint.PRETRAINED):  # of the pruning run
+        if key in header:
+            new_header[key] = header[key]
     write_json(Path(exp_dir) / "structure.json", kept)
     write_facts(exp_dir, small, facts)
     checkpoint.save_model(checkpoint.best_path(exp_dir), small, new_header)

@@ -29,8 +29,8 @@ def load_hf(source: PathLike) -> HfEncoder:
 
     Args:
         source: a directory as ``save_pretrained`` writes it, whatever head stands on the encoder, or a name on the hub.
-            What is not of the encoder is left out and logged. ``preprocessor_config.json``, if it is there, says
-            whether audio is normalised and padding left out of attention.
+            What is not of the encoder is left out and logged. ``preprocessor_config.json`` says whether audio is
+            normalised (where it does not: it is) and padding left out of attention.
 
     Raises:
         UserError: it is no checkpoint, of no network that is known here, or lacks tensors of the encoder; transformers
@@ -45,9 +45,24 @@ def load_hf(source: PathLike) -> HfEncoder:
         raise UserError(f"{path} does not hold a configuration", _REMEDY)
     if (directory / _PREPROCESSOR).is_file():
         preprocessor = read_json(directory / _PREPROCESSOR, _REMEDY)
+    else:
+        logger.warning("%s has no %s: its audio is normalised, as is usual", source, _PREPROCESSOR)
+    preprocessor = {"do_normalize": True, **preprocessor}  # as Hugging Face's feature extractor does
     encoder = HfEncoder.from_hf(values, preprocessor, str(path))
     _put(encoder, _weights(directory), str(directory))
     return encoder.eval()
+
+
+def weights_file(source: PathLike) -> Path:
+    """A file of a directory that stands for its weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in (_SAFE, _PICKLED, f"{_SAFE}.index.json", f"{_PICKLED}.index.json"):
+        if (Path(source) / name).is_file():
+            return Path(source) / name
+    raise UserError(f"{source} holds no weights", _REMEDY)
 
 
 def _downloaded(name: str) -> Path:

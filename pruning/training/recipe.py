@@ -76,6 +76,14 @@ class Recipe(ABC):
     def begin(self, network: nn.Module) -> None:  # noqa: B027
         """Prepare a network of fresh weights for its data."""
 
+    def stands_on(self) -> dict[str, PathLike]:
+        """Checkpoints besides the options' that the weights depend on, by name."""
+        return {}
+
+    def origin(self) -> dict[str, Any]:
+        """What the header of a network that begins here says of its start."""
+        return {}
+
     def check_teacher(self, teacher: nn.Module) -> None:  # noqa: B027
         """Refuse a distillation that the teacher cannot give."""
 
@@ -134,8 +142,9 @@ class Recipe(ABC):
             header = runs.continued(network, found)
         else:
             network = self.fresh()
+            header = self.origin()
         task = self.task(network.train(), self.teacher(teacher))
-        self._fit(task, exp_dir, {"init": init, "teacher": teacher}, header, header.get("dense"))
+        self._fit(task, exp_dir, {"init": init, "teacher": teacher, **self.stands_on()}, header, header.get("dense"))
 
     def prune(self, exp_dir: PathLike, teacher: PathLike) -> None:
         """Train a copy of the teacher while it is pruned, until it costs what the constraint says.
@@ -150,7 +159,7 @@ class Recipe(ABC):
         config: runs.PruningConfig = self.config
         if self.config.model is not None:
             raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
-        network, _ = self.load(teacher)
+        network, found = self.load(teacher)
         self.check(network)
         guide = self.teacher(teacher)
         facts = network_facts(network)
@@ -162,7 +171,8 @@ class Recipe(ABC):
         task = self.task(pruner.network.train(), guide, pruner)
         networks = {"teacher": teacher, "counts_from": config.counts_from,
                     "latency_table": config.constraint.latency_table}  # fmt: skip
-        self._fit(task, exp_dir, networks, {"dense": facts}, facts)
+        kept = {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
+        self._fit(task, exp_dir, networks, {"dense": facts, **kept}, facts)
 
     def _fit(
         self,

@@ -168,7 +168,7 @@ def continued(model: nn.Module, header: checkpoint.Header) -> dict[str, Any]:
     """
     if "structure" in header and is_of_single_weights(Structure.from_dict(header["structure"])):
         hold_zeros(model)
-    return {key: header[key] for key in ("structure", "dense") if key in header}
+    return {key: header[key] for key in ("structure", "dense", checkpoint.PRETRAINED) if key in header}
 
 
 class HasVocabulary(Protocol):

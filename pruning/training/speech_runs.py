@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -14,6 +15,7 @@ from pruning.core.distillation import DistillationConfig
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.models import encoders
+from pruning.models.conformer import ConformerEncoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, SpeechModel, SpeechModelConfig
 from pruning.speech import manifests, sources
 from pruning.speech.augment import SampleAugment, SpecAugment
@@ -28,6 +30,8 @@ from pruning.training.recipe import Recipe
 from pruning.training.speech_task import SpeechLossConfig, SpeechTask
 from pruning.training.trainer_config import TrainerConfig
 
+HEARS = ("samples", "features")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -38,6 +42,7 @@ class RunConfig:
         model: dimensions; not given when training starts from a checkpoint.
         pretrained: whose encoder training starts from, in the place of ``model.encoder``: directory or hub name of a
             Hugging Face checkpoint, or an experiment of the same kind, whatever its task.
+        hears: ``samples`` or ``features``: refused where the encoder hears the other; None: whichever it does.
         loss: see `SpeechLossConfig`.
         data: batches; their augmentation is `SpecAugment` or `SampleAugment`, by what the encoder hears.
         distillation: what is learned from a teacher, where one is given.
@@ -47,6 +52,7 @@ class RunConfig:
     task: str
     model: Optional[SpeechModelConfig] = None
     pretrained: Optional[str] = None
+    hears: Optional[str] = None
     loss: SpeechLossConfig = field(default_factory=SpeechLossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
@@ -55,6 +61,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task is {self.task!r}, not one of {', '.join(TASKS)}")
+        if self.hears not in (None, *HEARS):
+            raise ValueError(f"hears is {self.hears!r}, not one of {', '.join(HEARS)}")
+        if self.distillation.ctc_weight or self.distillation.loss == "cofi":
+            raise ValueError("distillation.ctc_weight and distillation.loss=cofi are of transducers")
         if self.model is not None and self.model.task != self.task:
             raise ValueError(f"task is {self.task!r}, model.task {self.model.task!r}")
 
@@ -127,6 +137,9 @@ class SpeechRecipe(Recipe):
         """A model of the configuration's dimensions, or around a pre-trained encoder."""
         config = replace(self.config.model, outputs=vocab_size)
         if self.config.pretrained is None:
+            if not config.encoder:
+                raise UserError("the configuration has no model.encoder",
+                                "give its dimensions, or pretrained=DIRECTORY (--pretrained of a recipe)")  # fmt: skip
             return SpeechModel(config)
         encoder = self._pretrained(self.config.pretrained)
         model = SpeechModel(replace(config, encoder=encoders.describe(encoder)))
@@ -138,6 +151,29 @@ class SpeechRecipe(Recipe):
             return load_network(source)[0].encoder
         return hf_checkpoint.load_hf(source).plain()  # a network of ours: it is saved and copied without transformers
 
+    def begin(self, network: nn.Module) -> None:
+        """Statistics of features, of an encoder that hears them and comes without."""
+        assert isinstance(network, SpeechModel)
+        if self.config.pretrained is None and isinstance(network.encoder, ConformerEncoder):
+            transducer_runs.set_feature_statistics(network.encoder, self.first_batches())
+
+    def origin(self) -> dict[str, Any]:
+        """The name of what was pre-trained, handed on where training starts from an experiment."""
+        source = self.config.pretrained
+        if source is None:
+            return {}
+        if not checkpoint.best_path(source).is_file():
+            return {checkpoint.PRETRAINED: Path(source).name}
+        found = checkpoint.read_header(checkpoint.best_path(source))
+        return {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
+
+    def stands_on(self) -> dict[str, PathLike]:
+        """An experiment that training starts from; what a hub name stands for does not change."""
+        source = self.config.pretrained
+        if source is None or not Path(source).is_dir():
+            return {}
+        return {"pretrained": source if checkpoint.best_path(source).is_file() else hf_checkpoint.weights_file(source)}
+
     def check(self, network: nn.Module) -> None:
         """The network says what it hears, and its task must be the configuration's."""
         assert isinstance(network, SpeechModel)
@@ -145,6 +181,10 @@ class SpeechRecipe(Recipe):
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
             raise UserError(what, "give one for the same task")
         self._source = source_of(network)
+        heard = HEARS[self._source is FEATURES]
+        if self.config.hears not in (None, heard):
+            raise UserError(f"the encoder hears {heard}, the run is to hear {self.config.hears}",
+                            "give another configuration (model.encoder), or another --hears")  # fmt: skip
         manifests.check_exists([*self.inputs.train_cuts, *self.inputs.dev_cuts])
 
     def wants_teacher(self) -> bool:
@@ -176,6 +216,8 @@ class SpeechRecipe(Recipe):
         """This process's share of the cuts."""
         config, inputs, source = self.config, self.inputs, self._source
         files = {name: manifests.check_exists(getattr(inputs, name)) for name in ("train_cuts", "dev_cuts")}
+        if config.data.musan_cuts is not None:
+            files["musan_cuts"] = manifests.check_exists([config.data.musan_cuts])
 
         def train_batches(epoch: int, skip: int) -> Iterable[Batch]:
             return training_batches(config.data, inputs.train_cuts, self.tokenizer, self.seed, epoch, skip, world.rank,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pruning.core.distillation import DistillationConfig, LayerDistillation, frame_distillation, frame_mask
+from pruning.errors import UserError
 from pruning.models import encoders
 from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
 from pruning.speech.augment import SampleAugment, SpecAugment
@@ -73,6 +74,10 @@ class SpeechTask(PrunedTask):
         if self.teacher is not None and self.distillation.layers and self.distillation.layer_weight > 0:
             dims = (encoders.dimensions(one.encoder)[0] for one in (model, self.teacher))
             self.layer_distillation = LayerDistillation(self.distillation, *dims)
+        for prefix in loss.freeze:
+            if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
+                tops = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()}))
+                raise UserError(f"loss.freeze has {prefix!r}, and no parameter is named so", f"choose from {tops}")
         for name, parameter in model.named_parameters():
             if name.startswith(loss.freeze):
                 parameter.requires_grad_(False)

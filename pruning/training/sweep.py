@@ -100,7 +100,7 @@ def _fingerprints(config: SweepConfig, target: str) -> list[str]:
     loaded = configuration.load(config.recipe.PruneConfig, config.prune, config.targets.get(target, []))
     constraint = loaded.constraint
     names = [config.prune, config.finetune, config.scratch, constraint.latency_table,
-             *(path for part in PARTS for path in config.data(part)), str(Path(config.lang_dir) / "bpe.model"),
+             *(path for part in PARTS for path in config.data(part)), str(config.table.path),
              str(checkpoint.file_of(config.teacher)), config.vocabulary]  # fmt: skip
     return [_content(name, Path(name).stat().st_mtime_ns) for name in names if name is not None]
 

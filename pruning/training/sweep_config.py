@@ -17,6 +17,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import manifests
+from pruning.speech.data import Table
 from pruning.speech.decoding import SETTINGS, WEIGHT_OF
 from pruning.speech.text_files import check_texts
 from pruning.training import configuration, lm_runs, runs, speech_runs, transducer_runs
@@ -209,9 +210,13 @@ class SweepConfig:
         Raises:
             UserError: it is not there, or not of the sweep's kind and tokens.
         """
-        table = speech_runs.table_of(self.kind, self.lang_dir)
-        network: tuple[nn.Module, Mapping[str, Any]] = self.recipe.load_network(self.teacher, table)
+        network: tuple[nn.Module, Mapping[str, Any]] = self.recipe.load_network(self.teacher, self.table)
         return network
+
+    @functools.cached_property
+    def table(self) -> Table:
+        """Tokens or intents."""
+        return speech_runs.table_of(self.kind, self.lang_dir)
 
     def data(self, part: str) -> tuple[str, ...]:
         """Files of ``train``, ``dev`` or ``test``."""

@@ -14,6 +14,7 @@ from pruning.files import PathLike, read_json
 from pruning.speech import manifests
 from pruning.speech.scoring import count_errors, read_transcripts
 from pruning.speech.text_files import set_name
+from pruning.training import configuration
 from pruning.training.decoding_results import intents_path, likelihood_path, perplexity_path, read_results
 from pruning.training.sweep_config import SweepConfig
 
@@ -61,6 +62,8 @@ def _on_cuts(config: SweepConfig, place: PathLike) -> list[str]:
 
 def _read_text(config: SweepConfig, place: PathLike) -> Iterator[list[str]]:
     vocabulary = ["--vocabulary", config.vocabulary] if config.vocabulary is not None else []
+    data = configuration.load(config.recipe.RunConfig, config.finetune, config.settings).data
+    vocabulary += ["--on-empty", "skip"] if data.on_empty == "skip" else []
     yield python("perplexity", "--exp-dir", str(place), "--text", *config.test_text, "--lang-dir", config.lang_dir,
                  *vocabulary)  # fmt: skip
 

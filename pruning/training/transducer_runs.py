@@ -15,6 +15,7 @@ from torch import nn
 from pruning.core.distillation import DistillationConfig, frame_mask
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.models.conformer import ConformerEncoder
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import checks, manifests
 from pruning.speech.augment import SpecAugment
@@ -93,6 +94,16 @@ def forward(model: nn.Module, batch: Batch) -> object:
     return model(batch.features, batch.lengths)
 
 
+def set_feature_statistics(encoder: ConformerEncoder, batches: Iterable[Batch]) -> None:
+    """Have an encoder normalise features by mean and deviation of the first of ``batches``."""
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    for batch in itertools.islice(batches, STATISTICS_BATCHES):
+        valid = batch.features[frame_mask(batch.lengths, batch.features.shape[1])].double()  # (frames, feature_dim)
+        total, squares, count = total + valid.sum(dim=0), squares + (valid**2).sum(dim=0), count + len(valid)
+    mean = total / count
+    encoder.set_feature_statistics(mean, (squares / count - mean**2).clamp(min=0).sqrt())
+
+
 class TransducerRecipe(Recipe):
     """Transducers on cuts with features.
 
@@ -120,12 +131,7 @@ class TransducerRecipe(Recipe):
     def begin(self, network: nn.Module) -> None:
         """Set the encoder's feature statistics from the first training batches; the same in every process."""
         assert isinstance(network, Transducer)
-        total, squares, count = torch.zeros(()), torch.zeros(()), 0
-        for batch in itertools.islice(self.first_batches(), STATISTICS_BATCHES):
-            valid = batch.features[frame_mask(batch.lengths, batch.features.shape[1])].double()  # (frames, feature_dim)
-            total, squares, count = total + valid.sum(dim=0), squares + (valid**2).sum(dim=0), count + len(valid)
-        mean = total / count
-        network.encoder.set_feature_statistics(mean, (squares / count - mean**2).clamp(min=0).sqrt())
+        set_feature_statistics(network.encoder, self.first_batches())
 
     def wants_teacher(self) -> bool:
         """Whether layers, the output or the CTC head are to be distilled."""

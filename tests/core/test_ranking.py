@@ -58,6 +58,22 @@ def test_parts_come_to_targets_of_their_own(first: float, second: float, seed: i
         assert reached[cost] == pytest.approx(target, abs=0.5 * float(coarsest) + 0.01)
 
 
+@settings(max_examples=20, deadline=None)
+@given(macs=st.floats(0.1, 0.5), part=st.floats(0.1, 0.5), seed=st.integers(0, 99))
+def test_a_part_and_the_whole_do_not_close_more_than_they_need(macs: float, part: float, seed: int) -> None:
+    """Units that a lagging cost does not depend on stay, whatever their scores: one of the targets is met just so."""
+    targets = {"macs": macs, "size:ffn": part}
+    costs = CostModel(GROUPS, MODEL.cost_terms(1000), parts=["size:ffn"])
+    selection = Selection(GROUPS, UNITS)
+    keep = selection.fitted(everything(selection), scores(selection, seed), costs, targets)
+    reached = costs.structure_sparsity(selection.structure(keep, scores(selection, seed)))
+    excess = {cost: reached[cost] - target for cost, target in targets.items()}
+    assert min(excess.values()) >= -0.02 and min(excess.values()) <= 0.02
+    alone = selection.fitted(everything(selection), scores(selection, seed), costs, {"macs": macs})
+    if costs.structure_sparsity(selection.structure(alone, scores(selection, seed)))["size:ffn"] >= part:
+        assert excess["macs"] <= 0.02, "MACs alone bring the part along"
+
+
 def test_a_global_ranking_closes_the_smallest() -> None:
     selection = Selection(GROUPS, ("ffn",))
     values = scores(selection)

@@ -195,3 +195,22 @@ def test_from_dict_names_the_origin() -> None:
 )
 def test_changed_keys(before: dict[str, Any], now: dict[str, Any], changes: dict[str, Any]) -> None:
     assert configuration.changed_keys(before, now) == changes
+
+
+def test_a_mapping_of_the_command_line_stands_in_the_place_of_the_files(tmp_path: Path) -> None:
+    """But single keys of it, and of configurations, are set one by one."""
+    path = tmp_path / "a.yaml"
+    path.write_text("targets: {a: 1.0, b: 2.0}\noptimiser: {lr: 0.5}\n")
+    cases = {
+        (): {"a": 1.0, "b": 2.0},
+        ("targets={}",): {},
+        ("targets={c: 3.0}",): {"c": 3.0},
+        ("targets={c: 3.0}", "targets={}"): {},
+        ("targets={c: 3.0}", "targets={d: 4.0}"): {"d": 4.0},
+        ("targets={c: 3.0}", "targets.d=4.0"): {"c": 3.0, "d": 4.0},
+        ("targets.c=3.0",): {"a": 1.0, "b": 2.0, "c": 3.0},
+    }
+    for overrides, wanted in cases.items():
+        assert configuration.load(Config, path, list(overrides)).targets == wanted, overrides
+    loaded = configuration.load(Config, path, ["optimiser={weight_decay: 0.1}"])
+    assert loaded.optimiser == Optimiser(0.5, 0.1)

@@ -42,6 +42,7 @@ def written(directory: Path, shape: dict[str, Any], head: str = "ForCTC") -> HfE
     inner = network if head == "Model" else getattr(network, network.base_model_prefix)
     encoder = stirred(HfEncoder(inner))
     network.save_pretrained(directory)
+    (directory / "preprocessor_config.json").write_text('{"do_normalize": false}')
     assert isinstance(encoder, HfEncoder)
     return encoder
 
@@ -118,12 +119,18 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     assert_same(load_hf(tmp_path), original)
 
 
-def test_the_preprocessor_is_read(tmp_path: Path) -> None:
+def test_the_preprocessor_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     written(tmp_path, SHAPES[0])
     said = {"do_normalize": True, "return_attention_mask": False, "sampling_rate": 16000}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     config = load_hf(tmp_path).config
     assert config.normalise_audio and not config.attention_mask
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert load_hf(tmp_path).config.normalise_audio, "as Hugging Face does"
+    (tmp_path / "preprocessor_config.json").unlink()
+    with caplog.at_level("WARNING"):
+        assert load_hf(tmp_path).config.normalise_audio
+    assert "has no preprocessor_config.json: its audio is normalised" in caplog.text
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:

@@ -186,6 +186,50 @@ def test_an_encoder_goes_from_task_to_task(work: Path, tmp_path: Path) -> None:
     assert not torch.equal(ours[name], theirs[name]) and ours[name].shape == theirs[name].shape
 
 
+def test_the_start_is_part_of_the_run(work: Path, tmp_path: Path) -> None:
+    """With another one it does not go on; what was pre-trained is known of all that comes from it."""
+    first = dense(work, tmp_path / "first", "speech_encoder", "ctc")
+    other = dense(work, tmp_path / "other", "speech_encoder", "ctc", trainer={"seed": 5})
+    tensors, header = checkpoint.load_model(first)
+    checkpoint.save_model(checkpoint.best_path(first), tensors, {**header, checkpoint.PRETRAINED: "wav2vec2-base"})
+    config = settings(work, tmp_path / "intent.yaml", "intent", model={"task": "intent"}, pretrained=str(first))
+    train.main(options(work, tmp_path / "intent", config))
+    pruning = settings(work, tmp_path / "prune.yaml", "intent", method="magnitude", constraint={"size": 0.3})
+    prune.main([*options(work, tmp_path / "pruned", pruning), "--teacher", str(tmp_path / "intent")])
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
+    tuning = settings(work, tmp_path / "finetune.yaml", "intent")
+    finetune.main([*options(work, tmp_path / "tuned", tuning), "--init", str(tmp_path / "small")])
+    for name in ("intent", "pruned", "small", "tuned"):
+        assert checkpoint.read_header(checkpoint.best_path(tmp_path / name))[checkpoint.PRETRAINED] == "wav2vec2-base"
+    checkpoint.best_path(first).write_bytes(checkpoint.best_path(other).read_bytes())
+    with pytest.raises(UserError, match="was begun with inputs.pretrained="):
+        train.main(options(work, tmp_path / "intent", config))
+
+
+def test_a_conformer_keeps_the_statistics_of_its_data(work: Path, tmp_path: Path) -> None:
+    """Of features, from the first batches; of batch norms, made again for the small network."""
+    teacher = dense(work, tmp_path, "conformer", "ctc")
+    model, _ = speech_runs.load_network(teacher)
+    batches = evaluation_batches(DataConfig(num_workers=0), [work / "slurp_cuts_train.jsonl.gz"],
+                                 speech_runs.table_of("ctc", work / "lang"))  # fmt: skip
+    frames = torch.cat([batch.features[row, :length] for batch in batches for row, length in enumerate(batch.lengths)])
+    torch.testing.assert_close(model.encoder.feature_mean, frames.mean(dim=0), atol=1e-2, rtol=1e-3)
+    pruning = settings(work, tmp_path / "prune.yaml", "ctc", method="magnitude", constraint={"size": 0.3})
+    prune.main([*options(work, tmp_path / "pruned", pruning), "--teacher", str(teacher)])
+    means = []
+    for name, data in (("with", ["--train-cuts", str(work / "slurp_cuts_train.jsonl.gz"), "--lang-dir",
+                                 str(work / "lang")]), ("without", [])):  # fmt: skip
+        extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / name), *data])
+        state = speech_runs.load_network(tmp_path / name)[0].state_dict()
+        means.append(torch.cat([value for key, value in state.items() if key.endswith("running_mean")]))
+        torch.testing.assert_close(state["encoder.feature_mean"], model.encoder.feature_mean)
+    assert not torch.equal(*means)
+    fresh = ["--reinitialise", "1"]
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "fresh"), *fresh])
+    found = speech_runs.load_network(tmp_path / "fresh")[0].encoder.feature_mean
+    torch.testing.assert_close(found, model.encoder.feature_mean)
+
+
 def test_a_hugging_face_checkpoint_is_a_start(work: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="it writes the checkpoint")
     from tests.models.speech_encoders import SHAPES, hf_values
@@ -203,6 +247,8 @@ def test_a_hugging_face_checkpoint_is_a_start(work: Path, tmp_path: Path) -> Non
     assert isinstance(model, SpeechModel) and isinstance(model.encoder, SpeechEncoder)
     name = "feature_extractor.conv_layers.1.conv.weight"
     assert torch.equal(model.encoder.state_dict()[name], theirs.state_dict()[name])
+    assert model.encoder.config.normalise_audio, "as Hugging Face does where no preprocessor says otherwise"
+    assert recipe.origin() == {"pretrained": "hf"} and recipe.stands_on()["pretrained"].is_file()
 
 
 HJ = {
@@ -255,6 +301,18 @@ def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
     other = settings(work, tmp_path / "y.yaml", "intent")
     with pytest.raises(UserError, match="is not the table that the checkpoint was trained with"):
         finetune.main([*options(work, tmp_path / "z", other), "--init", str(place)])
+    for wrong in ({"ctc_weight": 1.0}, {"loss": "cofi"}):
+        path = settings(work, tmp_path / "x.yaml", "ctc", distillation=wrong)
+        with pytest.raises(UserError, match="distillation.ctc_weight and distillation.loss=cofi are of transducers"):
+            configuration.load(speech_runs.RunConfig, path)
+    frozen = settings(work, tmp_path / "frozen.yaml", "ctc", loss={"freeze": ["feature_extractor"]})
+    with pytest.raises(UserError, match="loss.freeze has 'feature_extractor', and no parameter is named so"):
+        finetune.main([*options(work, tmp_path / "z", frozen), "--init", str(place)])
+    with pytest.raises(UserError, match="the encoder hears features, the run is to hear samples"):
+        finetune.main([*options(work, tmp_path / "z", settings(work, tmp_path / "h.yaml", "ctc", hears="samples")),
+                       "--init", str(place)])  # fmt: skip
+    with pytest.raises(UserError, match="the configuration has no model.encoder; give its dimensions, or pretrained="):
+        train.main(options(work, tmp_path / "z", settings(work, tmp_path / "n.yaml", "ctc", model={"task": "ctc"})))
     deep = settings(work, tmp_path / "deep.yaml", "ctc", distillation={"layers": [9]})
     with pytest.raises(UserError, match="distillation.layers has 9"):
         finetune.main([*options(work, tmp_path / "z", deep), "--init", str(place), "--teacher", str(place)])
