@@ -69,7 +69,9 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     dense = configuration.load(speech_runs.RunConfig, place / "dense.yaml")
     assert dense.model is not None and not dense.model.encoder and dense.task == "intent"
     model = SpeechModel(SpeechModelConfig(warm_up.model.encoder, task="intent", outputs=5))
-    config = configuration.load(speech_runs.PruneConfig, place / "prune.yaml", [f"method={method}", *TARGETS[method]])
+    part = "subsampling" if folder.endswith("features") else "frontend"
+    targets = [setting.replace("frontend", part) for setting in TARGETS[method]]
+    config = configuration.load(speech_runs.PruneConfig, place / "prune.yaml", [f"method={method}", *targets])
     assert list(runs.new_pruner(model, config).targets)
     if folder != "conf":  # whose encoder is the user's
         assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]

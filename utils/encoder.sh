@@ -29,7 +29,11 @@ case $method:${target:+size}:${target_macs:+macs}:${target_parts:+parts} in
 esac
 case $method in
   hj-size) targets=("constraint.size=${target:-0.5}") ;;
-  hj-sepsize) targets=("constraint.parts={${target_parts:-size:frontend: 0.5, size:attention+ffn: 0.5}}") ;;
+  hj-sepsize)
+    halves="size:frontend: 0.5, size:attention+ffn: 0.5"
+    [ "$hears" = samples ] || halves="size:subsampling: 0.5, size:attention+ffn+convolution: 0.5"
+    targets=("constraint.parts={${target_parts:-$halves}}")
+    ;;
 esac
 : "${methods:=}" "${teacher:=$exp_dir/dense}"
 pruned=$exp_dir/pruned extracted=$exp_dir/extracted finetuned=$exp_dir/finetuned

@@ -12,7 +12,7 @@ warm_up_dev_cuts=       # to choose its checkpoint by; default: those of dev
 method=hj-mac           # of pruning: hj-size, hj-mac, hj-sepsize, l0 or a criterion
 target=                 # share of the encoder's parameters to remove (hj-size: default 0.5)
 target_macs=            # share of the encoder's MACs to remove (hj-mac: default prune.yaml's)
-target_parts=           # shares of parts: "size:frontend: 0.4, size:attention+ffn: 0.5" (hj-sepsize: default half of each)
+target_parts=           # shares of parts: "size:frontend: 0.4, size:attention+ffn: 0.5" (hj-sepsize: default half of frontend and rest)
 warm_up_args=           # settings over the configuration: "trainer.max_steps=2000"
 dense_args=             # the same for the dense model
 prune_args=             # the same for pruning

@@ -44,10 +44,10 @@ def test_the_same_is_accepted_and_what_has_not_begun_is_not_compared(tmp_path: P
 
 def test_a_key_of_a_later_version_has_its_default(tmp_path: Path) -> None:
     begun(tmp_path)
-    defaults = {"data": {"on_empty": "error"}}
+    defaults = {"data": {"max_length": 256}}
     experiment.check_unchanged(tmp_path, {"seed": 1, **defaults}, BEGAN, defaults)
-    with pytest.raises(UserError, match="data.on_empty=error, not data.on_empty=skip"):
-        experiment.check_unchanged(tmp_path, {"seed": 1, "data": {"on_empty": "skip"}}, BEGAN, defaults)
+    with pytest.raises(UserError, match="data.max_length=256, not data.max_length=128"):
+        experiment.check_unchanged(tmp_path, {"seed": 1, "data": {"max_length": 128}}, BEGAN, defaults)
     with pytest.raises(UserError, match="seed=1, not seed=2"):
         experiment.check_unchanged(tmp_path, {"seed": 2}, BEGAN, {"seed": 2})
 
