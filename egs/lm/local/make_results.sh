@@ -9,11 +9,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=utils/results.sh
 . ../../utils/results.sh
 
-# Perplexities of language models, by directories NAME/perplexity.
+# Perplexities of language models, by directories NAME/perplexity; SIZE-incremental is compared with SIZE-own.
 lms() {
-  local name=$1 title=$2 rows=()
-  for place in "results/$name"/*/; do rows+=("$(basename "$place")=$place"); done
-  python -m pruning.bin.lm_report --lms "${rows[@]}" --output "results/$name.md" --title "$title"
+  local name=$1 title=$2 rows=() pairs=() one
+  for place in "results/$name"/*/; do
+    one=$(basename "$place")
+    rows+=("$one=$place")
+    [[ $one != *-incremental ]] || pairs+=("$one=${one%-incremental}-own")
+  done
+  python -m pruning.bin.lm_report --lms "${rows[@]}" ${pairs[@]+--against "${pairs[@]}"} --output "results/$name.md" \
+    --title "$title"
 }
 
 section dense lms dense "Dense language models and the n-gram"
