@@ -10,7 +10,7 @@ from typing import Optional, cast
 import torch
 from torch import Tensor, nn
 
-from pruning.core.constraint import ConstraintConfig
+from pruning.core.constraint import ConstraintConfig, ramp
 from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores
 from pruning.core.prunable import Prunable
 from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
@@ -42,6 +42,7 @@ class CriterionConfig:
             `pruning.core.ranking.normalised`). The default was far the best for Taylor scores on the mini corpus; in
             language models it takes all of their heads, which ``root_cost`` does not.
         interval: steps between two cuts of a ramp.
+        rest: steps that the ramp stands still where a network is kept on the way (snapshots), at least an interval.
         reopen: whether a closed unit may come back at a later cut (movement pruning).
     """
 
@@ -52,6 +53,7 @@ class CriterionConfig:
     ranking: Optional[str] = None
     normalisation: str = "cost"
     interval: int = 10
+    rest: int = 0
     reopen: bool = False
 
     def __post_init__(self) -> None:
@@ -60,8 +62,8 @@ class CriterionConfig:
             if getattr(self, name) not in allowed and not (name == "ranking" and self.ranking is None):
                 named = ", ".join(str(value) for value in allowed)
                 raise ValueError(f"criterion.{name} is {getattr(self, name)!r}, not one of {named}")
-        if not 0 < self.decay <= 1 or self.interval < 1:
-            raise ValueError("criterion: decay is in (0, 1], interval at least 1")
+        if not 0 < self.decay <= 1 or self.interval < 1 or self.rest < 0:
+            raise ValueError("criterion: decay is in (0, 1], interval at least 1, rest not negative")
 
 
 class CriterionPruning(Pruner):
@@ -77,8 +79,8 @@ class CriterionPruning(Pruner):
         counts: a structure whose kept counts are taken, group by group, at the end of the ramp instead of a ranking's;
             the target must be what it costs.
         view: what of the model are units, where it is not what the model itself declares.
-        snapshots: sparsities of the first target, ascending, at which the ramp stops for one interval and the network
-            is kept.
+        snapshots: sparsities of the first target, ascending, at which the ramp stops for ``config.rest`` steps before the
+            network is kept.
 
     Raises:
         UserError: the target is beyond reach, a kind is unknown, or ``counts`` is of another network.
@@ -86,6 +88,7 @@ class CriterionPruning(Pruner):
 
     keep: Tensor
     cut_at: Tensor
+    rested: Tensor
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ class CriterionPruning(Pruner):
         self.register_buffer("cut_at", torch.zeros((), dtype=torch.float64))  # share of the target that is cut
         final = next(iter(self.targets.values()))
         self.snapshots = [sparsity / final for sparsity in snapshots]  # as shares of the target
+        self.rest = max(config.rest, config.interval)
+        self.register_buffer("rested", torch.zeros((), dtype=torch.int64))  # steps that snapshots held the ramp up
         self._observed: dict[str, Tensor] = {}
 
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
@@ -168,8 +173,13 @@ class CriterionPruning(Pruner):
     def after_step(self, step: StepInfo) -> None:
         """Cut where a cut is due."""
         self._observed.clear()  # of a step that was skipped: they may be infinite
-        next_step = StepInfo(step.epoch, step.batch, step.step + 1, step.total_steps)
-        share = self._next_share(next_step, self.cut_at.item())
+        next_step = replace(step, step=step.step + 1)
+        held = self._held(self.cut_at.item())
+        if self.rested < held:
+            self.rested += 1
+        if self.rested < held:
+            return
+        share = self._next_share(next_step, self.cut_at.item(), int(self.rested))
         at_end = share == 1 and next_step.step % self.config.interval and not self.snapshots
         if share <= self.cut_at.item() or not (at_end or next_step.step % self.config.interval == 0):
             return
@@ -180,12 +190,12 @@ class CriterionPruning(Pruner):
         self.after_cut()
 
     def snapshot_due(self, step: StepInfo) -> Optional[str]:
-        """A snapshot when its interval has ended, before more units are cut."""
-        if (step.step + 1) % self.config.interval:
+        """A snapshot when it has rested, before more units are cut."""
+        at = self.cut_at.item()
+        if self.rested + 1 != self._held(at):  # `after_step`, which counts this one, is called later
             return None
         cost, final = next(iter(self.targets.items()))
-        at = [snapshot for snapshot in self.snapshots if abs(snapshot - self.cut_at.item()) <= _NEAR]
-        return f"{cost}-{round(100 * (1 - at[0] * final), 6):g}" if at else None
+        return f"{cost}-{round(100 * (1 - at * final), 6):g}"
 
     def at_rest(self, step: StepInfo) -> bool:
         """Also the last cut was made: snapshots hold it up."""
@@ -195,20 +205,30 @@ class CriterionPruning(Pruner):
         """Refuse snapshots that hold the ramp up beyond the end of the run, before anything is trained."""
         if not self.snapshots or step.total_steps is None:
             return
-        cut = 0.0
-        for made in range(self.config.interval, step.total_steps + 1, self.config.interval):
-            cut = self._next_share(replace(step, step=made), cut)
+        cut, rested = 0.0, 0
+        for made in range(1, step.total_steps + 1):
+            rested = min(rested + 1, self._held(cut))
+            if rested == self._held(cut) and made % self.config.interval == 0:
+                cut = max(cut, self._next_share(replace(step, step=made), cut, rested))
         if cut < 1 - _NEAR:
-            stops = f"{len(self.snapshots)} snapshots, {self.config.interval} steps each,"
-            what = f"{stops} hold the ramp up beyond the end"
-            raise UserError(what, "lower constraint.ramp_share or criterion.interval, or train longer")
+            what = f"{len(self.snapshots)} snapshots, {self.rest} steps each, hold the ramp up beyond the end"
+            raise UserError(what, "lower constraint.ramp_share, criterion.rest or criterion.interval, or train longer")
 
-    def _next_share(self, step: StepInfo, cut: float) -> float:
-        """The share of the target that a cut after ``step`` steps goes to, where ``cut`` is cut: the ramp's, but no
-        further than to the next snapshot.
+    def _held(self, cut: float) -> int:
+        """Steps that the ramp has stood still, or is to, where ``cut`` is cut."""
+        return self.rest * sum(snapshot <= cut + _NEAR for snapshot in self.snapshots)
+
+    def _next_share(self, step: StepInfo, cut: float, rested: int) -> float:
+        """The share of the target that a cut after ``step`` steps goes to, ``rested`` of them at rest, where ``cut`` is
+        cut: the ramp's, but no further than to the next snapshot.
         """
-        left = [snapshot for snapshot in self.snapshots if snapshot > cut + _NEAR]
-        return min([self.share(step), *left[:1]])
+        if not self.snapshots:
+            return self.share(step)
+        steps = self.constraint.ramp_share * (step.total_steps or 0)
+        if self.constraint.ramp != "one_shot":  # which only waits so long
+            steps -= self.rest * len(self.snapshots)
+        share = ramp(self.constraint.ramp, (step.step - rested) / max(1.0, steps))
+        return min([share, *(snapshot for snapshot in self.snapshots if snapshot > cut + _NEAR)])
 
     def after_cut(self) -> None:
         """Called when units were cut."""

@@ -14,6 +14,7 @@ from pruning.errors import UserError
 from pruning.models.transformer_lm import TransformerLM
 from pruning.speech import bpe
 from pruning.training import checkpoint, configuration, lm_runs, runs
+from pruning.training.criterion_pruning import CriterionPruning
 from pruning.training.facts import read_facts
 from pruning.training.low_rank_pruning import LowRankPruning, calibrate
 from pruning.training.task import StepInfo
@@ -259,6 +260,30 @@ def test_one_run_delivers_several_sizes(work: Path, tmp_path: Path, technique: s
              for kept in (75, 50)]  # fmt: skip
     assert 0 < steps[0] < steps[1] and not any(step % 2 for step in steps)
     prune.main([*common, "constraint.size=0.7", "snapshots=[0.25,0.5]", "--exp-dir", str(tmp_path / "several")])
+
+
+def test_snapshots_rest_as_long_as_asked(work: Path) -> None:
+    """A network is kept ``rest`` steps after its cut; in them nothing is cut, and after them the ramp goes on."""
+    model, _ = lm_runs.load_network(work / "dense")
+    settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.size=0.7", "constraint.ramp=linear",
+                "constraint.ramp_share=0.9", "criterion.interval=2", "criterion.rest=5"]  # fmt: skip
+    pruner = runs.new_pruner(model, configuration.load(lm_runs.PruneConfig, work / "prune.yaml", settings))
+    assert isinstance(pruner, CriterionPruning)
+    cut, kept = [], {}
+    for step in range(40):
+        info = StepInfo(1, 0, step, total_steps=40)
+        name = pruner.snapshot_due(info)
+        if name is not None:
+            kept[name] = step
+        pruner.after_step(info)
+        cut.append(round(0.7 * pruner.cut_at.item(), 9))
+    assert set(kept) == {"size-80", "size-60"} and cut[-1] == 0.7
+    for name, sparsity in (("size-80", 0.2), ("size-60", 0.4)):
+        assert kept[name] - cut.index(sparsity) == 5  # steps at rest
+        assert cut.count(sparsity) <= 5 + 2  # and then at the next cut
+    # without the rests, what is cut grows as the ramp does: 26 steps to 0.7
+    moving = [value for index, value in enumerate(cut) if index == 0 or value != cut[index - 1]]
+    assert len(moving) >= 9 and cut.index(0.7) + 1 == 36
 
 
 def test_snapshots_that_cannot_be(work: Path) -> None:
