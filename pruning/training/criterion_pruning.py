@@ -79,8 +79,8 @@ class CriterionPruning(Pruner):
         counts: a structure whose kept counts are taken, group by group, at the end of the ramp instead of a ranking's;
             the target must be what it costs.
         view: what of the model are units, where it is not what the model itself declares.
-        snapshots: sparsities of the first target, ascending, at which the ramp stops for ``config.rest`` steps before the
-            network is kept.
+        snapshots: sparsities of the first target, ascending, at which the ramp stops for ``config.rest`` steps before
+            the network is kept.
 
     Raises:
         UserError: the target is beyond reach, a kind is unknown, or ``counts`` is of another network.
