@@ -19,6 +19,7 @@ from pruning.compat import attention, with_contiguous_gradient
 from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.distillation import frame_mask
+from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import speech_encoder_units as units
@@ -68,7 +69,7 @@ class WaveformEncoder(nn.Module):
         features = with_contiguous_gradient(self.feature_extractor(self.prepared(audio, lengths))).transpose(1, 2)
         lengths = self.frame_lengths(lengths)
         valid = frame_mask(lengths, features.shape[1]) if self.config.attention_mask else None
-        layers = self.transformed(self.projected(features), valid)
+        layers = self.transformed(at_least_float32(self.projected(features)), valid)
         return EncoderOutput(layers[-1], lengths, layers)
 
     def prepared(self, audio: Tensor, lengths: Tensor) -> Tensor:
@@ -117,6 +118,19 @@ class WaveformEncoder(nn.Module):
         return SpeechEncoder(replace(self.config, ranks=dict(ranks)))
 
 
+class FrameConvolution(nn.Conv1d):
+    """A convolution of data that lie frame by frame in memory, ``(N, C, T) -> (N, C', T')``.
+
+    Between norms over channels, which want that order, transpositions to the other one took two thirds of a training
+    step of the frontend on a processor.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, T) -> (N, C', T')``."""
+        x, weight = (part[:, :, None].contiguous(memory_format=torch.channels_last) for part in (x, self.weight))
+        return nn.functional.conv2d(x, weight, self.bias, (1, self.stride[0]))[:, :, 0]
+
+
 class ConvolutionLayer(nn.Module):
     """One convolution of the frontend with its norm, if it has one, ``(N, C, T) -> (N, C', T')``."""
 
@@ -125,20 +139,23 @@ class ConvolutionLayer(nn.Module):
         channels = config.conv_channels[index]
         inputs = config.conv_channels[index - 1] if index else 1
         kernel, stride = config.conv_kernels[index], config.conv_strides[index]
-        self.conv = nn.Conv1d(inputs, channels, kernel, stride, bias=config.conv_bias)
+        convolution = nn.Conv1d
         self.layer_norm: Optional[nn.Module] = None
         if units.has_norm(config, index):
             per_channel = config.frontend_norm == GROUP_NORM
             self.layer_norm = nn.GroupNorm(channels, channels) if per_channel else nn.LayerNorm(channels)
+            convolution = nn.Conv1d if per_channel else FrameConvolution
+        self.conv = convolution(inputs, channels, kernel, stride, bias=config.conv_bias)
         self.activation = ACTIVATIONS[config.conv_activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, T) -> (N, C', T')``."""
         x = self.conv(x)
         if isinstance(self.layer_norm, nn.LayerNorm):
-            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
-        elif self.layer_norm is not None:
-            x = self.layer_norm(x)
+            x = self.layer_norm(at_least_float32(x.transpose(1, 2)))  # torch 1.13 has no norm of bfloat16 on a processor
+            return with_contiguous_gradient(self.activation(x)).transpose(1, 2)
+        if self.layer_norm is not None:
+            x = self.layer_norm(at_least_float32(x))
         return self.activation(x)
 
 
@@ -169,7 +186,7 @@ class FeatureProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, T, C) -> (N, T, D)``."""
-        return self.dropout(self.projection(x if self.layer_norm is None else self.layer_norm(x)))
+        return self.dropout(self.projection(x if self.layer_norm is None else self.layer_norm(at_least_float32(x))))
 
 
 class PositionalConvolution(nn.Module):
