@@ -102,6 +102,7 @@ class Trainer:
         self.gradient_norm = 0.0
         self._audio_seconds = 0.0
         self._logged_at = self._state_saved_at = time.monotonic()
+        self._validated_at: Optional[int] = None  # step
 
     @property
     def finished(self) -> bool:
@@ -296,10 +297,12 @@ class Trainer:
             if self.world.is_main:
                 header = {**self._header(), "dev": means}
                 checkpoint.save_model(checkpoint.best_path(self.exp_dir), self.task.model, header)
+        self._validated_at = self.step
         self._logged_at += time.monotonic() - began  # validation is no training time
 
     def _end_epoch(self) -> None:
-        self._validate()
+        if self._validated_at != self.step:
+            self._validate()
         if self.world.is_main:
             header = self._header()
             checkpoint.save_model(checkpoint.epoch_path(self.exp_dir, self.epoch), self.task.model, header)
@@ -337,6 +340,7 @@ class Trainer:
         numbers: dict[str, Any] = {
             "step": self.step,
             "best": self.best,
+            "validated_at": self._validated_at,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "terms": self.terms.state(),
@@ -361,6 +365,7 @@ class Trainer:
             self.average.load(state.part("average"), numbers["average_updates"])
         self.epoch, self.batch, self.step = state.epoch, state.batch, numbers["step"]
         self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
+        self._validated_at = numbers.get("validated_at")  # absent in older states
         self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
         if self.world.is_main:
             self.terms.load_state(numbers["terms"])

@@ -187,6 +187,17 @@ def test_stopped_after_its_last_step_it_still_ends_the_epoch(tmp_path: Path) -> 
     assert (tmp_path / "epoch-2.safetensors").exists() and experiment.is_done(tmp_path)
 
 
+def test_no_moment_is_validated_twice(tmp_path: Path) -> None:
+    """Where an interval ends with the epoch; a run that was interrupted between the two knows of it."""
+    config = replace(CONFIG, num_epochs=None, max_steps=14, valid_interval=7, state_interval=7)
+    trainer = make(tmp_path, config)
+    trainer._end_epoch = lambda: (_ for _ in ()).throw(Crash())
+    with pytest.raises(Crash):
+        trainer.run()
+    make(tmp_path, config).run()
+    assert [row["step"] for row in rows(tmp_path) if row["kind"] == "dev"] == [7, 14]
+
+
 class Plain(ToyTask):
     """A linear model without dropout and batch norm: gradients of batches add up exactly."""
 
