@@ -152,7 +152,7 @@ class ConvolutionLayer(nn.Module):
         """``(N, C, T) -> (N, C', T')``."""
         x = self.conv(x)
         if isinstance(self.layer_norm, nn.LayerNorm):
-            x = self.layer_norm(at_least_float32(x.transpose(1, 2)))  # torch 1.13 has no norm of bfloat16 on a processor
+            x = self.layer_norm(at_least_float32(x.transpose(1, 2)))  # torch 1.13 norms no bfloat16 on a CPU
             return with_contiguous_gradient(self.activation(x)).transpose(1, 2)
         if self.layer_norm is not None:
             x = self.layer_norm(at_least_float32(x))
