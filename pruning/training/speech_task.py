@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
 from pruning.speech.augment import SampleAugment, SpecAugment
 from pruning.speech.ctc import ctc_loss
 from pruning.speech.data import Batch
+from pruning.speech.spectrum import SpectrumLoss
+from pruning.training.facts import SAMPLES_PER_SECOND
 from pruning.training.pruned_task import PrunedTask
 from pruning.training.pruner import Pruner
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
@@ -30,15 +33,33 @@ class SpeechLossConfig:
         freeze: prefixes of parameters that stay as they are, e.g. ``[encoder.feature_extractor]``; gates and masks act
             on them all the same.
         head_lr: learning rate of the head, where it is not that of the encoder.
+        spectrum_weight: of `pruning.speech.spectrum.SpectrumLoss` on what enters the Transformer, for encoders of
+            samples with fresh weights.
     """
 
     label_smoothing: float = 0.0
     freeze: tuple[str, ...] = ()
     head_lr: Optional[float] = None
+    spectrum_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError("loss.label_smoothing is in [0, 1)")
+        if self.spectrum_weight < 0:
+            raise ValueError("loss.spectrum_weight is at least 0")
+
+
+def _spectrum_loss(model: SpeechModel) -> SpectrumLoss:
+    """Of frames of the encoder.
+
+    Raises:
+        UserError: it hears no samples.
+    """
+    encoder: Any = model.encoder
+    if not encoders.hears_samples(encoder):
+        raise UserError("loss.spectrum_weight is of encoders that hear samples", "leave it out")
+    dim, _ = encoders.dimensions(encoder)
+    return SpectrumLoss(dim, SAMPLES_PER_SECOND, math.prod(encoder.config.conv_strides))
 
 
 class SpeechTask(PrunedTask):
@@ -74,6 +95,9 @@ class SpeechTask(PrunedTask):
         if self.teacher is not None and self.distillation.layers and self.distillation.layer_weight > 0:
             dims = (encoders.dimensions(one.encoder)[0] for one in (model, self.teacher))
             self.layer_distillation = LayerDistillation(self.distillation, *dims)
+        self.spectrum: Optional[SpectrumLoss] = None
+        if loss.spectrum_weight > 0:
+            self.spectrum = _spectrum_loss(model)
         for prefix in loss.freeze:
             if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
                 tops = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()}))
@@ -99,6 +123,10 @@ class SpeechTask(PrunedTask):
         of_task = self._ctc if self.model.config.task == CTC else self._intent
         loss, terms, weight = of_task(output, batch, step)
         terms = {"task": loss, **terms}
+        if self.spectrum is not None:
+            encoded = output.encoded
+            terms["spectrum"] = self.spectrum(encoded.layers[0], encoded.lengths, batch.features)
+            loss = loss + self.loss.spectrum_weight * terms["spectrum"]
         if self.teacher is not None:
             distilled = self._distil(inputs, batch, output)
             terms.update(distilled)
@@ -145,4 +173,6 @@ class SpeechTask(PrunedTask):
         groups += weight_groups([self.model.head], lr=self.loss.head_lr, prefix="head_")
         if self.layer_distillation is not None:
             groups += weight_groups([self.layer_distillation], weight_decay=0.0, prefix="distillation_")
+        if self.spectrum is not None:
+            groups += weight_groups([self.spectrum], weight_decay=0.0, prefix="spectrum_")
         return groups + self.pruner_groups()

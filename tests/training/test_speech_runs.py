@@ -126,6 +126,18 @@ def test_an_intent_is_learned(work: Path, tmp_path: Path) -> None:
     assert json.loads(intents_path(place, "dev").read_text()) == found
 
 
+def test_a_fresh_frontend_is_told_of_the_spectrum(work: Path, tmp_path: Path) -> None:
+    """The loss falls, its layer is no part of the network, and what hears features has no use for it."""
+    place = dense(work, tmp_path, "speech_encoder", "ctc", loss={"spectrum_weight": 1.0},
+                  trainer={"max_steps": 40, "valid_interval": 20, "optimiser": {"lr": 5e-3}})  # fmt: skip
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    first, last = ([row for row in rows if row["kind"] == "dev"][index] for index in (0, -1))
+    assert last["spectrum"] < first["spectrum"] < 1.5 and last["loss"] == pytest.approx(last["task"] + last["spectrum"])
+    assert not any("spectrum" in name for name in speech_runs.load_network(place)[0].state_dict())
+    with pytest.raises(UserError, match="spectrum_weight is of encoders that hear samples; leave it out"):
+        dense(work, tmp_path / "other", "conformer", "ctc", loss={"spectrum_weight": 1.0})
+
+
 def test_an_intent_that_training_lacks_is_an_error(
     work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
