@@ -6,6 +6,7 @@ set -euo pipefail
 
 torch=1.13.1  # torch to test with; another one (2.13-cpu) has an environment of its own and skips what needs k2
 checks=true   # also run ruff, mypy and shellcheck
+jobs=         # processes; default: as many as there are processors, at most 4
 k2_index=     # page of k2 wheels, see utils/setup_env.sh
 
 # shellcheck source=utils/parse_options.sh
@@ -26,5 +27,6 @@ if [ "$checks" = true ]; then
   echo "shellcheck"
   git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck --external-sources
 fi
-echo "pytest"
-exec pytest "$@"
+[ -n "$jobs" ] || jobs=$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))))")
+echo "pytest, $jobs processes"
+exec pytest --numprocesses "$jobs" --dist loadfile --durations 20 "$@"
