@@ -22,10 +22,12 @@ lms() {
 }
 
 section dense lms dense "Dense language models and the n-gram"
-section grid sweep grid "The grid: 70 % of the small model gone" table
+section grid sweep grid "The grid: 70 % of the small model gone" plot --speed results/speed_grid.json --plot-lines \
+  magnitude-structured-cubic fisher-structured-cubic fisher-unstructured-cubic magnitude-low_rank-cubic taylor-low_rank-cubic
 section tuning sweep tuning "What makes scores comparable: trials on dev" table
 section corners sweep corners "Its corners on the larger model, at three sizes" plot --speed results/speed_corners.json \
-  --plot-lines magnitude-structured-cubic fisher-structured-cubic magnitude-low_rank-cubic taylor-low_rank-cubic
+  --plot-lines magnitude-structured-cubic fisher-structured-cubic fisher-unstructured-cubic magnitude-low_rank-cubic \
+  taylor-low_rank-cubic
 section sizes lms sizes "Several sizes from one run"
 speeds benchmark_lm
 write_results
