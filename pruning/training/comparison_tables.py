@@ -191,21 +191,22 @@ def plot(
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     from pruning.files import atomic_path
 
     measure = comparison.measure
     axes: dict[str, Callable[[Line], float]] = {
-        unit: lambda line, key=key, scale=scale: line.network[key] / scale  # type: ignore[misc]
+        f"{measure.part}: {unit}": lambda line, key=key, scale=scale: line.network[key] / scale  # type: ignore[misc]
         for key, unit, scale in (measure.size, measure.computation)
     }
     key, unit, scale = measure.size
     if any(_zeros(line) for line in comparison.lines):
-        axes = {f"{unit}, zeros left out": lambda line: (line.network[key] - _zeros(line)) / scale, **axes}
-        del axes[unit]
+        label = f"{measure.part}: {unit}"
+        del axes[label]
+        axes = {f"{label}, zeros left out": lambda line: (line.network[key] - _zeros(line)) / scale, **axes}
     if milliseconds is not None:
-        axes["ms, measured"] = lambda line: milliseconds.get(line.name, math.nan)
+        axes["ms of the network, measured"] = lambda line: milliseconds.get(line.name, math.nan)
     figure, panels = pyplot.subplots(1, len(axes), figsize=(2 + 5 * len(axes), 5), sharey=True)
     methods = [name for name in dict.fromkeys(line.method for line in comparison.lines)
                if names is None or name in (TEACHER, *names)]  # fmt: skip
@@ -218,10 +219,13 @@ def plot(
             errors = np.stack([middle - np.minimum(first, second), np.maximum(first, second) - middle])
             panel.errorbar([place(line) for line in lines], middle, errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
-        panel.set_xlabel(f"{measure.part}: {label}")
+        panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     if measure.logarithmic:
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 4, 6)))
+        for set_formatter in (panels[0].yaxis.set_major_formatter, panels[0].yaxis.set_minor_formatter):
+            set_formatter(ticker.StrMethodFormatter("{x:g}"))
     panels[0].set_ylabel(f"{measure.name} (95 % interval)")
     panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
