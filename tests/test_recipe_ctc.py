@@ -18,7 +18,7 @@ from tests.test_recipe_an4 import run as run_an4
 EGS = Path(__file__).resolve().parents[1] / "egs"
 STEPS = ("trainer.max_steps=6 trainer.valid_interval=3 trainer.num_threads=1 trainer.tensorboard=false "
          "data.max_duration=15 data.num_buckets=1 data.drop_last=false")  # fmt: skip
-SMALL = ("model.encoder.config.conv_channels=[8,8,8,8,8,8,8] model.encoder.config.d_model=32 "
+SMALL = ("model.encoder.config.conv_channels=[8,8,8,8,8,8] model.encoder.config.d_model=32 "
          "model.encoder.config.head_dim=8 model.encoder.config.ffn_dim=[64]")  # fmt: skip
 
 TARGETS = {"hj-mac": [], "hj-size": ["constraint.size=0.5"],

@@ -17,7 +17,7 @@ RECIPE = Path(__file__).resolve().parents[1] / "egs" / "slurp"
 STEPS = ("trainer.max_steps=8 trainer.valid_interval=4 trainer.num_threads=1 trainer.tensorboard=false "
          "data.max_duration=10 data.num_buckets=1 data.drop_last=false")  # fmt: skip
 SMALL = {
-    "samples": "model.encoder.config.conv_channels=[8,8,8,8,8,8,8] model.encoder.config.d_model=32 "
+    "samples": "model.encoder.config.conv_channels=[8,8,8,8,8,8] model.encoder.config.d_model=32 "
     "model.encoder.config.head_dim=8 model.encoder.config.ffn_dim=[64]",
     "features": "model.encoder.config.d_model=32 model.encoder.config.head_dim=8 model.encoder.config.ffn_dim=[64] "
     "model.encoder.config.macaron_dim=[64] model.encoder.config.conv_channels=[32]",

@@ -17,10 +17,10 @@ from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
 from pruning.speech.augment import SampleAugment, SpecAugment
 from pruning.speech.ctc import ctc_loss
 from pruning.speech.data import Batch
-from pruning.speech.spectrum import SpectrumLoss
 from pruning.training.facts import SAMPLES_PER_SECOND
 from pruning.training.pruned_task import PrunedTask
 from pruning.training.pruner import Pruner
+from pruning.training.spectrum import SpectrumLoss
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
 
@@ -33,7 +33,7 @@ class SpeechLossConfig:
         freeze: prefixes of parameters that stay as they are, e.g. ``[encoder.feature_extractor]``; gates and masks act
             on them all the same.
         head_lr: learning rate of the head, where it is not that of the encoder.
-        spectrum_weight: of `pruning.speech.spectrum.SpectrumLoss` on what enters the Transformer, for encoders of
+        spectrum_weight: of `pruning.training.spectrum.SpectrumLoss` on what enters the Transformer, for encoders of
             samples with fresh weights.
     """
 

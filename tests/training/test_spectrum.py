@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.speech.spectrum import SpectrumLoss, filter_bank
+from pruning.training.spectrum import SpectrumLoss, filter_bank
 
 HOP, RATE = 320, 16000
 
