@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Recognition by CTC with a wav2vec2-family encoder (or a Conformer, by a --conf of your own), pruned jointly, frontend and Transformer, and its
-# table of word error rates. run.sh comes first, its stages 0 and 1 (with --hears features also 2).
+# Recognition by CTC with a wav2vec2-family encoder (or a Conformer, by a --conf of your own), pruned jointly, frontend
+# and Transformer, and its table of word error rates. run.sh comes first, its stages 0 and 1 (with --hears features also
+# 2).
 #
 # Stages: 2 cuts, 3 tokens, 4 warm-up, 5 the dense model, 6 pruning, 7 extraction, 8 fine-tuning, 9 decoding, 10 the
 # table. A stage that is done is not redone; one that was interrupted goes on where it was. Paths are relative to this

@@ -196,15 +196,12 @@ def plot(
     from pruning.files import atomic_path
 
     measure = comparison.measure
+    (size, size_unit, size_scale), (work, work_unit, work_scale) = measure.size, measure.computation
+    left_out = ", zeros left out" if any(_zeros(line) for line in comparison.lines) else ""
     axes: dict[str, Callable[[Line], float]] = {
-        f"{measure.part}: {unit}": lambda line, key=key, scale=scale: line.network[key] / scale  # type: ignore[misc]
-        for key, unit, scale in (measure.size, measure.computation)
+        f"{measure.part}: {size_unit}{left_out}": lambda line: (line.network[size] - _zeros(line)) / size_scale,
+        f"{measure.part}: {work_unit}": lambda line: line.network[work] / work_scale,
     }
-    key, unit, scale = measure.size
-    if any(_zeros(line) for line in comparison.lines):
-        label = f"{measure.part}: {unit}"
-        del axes[label]
-        axes = {f"{label}, zeros left out": lambda line: (line.network[key] - _zeros(line)) / scale, **axes}
     if milliseconds is not None:
         axes["ms of the network, measured"] = lambda line: milliseconds.get(line.name, math.nan)
     figure, panels = pyplot.subplots(1, len(axes), figsize=(2 + 5 * len(axes), 5), sharey=True)

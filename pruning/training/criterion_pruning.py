@@ -10,7 +10,7 @@ from typing import Optional, cast
 import torch
 from torch import Tensor, nn
 
-from pruning.core.constraint import ConstraintConfig, ramp
+from pruning.core.constraint import ConstraintConfig
 from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores
 from pruning.core.prunable import Prunable
 from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
@@ -222,12 +222,7 @@ class CriterionPruning(Pruner):
         """The share of the target that a cut after ``step`` steps goes to, ``rested`` of them at rest, where ``cut`` is
         cut: the ramp's, but no further than to the next snapshot.
         """
-        if not self.snapshots:
-            return self.share(step)
-        steps = self.constraint.ramp_share * (step.total_steps or 0)
-        if self.constraint.ramp != "one_shot":  # which only waits so long
-            steps -= self.rest * len(self.snapshots)
-        share = ramp(self.constraint.ramp, (step.step - rested) / max(1.0, steps))
+        share = self.share(step, rested, self.rest * len(self.snapshots))
         return min([share, *(snapshot for snapshot in self.snapshots if snapshot > cut + _NEAR)])
 
     def after_cut(self) -> None:

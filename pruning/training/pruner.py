@@ -68,12 +68,20 @@ class Pruner(nn.Module, ABC):
         """Applies masks to the network."""
         return self._network[0][1]
 
-    def share(self, step: StepInfo) -> float:
-        """Position of the target's ramp, in [0, 1]."""
+    def share(self, step: StepInfo, rested: int = 0, rests: int = 0) -> float:
+        """Position of the target's ramp, in [0, 1].
+
+        Args:
+            step: when.
+            rested: steps of those before at which it stood still.
+            rests: such steps in the whole run, which shorten a ramp that grows.
+        """
         if step.total_steps is None:
             raise UserError("the sparsity ramp needs to know where training ends", "set max_steps")
-        progress = step.step / max(1.0, self.constraint.ramp_share * step.total_steps)
-        return ramp(self.constraint.ramp, progress)
+        steps = self.constraint.ramp_share * step.total_steps
+        if self.constraint.ramp != "one_shot":  # which only waits so long
+            steps -= rests
+        return ramp(self.constraint.ramp, (step.step - rested) / max(1.0, steps))
 
     @contextmanager
     def applied(self, step: StepInfo) -> Iterator[None]:
