@@ -14,6 +14,7 @@ set -euo pipefail
 mini=false              # a synthetic corpus and a small encoder of fresh weights, for 2 cores
 corpus_dir=             # holds dataset/slurp and slurp_real; default: download/slurp (mini: made in corpus/)
 annotations=            # mini: directory with dataset/slurp/{devel,test}.jsonl, whose sentences are spoken
+corpus_args=            # mini: more options of local/make_synthetic_corpus.py: "--recordings 3"
 train_parts=            # default: train train_synthetic (mini: train)
 dev_parts="devel"       # to choose checkpoints by
 test_parts="test"       # to classify
@@ -33,7 +34,7 @@ if [ "$mini" = true ]; then
   [ "$hears" = samples ] || [ "$conf" != conf/mini ] || conf=conf/mini_features
   env_extras=mini
 else
-  [ -z "$annotations" ] || fail "--annotations is of --mini true"
+  [ -z "$annotations$corpus_args" ] || fail "--annotations and --corpus-args are of --mini true"
   : "${train_parts:=train train_synthetic}" "${data_dir:=data}" "${exp_dir:=exp}" "${conf:=conf}" "${warm_up:=false}"
   : "${corpus_dir:=download/slurp}"
 fi
@@ -48,9 +49,10 @@ if in_stage 0; then
   if [ "$mini" = true ] && [ -z "$corpus_dir" ]; then
     name=slurp
     [ -z "$annotations" ] || name=slurp-annotations
-    # shellcheck disable=SC2086  # a runner is a command with its options
+    # shellcheck disable=SC2086  # a runner is a command with its options, and options are words
     run_logged "a synthetic corpus" "$data_dir/log/corpus.log" $train_cmd -- \
-      python local/make_synthetic_corpus.py --output-dir "corpus/$name" ${annotations:+--annotations "$annotations"}
+      python local/make_synthetic_corpus.py --output-dir "corpus/$name" ${annotations:+--annotations "$annotations"} \
+      $corpus_args
   else
     [ -d "$corpus_dir" ] || fail "the corpus directory $corpus_dir does not exist; fetch SLURP's repository and its audio \
 (scripts/download_audio.sh there) and give --corpus-dir"
