@@ -19,7 +19,8 @@ from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.training import checkpoint, comparison, facts, sweep
-from pruning.training.sweep_config import TEACHER, SweepConfig
+from pruning.training.sweep_config import SweepConfig
+from pruning.training.sweep_lines import TEACHER
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from pruning.speech.text_files import check_texts, read_sentences, set_name
 from pruning.training import checkpoint, sweep_measures
 from pruning.training.facts import read_facts
 from pruning.training.sweep import Run, expand, final_dir
-from pruning.training.sweep_config import TEACHER, SweepConfig, describe
+from pruning.training.sweep_config import SweepConfig
+from pruning.training.sweep_lines import TEACHER
 from pruning.training.sweep_measures import SPOKEN, blocks_of, stamp
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
         sets[manifests.set_name_of(path)] = {"ids": ids, "speakers": speakers}
     write_json(Path(results) / UTTERANCES, sets)
     legend = {"reference": config.reference, "decoding": config.decoding,
-              "measure": sweep_measures.of(config).measure, "methods": dict(describe(config)),
+              "measure": sweep_measures.of(config).measure,
+              "methods": {name: line.words for name, line in config.methods.items()},
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
               "targets": {name: list(settings) for name, settings in config.targets.items()},
               "runs": [[run.target, run.method, run.seed] for run in expand(config)],
@@ -189,7 +191,7 @@ class Comparison:
         design: how the utterances are drawn again.
         reference: the method that others are compared with.
         legend: method -> what it is.
-        claims: claim -> ``{"better": method, "than": [methods]}``.
+        claims: claim -> ``{"better": method, "than": [methods], "margin": how much more it may err}``.
         planned: (target, method) -> seeds that the sweep is to have.
         commits: that the results were measured at.
         measure: what the rates are.
@@ -210,8 +212,9 @@ class Comparison:
         return list(dict.fromkeys(line.target for line in self.lines if line.target))
 
     def line(self, method: str, target: str) -> Optional[Line]:
-        """The line of a method at a target, if it was run."""
-        found = [line for line in self.lines if (line.method, line.target) == (method, target)]
+        """The line of a method at a target, if it was run; the teacher is one at every target."""
+        at = "" if method == TEACHER else target
+        found = [line for line in self.lines if (line.method, line.target) == (method, at)]
         return found[0] if found else None
 
     def sample(self, line: Line) -> Sample:

@@ -13,7 +13,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.speech.statistics import Estimate
 from pruning.training.comparison import Comparison, Line
-from pruning.training.sweep_config import TEACHER
+from pruning.training.sweep_lines import TEACHER
 
 
 def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
@@ -141,12 +141,15 @@ def grid(comparison: Comparison, target: str, style: str = "github") -> str:
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
-def verdict(differences: Mapping[str, tuple[Estimate, float]]) -> str:
+def verdict(differences: Mapping[str, tuple[Estimate, float]], margin: float = 0.0) -> str:
     """On the claim that a method is better than others, from their differences to it (see `Comparison.differences`).
 
-    *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better, likewise;
-    else the data cannot tell.
+    *holds*: it is better than each of them, by Holm's p < 0.05, or with a ``margin`` (of the rate): the interval of
+    each difference ends before the method errs so much more; *does not hold*: one of them is better, by Holm's
+    p < 0.05; else the data cannot tell.
     """
+    if margin > 0 and all(value.low > -margin for value, _ in differences.values()):
+        return "holds"
     if any(p < 0.05 and value.value < 0 for value, p in differences.values()):
         return "does not hold"
     if all(p < 0.05 and value.value > 0 for value, p in differences.values()):
@@ -163,7 +166,8 @@ def claims_table(comparison: Comparison, style: str = "github") -> str:
     rows = []
     for claim, parts in comparison.claims.items():
         for target in comparison.targets:
-            methods = [name for name in (parts["better"], *parts["than"]) if (target, name) in comparison.planned]
+            methods = [name for name in (parts["better"], *parts["than"])
+                       if name == TEACHER or (target, name) in comparison.planned]  # fmt: skip
             if len(methods) < 2 or parts["better"] not in methods:
                 continue
             lacking = {name: comparison.missing(name, target) for name in methods}
@@ -171,12 +175,14 @@ def claims_table(comparison: Comparison, style: str = "github") -> str:
             differences = comparison.differences(target, parts["better"], methods[1:])
             show = comparison.measure.shown_difference
             shown = (f"{name} {_shown(value, show, sign=True)}" for name, (value, _) in differences.items())
-            outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences)
+            margin = parts.get("margin", 0.0)  # results of earlier versions have none
+            outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences, margin)
             if comparison.seed_deviation is None and not missing:
                 outcome += " (one seed: what another would give is not known)"
             better = f"that of {parts['better']}"
             heading = f"{comparison.measure.name} {comparison.measure.difference}"
-            rows.append({"claim": claim, "target": target, heading: better, "is": "; ".join(shown),
+            said = claim + (f" (at most {margin:g} more)" if margin else "")
+            rows.append({"claim": said, "target": target, heading: better, "is": "; ".join(shown),
                          "verdict": outcome})  # fmt: skip
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 

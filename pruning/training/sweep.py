@@ -13,7 +13,8 @@ from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.training import checkpoint, configuration, sweep_config, sweep_measures
 from pruning.training.provenance import file_fingerprint
-from pruning.training.sweep_config import PARTS, TEACHER, MethodConfig, SweepConfig, uniform_target
+from pruning.training.sweep_config import PARTS, SweepConfig, uniform_target
+from pruning.training.sweep_lines import TEACHER, MethodConfig
 from pruning.training.sweep_measures import python
 
 
@@ -140,6 +141,9 @@ def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list
         assert config.scratch is not None
         yield python("train", "--config", config.scratch, *trained, "--exp-dir", str(final),
                       "--model", str(place / "dimensions.json"), *data)  # fmt: skip
+    elif method.dense:
+        yield python("finetune", "--config", config.finetune, *trained, "--init", config.teacher,
+                      "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
     else:
         pruned = Path(exp_dir) / run.needs / "pruned" if method.structure_from and run.needs else place / "pruned"
         if method.method is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,125 +21,12 @@ from pruning.speech.decoding import SETTINGS, WEIGHT_OF
 from pruning.speech.text_files import check_texts
 from pruning.training import configuration, lm_runs, runs, speech_runs, transducer_runs
 from pruning.training.facts import cost_model
-from pruning.training.uniform import NARROW, narrowed_config
+from pruning.training.sweep_lines import TEACHER, ClaimConfig, GridConfig, MethodConfig, check_list
+from pruning.training.uniform import narrowed_config
 
-TEACHER = "teacher"
 PARTS = ("train", "dev", "test")
 _ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
 _DECODINGS = {"transducer": _ACOUSTIC, "ctc": tuple(name for name in _ACOUSTIC if name.startswith("ctc"))}
-
-
-def _check_list(values: Optional[Sequence[object]], name: str) -> None:
-    if values is not None and (not values or len(set(values)) < len(values)):
-        raise ValueError(f"{name} is {list(values)}; name each once, and at least one")
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """One line of the comparison. Just one of ``method``, ``structure_from`` and ``uniform`` says what it is.
-
-    Attributes:
-        method: prune the teacher by this method of `pruning.training.runs.METHODS`, extract and fine-tune.
-        settings: over the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
-        structure_from: take the structure that another line found (same target and seed), and fine-tune.
-        uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``: of its ``units`` or in its
-            whole ``width`` (`pruning.bin.uniform`).
-        counts_from: of ``method``: another line whose kept counts are taken.
-        reinitialise: fresh weights in place of inherited ones.
-        repair: utterances of one-shot repair before fine-tuning; 0: none.
-        finetune: False measures the extraction as it is.
-        finetune_settings: over the fine-tuning (or ``scratch``) configuration.
-        targets, seeds: of this line, where they are not all of the sweep's.
-        more_seeds: target -> seeds besides, at this target alone.
-    """
-
-    method: Optional[str] = None
-    settings: tuple[str, ...] = ()
-    structure_from: Optional[str] = None
-    uniform: Optional[str] = None
-    counts_from: Optional[str] = None
-    reinitialise: bool = False
-    repair: int = 0
-    finetune: bool = True
-    finetune_settings: tuple[str, ...] = ()
-    targets: Optional[tuple[str, ...]] = None
-    seeds: Optional[tuple[int, ...]] = None
-    more_seeds: dict[str, list[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        given = [self.method is not None, self.structure_from is not None, self.uniform is not None]
-        if sum(given) != 1:
-            raise ValueError("give just one of method, structure_from and uniform")
-        if self.uniform not in (None, *NARROW):
-            raise ValueError(f"uniform is {self.uniform!r}; choose {' or '.join(NARROW)}")
-        unused = {"settings": self.method is None, "counts_from": self.method is None,
-                  "reinitialise": self.uniform is not None or bool(self.repair), "repair": self.uniform is not None,
-                  "finetune_settings": not self.finetune}  # fmt: skip
-        for name, of_no_effect in unused.items():
-            if getattr(self, name) and of_no_effect:
-                raise ValueError(f"{name} would have no effect on this line")
-        for name in ("targets", "seeds"):
-            _check_list(getattr(self, name), name)
-        if self.uniform and not self.finetune:
-            raise ValueError("a uniform network of fresh weights has to be trained")
-
-    @property
-    def stands_on(self) -> Optional[str]:
-        """The line whose runs must be there first."""
-        return self.structure_from or self.counts_from
-
-
-@dataclass(frozen=True)
-class GridConfig:
-    """Lines of every combination, named METHOD-TECHNIQUE-RAMP; those without a definition are left out.
-
-    Attributes:
-        method, technique: see `pruning.training.runs.PruningConfig`.
-        ramp: see `pruning.core.constraint.ConstraintConfig`.
-        settings, finetune_settings, targets, seeds: of all of them, as of `MethodConfig`.
-        more_seeds: line -> target -> seeds besides.
-    """
-
-    method: tuple[str, ...]
-    technique: tuple[str, ...] = ("structured",)
-    ramp: tuple[str, ...] = ("cubic",)
-    settings: tuple[str, ...] = ()
-    finetune_settings: tuple[str, ...] = ()
-    targets: Optional[tuple[str, ...]] = None
-    seeds: Optional[tuple[int, ...]] = None
-    more_seeds: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-
-    def lines(self) -> dict[str, MethodConfig]:
-        """The lines.
-
-        Raises:
-            ValueError: ``more_seeds`` names none of them.
-        """
-        found = {}
-        for method, technique, ramp in itertools.product(self.method, self.technique, self.ramp):
-            if (method, technique) in runs.NO_CELL:
-                continue
-            name = f"{method}-{technique}-{ramp}"
-            settings = (f"technique={technique}", f"constraint.ramp={ramp}", *self.settings)
-            found[name] = MethodConfig(method, settings, finetune_settings=self.finetune_settings, targets=self.targets,
-                                       seeds=self.seeds, more_seeds=self.more_seeds.get(name, {}))  # fmt: skip
-        for name in self.more_seeds:
-            if name not in found:
-                raise ValueError(f"more_seeds names {name!r}, which is no line of the grid")
-        return found
-
-
-@dataclass(frozen=True)
-class ClaimConfig:
-    """That one line errs less than others; its verdict is written under the comparison.
-
-    Attributes:
-        better: the line.
-        than: the others.
-    """
-
-    better: str
-    than: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -239,7 +125,7 @@ class SweepConfig:
                     raise ValueError(f"the line {name!r} is there twice")
                 self.methods[name] = line
         for name in ("seeds", "targets", "methods"):
-            _check_list(list(getattr(self, name)), name)
+            check_list(list(getattr(self, name)), name)
         for name in (*self.targets, *self.methods):
             if "/" in name or name == TEACHER:
                 raise ValueError(f"a line or target cannot be named {name!r}")
@@ -269,7 +155,7 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
         raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
     for name, claim in config.claims.items():
         for line in (claim.better, *claim.than):
-            if line not in config.methods:
+            if line not in config.methods and line != TEACHER:
                 raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
     for name, method in config.methods.items():
         where = _keys(config, name)
@@ -376,19 +262,3 @@ def line_of(path: PathLike, keys: Sequence[str]) -> Optional[int]:
             return line
         line, node = found[0][0].start_mark.line + 1, found[0][1]
     return line
-
-
-def describe(config: SweepConfig) -> Mapping[str, str]:
-    """What each line is, in a few words, for the legend of a table."""
-    words = {}
-    for name, method in config.methods.items():
-        if method.uniform:
-            what = f"uniformly narrowed {method.uniform}, from scratch"
-        elif method.structure_from is not None:
-            what = f"structure of {method.structure_from}"
-        else:
-            what = str(method.method) + (f", counts of {method.counts_from}" if method.counts_from else "")
-        more = ["fresh weights"] * method.reinitialise + [f"repair on {method.repair}"] * bool(method.repair)
-        more += ["not fine-tuned"] * (not method.finetune)
-        words[name] = ", ".join([what, *more, *method.settings, *method.finetune_settings])
-    return words

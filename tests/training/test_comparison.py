@@ -163,6 +163,33 @@ def test_verdict(differences: dict[str, tuple[float, float]], expected: str) -> 
     assert comparison_tables.verdict(shown) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "p", "expected"),
+    [
+        (-0.3, -0.9, 0.3, "holds"),  # not told apart, and at most 0.9 worse
+        (-0.5, -0.9, 0.01, "holds"),  # worse, but within the margin
+        (0.2, -1.1, 0.8, "not resolvable here"),
+        (-1.2, -1.9, 0.01, "does not hold"),
+        (3.0, 2.0, 0.01, "holds"),
+    ],
+)
+def test_a_claim_of_hardly_any_loss(value: float, low: float, p: float, expected: str) -> None:
+    shown = {"dense": (Estimate(value, low, 2 * value - low), p)}
+    assert comparison_tables.verdict(shown, margin=1.0) == expected
+
+
+def test_the_teacher_in_a_claim(results: Path) -> None:
+    legend = read_json(results / comparison.LEGEND)
+    legend["claims"] = {"no loss": {"better": "l0", "than": ["teacher"], "margin": 50.0}}
+    write_json(results / comparison.LEGEND, legend)
+    found = comparison.read(results)
+    (row,) = cells(comparison_tables.claims_table(found))[2:]
+    teacher, l0 = found.line("teacher", "half"), found.line("l0", "half")
+    assert teacher is not None and l0 is not None and teacher is found.lines[0]
+    assert row[0] == "no loss (at most 50 more)" and row[-1] == "holds"
+    assert row[3].startswith(f"teacher {teacher.rates.mean() - l0.rates.mean():+.2f} (")
+
+
 def test_what_networks_take(results: Path, tmp_path: Path) -> None:
     setting = {"threads": 1, "batch": 1, "seconds": 10.0}
     rows = [{"system": name, "backend": backend, **setting, "median_seconds": seconds}

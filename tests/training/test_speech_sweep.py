@@ -13,7 +13,7 @@ import yaml
 
 from pruning.bin import compare
 from pruning.errors import UserError
-from pruning.training import comparison, comparison_tables, sweep_config
+from pruning.training import checkpoint, comparison, comparison_tables, sweep_config
 from pruning.training.decoding_results import intents_path
 from tests.training.test_speech_runs import dense, settings, work
 
@@ -33,8 +33,11 @@ def sweep_file(work: Path, place: Path, task: str, **changes: object) -> Path:
         "finetune": str(settings(work, place / "finetune.yaml", task)), **data, "decoding": "ctc_greedy_search",
         "targets": {"40": ["constraint.macs=0.4"]},
         "methods": {"hj-mac": {"method": "hj-mac"},
-                    "random": {"method": "random", "more_seeds": {"40": [2]}}},
-        "reference": "random", "claims": {"joint": {"better": "hj-mac", "than": ["random"]}}, **changes,
+                    "random": {"method": "random", "more_seeds": {"40": [2]}},
+                    "longer": {"dense": True, "finetune_settings": ["trainer.max_steps=7"]}},
+        "reference": "random", "claims": {"joint": {"better": "hj-mac", "than": ["random"]},
+                                          "no loss": {"better": "hj-mac", "than": ["teacher", "longer"], "margin": 99}},
+        **changes,
     }  # fmt: skip
     path = place / "sweep.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -52,10 +55,11 @@ def test_from_the_sweep_to_the_table(work: Path, tmp_path: Path, task: str) -> N
     assert done.returncode == 0, done.stderr[-2000:]
     found = comparison.read(tmp_path / "exp" / "results")
     seeds = {line.method: line.seeds for line in found.lines[1:]}
-    assert seeds == {"hj-mac": (1,), **({"random": (1, 2)} if task == "intent" else {})}
+    assert seeds == {"hj-mac": (1,), **({"random": (1, 2), "longer": (1,)} if task == "intent" else {})}
     joint = found.lines[1]
     for line in found.lines[1:]:
-        assert line.network["macs_10s"] == pytest.approx(0.6 * line.dense["macs_10s"], rel=0.06)
+        share = 1.0 if line.method == "longer" else 0.6
+        assert line.network["macs_10s"] == pytest.approx(share * line.dense["macs_10s"], rel=0.06)
         assert line.nll_per_token is None
     table = comparison_tables.table(found, "40")
     assert "NLL" not in table and "GMACs 10 s" in table
@@ -64,6 +68,10 @@ def test_from_the_sweep_to_the_table(work: Path, tmp_path: Path, task: str) -> N
         place = tmp_path / "exp" / "40" / "hj-mac" / "seed1" / "finetuned"
         accuracy = json.loads(intents_path(place, "dev").read_text())["accuracy"]["intent"]
         assert found.measure.shown(float(joint.rates[0])) == pytest.approx(100 * accuracy)
+        place = tmp_path / "exp" / "40" / "longer" / "seed1" / "finetuned"
+        longer = checkpoint.read_header(checkpoint.best_path(place))
+        assert longer["step"] <= 7 and found.legend["longer"] == "dense, trained on, trainer.max_steps=7"
+        assert "no loss (at most 99 more)" in comparison_tables.claims_table(found)
     else:
         assert found.measure.name == "WER %"
     compare.main(["--results", str(tmp_path / "exp" / "results"), "--output", str(tmp_path / "table.md"), "--plot",
@@ -83,8 +91,8 @@ def test_accuracy_is_shown_the_right_way_round() -> None:
 
 
 def test_what_cannot_be_run_is_refused(work: Path, tmp_path: Path) -> None:
-    path = sweep_file(work, tmp_path, "ctc", decoding="greedy_search")
-    message = "line 6: networks for ctc cannot be compared by 'greedy_search'; choose from ctc_greedy_search, ctc_de"
+    path = sweep_file(work, tmp_path, "ctc", decoding="greedy_search", claims={})
+    message = "line 2: networks for ctc cannot be compared by 'greedy_search'; choose from ctc_greedy_search, ctc_de"
     with pytest.raises(UserError, match=message):
         sweep_config.load(path)
     path = sweep_file(work, tmp_path, "ctc")
