@@ -29,6 +29,9 @@ class ConstraintConfig:
         latency_table: JSON file that ``pruning.bin.latency`` measured on the network that is pruned.
         parts: the same for parts of the network, each by kinds of its cost: ``{size:frontend: 0.4, size:attention+ffn:
             0.5}``, with multipliers of its own.
+        match: ``{macs: 0.5}``: the sparsity of another cost that the small network is to have, for comparisons at equal
+            cost. The targets above are a first guess then; they are raised or lowered together until it is met. Of L0
+            gates.
         seconds: audio length at which MACs are counted.
         ramp: ``linear`` or ``cubic`` growth of the target, or ``one_shot``: none, and then the whole of it.
         ramp_share: share of the run's steps over which it grows, or after which it is there.
@@ -39,6 +42,7 @@ class ConstraintConfig:
     latency: float = 0.0
     latency_table: Optional[str] = None
     parts: dict[str, float] = field(default_factory=dict)
+    match: dict[str, float] = field(default_factory=dict)
     seconds: float = 10.0
     ramp: str = "linear"
     ramp_share: float = 0.3
@@ -46,9 +50,11 @@ class ConstraintConfig:
     def __post_init__(self) -> None:
         if self.ramp not in RAMPS:
             raise ValueError(f"constraint.ramp is {self.ramp!r}, not one of {', '.join(RAMPS)}")
-        asked = (self.size, self.macs, self.latency, *self.parts.values())
+        asked = (self.size, self.macs, self.latency, *self.parts.values(), *self.match.values())
         if any(not 0 <= target < 1 for target in asked) or not 0 < self.ramp_share <= 1:
-            raise ValueError("constraint: size, macs, latency and parts are in [0, 1), ramp_share in (0, 1]")
+            raise ValueError("constraint: size, macs, latency, parts and match are in [0, 1), ramp_share in (0, 1]")
+        if len(self.match) > 1 or not set(self.match) <= set(COSTS):
+            raise ValueError(f"constraint.match has one of {' and '.join(COSTS)}")
         if not self.targets():
             raise ValueError("constraint: give a target for size, macs, latency or parts")
         if self.latency > 0 and self.latency_table is None:

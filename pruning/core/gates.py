@@ -119,13 +119,13 @@ class HardConcreteGates(nn.Module):
             start += group.size
         return keep
 
-    def fitted(self, costs: CostModel, targets: Mapping[str, float]) -> Tensor:
+    def fitted(self, costs: CostModel, targets: Mapping[str, float], fill: bool = True) -> Tensor:
         """Open gates, ``(U,)`` bool, by the rule and then moved to the targets (see `Selection.fitted`).
 
         On short runs many gates stay undecided and the rule misses the target by several points. Units nearest to
         the rule's threshold are opened (or closed) in the order of their log alpha.
         """
-        return self.units.fitted(self.rule(), self.log_alpha.detach().cpu(), costs, targets)
+        return self.units.fitted(self.rule(), self.log_alpha.detach().cpu(), costs, targets, fill=fill)
 
     def structure(self, keep: Optional[Tensor] = None) -> Structure:
         """The structure of ``keep (U,)`` (the rule's for None), with soft scales and with log alpha as scores."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional, cast
@@ -16,6 +17,9 @@ from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.training.pruner import Pruner
 from pruning.training.task import ParameterGroup, StepInfo
+
+_HALVINGS = 10  # of the range in which a level is searched
+_MATCHED_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Gating(Pruner):
         UserError: the target is beyond reach with the enabled kinds, or a kind is unknown.
     """
 
+    level: Optional[Tensor]
+
     def __init__(
         self, model: nn.Module, config: GatingConfig, constraint: ConstraintConfig, frames: int, seed: int = 0
     ) -> None:
@@ -58,6 +64,8 @@ class Gating(Pruner):
         super().__init__(model, gates.units, constraint, frames)
         self.config = config
         self.gates = gates
+        # what all targets are multiplied by, for constraint.match; a part of the state that a run resumes from
+        self.register_buffer("level", torch.ones(()) if constraint.match else None)
         self.lagrangian = Lagrangian(self.targets)
         self._structure: Optional[Structure] = None  # of the last validation, until gates move again
 
@@ -75,7 +83,7 @@ class Gating(Pruner):
         with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
             counts = self.gates.expected_counts()
             sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
-            return self.lagrangian(sparsity, self.share(step))
+            return self.lagrangian(sparsity, self._asked(step))
 
     def hard_counts(self) -> Tensor:
         """Counts ``(G,)`` by the published rule alone."""
@@ -83,8 +91,34 @@ class Gating(Pruner):
 
     def structure(self, share: float = 1.0) -> Structure:
         """The hard structure at ``share`` of the targets: the published rule, moved to them where it misses them."""
-        keep = self.gates.fitted(self.costs, {cost: target * share for cost, target in self.targets.items()})
+        keep = self._keep(share * self._level(share))
+        if self.constraint.match:  # what is still missing, by as few units as it takes
+            wanted = {cost: target * share for cost, target in self.constraint.match.items()}
+            keep = self.units.fitted(keep, self.gates.log_alpha.detach().cpu(), self.costs, wanted)
         return self.gates.structure(keep)
+
+    def _keep(self, share: float, fill: bool = True) -> Tensor:
+        return self.gates.fitted(self.costs, {cost: target * share for cost, target in self.targets.items()}, fill)
+
+    def _asked(self, step: StepInfo) -> float:
+        """The share of the targets that the penalty asks for."""
+        return self.share(step) * (1.0 if self.level is None else float(self.level))
+
+    def _level(self, share: float) -> float:
+        """What all targets are multiplied by, so that their hard structure has ``constraint.match`` at ``share``."""
+        if not self.constraint.match or share <= 0:
+            return 1.0
+        ((cost, wanted),) = self.constraint.match.items()
+        most = self.costs.reachable(self.units.chosen)
+        low, high = 0.0, min(most[other] / target for other, target in self.targets.items()) / share
+        best = (math.inf, 1.0)
+        for _ in range(_HALVINGS):
+            level = (low + high) / 2
+            counts = self.units.hard_counts(self._keep(level * share, fill=False))
+            missed = self.costs.sparsity(counts, cost).item() - wanted * share
+            best = min(best, (abs(missed), level))
+            low, high = (level, high) if missed < 0 else (low, level)
+        return best[1]
 
     @torch.no_grad()
     def log_values(self, step: StepInfo) -> dict[str, float]:
@@ -92,6 +126,8 @@ class Gating(Pruner):
         values = super().log_values(step)
         expected, by_rule = self.gates.expected_counts(), self.hard_counts()
         for index, cost in enumerate(self.targets):
+            if self.level is not None:
+                values[f"sparsity/{cost}/asked"] = self.targets[cost] * self._asked(step)
             values[f"sparsity/{cost}/expected"] = self.costs.sparsity(expected, cost).item()
             values[f"sparsity/{cost}/hard_rule"] = self.costs.sparsity(by_rule, cost).item()
             values[f"multipliers/{cost}/linear"] = self.lagrangian.linear[index].item()
@@ -99,8 +135,10 @@ class Gating(Pruner):
         return values
 
     def after_step(self, step: StepInfo) -> None:
-        """Keep log alpha in its range."""
+        """Keep log alpha in its range; now and then see which targets give what is to be matched."""
         self.gates.limit()
+        if self.level is not None and step.step % _MATCHED_EVERY == 0:
+            self.level.fill_(self._level(self.share(step)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Gates descend, multipliers ascend; both outside weight decay, the norm clip and the weights' schedule."""

@@ -55,13 +55,18 @@ class Pruner(nn.Module, ABC):
         except ValueError as error:
             raise UserError(f"constraint.parts: {error}", "correct it") from None
         self.targets = constraint.targets()
-        check_reachable(self.costs, units.chosen, self.targets)
+        check_reachable(self.costs, units.chosen, {**self.targets, **constraint.match})
         self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule
 
     @property
     def network(self) -> nn.Module:
         """The network that is pruned."""
         return self._network[0][0]
+
+    @property
+    def goals(self) -> Mapping[str, float]:
+        """What the small network has to have: the targets, or the cost that it is to match."""
+        return self.constraint.match or self.targets
 
     @property
     def masker(self) -> Masker:
@@ -127,13 +132,13 @@ class Pruner(nn.Module, ABC):
         return self.share(step) >= 1
 
     def on_target(self, step: StepInfo) -> bool:
-        """Whether the ramp has ended and the hard sparsity is within 0.01 of every target."""
+        """Whether the ramp has ended and the hard sparsity is within 0.01 of every goal."""
         if self.share(step) < 1:
             return False
         reached = self.costs.structure_sparsity(self.structure())
-        if len(self.targets) > 1:  # one family of flips cannot meet two targets exactly: none may be missed from below
-            return all(reached[cost] > target - TOLERANCE for cost, target in self.targets.items())
-        return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.targets.items())
+        if len(self.goals) > 1:  # one family of flips cannot meet two targets exactly: none may be missed from below
+            return all(reached[cost] > target - TOLERANCE for cost, target in self.goals.items())
+        return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.goals.items())
 
     def unselected(self, step: StepInfo) -> UserError:
         """Why a run that ends at ``step`` has no checkpoint on target, and what to do; to be raised."""
@@ -148,7 +153,7 @@ class Pruner(nn.Module, ABC):
                 "lower the learning rate or use trainer.amp=none, in another --exp-dir",
             )
         reached = self.costs.structure_sparsity(self.structure())
-        missed = " and ".join(f"{reached[cost]:.3f} in {cost} for {goal:g}" for cost, goal in self.targets.items())
+        missed = " and ".join(f"{reached[cost]:.3f} in {cost} for {goal:g}" for cost, goal in self.goals.items())
         return UserError(
             f"the hard sparsity ended at {missed}",
             "let finer units go (gating.gates.kinds, criterion.kinds) or ask for what was reached, "
@@ -156,11 +161,11 @@ class Pruner(nn.Module, ABC):
         )
 
     def log_values(self, step: StepInfo) -> dict[str, float]:
-        """Target and hard sparsity of each cost, share of the units of each kind that is kept."""
+        """Goal and hard sparsity of each cost, share of the units of each kind that is kept."""
         share = self.share(step)
         counts = self.costs.counts(self.structure(share))
         values: dict[str, float] = {}
-        for cost, target in self.targets.items():
+        for cost, target in self.goals.items():
             values[f"sparsity/{cost}/target"] = target * share
             values[f"sparsity/{cost}/hard"] = self.costs.sparsity(counts, cost).item()
         values.update(self._kept_by_kind(counts))

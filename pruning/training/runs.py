@@ -108,6 +108,8 @@ class PruningConfig:
         reason = NO_CELL.get((self.method, self.technique))
         if reason is not None:
             raise ValueError(f"there is no {self.method} with {self.technique}: {reason}")
+        if self.constraint.match and self.method not in (L0, *HJ):
+            raise ValueError("constraint.match is of L0 gates; a criterion takes the other cost as its target")
         if self.counts_from is not None and self.technique != "structured":
             raise ValueError(f"counts_from has no effect with {self.technique}")
         if self.technique == "low_rank" and self.criterion.reopen:

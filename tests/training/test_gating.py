@@ -41,7 +41,7 @@ def optimise(gating: Gating, steps: int) -> None:
         optimiser.zero_grad()
         gating.penalty(StepInfo(1, step, step, steps)).backward()
         optimiser.step()
-        gating.gates.limit()
+        gating.after_step(StepInfo(1, step, step, steps))
 
 
 @pytest.mark.parametrize("cost", ["size", "macs"])
@@ -74,6 +74,41 @@ def test_the_hard_structure_misses_neither_of_two_targets(targets: dict[str, flo
     reached = gating.costs.structure_sparsity(gating.structure())
     assert min(reached[cost] - target for cost, target in targets.items()) == pytest.approx(0.0, abs=0.01)
     assert gating.on_target(StepInfo(1, 0, 100, 100))
+
+
+@pytest.mark.parametrize("first_guess", [0.3, 0.8])
+@pytest.mark.parametrize("wanted", [0.3, 0.5])
+def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
+    constraint = ConstraintConfig(size=first_guess, match={"macs": wanted})
+    gating = Gating(network(), GatingConfig(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
+    optimise(gating, 300)
+    reached = gating.costs.structure_sparsity(gating.structure())
+    assert reached["macs"] == pytest.approx(wanted, abs=0.005)
+    assert gating.on_target(StepInfo(1, 100, 100, 100))
+    # the penalty asks for the size that this is, and resumes with it
+    values = gating.log_values(StepInfo(1, 100, 100, 100))
+    assert values["sparsity/macs/target"] == wanted and values["sparsity/macs/hard"] == pytest.approx(wanted, abs=0.005)
+    assert values["sparsity/size/asked"] == pytest.approx(reached["size"], abs=0.08)  # whole channels are coarse
+    assert values["sparsity/size/expected"] == pytest.approx(reached["size"], abs=0.1)
+    resumed = Gating(network(), GatingConfig(), constraint, 1000)
+    resumed.load_state_dict(gating.state_dict())
+    assert resumed.log_values(StepInfo(1, 100, 100, 100))["sparsity/size/asked"] == values["sparsity/size/asked"]
+
+
+def test_two_parts_are_raised_alike() -> None:
+    parts = {"size:subsampling": 0.1, "size:attention+ffn": 0.2}
+    constraint = ConstraintConfig(size=0.0, parts=parts, match={"macs": 0.3})
+    gating = Gating(network(), GatingConfig(), constraint, 1000)
+    reached = gating.costs.structure_sparsity(gating.structure())
+    assert reached["macs"] == pytest.approx(0.3, abs=0.01)
+    assert reached["size:attention+ffn"] > reached["size:subsampling"] > 0.1
+
+
+def test_what_cannot_be_matched() -> None:
+    with pytest.raises(UserError, match="a sparsity of 0.995 in macs is beyond reach"):
+        Gating(network(), GatingConfig(), ConstraintConfig(match={"macs": 0.995}), 1000)
+    with pytest.raises(ValueError, match="constraint.match has one of"):
+        ConstraintConfig(match={"latency": 0.5})
 
 
 def test_the_penalty_is_the_same_under_autocast() -> None:
