@@ -130,10 +130,17 @@ def test_cells_without_a_definition_are_refused_with_the_reason(work: Path, meth
         configuration.load(lm_runs.PruneConfig, work / "prune.yaml", [f"method={method}", f"technique={technique}"])
 
 
-def test_an_interrupted_low_rank_run_ends_as_an_uninterrupted_one(work: Path, tmp_path: Path) -> None:
-    """Rotated weights, turned moments and the metric come back from the state and the data."""
+_RESTING = ["trainer.max_steps=40", "constraint.size=0.7", "constraint.ramp=linear", "constraint.ramp_share=0.9",
+            "snapshots=[0.2,0.4]", "criterion.interval=2", "criterion.rest=5"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "stop"), [([], 16), (_RESTING, 12)], ids=["on the ramp", "at rest"])
+def test_an_interrupted_low_rank_run_ends_as_an_uninterrupted_one(
+    work: Path, tmp_path: Path, settings: list[str], stop: int
+) -> None:
+    """Rotated weights, turned moments and the metric come back from the state and the data; at step 10 it rests."""
     common = ["--config", str(work / "prune.yaml"), "--method", "fisher", "--technique", "low_rank", "--teacher",
-              str(work / "dense"), *data(work), "trainer.state_interval=7"]  # fmt: skip
+              str(work / "dense"), *data(work), "trainer.state_interval=5", *settings]  # fmt: skip
     prune.main([*common, "--exp-dir", str(tmp_path / "whole")])
 
     class Stop(Exception):
@@ -141,7 +148,7 @@ def test_an_interrupted_low_rank_run_ends_as_an_uninterrupted_one(work: Path, tm
 
     def stopping(self: lm_runs.runs.Trainer) -> None:
         original(self)
-        if self.step == 16:
+        if self.step == stop:
             raise Stop
 
     original = lm_runs.runs.Trainer._after_step
@@ -154,6 +161,10 @@ def test_an_interrupted_low_rank_run_ends_as_an_uninterrupted_one(work: Path, tm
     prune.main([*common, "--exp-dir", str(tmp_path / "broken")])
     ours, theirs = (checkpoint.load_model(tmp_path / name)[0].state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    if settings:
+        ends = [[checkpoint.read_header(checkpoint.snapshot_path(tmp_path / name, f"size-{kept}"))["step"]
+                 for kept in (80, 60)] for name in ("whole", "broken")]  # fmt: skip
+        assert ends[0] == ends[1] and ends[0][0] - 5 < 10 < ends[0][0], "the state was of a rest"
 
 
 def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> None:

@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Write a checkpoint of wav2vec2-base as it is on the hub, but for its weights, which are random: to measure speed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+import torch
+
+from pruning.bin import command
+from pruning.optional import package
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Make it, or do nothing if it is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    if (options.output_dir / "preprocessor_config.json").exists():  # which is written last
+        return
+    transformers = package("transformers", "a checkpoint of Hugging Face", "hf")
+    torch.manual_seed(options.seed)
+    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config()).save_pretrained(options.output_dir)
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(options.output_dir)
+
+
+if __name__ == "__main__":
+    command.run(main)
