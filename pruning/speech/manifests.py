@@ -125,6 +125,13 @@ class _Roots:
             cut = cut if root is None else cut.with_recording_path_prefix(root)
         return cut
 
+    def located_recording(self, recording: Any) -> Any:
+        """``recording`` with a path, relative to the working directory, that exists from there, likewise."""
+        if not recording.sources or recording.sources[0].type != "file":
+            return recording
+        root = self._root("recording", recording.sources[0].source)
+        return recording if root is None else recording.with_path_prefix(os.path.relpath(root))
+
     def _root(self, kind: str, stored: str) -> Optional[Path]:
         if kind not in self._of:
             relative = not Path(stored).is_absolute() and not Path(stored).exists()
@@ -236,11 +243,12 @@ def read(paths: Paths, part: str) -> CutSet:
     Raises:
         UserError: a manifest is missing or damaged, or does not pass ``validate``.
     """
-    from lhotse import CutSet, SupervisionSet, load_manifest
+    from lhotse import CutSet, RecordingSet, SupervisionSet, load_manifest
 
     check_exists([paths.recordings(part), paths.supervisions(part)])
     with naming(paths.recordings(part)):
-        recordings = load_manifest(paths.recordings(part))
+        roots = _Roots(paths.recordings(part))  # of another recipe, perhaps: the warm-up of AN4
+        recordings = RecordingSet.from_recordings(map(roots.located_recording, load_manifest(paths.recordings(part))))
     with naming(paths.supervisions(part)):
         supervisions = load_manifest(paths.supervisions(part))
     validate(recordings, supervisions, part)

@@ -73,6 +73,28 @@ def test_a_data_directory_that_moved_is_found(data_dir: Path, tmp_path: Path, mo
     assert cut.load_features().shape == (cut.num_frames, 80)
 
 
+def test_manifests_of_another_recipe_are_found(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warm-up of AN4 makes cuts of the manifests of LibriSpeech's recipe, and trains on them."""
+    corpus = Path(load_manifest(manifests.Paths(data_dir / "manifests").recordings("dev"))[0].sources[0].source)
+    corpus = next(parent for parent in corpus.parents if parent.name == "LibriSpeech")
+    recipe, other = tmp_path / "librispeech", tmp_path / "an4"
+    other.mkdir()
+    shutil.copytree(data_dir / "manifests", recipe / "data" / "manifests")
+    shutil.copytree(corpus, recipe / "corpus" / "LibriSpeech")
+    paths = manifests.Paths(recipe / "data" / "manifests")
+    content = unpacked(paths.recordings("dev")).replace(str(corpus), "corpus/LibriSpeech")
+    with gzip.open(paths.recordings("dev"), "wt") as stream:
+        stream.write(content)
+    monkeypatch.chdir(other)
+    made = manifests.read(manifests.Paths(Path("../librispeech/data/manifests")), "dev")
+    made.to_file(recipe / "data" / "cuts.jsonl.gz")
+    for place in (other, tmp_path, recipe):
+        monkeypatch.chdir(place)
+        cut = next(manifests.iterate_cuts(recipe / "data" / "cuts.jsonl.gz"))
+        assert not Path(cut.recording.sources[0].source).is_absolute() or place == tmp_path
+        assert cut.load_audio().shape[0] == 1
+
+
 def load(data_dir: Path) -> tuple[RecordingSet, SupervisionSet]:
     paths = manifests.Paths(data_dir / "manifests")
     return load_manifest(paths.recordings("dev")), load_manifest(paths.supervisions("dev"))
