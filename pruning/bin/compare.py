@@ -33,7 +33,8 @@ LIKELIHOOD = "NLL: nats a token of the transcripts, over the whole transducer la
 
 CLAIMS = """\
 *holds*: better than each of the others at the level of 5 %, with Holm's correction over them; *does not hold*: one of
-the others is better likewise; *not resolvable here*: neither."""
+the others is better likewise; *not resolvable here*: neither. "At most X more": the 95 % interval of each difference
+lies below X (*holds*), or that of one above it (*does not hold*)."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -100,7 +100,7 @@ def _plans(
     targets = {"size": 0.5}
     if options.prune_config:
         prune = configuration.load(transducer_runs.PruneConfig, options.prune_config)
-        targets = {cost: goal for cost, goal in prune.constraint.targets().items() if cost in COSTS} or targets
+        targets = {cost: goal for cost, goal in prune.constraint.goals().items() if cost in COSTS} or targets
         plans.append(estimate("pruning", dense, prune))
     cost, target = next(iter(targets.items()))
     costs = cost_model(dense, 10.0)

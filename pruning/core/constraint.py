@@ -30,8 +30,7 @@ class ConstraintConfig:
         parts: the same for parts of the network, each by kinds of its cost: ``{size:frontend: 0.4, size:attention+ffn:
             0.5}``, with multipliers of its own.
         match: ``{macs: 0.5}``: the sparsity of another cost that the small network is to have, for comparisons at equal
-            cost. The targets above are a first guess then; they are raised or lowered together until it is met. Of L0
-            gates.
+            cost. The targets above are a first guess then, which gates raise or lower by one factor until it is met.
         seconds: audio length at which MACs are counted.
         ramp: ``linear`` or ``cubic`` growth of the target, or ``one_shot``: none, and then the whole of it.
         ramp_share: share of the run's steps over which it grows, or after which it is there.
@@ -53,6 +52,8 @@ class ConstraintConfig:
         asked = (self.size, self.macs, self.latency, *self.parts.values(), *self.match.values())
         if any(not 0 <= target < 1 for target in asked) or not 0 < self.ramp_share <= 1:
             raise ValueError("constraint: size, macs, latency, parts and match are in [0, 1), ramp_share in (0, 1]")
+        if 0 in self.match.values():
+            raise ValueError("constraint.match is above 0; {} for nothing to be matched")
         if len(self.match) > 1 or not set(self.match) <= set(COSTS):
             raise ValueError(f"constraint.match has one of {' and '.join(COSTS)}")
         if not self.targets():
@@ -64,6 +65,10 @@ class ConstraintConfig:
         """Constrained costs and their targets."""
         whole = {cost: getattr(self, cost) for cost in (*COSTS, LATENCY)}
         return {cost: target for cost, target in (*whole.items(), *self.parts.items()) if target > 0}
+
+    def goals(self) -> dict[str, float]:
+        """What the small network has to have: the targets, or the cost that it is to match."""
+        return dict(self.match) or self.targets()
 
 
 def ramp(kind: str, progress: float) -> float:
@@ -109,7 +114,7 @@ class Lagrangian(nn.Module):
 
         Args:
             sparsity: expected sparsity of each cost, ``(C,)``, in the order of ``targets``.
-            share: position of the ramp, in [0, 1].
+            share: what the targets are multiplied by: the position of the ramp, in [0, 1], and a level.
         """
         goal = sparsity.new_tensor([target * share for target in self.targets.values()])
         gap = sparsity - goal

@@ -144,12 +144,15 @@ def grid(comparison: Comparison, target: str, style: str = "github") -> str:
 def verdict(differences: Mapping[str, tuple[Estimate, float]], margin: float = 0.0) -> str:
     """On the claim that a method is better than others, from their differences to it (see `Comparison.differences`).
 
-    *holds*: it is better than each of them, by Holm's p < 0.05, or with a ``margin`` (of the rate): the interval of
-    each difference ends before the method errs so much more; *does not hold*: one of them is better, by Holm's
-    p < 0.05; else the data cannot tell.
+    *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better, likewise; else
+    the data cannot tell. With a ``margin`` (of the rate) intervals of 95 % decide: it errs less than that more than
+    each of them, or at least that more than one.
     """
-    if margin > 0 and all(value.low > -margin for value, _ in differences.values()):
-        return "holds"
+    if margin > 0:
+        if any(value.high < -margin for value, _ in differences.values()):
+            return "does not hold"
+        held = all(value.low > -margin for value, _ in differences.values())
+        return "holds" if held else "not resolvable here"
     if any(p < 0.05 and value.value < 0 for value, p in differences.values()):
         return "does not hold"
     if all(p < 0.05 and value.value > 0 for value, p in differences.values()):

@@ -15,10 +15,11 @@ from pruning.core.gates import GateConfig, HardConcreteGates
 from pruning.core.prunable import Prunable
 from pruning.core.structure import Structure
 from pruning.errors import UserError
-from pruning.training.pruner import Pruner
+from pruning.training.pruner import TOLERANCE, Pruner
 from pruning.training.task import ParameterGroup, StepInfo
 
-_HALVINGS = 10  # of the range in which a level is searched
+_HALVINGS, _FINE_HALVINGS = 10, 6  # of the range in which a level is searched, and then around it
+_AROUND = 0.1
 _MATCHED_EVERY = 50  # steps
 
 
@@ -90,11 +91,13 @@ class Gating(Pruner):
         return self.units.hard_counts(self.gates.rule())
 
     def structure(self, share: float = 1.0) -> Structure:
-        """The hard structure at ``share`` of the targets: the published rule, moved to them where it misses them."""
+        """The hard structure at ``share`` of the goals: the published rule, moved to them where it misses them."""
         keep = self._keep(share * self._level(share))
-        if self.constraint.match:  # what is still missing, by as few units as it takes
-            wanted = {cost: target * share for cost, target in self.constraint.match.items()}
-            keep = self.units.fitted(keep, self.gates.log_alpha.detach().cpu(), self.costs, wanted)
+        for cost, wanted in self.constraint.match.items():
+            reached = self.costs.sparsity(self.units.hard_counts(keep), cost).item()
+            if abs(reached - wanted * share) > TOLERANCE / 2:  # units are too coarse: whatever units come nearer
+                alpha = self.gates.log_alpha.detach().cpu()
+                keep = self.units.fitted(keep, alpha, self.costs, {cost: wanted * share})
         return self.gates.structure(keep)
 
     def _keep(self, share: float, fill: bool = True) -> Tensor:
@@ -104,17 +107,25 @@ class Gating(Pruner):
         """The share of the targets that the penalty asks for."""
         return self.share(step) * (1.0 if self.level is None else float(self.level))
 
-    def _level(self, share: float) -> float:
+    def _level(self, share: float, fine: bool = True) -> float:
         """What all targets are multiplied by, so that their hard structure has ``constraint.match`` at ``share``."""
         if not self.constraint.match or share <= 0:
             return 1.0
-        ((cost, wanted),) = self.constraint.match.items()
         most = self.costs.reachable(self.units.chosen)
-        low, high = 0.0, min(most[other] / target for other, target in self.targets.items()) / share
-        best = (math.inf, 1.0)
-        for _ in range(_HALVINGS):
+        highest = min(most[cost] / target for cost, target in self.targets.items()) / share
+        level = self._searched(share, 0.0, highest, _HALVINGS, fill=False)
+        if not fine:
+            return level
+        around = (1 - _AROUND) * level, min((1 + _AROUND) * level, highest)  # filled structures are finer, and slower
+        return self._searched(share, *around, _FINE_HALVINGS, fill=True)
+
+    def _searched(self, share: float, low: float, high: float, halvings: int, fill: bool) -> float:
+        """The level between two whose structure comes nearest."""
+        ((cost, wanted),) = self.constraint.match.items()
+        best = (math.inf, high)
+        for _ in range(halvings):
             level = (low + high) / 2
-            counts = self.units.hard_counts(self._keep(level * share, fill=False))
+            counts = self.units.hard_counts(self._keep(level * share, fill))
             missed = self.costs.sparsity(counts, cost).item() - wanted * share
             best = min(best, (abs(missed), level))
             low, high = (level, high) if missed < 0 else (low, level)
@@ -138,7 +149,7 @@ class Gating(Pruner):
         """Keep log alpha in its range; now and then see which targets give what is to be matched."""
         self.gates.limit()
         if self.level is not None and step.step % _MATCHED_EVERY == 0:
-            self.level.fill_(self._level(self.share(step)))
+            self.level.fill_(self._level(self.share(step), fine=False))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Gates descend, multipliers ascend; both outside weight decay, the norm clip and the weights' schedule."""

@@ -87,4 +87,4 @@ class PrunedTask(Task):
         """Under pruning: the structure, with scores, and the constraint."""
         if self.pruner is None:
             return {}
-        return {FOUND: self.pruner.structure().to_dict(), "targets": self.pruner.targets}
+        return {FOUND: self.pruner.structure().to_dict(), "targets": self.pruner.goals}

@@ -54,19 +54,14 @@ class Pruner(nn.Module, ABC):
             self.costs = CostModel(units.groups, terms, _latency_table(constraint), list(constraint.parts))
         except ValueError as error:
             raise UserError(f"constraint.parts: {error}", "correct it") from None
-        self.targets = constraint.targets()
-        check_reachable(self.costs, units.chosen, {**self.targets, **constraint.match})
+        self.targets, self.goals = constraint.targets(), constraint.goals()
+        check_reachable(self.costs, units.chosen, {**self.targets, **self.goals})
         self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule
 
     @property
     def network(self) -> nn.Module:
         """The network that is pruned."""
         return self._network[0][0]
-
-    @property
-    def goals(self) -> Mapping[str, float]:
-        """What the small network has to have: the targets, or the cost that it is to match."""
-        return self.constraint.match or self.targets
 
     @property
     def masker(self) -> Masker:
@@ -161,12 +156,13 @@ class Pruner(nn.Module, ABC):
         )
 
     def log_values(self, step: StepInfo) -> dict[str, float]:
-        """Goal and hard sparsity of each cost, share of the units of each kind that is kept."""
+        """Goals and hard sparsity of each cost, share of the units of each kind that is kept."""
         share = self.share(step)
         counts = self.costs.counts(self.structure(share))
         values: dict[str, float] = {}
-        for cost, target in self.goals.items():
-            values[f"sparsity/{cost}/target"] = target * share
+        for cost in {**self.targets, **self.goals}:
+            if cost in self.goals:
+                values[f"sparsity/{cost}/target"] = self.goals[cost] * share
             values[f"sparsity/{cost}/hard"] = self.costs.sparsity(counts, cost).item()
         values.update(self._kept_by_kind(counts))
         return values

@@ -240,7 +240,7 @@ def _uniform_config(config: SweepConfig, network: nn.Module, narrow: str, target
 
 def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
     """The cost and the sparsity that a uniformly narrowed network of a target has."""
-    targets = configuration.load(config.recipe.PruneConfig, config.prune, config.targets[name]).constraint.targets()
+    targets = configuration.load(config.recipe.PruneConfig, config.prune, config.targets[name]).constraint.goals()
     cost, target = next(iter(targets.items()))
     if cost not in COSTS:
         what = f"a uniform network cannot be made for {cost} alone"
