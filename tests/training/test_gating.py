@@ -90,7 +90,7 @@ def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
     # the penalty asks for the size that this is, and resumes with it
     values = gating.log_values(StepInfo(1, 100, 100, 100))
     assert values["sparsity/macs/target"] == wanted and values["sparsity/macs/hard"] == pytest.approx(wanted, abs=0.005)
-    assert values["sparsity/size/asked"] == pytest.approx(reached["size"], abs=0.08)  # whole channels are coarse
+    assert values["sparsity/size/asked"] == pytest.approx(reached["size"], abs=0.15)  # whole channels are coarse
     assert values["sparsity/size/expected"] == pytest.approx(reached["size"], abs=0.1)
     resumed = Gating(network(), GatingConfig(), constraint, 1000)
     resumed.load_state_dict(gating.state_dict())
