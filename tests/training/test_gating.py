@@ -91,7 +91,7 @@ def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
     values = gating.log_values(StepInfo(1, 100, 100, 100))
     assert values["sparsity/macs/target"] == wanted and values["sparsity/macs/hard"] == pytest.approx(wanted, abs=0.005)
     assert values["sparsity/size/asked"] == pytest.approx(reached["size"], abs=0.15)  # whole channels are coarse
-    assert values["sparsity/size/expected"] == pytest.approx(reached["size"], abs=0.1)
+    assert values["sparsity/size/expected"] == pytest.approx(reached["size"], abs=0.15)
     resumed = Gating(network(), GatingConfig(), constraint, 1000)
     resumed.load_state_dict(gating.state_dict())
     assert resumed.log_values(StepInfo(1, 100, 100, 100))["sparsity/size/asked"] == values["sparsity/size/asked"]
