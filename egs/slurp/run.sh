@@ -12,7 +12,7 @@
 set -euo pipefail
 
 mini=false              # a synthetic corpus and a small encoder of fresh weights, for 2 cores
-corpus_dir=             # holds dataset/slurp and slurp_real; default: download/slurp (mini: made in corpus/)
+corpus_dir=             # holds dataset/slurp and slurp_real; default: download/slurp (mini: made, by default in corpus/)
 annotations=            # mini: directory with dataset/slurp/{devel,test}.jsonl, whose sentences are spoken
 corpus_args=            # mini: more options of local/make_synthetic_corpus.py: "--recordings 3"
 train_parts=            # default: train train_synthetic (mini: train)
@@ -28,11 +28,15 @@ conf=                   # folder of warm_up.yaml, dense.yaml, prune.yaml and fin
 
 corpus=slurp
 task=intent
+made_here=false
 [[ $mini =~ ^(true|false)$ ]] || fail "--mini takes true or false, not '$mini'"
 if [ "$mini" = true ]; then
   : "${train_parts:=train}" "${data_dir:=data/mini}" "${exp_dir:=exp/mini}" "${conf:=conf/mini}" "${warm_up:=true}"
   [ "$hears" = samples ] || [ "$conf" != conf/mini ] || conf=conf/mini_features
   env_extras=mini
+  # a directory that is there is used as it is, unless it is said what is to be in it
+  [ -d "$corpus_dir" ] && [ -z "$annotations$corpus_args" ] || made_here=true
+  : "${corpus_dir:=corpus/slurp${annotations:+-annotations}}"
 else
   [ -z "$annotations$corpus_args" ] || fail "--annotations and --corpus-args are of --mini true"
   : "${train_parts:=train train_synthetic}" "${data_dir:=data}" "${exp_dir:=exp}" "${conf:=conf}" "${warm_up:=false}"
@@ -46,23 +50,16 @@ manifests=$data_dir/manifests
 . ../../utils/encoder.sh
 
 if in_stage 0; then
-  if [ "$mini" = true ] && [ -z "$corpus_dir" ]; then
-    name=slurp
-    [ -z "$annotations" ] || name=slurp-annotations
+  if [ "$made_here" = true ]; then
     # shellcheck disable=SC2086  # a runner is a command with its options, and options are words
     run_logged "a synthetic corpus" "$data_dir/log/corpus.log" $train_cmd -- \
-      python local/make_synthetic_corpus.py --output-dir "corpus/$name" ${annotations:+--annotations "$annotations"} \
+      python local/make_synthetic_corpus.py --output-dir "$corpus_dir" ${annotations:+--annotations "$annotations"} \
       $corpus_args
   else
     [ -d "$corpus_dir" ] || fail "the corpus directory $corpus_dir does not exist; fetch SLURP's repository and its audio \
 (scripts/download_audio.sh there) and give --corpus-dir"
   fi
 fi
-if [ "$mini" = true ] && [ -z "$corpus_dir" ]; then
-  corpus_dir=corpus/slurp
-  [ -z "$annotations" ] || corpus_dir=corpus/slurp-annotations
-fi
-
 if in_stage 1; then
   require "$corpus_dir" 0
   # shellcheck disable=SC2086

@@ -134,13 +134,23 @@ _RESTING = ["trainer.max_steps=40", "constraint.size=0.7", "constraint.ramp=line
             "snapshots=[0.2,0.4]", "criterion.interval=2", "criterion.rest=5"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "stop"), [([], 16), (_RESTING, 12)], ids=["on the ramp", "at rest"])
-def test_an_interrupted_low_rank_run_ends_as_an_uninterrupted_one(
+_LOW_RANK = ["--method", "fisher", "--technique", "low_rank"]
+_GATES = ["--method", "l0", "--technique", "structured", "trainer.max_steps=70", "constraint.match.macs=0.3",
+          "gating.gate_lr=0.1", "gating.multiplier_lr=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop"),
+    [(_LOW_RANK, 16), ([*_LOW_RANK, *_RESTING], 12), (_GATES, 58)],
+    ids=["on the ramp", "at rest", "another cost matched"],
+)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     work: Path, tmp_path: Path, settings: list[str], stop: int
 ) -> None:
-    """Rotated weights, turned moments and the metric come back from the state and the data; at step 10 it rests."""
-    common = ["--config", str(work / "prune.yaml"), "--method", "fisher", "--technique", "low_rank", "--teacher",
-              str(work / "dense"), *data(work), "trainer.state_interval=5", *settings]  # fmt: skip
+    """Rotated weights, turned moments and the metric come back from the state and the data; at step 10 it rests; the
+    level of the targets, found at step 50, is asked for on."""
+    common = ["--config", str(work / "prune.yaml"), "--teacher", str(work / "dense"), *data(work),
+              "trainer.state_interval=5", *settings]  # fmt: skip
     prune.main([*common, "--exp-dir", str(tmp_path / "whole")])
 
     class Stop(Exception):
@@ -161,7 +171,7 @@ def test_an_interrupted_low_rank_run_ends_as_an_uninterrupted_one(
     prune.main([*common, "--exp-dir", str(tmp_path / "broken")])
     ours, theirs = (checkpoint.load_model(tmp_path / name)[0].state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    if settings:
+    if "snapshots=[0.2,0.4]" in settings:
         ends = [[checkpoint.read_header(checkpoint.snapshot_path(tmp_path / name, f"size-{kept}"))["step"]
                  for kept in (80, 60)] for name in ("whole", "broken")]  # fmt: skip
         assert ends[0] == ends[1] and ends[0][0] - 5 < 10 < ends[0][0], "the state was of a rest"

@@ -34,6 +34,7 @@ def sweep_file(work: Path, place: Path, task: str, **changes: object) -> Path:
         "targets": {"40": ["constraint.macs=0.4"]},
         "methods": {"hj-mac": {"method": "hj-mac"},
                     "random": {"method": "random", "more_seeds": {"40": [2]}},
+                    "hj-size": {"method": "hj-size", "settings": ["constraint.size=0.2", "constraint.match.macs=0.4"]},
                     "longer": {"dense": True, "finetune_settings": ["trainer.max_steps=7"]}},
         "reference": "random", "claims": {"joint": {"better": "hj-mac", "than": ["random"]},
                                           "no loss": {"better": "hj-mac", "than": ["teacher", "longer"], "margin": 99}},
@@ -55,7 +56,8 @@ def test_from_the_sweep_to_the_table(work: Path, tmp_path: Path, task: str) -> N
     assert done.returncode == 0, done.stderr[-2000:]
     found = comparison.read(tmp_path / "exp" / "results")
     seeds = {line.method: line.seeds for line in found.lines[1:]}
-    assert seeds == {"hj-mac": (1,), **({"random": (1, 2), "longer": (1,)} if task == "intent" else {})}
+    more = {"random": (1, 2), "hj-size": (1,), "longer": (1,)}
+    assert seeds == {"hj-mac": (1,), **(more if task == "intent" else {})}
     joint = found.lines[1]
     for line in found.lines[1:]:
         share = 1.0 if line.method == "longer" else 0.6
