@@ -14,7 +14,7 @@ from typing import Any, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.training import benchmark, provenance, report, transducer_runs
+from pruning.training import benchmark, provenance, report
 
 MODULE = "pruning.bin.benchmark"
 
@@ -96,12 +96,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     sources = dict(options.systems)
     with tempfile.TemporaryDirectory() as temporary:
         place = options.export_dir or Path(temporary)
-        systems = {name: (transducer_runs.load_network(source)[0], place / name) for name, source in sources.items()}
+        systems = {name: (benchmark.load(source), place / name) for name, source in sources.items()}
         for model, directory in systems.values():
             benchmark.export(model, directory, options.backends)
         timings = list(benchmark.measure(systems, options.backends, settings, options.repeats))
         memory = {} if options.no_memory else {
-            (name, backend): benchmark.peak_memory(sources[name], systems[name][1], backend, settings[0])
+            (name, backend): benchmark.peak_memory(sources[name], *systems[name], backend, settings[0])
             for name in systems for backend in options.backends
         }  # fmt: skip
         return benchmark.facts(sources, systems, timings, memory)

@@ -7,22 +7,25 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.models import encoders
+from pruning.models.speech_model import SpeechModel
 from pruning.models.transducer import Transducer
-from pruning.speech.exported import FORMS, ExportedTransducer
-from pruning.training import provenance, timing
+from pruning.speech.exported import FORMS, ExportedPart, ExportedTransducer
+from pruning.training import checkpoint, onnx_files, provenance, runs, speech_exporting, timing
 from pruning.training.exporting import export_onnx, export_torchscript
-from pruning.training.facts import frames_of, network_facts
+from pruning.training.facts import SAMPLES_PER_SECOND, frames_of, network_facts
 from pruning.training.timing import PYTORCH, Timing
-from pruning.training.transducer_runs import load_network
 
 BACKENDS = (PYTORCH, "torchscript", "onnx", "int8")
 _FORM_OF = {"torchscript": "torchscript", "onnx": "float32", "int8": "int8"}
+Timed = Union[Transducer, SpeechModel]
+"""Of a transducer the encoder is timed, of an encoder with a head both."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,48 @@ class Setting:
     seconds: float
 
 
-def export(model: Transducer, directory: Path, backends: Sequence[str]) -> None:
-    """Write what the backends need under ``directory``, unless that of the same weights is there."""
+def load(source: PathLike) -> Timed:
+    """A network, dense or extracted, from a checkpoint or experiment directory.
+
+    Raises:
+        UserError: no such checkpoint, one that is not extracted yet, or of a language model.
+    """
+    runs.check_extracted(checkpoint.read_header(checkpoint.file_of(source)), source)
+    model, header = checkpoint.load_model(source)
+    if not isinstance(model, (Transducer, SpeechModel)):
+        raise UserError(f"{source} holds a {header['model']['type']}", "benchmark_lm is of language models")
+    return speech_exporting.plain(model).eval() if isinstance(model, SpeechModel) else model
+
+
+def input_dim(model: Timed) -> int:
+    """Bins of the features that it takes; 0: samples."""
+    encoder: Any = model.encoder
+    return 0 if encoders.hears_samples(encoder) else int(encoder.config.feature_dim)
+
+
+def _file(model: Timed, backend: str) -> str:
+    form = _FORM_OF[backend]
+    if isinstance(model, Transducer):
+        return f"encoder{FORMS[form]}"
+    if form not in speech_exporting.FORMS:
+        raise UserError(f"{backend} is of transducers", "leave the backend out")
+    return speech_exporting.FORMS[form]
+
+
+def export(model: Timed, directory: Path, backends: Sequence[str]) -> None:
+    """Write what the backends need under ``directory``, unless that of the same weights is there.
+
+    Raises:
+        UserError: a backend is not of such networks.
+    """
     if not set(backends) - {PYTORCH}:
         return
-    needed = [f"encoder{FORMS[_FORM_OF[backend]]}" for backend in backends if backend != PYTORCH]
+    needed = [_file(model, backend) for backend in backends if backend != PYTORCH]
 
     def write() -> None:
+        if isinstance(model, SpeechModel):
+            onnx_files.write(speech_exporting.parts(model), directory, int8="int8" in backends)
+            return
         export_onnx(model, directory, int8="int8" in backends)
         if "torchscript" in backends:
             export_torchscript(model, directory)
@@ -48,20 +86,24 @@ def export(model: Transducer, directory: Path, backends: Sequence[str]) -> None:
     timing.keep_export(model, directory, needed, write)
 
 
-def encoder_of(model: Transducer, directory: Path, backend: str, threads: int) -> Callable[..., Any]:
-    """A call that encodes ``(features, lengths)``."""
-    return model if backend == PYTORCH else ExportedTransducer(directory, _FORM_OF[backend], threads).encoder
+def encoder_of(model: Timed, directory: Path, backend: str, threads: int) -> Callable[..., Any]:
+    """A call that takes ``(features or samples, lengths)``."""
+    if backend == PYTORCH:
+        return model
+    if isinstance(model, SpeechModel):
+        return ExportedPart(directory / _file(model, backend), threads)
+    return ExportedTransducer(directory, _FORM_OF[backend], threads).encoder
 
 
-def bytes_on_disk(model: Transducer, directory: Path, backend: str) -> int:
-    """Of the encoder's file; for PyTorch of its parameters and buffers."""
+def bytes_on_disk(model: Timed, directory: Path, backend: str) -> int:
+    """Of the exported file; for PyTorch of the encoder's parameters and buffers."""
     if backend == PYTORCH:
         return timing.tensor_bytes(model.encoder)
-    return (directory / f"encoder{FORMS[_FORM_OF[backend]]}").stat().st_size
+    return (directory / _file(model, backend)).stat().st_size
 
 
 def measure(
-    systems: Mapping[str, tuple[Transducer, Path]],
+    systems: Mapping[str, tuple[Timed, Path]],
     backends: Sequence[str],
     settings: Sequence[Setting],
     repeats: int,
@@ -77,9 +119,10 @@ def measure(
     Raises:
         UserError: the systems take different features.
     """
-    dims = {model.config.encoder.feature_dim for model, _ in systems.values()}
+    dims = {input_dim(model) for model, _ in systems.values()}
     if len(dims) > 1:
-        raise UserError(f"the systems take features of {dims} bins", "compare networks of the same features")
+        what = " and ".join(f"features of {dim} bins" if dim else "samples" for dim in sorted(dims))
+        raise UserError(f"the systems take {what}", "compare networks that hear the same")
     (dim,) = dims
 
     def call_of(system: str, backend: str, setting: Setting) -> Callable[[], Any]:
@@ -88,23 +131,25 @@ def measure(
     return timing.measure(systems, backends, settings, call_of, repeats, seed)
 
 
-def on_noise(encode: Callable[..., Any], feature_dim: int, setting: Setting) -> Callable[[], Any]:
-    """A call that encodes noise, the same for all."""
-    frames = frames_of(setting.seconds)
-    features = torch.randn(setting.batch, frames, feature_dim, generator=torch.Generator().manual_seed(0))
-    lengths = torch.full((setting.batch,), frames)
-    return lambda: encode(features, lengths)
+def on_noise(encode: Callable[..., Any], dim: int, setting: Setting) -> Callable[[], Any]:
+    """A call that encodes noise, the same for all: features of ``dim`` bins, or for 0 samples."""
+    count = frames_of(setting.seconds) if dim else round(setting.seconds * SAMPLES_PER_SECOND)
+    shape = (setting.batch, count, dim) if dim else (setting.batch, count)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    lengths = torch.full((setting.batch,), count)
+    return lambda: encode(noise, lengths)
 
 
-def peak_memory(source: PathLike, directory: Path, backend: str, setting: Setting) -> float:
+def peak_memory(source: PathLike, model: Timed, directory: Path, backend: str, setting: Setting) -> float:
     """Peak MiB of a process of its own that loads one encoder and runs it once."""
-    arguments = [str(source), str(directory), backend, json.dumps(asdict(setting))]
+    name = _file(model, backend) if isinstance(model, SpeechModel) and backend != PYTORCH else ""
+    arguments = [str(source), str(directory), backend, json.dumps(asdict(setting)), str(input_dim(model)), name]
     return timing.peak_memory("pruning.training.benchmark", arguments)
 
 
 def facts(
     sources: Mapping[str, PathLike],
-    systems: Mapping[str, tuple[Transducer, Path]],
+    systems: Mapping[str, tuple[Timed, Path]],
     timings: Sequence[Timing[Setting]],
     memory: Mapping[tuple[str, str], float],
 ) -> dict[str, Any]:
@@ -136,21 +181,20 @@ def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
     return timing.as_text(lines, style, ("system", "backend"))
 
 
-def _one(source: str, directory: str, backend: str, setting: Mapping[str, Any]) -> None:
-    """What `peak_memory` runs."""
+def _one(source: str, directory: str, backend: str, setting: Mapping[str, Any], dim: int, name: str) -> None:
+    """What `peak_memory` runs; ``name`` is of the file, for encoders with a head."""
     given = Setting(**setting)
     torch.set_num_threads(given.threads)
     if backend == PYTORCH:
-        model = load_network(source)[0]
-        call: Callable[..., Any] = model
-        dim = model.config.encoder.feature_dim
+        call: Callable[..., Any] = load(source)
+    elif name:
+        call = ExportedPart(Path(directory) / name, given.threads)
     else:
-        exported = ExportedTransducer(directory, _FORM_OF[backend], given.threads)
-        call, dim = exported.encoder, exported.feature_dim
+        call = ExportedTransducer(directory, _FORM_OF[backend], given.threads).encoder
     with torch.no_grad():
         on_noise(call, dim, given)()
     print(provenance.peak_memory_mib())
 
 
 if __name__ == "__main__":
-    _one(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
+    _one(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pruning.bin import benchmark as command
 from pruning.errors import UserError
 from pruning.files import read_json
 from pruning.models import registry
 from pruning.training import benchmark, checkpoint
+from tests.models.speech_encoders import SHAPES
 from tests.training.test_gating import network
+from tests.training.test_speech_exporting import irregular
 
 pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 
@@ -64,6 +67,38 @@ def test_all_of_it(tmp_path: Path) -> None:
     (tmp_path / "speed.md").unlink()
     command.main(["--read", str(tmp_path / "speed.json")])
     assert (tmp_path / "speed.md").read_text() == text, "from the file alone, origin and all"
+
+
+def saved(model: nn.Module, place: Path) -> str:
+    checkpoint.save_model(checkpoint.best_path(place), model, {"model": registry.describe(model), "tokenizer": {}})
+    return f"{place.name}={place}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["ctc", "intent"])
+def test_encoders_with_heads(tmp_path: Path, task: str) -> None:
+    systems = [saved(irregular(SHAPES[0], task), tmp_path / name) for name in ("dense", "other")]
+    threads = torch.get_num_threads()
+    command.main(["--systems", *systems, "--backends", "pytorch", "onnx", "--threads", "1", "--batch", "1", "--seconds",
+                  "0.5", "--repeats", "2", "--export-dir", str(tmp_path / "exports"), "--output",
+                  str(tmp_path / "speed.json")])  # fmt: skip
+    torch.set_num_threads(threads)
+    rows = read_json(tmp_path / "speed.json")["rows"]
+    assert {(one["system"], one["backend"]) for one in rows} == {
+        (system, backend) for system in ("dense", "other") for backend in ("pytorch", "onnx")
+    }
+    assert all(one["median_seconds"] > 0 and one["peak_memory_mib"] > 50 and one["macs_10s"] > 0 for one in rows)
+    export = tmp_path / "exports" / "other" / "model.onnx"
+    assert export.stat().st_size in [one["bytes"] for one in rows]
+
+
+def test_what_cannot_be_timed_together(tmp_path: Path) -> None:
+    output = ["--threads", "1", "--seconds", "0.5", "--no-memory", "--output", str(tmp_path / "speed.json")]
+    ours, theirs = saved(irregular(SHAPES[0]), tmp_path / "samples"), saved(network(), tmp_path / "features")
+    with pytest.raises(UserError, match="the systems take samples and features of 80 bins"):
+        command.main(["--systems", ours, theirs, "--backends", "pytorch", *output])
+    with pytest.raises(UserError, match="torchscript is of transducers; leave the backend out"):
+        command.main(["--systems", ours, "--backends", "torchscript", *output])
 
 
 def test_bad_numbers_are_refused(tmp_path: Path) -> None:
