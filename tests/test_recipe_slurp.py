@@ -83,7 +83,8 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     ("options", "complaint"),
     [
         (["--hears", "pictures"], "--hears takes samples or features, not 'pictures'"),
-        (["--annotations", "x"], "--annotations is of --mini true"),
+        (["--annotations", "x"], "--annotations and --corpus-args are of --mini true"),
+        (["--corpus-args", "x"], "--annotations and --corpus-args are of --mini true"),
         (["--pretrained", "x", "--warm-up", "true"], "--pretrained and a warm-up are two starts"),
         (["--corpus-dir", "/nowhere", "--stop-stage", "0"], "the corpus directory /nowhere does not exist"),
         (["--conf", "nowhere", "--stage", "5"], "stage 5 needs nowhere/dense.yaml, which does not exist"),
