@@ -19,8 +19,9 @@ from pruning.training import benchmark, provenance, report
 MODULE = "pruning.bin.benchmark"
 
 EXPLANATION = """\
-Encoders on noise of one length, subsampling and joiner projection (exports) included; median and 95th percentile over
-{repeats} rounds in which every system runs once, in a new order. Speed-up and MAC ratio (at 10 s) are against {first},
+Encoders on noise of one length, with subsampling or frontend, and with their head or (exports of transducers) the
+joiner's projection; median and 95th percentile over {repeats} rounds in which every system runs once, in a new order.
+Speed-up and MAC ratio (at 10 s) are against {first},
 same backend and setting; *of it* is their quotient. MiB on disk: the encoder's file (PyTorch: its tensors). Peak MiB: a
 process of its own with one encoder, libraries included, in the first setting. {processor}, torch {torch}."""
 
