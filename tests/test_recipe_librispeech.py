@@ -198,3 +198,23 @@ def test_bad_input_is_told_in_one_line(tmp_path: Path, options: list[str], compl
     result = recipe.run(*options)
     assert complaint in last_line(result) and result.stderr.count("\n") == 1
     assert not recipe.data.exists() and not recipe.exp.exists()
+
+
+@pytest.mark.parametrize("place", ["LibriSpeech", "."])
+def test_text_of_librispeech_is_found(tmp_path: Path, place: str) -> None:
+    corpus = tmp_path / "LibriSpeech"
+    corpus.mkdir()
+    text = tmp_path / place / "librispeech-lm-norm.txt.gz"
+    command = [str(RECIPE / "run_lm.sh"), "--corpus-dir", str(corpus), "--stop-stage", "-1"]
+    environment = Recipe(tmp_path).environment
+
+    def said(*options: str) -> str:
+        done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=True,
+                              stdin=subprocess.DEVNULL)  # fmt: skip
+        return done.stderr
+
+    assert said() == ""
+    text.touch()
+    assert Path(said().strip().split(": ")[1]).resolve() == text.resolve()
+    assert said("--lm-text", "other.txt") == "text besides the transcripts: other.txt\n"
+    assert said("--mini", "true") == ""

@@ -13,6 +13,7 @@ mini=false              # the synthetic corpus of run.sh --mini true
 train_parts=            # default: train-clean-100 train-clean-360 train-other-500 (mini: train-clean-mini)
 dev_parts=              # default: dev-clean dev-other (mini: dev-clean-mini)
 test_parts=             # default: test-clean test-other
+corpus_dir=download/LibriSpeech  # of run.sh; its librispeech-lm-norm.txt.gz (in it, or beside) is the default of --lm-text
 data_dir=               # of run.sh; default: data (mini: data/mini)
 exp_dir=                # of run.sh; default: exp (mini: exp/mini)
 conf=                   # folder of lm.yaml, lm_prune.yaml and lm_finetune.yaml; default: conf/lm (mini: conf/mini)
@@ -27,6 +28,10 @@ if [ "$mini" = true ]; then
 else
   : "${train_parts:=train-clean-100 train-clean-360 train-other-500}" "${dev_parts:=dev-clean dev-other}"
   : "${data_dir:=data}" "${exp_dir:=exp}" "${conf:=conf/lm}" "${lang_dir:=$data_dir/lang_bpe_500}"
+  for place in "$corpus_dir" "$(dirname "$corpus_dir")"; do
+    [ -n "$lm_text" ] || [ ! -f "$place/librispeech-lm-norm.txt.gz" ] || lm_text=$place/librispeech-lm-norm.txt.gz
+  done
+  [ -z "$lm_text" ] || echo "text besides the transcripts: $lm_text" >&2
 fi
 : "${test_parts:=test-clean test-other}"
 
