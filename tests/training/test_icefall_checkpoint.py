@@ -27,7 +27,8 @@ def write(directory: Path, name: str, batch: int, average: bool = True, module: 
     seen = [weights(number) for number in range(PERIOD, batch + 1, PERIOD)]
     found: dict[str, Any] = {
         "model": {f"{module}w": weights(batch).float(), f"{module}count": torch.tensor(batch)},
-        "optimizer": {"lr": 0.1}, "scheduler": None, "grad_scaler": None, "sampler": None, "batch_idx_train": batch, "average_period": PERIOD,
+        "optimizer": {"lr": 0.1}, "scheduler": None, "grad_scaler": None, "sampler": None,
+        "batch_idx_train": batch, "average_period": PERIOD,
         "exp_dir": Path("exp"), "vocab_size": 30,
     }  # fmt: skip
     if average:
