@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pruning.core.units import Span, UnitGroup
 from pruning.errors import UserError
 from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
-from pruning.models.icefall_names import encoder_name, encoder_tensor
+from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor
 from pruning.models.subsampling import beyond
 
 DIRECTORY = "ICEFALL_DIR"
@@ -59,7 +59,8 @@ class IcefallEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.network: Any = build(modules, config, layer_dropout=0.0)
-        theirs = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()}
+        theirs = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()
+                  if not name.startswith(COMBINER)}  # fmt: skip
         plain = ConformerEncoder(config).state_dict()
         wanted = {encoder_name(ours, config.variant): tuple(tensor.shape) for ours, tensor in plain.items()
                   if not ours.startswith("feature_")}  # fmt: skip

@@ -32,6 +32,10 @@ _MODULES = {  # of a layer; the second linear layer of a feed-forward module has
     "final_norm.": "norm_final.",
 }
 
+COMBINER = "encoder.combiner."
+"""What the names of tensors of the encoder begin with that training alone uses."""
+
+
 def encoder_name(ours: str, variant: str) -> str:
     """What a tensor of our Conformer encoder, or the beginning of several tensors' names, is called in icefall's."""
     between, second = (3, "4") if variant == REWORKED else (2, "3")  # modules for each convolution; see above

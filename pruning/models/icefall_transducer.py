@@ -7,7 +7,7 @@ Four forms are known, told apart by their tensors alone:
   and the joiner through two more layers.
 - ``pruned_transducer_stateless2`` to ``5``, the reworked ones: projections, joiner and simple heads as ours are; layers
   whose weights are kept as ``weight exp(weight_scale)``. ``3`` may hold a second decoder, joiner and simple heads, for
-  another corpus; they are left out.
+  another corpus, ``5`` of before August 2022 linear layers that only training used; they are left out.
 
 The convolution modules of the first two have batch norm, layer norm or none, as the recipe had when it was trained.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.models.conformer import REWORKED, STANDARD, ConformerConfig
-from pruning.models.icefall_names import encoder_name, encoder_tensor, folded
+from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor, folded
 from pruning.models.transducer import TransducerConfig
 
 _STATELESS, _PRUNED = "transducer_stateless", "pruned_transducer_stateless"
@@ -178,10 +178,15 @@ def converted(state: Mapping[str, Tensor], form: Form, names: Iterable[str], sou
     if form.kind == _STATELESS:
         result.update(_simple_heads(result))
     scales = {f"{name}_scale" for name in used} | {"decoder.embedding.scale"}
-    left = sorted(name for name in state if name not in used | scales and "_giga" not in name)
+    left = sorted(name for name in state if name not in used | scales and not _of_training(name))
     if left:
         raise UserError(f"{source} holds {left[0]}, which has no place in a {form.kind} Conformer transducer", _REMEDY)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in result.items()}
+
+
+def _of_training(name: str) -> bool:
+    """Whether a tensor is of no use in recognition: another corpus's, or what layers were combined with at random."""
+    return "_giga" in name or name.startswith(f"encoder.{COMBINER}")
 
 
 def _simple_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

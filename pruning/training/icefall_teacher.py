@@ -15,6 +15,7 @@ from pruning.files import PathLike, write_json
 from pruning.models import icefall_encoder, registry
 from pruning.models.conformer import REWORKED
 from pruning.models.icefall_encoder import RECIPES, IcefallModules
+from pruning.models.icefall_names import COMBINER
 from pruning.models.icefall_transducer import converted, form_of
 from pruning.models.transducer import Transducer
 from pruning.speech.bpe import Tokenizer
@@ -81,8 +82,8 @@ def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) 
     logger.info("%s: the checkout's encoder and ours differ by %.1e relative", source, difference)
     if not difference <= EXACTNESS:
         raise UserError(f"{modules.recipe} of the checkout computes something else than is known here "
-                        f"({difference:.1e} relative)", "give the checkout that the checkpoint was trained with, "
-                        "or leave --icefall-dir out")  # fmt: skip
+                        f"({difference:.1e} relative)", "give one of October 2022 or later (before, padding reached "
+                        "into convolutions), or leave --icefall-dir out")  # fmt: skip
     return model if foreign is None else foreign, found
 
 
@@ -94,7 +95,8 @@ def _foreign(model: Transducer, modules: IcefallModules, state: Mapping[str, Ten
     """The same transducer with the checkout's encoder, which has the checkpoint's weights as they are."""
     foreign = Transducer(replace(model.config, icefall=modules))
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-    weights.update({f"encoder.network.{name}": tensor for name, tensor in _encoders(state).items()})
+    weights.update({f"encoder.network.{name}": tensor for name, tensor in _encoders(state).items()
+                    if not name.startswith(COMBINER) or f"encoder.network.{name}" in foreign.state_dict()})  # fmt: skip
     checkpoint.load_weights(foreign, weights, source)
     return foreign.eval()
 
