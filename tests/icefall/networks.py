@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def classes(directory: Path, recipe: str, *names: str) -> list[Any]:
     place = directory / RECIPES / recipe
     with icefall_encoder._importing_from(place, directory):
         return [importlib.import_module(name) for name in names]
+
+
+def package(name: str, directory: Path) -> Any:
+    """A module of a checkout's package ``icefall``; skips the test where it cannot be imported."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(directory))
+        for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == "icefall"]:
+            patched.delitem(sys.modules, loaded)
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            pytest.skip(f"icefall cannot be imported: {error}")
 
 
 def state(network: nn.Module, recipe: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.training.icefall_checkpoint import Choice, load
+from tests.icefall import networks
 
 # our own file holds a path, which newer torch does not load unasked
 TRUSTING: dict[str, Any] = {"weights_only": False} if torch.__version__ >= "2" else {}
@@ -116,3 +117,15 @@ def test_broken_checkpoints_are_named(exp: Path, change: dict, choice: Choice, n
 def test_a_path_and_an_epoch_do_not_go_together(exp: Path) -> None:
     with pytest.raises(UserError, match="is no experiment directory"):
         load(exp / "epoch-2.pt", Choice(epoch=2))
+
+
+def test_the_same_averages_as_icefalls(exp: Path) -> None:
+    """By its own functions, where a checkout is at hand."""
+    theirs = networks.package("icefall.checkpoint", networks.checkout())
+    average = theirs.average_checkpoints_with_averaged_model(str(exp / "epoch-2.pt"), str(exp / "epoch-5.pt"))
+    assert torch.allclose(load(exp, Choice(epoch=5, avg=3)).state["w"], average["w"], atol=1e-6)
+    ends = theirs.average_checkpoints([str(exp / f"epoch-{number}.pt") for number in (3, 4, 5)])
+    found = load(exp, Choice(epoch=5, avg=3, use_averaged_model=False))
+    assert torch.allclose(found.state["w"], ends["w"], atol=1e-6)
+    newest = [Path(name) for name in theirs.find_checkpoints(exp, iteration=-24)[:2]]
+    assert load(exp, Choice(iteration=24, avg=2, use_averaged_model=False)).files == newest[::-1]
