@@ -67,6 +67,8 @@ def load(source: PathLike, choice: Choice) -> Found:
         UserError: a file is missing or damaged, does not hold what is asked for, or nothing is chosen of a directory.
     """
     source = Path(source)
+    if not source.exists():
+        raise UserError(f"{source} does not exist", "give icefall's experiment directory, or a file of weights")
     if not source.is_dir():
         if choice.epoch is not None or choice.iteration is not None:
             raise UserError(f"{source} is no experiment directory", "give one, or leave out --epoch and --iter")
