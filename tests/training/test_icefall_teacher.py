@@ -51,34 +51,65 @@ def data_options(data_dir: Path) -> list[str]:
             "--dev-cuts", *map(str, data.dev_cuts)]  # fmt: skip
 
 
+def kept(small: Transducer, teacher: Path) -> float:
+    """The share of the encoder's parameters that are left, and are not 0."""
+    dense = read_json(teacher / "model.json", "")["encoder_parameters"]
+    return sum(int(parameter.count_nonzero()) for parameter in small.encoder.parameters()) / dense
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["l0", "activation"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_reworked_conformer_is_pruned_in_its_own_modules(
-    place: Callable[[], Path], method: str, data_dir: Path, tmp_path: Path
+    place: Callable[[], Path], data_dir: Path, tmp_path: Path
 ) -> None:
     directory = place()
     (tmp_path / "prune.yaml").write_text(CONFIG)
     source = experiment(tmp_path, directory, REWORKED)
-    arguments = ["--config", str(tmp_path / "prune.yaml"), "--exp-dir", str(tmp_path / "pruned"), "--method", method,
+    arguments = ["--config", str(tmp_path / "prune.yaml"), "--exp-dir", str(tmp_path / "pruned"), "--method", "l0",
                  *choose(source), "--icefall-dir", str(directory), *data_options(data_dir)]  # fmt: skip
     prune.main(arguments)
     model, header = checkpoint.load_model(tmp_path / "pruned")
-    assert isinstance(model, Transducer) and isinstance(model.encoder, IcefallEncoder) == (method == "l0")
+    assert isinstance(model, Transducer) and isinstance(model.encoder, IcefallEncoder)
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "extracted")])
     small, header = checkpoint.load_model(tmp_path / "extracted")
     assert isinstance(small, Transducer) and small.config.icefall is None and header["exactness"] < 1e-4
-    assert sum(p.numel() for p in small.encoder.parameters()) < 0.55 * read_json(
-        tmp_path / "pruned" / "teacher" / "model.json", "")["encoder_parameters"]  # fmt: skip
-    lang_dir = data_options(data_dir)[1]
-    if method == "l0":
-        dev = str(inputs(data_dir).dev_cuts[0])
-        decode.main(["--exp-dir", str(tmp_path / "extracted"), "--cuts", dev, "--lang-dir", lang_dir,
-                     "--method", "modified_beam_search"])  # fmt: skip
-        assert list((tmp_path / "extracted" / "modified_beam_search").glob("recogs-*.txt"))
-        export.main(["--exp-dir", str(tmp_path / "extracted"), "--lang-dir", lang_dir,
-                     "--output", str(tmp_path / "onnx")])  # fmt: skip
-        prune.main(arguments)  # again: all is there
+    assert kept(small, tmp_path / "pruned" / "teacher") < 0.51
+    lang_dir, dev = data_options(data_dir)[1], str(inputs(data_dir).dev_cuts[0])
+    decode.main(["--exp-dir", str(tmp_path / "extracted"), "--cuts", dev, "--lang-dir", lang_dir,
+                 "--method", "modified_beam_search"])  # fmt: skip
+    assert list((tmp_path / "extracted" / "modified_beam_search").glob("recogs-*.txt"))
+    export.main(["--exp-dir", str(tmp_path / "extracted"), "--lang-dir", lang_dir,
+                 "--output", str(tmp_path / "onnx")])  # fmt: skip
+    prune.main(arguments)  # again: all is there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "technique", "own_modules"),
+    [("taylor", "structured", True), ("activation", "structured", False), ("magnitude", "low_rank", False),
+     ("wanda", "low_rank", False), ("magnitude", "unstructured", False)],
+)  # fmt: skip
+def test_every_method_prunes_it(
+    method: str, technique: str, own_modules: bool, data_dir: Path, tmp_path: Path
+) -> None:
+    """In its own modules where nothing has to look into its layers; one-shot repair of what was cut there, too."""
+    (tmp_path / "prune.yaml").write_text(CONFIG)
+    teacher, target = tmp_path / "teacher", 0.5 if technique == "structured" else 0.2  # much is in its convolutions
+    import_icefall.main(["--source", str(experiment(tmp_path, networks.STAND_IN, REWORKED)), "--epoch", "1",
+                         "--use-averaged-model", "false", "--icefall-dir", str(networks.STAND_IN),
+                         *data_options(data_dir)[:2], "--exp-dir", str(teacher)])  # fmt: skip
+    prune.main(["--config", str(tmp_path / "prune.yaml"), "--exp-dir", str(tmp_path / "pruned"), "--method", method,
+                "--technique", technique, "--teacher", str(teacher), *data_options(data_dir),
+                f"constraint.size={target}"])  # fmt: skip
+    model, _ = checkpoint.load_model(tmp_path / "pruned")
+    assert isinstance(model, Transducer) and isinstance(model.encoder, IcefallEncoder) == own_modules
+    repair = ["--repair", "20", "--lang-dir", data_options(data_dir)[1],
+              "--train-cuts", str(inputs(data_dir).train_cuts[0])]  # fmt: skip
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "extracted"),
+                  *(repair if technique == "structured" else [])])  # fmt: skip
+    small, header = checkpoint.load_model(tmp_path / "extracted")
+    assert isinstance(small, Transducer) and header["exactness"] < 1e-4
+    assert kept(small, teacher) < 1.01 - target
 
 
 @pytest.mark.parametrize("recipe", [STATELESS, PRUNED, REWORKED])
