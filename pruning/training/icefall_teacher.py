@@ -139,10 +139,9 @@ def import_experiment(
     if checkpoint.best_path(place).exists():
         if checkpoint.read_header(checkpoint.best_path(place)).get(ORIGIN) != origin:
             raise UserError(f"{place} holds another network", "remove it, or give another directory")
-        logger.info("%s is there already", place)
-        return
-    write_facts(place, model, None)
-    header = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), ORIGIN: origin}
-    checkpoint.save_model(checkpoint.best_path(place), model, header)
+    else:
+        write_facts(place, model, None)
+        header = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), ORIGIN: origin}
+        checkpoint.save_model(checkpoint.best_path(place), model, header)
     write_json(place / experiment.DONE, origin)
     logger.info("%s: %s", place, describe(network_facts(model)))
