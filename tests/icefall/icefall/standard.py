@@ -50,7 +50,8 @@ class Conformer(Base):
         self.encoder_embed = Embed(num_features, d_model)
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(
-            Layer(d_model, nhead, dim_feedforward, cnn_module_kernel, dropout, self.norm) for _ in range(num_encoder_layers)
+            Layer(d_model, nhead, dim_feedforward, cnn_module_kernel, dropout, self.norm)
+            for _ in range(num_encoder_layers)
         )
         self.after_norm = nn.LayerNorm(d_model)
         self.encoder_output_layer = nn.Sequential(nn.Dropout(dropout), nn.Linear(d_model, output_dim))
