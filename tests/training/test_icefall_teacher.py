@@ -15,7 +15,9 @@ from pruning.files import read_json
 from pruning.models.icefall_encoder import IcefallEncoder
 from pruning.models.transducer import Transducer
 from pruning.training import checkpoint, icefall_teacher
+from pruning.training.facts import cost_model
 from pruning.training.icefall_checkpoint import Choice
+from pruning.training.uniform import NARROW, narrowed_config
 from tests.icefall import networks
 from tests.icefall.networks import PLACES, PRUNED, REWORKED, STATELESS
 from tests.training.test_runs import inputs
@@ -160,6 +162,18 @@ def test_another_bpe_model_and_a_weight_for_ctc_are_refused(data_dir: Path, tmp_
     torch.save(state, source / "epoch-1.pt")
     with pytest.raises(UserError, match="has 30 tokens but .* has 27"):
         prune.main([*arguments[:3], str(tmp_path / "other"), *arguments[4:]])
+
+
+@pytest.mark.parametrize("narrow", NARROW)
+def test_a_narrow_one_is_of_ours(narrow: str, tmp_path: Path) -> None:
+    """The same-size rival keeps the form of its layers, not the checkout's modules."""
+    source = experiment(tmp_path, networks.STAND_IN, REWORKED)
+    checkout = icefall_teacher.Checkout(networks.STAND_IN)
+    model, _ = icefall_teacher.load(source, Choice(1, use_averaged_model=False), checkout)
+    budget = cost_model(model, 10.0).dense["size"] / 2
+    config = narrowed_config(model, narrow, "size", budget)
+    assert config.icefall is None and config.encoder.variant == model.config.encoder.variant
+    assert cost_model(Transducer(config), 10.0).dense["size"] <= budget
 
 
 def test_a_teacher_must_be_said_once(data_dir: Path, tmp_path: Path) -> None:
