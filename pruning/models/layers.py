@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pruning.core.precision import at_least_float32
+
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -49,7 +51,9 @@ class BasicNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C) -> (..., C)``."""
-        return x * (x.square().mean(dim=-1, keepdim=True) + self.log_eps.exp()).rsqrt()
+        with torch.autocast(x.device.type, enabled=False):
+            wide = at_least_float32(x)
+            return (wide * (wide.square().mean(dim=-1, keepdim=True) + self.log_eps.exp()).rsqrt()).to(x.dtype)
 
 
 class FeedForward(nn.Module):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Optional
 import torch
 from torch import nn
 
+from pruning.core.criteria import LOOK_INSIDE
 from pruning.core.low_rank import Metric, linear_names
 from pruning.core.prunable import plain
 from pruning.errors import UserError
@@ -162,7 +163,7 @@ class Recipe(ABC):
             raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
         network, found = self.load(teacher)
         self.check(network)
-        if config.technique != "structured" or config.method == "activation":
+        if config.technique != "structured" or config.method in LOOK_INSIDE:
             network = plain(network)
         guide = self.teacher(teacher)
         facts = network_facts(network)

@@ -88,8 +88,8 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "technique", "own_modules"),
-    [("taylor", "structured", True), ("activation", "structured", False), ("magnitude", "low_rank", False),
-     ("wanda", "low_rank", False), ("magnitude", "unstructured", False)],
+    [("taylor", "structured", True), ("magnitude", "structured", False), ("activation", "structured", False),
+     ("magnitude", "low_rank", False), ("wanda", "low_rank", False), ("magnitude", "unstructured", False)],
 )  # fmt: skip
 def test_every_method_prunes_it(
     method: str, technique: str, own_modules: bool, data_dir: Path, tmp_path: Path
