@@ -15,9 +15,7 @@ from typing import Any, Optional
 import psutil
 
 from pruning.errors import UserError
-from pruning.training.interruption import REQUEUE_STATUS
-
-BAD_INPUT_STATUS = 1  # a process said what is wrong: once more would not help
+from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 
 
 class PassedOn:
@@ -46,7 +44,7 @@ class PassedOn:
                 with suppress(psutil.NoSuchProcess):
                     worker.terminate()
 
-        api._terminate_process_handler = handle
+        api._terminate_process_handler = handle  # type: ignore[assignment]
 
 
 def restart_lost_alone() -> None:
@@ -61,7 +59,7 @@ def restart_lost_alone() -> None:
             agent._remaining_restarts = 0
         return result
 
-    LocalElasticAgent._monitor_workers = monitored
+    LocalElasticAgent._monitor_workers = monitored  # type: ignore[method-assign]
 
 
 def final(statuses: Iterable[int]) -> bool:
