@@ -71,7 +71,7 @@ CONF
   for ((index = 1; index <= nodes; index++)); do
     echo "NodeName=node$index NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=${ports[index]} CPUs=2" \
       "RealMemory=64000 Gres=gpu:2" >> "$dir/slurm.conf"
-    printf "NodeName=node$index Name=gpu File=/dev/null\nNodeName=node$index Name=gpu File=/dev/zero\n" >> "$dir/gres.conf"
+    printf 'NodeName=%s Name=gpu File=%s\n' "node$index" /dev/null "node$index" /dev/zero >> "$dir/gres.conf"
   done
 }
 

@@ -27,7 +27,9 @@ def run_one(scheduler: str, path: str, number: int, done: str) -> int:
 
     Its status also goes into the file ``done``, unless the scheduler will run it again.
     """
-    # the names of signals that schedulers also warn with: Slurm's --signal as asked, a grid engine's -notify and s_rt
+    if "SLURM_CPUS_PER_TASK" in os.environ:  # srun, within the job, does not ask for as many of itself
+        os.environ.setdefault("SRUN_CPUS_PER_TASK", os.environ["SLURM_CPUS_PER_TASK"])
+    # schedulers also warn with these: Slurm's --signal as asked, a grid engine's -notify and s_rt
     catch_signals(signal.SIGUSR1, signal.SIGUSR2)
     jobs = Jobs(**json.loads(Path(path).read_text(encoding="utf-8")))
     # the scheduler itself kills what does not end in time; an earlier start of the same job has written to the log

@@ -1,0 +1,215 @@
+"""A real Slurm, private to the tests: arrays, jobs that are queued again and go on, several nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning.training import experiment
+from tests.training.test_interruption import SETTINGS
+from tests.training.test_interruption import finish as finish_here
+from tests.training.test_interruption import start as start_here
+from tests.training.test_trainer import assert_equal_experiments, rows, weights
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+command sbatch
+option partition=* --partition $0
+option time=* --time $0
+option gpu=0
+option gpu=* --gres gpu:$0
+option num_nodes=* --nodes $0 --ntasks-per-node 1
+option signal=* --signal $0
+"""
+TOY = [sys.executable, "-m", "tests.training.toy"]
+SLOWLY = ["--delay", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a private cluster of two nodes."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name, path=path) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed; on Debian: apt-get install slurm-wlm munge")
+    directory = tmp_path_factory.mktemp("slurm")
+    script = str(ROOT / "tests" / "utils" / "private_slurm.sh")
+    started = subprocess.run([script, "start", str(directory), "2"], capture_output=True, text=True, check=False)
+    assert started.returncode == 0, started.stderr
+    yield {**os.environ, "SLURM_CONF": str(directory / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+           "RUN_JOBS_POLL": "0.5", "RUN_JOBS_LOST": "5"}  # fmt: skip
+    subprocess.run([script, "stop", str(directory)], check=True)
+
+
+class Runner:
+    """Runs commands through slurm.sh in a directory of a test."""
+
+    def __init__(self, environment: dict[str, str], directory: Path) -> None:
+        self.environment, self.directory = environment, directory
+        (directory / "slurm.conf").write_text(CONFIG)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [str(ROOT / "utils" / "slurm.sh"), "--config", "slurm.conf", *arguments]
+        return subprocess.Popen(command, cwd=self.directory, env=self.environment, stderr=subprocess.PIPE, text=True)
+
+    def ask(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+
+    def job(self) -> str:
+        """The number of the one job that runs, once it does."""
+        return self.until(lambda: self.ask("squeue", "--noheader", "--states", "running", "--format", "%A").strip())
+
+    def until(self, condition: Callable[[], str]) -> str:
+        deadline = time.monotonic() + 120
+        while not (found := condition()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return found
+
+
+@pytest.fixture
+def runner(cluster: dict[str, str], tmp_path: Path) -> Iterator[Runner]:
+    found = Runner(cluster, tmp_path)
+    yield found
+    subprocess.run(["scancel", "--user", str(os.getuid())], env=cluster, check=False)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    try:
+        error = process.communicate(timeout=300)[1]
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise
+    assert process.returncode == 0, error
+    return error
+
+
+@pytest.fixture(scope="module")
+def whole_run(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    exp_dir = tmp_path_factory.mktemp("whole")
+    finish_here(start_here(exp_dir))
+    return exp_dir
+
+
+def until_it_trains(runner: Runner) -> None:
+    exp_dir = runner.directory / "exp"
+    runner.until(lambda: "yes" if (exp_dir / "metrics.jsonl").exists() and rows(exp_dir) else "")
+
+
+def log(runner: Runner) -> str:
+    return (runner.directory / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_an_array_and_a_failure_in_it(runner: Runner) -> None:
+    options = ["--max-jobs-run", "3", "--gpu", "1"]
+    finish(runner.start(*options, "JOB=1:5", "log/a.JOB.log", "bash", "-c", "echo JOB of $SLURM_ARRAY_TASK_MAX"))
+    for number in range(1, 6):
+        text = (runner.directory / f"log/a.{number}.log").read_text()
+        assert f"\n{number} of 5\n" in text and "# Ended (code 0)" in text
+    failing = runner.start("JOB=1:3", "log/b.JOB.log", "bash", "-c", "exit $(( JOB == 2 ))")
+    assert failing.communicate(timeout=120)[1] == "error: 1 of 3 jobs failed; see log/b.2.log\n"
+    refused = runner.start("--gpu", "9", "c.log", "true")
+    error = refused.communicate(timeout=120)[1]
+    assert error.startswith("error: Slurm refused the jobs (") and error.count("\n") == 1 and refused.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Runner, whole_run: Path) -> None:
+    """Slurm's real clock: limits are minutes, and the signal comes up to a minute earlier than asked for."""
+    settings = ["--delay", "1.5", str(runner.directory / "exp"), *SETTINGS]
+    process = runner.start("--time", "1", "--signal", "B:TERM@45", "train.log", *TOY, *settings)
+    finish(process)
+    assert log(runner).count("# Ended (code 75)") >= 1 and log(runner).count("# Ended (code 0)") == 1
+    assert_equal_experiments(whole_run, runner.directory / "exp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disturbance", ["requeued", "killed with its node", "preempted"])
+def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path, disturbance: str) -> None:
+    settings = [*SLOWLY, str(runner.directory / "exp"), *SETTINGS, "state_interval=1"]
+    process = runner.start("--partition", "spare", "train.log", *TOY, *settings)
+    until_it_trains(runner)
+    job = runner.job()
+    if disturbance == "requeued":
+        runner.ask("scontrol", "requeue", job)
+    elif disturbance == "preempted":  # by a job that takes all nodes
+        other = ["--partition", "main", "--nodes", "2", "--exclusive", "--output", "/dev/null", "--wrap", ":"]
+        runner.ask("sbatch", *other)
+    else:
+        node = runner.ask("squeue", "--noheader", "--jobs", job, "--format", "%N").strip()
+        runner.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+        kill_job(job)
+        resume = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
+        subprocess.run(resume, env=runner.environment, capture_output=True, check=False)  # it may be back by itself
+    finish(process)
+    assert log(runner).count("# Started at") == 2, "one log of both starts"
+    assert_equal_experiments(whole_run, runner.directory / "exp")
+
+
+def kill_job(job: str) -> None:
+    """SIGKILL to all processes of a job at once, as when its node loses power."""
+    mark = f"SLURM_JOB_ID={job}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_is_a_failure_and_not_queued_again(runner: Runner) -> None:
+    process = runner.start("train.log", *TOY, *SLOWLY, str(runner.directory / "exp"), *SETTINGS)
+    until_it_trains(runner)
+    runner.ask("scancel", runner.job())
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 1 and "ended without jobs 1" in error
+    assert "# Ended (code 75)" in log(runner) and experiment.resumable_state(runner.directory / "exp") is not None
+    assert not runner.ask("squeue", "--noheader").strip()
+
+
+@pytest.mark.slow
+def test_torchrun_is_asked_to_stop_and_goes_on(runner: Runner, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "pruning.bin.torchrun", "--standalone", "--nproc_per_node", "2"]
+    settings = [*SLOWLY, str(runner.directory / "exp"), *SETTINGS, "num_epochs=2"]
+    process = runner.start("--gpu", "2", "train.log", *launcher, *TOY[1:], *settings)
+    until_it_trains(runner)
+    runner.ask("scancel", "--batch", "--signal", "TERM", runner.job())
+    finish(process)
+    assert "# Ended (code 75)" in log(runner) and "resuming" in log(runner)
+    assert_as_here(runner, tmp_path / "here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disturbance", ["asked to stop", "one killed"])
+def test_two_nodes_are_one_training(runner: Runner, tmp_path: Path, disturbance: str) -> None:
+    launcher = ["srun", "--wait", "60", sys.executable, "-m", "pruning.bin.torchrun", "--slurm", "--nproc_per_node",
+                "1", "--max_restarts", "3"]  # fmt: skip
+    settings = [*SLOWLY, str(runner.directory / "exp"), *SETTINGS, "num_epochs=2", "state_interval=2"]
+    process = runner.start("--num-nodes", "2", "train.log", *launcher, *TOY[1:], *settings)
+    until_it_trains(runner)
+    if disturbance == "one killed":
+        subprocess.run(["pkill", "--newest", "-KILL", "-f", f"{TOY[2]}.*{runner.directory}"], check=True)
+    else:
+        runner.ask("scancel", "--batch", "--signal", "TERM", runner.job())
+    finish(process)
+    assert ("# Ended (code 75)" in log(runner)) == (disturbance == "asked to stop") and "resuming" in log(runner)
+    assert_as_here(runner, tmp_path / "here")
+
+
+def assert_as_here(runner: Runner, exp_dir: Path) -> None:
+    """The weights are those of two processes on this machine that nobody disturbed."""
+    finish_here(start_here(exp_dir, "num_epochs=2", launcher=["-m", "pruning.bin.torchrun", "--standalone",
+                                                              "--nproc_per_node=2"]))  # fmt: skip
+    for name, tensor in weights(exp_dir / "epoch-2.safetensors").items():
+        assert torch.equal(tensor, weights(runner.directory / "exp" / "epoch-2.safetensors")[name]), name
