@@ -124,6 +124,14 @@ def test_an_array_and_a_failure_in_it(runner: Runner) -> None:
 
 
 @pytest.mark.slow
+def test_of_an_array_only_the_job_that_asks_for_it_is_queued_again(runner: Runner) -> None:
+    script = "[ ${SLURM_RESTART_COUNT:-0} -gt 0 ] || exit $(( JOB == 2 ? 75 : 0 ))"
+    finish(runner.start("JOB=1:2", "a.JOB.log", "bash", "-c", script))
+    starts = [(runner.directory / f"a.{number}.log").read_text().count("# Started at") for number in (1, 2)]
+    assert starts == [1, 2]
+
+
+@pytest.mark.slow
 def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Runner, whole_run: Path) -> None:
     """Slurm's real clock: limits are minutes, and the signal comes up to a minute earlier than asked for."""
     settings = ["--delay", "1.5", str(runner.directory / "exp"), *SETTINGS]
@@ -143,7 +151,7 @@ def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path,
     if disturbance == "requeued":
         runner.ask("scontrol", "requeue", job)
     elif disturbance == "preempted":  # by a job that takes all nodes
-        other = ["--partition", "main", "--nodes", "2", "--exclusive", "--output", "/dev/null", "--wrap", ":"]
+        other = ["--partition", "main", "--nodes", "2", "--cpus-per-task", "2", "--output", "/dev/null", "--wrap", ":"]
         runner.ask("sbatch", *other)
     else:
         node = runner.ask("squeue", "--noheader", "--jobs", job, "--format", "%N").strip()

@@ -42,7 +42,10 @@ def run_one(scheduler: str, path: str, number: int, done: str) -> int:
         worker.join()
     except Interrupted as interrupted:
         told = True
-        executor.stop(interrupted.number)
+        if scheduler == "slurm" and jobs.command[0] == "srun":
+            _ask("scancel", "--signal", "TERM", _slurm_identity())  # srun itself would kill its tasks at once
+        else:
+            executor.stop(interrupted.number)
         worker.join()
     _ignore_signals()
     status = result[0] if result else 1
@@ -64,7 +67,7 @@ def _ignore_signals() -> None:
 
 def _slurm_runs_it_again(status: int, told: bool, log: Path) -> bool:
     """Requeue the job if its command asks for it; also true if Slurm is ending the job and decides itself."""
-    identity = os.environ.get("SLURM_JOB_ID", "")
+    identity = _slurm_identity()
     state, reason = _slurm_state(identity)
     if told and state in ("COMPLETING", "PENDING") and reason != "TimeLimit":
         return True  # preempted or requeued: it runs again; cancelled: who waits for it sees that it is gone
@@ -76,6 +79,11 @@ def _slurm_runs_it_again(status: int, told: bool, log: Path) -> bool:
             reason = " ".join(requeue.stderr.split())
             stream.write(f"error: Slurm does not requeue this job ({reason}); run the same command again\n")
     return requeue.returncode == 0
+
+
+def _slurm_identity() -> str:
+    """The job's name. Of an array, the number of one job is that of the whole as well."""
+    return "_".join(os.environ.get(name, "") for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
 
 
 def _slurm_state(identity: str) -> tuple[str, str]:
