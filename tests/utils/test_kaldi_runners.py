@@ -55,8 +55,11 @@ def test_a_failure_is_told_by_its_log(run_pl: str, tmp_path: Path) -> None:
 
 
 def test_the_jobs_end_with_the_recipe(run_pl: str, tmp_path: Path) -> None:
-    program = "import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w'), os._exit(75)))\n" \
-              "open('ready', 'w'); time.sleep(100)"  # fmt: skip
+    program = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w'), os._exit(75)))\n"
+        "open('ready', 'w'); time.sleep(100)\n"
+    )
     (tmp_path / "program.py").write_text(program)
     process = recipe(tmp_path, run_pl, f"run_logged work w.log $runner -- {sys.executable} program.py")
     deadline = time.monotonic() + 20
