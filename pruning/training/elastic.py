@@ -19,7 +19,7 @@ from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 
 
 class PassedOn:
-    """SIGTERM, SIGINT and SIGHUP go to the processes as SIGTERM, and torchrun waits for them; a second one ends it.
+    """SIGTERM, SIGINT and SIGHUP go to the processes as SIGTERM, and torchrun waits for them; a second SIGINT ends it.
 
     Attributes:
         asked: whether one arrived.
@@ -35,7 +35,8 @@ class PassedOn:
         original = api._terminate_process_handler
 
         def handle(number: int, frame: Optional[FrameType]) -> None:
-            workers = [] if self.asked or number == signal.SIGQUIT else psutil.Process().children()
+            at_once = number == signal.SIGQUIT or (number == signal.SIGINT and self.asked)
+            workers = [] if at_once else psutil.Process().children()
             if not workers:
                 original(number, frame)
             self.asked = True

@@ -151,8 +151,8 @@ def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path,
     if disturbance == "requeued":
         runner.ask("scontrol", "requeue", job)
     elif disturbance == "preempted":  # by a job that takes all nodes
-        other = ["--partition", "main", "--nodes", "2", "--cpus-per-task", "2", "--output", "/dev/null", "--wrap", ":"]
-        runner.ask("sbatch", *other)
+        other = ["sbatch", "--partition", "main", "--nodes", "2", "--cpus-per-task", "2"]
+        runner.ask(*other, "--output", "/dev/null", "--wrap", "true")
     else:
         node = runner.ask("squeue", "--noheader", "--jobs", job, "--format", "%N").strip()
         runner.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")

@@ -12,7 +12,7 @@ import math
 import os
 import signal
 import subprocess
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jobs.array import Jobs
@@ -34,21 +34,19 @@ def run_one(scheduler: str, path: str, number: int, done: str) -> int:
     jobs = Jobs(**json.loads(Path(path).read_text(encoding="utf-8")))
     # the scheduler itself kills what does not end in time; an earlier start of the same job has written to the log
     executor = Executor(grace=math.inf, append=True)
-    result: list[int] = []
-    worker = threading.Thread(target=lambda: result.append(executor.run(jobs, number)))
     told = False
-    try:
-        worker.start()
-        worker.join()
-    except Interrupted as interrupted:
-        told = True
-        if scheduler == "slurm" and jobs.command[0] == "srun":
-            _ask("scancel", "--signal", "TERM", _slurm_identity())  # srun itself would kill its tasks at once
-        else:
-            executor.stop(interrupted.number)
-        worker.join()
+    with ThreadPoolExecutor(1) as pool:  # a thread's own join() does not wait once a signal has interrupted it
+        ended = pool.submit(executor.run, jobs, number)
+        try:
+            status = ended.result()
+        except Interrupted as interrupted:
+            told = True
+            if scheduler == "slurm" and jobs.command[0] == "srun":
+                _ask("scancel", "--signal", "TERM", _slurm_identity())  # srun itself would kill its tasks at once
+            else:
+                executor.stop(interrupted.number)
+            status = ended.result()
     _ignore_signals()
-    status = result[0] if result else 1
     if scheduler == "slurm" and _slurm_runs_it_again(status, told, jobs.log_of(number)):
         return status
     if scheduler == "sge" and status == REQUEUE_STATUS:
