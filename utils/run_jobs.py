@@ -18,6 +18,7 @@ they are. The exit status is 0 when every job ended with 0; else the failed logs
 
 from __future__ import annotations
 
+import os
 import sys
 
 from jobs import local, node, schedulers
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> int:
             raise JobError(f"'{backend}' is no backend; the first word is local, slurm or sge")
         jobs = parse(rest)
         local.catch_signals()
+        if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":
+            local.end_with_parent()
         statuses = local.run_here(jobs) if backend == "local" else schedulers.run(schedulers.SCHEDULERS[backend], jobs)
         return report(jobs, statuses)
     except JobError as error:

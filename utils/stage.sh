@@ -6,7 +6,7 @@
 #       run_logged "features" data/log/features.JOB.log $train_cmd JOB=1:$nj -- local/compute_features.py --split JOB
 #     fi
 
-# jobs on this machine end with the recipe, however it ends: a second run never meets what a killed one left behind
+# jobs, a cluster's too, end with the recipe, however it ends: a second run never meets what a killed one left behind
 export RUN_JOBS_END_WITH_PARENT=true
 
 _stage_now=

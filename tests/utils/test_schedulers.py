@@ -227,6 +227,20 @@ def test_a_signal_cancels_the_jobs(cluster: Cluster) -> None:
     assert "# Ended (code 143)" in log.read_text()
 
 
+def test_jobs_of_a_killed_recipe_are_cancelled(cluster: Cluster) -> None:
+    recipe = f"{UTILS / cluster.runner} a.log bash -c 'touch started; sleep 100' & wait"
+    environment = {**cluster.environment, "RUN_JOBS_END_WITH_PARENT": "true"}
+    process = subprocess.Popen(["bash", "-c", recipe], cwd=cluster.directory, env=environment)
+    deadline = time.monotonic() + 30
+    while not (cluster.directory / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while not (cluster.directory / "cancelled").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     "text",
     ["command", "option mem 4", "option mem=", "default gpu", "default gpu=0 1", "options mem=*", "option mem=* $0"],

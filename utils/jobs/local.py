@@ -150,8 +150,6 @@ def end_with_parent() -> None:
 
 def run_here(jobs: Jobs) -> dict[int, int]:
     """Run the jobs on this machine, several at once; the status of each."""
-    if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":
-        end_with_parent()
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = jobs.whole_number("max_jobs_run", max(1, processors // jobs.threads))
     executor = Executor()
