@@ -180,6 +180,15 @@ def test_the_recipes_own_configurations_are_understood(cluster: Cluster) -> None
     assert cluster.run(*options, "JOB=1:2", "a.JOB.log", "true") == (0, "")  # and the built-in one
 
 
+@pytest.mark.parametrize("name", ["slurm.conf", "sge.conf"])
+def test_kaldis_own_runners_understand_the_recipes_configurations(name: str) -> None:
+    """They forget a default that stands below the options, and have no gpu=0 without a line for it."""
+    lines = (UTILS.parent / "egs/TEMPLATE/conf" / name).read_text().splitlines()
+    kinds = [line.split()[0] for line in lines if not line.startswith("#")]
+    assert kinds == sorted(kinds, key=["command", "default", "option"].index)
+    assert "option gpu=0" in lines
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -124,6 +124,22 @@ def test_an_array_and_a_failure_in_it(runner: Runner) -> None:
 
 
 @pytest.mark.slow
+def test_kaldis_slurm_pl_runs_a_stage_with_the_recipes_configuration(runner: Runner) -> None:
+    kaldi = os.environ.get("KALDI_UTILS")
+    if not kaldi:
+        pytest.skip("KALDI_UTILS is not set; set it to the utils/ of a Kaldi recipe")
+    (runner.directory / "path.sh").touch()  # it wants one
+    conf = ROOT / "egs/TEMPLATE/conf/slurm.conf"
+    script = (f"set -euo pipefail; stage=0 stop_stage=9; . {ROOT}/utils/stage.sh; in_stage 1\n"
+              f"run_logged array log/a.JOB.log {kaldi}/slurm.pl --mem 4G --config {conf} --gpu 1 JOB=1:2 -- "
+              "printf '<%s>' JOB 'two words' 'a{b,c}$HOME'")  # fmt: skip
+    subprocess.run(["bash", "-c", script], cwd=runner.directory, env=runner.environment, check=True)
+    for number in (1, 2):
+        text = (runner.directory / f"log/a.{number}.log").read_text()
+        assert f"<{number}><two words><a{{b,c}}$HOME># Accounting" in text.replace("\n", "")
+
+
+@pytest.mark.slow
 def test_of_an_array_only_the_job_that_asks_for_it_is_queued_again(runner: Runner) -> None:
     script = "[ ${SLURM_RESTART_COUNT:-0} -gt 0 ] || exit $(( JOB == 2 ? 75 : 0 ))"
     finish(runner.start("JOB=1:2", "a.JOB.log", "bash", "-c", script))

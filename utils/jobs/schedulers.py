@@ -2,7 +2,7 @@
 
 The configuration has Kaldi's grammar, one statement a line, ``#`` starting a comment:
 
-    command sbatch --no-requeue       what submits
+    command sbatch --requeue          what submits
     option mem=* --mem-per-cpu $0     what an option adds to the command; $0 is its value
     option gpu=0                      the same for one value only, which takes precedence (here: nothing is added)
     default gpu=0                     the value where the option is not given
@@ -62,7 +62,7 @@ SCHEDULERS = {
         name="Slurm",
         config="conf/slurm.conf",
         default_config="""
-            command sbatch
+            command sbatch --requeue --signal=B:TERM@300
             option mem=* --mem $0
             option num_threads=* --cpus-per-task $0
             option time=* --time $0
