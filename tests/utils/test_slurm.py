@@ -171,24 +171,24 @@ def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path,
         runner.ask(*other, "--output", "/dev/null", "--wrap", "true")
     else:
         node = runner.ask("squeue", "--noheader", "--jobs", job, "--format", "%N").strip()
-        runner.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-        kill_job(job)
-        resume = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
-        subprocess.run(resume, env=runner.environment, capture_output=True, check=False)  # it may be back by itself
+        lose_node(runner, job, node)
     finish(process)
     assert log(runner).count("# Started at") == 2, "one log of both starts"
     assert_equal_experiments(whole_run, runner.directory / "exp")
 
 
-def kill_job(job: str) -> None:
-    """SIGKILL to all processes of a job at once, as when its node loses power."""
-    mark = f"SLURM_JOB_ID={job}".encode()
+def lose_node(runner: Runner, job: str, node: str) -> None:
+    """SIGKILL to all processes of a job on a node that is down, as when it loses power; then it is up again."""
+    runner.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    marks = {f"SLURM_JOB_ID={job}".encode(), f"SLURMD_NODENAME={node}".encode()}
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if mark in path.read_bytes().split(b"\0"):
+            if marks <= set(path.read_bytes().split(b"\0")):
                 os.kill(int(path.parent.name), signal.SIGKILL)
         except OSError:
             continue
+    resume = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
+    subprocess.run(resume, env=runner.environment, capture_output=True, check=False)  # it may be back by itself
 
 
 @pytest.mark.slow
@@ -215,7 +215,7 @@ def test_torchrun_is_asked_to_stop_and_goes_on(runner: Runner, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("disturbance", ["asked to stop", "one killed"])
+@pytest.mark.parametrize("disturbance", ["asked to stop", "one killed", "a node lost"])
 def test_two_nodes_are_one_training(runner: Runner, tmp_path: Path, disturbance: str) -> None:
     launcher = ["srun", "--wait", "60", sys.executable, "-m", "pruning.bin.torchrun", "--slurm", "--nproc_per_node",
                 "1", "--max_restarts", "3"]  # fmt: skip
@@ -224,10 +224,13 @@ def test_two_nodes_are_one_training(runner: Runner, tmp_path: Path, disturbance:
     until_it_trains(runner)
     if disturbance == "one killed":
         subprocess.run(["pkill", "--newest", "-KILL", "-f", f"{TOY[2]}.*{runner.directory}"], check=True)
+    elif disturbance == "a node lost":
+        lose_node(runner, runner.job(), "node2")
     else:
         runner.ask("scancel", "--batch", "--signal", "TERM", runner.job())
     finish(process)
-    assert ("# Ended (code 75)" in log(runner)) == (disturbance == "asked to stop") and "resuming" in log(runner)
+    assert "resuming" in log(runner)
+    assert log(runner).count("# Started at") == (1 if disturbance == "one killed" else 2)
     assert_as_here(runner, tmp_path / "here")
 
 
