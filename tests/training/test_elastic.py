@@ -126,3 +126,23 @@ def test_nodes_of_a_slurm_job_meet_at_the_first() -> None:
     del environment["SLURM_NODEID"]
     with pytest.raises(UserError, match="--slurm, but SLURM_NODEID is not set"):
         elastic.slurm_options(environment)
+
+
+def test_a_launcher_without_processes_ends_and_one_with_some_hands_the_signal_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.distributed.elastic.multiprocessing import api
+
+    monkeypatch.setattr(api, "_terminate_process_handler", api._terminate_process_handler)  # to be put back
+    end = elastic.PassedOn()
+    end.install()
+    with pytest.raises(api.SignalException):
+        api._terminate_process_handler(signal.SIGTERM, None)
+    worker = subprocess.Popen(["sleep", "100"])
+    try:
+        api._terminate_process_handler(signal.SIGTERM, None)
+        assert end.asked and worker.wait(timeout=20) == -signal.SIGTERM
+        with pytest.raises(api.SignalException):
+            api._terminate_process_handler(signal.SIGINT, None)
+    finally:
+        worker.kill()
