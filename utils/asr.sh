@@ -179,7 +179,7 @@ if in_stage 7; then
 fi
 
 # shellcheck disable=SC2086
-if in_stage 8; then
+if in_stage 8 && [[ " ${systems[*]} " == *" uniform "* ]]; then # else nobody asks for it
   require_data
   require "$teacher/.done" 4
   require "$extracted/best.safetensors" 6

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.errors import UserError
-from pruning.training import configuration, lm_runs, speech_runs, transducer_runs
+from pruning.training import configuration, icefall_teacher, lm_runs, speech_runs, transducer_runs
+from pruning.training.icefall_checkpoint import Choice
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
@@ -47,6 +48,32 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     add_data(arguments)
     help_text = "override the configuration: trainer.seed=2"
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
+
+
+def add_icefall(arguments: argparse.ArgumentParser) -> None:
+    """Options that choose a checkpoint of icefall's, in its words, and its checkout."""
+    arguments.add_argument("--epoch", type=int, help="of icefall's experiment: epoch-N.pt, the last to average")
+    arguments.add_argument("--iter", type=int, help="instead: checkpoint-N.pt of the largest N up to this")
+    arguments.add_argument("--avg", type=int, default=1, help="epochs, or checkpoints, to average")
+    arguments.add_argument("--use-averaged-model", choices=("true", "false"), default="true",
+                           help="average all moments that icefall's running average saw, not the ends of epochs")
+    arguments.add_argument("--icefall-dir", help="checkout of icefall: a reworked Conformer keeps its own modules "
+                           "while it is pruned, any other is checked against them")
+    arguments.add_argument("--icefall-recipe", help="folder of the checkout that holds the encoder's conformer.py; "
+                           "default: LibriSpeech's, by the experiment's place or the checkpoint's form")
+
+
+def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> None:
+    """Bring what `add_icefall`'s options choose of ``source`` into ``exp_dir``, if it is not there.
+
+    Raises:
+        UserError: see `pruning.training.icefall_teacher.import_experiment`.
+    """
+    choice = Choice(options.epoch, options.iter, options.avg, options.use_averaged_model == "true")
+    checkout = None
+    if options.icefall_dir is not None:
+        checkout = icefall_teacher.Checkout(options.icefall_dir, options.icefall_recipe)
+    icefall_teacher.import_experiment(source, choice, options.lang_dir, exp_dir, checkout)
 
 
 def parse_run(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -89,6 +89,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 def _transducer(options: argparse.Namespace) -> None:
     model, header = transducer_runs.load_network(options.exp_dir, Tokenizer(options.lang_dir))
+    model = model.plain()
     if not options.check:
         written = exporting.export_onnx(model, options.output, options.lang_dir)
         _tell(written + (exporting.export_torchscript(model, options.output) if options.torchscript else []))

@@ -13,6 +13,7 @@ from torch import nn
 
 from pruning.bin import arguments, command
 from pruning.core import low_rank, single_weights
+from pruning.core.prunable import plain
 from pruning.errors import UserError
 from pruning.models.speech_model import SpeechModel
 from pruning.speech import manifests
@@ -93,7 +94,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.repair:
         if batches is None:
             raise UserError("--repair is given without data", "give --train-cuts or --train-text, and --lang-dir")
-        teacher = checkpoint.load_model(options.teacher or options.pruned)[0]
+        teacher, model = plain(checkpoint.load_model(options.teacher or options.pruned)[0]), plain(model)
         forward = (lm_runs if options.train_text else transducer_runs).forward
         structure = repaired(teacher, model, structure, batches(), options.repair, forward)
     normalising = None if batches is None else itertools.islice(batches(), options.batch_norm_batches)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
 from pruning.core.constraint import RAMPS
+from pruning.errors import UserError
+from pruning.files import PathLike
 from pruning.training import configuration, runs
+from pruning.training.experiment import is_done
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -18,12 +24,29 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--technique", choices=runs.TECHNIQUES,
                         help="what goes: units, single weights or rank-1 components; default: the configuration's")
     parser.add_argument("--scheduler", choices=RAMPS, help="how the target is come to; default: the configuration's")
-    parser.add_argument("--teacher", required=True, help="checkpoint or experiment directory of the dense network")
+    parser.add_argument("--teacher", help="checkpoint or experiment directory of the dense network")
+    parser.add_argument("--teacher-icefall", metavar="EXP_DIR", help="instead: experiment or checkpoint of icefall's; "
+                        "it is brought into the directory teacher of --exp-dir first")
+    arguments.add_icefall(parser)
     options = arguments.parse_run(parser, argv)
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     config = configuration.load(arguments.recipe(options).PruneConfig, options.config, overrides)
-    arguments.recipe(options).RECIPE(config, arguments.inputs(options)).prune(options.exp_dir, options.teacher)
+    recipe = arguments.recipe(options).RECIPE(config, arguments.inputs(options))
+    recipe.prune(options.exp_dir, _teacher(options))
+
+
+def _teacher(options: argparse.Namespace) -> PathLike:
+    if (options.teacher is None) == (options.teacher_icefall is None):
+        raise UserError("which network is to be pruned is not clear", "give --teacher or --teacher-icefall")
+    if options.teacher is not None:
+        return str(options.teacher)
+    place = Path(options.exp_dir) / "teacher"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_done(place):
+        raise UserError("several processes would import the teacher at once",
+                        "run pruning import-icefall first, and give its directory as --teacher")  # fmt: skip
+    arguments.import_icefall(options, options.teacher_icefall, place)
+    return place
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from pruning.core.units import Span
 from pruning.errors import UserError
 
 CRITERIA = ("magnitude", "taylor", "fisher", "movement", "wanda", "activation", "random")
+LOOK_INSIDE = ("magnitude", "wanda", "activation")
+"""Those that read weights, or what enters layers; the others know nothing but masks and their gradients."""
 FROM_GRADIENTS = ("taylor", "fisher", "movement")
 WEIGHTS = ("own", "following")
 

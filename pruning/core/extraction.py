@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.masking import expand_mask
-from pruning.core.prunable import plain_state
+from pruning.core.prunable import plain_groups, plain_state
 from pruning.core.single_weights import view_of
 from pruning.core.structure import Structure
 from pruning.core.units import Product, UnitGroup, check_groups
@@ -78,7 +78,7 @@ def extract(model: nn.Module, structure: Structure) -> nn.Module:
     structure = structure.resolved(groups)
     parameter = next(model.parameters())
     small = prunable.shrink(structure).to(dtype=parameter.dtype)
-    tensors = cut_tensors(plain_state(model), groups, structure)
+    tensors = cut_tensors(plain_state(model), plain_groups(prunable), structure)
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
     for product in (group.product for group in groups if group.product is not None):
         if product.whole in tensors:  # a convolution of kernel 1 has an axis more than its matrix

@@ -37,6 +37,32 @@ class HasPlainState(Protocol):
         """The ``state_dict`` that the network would have with every group kept whole in what ``shrink`` makes."""
 
 
+@runtime_checkable
+class HasPlainGroups(Protocol):
+    """A network whose `HasPlainState.plain_state` has names of its own: the groups under these names."""
+
+    def plain_unit_groups(self) -> list[UnitGroup]:
+        """As `Prunable.unit_groups`, in the same order and with the same names of groups."""
+
+
+def plain_groups(model: Prunable) -> list[UnitGroup]:
+    """The groups of a network with the names of tensors that its `plain_state` has."""
+    return model.plain_unit_groups() if isinstance(model, HasPlainGroups) else model.unit_groups()
+
+
+@runtime_checkable
+class HasPlain(Protocol):
+    """A network of other people's modules."""
+
+    def plain(self) -> nn.Module:
+        """One that computes the same, of modules that call every layer whose weights they use."""
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """A network that computes the same, of modules that can be watched from inside, factored and exported."""
+    return model.plain() if isinstance(model, HasPlain) else model
+
+
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a network under the names and in the form that `Prunable.shrink` loads."""
     return model.plain_state() if isinstance(model, HasPlainState) else dict(model.state_dict())

@@ -6,14 +6,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.models.attention import RelativePositionAttention, relative_positions
-from pruning.models.layers import FeedForward, per_layer
+from pruning.models.layers import BasicNorm, FeedForward, double_swish, per_layer
 from pruning.models.subsampling import ConvSubsampling, beyond
+
+STANDARD, REWORKED = "standard", "reworked"
+CONV_NORMS = ("batch", "layer", "none")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class ConformerConfig:
         subsampling_channels: channels of the subsampling convolutions.
         subsampling_strides: their strides, two of them 2.
         dropout: on module outputs, FFN hidden units and attention weights.
+        variant: ``standard``: a layer norm before each module and after each layer, feed-forward modules in half steps,
+            Swish (arXiv 2005.08100); ``reworked``: that of icefall's ``pruned_transducer_stateless2`` to ``5``: one
+            `BasicNorm` after each layer and after the subsampling, none before modules, whole steps, `double_swish`.
+        conv_norm: of the convolution module: ``batch``, ``layer`` (over its channels) or ``none``.
+        after_norm: whether a layer norm follows the last layer.
     """
 
     d_model: int
@@ -49,6 +57,9 @@ class ConformerConfig:
     subsampling_channels: tuple[int, ...] = (8, 32, 128)
     subsampling_strides: tuple[int, ...] = (1, 2, 2)
     dropout: float = 0.1
+    variant: str = STANDARD
+    conv_norm: str = "batch"
+    after_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "macaron_dim", "ffn_dim", "conv_channels"):
@@ -57,6 +68,9 @@ class ConformerConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel {self.conv_kernel} must be odd")
+        if self.variant not in (STANDARD, REWORKED) or self.conv_norm not in CONV_NORMS:
+            raise ValueError(f"variant {self.variant!r} is none of {STANDARD}, {REWORKED}, or conv_norm "
+                             f"{self.conv_norm!r} none of {', '.join(CONV_NORMS)}")  # fmt: skip
 
     def scaled(self, d_model: int) -> ConformerConfig:
         """The same layers and heads with every width in proportion to ``d_model``: that of a head, of the feed-forward
@@ -103,20 +117,26 @@ class PointwiseConvolution(nn.Conv1d):
 
 
 class ConvolutionModule(nn.Module):
-    """Pointwise, gated linear unit, depthwise, batch norm, Swish, pointwise."""
+    """Pointwise, gated linear unit, depthwise, norm, activation, pointwise; norm and activation as configured."""
 
-    def __init__(self, d_model: int, channels: int, kernel: int) -> None:
+    def __init__(self, config: ConformerConfig, channels: int) -> None:
         super().__init__()
+        d_model, kernel = config.d_model, config.conv_kernel
         self.pointwise1 = PointwiseConvolution(d_model, 2 * channels)
         self.depthwise = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        self.norm = nn.BatchNorm1d(channels)
+        self.norm: Optional[nn.Module] = None
+        if config.conv_norm != "none":
+            self.norm = nn.BatchNorm1d(channels) if config.conv_norm == "batch" else nn.LayerNorm(channels)
+        self.activation = double_swish if config.variant == REWORKED else nn.functional.silu
         self.pointwise2 = PointwiseConvolution(channels, d_model)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """``x (N, T, d_model)``, ``padding (N, T)`` True on padding -> ``(N, T, d_model)``."""
         y = nn.functional.glu(self.pointwise1(x), dim=2).masked_fill(padding[:, :, None], 0.0)  # (N, T, C)
         y = depthwise_convolution(y, self.depthwise)
-        return self.pointwise2(nn.functional.silu(self.norm(y.flatten(0, 1)).view_as(y)))
+        if self.norm is not None:
+            y = self.norm(y.flatten(0, 1)).view_as(y)
+        return self.pointwise2(self.activation(y))
 
 
 def depthwise_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:
@@ -135,34 +155,43 @@ def depthwise_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:
 class ConformerLayer(nn.Module):
     """Half-step FFN, self-attention, convolution, half-step FFN, norm; each with its own pre-norm and residual.
 
-    A module whose dimension is 0 does not exist; the final norm always does.
+    A module whose dimension is 0 does not exist; the final norm always does. The reworked variant has no norms but the
+    final one, a `BasicNorm`, and whole steps.
     """
 
     def __init__(self, config: ConformerConfig, index: int) -> None:
         super().__init__()
-        d, dropout = config.d_model, config.dropout
-        heads, channels = config.num_heads[index], config.conv_channels[index]
-        self.macaron = FeedForward(d, config.macaron_dim[index], dropout) if config.macaron_dim[index] else None
-        self.macaron_norm = nn.LayerNorm(d) if self.macaron is not None else None
-        self.attention = RelativePositionAttention(d, heads, config.head_dim, dropout) if heads else None
-        self.attention_norm = nn.LayerNorm(d) if self.attention is not None else None
-        self.convolution = ConvolutionModule(d, channels, config.conv_kernel) if channels else None
-        self.convolution_norm = nn.LayerNorm(d) if self.convolution is not None else None
-        self.ffn = FeedForward(d, config.ffn_dim[index], dropout) if config.ffn_dim[index] else None
-        self.ffn_norm = nn.LayerNorm(d) if self.ffn is not None else None
-        self.final_norm = nn.LayerNorm(d)
+        d, dropout, reworked = config.d_model, config.dropout, config.variant == REWORKED
+        activation = double_swish if reworked else nn.functional.silu
+        macaron, heads = config.macaron_dim[index], config.num_heads[index]
+        channels, hidden = config.conv_channels[index], config.ffn_dim[index]
+        attention_dropout = 0.0 if reworked else dropout
+
+        def norm_of(module: Optional[nn.Module]) -> nn.Module:
+            return nn.Identity() if reworked or module is None else nn.LayerNorm(d)
+
+        self.macaron = FeedForward(d, macaron, dropout, activation) if macaron else None
+        self.macaron_norm = norm_of(self.macaron)
+        self.attention = RelativePositionAttention(d, heads, config.head_dim, attention_dropout) if heads else None
+        self.attention_norm = norm_of(self.attention)
+        self.convolution = ConvolutionModule(config, channels) if channels else None
+        self.convolution_norm = norm_of(self.convolution)
+        self.ffn = FeedForward(d, hidden, dropout, activation) if hidden else None
+        self.ffn_norm = norm_of(self.ffn)
+        self.final_norm = BasicNorm() if reworked else nn.LayerNorm(d)
+        self.step = 1.0 if reworked else 0.5
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
         """``x (N, T, D)``, ``positions (2T - 1, D)``, ``padding (N, T)`` -> ``(N, T, D)``."""
-        if self.macaron is not None and self.macaron_norm is not None:
-            x = x + 0.5 * self.dropout(self.macaron(self.macaron_norm(x)))
-        if self.attention is not None and self.attention_norm is not None:
+        if self.macaron is not None:
+            x = x + self.step * self.dropout(self.macaron(self.macaron_norm(x)))
+        if self.attention is not None:
             x = x + self.dropout(self.attention(self.attention_norm(x), positions, padding))
-        if self.convolution is not None and self.convolution_norm is not None:
+        if self.convolution is not None:
             x = x + self.dropout(self.convolution(self.convolution_norm(x), padding))
-        if self.ffn is not None and self.ffn_norm is not None:
-            x = x + 0.5 * self.dropout(self.ffn(self.ffn_norm(x)))
+        if self.ffn is not None:
+            x = x + self.step * self.dropout(self.ffn(self.ffn_norm(x)))
         return self.final_norm(x)
 
 
@@ -181,11 +210,15 @@ class ConformerEncoder(nn.Module):
         self.config = config
         self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
         self.register_buffer("feature_scale", torch.ones(config.feature_dim))
+        reworked = config.variant == REWORKED
+        self.scale = 1.0 if reworked else math.sqrt(config.d_model)
         self.subsampling = ConvSubsampling(
-            config.feature_dim, config.subsampling_channels, config.subsampling_strides, config.d_model
-        )
+            config.feature_dim, config.subsampling_channels, config.subsampling_strides, config.d_model,
+            double_swish if reworked else torch.relu, reworked,
+        )  # fmt: skip
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config, index) for index in range(config.num_layers))
+        self.after_norm = nn.LayerNorm(config.d_model) if config.after_norm else None
 
     @torch.no_grad()
     def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
@@ -207,7 +240,7 @@ class ConformerEncoder(nn.Module):
         x = ((features - self.feature_mean) * self.feature_scale).masked_fill(silent[:, :, None], 0.0)
         precision = x.dtype
         x, lengths = self.subsampling(x, lengths)  # (N, T', D)
-        x = self.dropout(x.to(precision) * math.sqrt(self.config.d_model))
+        x = self.dropout(x.to(precision) * self.scale)
         positions = relative_positions(x.shape[1], self.config.d_model, x.device, x.dtype)
         padding = beyond(lengths, x.shape[1])  # (N, T')
         layers: list[Tensor] = [x] if return_layers else []
@@ -215,4 +248,6 @@ class ConformerEncoder(nn.Module):
             x = layer(x, positions, padding)
             if return_layers:
                 layers.append(x)
+        if self.after_norm is not None:
+            x = self.after_norm(x)
         return EncoderOutput(x, lengths, layers)

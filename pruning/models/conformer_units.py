@@ -15,7 +15,7 @@ from pruning.core.cost import CostTerm
 from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
-from pruning.models.conformer import ConformerConfig
+from pruning.models.conformer import REWORKED, ConformerConfig
 from pruning.models.module_units import attention_groups, ffn_groups, module_group
 from pruning.models.subsampling import KERNEL, subsampled
 
@@ -33,14 +33,15 @@ def unit_groups(config: ConformerConfig, prefix: str = "encoder.") -> list[UnitG
 
 
 def _layer_groups(config: ConformerConfig, index: int, layer: str) -> list[UnitGroup]:
-    groups = []
+    groups, d = [], config.d_model
+    norms = () if config.variant == REWORKED else None  # a norm before each module, or none
     for name, field in _FFNS.items():
         if getattr(config, field)[index]:
-            groups += ffn_groups(layer, name, getattr(config, field)[index], config.d_model)
+            groups += ffn_groups(layer, name, getattr(config, field)[index], d, norms=norms)
     if config.num_heads[index]:
-        groups += attention_groups(layer, config.num_heads[index], config.head_dim, config.d_model, True)
+        groups += attention_groups(layer, config.num_heads[index], config.head_dim, d, True, norms)
     if config.conv_channels[index]:
-        groups += _convolution_groups(layer, config.conv_channels[index], config.d_model)
+        groups += _convolution_groups(layer, config.conv_channels[index], config)
     return groups
 
 
@@ -56,8 +57,16 @@ def _subsampling_groups(config: ConformerConfig, prefix: str) -> list[UnitGroup]
     return groups
 
 
-def _convolution_groups(layer: str, channels: int, d_model: int) -> list[UnitGroup]:
-    parent = module_group(layer, "convolution", "conv_module", "pointwise2", d_model)
+_NORM_TENSORS = {
+    "batch": ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"),
+    "layer": ("norm.weight", "norm.bias"),
+    "none": (),
+}
+
+
+def _convolution_groups(layer: str, channels: int, config: ConformerConfig) -> list[UnitGroup]:
+    before = () if config.variant == REWORKED else None
+    parent = module_group(layer, "convolution", "conv_module", "pointwise2", config.d_model, before)
     name = parent.name
     following = Span(f"{name}.pointwise2.weight", 1)
     gated = [  # the gated linear unit ties channel c and c + channels
@@ -65,18 +74,12 @@ def _convolution_groups(layer: str, channels: int, d_model: int) -> list[UnitGro
         for offset in (0, channels)
         for tensor in ("weight", "bias")
     ]
-    own = [
-        Span(f"{name}.{tensor}", 0)
-        for tensor in (
-            "depthwise.weight",
-            "depthwise.bias",
-            "norm.weight",
-            "norm.bias",
-            "norm.running_mean",
-            "norm.running_var",
-        )
-    ]
-    return [parent, UnitGroup(f"{name}.channels", "conv", channels, (following,), (*gated, *own, following), name)]
+    tensors = ("depthwise.weight", "depthwise.bias", *_NORM_TENSORS[config.conv_norm])
+    slices = (*gated, *(Span(f"{name}.{tensor}", 0) for tensor in tensors), following)
+    norms = (f"{name}.norm",) if config.conv_norm == "layer" else ()
+    # a channel that is normalised over itself alone is constant
+    minimum = min(2, channels) if norms else 0
+    return [parent, UnitGroup(f"{name}.channels", "conv", channels, (following,), slices, name, minimum, norms=norms)]
 
 
 def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.") -> list[CostTerm]:
@@ -87,25 +90,29 @@ def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.") -
     terms = _subsampling_terms(config, frames, f"{prefix}subsampling.")
     t, d = subsampled(frames, config.subsampling_strides), config.d_model
     distances = max(2 * t - 1, 0)
+    reworked = config.variant == REWORKED
+    vectors = d if reworked else 3 * d  # output bias of a module, and its norm
+    per_channel = 3 if config.conv_norm == "none" else 5  # biases: 2 of the gated unit, 1 depthwise; 2 of the norm
     for index in range(config.num_layers):
         layer = f"{prefix}layers.{index}."
         for name, field in _FFNS.items():
             if getattr(config, field)[index]:
                 module = f"{layer}{name}"
                 terms.append(CostTerm("ffn", (module, f"{module}.hidden"), 2 * d + 1, 2 * t * d))
-                terms.append(CostTerm("ffn", (module,), 3 * d, 0))  # output bias and norm
+                terms.append(CostTerm("ffn", (module,), vectors, 0))
         if config.num_heads[index]:
             module, h = f"{layer}attention", config.head_dim
             parameters = 5 * d * h + 5 * h  # q, k, v, position and output weights; q, k, v biases, u, v
             macs = 4 * t * d * h + distances * d * h + 2 * t * t * h + t * distances * h
             terms.append(CostTerm("attention", (module, f"{module}.heads"), parameters, macs))
-            terms.append(CostTerm("attention", (module,), 3 * d, 0))
+            terms.append(CostTerm("attention", (module,), vectors, 0))
         if config.conv_channels[index]:
             module, k = f"{layer}convolution", config.conv_kernel
-            terms.append(
-                CostTerm("convolution", (module, f"{module}.channels"), 3 * d + k + 5, t * (3 * d + k))
-            )  # biases: 2 of the gated unit, 1 depthwise; 2 of the norm
-            terms.append(CostTerm("convolution", (module,), 3 * d, 0))
+            unit = (module, f"{module}.channels")
+            terms.append(CostTerm("convolution", unit, 3 * d + k + per_channel, t * (3 * d + k)))
+            terms.append(CostTerm("convolution", (module,), vectors, 0))
+        terms.append(CostTerm("norm", (), 1 if reworked else 2 * d, 0))
+    if config.after_norm:
         terms.append(CostTerm("norm", (), 2 * d, 0))
     return terms
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
+
+from pruning.core.precision import at_least_float32
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -19,6 +23,37 @@ def per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, .
     if len(values) not in (1, num_layers):
         raise ValueError(f"{name} has {len(values)} entries for {num_layers} layers; give one, or one per layer")
     return values if len(values) == num_layers else values * num_layers
+
+
+def double_swish(x: Tensor) -> Tensor:
+    """``x sigmoid(x - 1)``, the activation of icefall's reworked Conformers."""
+    return x * torch.sigmoid(x - 1.0)
+
+
+class BasicNorm(nn.Module):
+    """``x / sqrt(mean(x^2) + e)`` over the last axis, with one learned ``e`` and no other weights; from icefall's
+    reworked Conformers, where it takes the place of layer norms.
+
+    Args:
+        learned: whether ``e`` is; else it stays what it is, a buffer.
+        initial: ``e`` at first.
+    """
+
+    log_eps: Tensor
+
+    def __init__(self, learned: bool = True, initial: float = 0.25) -> None:
+        super().__init__()
+        log_eps = torch.tensor(math.log(initial))
+        if learned:
+            self.log_eps = nn.Parameter(log_eps)
+        else:
+            self.register_buffer("log_eps", log_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C) -> (..., C)``."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = at_least_float32(x)
+            return (wide * (wide.square().mean(dim=-1, keepdim=True) + self.log_eps.exp()).rsqrt()).to(x.dtype)
 
 
 class FeedForward(nn.Module):

@@ -41,7 +41,12 @@ def ffn_groups(
 
 
 def attention_groups(
-    layer: str, heads: int, head_dim: int, d_model: int, relative_positions: bool = False
+    layer: str,
+    heads: int,
+    head_dim: int,
+    d_model: int,
+    relative_positions: bool = False,
+    norms: Optional[Sequence[str]] = None,
 ) -> list[UnitGroup]:
     """A self-attention module with a fused ``in_proj`` and its heads.
 
@@ -49,8 +54,9 @@ def attention_groups(
         layer: prefix of the layer's names.
         heads, head_dim, d_model: dimensions.
         relative_positions: whether a head also owns rows of ``pos_proj`` and its ``pos_bias_u`` and ``pos_bias_v``.
+        norms: see `module_group`.
     """
-    parent = module_group(layer, "attention", "attention_module", "out_proj", d_model)
+    parent = module_group(layer, "attention", "attention_module", "out_proj", d_model, norms)
     name, inner = parent.name, heads * head_dim
     following = Span(f"{name}.out_proj.weight", 1, width=head_dim)
     own = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from pruning.core.cost import CostTerm
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
+from pruning.errors import UserError
 from pruning.models import conformer_units
 from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
+from pruning.models.icefall_encoder import IcefallEncoder, IcefallModules
 from pruning.models.subsampling import beyond
 
 BLANK = 0
@@ -31,6 +33,13 @@ class TransducerConfig:
         decoder_dim: embedding dimension of the stateless decoder.
         context_size: symbols that it sees.
         joiner_dim: dimension where encoder and decoder meet.
+        joiner_hidden: of a second layer of the joiner, with ReLU; 0: none (what encoders of icefall's
+            ``pruned_transducer_stateless`` have).
+        decoder_proj: whether the joiner projects what the decoder gives; else ``decoder_dim`` is ``joiner_dim``.
+        decoder_relu: whether what the decoder gives goes through ReLU.
+        blank_embedding: whether blank has an embedding; else it is 0, as that of what is before the beginning is.
+        ctc: whether there is a CTC head.
+        icefall: where the classes of the encoder are, where it is icefall's own; None: it is a `ConformerEncoder`.
         ranks: linear layer of the encoder -> rank of its factored form; others are dense.
     """
 
@@ -39,12 +48,20 @@ class TransducerConfig:
     decoder_dim: int = 512
     context_size: int = 2
     joiner_dim: int = 512
+    joiner_hidden: int = 0
+    decoder_proj: bool = True
+    decoder_relu: bool = True
+    blank_embedding: bool = False
+    ctc: bool = True
+    icefall: Optional[IcefallModules] = None
     ranks: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TransducerConfig:
         """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
-        return cls(**{**value, "encoder": ConformerConfig(**value["encoder"])})
+        modules = value.get("icefall")
+        icefall = None if modules is None else IcefallModules(**modules)
+        return cls(**{**value, "encoder": ConformerConfig(**value["encoder"]), "icefall": icefall})
 
 
 PROBE_FRAMES = 500
@@ -53,19 +70,22 @@ PROBE_FRAMES = 500
 class StatelessDecoder(nn.Module):
     """Embedding and one depthwise convolution over the last ``context_size`` symbols (arXiv 2002.09479)."""
 
-    def __init__(self, vocab_size: int, dim: int, context_size: int) -> None:
+    def __init__(
+        self, vocab_size: int, dim: int, context_size: int, relu: bool = True, blank_embedding: bool = False
+    ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.context_size = context_size
         self.blank_id = BLANK
-        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=BLANK)
+        self.relu = relu
+        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=None if blank_embedding else BLANK)
         self.conv = nn.Conv1d(dim, dim, context_size, groups=dim, bias=False) if context_size > 1 else None
 
     def forward(self, tokens: Tensor, pad: bool = True) -> Tensor:
         """Embed a history.
 
         Args:
-            tokens: ``(N, U)`` int64, beginning with blank; ids below 0 count as blank, whose embedding is 0.
+            tokens: ``(N, U)`` int64, beginning with blank; ids below 0 are before the beginning, their embedding is 0.
             pad: prepend ``context_size - 1`` blanks, so that there is an output for every token (training); without,
                 the tokens are exactly the contexts.
 
@@ -73,22 +93,33 @@ class StatelessDecoder(nn.Module):
             ``(N, U, dim)`` with padding, ``(N, U - context_size + 1, dim)`` without.
         """
         x = self.embedding(tokens.clamp(min=0))
-        if self.conv is None:
-            return torch.relu(x)
-        x = x.transpose(1, 2)  # (N, dim, U)
-        if pad:
-            x = nn.functional.pad(x, (self.context_size - 1, 0))
-        return torch.relu(self.conv(x).transpose(1, 2))
+        if self.embedding.padding_idx is None:
+            x = x * (tokens >= 0).unsqueeze(2).to(x)
+        if self.conv is not None:
+            x = x.transpose(1, 2)  # (N, dim, U)
+            if pad:
+                x = nn.functional.pad(x, (self.context_size - 1, 0))
+            x = self.conv(x).transpose(1, 2)
+        return torch.relu(x) if self.relu else x
 
 
 class Joiner(nn.Module):
-    """``tanh`` of the sum of both projections, then logits."""
+    """``tanh`` of the sum of both projections, a layer with ReLU if ``hidden`` is not 0, then logits."""
 
-    def __init__(self, encoder_dim: int, decoder_dim: int, joiner_dim: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        encoder_dim: int,
+        decoder_dim: int,
+        joiner_dim: int,
+        vocab_size: int,
+        hidden: int = 0,
+        decoder_proj: bool = True,
+    ) -> None:
         super().__init__()
         self.encoder_proj = nn.Linear(encoder_dim, joiner_dim)
-        self.decoder_proj = nn.Linear(decoder_dim, joiner_dim)
-        self.output = nn.Linear(joiner_dim, vocab_size)
+        self.decoder_proj = nn.Linear(decoder_dim, joiner_dim) if decoder_proj else nn.Identity()
+        self.hidden = nn.Linear(joiner_dim, hidden) if hidden else None
+        self.output = nn.Linear(hidden or joiner_dim, vocab_size)
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor, project: bool = True) -> Tensor:
         """Logits ``(..., V)`` for ``encoder_out (..., C)`` and ``decoder_out (..., C)``, broadcast against each other.
@@ -98,7 +129,8 @@ class Joiner(nn.Module):
         """
         if project:
             encoder_out, decoder_out = self.encoder_proj(encoder_out), self.decoder_proj(decoder_out)
-        return self.output(torch.tanh(encoder_out + decoder_out))
+        x = torch.tanh(encoder_out + decoder_out)
+        return self.output(x if self.hidden is None else torch.relu(self.hidden(x)))
 
 
 class Transducer(nn.Module):
@@ -111,18 +143,34 @@ class Transducer(nn.Module):
         super().__init__()
         if config.vocab_size < 2:
             raise ValueError(f"vocab_size {config.vocab_size}: blank and at least one symbol are needed")
+        if not config.decoder_proj and config.decoder_dim != config.joiner_dim:
+            dims = f"decoder_dim {config.decoder_dim} and joiner_dim {config.joiner_dim}"
+            raise ValueError(f"without decoder_proj, {dims} must be equal")
         self.config = config
         d = config.encoder.d_model
-        self.encoder = ConformerEncoder(config.encoder)
-        self.decoder = StatelessDecoder(config.vocab_size, config.decoder_dim, config.context_size)
-        self.joiner = Joiner(d, config.decoder_dim, config.joiner_dim, config.vocab_size)
+        self.encoder: nn.Module = ConformerEncoder(config.encoder)
+        if config.icefall is not None:
+            self.encoder = IcefallEncoder(config.icefall, config.encoder)
+        self.decoder = StatelessDecoder(
+            config.vocab_size, config.decoder_dim, config.context_size, config.decoder_relu, config.blank_embedding
+        )
+        self.joiner = Joiner(
+            d, config.decoder_dim, config.joiner_dim, config.vocab_size, config.joiner_hidden, config.decoder_proj
+        )
         self.simple_am = nn.Linear(d, config.vocab_size)
         self.simple_lm = nn.Linear(config.decoder_dim, config.vocab_size)
-        self.ctc_head = nn.Linear(d, config.vocab_size)
+        self.ctc_head = nn.Linear(d, config.vocab_size) if config.ctc else None
         low_rank.install(self, config.ranks)
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
-        """CTC log-probabilities ``(N, T', V)`` of ``encoder_out (N, T', D)``, in at least float32; blank is 0."""
+        """CTC log-probabilities ``(N, T', V)`` of ``encoder_out (N, T', D)``, in at least float32; blank is 0.
+
+        Raises:
+            UserError: there is no CTC head.
+        """
+        if self.ctc_head is None:
+            raise UserError("the network has no CTC head", "set loss.ctc_weight and distillation.ctc_weight to 0, "
+                            "and decode by transducer")  # fmt: skip
         with torch.autocast(encoder_out.device.type, enabled=False):
             return self.ctc_head(at_least_float32(encoder_out)).log_softmax(dim=-1)
 
@@ -134,7 +182,30 @@ class Transducer(nn.Module):
         """Unit groups of the encoder; of factored layers, their components alone."""
         if self.config.ranks:
             return low_rank.component_groups(self)
+        groups = self.plain_unit_groups()
+        return self.encoder.renamed(groups, "encoder.") if isinstance(self.encoder, IcefallEncoder) else groups
+
+    def plain_unit_groups(self) -> list[UnitGroup]:
+        """Those of the transducer that `plain_state` is of."""
+        if self.config.ranks:
+            return low_rank.component_groups(self)
         return conformer_units.unit_groups(self.config.encoder)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The tensors of the transducer with an encoder of ours."""
+        state = self.state_dict()
+        if not isinstance(self.encoder, IcefallEncoder):
+            return dict(state)
+        around = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
+        return {**{f"encoder.{name}": tensor for name, tensor in self.encoder.plain_state().items()}, **around}
+
+    def plain(self) -> Transducer:
+        """A transducer that computes the same, its encoder one of ours; itself if it is already."""
+        if self.config.icefall is None:
+            return self
+        model = Transducer(replace(self.config, icefall=None)).to(next(self.parameters()).device)
+        model.load_state_dict(self.plain_state())
+        return model.train(self.training)
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
         """Cost of the encoder, subsampling included, for ``frames`` feature frames."""
@@ -148,7 +219,7 @@ class Transducer(nn.Module):
 
     def with_ranks(self, ranks: Mapping[str, int]) -> Transducer:
         """A new transducer with the layers ``ranks`` factored; its weights are not set."""
-        return Transducer(replace(self.config, ranks=dict(ranks)))
+        return Transducer(replace(self.config, ranks=dict(ranks), icefall=None))
 
     def probe(self, generator: torch.Generator) -> Tensor:
         """The encoder's outputs ``(frames, D)`` for two utterances of noise, one of them padded."""
@@ -161,4 +232,5 @@ class Transducer(nn.Module):
         """A new transducer whose encoder has what ``structure`` leaves."""
         if self.config.ranks:
             return self.with_ranks(low_rank.shrunk_ranks(self, structure))
-        return Transducer(replace(self.config, encoder=conformer_units.shrink(self.config.encoder, structure)))
+        small = conformer_units.shrink(self.config.encoder, structure)
+        return Transducer(replace(self.config, encoder=small, icefall=None))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.speech.fusion import Fusion
-from pruning.speech.network import TransducerNetwork
+from pruning.speech.network import TransducerNetwork, first_contexts
 
 
 class _Beam(NamedTuple):
@@ -32,7 +32,7 @@ def _empty_hypotheses(model: TransducerNetwork, utterances: int, beam_size: int,
         scores,
         torch.empty((utterances, beam_size, 0), dtype=torch.int64, device=device),
         torch.zeros((utterances, beam_size), dtype=torch.int64, device=device),
-        torch.full((utterances, beam_size, decoder.context_size), decoder.blank_id, dtype=torch.int64, device=device),
+        first_contexts(decoder, utterances, beam_size, device=device),
     )
 
 

@@ -79,7 +79,7 @@ class _Decoder:
     def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
         """``(N, U) -> (N, U', J)``, projected already."""
         if pad:
-            tokens = torch.nn.functional.pad(tokens, (self.context_size - 1, 0))
+            tokens = torch.nn.functional.pad(tokens, (self.context_size - 1, 0), value=-1)
         contexts = tokens.unfold(1, self.context_size, 1)  # (N, U', context)
         (output,) = self._part(contexts.flatten(0, 1).contiguous())
         return output.view(*contexts.shape[:2], -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruning.speech.network import TransducerNetwork
+from pruning.speech.network import TransducerNetwork, first_contexts
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def greedy_search(model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor
     """
     blank, decoder, joiner = model.decoder.blank_id, model.decoder, model.joiner
     am = joiner.encoder_proj(encoder_out)
-    context = torch.full((am.size(0), decoder.context_size), blank, dtype=torch.int64, device=am.device)
+    context = first_contexts(decoder, am.size(0), device=am.device)
     lm = joiner.decoder_proj(decoder(context, pad=False)).squeeze(1)  # (N, J)
     best = torch.full(am.shape[:2], blank, dtype=torch.int64, device=am.device)
     for t in range(am.size(1)):

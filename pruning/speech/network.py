@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,17 @@ class Decoder(Protocol):
 
     def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
         """Tokens (N, U) int64 to (N, U, D) with ``pad``; without it exactly a context, to (N, 1, D)."""
+
+
+def first_contexts(decoder: Decoder, *shape: int, device: torch.device) -> Tensor:
+    """What a decoder sees before the first symbol, as in training: blank, and before it nothing (-1).
+
+    Returns:
+        ``(*shape, context_size)`` int64.
+    """
+    contexts = torch.full((*shape, decoder.context_size), -1, dtype=torch.int64, device=device)
+    contexts[..., -1] = decoder.blank_id
+    return contexts
 
 
 class Joiner(Protocol):

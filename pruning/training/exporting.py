@@ -55,15 +55,15 @@ class ExportedDecoder(nn.Module):
 
 
 class ExportedJoiner(nn.Module):
-    """What is left of the joiner."""
+    """The joiner without its projections."""
 
     def __init__(self, model: Transducer) -> None:
         super().__init__()
-        self.output = model.joiner.output
+        self.joiner = model.joiner
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """``(N, J)``, ``(N, J)`` -> logits ``(N, V)``."""
-        return self.output(torch.tanh(encoder_out + decoder_out))
+        return self.joiner(encoder_out, decoder_out, project=False)
 
 
 def parts(model: Transducer) -> dict[str, onnx_files.Part]:

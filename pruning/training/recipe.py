@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Optional
 import torch
 from torch import nn
 
+from pruning.core.criteria import LOOK_INSIDE
 from pruning.core.low_rank import Metric, linear_names
+from pruning.core.prunable import plain
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.speech.bpe import Tokenizer
@@ -120,7 +122,7 @@ class Recipe(ABC):
             raise UserError("the configuration asks for distillation", "give --teacher, or set its weights to 0")
         network, _ = self.load(source)
         self.check_teacher(network)
-        return network
+        return plain(network)
 
     def train(self, exp_dir: PathLike, init: Optional[PathLike] = None, teacher: Optional[PathLike] = None) -> None:
         """Train a network, from scratch or from a checkpoint, with or without a teacher; the structure stays.
@@ -161,6 +163,8 @@ class Recipe(ABC):
             raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
         network, found = self.load(teacher)
         self.check(network)
+        if config.technique != "structured" or config.method in LOOK_INSIDE:
+            network = plain(network)
         guide = self.teacher(teacher)
         facts = network_facts(network)
         metrics: dict[str, Metric] = {}

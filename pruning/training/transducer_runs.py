@@ -125,12 +125,15 @@ class TransducerRecipe(Recipe):
     def check(self, network: nn.Module) -> None:
         """Other features than the network's are told before anything is computed of them."""
         assert isinstance(network, Transducer)
+        if not network.config.ctc and max(self.config.loss.ctc_weight, self.config.distillation.ctc_weight) > 0:
+            raise UserError("the network has no CTC head, and the configuration gives CTC a weight",
+                            "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
         for path in manifests.check_exists([*self.inputs.train_cuts, *self.inputs.dev_cuts]):
             checks.check_first_features(path, network.config.encoder.feature_dim)
 
     def begin(self, network: nn.Module) -> None:
         """Set the encoder's feature statistics from the first training batches; the same in every process."""
-        assert isinstance(network, Transducer)
+        assert isinstance(network, Transducer) and isinstance(network.encoder, ConformerEncoder)
         set_feature_statistics(network.encoder, self.first_batches())
 
     def wants_teacher(self) -> bool:

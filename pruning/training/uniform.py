@@ -29,6 +29,7 @@ def narrowed_config(
     Raises:
         UserError: even the narrowest costs more.
     """
+    dense = dense.plain()
     if narrow == "units":
         structure = uniform_structure(dense.unit_groups(), cost_model(dense, seconds), cost, budget)
         return dense.shrink(structure).config

@@ -1,0 +1,24 @@
+"""Bring a Conformer transducer that icefall trained into an experiment directory, as the teacher of every recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pruning.bin import arguments, command
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = arguments.parser(__doc__ or "")
+    parser.add_argument("--source", required=True, help="icefall's experiment directory, or one file of weights")
+    arguments.add_icefall(parser)
+    parser.add_argument("--lang-dir", required=True, help="data/lang_bpe_* that it was trained with")
+    parser.add_argument("--exp-dir", required=True, help="experiment directory to write")
+    options = parser.parse_args(argv)
+    arguments.import_icefall(options, options.source, Path(options.exp_dir))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,205 @@
+"""The reworked Conformers of an icefall checkout as networks that can be pruned; their modules stay as they are."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.units import Span, UnitGroup
+from pruning.errors import UserError
+from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
+from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor
+from pruning.models.subsampling import beyond
+
+DIRECTORY = "ICEFALL_DIR"
+"""Environment variable: the checkout, where the one that a checkpoint names is gone."""
+RECIPES = "egs/librispeech/ASR"
+"""Where the recipes of LibriSpeech's transducers are."""
+_NETWORK = "network."
+
+
+@dataclass(frozen=True)
+class IcefallModules:
+    """Where the classes of a network are.
+
+    Attributes:
+        directory: icefall's checkout.
+        recipe: folder in it that holds ``conformer.py``.
+    """
+
+    directory: str
+    recipe: str
+
+
+class IcefallEncoder(nn.Module):
+    """A reworked Conformer of icefall's that declares its units; what is extracted from it is a `ConformerEncoder`.
+
+    Layer dropout and random combinations of layers are left out of training: units that may go are not also dropped at
+    random, and the last layer is what is distilled. Features beyond an utterance's end are zeroed, so that batching
+    changes no output (in icefall, they reach the last frame through the first convolution).
+
+    Args:
+        modules: where its classes are.
+        config: its dimensions, of which all layers have the same.
+
+    Raises:
+        UserError: see `conformer_class`; the class takes other arguments, or has other tensors, than those known here.
+    """
+
+    def __init__(self, modules: IcefallModules, config: ConformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network: Any = build(modules, config, layer_dropout=0.0)
+        theirs = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()
+                  if not name.startswith(COMBINER)}  # fmt: skip
+        plain = ConformerEncoder(config).state_dict()
+        wanted = {encoder_name(ours, config.variant): tuple(tensor.shape) for ours, tensor in plain.items()
+                  if not ours.startswith("feature_")}  # fmt: skip
+        for name in [*wanted, *(name for name in theirs if not name.endswith("_scale"))]:
+            if wanted.get(name) != theirs.get(name):
+                what = f"Conformer in {modules.recipe} of the checkout has {name} of shape {theirs.get(name, 'none')}"
+                raise UserError(f"{what}, where {wanted.get(name, 'none')} is known here", _remedy())
+
+    def train(self, mode: bool = True) -> IcefallEncoder:
+        """As ever, but layers are not combined at random."""
+        super().train(mode)
+        if hasattr(self.network.encoder, "combiner"):
+            self.network.encoder.combiner.eval()
+        return self
+
+    def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
+        """See `pruning.models.conformer.ConformerEncoder.forward`."""
+        features = features[:, : int(lengths.max())]
+        features = features.masked_fill(beyond(lengths, features.shape[1])[:, :, None], 0.0)
+        layers: list[Tensor] = []
+        handles = []
+        if return_layers:
+            first = self.network.encoder.layers[0]
+            handles.append(first.register_forward_pre_hook(lambda _, inputs: layers.append(inputs[0].transpose(0, 1))))
+            handles += [layer.register_forward_hook(lambda _, __, output: layers.append(output.transpose(0, 1)))
+                        for layer in self.network.encoder.layers]  # fmt: skip
+        try:
+            output, lengths = self.network(features, lengths)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return EncoderOutput(output, lengths, layers)
+
+    def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
+        """The groups of our encoder that stands under ``prefix``, with this one's tensors; names of groups stay."""
+
+        def theirs(name: str) -> str:
+            return f"{prefix}{_NETWORK}{encoder_name(name[len(prefix) :], self.config.variant)}"
+
+        def spans(of: tuple[Span, ...]) -> tuple[Span, ...]:
+            return tuple(replace(span, tensor=theirs(span.tensor)) for span in of)
+
+        return [replace(group, masks=spans(group.masks), slices=spans(group.slices),
+                        removes=tuple(map(theirs, group.removes))) for group in groups]  # fmt: skip
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The tensors of the `ConformerEncoder` that computes the same, scales multiplied out."""
+        state, config = self.network.state_dict(), self.config
+        result = dict(ConformerEncoder(config).state_dict())
+        for name in result:
+            if not name.startswith("feature_"):
+                result[name] = encoder_tensor(state, name, config).detach()
+            else:
+                result[name] = result[name].to(next(self.network.parameters()).device)
+        return result
+
+
+def build(modules: IcefallModules, config: ConformerConfig, **others: Any) -> nn.Module:
+    """The checkout's ``Conformer`` of these dimensions, with initial weights.
+
+    Args:
+        modules: where its class is.
+        config: dimensions, of which all layers have the same.
+        others: further arguments of the class.
+
+    Raises:
+        UserError: see `conformer_class`; the class takes other arguments than those known here.
+    """
+    conformer = conformer_class(modules)
+    try:
+        return conformer(
+            num_features=config.feature_dim, d_model=config.d_model, nhead=config.num_heads[0],
+            dim_feedforward=config.ffn_dim[0], num_encoder_layers=config.num_layers, dropout=config.dropout,
+            cnn_module_kernel=config.conv_kernel, **others,
+        )  # fmt: skip
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"Conformer in {modules.recipe} of the checkout is not built as is known here ({error})",
+                        _remedy()) from None  # fmt: skip
+
+
+def conformer_class(modules: IcefallModules) -> Any:
+    """The class ``Conformer`` of a recipe of the checkout, which is the user's own code: it is executed.
+
+    Raises:
+        UserError: there is no such checkout or recipe, or something that it imports is not installed.
+    """
+    directory = Path(modules.directory)
+    if not directory.is_dir() and os.environ.get(DIRECTORY):
+        directory = Path(os.environ[DIRECTORY])
+    recipe = directory / modules.recipe
+    if not (directory / "icefall").is_dir():
+        raise UserError(f"{directory} is no checkout of icefall", f"give --icefall-dir, or set {DIRECTORY}")
+    if not (recipe / "conformer.py").is_file():
+        raise UserError(f"{directory} has no {modules.recipe}/conformer.py", _remedy())
+    with _importing_from(recipe, directory):
+        try:
+            return importlib.import_module("conformer").Conformer
+        except ImportError as error:
+            raise UserError(f"{recipe}/conformer.py cannot be imported ({error})",
+                            f"install what {directory}/requirements.txt names") from None  # fmt: skip
+
+
+@contextmanager
+def _importing_from(recipe: Path, directory: Path) -> Iterator[None]:
+    """Recipes import their files by bare names (``scaling``): nothing of one may be left for the next."""
+    before, names = list(sys.path), {path.stem for path in recipe.glob("*.py")}
+    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    package = getattr(sys.modules.get("icefall"), "__file__", None)
+    if package is not None and Path(package).resolve().parents[1] != directory.resolve():  # of another checkout
+        for name in [name for name in sys.modules if name.split(".")[0] == "icefall"]:
+            del sys.modules[name]
+    sys.path[:0] = [str(recipe), str(directory)]
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(kept)
+
+
+def _remedy() -> str:
+    return "give the checkout, and --icefall-recipe, that the checkpoint was trained with"
+
+
+@torch.no_grad()
+def difference(encoder: nn.Module, other: nn.Module, feature_dim: int) -> float:
+    """Largest difference of two encoders' outputs for noise, relative to the largest output; both in evaluation mode.
+
+    Args:
+        encoder, other: called as `ConformerEncoder`; their outputs begin with ``(N, T', D)`` and ``(N,)`` lengths.
+        feature_dim: bins of a frame.
+    """
+    features = torch.randn(2, 200, feature_dim, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([200, 131])
+    ours, left, *_ = encoder(features, lengths)
+    theirs, right, *_ = other(features, lengths)
+    if ours.shape != theirs.shape or not torch.equal(left, right):
+        return float("inf")
+    valid = ~beyond(left, ours.shape[1])
+    return float((ours - theirs)[valid].abs().max() / theirs[valid].abs().max())

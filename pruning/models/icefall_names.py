@@ -1,0 +1,63 @@
+"""What the tensors of icefall's Conformers are called in ours, and what they are multiplied out to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pruning.models.conformer import REWORKED, ConformerConfig
+
+_MODULES = {  # of a layer; the second linear layer of a feed-forward module has another number in each variant
+    "macaron.linear1.": "feed_forward_macaron.0.",
+    "macaron.linear2.": "feed_forward_macaron.{second}.",
+    "macaron.": "feed_forward_macaron.",
+    "macaron_norm.": "norm_ff_macaron.",
+    "attention.in_proj.": "self_attn.in_proj.",
+    "attention.out_proj.": "self_attn.out_proj.",
+    "attention.pos_proj.": "self_attn.linear_pos.",
+    "attention.": "self_attn.",
+    "attention_norm.": "norm_mha.",
+    "convolution.pointwise1.": "conv_module.pointwise_conv1.",
+    "convolution.depthwise.": "conv_module.depthwise_conv.",
+    "convolution.pointwise2.": "conv_module.pointwise_conv2.",
+    "convolution.": "conv_module.",
+    "convolution_norm.": "norm_conv.",
+    "ffn.linear1.": "feed_forward.0.",
+    "ffn.linear2.": "feed_forward.{second}.",
+    "ffn.": "feed_forward.",
+    "ffn_norm.": "norm_ff.",
+    "final_norm.log_eps": "norm_final.eps",
+    "final_norm.": "norm_final.",
+}
+
+COMBINER = "encoder.combiner."
+"""What the names of tensors of the encoder begin with that training alone uses."""
+
+
+def encoder_name(ours: str, variant: str) -> str:
+    """What a tensor of our Conformer encoder, or the beginning of several tensors' names, is called in icefall's."""
+    between, second = (3, "4") if variant == REWORKED else (2, "3")  # modules for each convolution; see above
+    if ours.startswith("layers."):
+        _, number, rest = ours.split(".", 2)
+        theirs = next((new + rest[len(old) :] for old, new in _MODULES.items() if rest.startswith(old)), rest)
+        return f"encoder.layers.{number}.{theirs.format(second=second)}"
+    if ours.startswith("subsampling.convs."):
+        _, _, number, rest = ours.split(".", 3)
+        return f"encoder_embed.conv.{int(number) * between}.{rest}"
+    return ours.replace("subsampling.", "encoder_embed.").replace("log_eps", "eps")
+
+
+def folded(state: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor as it is computed with: times the exponential of its scale, where it has one."""
+    scale = state.get(f"{name}_scale", state.get("decoder.embedding.scale") if "embedding" in name else None)
+    return state[name] if scale is None else state[name] * scale.exp()
+
+
+def encoder_tensor(state: Mapping[str, Tensor], ours: str, config: ConformerConfig, prefix: str = "") -> Tensor:
+    """A tensor of our encoder from the tensors of icefall's, which begin with ``prefix``."""
+    tensor = folded(state, f"{prefix}{encoder_name(ours, config.variant)}")
+    if config.variant == REWORKED and ours.endswith(("pos_bias_u", "pos_bias_v")):
+        return tensor * math.sqrt(config.head_dim)  # there queries are scaled before it is added, here after
+    return tensor

@@ -1,0 +1,200 @@
+"""icefall's Conformer transducers: which of ours a checkpoint is, and its tensors under our names.
+
+Four forms are known, told apart by their tensors alone:
+
+- ``transducer_stateless`` (and ``transducer_stateless2``): the encoder's output layer meets the decoder in the joiner.
+- ``pruned_transducer_stateless``: encoder and decoder give scores of symbols, which the simple loss takes as they are
+  and the joiner through two more layers.
+- ``pruned_transducer_stateless2`` to ``5``, the reworked ones: projections, joiner and simple heads as ours are; layers
+  whose weights are kept as ``weight exp(weight_scale)``. ``3`` may hold a second decoder, joiner and simple heads, for
+  another corpus, ``5`` of before August 2022 linear layers that only training used; they are left out.
+
+The convolution modules of the first two have batch norm, layer norm or none, as the recipe had when it was trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pruning.errors import UserError
+from pruning.models.conformer import REWORKED, STANDARD, ConformerConfig
+from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor, folded
+from pruning.models.transducer import TransducerConfig
+
+_STATELESS, _PRUNED = "transducer_stateless", "pruned_transducer_stateless"
+_KNOWN = "transducer_stateless and pruned_transducer_stateless to 5"
+_REMEDY = f"give a checkpoint of a Conformer of {_KNOWN}"
+
+_AROUND = {  # what is not the encoder, without .weight and .bias; several of ours may begin as the same of theirs
+    _STATELESS: {"joiner.encoder_proj": "encoder.encoder_output_layer.1", "joiner.output": "joiner.output_linear"},
+    _PRUNED: {
+        "joiner.encoder_proj": "encoder.encoder_output_layer.1",
+        "simple_am": "encoder.encoder_output_layer.1",
+        "joiner.decoder_proj": "decoder.output_linear",
+        "simple_lm": "decoder.output_linear",
+        "joiner.hidden": "joiner.inner_linear",
+        "joiner.output": "joiner.output_linear",
+    },
+    REWORKED: {
+        "joiner.encoder_proj": "joiner.encoder_proj",
+        "joiner.decoder_proj": "joiner.decoder_proj",
+        "joiner.output": "joiner.output_linear",
+        "simple_am": "simple_am_proj",
+        "simple_lm": "simple_lm_proj",
+    },
+}
+
+
+class Form(NamedTuple):
+    """What a checkpoint is.
+
+    Attributes:
+        kind: one of the recipes that the module's docstring names, ``reworked`` for the last.
+        config: the transducer of ours that computes the same.
+    """
+
+    kind: str
+    config: TransducerConfig
+
+
+def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Form:
+    """Which network of ours a state dict of icefall's is.
+
+    Args:
+        state: names as icefall's, without DistributedDataParallel's ``module.``.
+        settings: what else icefall wrote into the checkpoint; may be empty.
+        source: to name in errors.
+
+    Raises:
+        UserError: it is of no network that is known here.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+    def size(name: str, dim: int = 0) -> int:
+        if name not in shapes:
+            raise UserError(f"{source} has no tensor {name}, as every Conformer of {_KNOWN} has", _REMEDY)
+        return shapes[name][dim]
+
+    for setting in ("causal_convolution", "dynamic_chunk_training"):
+        if settings.get(setting):
+            raise UserError(f"{source} was trained with {setting}", "streaming Conformers are not known here")
+    embedded, context = size("decoder.embedding.weight", 1), shapes.get("decoder.conv.weight", (0, 0, 1))[2]
+    layer = "encoder.encoder.layers.0."
+    reworked = f"{layer}self_attn.in_proj.weight_scale" in shapes
+    kind = REWORKED if reworked else _PRUNED if "joiner.inner_linear.weight" in shapes else _STATELESS
+    convolutions = sorted(_numbers(shapes, r"encoder\.encoder_embed\.conv\.(\d+)\.weight"))
+    if len(convolutions) != (3 if reworked else 2):
+        raise UserError(f"{source} has {len(convolutions)} convolutions before its layers, not those of {_KNOWN}",
+                        "a VGG frontend is not known here")  # fmt: skip
+    norm = "none"
+    if f"{layer}conv_module.norm.weight" in shapes:
+        norm = "batch" if f"{layer}conv_module.norm.running_mean" in shapes else "layer"
+    d_model, channels = size(f"{layer}self_attn.out_proj.weight"), size("encoder.encoder_embed.out.weight", 1)
+    kept = tuple(size(f"encoder.encoder_embed.conv.{number}.weight") for number in convolutions)
+    encoder = ConformerConfig(
+        d_model=d_model,
+        num_layers=len(_numbers(shapes, r"encoder\.encoder\.layers\.(\d+)\.")),
+        head_dim=size(f"{layer}self_attn.pos_bias_u", 1),
+        num_heads=(size(f"{layer}self_attn.pos_bias_u"),),
+        macaron_dim=(size(f"{layer}feed_forward_macaron.0.weight"),),
+        ffn_dim=(size(f"{layer}feed_forward.0.weight"),),
+        conv_channels=(size(f"{layer}conv_module.pointwise_conv2.weight", 1),),
+        conv_kernel=size(f"{layer}conv_module.depthwise_conv.weight", 2),
+        feature_dim=int(settings.get("feature_dim") or _feature_dim(channels // kept[-1], source)),
+        subsampling_channels=kept,
+        subsampling_strides=(1, 2, 2) if reworked else (2, 2),
+        variant=REWORKED if reworked else STANDARD,
+        conv_norm=norm,
+        after_norm="encoder.after_norm.weight" in shapes,
+    )
+    meeting = "joiner.encoder_proj.weight" if reworked else "encoder.encoder_output_layer.1.weight"
+    config = TransducerConfig(
+        encoder=encoder,
+        vocab_size=size("decoder.embedding.weight"),
+        decoder_dim=embedded,
+        context_size=context,
+        joiner_dim=size(meeting),
+        joiner_hidden=size("joiner.inner_linear.weight") if kind == _PRUNED else 0,
+        decoder_proj=kind != _STATELESS,
+        decoder_relu=kind != _STATELESS,
+        blank_embedding=True,  # of the first form it is 0, for it was never trained
+        ctc=False,
+    )
+    return Form(kind, config)
+
+
+def _numbers(names: Iterable[str], pattern: str) -> set[int]:
+    return {int(found.group(1)) for name in names for found in [re.match(pattern, name)] if found}
+
+
+def _feature_dim(bins: int, source: str) -> int:
+    """Bins of a frame, of those that are left after two convolutions of stride 2: 80 is usual, and leaves 19."""
+    if bins == 19:
+        return 80
+    if bins < 1:
+        raise UserError(f"{source} has an output of the subsampling that does not fit its convolutions", _REMEDY)
+    return 4 * bins + 3
+
+
+def converted(state: Mapping[str, Tensor], form: Form, names: Iterable[str], source: str) -> dict[str, Tensor]:
+    """The state dict of our network, strictly: every tensor of either is in the other.
+
+    Args:
+        state: icefall's.
+        form: of it.
+        names: of our network's tensors.
+        source: to name in errors.
+
+    The simple heads, which ``transducer_stateless`` was trained without, begin as the joiner without its ``tanh``.
+
+    Raises:
+        UserError: a tensor is missing, or there is one that has no place.
+    """
+    around, result, used = _AROUND[form.kind], {}, set()
+
+    def take(ours: str, theirs: str) -> None:
+        if theirs not in state:
+            raise UserError(f"{source} has no tensor {theirs}", "its recipe has changed; " + _REMEDY)
+        used.add(theirs)
+        result[ours] = folded(state, theirs)
+
+    for name in names:
+        module, _, tensor = name.rpartition(".")
+        if name in ("encoder.feature_mean", "encoder.feature_scale"):
+            result[name] = torch.zeros(form.config.encoder.feature_dim) + float(name.endswith("scale"))
+        elif name.startswith("encoder."):
+            ours = name[len("encoder.") :]
+            take(name, f"encoder.{encoder_name(ours, form.config.encoder.variant)}")
+            result[name] = encoder_tensor(state, ours, form.config.encoder, "encoder.")
+        elif module in around:
+            take(name, f"{around[module]}.{tensor}")
+        elif not (form.kind == _STATELESS and module in ("simple_am", "simple_lm")):
+            take(name, name)
+    if form.kind == _STATELESS:
+        result.update(_simple_heads(result))
+    scales = {f"{name}_scale" for name in used} | {"decoder.embedding.scale"}
+    left = sorted(name for name in state if name not in used | scales and not _of_training(name))
+    if left:
+        raise UserError(f"{source} holds {left[0]}, which has no place in a {form.kind} Conformer transducer", _REMEDY)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in result.items()}
+
+
+def _of_training(name: str) -> bool:
+    """Whether a tensor is of no use in recognition: another corpus's, or what layers were combined with at random."""
+    return "_giga" in name or name.startswith(f"encoder.{COMBINER}")
+
+
+def _simple_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Heads of the pruned-range loss whose sum is the joiner's output where ``tanh x`` is nearly ``x``."""
+    output, projection = state["joiner.output.weight"], state["joiner.encoder_proj.weight"]
+    return {
+        "simple_am.weight": output @ projection,
+        "simple_am.bias": output @ state["joiner.encoder_proj.bias"] + state["joiner.output.bias"],
+        "simple_lm.weight": output.clone(),
+        "simple_lm.bias": torch.zeros_like(state["joiner.output.bias"]),
+    }
