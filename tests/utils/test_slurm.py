@@ -149,9 +149,12 @@ def test_of_an_array_only_the_job_that_asks_for_it_is_queued_again(runner: Runne
 
 @pytest.mark.slow
 def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Runner, whole_run: Path) -> None:
-    """Slurm's real clock: limits are minutes, and the signal comes up to a minute earlier than asked for."""
-    settings = ["--delay", "1.5", str(runner.directory / "exp"), *SETTINGS]
-    process = runner.start("--time", "1", "--signal", "B:TERM@45", "train.log", *TOY, *settings)
+    """Slurm's real clock: limits are minutes, and the signal comes up to a minute earlier than asked for.
+
+    So it comes between 15 and 75 s after the start; the training takes 90 s.
+    """
+    settings = ["--delay", "3.2", str(runner.directory / "exp"), *SETTINGS]
+    process = runner.start("--time", "2", "--signal", "B:TERM@45", "train.log", *TOY, *settings)
     finish(process)
     assert log(runner).count("# Ended (code 75)") >= 1 and log(runner).count("# Ended (code 0)") == 1
     assert_equal_experiments(whole_run, runner.directory / "exp")
