@@ -87,6 +87,8 @@ def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
     [
         ([], "there is no corpus; give --corpus-dir"),
         (["--corpus-dir", "/no/such"], "the corpus directory /no/such does not exist"),
+        (["--num-nodes", "2"], "--num-nodes 2 needs Slurm; give --cmd-backend slurm, or --num-processes alone"),
+        (["--num-processes", "two"], "--num-processes takes a positive number, not 'two'"),
         (["--stage", "2"], "mycorpus_supervisions_train.jsonl.gz, which does not exist; run stage 1 first"),
         (["--unit", "phone"], "--unit takes unigram, bpe, char or word, not 'phone'"),
         (["--vocab-size", ""], "--unit unigram needs --vocab-size"),

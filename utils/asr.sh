@@ -104,7 +104,7 @@ if [ "$plan" = true ]; then
   exec python -m pruning.bin.plan --teacher-config "$teacher_config" --prune-config "$prune_config" \
     --finetune-config "$finetune_config" --uniform-config "$uniform_config" --train-cuts "${train_cuts[@]}" \
     --parts "${train_parts[@]}" --copies $copies --lang-dir "$lang_dir" ${vocab_size:+--vocab-size "$vocab_size"} \
-    --processes "$num_processes" --output "$exp_dir/plan.md" $teacher_args
+    --processes $((num_nodes * num_processes)) --output "$exp_dir/plan.md" $teacher_args
 fi
 
 if in_stage 0; then

@@ -13,13 +13,24 @@ mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
 mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
 mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
 
+[[ $num_processes =~ ^[1-9][0-9]*$ ]] || fail "--num-processes takes a positive number, not '$num_processes'"
+[[ $num_nodes =~ ^[1-9][0-9]*$ ]] || fail "--num-nodes takes a positive number, not '$num_nodes'"
+[ "$num_nodes" -eq 1 ] || [[ $cuda_cmd == *slurm* ]] ||
+  fail "--num-nodes $num_nodes needs Slurm; give --cmd-backend slurm, or --num-processes alone"
+
 # train_in DIR WHAT COMMAND ARGUMENT...: a training command with what all of them need.
 train_in() {
-  local dir=$1 what=$2 command=$3 launch=(python -m)
+  local dir=$1 what=$2 command=$3 launch=(python -m) nodes=()
   shift 3
-  [ "$num_processes" -eq 1 ] ||
-    launch=(python -m pruning.bin.torchrun --standalone --nproc_per_node "$num_processes" -m)
+  if [ "$num_nodes" -gt 1 ]; then # one launcher on each; the others have a minute to end after the first has
+    nodes=(--num-nodes "$num_nodes")
+    launch=(srun --wait 60 python -m pruning.bin.torchrun --slurm)
+  elif [ "$num_processes" -gt 1 ]; then
+    launch=(python -m pruning.bin.torchrun --standalone)
+  fi
+  [ "$num_nodes" -eq 1 ] && [ "$num_processes" -eq 1 ] ||
+    launch+=(--nproc_per_node "$num_processes" --max_restarts 3 -m)
   # shellcheck disable=SC2086  # a runner is a command with its options
-  run_logged "$what" "$dir/log/train-$now.log" $cuda_cmd --gpu "$num_processes" -- \
+  run_logged "$what" "$dir/log/train-$now.log" $cuda_cmd --gpu "$num_processes" ${nodes[@]+"${nodes[@]}"} -- \
     "${launch[@]}" "pruning.bin.$command" --exp-dir "$dir" --lang-dir "$lang_dir" "$@" "trainer.seed=$seed"
 }

@@ -10,15 +10,18 @@ number of the job in the name of the log and in every argument. Options (before 
     --max-jobs-run 10    how many jobs may run at once (here: by default as many as processors / threads)
     --config FILE        configuration of the scheduler (default conf/slurm.conf or conf/sge.conf, else a built-in one)
 
+A scheduler's job whose command ends with 75 (training does after SIGTERM) is queued again, and waited for.
+
 An argument that is just a shell operator (| > >> < 2> 2>&1 && || ;) keeps its meaning; all others reach the command as
 they are. The exit status is 0 when every job ended with 0; else the failed logs are named.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
-from jobs import local, schedulers
+from jobs import local, node, schedulers
 from jobs.array import JobError, Jobs, parse
 
 
@@ -34,8 +37,7 @@ def report(jobs: Jobs, statuses: dict[int, int]) -> int:
 def main(arguments: list[str]) -> int:
     """Run the jobs of the command line, ``BACKEND [OPTION VALUE]... LOG COMMAND...``, and return the exit status."""
     if arguments[:1] == ["--run-one"]:
-        local.catch_signals()
-        return local.run_one(arguments[1], int(arguments[2]), arguments[3])
+        return node.run_one(arguments[1], arguments[2], int(arguments[3]), arguments[4])
     if set(arguments[:2]) & {"-h", "--help"}:
         print(__doc__)
         return 0
@@ -45,6 +47,8 @@ def main(arguments: list[str]) -> int:
             raise JobError(f"'{backend}' is no backend; the first word is local, slurm or sge")
         jobs = parse(rest)
         local.catch_signals()
+        if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":
+            local.end_with_parent()
         statuses = local.run_here(jobs) if backend == "local" else schedulers.run(schedulers.SCHEDULERS[backend], jobs)
         return report(jobs, statuses)
     except JobError as error:

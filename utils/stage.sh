@@ -6,11 +6,12 @@
 #       run_logged "features" data/log/features.JOB.log $train_cmd JOB=1:$nj -- local/compute_features.py --split JOB
 #     fi
 
-# jobs on this machine end with the recipe, however it ends: a second run never meets what a killed one left behind
+# jobs, a cluster's too, end with the recipe, however it ends: a second run never meets what a killed one left behind
 export RUN_JOBS_END_WITH_PARENT=true
 
 _stage_now=
 _runner=
+_runner_group=
 
 fail() {
   echo "error: $1" >&2
@@ -33,8 +34,10 @@ require() {
 
 # run_logged WHAT LOG RUNNER... -- COMMAND...: runs "RUNNER... LOG COMMAND...", says what starts and where its log is.
 # If it fails, the ends of the failed logs are printed, and the error that they report is the last line.
+# Kaldi's runners (NAME.pl) paste the command's words into a line for the shell, and leave jobs behind when they are
+# ended: for them the words are quoted, and a signal goes to all that they started.
 run_logged() {
-  local what=$1 log=$2 runner=() status=0
+  local what=$1 log=$2 runner=() words=() word status=0
   shift 2
   while [ "$1" != -- ]; do
     runner+=("$1")
@@ -42,8 +45,13 @@ run_logged() {
   done
   shift
   echo "$(date '+%F %T') stage $_stage_now: $what; log: $log"
+  words=("$@") _runner_group=
+  if [[ ${runner[0]} == *.pl ]]; then
+    words=() _runner_group=- runner=(setsid "${runner[@]}")
+    for word in "$@"; do words+=("$(_quoted "$word")"); done
+  fi
   # in the background, so that a signal to this script is passed on at once
-  "${runner[@]}" "$log" "$@" &
+  "${runner[@]}" "$log" ${words[@]+"${words[@]}"} &
   _runner=$!
   trap '_pass_on TERM 143' TERM HUP
   trap '_pass_on TERM 130' INT
@@ -54,9 +62,25 @@ run_logged() {
 
 _pass_on() {
   trap '' TERM HUP INT
-  kill "-$1" "$_runner" 2> /dev/null || true
+  kill "-$1" -- "$_runner_group$_runner" 2> /dev/null || true
   wait "$_runner" || true
   exit "$2"
+}
+
+# Prints a word as a shell reads it, without a blank and with JOB as it was; operators stay what they are.
+_quoted() {
+  local LC_ALL=C word=$1 result='' index character code
+  local special=$' \t\n"$`\\*?[]{}()<>|&;#!~^\''
+  case $word in '|' | '||' | '&&' | ';' | '>' | '>>' | '<' | '2>' | '2>>' | '2>&1' | '&>') special= ;; esac
+  for ((index = 0; index < ${#word}; index++)); do
+    character=${word:index:1}
+    if [[ $special == *"$character"* ]]; then
+      printf -v code '\\x%02x' "'$character"
+      character="\$'$code'"
+    fi
+    result+=$character
+  done
+  printf '%s' "${result:-"''"}"
 }
 
 _report_failure() {
@@ -64,7 +88,8 @@ _report_failure() {
   local failed=()
   # the name may hold spaces, the star must still match
   while IFS= read -r log; do
-    tail -n 1 "$log" | grep -q '^# Ended (code 0)' || failed+=("$log")
+    # as run.sh and run.pl end a log, and as slurm.pl and queue.pl do
+    tail -n 1 "$log" | grep -q -e '^# Ended (code 0)' -e '^# Finished .* with status 0$' || failed+=("$log")
   done < <(compgen -G "$pattern" | sort -V)
   for log in ${failed[@]+"${failed[@]:0:3}"}; do
     echo "--- the end of $log:" >&2

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, Optional
 
 from pruning.errors import UserError
+from pruning.training.interruption import bad_input_status
 
 _PATH_FAULTS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
@@ -26,10 +27,10 @@ def run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequence
         main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(bad_input_status())
     except OSError as error:
         print(f"error: {_told(error)}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(bad_input_status())
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)

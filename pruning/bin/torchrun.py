@@ -2,8 +2,12 @@
 
 ``python -m pruning.bin.torchrun --standalone --nproc_per_node 2 -m pruning.bin.train ...``
 
-Unlike torchrun itself it starts with torch 1.13 under Python 3.11, ends with the status of the command (75 after
-SIGTERM: the state was saved, run it again), and leaves the last word to the command's own error line.
+Unlike torchrun itself it starts with torch 1.13 under Python 3.11, waits after SIGTERM until the processes have saved
+their state, ends with the status of the command (75: the state was saved, run it again), leaves the last word to the
+command's own error line, and restarts (--max_restarts) only after the loss of a process.
+
+``srun python -m pruning.bin.torchrun --slurm --nproc_per_node 4 -m pruning.bin.train ...`` in a Slurm job of several
+nodes, one task each, makes them one training: --slurm stands for --nnodes and where they meet.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from typing import Optional
 
 from pruning import compat
 from pruning.bin import command
-from pruning.training.interruption import REQUEUE_STATUS
+from pruning.training import elastic
+from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -24,18 +29,24 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    arguments = elastic.options(list(sys.argv[1:] if argv is None else argv))
     compat.repair_torchrun()
+    elastic.restart_lost_alone()
+    end = elastic.PassedOn()
+    end.install()
     try:
-        run.main(list(sys.argv[1:] if argv is None else argv))
+        run.main(arguments)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         if REQUEUE_STATUS in codes:
             sys.exit(REQUEUE_STATUS)
+        if end.asked and set(codes) == {-signal.SIGTERM}:
+            sys.exit(128 + signal.SIGTERM)  # before training began: there was nothing to save
         for rank, failure in error.failures.items():
             if failure.exitcode < 0:  # such a process could not say anything itself
                 print(f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name}; run the same "
                       "command again to continue", file=sys.stderr)
-        sys.exit(max([1, *codes]))
+        sys.exit(1 if BAD_INPUT_STATUS in codes else max([1, *codes]))
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None

@@ -72,8 +72,11 @@ class World:
         """The task as the training step calls it: under DistributedDataParallel if there are several processes."""
         if self.size == 1:
             return task
+        # DDP lays gradients out anew after its first step, unless it looks for unused parameters; sums of three or more
+        # would then depend on where a run was interrupted
+        fixed = find_unused_parameters or (self.device.type == "cpu" and self.size > 2)
         # without device_ids DDP leaves batches alone: the trainer has moved them
-        return nn.parallel.DistributedDataParallel(task, find_unused_parameters=find_unused_parameters)
+        return nn.parallel.DistributedDataParallel(task, find_unused_parameters=fixed)
 
 
 def initialise(device: str = "auto") -> World:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
+BAD_INPUT_STATUS = 65  # EX_DATAERR: what a process of torchrun's ends with where a command otherwise ends with 1
+
+
+def bad_input_status() -> int:
+    """How to end after saying what is wrong; torchrun starts a process again that ends with 1, as after a fault."""
+    return BAD_INPUT_STATUS if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 class StopRequest:
@@ -34,8 +41,8 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
 
-    def leave(self) -> None:
-        """End as the signal asked.
+    def leave(self) -> NoReturn:
+        """End as the signal asked; a process that was not asked itself ends as one that was by SIGTERM.
 
         Raises:
             KeyboardInterrupt: after SIGINT.

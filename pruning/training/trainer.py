@@ -172,13 +172,21 @@ class Trainer:
                 break
             self._train_step(module, group)
             self._after_step()
-            if self.world.any(stop.signal is not None):
-                self._save_state()
-                logger.info("asked to stop: the state after step %d is saved; run the same command again", self.step)
-                stop.leave()
+            self._leave_if_asked(stop)
         if nothing_yet and self.step == steps_before:
             raise UserError(f"epoch {self.epoch} has no training batches", "check the training cuts and their filters")
         self._end_epoch()
+        if not self.finished:
+            self._leave_if_asked(stop)
+
+    def _leave_if_asked(self, stop: StopRequest) -> None:
+        """Save the state and leave once any process was asked to stop."""
+        if not self.world.any(stop.signal is not None):
+            return
+        self._save_state()
+        self.world.barrier()  # a launcher ends the other processes soon after the first has gone
+        logger.info("asked to stop: the state after step %d is saved; run the same command again", self.step)
+        stop.leave()
 
     def _train_step(self, module: torch.nn.Module, group: list[Any]) -> None:
         """One optimiser step over a group of batches, unless its gradient is not finite."""

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from pruning.training import checkpoint, experiment
-from pruning.training.interruption import REQUEUE_STATUS
+from pruning.training import checkpoint, experiment, trainer
+from pruning.training.interruption import REQUEUE_STATUS, StopRequest
 from tests.training.test_trainer import assert_equal_experiments, rows, weights
+from tests.training.toy import CONFIG, ToyBatch, development, make
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["num_epochs=4", "average_period=3", "log_interval=2", "save_interval=5", "valid_interval=6",
@@ -136,3 +138,30 @@ def test_errors_of_a_process_are_one_line(tmp_path: Path) -> None:
     errors = wait(process)
     assert process.returncode == 1
     assert "error: unknown key 'optimizer'" in errors and "Traceback" not in errors
+
+
+def test_asked_to_stop_at_the_end_of_an_epoch_it_leaves_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[StopRequest] = []
+
+    class Recorded(StopRequest):
+        def __enter__(self) -> StopRequest:
+            requests.append(self)
+            return self
+
+    def asking() -> Iterator[ToyBatch]:
+        requests[-1].signal = signal.SIGTERM
+        return development()
+
+    monkeypatch.setattr(trainer, "StopRequest", Recorded)
+    config = replace(CONFIG, valid_interval=0)
+    for epoch in (2, 3):
+        with pytest.raises(SystemExit) as leaving:
+            make(tmp_path / "stopped", config, dev_batches=asking).run()
+        assert leaving.value.code == REQUEUE_STATUS
+        state = experiment.resumable_state(tmp_path / "stopped")
+        assert state is not None and state.name == f"epoch-{epoch:04d}-batch-000000"
+    make(tmp_path / "stopped", config, dev_batches=asking).run()  # its last epoch is its end
+    make(tmp_path / "whole", config).run()
+    assert_equal_experiments(tmp_path / "whole", tmp_path / "stopped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from pruning.speech.data import DataConfig, training_batches
 from pruning.speech.losses import LossConfig
 from pruning.training import checkpoint, configuration, facts, runs, transducer_runs
 from pruning.training.trainer_config import TrainerConfig
+from tests.training import kill_at_random
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DISTILLATION = "distillation:\n  layers: [0, 2]\n  output_weight: 0.1\n  ctc_weight: 0.1\n"
@@ -105,22 +107,18 @@ def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Op
 
 
 @pytest.mark.slow
-def test_pruning_killed_and_started_again_ends_bit_equal(work: Path, data_dir: Path) -> None:
-    for name in ("whole", "killed"):
-        arguments = command(
-            "prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"),
-            "--exp-dir", str(work / name),
-        )  # fmt: skip
-        if name == "killed":
-            run(arguments, kill_after_step=4, exp_dir=work / name)
-            assert not (work / name / ".done").exists()
-        output = run(arguments)
-        assert (work / name / ".done").exists(), output
-    for kind in ("best", "epoch-1"):
-        whole, killed = (load_file(work / name / f"{kind}.safetensors") for name in ("whole", "killed"))
-        assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
-    structures = [read_json(work / name / "structure.json") for name in ("whole", "killed")]
-    assert structures[0] == structures[1], "gates too"
+def test_pruning_killed_at_random_moments_ends_bit_equal(
+    work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few of them; kill_at_random is also a program, for more."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    arguments = command("prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"))
+    durations = kill_at_random.undisturbed(arguments, tmp_path / "whole")
+    seed = random.randrange(10**6)
+    print(f"seed of the moments: {seed}")  # shown when the test fails
+    kill_at_random.disturbed(arguments, tmp_path / "killed", 3, seed, durations)
+    kill_at_random.compare(tmp_path / "whole", tmp_path / "killed")
+    assert (tmp_path / "killed" / "structure.json").exists(), "and of gates"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,6 +180,15 @@ def test_the_recipes_own_configurations_are_understood(cluster: Cluster) -> None
     assert cluster.run(*options, "JOB=1:2", "a.JOB.log", "true") == (0, "")  # and the built-in one
 
 
+@pytest.mark.parametrize("name", ["slurm.conf", "sge.conf"])
+def test_kaldis_own_runners_understand_the_recipes_configurations(name: str) -> None:
+    """They forget a default that stands below the options, and have no gpu=0 without a line for it."""
+    lines = (UTILS.parent / "egs/TEMPLATE/conf" / name).read_text().splitlines()
+    kinds = [line.split()[0] for line in lines if not line.startswith("#")]
+    assert kinds == sorted(kinds, key=["command", "default", "option"].index)
+    assert "option gpu=0" in lines
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -200,9 +210,14 @@ def test_a_refusal_of_the_scheduler_is_told(cluster: Cluster) -> None:
 
 
 def test_a_machine_without_the_scheduler_is_told(cluster: Cluster) -> None:
-    (cluster.directory / "bin" / next(iter(PLAYERS[cluster.runner]))).unlink()
-    status, error = cluster.run("a.log", "true")
-    assert status == 1 and "is not on the PATH" in error
+    programs = cluster.directory / "bin"
+    for name in ("bash", "dirname", "env", "python3"):  # the machine itself may have the scheduler
+        (programs / name).symlink_to(shutil.which(name) or name)
+    for name in reversed(PLAYERS[cluster.runner]):
+        (programs / name).unlink()
+        status, error = cluster.run("a.log", "true", PATH=str(programs))
+        assert status == 1 and f"{name} is not on the PATH; submit from" in error and error.count("\n") == 1
+    assert not cluster.submitted()
 
 
 def test_a_signal_cancels_the_jobs(cluster: Cluster) -> None:
@@ -219,6 +234,20 @@ def test_a_signal_cancels_the_jobs(cluster: Cluster) -> None:
     while "# Ended" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert "# Ended (code 143)" in log.read_text()
+
+
+def test_jobs_of_a_killed_recipe_are_cancelled(cluster: Cluster) -> None:
+    recipe = f"{UTILS / cluster.runner} a.log bash -c 'touch started; sleep 100' & wait"
+    environment = {**cluster.environment, "RUN_JOBS_END_WITH_PARENT": "true"}
+    process = subprocess.Popen(["bash", "-c", recipe], cwd=cluster.directory, env=environment)
+    deadline = time.monotonic() + 30
+    while not (cluster.directory / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while not (cluster.directory / "cancelled").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

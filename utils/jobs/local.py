@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Optional
 
 from jobs.array import OPERATORS, Jobs
@@ -25,9 +23,16 @@ def now() -> str:
 
 
 class Executor:
-    """Runs single jobs and ends them all when told to."""
+    """Runs single jobs and ends them all when told to.
 
-    def __init__(self) -> None:
+    Args:
+        grace: seconds that jobs have to end themselves after SIGTERM.
+        append: add to logs that are there instead of starting them anew.
+    """
+
+    def __init__(self, grace: float = GRACE_SECONDS, append: bool = False) -> None:
+        self._grace = grace
+        self._mode = "ab" if append else "wb"
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._signal: Optional[int] = None
@@ -40,7 +45,7 @@ class Executor:
         log.parent.mkdir(parents=True, exist_ok=True)
         line = jobs.shell_line(number)
         started = time.monotonic()
-        with open(log, "wb", buffering=0) as stream:
+        with open(log, self._mode, buffering=0) as stream:
             stream.write(f"# {line}\n# Started at {now()}\n#\n".encode())
             # exec, where it can be: a signal then reaches the command alone, and its status is the job's
             start = "set -o pipefail;" if OPERATORS.intersection(jobs.command) else "exec"
@@ -73,7 +78,7 @@ class Executor:
             groups = [process.pid for process in self._running]
         for group in groups:
             _signal_group(group, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + self._grace
         while any(_signal_group(group, 0) for group in groups) and time.monotonic() < deadline:
             time.sleep(0.05)
         for group in groups:
@@ -101,9 +106,9 @@ _held = False
 _arrived: Optional[int] = None
 
 
-def catch_signals() -> None:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into :class:`Interrupted`, raised in the main thread."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+def catch_signals(*more: signal.Signals) -> None:
+    """Turn the first SIGINT, SIGTERM, SIGHUP or ``more`` into :class:`Interrupted`, raised in the main thread."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *more)
 
     def handle(number: int, frame: Any) -> None:
         global _arrived
@@ -145,8 +150,6 @@ def end_with_parent() -> None:
 
 def run_here(jobs: Jobs) -> dict[int, int]:
     """Run the jobs on this machine, several at once; the status of each."""
-    if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":
-        end_with_parent()
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = jobs.whole_number("max_jobs_run", max(1, processors // jobs.threads))
     executor = Executor()
@@ -161,25 +164,3 @@ def run_here(jobs: Jobs) -> dict[int, int]:
         except OSError:
             executor.stop(signal.SIGTERM)
             raise
-
-
-def run_one(path: str, number: int, done: str) -> int:
-    """Run one job of the array described in the JSON file ``path``; its status also goes into the file ``done``.
-
-    This is what a scheduler starts on a node.
-    """
-    jobs = Jobs(**json.loads(Path(path).read_text(encoding="utf-8")))
-    executor = Executor()
-    result: list[int] = []
-    worker = threading.Thread(target=lambda: result.append(executor.run(jobs, number)))
-    try:
-        worker.start()
-        worker.join()
-    except Interrupted as interrupted:  # the scheduler ends the job: time limit, preemption
-        executor.stop(interrupted.number)
-        worker.join()
-    status = result[0] if result else 1
-    temporary = Path(f"{done}.tmp")
-    temporary.write_text(f"{status}\n")
-    temporary.rename(done)
-    return status

@@ -2,7 +2,7 @@
 
 The configuration has Kaldi's grammar, one statement a line, ``#`` starting a comment:
 
-    command sbatch --no-requeue       what submits
+    command sbatch --requeue          what submits
     option mem=* --mem-per-cpu $0     what an option adds to the command; $0 is its value
     option gpu=0                      the same for one value only, which takes precedence (here: nothing is added)
     default gpu=0                     the value where the option is not given
@@ -34,6 +34,7 @@ class Scheduler:
     """One kind of cluster.
 
     Attributes:
+        backend: its name on the command line.
         name: as users call it.
         config: the configuration file that is read when there is one and no other is named.
         default_config: what is used without a file.
@@ -44,6 +45,7 @@ class Scheduler:
         cancel: the command that ends the array.
     """
 
+    backend: str
     name: str
     config: str
     default_config: str
@@ -56,15 +58,18 @@ class Scheduler:
 
 SCHEDULERS = {
     "slurm": Scheduler(
+        backend="slurm",
         name="Slurm",
         config="conf/slurm.conf",
         default_config="""
-            command sbatch
+            command sbatch --requeue --signal=B:TERM@300
             option mem=* --mem $0
             option num_threads=* --cpus-per-task $0
             option time=* --time $0
             option gpu=* --gres gpu:$0
             option gpu=0
+            option num_nodes=* --nodes $0 --ntasks-per-node 1
+            option num_nodes=1
         """,
         array=("--parsable", "--output", "{log}", "--open-mode", "append", "--array", "{first}-{last}{limit}"),
         limit="%{n}",
@@ -73,6 +78,7 @@ SCHEDULERS = {
         cancel="scancel",
     ),
     "sge": Scheduler(
+        backend="sge",
         name="grid engine",
         config="conf/sge.conf",
         default_config="""
@@ -181,11 +187,13 @@ class Submission:
             JobError: the scheduler is not installed or refuses.
         """
         arguments = list(arguments)
-        if shutil.which(arguments[0]) is None:
-            raise JobError(
-                f"{arguments[0]} is not on the PATH; submit from a machine of the {self.scheduler.name} cluster"
-            )
+        for program in (arguments[0], self.scheduler.alive[0], self.scheduler.cancel):
+            if shutil.which(program) is None:
+                cluster = f"the {self.scheduler.name} cluster"
+                raise JobError(f"{program} is not on the PATH; submit from a machine of {cluster}")
         self.directory.mkdir(parents=True)
+        for number in range(self.jobs.first, self.jobs.last + 1):
+            self.jobs.log_of(number).unlink(missing_ok=True)  # a job that is queued again adds to its log
         (self.directory / "jobs.json").write_text(json.dumps(asdict(self.jobs)), encoding="utf-8")
         script = self.directory / "job.sh"
         script.write_text(self._script(), encoding="utf-8")
@@ -206,7 +214,7 @@ class Submission:
             "#!/usr/bin/env bash\n"
             f"cd {shlex.quote(os.getcwd())} || exit 1\n"
             "if [ -f path.sh ]; then . ./path.sh || exit 1; fi\n"
-            f'exec python3 {runner} --run-one {directory}/jobs.json "${self.scheduler.task}" '
+            f'exec python3 {runner} --run-one {self.scheduler.backend} {directory}/jobs.json "${self.scheduler.task}" '
             f'{directory}/done."${self.scheduler.task}"\n'
         )
 

@@ -1,0 +1,121 @@
+"""What a scheduler starts on a node: jobs that go back to the queue, and those that do not. Slurm is played."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+UTILS = Path(__file__).resolve().parents[2] / "utils"
+RUN_JOBS = [sys.executable, str(UTILS / "run_jobs.py")]
+SQUEUE = "#!/bin/sh\necho \"$@\" >> asked\ncat state\n"
+SCONTROL = "#!/bin/sh\necho \"$@\" >> asked\n[ ! -e refuses ] || { echo 'Operation is disabled' >&2; exit 1; }\n"
+
+
+class Node:
+    """Runs a job's part of ``slurm.sh`` as Slurm starts it on a node; what it asks of Slurm is in ``asked``."""
+
+    def __init__(self, directory: Path, state: str) -> None:
+        self.directory = directory
+        (directory / "bin").mkdir()
+        for name, text in {"squeue": SQUEUE, "scontrol": SCONTROL, "scancel": SCONTROL}.items():
+            (directory / "bin" / name).write_text(text)
+            (directory / "bin" / name).chmod(0o755)
+        (directory / "state").write_text(state)
+
+    def start(self, scheduler: str, *command: str) -> subprocess.Popen[bytes]:
+        jobs = {"log": "a.JOB.log", "command": command, "first": 3, "last": 3, "variable": "JOB"}
+        (self.directory / "jobs.json").write_text(json.dumps(jobs))
+        environment = {**os.environ, "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
+                       "SLURM_ARRAY_JOB_ID": "47", "SLURM_ARRAY_TASK_ID": "3"}  # fmt: skip
+        arguments = [*RUN_JOBS, "--run-one", scheduler, "jobs.json", "3", "done.3"]
+        return subprocess.Popen(arguments, cwd=self.directory, env=environment)
+
+    def run(self, scheduler: str, *command: str, told: Optional[signal.Signals] = None) -> int:
+        process = self.start(scheduler, *command)
+        if told is not None:
+            deadline = time.monotonic() + 20
+            while not (self.directory / "ready").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(told)
+        return process.wait(timeout=60)
+
+    @property
+    def asked(self) -> str:
+        path = self.directory / "asked"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def status(self) -> Optional[str]:
+        """What the job left for who waits for it."""
+        path = self.directory / "done.3"
+        return path.read_text().strip() if path.exists() else None
+
+
+SAVES = ("bash", "-c", "trap 'exit 75' TERM; touch ready; while true; do sleep 0.1; done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_job_that_saved_its_state_is_queued_again(tmp_path: Path, number: signal.Signals) -> None:
+    node = Node(tmp_path, "RUNNING None")
+    assert node.run("slurm", *SAVES, told=number) == 75
+    assert node.status is None and "requeue 47_3\n" in node.asked
+    assert node.run("slurm", "echo", "gone on") == 0
+    log = (tmp_path / "a.3.log").read_text()
+    assert "(code 75)" in log and "\ngone on\n" in log and node.status == "0", "the log goes on"
+
+
+def test_so_is_one_at_its_time_limit_and_one_that_asks_unprompted(tmp_path: Path) -> None:
+    node = Node(tmp_path, "COMPLETING TimeLimit")
+    assert node.run("slurm", *SAVES, told=signal.SIGTERM) == 75
+    assert node.status is None and "requeue 47_3\n" in node.asked
+    (tmp_path / "state").write_text("RUNNING None")
+    assert node.run("slurm", "bash", "-c", "exit 75") == 75
+    assert node.status is None and node.asked.count("requeue 47_3\n") == 2
+
+
+@pytest.mark.parametrize("state", ["COMPLETING None", "PENDING BeginTime"])
+def test_where_slurm_ends_a_job_slurm_decides(tmp_path: Path, state: str) -> None:
+    """Cancelled or preempted: who waits sees whether it is still there."""
+    node = Node(tmp_path, state)
+    assert node.run("slurm", *SAVES, told=signal.SIGTERM) == 75
+    assert node.status is None and "requeue" not in node.asked
+
+
+def test_a_failure_is_one_however_the_job_was_told_to_end(tmp_path: Path) -> None:
+    node = Node(tmp_path, "RUNNING None")
+    assert node.run("slurm", "bash", "-c", "touch ready; sleep 100", told=signal.SIGTERM) == 143
+    assert node.status == "143" and "requeue" not in node.asked
+
+
+def test_a_slurm_that_does_not_requeue_is_told_in_the_log(tmp_path: Path) -> None:
+    node = Node(tmp_path, "RUNNING None")
+    (tmp_path / "refuses").touch()
+    assert node.run("slurm", "bash", "-c", "exit 75") == 75
+    assert node.status == "75"
+    last = (tmp_path / "a.3.log").read_text().splitlines()[-1]
+    assert last == "error: Slurm does not requeue this job (Operation is disabled); run the same command again"
+
+
+def test_a_grid_engine_is_asked_by_a_status_of_its_own(tmp_path: Path) -> None:
+    node = Node(tmp_path, "")
+    assert node.run("sge", *SAVES, told=signal.SIGUSR2) == 99
+    assert node.status is None and not node.asked
+    assert node.run("sge", "bash", "-c", "exit 3") == 3 and node.status == "3"
+
+
+def test_tasks_of_srun_are_told_by_slurm(tmp_path: Path) -> None:
+    node = Node(tmp_path, "RUNNING None")
+    srun = "#!/bin/sh\ntouch ready\nuntil grep -q 'TERM 47_3' asked; do sleep 0.1; done\nexit 75\n"
+    (tmp_path / "bin" / "srun").write_text(srun)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    (tmp_path / "asked").touch()
+    assert node.run("slurm", "srun", "true", told=signal.SIGTERM) == 75
+    assert "--signal TERM 47_3\n" in node.asked and "requeue 47_3\n" in node.asked

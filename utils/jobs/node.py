@@ -1,0 +1,97 @@
+"""What a scheduler starts on a node: one job of an array, which goes back to the queue when its command asks for it.
+
+A command that ends with status 75 has saved what it needs to go on: nothing is wrong, it is to be run again. Training
+does so after SIGTERM, which schedulers send some time before a job's time limit when they are asked to (Slurm:
+``sbatch --signal=B:TERM@300``), and before they take its place for another job.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from jobs.array import Jobs
+from jobs.local import Executor, Interrupted, catch_signals
+
+REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h; pruning.training.interruption says the same
+RESCHEDULE_STATUS = 99  # a job that ends so is queued again by a grid engine
+
+
+def run_one(scheduler: str, path: str, number: int, done: str) -> int:
+    """Run one job of the array described in the JSON file ``path``, as the backend ``scheduler`` started it.
+
+    Its status also goes into the file ``done``, unless the scheduler will run it again.
+    """
+    if "SLURM_CPUS_PER_TASK" in os.environ:  # srun, within the job, does not ask for as many of itself
+        os.environ.setdefault("SRUN_CPUS_PER_TASK", os.environ["SLURM_CPUS_PER_TASK"])
+    # schedulers also warn with these: Slurm's --signal as asked, a grid engine's -notify and s_rt
+    catch_signals(signal.SIGUSR1, signal.SIGUSR2)
+    jobs = Jobs(**json.loads(Path(path).read_text(encoding="utf-8")))
+    # the scheduler itself kills what does not end in time; an earlier start of the same job has written to the log
+    executor = Executor(grace=math.inf, append=True)
+    told = False
+    with ThreadPoolExecutor(1) as pool:  # a thread's own join() does not wait once a signal has interrupted it
+        ended = pool.submit(executor.run, jobs, number)
+        try:
+            status = ended.result()
+        except Interrupted as interrupted:
+            told = True
+            if scheduler == "slurm" and jobs.command[0] == "srun":
+                _ask("scancel", "--signal", "TERM", _slurm_identity())  # srun itself would kill its tasks at once
+            else:
+                executor.stop(interrupted.number)
+            status = ended.result()
+    _ignore_signals()
+    if scheduler == "slurm" and _slurm_runs_it_again(status, told, jobs.log_of(number)):
+        return status
+    if scheduler == "sge" and status == REQUEUE_STATUS:
+        return RESCHEDULE_STATUS
+    temporary = Path(f"{done}.tmp")
+    temporary.write_text(f"{status}\n")
+    temporary.rename(done)
+    return status
+
+
+def _ignore_signals() -> None:
+    """Nothing is left to be ended, and a requeued job is killed by Slurm while this process speaks to it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _slurm_runs_it_again(status: int, told: bool, log: Path) -> bool:
+    """Requeue the job if its command asks for it; also true if Slurm is ending the job and decides itself."""
+    identity = _slurm_identity()
+    state, reason = _slurm_state(identity)
+    if told and state in ("COMPLETING", "PENDING") and reason != "TimeLimit":
+        return True  # preempted or requeued: it runs again; cancelled: who waits for it sees that it is gone
+    if status != REQUEUE_STATUS:
+        return False
+    requeue = _ask("scontrol", "requeue", identity)
+    if requeue.returncode != 0:
+        with open(log, "a", encoding="utf-8") as stream:
+            reason = " ".join(requeue.stderr.split())
+            stream.write(f"error: Slurm does not requeue this job ({reason}); run the same command again\n")
+    return requeue.returncode == 0
+
+
+def _slurm_identity() -> str:
+    """The job's name. Of an array, the number of one job is that of the whole as well."""
+    return "_".join(os.environ.get(name, "") for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
+
+
+def _slurm_state(identity: str) -> tuple[str, str]:
+    """State and reason of a job, empty where Slurm cannot be asked."""
+    words = _ask("squeue", "--noheader", "--jobs", identity, "--format", "%T %r").stdout.split(maxsplit=1)
+    return (words[0], words[1].strip()) if len(words) == 2 else ("", "")
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
