@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import FrameType
@@ -88,7 +89,17 @@ def slurm_options(environment: Mapping[str, str]) -> list[str]:
 
 
 def options(arguments: list[str]) -> list[str]:
-    """The arguments for torchrun, a leading ``--slurm`` spelled out."""
-    if arguments[:1] != ["--slurm"]:
+    """The arguments for torchrun, ``--slurm`` or ``--standalone`` before ``-m`` spelled out.
+
+    The latter is port 29400 to torch 1.13: a second training on the machine would end with the first.
+    """
+    own = arguments[: arguments.index("-m")] if "-m" in arguments else arguments
+    rest = arguments[len(own) :]
+    if "--slurm" in own:
+        meeting = slurm_options(os.environ)
+    elif "--standalone" in own:
+        meeting = ["--nnodes", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
+                   "--rdzv_conf", "is_host=true", "--rdzv_id", str(uuid.uuid4())]  # fmt: skip
+    else:
         return arguments
-    return [*slurm_options(os.environ), *arguments[1:]]
+    return [*meeting, *(word for word in own if word not in ("--slurm", "--standalone")), *rest]

@@ -95,6 +95,17 @@ def test_all_stop_when_one_launcher_is_asked_to_and_no_process_is_restarted(node
     assert experiment.resumable_state(tmp_path) is not None
 
 
+@pytest.mark.slow
+def test_two_trainings_on_one_machine_leave_each_other_alone(tmp_path: Path) -> None:
+    """The one that began first ends first."""
+    launcher = ["-m", "pruning.bin.torchrun", "--nproc_per_node=1", "--standalone"]
+    first = start(tmp_path / "first", "num_epochs=1", launcher=launcher)
+    second = start(tmp_path / "second", "num_epochs=2", options=["--delay", "1"], launcher=launcher)
+    finish(first)
+    assert second.poll() is None
+    finish(second)
+
+
 def test_what_is_wrong_is_said_once_however_many_restarts_are_allowed(tmp_path: Path) -> None:
     launcher = ["-m", "pruning.bin.torchrun", "--nproc_per_node=1", "--standalone", "--max_restarts=3"]
     process = start(tmp_path, "optimizer.lr=1", launcher=launcher)
@@ -123,6 +134,7 @@ def test_nodes_of_a_slurm_job_meet_at_the_first() -> None:
     assert first[first.index("--rdzv_conf") + 1] == "is_host=true"
     again = elastic.slurm_options({**environment, "SLURM_RESTART_COUNT": "1"})
     assert again[again.index("--rdzv_id") + 1] != options[options.index("--rdzv_id") + 1]
+    assert elastic.options(["--nproc_per_node", "2", "-m", "x", "--standalone"])[0] == "--nproc_per_node"
     del environment["SLURM_NODEID"]
     with pytest.raises(UserError, match="--slurm, but SLURM_NODEID is not set"):
         elastic.slurm_options(environment)

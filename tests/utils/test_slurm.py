@@ -55,11 +55,15 @@ class Runner:
 
     def __init__(self, environment: dict[str, str], directory: Path) -> None:
         self.environment, self.directory = environment, directory
+        self.started: list[subprocess.Popen[str]] = []
         (directory / "slurm.conf").write_text(CONFIG)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [str(ROOT / "utils" / "slurm.sh"), "--config", "slurm.conf", *arguments]
-        return subprocess.Popen(command, cwd=self.directory, env=self.environment, stderr=subprocess.PIPE, text=True)
+        self.started.append(
+            subprocess.Popen(command, cwd=self.directory, env=self.environment, stderr=subprocess.PIPE, text=True)
+        )
+        return self.started[-1]
 
     def ask(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
@@ -80,6 +84,10 @@ class Runner:
 def runner(cluster: dict[str, str], tmp_path: Path) -> Iterator[Runner]:
     found = Runner(cluster, tmp_path)
     yield found
+    for process in found.started:  # of a test that failed
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
     subprocess.run(["scancel", "--user", str(os.getuid())], env=cluster, check=False)
 
 
