@@ -34,8 +34,9 @@ def dispatch(argv: Optional[Sequence[str]] = None) -> None:
     commands = available()
     if name in ("-h", "--help"):
         print("usage: pruning COMMAND [ARGUMENT]...  (pruning COMMAND --help says more)")
+        width = max(map(len, commands)) + 2
         for known, says in commands.items():
-            print(f"  {known:<14}{says}")
+            print(f"  {known:<{width}}{says}")
         return
     if name not in commands:
         raise UserError(f"there is no command {name}", f"use one of: {', '.join(commands)}")
