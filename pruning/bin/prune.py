@@ -44,7 +44,7 @@ def _teacher(options: argparse.Namespace) -> PathLike:
     place = Path(options.exp_dir) / "teacher"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_done(place):
         raise UserError("several processes would import the teacher at once",
-                        "run pruning import-icefall first, and give its directory as --teacher")  # fmt: skip
+                        "run pruning import_icefall first, and give its directory as --teacher")  # fmt: skip
     arguments.import_icefall(options, options.teacher_icefall, place)
     return place
 

@@ -155,7 +155,7 @@ def conformer_class(modules: IcefallModules) -> Any:
         raise UserError(f"{directory} is no checkout of icefall", f"give --icefall-dir, or set {DIRECTORY}")
     if not (recipe / "conformer.py").is_file():
         raise UserError(f"{directory} has no {modules.recipe}/conformer.py", _remedy())
-    with _importing_from(recipe, directory):
+    with importing_from(recipe, directory):
         try:
             return importlib.import_module("conformer").Conformer
         except ImportError as error:
@@ -164,7 +164,7 @@ def conformer_class(modules: IcefallModules) -> Any:
 
 
 @contextmanager
-def _importing_from(recipe: Path, directory: Path) -> Iterator[None]:
+def importing_from(recipe: Path, directory: Path) -> Iterator[None]:
     """Recipes import their files by bare names (``scaling``): nothing of one may be left for the next."""
     before, names = list(sys.path), {path.stem for path in recipe.glob("*.py")}
     kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}

@@ -116,8 +116,8 @@ class Joiner(nn.Module):
         decoder_proj: bool = True,
     ) -> None:
         super().__init__()
-        self.encoder_proj = nn.Linear(encoder_dim, joiner_dim)
-        self.decoder_proj = nn.Linear(decoder_dim, joiner_dim) if decoder_proj else nn.Identity()
+        self.encoder_proj: nn.Module = nn.Linear(encoder_dim, joiner_dim)
+        self.decoder_proj: nn.Module = nn.Linear(decoder_dim, joiner_dim) if decoder_proj else nn.Identity()
         self.hidden = nn.Linear(joiner_dim, hidden) if hidden else None
         self.output = nn.Linear(hidden or joiner_dim, vocab_size)
 

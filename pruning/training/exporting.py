@@ -8,6 +8,7 @@ of icefall's ``export-onnx.py``.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,7 +60,8 @@ class ExportedJoiner(nn.Module):
 
     def __init__(self, model: Transducer) -> None:
         super().__init__()
-        self.joiner = model.joiner
+        self.joiner = copy.deepcopy(model.joiner)
+        self.joiner.encoder_proj = self.joiner.decoder_proj = nn.Identity()  # they are with encoder and decoder
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """``(N, J)``, ``(N, J)`` -> logits ``(N, V)``."""

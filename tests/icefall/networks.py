@@ -34,6 +34,13 @@ def checkout() -> Path:
 PLACES = [pytest.param(lambda: STAND_IN, id="stand-in"), pytest.param(checkout, id="icefall")]
 
 
+def having(directory: Path, recipe: str) -> Path:
+    """The directory; skips the test where it has no such recipe."""
+    if not (directory / RECIPES / recipe).is_dir():
+        pytest.skip(f"the stand-in has no {recipe}")
+    return directory
+
+
 def modules(directory: Path, recipe: str) -> IcefallModules:
     """Where the classes of one of LibriSpeech's recipes are."""
     return IcefallModules(str(directory), f"{RECIPES}/{recipe}")
@@ -59,7 +66,7 @@ def encoder(directory: Path, recipe: str) -> Any:
 def classes(directory: Path, recipe: str, *names: str) -> list[Any]:
     """Further modules of a recipe, by the names of their files."""
     place = directory / RECIPES / recipe
-    with icefall_encoder._importing_from(place, directory):
+    with icefall_encoder.importing_from(place, directory):
         return [importlib.import_module(name) for name in names]
 
 

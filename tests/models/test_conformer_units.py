@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from pruning.core.masking import Masker
 from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
 from pruning.core.units import check_groups
-from pruning.models.conformer import ConformerConfig
+from pruning.models.conformer import REWORKED, ConformerConfig
 from pruning.models.conformer_units import MODULE_KINDS, UNIT_KINDS
 from pruning.models.registry import build, describe
 from pruning.models.transducer import Transducer, TransducerConfig
@@ -89,6 +91,29 @@ def test_masked_equals_extracted_for_each_kind(kind: str, strides: tuple[int, ..
         small = check_exact(model, structure)
         if any(len(units.kept) < units.size for units in structure.groups.values()):
             assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+FORMS = [{"conv_norm": "layer", "after_norm": True}, {"conv_norm": "none"}, {"variant": REWORKED, "conv_norm": "none"}]
+
+
+@pytest.mark.parametrize("kind", [*UNIT_KINDS, *MODULE_KINDS, "all"])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_other_forms_are_exact_and_cost_what_is_counted(form: dict[str, object], kind: str) -> None:
+    """Norms over channels of which some go, none at all, and icefall's reworked layers."""
+    config = network().config
+    model = Transducer(replace(config, encoder=replace(config.encoder, **form))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    check_groups(model, model.unit_groups())
+    kinds = UNIT_KINDS + MODULE_KINDS if kind == "all" else (kind,)
+    for seed in range(2):
+        structure = Structure.from_masks(model.unit_groups(), random_masks(model, seed, kinds, 0.6))
+        small = check_exact(model, structure)
+        predicted = CostModel(model.unit_groups(), model.cost_terms(70)).structure_cost(structure)
+        assert predicted["size"] == sum(parameter.numel() for parameter in small.encoder.parameters())
+        assert predicted["macs"] == count_macs(lambda net=small: net(torch.randn(1, 70, 80), torch.tensor([70])))
+        build(describe(small)).load_state_dict(small.state_dict(), strict=True)
 
 
 @settings(max_examples=15, deadline=None)

@@ -62,9 +62,7 @@ def features() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("place", PLACES)
 @torch.no_grad()
 def test_outputs_are_equal(place: Place, recipe: str) -> None:
-    directory = place()
-    if not (directory / networks.RECIPES / recipe).is_dir():
-        pytest.skip(f"the stand-in has no {recipe}")
+    directory = networks.having(place(), recipe)
     network = networks.encoder(directory, recipe)
     state = networks.state(network, recipe)
     model = ours(state)
@@ -212,9 +210,7 @@ def test_gradients_reach_masks_and_the_checkouts_weights(place: Place) -> None:
 @torch.no_grad()
 def test_layers_of_a_checkouts_modules(place: Place, recipe: str) -> None:
     """What is distilled; in training, too, the last is the output."""
-    directory = place()
-    if not (directory / networks.RECIPES / recipe).is_dir():
-        pytest.skip(f"the stand-in has no {recipe}")
+    directory = networks.having(place(), recipe)
     model = foreign(directory, recipe)
     x, lengths = features()
     theirs, own = model(x, lengths, return_layers=True), plain(model)(x, lengths, return_layers=True)
