@@ -25,10 +25,11 @@ from pruning.models.speech_model import CTC, CtcRecogniser, SpeechModel
 from pruning.speech import checks, graphs, sherpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, evaluation_batches
-from pruning.speech.decoding import GRAPHS, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig, LanguageModel
+from pruning.speech.decoding import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig, LanguageModel
 from pruning.speech.exported import FORMS, ExportedTransducer
 from pruning.speech.manifests import set_name_of
 from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
+from pruning.speech.rescoring import write_nbest
 from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
 from pruning.speech.sentences import boundary_id
 from pruning.speech.sources import FEATURES, Source
@@ -77,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     settings = parser.add_argument_group("decoding")
     settings.add_argument("--graph", type=Path, help=f"for {', '.join(GRAPHS)}: a graph of local/make_graphs.py "
                           "(default: the one in --lang-dir)")  # fmt: skip
+    settings.add_argument("--nbest", type=int, default=0, metavar="N", help=f"for {', '.join(N_BEST)}: also write the "
+                          "N best of each utterance, nbest-SET-SUFFIX.txt, for pruning.bin.rescore")  # fmt: skip
     for field in fields(DecodingConfig):
         users = [method for method, names in SETTINGS.items() if field.name in names]
         default = field.default
@@ -221,9 +224,22 @@ def _decode_set(
     if arguments.engine != ENGINES[0]:
         found = sherpa.recognise(model, cuts, words_in)
         return found, FeatureTiming(0.0, found.audio_seconds)  # its own are within its time
-    recognition = recognise(model, batches, tokenizer.decode, config, arguments.device, words_in, lm, graph)
+    recognition = recognise(
+        model, batches, tokenizer.decode, config, arguments.device, words_in, lm, graph, arguments.nbest
+    )
     own = hears is not FEATURES  # its frontend is a part of it
     return recognition, FeatureTiming(0.0, recognition.audio_seconds) if own else time_features(cuts)
+
+
+def _write_n_best(
+    source: _Source, set_name: str, suffix: str, recognition: Recognition, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Write the n-best lists, if they were asked for; the facts of it."""
+    if not arguments.nbest:
+        return {}
+    path = decoding_results.n_best_path(source.directory, arguments.method, set_name, suffix)
+    write_nbest(path, recognition.entries)
+    return {"nbest": path.name, "num_hypotheses": arguments.nbest}
 
 
 def _log(set_name: str, result: Score, measured: dict[str, Any]) -> None:
@@ -263,7 +279,7 @@ def _pending(
             **({"lm": provenance.file_fingerprint(file_of(arguments.lm_exp_dir))} if arguments.lm_exp_dir else {}),
             **({"graph": provenance.file_fingerprint(graph_path)} if graph_path is not None else {}),
         }
-        if decoding_results.is_done(path, parameters):
+        if decoding_results.is_done(path, parameters, arguments.nbest):
             decoding_results.note_asked(path)
             logger.info("%s: %s is done", set_name_of(cuts), path)
         else:
@@ -274,6 +290,10 @@ def _pending(
 
 def _check(arguments: argparse.Namespace) -> None:
     """What can be told without reading anything."""
+    if arguments.nbest and arguments.method not in N_BEST:
+        raise UserError(f"{arguments.method} ranks no hypotheses for --nbest", f"choose one of {', '.join(N_BEST)}")
+    if not 0 <= arguments.nbest <= arguments.beam_size:
+        raise UserError(f"--nbest is {arguments.nbest} with --beam-size {arguments.beam_size}", "give a larger beam")
     for cuts in arguments.cuts:
         if not cuts.is_file():
             raise UserError(f"cuts {cuts} do not exist", "run the stage that computes features first")
@@ -323,6 +343,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             **provenance.environment("pruning.bin.decode", argv, arguments.device),
             "parameters": parameters,
             "recogs": recogs_path(directory, set_name, suffix).name,
+            **_write_n_best(source, set_name, suffix, recognition, arguments),
         }
         write_json(path, measured)
         _log(set_name, result, measured)

@@ -20,7 +20,7 @@ from pruning.speech import arpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.fusion import lm_scores
 from pruning.speech.rescoring import Entry, read_nbest, rescore, write_nbest
-from pruning.speech.scoring import Transcript, count_errors
+from pruning.speech.scoring import Transcript, count_errors, read_transcripts
 from pruning.speech.sentences import boundary_id
 from pruning.training import lm_runs
 
@@ -53,14 +53,17 @@ def _scorer(options: argparse.Namespace) -> Scorer:
 
 
 def _references(path: Path, lists: dict[str, list[Entry]]) -> dict[str, list[str]]:
-    """Words by utterance, of lines UTTERANCE WORDS.
+    """Words by utterance, of lines UTTERANCE WORDS or of a file of transcripts as decoding writes it.
 
     Raises:
         UserError: the file is missing, or an utterance of the lists is not in it.
     """
     if not path.is_file():
         raise UserError(f"references {path} do not exist", "give lines of UTTERANCE WORDS")
-    found = {line.split()[0]: line.split()[1:] for line in read_lines(path) if line.strip()}
+    if path.name.startswith("recogs-"):
+        found = {one.id: one.reference for one in read_transcripts(path)}
+    else:
+        found = {line.split()[0]: line.split()[1:] for line in read_lines(path) if line.strip()}
     for name in lists:
         if name not in found:
             raise UserError(f"{path} has no reference for {name}", "give references of the same utterances")
@@ -95,7 +98,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--lm-scale", type=float, help="weight of the language model")
     parser.add_argument("--lm-scales", type=float, nargs="+", default=list(SCALES), help="weights to try on dev")
     parser.add_argument("--dev-nbest", type=Path, help="list on which the weight is chosen")
-    parser.add_argument("--dev-references", type=Path, help="of --dev-nbest: lines of UTTERANCE WORDS")
+    parser.add_argument("--dev-references", type=Path, help="of --dev-nbest: lines of UTTERANCE WORDS, or recogs-*")
     parser.add_argument("--references", type=Path, help="of --nbest, to print its error rate")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.speech.beam import modified_beam_search, n_best
+from pruning.speech.beam import Hypothesis, n_best
 from pruning.speech.ctc import ctc_decoding, ctc_greedy_search
 from pruning.speech.fast_beam import fast_beam_lattice, fast_beam_search, lattice_n_best
 from pruning.speech.fusion import Fusion
@@ -36,6 +36,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 """The settings that change the answer of each method."""
 
+N_BEST = ("modified_beam_search", "modified_beam_search_lm_shallow_fusion")
+"""The methods that rank several hypotheses of an utterance."""
 WITH_LM = tuple(name for name, settings in SETTINGS.items() if "lm_scale" in settings)
 """The methods that need a language model."""
 GRAPHS = {"hlg_decoding": ("HLG", "hlg_scale"), "fast_beam_search_LG": ("LG", "ngram_lm_scale")}
@@ -127,15 +129,43 @@ def _with_lm(
     model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor, config: DecodingConfig, lm: LanguageModel
 ) -> list[list[int]]:
     scales = (*lm, config.lm_scale, config.ilm_scale)
-    if config.method == "modified_beam_search_lm_shallow_fusion":
-        fusion = Fusion(*scales)
-        return modified_beam_search(model, encoder_out, lengths, config.beam_size, config.length_norm, fusion)
     if config.method == "modified_beam_search_lm_rescore":
         found = n_best(model, encoder_out, lengths, config.beam_size)
         return Rescoring(*scales, config.length_norm).best(model, found, encoder_out)
     lattice = fast_beam_lattice(model, encoder_out, lengths, config.beam, config.max_contexts, config.max_states)
     found = lattice_n_best(lattice, config.num_paths, config.nbest_scale, model.decoder.blank_id)
     return Rescoring(*scales).best(model, found, encoder_out)
+
+
+@torch.no_grad()
+def decode_n_best(
+    model: TransducerNetwork,
+    encoder_out: Tensor,
+    lengths: Tensor,
+    config: DecodingConfig,
+    lm: Optional[LanguageModel] = None,
+) -> list[list[Hypothesis]]:
+    """Decode a batch by one of the methods `N_BEST`.
+
+    Args:
+        model, encoder_out, lengths, config, lm: see `decode`.
+
+    Returns:
+        The hypotheses of each utterance, the best first, at most ``beam_size``.
+
+    Raises:
+        UserError: the method needs a language model and none is given.
+    """
+    fusion = None
+    if config.method in WITH_LM:
+        fusion = Fusion(*_needed(lm, config), config.lm_scale, config.ilm_scale)
+    return n_best(model, encoder_out, lengths, config.beam_size, config.length_norm, fusion)
+
+
+def _needed(lm: Optional[LanguageModel], config: DecodingConfig) -> LanguageModel:
+    if lm is None:
+        raise UserError(f"{config.method} needs a language model", "give --lm-exp-dir")
+    return lm
 
 
 @torch.no_grad()
@@ -172,19 +202,16 @@ def decode(
     if config.method in GRAPHS:
         return _decode_with_graph(model, encoder_out, lengths, config, graph)
     settings = config.settings()
+    if config.method in N_BEST:
+        ranked = decode_n_best(model, encoder_out, lengths, config, lm)
+        return [hypotheses[0].tokens if hypotheses else [] for hypotheses in ranked]
     if config.method in WITH_LM:
-        if lm is None:
-            raise UserError(f"{config.method} needs a language model", "give --lm-exp-dir")
-        return _with_lm(model, encoder_out, lengths, config, lm)
+        return _with_lm(model, encoder_out, lengths, config, _needed(lm, config))
     if config.method == "ctc_greedy_search":
         return ctc_greedy_search(model.ctc(encoder_out), lengths)
     if config.method == "ctc_decoding":
         return ctc_decoding(model.ctc(encoder_out), lengths, **settings)  # type: ignore[arg-type]
-    search = {
-        "greedy_search": greedy_search,
-        "modified_beam_search": modified_beam_search,
-        "fast_beam_search": fast_beam_search,
-    }[config.method]
+    search = {"greedy_search": greedy_search, "fast_beam_search": fast_beam_search}[config.method]
     return search(model, encoder_out, lengths, **settings)  # type: ignore[operator]
 
 

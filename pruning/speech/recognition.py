@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -13,21 +13,24 @@ import torch
 from tqdm import tqdm
 
 from pruning.files import PathLike
-from pruning.speech.decoding import DecodingConfig, LanguageModel, decode
+from pruning.speech.beam import Hypothesis
+from pruning.speech.decoding import DecodingConfig, LanguageModel, decode, decode_n_best
 from pruning.speech.graphs import DecodingGraph
 from pruning.speech.manifests import iterate_cuts
+from pruning.speech.rescoring import Entry
 from pruning.speech.scoring import Transcript
 
 logger = logging.getLogger(__name__)
 
 
 class Recognition(NamedTuple):
-    """Transcripts of a test set and where the time went, in seconds of wall clock."""
+    """Transcripts of a test set and where the time went, in seconds of wall clock; and n-best lists, if asked for."""
 
     transcripts: list[Transcript]
     audio_seconds: float
     encoder_seconds: float
     search_seconds: float
+    entries: Sequence[Entry] = ()
 
 
 @torch.no_grad()
@@ -40,6 +43,7 @@ def recognise(
     words_in: Callable[[str], list[str]] = str.split,
     lm: Optional[LanguageModel] = None,
     graph: Optional[DecodingGraph] = None,
+    num_hypotheses: int = 0,
 ) -> Recognition:
     """Decode a test set.
 
@@ -52,7 +56,9 @@ def recognise(
         words_in: divides reference and hypothesis into what is scored.
         lm: of the methods that need a language model, on ``device``.
         graph: for the methods that need one.
+        num_hypotheses: of each utterance in the n-best lists, with the methods that have them; 0: no lists.
     """
+    entries: list[Entry] = []
     transcripts: list[Transcript] = []
     audio = encoding = searching = 0.0
     for batch in tqdm(batches, unit="batch", disable=None):  # None: only on a terminal
@@ -60,7 +66,11 @@ def recognise(
         started = _now(device)
         encoded = model.encoder(batch.features, batch.lengths)
         between = _now(device)
-        tokens = decode(model, encoded.output, encoded.lengths, config, lm, graph)
+        if num_hypotheses:
+            ranked = decode_n_best(model, encoded.output, encoded.lengths, config, lm)
+            tokens = [hypotheses[0].tokens if hypotheses else [] for hypotheses in ranked]
+        else:
+            tokens = decode(model, encoded.output, encoded.lengths, config, lm, graph)
         searching += _now(device) - between
         encoding += between - started
         audio += batch.seconds
@@ -68,7 +78,19 @@ def recognise(
             Transcript(name, words_in(text), words_in(words_of(hypothesis)))
             for name, text, hypothesis in zip(batch.ids, batch.texts, tokens)
         ]
-    return Recognition(transcripts, audio, encoding, searching)
+        if num_hypotheses:
+            for name, hypotheses in zip(batch.ids, ranked):
+                entries += _distinct(name, hypotheses, words_of)[:num_hypotheses]
+    return Recognition(transcripts, audio, encoding, searching, entries)
+
+
+def _distinct(name: str, hypotheses: Iterable[Hypothesis], words_of: Callable[[list[int]], str]) -> list[Entry]:
+    """Of an utterance, in their order; of those with equal words, the first."""
+    found: dict[str, Entry] = {}
+    for hypothesis in hypotheses:
+        text = words_of(hypothesis.tokens)
+        found.setdefault(text, Entry(name, hypothesis.score, text))
+    return list(found.values())
 
 
 def _now(device: str) -> float:

@@ -40,12 +40,19 @@ def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: b
     return name
 
 
-def is_done(path: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the decoding at ``path`` was made with these parameters."""
+def n_best_path(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
+    """Where the n-best lists of a decoding are, if they were asked for."""
+    return Path(exp_dir) / method / f"nbest-{set_name}-{suffix}.txt"
+
+
+def is_done(path: Path, parameters: dict[str, Any], num_hypotheses: int = 0) -> bool:
+    """Whether the decoding at ``path`` was made with these parameters and has so many hypotheses an utterance."""
     if not path.is_file():
         return False
     facts = _read(path)
-    return facts.get("parameters") == parameters and (path.parent / facts["recogs"]).is_file()
+    names = [facts["recogs"]] + ([facts["nbest"]] if "nbest" in facts else [])
+    found = facts.get("parameters") == parameters and all((path.parent / name).is_file() for name in names)
+    return found and num_hypotheses in (0, facts.get("num_hypotheses", 0))
 
 
 def error_facts(result: Score) -> dict[str, Any]:

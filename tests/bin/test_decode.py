@@ -14,12 +14,13 @@ import pytest
 import soundfile
 import torch
 
-from pruning.bin import decode, export, report
+from pruning.bin import decode, export, report, rescore
 from pruning.errors import UserError
 from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech import arpa, bpe, features, graphs, kneser_ney, librispeech, manifests
+from pruning.speech.rescoring import read_nbest
 from pruning.speech.scoring import read_transcripts
 from pruning.training.checkpoint import save_model
 from pruning.training.facts import write_facts
@@ -139,6 +140,40 @@ def test_the_same_decoding_is_not_repeated(tmp_path: Path, data: Path) -> None:
     make_experiment(exp_dir, data, seed=1)  # other weights in the same place
     run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
     assert "first wer" not in path.read_text()
+
+
+def test_n_best_lists_are_made_to_be_rescored(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exp_dir, beam = make_experiment(tmp_path / "exp", data), ["--method", "modified_beam_search", "--beam-size", "6"]
+    run(exp_dir, data, *beam, "--length-norm", "false", sets=("test-clean",))
+    before = facts_of(exp_dir, "modified_beam_search", "test-clean")
+    run(exp_dir, data, *beam, "--length-norm", "false", "--nbest", "5", sets=("test-clean",))
+    facts = facts_of(exp_dir, "modified_beam_search", "test-clean")
+    assert facts["wer"] == before["wer"] and facts["num_hypotheses"] == 5
+    directory = exp_dir / "modified_beam_search"
+    lists = read_nbest(directory / facts["nbest"])
+    transcripts = read_transcripts(directory / facts["recogs"])
+    assert {t.id: " ".join(t.hypothesis) for t in transcripts} == {name: lists[name][0].text for name in lists}
+    for entries in lists.values():
+        assert 1 < len(entries) <= 5 and len({entry.text for entry in entries}) == len(entries)
+        assert entries == sorted(entries, key=lambda entry: -entry.score)
+    arpa.write(kneser_ney.estimate(SENTENCES, 2), tmp_path / "model.arpa")
+    nbest, references = str(directory / facts["nbest"]), str(directory / facts["recogs"])
+    rescore.main(["--nbest", nbest, "--references", references, "--lm-scale", "0", "--output", str(tmp_path / "again"),
+                  "--arpa", str(tmp_path / "model.arpa")])  # fmt: skip
+    assert f"WER {facts['wer']:.2f} % -> {facts['wer']:.2f} %" in capsys.readouterr().out
+
+    stamp = (directory / facts["nbest"]).stat().st_mtime_ns
+    run(exp_dir, data, *beam, "--length-norm", "false", sets=("test-clean",))  # nothing less is asked for
+    assert (directory / facts["nbest"]).stat().st_mtime_ns == stamp
+    (directory / facts["nbest"]).unlink()
+    run(exp_dir, data, *beam, "--length-norm", "false", "--nbest", "5", sets=("test-clean",))
+    assert read_nbest(directory / facts["nbest"]) == lists
+    with pytest.raises(UserError, match="greedy_search ranks no hypotheses for --nbest"):
+        run(exp_dir, data, "--method", "greedy_search", "--nbest", "2")
+    with pytest.raises(UserError, match="--nbest is 7 with --beam-size 6"):
+        run(exp_dir, data, *beam, "--nbest", "7")
 
 
 def test_settings_that_change_the_answer_do_not_overwrite(tmp_path: Path, data: Path) -> None:
