@@ -45,19 +45,33 @@ run_logged() {
   done
   shift
   echo "$(date '+%F %T') stage $_stage_now: $what; log: $log"
-  words=("$@") _runner_group=
+  words=("$@")
+  local group=
   if [[ ${runner[0]} == *.pl ]]; then
-    words=() _runner_group=- runner=(setsid "${runner[@]}")
+    words=() group=- runner=(setsid "${runner[@]}")
     for word in "$@"; do words+=("$(_quoted "$word")"); done
   fi
-  # in the background, so that a signal to this script is passed on at once
-  "${runner[@]}" "$log" ${words[@]+"${words[@]}"} &
+  _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
+}
+
+# run_recipe COMMAND...: runs another recipe's run.sh, which is ended when this one is.
+run_recipe() {
+  _ended_with_us '' "$@" || fail "stage $_stage_now needs what $1 makes, which failed; see above"
+}
+
+# In the background, so that a signal to this script is passed on at once: to the command, or, with '-' in the place of
+# the first argument, to the process group that it leads.
+_ended_with_us() {
+  local status=0
+  _runner_group=$1
+  shift
+  "$@" &
   _runner=$!
   trap '_pass_on TERM 143' TERM HUP
   trap '_pass_on TERM 130' INT
   wait "$_runner" || status=$?
   trap - TERM HUP INT
-  [ "$status" -eq 0 ] || _report_failure "$what" "$log"
+  return "$status"
 }
 
 _pass_on() {

@@ -40,7 +40,8 @@ fi
 get_corpus() {
   [ -d "$corpus_dir" ] || fail "the corpus directory $corpus_dir does not exist; unpack an4_sphere.tar.gz from \
 http://www.speech.cs.cmu.edu/databases/an4 and give --corpus-dir"
-  [ -z "${synthetic:-}" ] || ../librispeech/run.sh --mini true --stop-stage 2 --cmd-backend "$cmd_backend" --nj "$nj"
+  [ -z "${synthetic:-}" ] ||
+    run_recipe ../librispeech/run.sh --mini true --stop-stage 2 --cmd-backend "$cmd_backend" --nj "$nj"
 }
 
 make_manifests() {

@@ -71,9 +71,28 @@ def running(stat: Path) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_the_jobs_end_with_the_recipe(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    process = recipe(tmp_path, "in_stage 1\nrun_logged work w.log $cmd -- bash -c 'echo $$ > self; sleep 100'")
+WORK = "in_stage 1\nrun_logged work w.log $cmd -- bash -c 'echo $$ > self; sleep 100'"
+
+
+def other_recipe(tmp_path: Path, body: str) -> str:
+    """The body of a recipe that runs another one, of ``body``."""
+    script = f"set -euo pipefail\nstage=0 stop_stage=9\n. {UTILS}/stage.sh\ncmd={UTILS}/run.sh\n{body}"
+    (tmp_path / "other.sh").write_text(script)
+    return "in_stage 1\nrun_recipe bash other.sh"
+
+
+@pytest.mark.parametrize(  # what another recipe runs outlives a SIGKILL
+    ("number", "status", "other"),
+    [
+        (signal.SIGTERM, 143, False),
+        (signal.SIGINT, 130, False),
+        (signal.SIGKILL, -9, False),
+        (signal.SIGTERM, 143, True),
+        (signal.SIGINT, 130, True),
+    ],
+)
+def test_the_jobs_end_with_the_recipe(tmp_path: Path, number: signal.Signals, status: int, other: bool) -> None:
+    process = recipe(tmp_path, other_recipe(tmp_path, WORK) if other else WORK)
     deadline = time.monotonic() + 15
     while not (tmp_path / "self").exists() or not (tmp_path / "self").read_text().strip():
         assert time.monotonic() < deadline
@@ -84,3 +103,9 @@ def test_the_jobs_end_with_the_recipe(tmp_path: Path, number: signal.Signals, st
     while running(job):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_another_recipe_that_fails_ends_this_one(tmp_path: Path) -> None:
+    status, output, error = run(tmp_path, other_recipe(tmp_path, "fail 'it is Monday'") + "\necho not reached")
+    assert (status, output) == (1, "")
+    assert error == "error: it is Monday\nerror: stage 1 needs what bash makes, which failed; see above\n"
