@@ -63,7 +63,7 @@ def file_of(source: PathLike) -> Path:
 
 
 def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Optional[Mapping[str, str]] = None) -> None:
-    """Write tensors as safetensors to ``path`` itself (the caller renames).
+    """Write tensors as safetensors to ``path`` itself (the caller renames); the same ones give the same bytes.
 
     Raises:
         OSError: from the file system, as from every other writer: ENOSPC for a full disk.
@@ -85,7 +85,21 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Optio
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from None
+    if metadata:
+        _sort_metadata(file)
     file.chmod(mode)
+
+
+def _sort_metadata(file: Path) -> None:
+    """By key: safetensors writes them in another order every time."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:  # as safetensors writes it, blanks at its end
+            stream.seek(8)
+            stream.write(text.ljust(size))
 
 
 def read_tensors(path: PathLike, remedy: str) -> dict[str, Tensor]:

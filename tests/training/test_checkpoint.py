@@ -60,6 +60,15 @@ def test_tied_and_strided_weights_are_kept(tmp_path: Path) -> None:
     assert torch.equal(loaded.second.weight, model.first.weight) and torch.equal(loaded.strided, model.strided)
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    header = {**HEADER, **{f"key {n}": f"ä\n\t\\\"\x01{n}" for n in range(12)}}
+    model = build(HEADER["model"])
+    for number in range(6):
+        checkpoint.save_model(tmp_path / f"{number}.safetensors", model, header)
+        assert checkpoint.read_header(tmp_path / f"{number}.safetensors") == {"format_version": 1, **header}
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_another_architecture_is_refused_by_tensor(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     checkpoint.save_model(path, network(), header_of())

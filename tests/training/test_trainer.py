@@ -58,6 +58,7 @@ def assert_equal_experiments(left: Path, right: Path) -> None:
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), (name, key)
         assert checkpoint.read_header(left / name) == checkpoint.read_header(right / name)
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
     assert rows(left) == rows(right)
 
 
