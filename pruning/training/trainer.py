@@ -172,7 +172,7 @@ class Trainer:
                 break
             self._train_step(module, group)
             self._after_step()
-            self._leave_if_asked(stop)
+            self._save_if_due(stop)
         if nothing_yet and self.step == steps_before:
             raise UserError(f"epoch {self.epoch} has no training batches", "check the training cuts and their filters")
         self._end_epoch()
@@ -181,8 +181,20 @@ class Trainer:
 
     def _leave_if_asked(self, stop: StopRequest) -> None:
         """Save the state and leave once any process was asked to stop."""
-        if not self.world.any(stop.signal is not None):
-            return
+        if self.world.any(stop.signal is not None):
+            self._leave(stop)
+
+    def _save_if_due(self, stop: StopRequest) -> None:
+        """Save the state after a step where it is due by steps or by the main process's clock, or to leave."""
+        config = self.config
+        waited = self.world.is_main and time.monotonic() - self._state_saved_at >= config.state_interval_seconds > 0
+        asked, timed = self.world.sum([float(stop.signal is not None), float(waited)])  # saving is for all at once
+        if asked:
+            self._leave(stop)
+        if timed or (config.state_interval and self.step % config.state_interval == 0):
+            self._save_state()
+
+    def _leave(self, stop: StopRequest) -> None:
         self._save_state()
         self.world.barrier()  # a launcher ends the other processes soon after the first has gone
         logger.info("asked to stop: the state after step %d is saved; run the same command again", self.step)
@@ -245,7 +257,7 @@ class Trainer:
             )
 
     def _after_step(self) -> None:
-        """What is due after a step: average, log, validation, checkpoint, state (last, so that it holds the others)."""
+        """What is due after a step: average, log, validation, checkpoint; the state is last, so that it holds them."""
         config = self.config
         if self.average is not None and self.step % config.average_period == 0:
             self.average.update(self.task.model)
@@ -257,10 +269,6 @@ class Trainer:
         if config.save_interval and self.step % config.save_interval == 0 and self.world.is_main:
             checkpoint.save_model(checkpoint.batch_path(self.exp_dir, self.step), self.task.model, self._header())
             experiment.rotate_batch_checkpoints(self.exp_dir, config.keep_last_k)
-        seconds = config.state_interval_seconds
-        due = bool(seconds) and time.monotonic() - self._state_saved_at >= seconds
-        if due or (config.state_interval and self.step % config.state_interval == 0):
-            self._save_state()
 
     def _log(self) -> None:
         values = self.terms.means(self.world)
@@ -340,6 +348,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         self._state_saved_at = time.monotonic()
+        terms = self.world.gather(self.terms.state())
         if not self.world.is_main:
             return
         self.reporter.flush()
@@ -351,7 +360,7 @@ class Trainer:
             "validated_at": self._validated_at,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "terms": self.terms.state(),
+            "terms": terms,
             "metrics_size": self.reporter.metrics_size,
             "scaler": self.scaler.state_dict(),
             "task": self.task.python_state(),
@@ -375,8 +384,7 @@ class Trainer:
         self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
         self._validated_at = numbers.get("validated_at")  # absent in older states
         self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
-        if self.world.is_main:
-            self.terms.load_state(numbers["terms"])
+        self.terms.load_state(numbers["terms"][self.world.rank])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])
         self.task.load_python_state(numbers["task"])
