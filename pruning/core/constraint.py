@@ -52,6 +52,8 @@ class ConstraintConfig:
         asked = (self.size, self.macs, self.latency, *self.parts.values(), *self.match.values())
         if any(not 0 <= target < 1 for target in asked) or not 0 < self.ramp_share <= 1:
             raise ValueError("constraint: size, macs, latency, parts and match are in [0, 1), ramp_share in (0, 1]")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError("constraint: seconds is above 0")
         if 0 in self.match.values():
             raise ValueError("constraint.match is above 0; {} for nothing to be matched")
         if len(self.match) > 1 or not set(self.match) <= set(COSTS):

@@ -58,7 +58,7 @@ class CostModel:
         dense: cost -> that of the whole network.
 
     Raises:
-        ValueError: a part names a kind that no term has, or is of another cost.
+        ValueError: a part names a kind that no term has, is of another cost, or costs nothing.
     """
 
     def __init__(
@@ -85,6 +85,9 @@ class CostModel:
         }
         self._coefficients |= {part: self._of_part(part) for part in parts}
         self.dense = {cost: self.evaluate(self.dense_counts(), cost).item() for cost in self.costs}
+        for part in parts:
+            if not self.dense[part] > 0:
+                raise ValueError(f"{part!r} is 0 in the whole network: nothing of it can go")
 
     def _of_part(self, part: str) -> Tensor:
         """Coefficients of a cost, but 0 for terms of other kinds."""

@@ -35,7 +35,7 @@ class Pruner(nn.Module, ABC):
         view: what of the model are units, where it is not what the model itself declares.
 
     Raises:
-        UserError: the target is beyond reach with the units that may go.
+        UserError: the target is beyond reach with the units that may go, or of a cost that the network does not have.
     """
 
     def __init__(
@@ -55,6 +55,9 @@ class Pruner(nn.Module, ABC):
         except ValueError as error:
             raise UserError(f"constraint.parts: {error}", "correct it") from None
         self.targets, self.goals = constraint.targets(), constraint.goals()
+        for cost in {**self.targets, **self.goals}:
+            if not self.costs.dense[cost] > 0:  # sparsities would be of nothing
+                raise UserError(f"the network has no {cost} at {constraint.seconds:g} s", "raise constraint.seconds")
         check_reachable(self.costs, units.chosen, {**self.targets, **self.goals})
         self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule
 

@@ -84,6 +84,11 @@ def test_parts_are_costs_of_their_own() -> None:
     assert model.apart(["size", "size:front"]) is None and model.apart(["size:front"]) is None
 
 
+def test_a_part_that_costs_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="'macs:norm' is 0 in the whole network"):
+        CostModel(GROUPS, TERMS, parts=["macs:norm"])
+
+
 @pytest.mark.parametrize("part", ["size:back", "time:front", "size", "size:"])
 def test_parts_that_do_not_exist_are_refused(part: str) -> None:
     with pytest.raises(ValueError, match="kinds among front, block, norm"):

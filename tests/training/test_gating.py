@@ -163,6 +163,12 @@ def test_targets_beyond_reach_and_unknown_kinds_are_refused() -> None:
         Gating(network(), GatingConfig(GateConfig(kinds=("head",))), ConstraintConfig(), 1000)
 
 
+def test_a_cost_that_the_network_does_not_have_is_refused() -> None:
+    for options, frames in (({"macs": 0.3, "seconds": 0.01}, 1), ({"parts": {"macs:norm": 0.3}}, 1000)):
+        with pytest.raises(UserError, match=r"no macs at 0\.01 s; raise constraint\.seconds|'macs:norm' is 0"):
+            Gating(network(), GatingConfig(), ConstraintConfig(size=0.0, **options), frames)
+
+
 def test_a_run_without_an_end_has_no_ramp() -> None:
     with pytest.raises(UserError, match="set max_steps"):
         Gating(network(), GatingConfig(), ConstraintConfig(), 1000).penalty(StepInfo(1, 0, 0, None))
