@@ -110,6 +110,10 @@ class CriterionPruning(Pruner):
             selection = Selection(groups, unit_kinds(groups) if config.kinds is None else config.kinds)
         except ValueError as error:
             raise UserError(str(error), "correct criterion.kinds") from None
+        modules = sorted({group.kind for group in selection.chosen} - set(unit_kinds(groups)))
+        if criterion == "activation" and modules:
+            what = f"nothing enters the weights of {modules[0]} that is its own: activation has no score of it"
+            raise UserError(what, "leave whole modules out of criterion.kinds; they go when all of their units do")
         if counts is not None:
             counts.check_fits(groups, "the structure whose counts are asked for")
         super().__init__(model, selection, constraint, frames, view)
@@ -164,7 +168,7 @@ class CriterionPruning(Pruner):
     def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
         """Score the units by this step."""
         if self.probe is not None and self.probe.grad is not None:
-            self.scores.observe_gradient(self.probe.grad, learning_rates["weights"])
+            self.scores.observe_gradient(self.probe.grad, learning_rates.get("weights", 0.0))  # 0: all are frozen
         if self._observed:
             totals = {name: distributed.summed(total) for name, total in self._observed.items()}
             self.scores.observe(self.network, totals)

@@ -190,6 +190,21 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
         CriterionConfig(**options)
 
 
+def test_activation_has_no_score_of_whole_modules() -> None:
+    with pytest.raises(UserError, match="weights of conv_module that is its own.*leave whole modules out"):
+        pruner("activation", kinds=("ffn", "conv_module"))
+
+
+def test_frozen_weights_are_scored_all_the_same() -> None:
+    method = pruner("taylor")
+    method.network.requires_grad_(False)
+    task = TransducerTask(method.network, LOSS, pruner=method).train()  # type: ignore[arg-type]
+    loss, _ = task(batch(0), StepInfo(1, 0, 0, STEPS))
+    loss.backward()
+    task.after_backward(StepInfo(1, 0, 0, STEPS), {"probe": 0.0})
+    assert (method.scored() > 0).any()
+
+
 def test_targets_beyond_reach_are_refused() -> None:
     with pytest.raises(UserError, match="0.95 in size is beyond reach: at most"):
         CriterionPruning(network(), "taylor", CriterionConfig(kinds=("heads",)), ConstraintConfig(size=0.95), 1000)
