@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -41,6 +42,12 @@ class DistillationConfig:
         object.__setattr__(self, "layers", tuple(self.layers))
         if self.loss not in LOSSES:
             raise ValueError(f"distillation.loss is {self.loss!r}, not one of {', '.join(LOSSES)}")
+        if not all(0 <= weight < math.inf for weight in (self.layer_weight, self.output_weight, self.ctc_weight)):
+            raise ValueError("distillation: weights are at least 0")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError("distillation.temperature is above 0")
+        if self.loss == "cofi" and self.ordered and list(self.layers) != sorted(self.layers):
+            raise ValueError("distillation.layers ascend where their matches are ordered")
 
     @property
     def wanted(self) -> bool:

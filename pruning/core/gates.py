@@ -44,6 +44,8 @@ class GateConfig:
             raise ValueError(f"gates.soft is {self.soft!r}, not one of {', '.join(SOFT)}")
         if not self.left < 0 < 1 < self.right or self.temperature <= 0:
             raise ValueError("hard-concrete gates need left < 0, right > 1 and a positive temperature")
+        if not (math.isfinite(self.initial) and 0 <= self.deviation < math.inf):
+            raise ValueError("gates.initial is a number and gates.deviation at least 0")
 
 
 class HardConcreteGates(nn.Module):

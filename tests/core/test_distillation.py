@@ -105,3 +105,13 @@ def test_frame_distillation_is_a_tempered_divergence() -> None:
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="cofy"):
         DistillationConfig(loss="cofy")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"layer_weight": -1.0}, {"output_weight": float("nan")}, {"temperature": 0.0}, {"temperature": -2.0},
+     {"loss": "cofi", "layers": (4, 2)}],
+)  # fmt: skip
+def test_settings_without_meaning_are_refused(values: dict) -> None:
+    with pytest.raises(ValueError, match="distillation"):
+        DistillationConfig(**values)

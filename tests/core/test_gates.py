@@ -152,6 +152,15 @@ def test_soft_scales_are_the_published_ones_and_can_be_switched_off() -> None:
     assert HardConcreteGates(groups(), GateConfig(soft="one")).structure().groups["free"].scale is None
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"initial": math.nan}, {"deviation": -0.1}, {"left": 0.0}, {"right": 1.0}, {"temperature": 0.0}, {"soft": "half"}],
+)
+def test_settings_without_meaning_are_refused(values: dict) -> None:
+    with pytest.raises(ValueError, match="gates"):
+        GateConfig(**values)
+
+
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="no units of kind 'hedas'; it has module, other, units"):
         HardConcreteGates(groups(), GateConfig(kinds=("hedas",)))
