@@ -133,6 +133,7 @@ class CriterionPruning(Pruner):
         self.rest = max(config.rest, config.interval)
         self.register_buffer("rested", torch.zeros((), dtype=torch.int64))  # steps that snapshots held the ramp up
         self._observed: dict[str, Tensor] = {}
+        self._looked: Optional[tuple[Tensor, int, Tensor]] = None
 
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
         """0 or 1 for every unit; in training with a gradient, for closed units as well (straight through).
@@ -146,7 +147,8 @@ class CriterionPruning(Pruner):
         if self.probe is not None:
             masks = self.units.split(values + self.probe)
         else:
-            masks = {name: mask for name, mask in self.units.split(values).items() if not mask.all()}
+            whole = [bool(part.all()) for part in self._on_host().split(self.units.sizes)]
+            masks = {name: mask for (name, mask), all_ in zip(self.units.split(values).items(), whole) if not all_}
         if not self.config.reopen:
             counts = zip(self.units.groups, self.hard_counts().tolist())
             closed = [group.name for group, count in counts if group.size == 1 and not count]
@@ -238,7 +240,13 @@ class CriterionPruning(Pruner):
 
     def kept(self) -> Tensor:
         """Which units are kept, ``(U,)`` bool, on the CPU."""
-        return self.keep.bool().cpu()
+        return self._on_host().clone()
+
+    def _on_host(self) -> Tensor:
+        """The same, to be read alone: a step without a cut does not wait for a GPU to say what is known."""
+        if self._looked is None or self._looked[0] is not self.keep or self._looked[1] != self.keep._version:
+            self._looked = self.keep, self.keep._version, self.keep.bool().cpu()
+        return self._looked[2]
 
     @torch.no_grad()
     def _cut(self, share: float) -> Tensor:
@@ -270,7 +278,7 @@ class CriterionPruning(Pruner):
 
     def hard_counts(self) -> Tensor:
         """Counts ``(G,)`` of what is not cut."""
-        return self.units.hard_counts(self.kept())
+        return self.units.hard_counts(self._on_host())
 
     def structure(self, share: float = 1.0) -> Structure:
         """What is not cut by now, with the scores."""

@@ -208,3 +208,18 @@ def test_frozen_weights_are_scored_all_the_same() -> None:
 def test_targets_beyond_reach_are_refused() -> None:
     with pytest.raises(UserError, match="0.95 in size is beyond reach: at most"):
         CriterionPruning(network(), "taylor", CriterionConfig(kinds=("heads",)), ConstraintConfig(size=0.95), 1000)
+
+
+def test_a_step_without_a_cut_does_not_ask_again_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each question would wait for all that was computed before."""
+    method, asked = pruner("magnitude"), []
+    to_host = torch.Tensor.cpu
+    method.masks(StepInfo(1, 0, 0, STEPS))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: asked.append(1) or to_host(tensor))
+    assert method.masks(StepInfo(1, 1, 1, STEPS)) == {} and not asked
+    method.keep[3] = 0
+    assert not method.kept()[3] and method.kept()[4] and asked
+    method.load_state_dict({**method.state_dict(), "keep": torch.ones_like(method.keep)})
+    assert method.kept().all()
+    method.kept()[5] = False
+    assert method.kept().all(), "what is given out is a copy"
