@@ -10,6 +10,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.core.balance import balanced
 from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
@@ -125,9 +126,15 @@ class HardConcreteGates(nn.Module):
         """Open gates, ``(U,)`` bool, by the rule and then moved to the targets (see `Selection.fitted`).
 
         On short runs many gates stay undecided and the rule misses the target by several points. Units nearest to
-        the rule's threshold are opened (or closed) in the order of their log alpha.
+        the rule's threshold are opened (or closed) in the order of their log alpha; of two targets, in one that meets
+        both (see `pruning.core.balance`).
         """
-        return self.units.fitted(self.rule(), self.log_alpha.detach().cpu(), costs, targets, fill=fill)
+        rule = self.rule()
+
+        def fit(order: Tensor, filled: bool) -> Tensor:
+            return self.units.fitted(rule, order, costs, targets, fill=filled and fill)
+
+        return balanced(self.log_alpha.detach().cpu(), self.units, costs, targets, fit)
 
     def structure(self, keep: Optional[Tensor] = None) -> Structure:
         """The structure of ``keep (U,)`` (the rule's for None), with soft scales and with log alpha as scores."""
