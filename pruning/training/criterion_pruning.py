@@ -192,6 +192,7 @@ class CriterionPruning(Pruner):
         if not self.scores.ready:
             return  # every step so far was skipped
         self.keep.copy_(self.units.settled(self._cut(share)))
+        distributed.take_from_main([self.keep])
         self.cut_at.fill_(share)
         self.after_cut()
 
