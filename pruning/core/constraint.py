@@ -105,11 +105,14 @@ class Lagrangian(nn.Module):
         targets: cost -> final sparsity.
     """
 
+    _goals: Tensor
+
     def __init__(self, targets: Mapping[str, float]) -> None:
         super().__init__()
         self.targets = dict(targets)
         self.linear = nn.Parameter(torch.zeros(len(self.targets)))
         self.quadratic = nn.Parameter(torch.zeros(len(self.targets)))
+        self.register_buffer("_goals", torch.tensor([*self.targets.values()]), persistent=False)
 
     def forward(self, sparsity: Tensor, share: float) -> Tensor:
         """The penalty, a scalar.
@@ -118,6 +121,5 @@ class Lagrangian(nn.Module):
             sparsity: expected sparsity of each cost, ``(C,)``, in the order of ``targets``.
             share: what the targets are multiplied by: the position of the ramp, in [0, 1], and a level.
         """
-        goal = sparsity.new_tensor([target * share for target in self.targets.values()])
-        gap = sparsity - goal
+        gap = sparsity - share * self._goals.to(sparsity)
         return (self.linear * gap + self.quadratic * gap**2).sum()
