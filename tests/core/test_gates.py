@@ -45,6 +45,14 @@ def test_values_of_the_distribution(alpha: float, positive: float, one: float, m
     assert z.mean().item() == pytest.approx(mean, abs=4e-3)
 
 
+def test_gates_start_nearly_open() -> None:
+    """At a drop rate of .5 modules times units would start the student at a quarter of the teacher's signal."""
+    gates = HardConcreteGates([UnitGroup("g", "k", 20_000, ())], GateConfig())
+    assert gates.log_alpha.mean().item() == pytest.approx(3.0, abs=1e-3)
+    assert gates.log_alpha.std().item() == pytest.approx(0.01, rel=0.05)
+    assert gates.open_probability().min().item() > 0.98
+
+
 @pytest.mark.parametrize(("alpha", "positive"), [(math.log(100), 0.9980), (-math.log(100), 0.0471)])
 def test_probability_at_the_usual_clamp(alpha: float, positive: float) -> None:
     gates = HardConcreteGates([UnitGroup("g", "k", 1, ())], GateConfig(initial=alpha, deviation=0.0))
