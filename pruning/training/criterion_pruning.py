@@ -281,6 +281,10 @@ class CriterionPruning(Pruner):
         """Counts ``(G,)`` of what is not cut."""
         return self.units.hard_counts(self._on_host())
 
+    def kept_counts(self, share: float = 1.0) -> Tensor:
+        """Of what is not cut by now; scores of single weights are as large as the network."""
+        return self.hard_counts()
+
     def structure(self, share: float = 1.0) -> Structure:
         """What is not cut by now, with the scores."""
         return self.units.structure(self.kept(), self.scored())

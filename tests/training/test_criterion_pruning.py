@@ -210,6 +210,15 @@ def test_targets_beyond_reach_are_refused() -> None:
         CriterionPruning(network(), "taylor", CriterionConfig(kinds=("heads",)), ConstraintConfig(size=0.95), 1000)
 
 
+def test_what_is_logged_needs_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = pruner("magnitude")
+    train(method)
+    end = StepInfo(1, STEPS, STEPS, STEPS, training=False)
+    assert torch.equal(method.kept_counts(), method.costs.counts(method.structure()))
+    monkeypatch.setattr(method.scores, "values", None)
+    assert method.on_target(end) and method.log_values(end)["sparsity/size/hard"] == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_step_without_a_cut_does_not_ask_again_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU each question would wait for all that was computed before."""
     method, asked = pruner("magnitude"), []
