@@ -52,7 +52,8 @@ class Bits(Sequence[int]):
             ValueError: not such a text, or of another size.
         """
         try:
-            packed = zlib.decompress(base64.b64decode(text, validate=True))
+            limit = max(0, size + 7) // 8 + 1  # a stranger's few bytes may unpack to many
+            packed = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), limit)
         except zlib.error as error:
             raise ValueError(str(error)) from None
         values = torch.frombuffer(bytearray(packed or b"\0"), dtype=torch.uint8)[:, None]

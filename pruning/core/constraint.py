@@ -52,6 +52,8 @@ class ConstraintConfig:
         asked = (self.size, self.macs, self.latency, *self.parts.values(), *self.match.values())
         if any(not 0 <= target < 1 for target in asked) or not 0 < self.ramp_share <= 1:
             raise ValueError("constraint: size, macs, latency, parts and match are in [0, 1), ramp_share in (0, 1]")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError("constraint: seconds is above 0")
         if 0 in self.match.values():
             raise ValueError("constraint.match is above 0; {} for nothing to be matched")
         if len(self.match) > 1 or not set(self.match) <= set(COSTS):
@@ -103,11 +105,14 @@ class Lagrangian(nn.Module):
         targets: cost -> final sparsity.
     """
 
+    _goals: Tensor
+
     def __init__(self, targets: Mapping[str, float]) -> None:
         super().__init__()
         self.targets = dict(targets)
         self.linear = nn.Parameter(torch.zeros(len(self.targets)))
         self.quadratic = nn.Parameter(torch.zeros(len(self.targets)))
+        self.register_buffer("_goals", torch.tensor([*self.targets.values()]), persistent=False)
 
     def forward(self, sparsity: Tensor, share: float) -> Tensor:
         """The penalty, a scalar.
@@ -116,6 +121,5 @@ class Lagrangian(nn.Module):
             sparsity: expected sparsity of each cost, ``(C,)``, in the order of ``targets``.
             share: what the targets are multiplied by: the position of the ramp, in [0, 1], and a level.
         """
-        goal = sparsity.new_tensor([target * share for target in self.targets.values()])
-        gap = sparsity - goal
+        gap = sparsity - share * self._goals.to(sparsity)
         return (self.linear * gap + self.quadratic * gap**2).sum()

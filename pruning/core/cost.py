@@ -58,7 +58,7 @@ class CostModel:
         dense: cost -> that of the whole network.
 
     Raises:
-        ValueError: a part names a kind that no term has, or is of another cost.
+        ValueError: a part names a kind that no term has, is of another cost, or costs nothing.
     """
 
     def __init__(
@@ -84,7 +84,11 @@ class CostModel:
             MACS: torch.tensor([term.macs for term in self.terms], dtype=torch.float64),
         }
         self._coefficients |= {part: self._of_part(part) for part in parts}
+        self._placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self.dense = {cost: self.evaluate(self.dense_counts(), cost).item() for cost in self.costs}
+        for part in parts:
+            if not self.dense[part] > 0:
+                raise ValueError(f"{part!r} is 0 in the whole network: nothing of it can go")
 
     def _of_part(self, part: str) -> Tensor:
         """Coefficients of a cost, but 0 for terms of other kinds."""
@@ -126,7 +130,14 @@ class CostModel:
 
     def _unlimited(self, counts: Tensor) -> Tensor:
         padded = torch.cat([counts, counts.new_ones(1)])
-        return padded[self._index.to(counts.device)].prod(dim=1)
+        return padded[self._at("index", self._index, counts.device, torch.long)].prod(dim=1)
+
+    def _at(self, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """``tensor`` as it is needed there, copied once: a training step would wait for every copy to a GPU."""
+        key = name, device, dtype
+        if key not in self._placed:
+            self._placed[key] = tensor.to(device, dtype)
+        return self._placed[key]
 
     def prices(self, cost: str) -> Tensor:
         """What one more unit of each group costs in the whole network, limits apart, ``(G,)`` float64."""
@@ -149,7 +160,8 @@ class CostModel:
         if cost == LATENCY and self._latency is not None:
             return self._latency.seconds(at_least_float32(counts))
         products = self.products(counts)
-        return (products * self._coefficients[cost].to(products)).sum()  # autocast would make half of a matrix product
+        coefficients = self._at(cost, self._coefficients[cost], products.device, products.dtype)
+        return (products * coefficients).sum()  # autocast would make half of a matrix product
 
     def sparsity(self, counts: Tensor, cost: str) -> Tensor:
         """``1 - cost / dense cost`` (method A), a scalar with gradient."""
@@ -157,7 +169,7 @@ class CostModel:
             return 1 - self.evaluate(counts, cost) / self.dense[cost]
         products = self.products(counts)
         share = self._coefficients[cost] / self.dense[cost]  # normalised in float64 before any float32 sum
-        return 1 - (products * share.to(products)).sum()
+        return 1 - (products * self._at(f"{cost} / dense", share, products.device, products.dtype)).sum()
 
     def structure_cost(self, structure: Structure) -> dict[str, float]:
         """Parameters and MACs that ``structure`` leaves."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.linear_inputs import watched_inputs
+from pruning.core.precision import at_least_float32
 from pruning.core.selection import Selection
 from pruning.core.units import Span
 from pruning.errors import UserError
@@ -61,6 +62,12 @@ def magnitudes(model: nn.Module, selection: Selection, norm: int = 2, weights: s
     return torch.cat(parts)
 
 
+def _add_to(totals: dict[str, Tensor], name: str, part: Tensor) -> None:
+    """Add ``part (size,)`` and a 1 to a total, where it was computed: the forward pass does not wait for a GPU."""
+    counted = torch.cat([part, part.new_ones(1)])
+    totals[name] = totals[name] + counted if name in totals else counted
+
+
 @contextmanager
 def observed_activations(model: nn.Module, selection: Selection, totals: dict[str, Tensor]) -> Iterator[None]:
     """While open, forward passes add up what enters the weights that follow each unit.
@@ -82,10 +89,10 @@ def observed_activations(model: nn.Module, selection: Selection, totals: dict[st
                     size: int = group.size) -> None:  # fmt: skip
             x = inputs[0].detach()
             axis = 1 if getattr(owner, "channels_first", isinstance(owner, (nn.Conv1d, nn.Conv2d))) else -1
-            entering = x.abs().movedim(axis, 0).flatten(1).double().mean(dim=1)
-            part = entering[span.offset : span.offset + size * span.width].view(size, span.width).mean(dim=1).cpu()
-            total = totals.setdefault(name, torch.zeros(size + 1, dtype=torch.float64))
-            total += torch.cat([part, part.new_ones(1)])
+            others = [dim for dim in range(x.ndim) if dim != axis % x.ndim]
+            entering = at_least_float32(x).abs().mean(dim=others).double()
+            part = entering[span.offset : span.offset + size * span.width].view(size, span.width).mean(dim=1)
+            _add_to(totals, name, part)
 
         handles.append(module.register_forward_pre_hook(observe))
     try:
@@ -103,17 +110,16 @@ def observed_inputs(model: nn.Module, selection: Selection, totals: dict[str, Te
         model: the network.
         selection: the units; of a group with several weights that follow, the first is looked at.
         totals: gets, by group name, ``(in * kernel + 1,)`` float64: the sum of the mean squares and the number of
-            calls. Padding counts as the other frames.
+            calls; of a convolution, of utterances. Padding counts as the other frames.
     """
     groups: dict[str, list[str]] = {}
     for group in selection.chosen:
         groups.setdefault(group.masks[0].tensor.rpartition(".")[0], []).append(group.name)
 
     def see(module: str, x: Tensor) -> None:
-        part = x.double().square().mean(dim=0).cpu()
+        part = at_least_float32(x).square().mean(dim=0).double()
         for name in groups[module]:
-            total = totals.setdefault(name, torch.zeros(len(part) + 1, dtype=torch.float64))
-            total += torch.cat([part, part.new_ones(1)])
+            _add_to(totals, name, part)
 
     with watched_inputs(model, list(groups), see):
         yield
@@ -132,12 +138,12 @@ def weighted_magnitudes(model: nn.Module, selection: Selection, squares: Mapping
     parts = []
     for group in selection.chosen:
         span, square = group.masks[0], squares.get(group.name)
+        weight = at_least_float32(tensors[span.tensor].detach())
         if square is None:
-            parts.append(torch.zeros(group.size, dtype=torch.float64))
+            parts.append(torch.zeros(group.size, dtype=torch.float64, device=weight.device))
             continue
-        weight = tensors[span.tensor].detach().cpu().double()
-        weighted = (weight.abs().flatten(1) * square.sqrt()).view_as(weight)
-        parts.append(per_unit(weighted, span, group.size).sum(dim=1))
+        weighted = (weight.abs().flatten(1) * square.sqrt().to(weight)).view_as(weight)
+        parts.append(per_unit(weighted, span, group.size).sum(dim=1).double())
     return torch.cat(parts)
 
 

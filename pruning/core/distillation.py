@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -41,6 +42,12 @@ class DistillationConfig:
         object.__setattr__(self, "layers", tuple(self.layers))
         if self.loss not in LOSSES:
             raise ValueError(f"distillation.loss is {self.loss!r}, not one of {', '.join(LOSSES)}")
+        if not all(0 <= weight < math.inf for weight in (self.layer_weight, self.output_weight, self.ctc_weight)):
+            raise ValueError("distillation: weights are at least 0")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError("distillation.temperature is above 0")
+        if self.loss == "cofi" and self.ordered and list(self.layers) != sorted(self.layers):
+            raise ValueError("distillation.layers ascend where their matches are ordered")
 
     @property
     def wanted(self) -> bool:
@@ -143,20 +150,28 @@ class LayerDistillation(nn.Module):
     def _matched(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, exists: Sequence[bool]
     ) -> Tensor:
-        """CoFi's: each chosen layer of the teacher against the nearest of the student."""
-        projected = torch.stack([self.projections[0](layer) for layer in student])  # (S, N, T, D)
+        """CoFi's: each chosen layer of the teacher against the nearest of the student.
+
+        All pairs are compared without gradient: kept for the backward pass, they would be many times the activations.
+        """
         goals = [teacher[layer] for layer in self.config.layers]
-        errors = torch.stack([_pairwise_errors(projected, goal, mask) for goal in goals])  # (L, S)
+        with torch.no_grad():
+            columns = []
+            for layer in student:
+                projected = self.projections[0](layer)
+                columns.append(torch.stack([_square_error(projected, goal, mask) for goal in goals]))
+            errors = torch.stack(columns, dim=1)  # (L, S)
         blocks = list(exists[1:])
         candidates = [[layer == 0 or not any(blocks), *blocks] for layer in self.config.layers]
         matches = match_layers(errors, candidates, self.config.ordered)
-        return torch.stack([errors[row, column] for row, column in enumerate(matches)]).mean()
+        projections = {match: self.projections[0](student[match]) for match in sorted(set(matches))}
+        losses = [_square_error(projections[match], goal, mask) for match, goal in zip(matches, goals)]
+        return torch.stack(losses).mean()
 
 
-def _pairwise_errors(projected: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
-    """Mean-square error of every student layer ``(S, N, T, D)`` with ``goal (N, T, D)`` over valid frames, ``(S,)``."""
-    error = ((projected - goal) ** 2).mean(dim=-1).masked_fill(~mask, 0.0)  # (S, N, T)
-    return error.sum(dim=(1, 2)) / mask.sum().clamp(min=1)
+def _square_error(projected: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
+    """Mean-square error of ``projected`` with ``goal``, both ``(N, T, D)``, over valid frames, a scalar."""
+    return masked_mean(((projected - goal) ** 2).mean(dim=-1), mask)
 
 
 def frame_distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:

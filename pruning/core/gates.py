@@ -10,6 +10,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.core.balance import balanced
 from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
@@ -44,6 +45,8 @@ class GateConfig:
             raise ValueError(f"gates.soft is {self.soft!r}, not one of {', '.join(SOFT)}")
         if not self.left < 0 < 1 < self.right or self.temperature <= 0:
             raise ValueError("hard-concrete gates need left < 0, right > 1 and a positive temperature")
+        if not (math.isfinite(self.initial) and 0 <= self.deviation < math.inf):
+            raise ValueError("gates.initial is a number and gates.deviation at least 0")
 
 
 class HardConcreteGates(nn.Module):
@@ -123,9 +126,15 @@ class HardConcreteGates(nn.Module):
         """Open gates, ``(U,)`` bool, by the rule and then moved to the targets (see `Selection.fitted`).
 
         On short runs many gates stay undecided and the rule misses the target by several points. Units nearest to
-        the rule's threshold are opened (or closed) in the order of their log alpha.
+        the rule's threshold are opened (or closed) in the order of their log alpha; of two targets, in one that meets
+        both (see `pruning.core.balance`).
         """
-        return self.units.fitted(self.rule(), self.log_alpha.detach().cpu(), costs, targets, fill=fill)
+        rule = self.rule()
+
+        def fit(order: Tensor, filled: bool) -> Tensor:
+            return self.units.fitted(rule, order, costs, targets, fill=filled and fill)
+
+        return balanced(self.log_alpha.detach().cpu(), self.units, costs, targets, fit)
 
     def structure(self, keep: Optional[Tensor] = None) -> Structure:
         """The structure of ``keep (U,)`` (the rule's for None), with soft scales and with log alpha as scores."""

@@ -29,6 +29,13 @@ def flattened_inputs(module: nn.Module, x: Tensor) -> Tensor:
     raise TypeError(f"a {type(module).__name__} is neither linear nor a convolution without groups")
 
 
+def flattened_parts(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
+    """The rows of `flattened_inputs`, of a convolution utterance by utterance: they are several times the input."""
+    one_by_one = isinstance(module, (nn.Conv1d, nn.Conv2d)) and getattr(module, "channels_first", True)
+    for part in x.split(1) if one_by_one else (x,):
+        yield flattened_inputs(module, part)
+
+
 def flattened_outputs(module: nn.Module, y: Tensor) -> Tensor:
     """The outputs of a module as ``(rows, out)``, in the order of `flattened_inputs`."""
     first = getattr(module, "channels_first", isinstance(module, (nn.Conv1d, nn.Conv2d)))
@@ -39,14 +46,19 @@ def flattened_outputs(module: nn.Module, y: Tensor) -> Tensor:
 def watched_inputs(
     model: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """While open, ``see(name, x)`` is called with what enters the modules ``names``: ``x (rows, in * kernel)``.
+    """While open, ``see(name, x)`` is called with what enters the modules ``names``: ``x (rows, in * kernel)``, of
+    convolutions for each utterance.
 
     Raises:
         TypeError: from the forward pass, for a module of another kind.
     """
 
     def hook(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, inputs: see(name, flattened_inputs(module, inputs[0].detach()))
+        def look(module: nn.Module, inputs: Any) -> None:
+            for part in flattened_parts(module, inputs[0].detach()):
+                see(name, part)
+
+        return look
 
     handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
     try:

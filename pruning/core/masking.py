@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.precision import at_least_float32
 from pruning.core.units import Span, UnitGroup, check_groups
+
+_LEAST = 1e-6  # that the weights of a norm are divided by
 
 
 def expand_mask(mask: Tensor, span: Span, shape: Sequence[int]) -> Tensor:
@@ -56,16 +58,46 @@ def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = at_least_float32(x)
-        weights = weights.to(wide)
-        total = weights.sum().clamp(min=1e-6)  # all gates of a group may be sampled shut
-        centred = wide - (wide * weights).sum(dim=-1, keepdim=True) / total
-        variance = (centred.square() * weights).sum(dim=-1, keepdim=True) / total
-        y = centred * torch.rsqrt(variance + norm.eps)
+        y: Tensor = _WeightedNorm.apply(wide, weights.to(wide), norm.eps)
         if norm.weight is not None:
             y = y * norm.weight
         if norm.bias is not None:
             y = y + norm.bias
         return y.to(x.dtype)
+
+
+class _WeightedNorm(torch.autograd.Function):
+    """``x (..., C)`` brought to weighted mean 0 and variance 1.
+
+    Of what is as large as ``x`` it keeps one tensor for the backward pass; the plain form keeps four, which are
+    gigabytes in a frontend over samples.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, eps: float) -> Tensor:  # type: ignore[override]
+        total = weights.sum().clamp(min=_LEAST)  # all gates of a group may be sampled shut
+        y = x - (x * weights).sum(dim=-1, keepdim=True) / total  # a matrix product may be in a lower precision
+        scale = torch.rsqrt((y.square() * weights).sum(dim=-1, keepdim=True) / total + eps)
+        y *= scale
+        ctx.eps = eps
+        ctx.save_for_backward(y, scale, weights, total)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Optional[Tensor], ...]:
+        y, scale, weights, total = ctx.saved_tensors
+        (g,) = gradients
+        summed = g.sum(dim=-1, keepdim=True) / total
+        along = (g * y).sum(dim=-1, keepdim=True) / total
+        of_x = of_weights = None
+        if ctx.needs_input_grad[0]:
+            of_x = scale * (g - weights * (summed + y * along))
+        if ctx.needs_input_grad[1]:
+            # of a total that is held at the least, only the numerators of mean and variance move
+            variance = (1 - ctx.eps * scale.square()) * (total > _LEAST)
+            rows = -(summed * y + 0.5 * along * (y.square() - variance))
+            of_weights = rows.flatten(0, -2).sum(dim=0)
+        return of_x, of_weights, None
 
 
 class Masker:

@@ -20,7 +20,7 @@ from typing import Any, Optional, cast
 import torch
 from torch import Tensor, nn
 
-from pruning.core.linear_inputs import flattened_inputs, flattened_outputs
+from pruning.core.linear_inputs import flattened_outputs, flattened_parts
 from pruning.core.masking import Masker
 from pruning.core.prunable import Prunable
 from pruning.core.structure import Structure
@@ -83,13 +83,16 @@ def _gather(site: _Site, dense: nn.Module, cut: nn.Module, batches: Sequence[Any
         raise _Seen
 
     def inputs(module: nn.Module, given: tuple[Any, ...]) -> None:
-        x = flattened_inputs(module, given[0])[:, site.columns].double()
-        if module.bias is not None:
-            x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-        y = wanted.pop().double()
-        site.gram = x.T @ x if site.gram is None else site.gram + x.T @ x
-        site.cross = x.T @ y if site.cross is None else site.cross + x.T @ y
-        site.rows += len(x)
+        wished = wanted.pop()
+        for part in flattened_parts(module, given[0]):
+            x = part[:, site.columns].double()
+            if module.bias is not None:
+                x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+            y, wished = wished[: len(x)].double(), wished[len(x) :]
+            gram, cross = x.T @ x, x.T @ y
+            site.gram = gram if site.gram is None else site.gram + gram
+            site.cross = cross if site.cross is None else site.cross + cross
+            site.rows += len(x)
         raise _Seen
 
     handles = [dense.get_submodule(site.name).register_forward_hook(outputs),

@@ -15,6 +15,8 @@ from pruning.core.cost import CostModel
 from pruning.core.structure import KeptUnits, Structure
 from pruning.core.units import UnitGroup, select_kinds
 
+_EXACT = 1e-6  # of sparsity: no one looks for more
+
 
 class Selection:
     """The units that a method chooses among, in one vector, and what choosing some of them leaves of the network.
@@ -42,6 +44,7 @@ class Selection:
         self.member = torch.repeat_interleave(places, torch.tensor(self.sizes, dtype=torch.long))
         names = {group.name for group in self.chosen}
         self.fixed = torch.tensor([0.0 if group.name in names else float(group.size) for group in self.groups])
+        self._places, self._fixed_counts = places.tolist(), self.fixed.tolist()
         parents = [position[group.parent] if group.parent is not None else -1 for group in self.groups]
         self._family = [(child, parent) for child, parent in enumerate(parents) if parent >= 0]
 
@@ -56,14 +59,16 @@ class Selection:
 
     def hard_counts(self, keep: Tensor) -> Tensor:
         """Counts ``(G,)`` that ``keep (U,)`` bool leaves, emptied modules and units of closed modules taken off."""
-        counts = self.fixed.double().index_add(0, self.member, keep.double())
+        counts = list(self._fixed_counts)
+        for place, part in zip(self._places, keep.split(self.sizes)):
+            counts[place] = float(part.count_nonzero())
         for child, parent in self._family:
             if counts[child] == 0:
-                counts[parent] = 0
+                counts[parent] = 0.0
         for child, parent in self._family:
             if counts[parent] == 0:
-                counts[child] = 0
-        return counts
+                counts[child] = 0.0
+        return torch.tensor(counts, dtype=torch.float64)
 
     def fitted(
         self,
@@ -138,6 +143,8 @@ class Selection:
             before, keep = _bracket(keep, order, opening, excess)
             if not fill and not opening:
                 return before
+            if abs(excess(before)) <= _EXACT:  # of single weights, at once
+                return min([*candidates, before], key=lambda candidate: abs(excess(candidate)))
             filled = self._filled(before, order, opening, excess)
             candidates += [before, filled, keep]
         return min(candidates, key=lambda candidate: abs(excess(candidate)))

@@ -71,8 +71,18 @@ def hold_zeros(model: nn.Module) -> None:
     """From now on, weights of linear layers that are zero get no gradient and so stay zero, with any optimiser."""
     for layer in SingleWeights(model).unit_groups():
         weight = model.get_parameter(layer.masks[0].tensor)
-        open_ = (weight != 0).detach()
-        weight.register_hook(lambda gradient, kept=open_: gradient * kept.to(gradient))
+        weight.register_hook(_Kept((weight != 0).detach()))
+
+
+class _Kept:
+    """Zeroes the gradient where ``kept`` is not set; ``kept`` follows the gradient to its device, once."""
+
+    def __init__(self, kept: Tensor) -> None:
+        self.kept = kept
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        self.kept = self.kept.to(gradient.device)
+        return gradient * self.kept
 
 
 def is_of_single_weights(structure: Structure) -> bool:

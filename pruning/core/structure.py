@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
@@ -186,6 +187,8 @@ class Structure:
             fits = (scale is None or len(scale) == len(kept)) and (scores is None or len(scores) == units.size)
             in_range = not kept or 0 <= kept[0] <= kept[-1] < units.size
             ascending = isinstance(kept, Bits) or list(kept) == sorted(set(kept))
+            if any(not 0 < factor < math.inf for factor in scale or ()) or any(map(math.isnan, scores or ())):
+                raise UserError(f"group {name} of {source} has scales or scores that are none", remedy)
             if not ascending or not in_range or not fits:
                 raise UserError(f"group {name} of {source} keeps units that do not fit its size {units.size}", remedy)
             groups[name] = units
@@ -195,7 +198,7 @@ class Structure:
         """Check that this is a structure of the network with ``groups``.
 
         Raises:
-            UserError: groups are missing, unknown, or of another size.
+            UserError: groups are missing, unknown, or of another size; or fewer units are kept than must be.
         """
         remedy = "use the structure of a network with the same dimensions"
         expected = {group.name: group.size for group in groups}
@@ -204,6 +207,11 @@ class Structure:
         for name, size in expected.items():
             if self.groups[name].size != size:
                 raise UserError(f"{source} has {self.groups[name].size} units in {name}, the network {size}", remedy)
+        for group in groups:
+            gone = group.parent is not None and not self.count(group.parent)
+            if self.count(group.name) < group.minimum and not gone:
+                raise UserError(f"{source} keeps {self.count(group.name)} units in {group.name}, where at least "
+                                f"{group.minimum} must stay", "keep more of them")  # fmt: skip
 
     def lines(self) -> list[str]:
         """One line a group, for people: ``encoder.layers.0.ffn1.hidden  ffn  312/576``."""

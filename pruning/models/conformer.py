@@ -135,8 +135,17 @@ class ConvolutionModule(nn.Module):
         y = nn.functional.glu(self.pointwise1(x), dim=2).masked_fill(padding[:, :, None], 0.0)  # (N, T, C)
         y = depthwise_convolution(y, self.depthwise)
         if self.norm is not None:
-            y = self.norm(y.flatten(0, 1)).view_as(y)
+            y = _normed(self.norm, y.flatten(0, 1)).view_as(y)
         return self.pointwise2(self.activation(y))
+
+
+def _normed(norm: nn.Module, frames: Tensor) -> Tensor:
+    """``(frames, C) -> (frames, C)``; a frame that is alone in its batch has no variance of its own, so that batch norm
+    takes the running one, in training as well."""
+    if isinstance(norm, nn.BatchNorm1d) and norm.training and len(frames) == 1:
+        statistics = norm.running_mean, norm.running_var
+        return nn.functional.batch_norm(frames, *statistics, norm.weight, norm.bias, eps=norm.eps)
+    return norm(frames)
 
 
 def depthwise_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:

@@ -110,6 +110,10 @@ class CriterionPruning(Pruner):
             selection = Selection(groups, unit_kinds(groups) if config.kinds is None else config.kinds)
         except ValueError as error:
             raise UserError(str(error), "correct criterion.kinds") from None
+        modules = sorted({group.kind for group in selection.chosen} - set(unit_kinds(groups)))
+        if criterion == "activation" and modules:
+            what = f"nothing enters the weights of {modules[0]} that is its own: activation has no score of it"
+            raise UserError(what, "leave whole modules out of criterion.kinds; they go when all of their units do")
         if counts is not None:
             counts.check_fits(groups, "the structure whose counts are asked for")
         super().__init__(model, selection, constraint, frames, view)
@@ -129,6 +133,7 @@ class CriterionPruning(Pruner):
         self.rest = max(config.rest, config.interval)
         self.register_buffer("rested", torch.zeros((), dtype=torch.int64))  # steps that snapshots held the ramp up
         self._observed: dict[str, Tensor] = {}
+        self._looked: Optional[tuple[Tensor, int, Tensor]] = None
 
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
         """0 or 1 for every unit; in training with a gradient, for closed units as well (straight through).
@@ -142,7 +147,8 @@ class CriterionPruning(Pruner):
         if self.probe is not None:
             masks = self.units.split(values + self.probe)
         else:
-            masks = {name: mask for name, mask in self.units.split(values).items() if not mask.all()}
+            whole = [bool(part.all()) for part in self._on_host().split(self.units.sizes)]
+            masks = {name: mask for (name, mask), all_ in zip(self.units.split(values).items(), whole) if not all_}
         if not self.config.reopen:
             counts = zip(self.units.groups, self.hard_counts().tolist())
             closed = [group.name for group, count in counts if group.size == 1 and not count]
@@ -164,7 +170,7 @@ class CriterionPruning(Pruner):
     def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
         """Score the units by this step."""
         if self.probe is not None and self.probe.grad is not None:
-            self.scores.observe_gradient(self.probe.grad, learning_rates["weights"])
+            self.scores.observe_gradient(self.probe.grad, learning_rates.get("weights", 0.0))  # 0: all are frozen
         if self._observed:
             totals = {name: distributed.summed(total) for name, total in self._observed.items()}
             self.scores.observe(self.network, totals)
@@ -186,6 +192,7 @@ class CriterionPruning(Pruner):
         if not self.scores.ready:
             return  # every step so far was skipped
         self.keep.copy_(self.units.settled(self._cut(share)))
+        distributed.take_from_main([self.keep])
         self.cut_at.fill_(share)
         self.after_cut()
 
@@ -234,7 +241,13 @@ class CriterionPruning(Pruner):
 
     def kept(self) -> Tensor:
         """Which units are kept, ``(U,)`` bool, on the CPU."""
-        return self.keep.bool().cpu()
+        return self._on_host().clone()
+
+    def _on_host(self) -> Tensor:
+        """The same, to be read alone: a step without a cut does not wait for a GPU to say what is known."""
+        if self._looked is None or self._looked[0] is not self.keep or self._looked[1] != self.keep._version:
+            self._looked = self.keep, self.keep._version, self.keep.bool().cpu()
+        return self._looked[2]
 
     @torch.no_grad()
     def _cut(self, share: float) -> Tensor:
@@ -266,7 +279,11 @@ class CriterionPruning(Pruner):
 
     def hard_counts(self) -> Tensor:
         """Counts ``(G,)`` of what is not cut."""
-        return self.units.hard_counts(self.kept())
+        return self.units.hard_counts(self._on_host())
+
+    def kept_counts(self, share: float = 1.0) -> Tensor:
+        """Of what is not cut by now; scores of single weights are as large as the network."""
+        return self.hard_counts()
 
     def structure(self, share: float = 1.0) -> Structure:
         """What is not cut by now, with the scores."""

@@ -6,7 +6,7 @@ torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,18 @@ def summed(tensor: Tensor) -> Tensor:
     result = tensor.to(place, copy=True)
     dist.all_reduce(result)
     return result.cpu()
+
+
+@torch.no_grad()
+def take_from_main(tensors: Iterable[Tensor]) -> None:
+    """Give every process rank 0's values, in place; every process must call this with as many tensors.
+
+    For what processes compute each for itself and must not differ in: other processors round, and sign singular
+    vectors, in other ways.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def shutdown() -> None:

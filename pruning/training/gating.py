@@ -38,6 +38,10 @@ class GatingConfig:
     gate_lr: float = 0.02
     multiplier_lr: float = 0.02
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.gate_lr < math.inf and 0 <= self.multiplier_lr < math.inf):
+            raise ValueError("gating: gate_lr and multiplier_lr are at least 0")
+
 
 class Gating(Pruner):
     """Gates over a network's units with the Lagrangian that brings their expected cost to its target.

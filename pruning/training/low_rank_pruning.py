@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Optional, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.linear_inputs import watched_inputs
 from pruning.core.low_rank import METRIC_OF, FactoredLinear, Metric, importance, recombined
+from pruning.training import distributed
 from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
 from pruning.training.task import StepInfo, Task
 
@@ -137,6 +138,16 @@ class LowRankPruning(CriterionPruning):
             part.copy_(torch.arange(group.size) < part.sum())
         self.keep.copy_(keep)
         self.scores.forget()
+        distributed.take_from_main(self._turned())
+
+    def _turned(self) -> Iterator[Tensor]:
+        """The factors, and the optimiser's moments of them."""
+        for group in self.units.chosen:
+            layer, _ = self._layer(group.name)
+            for weight in (layer.u.weight, layer.v.weight):
+                yield weight
+                moments = self._moments.get(weight, {})
+                yield from (moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments)
 
     def _rotate(self, layer: FactoredLinear, metric: Metric, kept: Tensor) -> None:
         left, right = layer.u.weight, layer.v.weight

@@ -35,7 +35,7 @@ class Pruner(nn.Module, ABC):
         view: what of the model are units, where it is not what the model itself declares.
 
     Raises:
-        UserError: the target is beyond reach with the units that may go.
+        UserError: the target is beyond reach with the units that may go, or of a cost that the network does not have.
     """
 
     def __init__(
@@ -55,6 +55,9 @@ class Pruner(nn.Module, ABC):
         except ValueError as error:
             raise UserError(f"constraint.parts: {error}", "correct it") from None
         self.targets, self.goals = constraint.targets(), constraint.goals()
+        for cost in {**self.targets, **self.goals}:
+            if not self.costs.dense[cost] > 0:  # sparsities would be of nothing
+                raise UserError(f"the network has no {cost} at {constraint.seconds:g} s", "raise constraint.seconds")
         check_reachable(self.costs, units.chosen, {**self.targets, **self.goals})
         self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule
 
@@ -101,6 +104,15 @@ class Pruner(nn.Module, ABC):
     def structure(self, share: float = 1.0) -> Structure:
         """The hard structure at ``share`` of the targets."""
 
+    def kept_counts(self, share: float = 1.0) -> Tensor:
+        """What `structure` keeps of each group, ``(G,)``; to be overridden where it is known without scores."""
+        return self.costs.counts(self.structure(share))
+
+    def _reached(self) -> dict[str, float]:
+        """Hard sparsity of each goal."""
+        counts = self.kept_counts()
+        return {cost: self.costs.sparsity(counts, cost).item() for cost in self.goals}
+
     def penalty(self, step: StepInfo) -> Tensor:
         """What the loss of a step gets added, a scalar."""
         return torch.zeros((), device=next(self.network.parameters()).device)
@@ -130,7 +142,7 @@ class Pruner(nn.Module, ABC):
         """Whether the ramp has ended and the hard sparsity is within 0.01 of every goal."""
         if self.share(step) < 1:
             return False
-        reached = self.costs.structure_sparsity(self.structure())
+        reached = self._reached()
         if len(self.goals) > 1:  # one family of flips cannot meet two targets exactly: none may be missed from below
             return all(reached[cost] > target - TOLERANCE for cost, target in self.goals.items())
         return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.goals.items())
@@ -147,7 +159,7 @@ class Pruner(nn.Module, ABC):
                 "the sparsity is on target but the loss on the development set is not finite",
                 "lower the learning rate or use trainer.amp=none, in another --exp-dir",
             )
-        reached = self.costs.structure_sparsity(self.structure())
+        reached = self._reached()
         missed = " and ".join(f"{reached[cost]:.3f} in {cost} for {goal:g}" for cost, goal in self.goals.items())
         return UserError(
             f"the hard sparsity ended at {missed}",
@@ -158,7 +170,7 @@ class Pruner(nn.Module, ABC):
     def log_values(self, step: StepInfo) -> dict[str, float]:
         """Goals and hard sparsity of each cost, share of the units of each kind that is kept."""
         share = self.share(step)
-        counts = self.costs.counts(self.structure(share))
+        counts = self.kept_counts(share)
         values: dict[str, float] = {}
         for cost in {**self.targets, **self.goals}:
             if cost in self.goals:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given
@@ -25,3 +27,12 @@ def test_a_text_of_something_else_is_refused() -> None:
     for wrong, size in ((text, 8), (text, 20), ("no text", 9), ("bm8=", 9)):
         with pytest.raises(ValueError):
             Bits.from_text(wrong, size)
+
+
+def test_no_more_is_unpacked_than_there_are_units() -> None:
+    text = Bits(torch.zeros(80_000_000)).to_text()
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="are not of 8 units"):
+        Bits.from_text(text, 8)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()

@@ -84,7 +84,23 @@ def test_parts_are_costs_of_their_own() -> None:
     assert model.apart(["size", "size:front"]) is None and model.apart(["size:front"]) is None
 
 
+def test_a_part_that_costs_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="'macs:norm' is 0 in the whole network"):
+        CostModel(GROUPS, TERMS, parts=["macs:norm"])
+
+
 @pytest.mark.parametrize("part", ["size:back", "time:front", "size", "size:"])
 def test_parts_that_do_not_exist_are_refused(part: str) -> None:
     with pytest.raises(ValueError, match="kinds among front, block, norm"):
         CostModel(GROUPS, TERMS, parts=[part])
+
+
+def test_nothing_is_copied_to_the_place_of_the_gates_in_every_step() -> None:
+    model = CostModel(GROUPS, TERMS)
+    counts = torch.tensor([2.0, 3.0, 1.0, 2.0])
+    before = model.sparsity(counts, "macs"), model.evaluate(counts, "size")
+    placed = dict(model._placed)
+    after = model.sparsity(counts, "macs"), model.evaluate(counts, "size")
+    assert before == after and all(model._placed[key] is tensor for key, tensor in placed.items())
+    assert len(model._placed) == len(placed)
+    assert model.sparsity(counts.double(), "macs").dtype == torch.float64

@@ -92,6 +92,17 @@ def test_cofi_gradient_reaches_only_matched_layers() -> None:
     assert reached == [False, False, True]
 
 
+def test_cofi_keeps_only_matched_pairs_for_the_backward_pass() -> None:
+    torch.manual_seed(4)
+    layers = [torch.randn(2, 6, 8, requires_grad=True) for _ in range(9)]
+    teacher = [torch.randn(2, 6, 8) for _ in range(9)]
+    distil, kept = LayerDistillation(DistillationConfig(layers=(0, 4, 8), loss="cofi"), 8, 8), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        distil(layers, teacher, torch.tensor([6, 4]))
+    activations = [size for size in kept if size >= 2 * 6 * 8]
+    assert sum(activations) < 3 * 3 * 2 * 6 * 8, "a few of each matched pair, not of all 27"
+
+
 def test_frame_distillation_is_a_tempered_divergence() -> None:
     torch.manual_seed(2)
     student, teacher = torch.randn(1, 3, 5), torch.randn(1, 3, 5)
@@ -105,3 +116,13 @@ def test_frame_distillation_is_a_tempered_divergence() -> None:
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="cofy"):
         DistillationConfig(loss="cofy")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"layer_weight": -1.0}, {"output_weight": float("nan")}, {"temperature": 0.0}, {"temperature": -2.0},
+     {"loss": "cofi", "layers": (4, 2)}],
+)  # fmt: skip
+def test_settings_without_meaning_are_refused(values: dict) -> None:
+    with pytest.raises(ValueError, match="distillation"):
+        DistillationConfig(**values)

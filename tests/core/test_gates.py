@@ -45,6 +45,14 @@ def test_values_of_the_distribution(alpha: float, positive: float, one: float, m
     assert z.mean().item() == pytest.approx(mean, abs=4e-3)
 
 
+def test_gates_start_nearly_open() -> None:
+    """At a drop rate of .5 modules times units would start the student at a quarter of the teacher's signal."""
+    gates = HardConcreteGates([UnitGroup("g", "k", 20_000, ())], GateConfig())
+    assert gates.log_alpha.mean().item() == pytest.approx(3.0, abs=1e-3)
+    assert gates.log_alpha.std().item() == pytest.approx(0.01, rel=0.05)
+    assert gates.open_probability().min().item() > 0.98
+
+
 @pytest.mark.parametrize(("alpha", "positive"), [(math.log(100), 0.9980), (-math.log(100), 0.0471)])
 def test_probability_at_the_usual_clamp(alpha: float, positive: float) -> None:
     gates = HardConcreteGates([UnitGroup("g", "k", 1, ())], GateConfig(initial=alpha, deviation=0.0))
@@ -145,11 +153,39 @@ def test_of_two_targets_the_harder_one_is_met_and_none_is_missed(seed: int, size
     assert min(reached["size"] - size, reached["macs"] - macs) == pytest.approx(0.0, abs=one_unit + 1e-6)
 
 
+@pytest.mark.parametrize(("size", "macs"), [(0.5, 0.5), (0.6, 0.3), (0.4, 0.7), (0.7, 0.65)])
+def test_two_targets_are_both_met_where_units_allow_it(size: float, macs: float) -> None:
+    """Gates that are undecided say nothing of which cost goes: in their order alone one of the two overshoots."""
+    fine = [UnitGroup("a", "a", 300, ()), UnitGroup("b", "b", 900, ()), UnitGroup("c", "c", 200, ())]
+    terms = [CostTerm("a", ("a",), 10, 3), CostTerm("b", ("b",), 4, 4), CostTerm("c", ("c",), 1, 20)]
+    model, gates = CostModel(fine, terms), HardConcreteGates(fine, GateConfig())
+    reached = model.structure_sparsity(gates.structure(gates.fitted(model, {"size": size, "macs": macs})))
+    assert reached["size"] == pytest.approx(size, abs=0.01)
+    assert reached["macs"] == pytest.approx(macs, abs=0.01)
+
+
+def test_targets_that_no_structure_meets_together_are_not_missed() -> None:
+    """A unit costs as much of the one as of the other."""
+    alike = [UnitGroup("a", "a", 100, ())]
+    model, gates = CostModel(alike, [CostTerm("a", ("a",), 2, 3)]), HardConcreteGates(alike, GateConfig())
+    reached = model.structure_sparsity(gates.structure(gates.fitted(model, {"size": 0.3, "macs": 0.6})))
+    assert reached == pytest.approx({"size": 0.6, "macs": 0.6})
+
+
 def test_soft_scales_are_the_published_ones_and_can_be_switched_off() -> None:
     soft = HardConcreteGates(groups(), GateConfig(initial=2.0, deviation=0.0)).structure()
     factor = 1 / (1 + math.exp(-0.8 * 2.0 * 1.5))
     assert soft.groups["free"].scale == pytest.approx([factor] * 12)
     assert HardConcreteGates(groups(), GateConfig(soft="one")).structure().groups["free"].scale is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"initial": math.nan}, {"deviation": -0.1}, {"left": 0.0}, {"right": 1.0}, {"temperature": 0.0}, {"soft": "half"}],
+)
+def test_settings_without_meaning_are_refused(values: dict) -> None:
+    with pytest.raises(ValueError, match="gates"):
+        GateConfig(**values)
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning.core.masking import Masker
+from pruning.core.masking import Masker, normalised_over
 from pruning.core.units import Span, UnitGroup, check_groups
 
 GROUP = UnitGroup("units", "conv", 6, (Span("after.weight", 1),), (), norms=("norm",))
@@ -55,6 +56,32 @@ def test_masks_that_are_learned_have_the_gradient_of_finite_differences() -> Non
         hard = model(x)
     with masker.applied({"units": mask(1, 1, 1).requires_grad_(True)}):
         assert torch.allclose(model(x), hard), "zeros and ones are the same either way"
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.2, 0.0, 1.0, 0.4, 0.9), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), (0.0,) * 6])
+def test_the_weighted_norm_is_its_formula_and_keeps_one_tensor_of_that_size(weights: tuple[float, ...]) -> None:
+    def formula(gates: Tensor, x: Tensor) -> Tensor:
+        total = gates.sum().clamp(min=1e-6)
+        centred = x - (x * gates).sum(dim=-1, keepdim=True) / total
+        variance = (centred.square() * gates).sum(dim=-1, keepdim=True) / total
+        return centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+
+    norm, kept, found = nn.LayerNorm(6).double(), {}, []
+    nn.init.normal_(norm.weight)
+    for of in (formula, partial(normalised_over, norm)):
+        torch.manual_seed(0)
+        x, along = (torch.randn(20, 3, 6, dtype=torch.float64) for _ in range(2))
+        gates = torch.tensor(weights, dtype=torch.float64).requires_grad_(True)
+        x.requires_grad_(True)
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.update({tensor.data_ptr(): tensor.numel()}) or tensor, lambda tensor: tensor
+        ):
+            y = of(gates, x)
+        found.append((y, *torch.autograd.grad((y * along).sum(), (x, gates, norm.weight))))
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-12)
+    assert sum(size >= x.numel() for size in kept.values()) == 1
 
 
 def test_gates_that_are_all_shut_give_finite_values_and_gradients() -> None:

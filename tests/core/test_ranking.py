@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core import ranking
-from pruning.core.cost import CostModel
+from pruning.core.cost import CostModel, CostTerm
 from pruning.core.selection import Selection
 from pruning.core.single_weights import SingleWeights
+from pruning.core.units import Span, UnitGroup
 from tests.models.test_transformer_lm import network as language_model
 from tests.training.test_gating import network
 
@@ -236,3 +237,16 @@ def test_rows_keep_the_same_share(target: float) -> None:
                 assert of_row[row].min() > of_row[~row].max()
     for share, grain in shares:
         assert abs(share - shares[0][0]) <= grain + shares[0][1] + 1e-6
+
+
+def test_a_target_of_single_weights_takes_few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look counts all weights: of a language model, tens of millions."""
+    groups = [UnitGroup(f"w{index}", "weights", 50_000, (Span("w", None),), rows=50) for index in range(12)]
+    costs = CostModel(groups, [CostTerm("w", (group.name,), 1, 1) for group in groups])
+    selection, looks = Selection(groups), []
+    counted = Selection.hard_counts
+    monkeypatch.setattr(Selection, "hard_counts", lambda self, keep: looks.append(1) or counted(self, keep))
+    scores = torch.rand(selection.num_units, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), scores, costs, {"size": 0.7})
+    assert costs.sparsity(counted(selection, keep), "size").item() == pytest.approx(0.7, abs=2e-6)
+    assert len(looks) < 40

@@ -71,6 +71,9 @@ def test_rounding_without_scores_is_refused() -> None:
         {"groups": {"m": {"kind": "x", "size": 2, "kept": [1, 0]}}},
         {"groups": {"m": {"kind": "x", "size": 2, "kept": [0], "scale": [1, 1]}}},
         {"groups": {"m": {"kind": "x", "kept": [0]}}},
+        {"groups": {"m": {"kind": "x", "size": 2, "kept": [0], "scale": [float("nan")]}}},
+        {"groups": {"m": {"kind": "x", "size": 2, "kept": [0], "scale": [0.0]}}},
+        {"groups": {"m": {"kind": "x", "size": 2, "kept": [0], "scores": [1.0, float("nan")]}}},
     ],
 )
 def test_malformed_structures_are_refused(value: dict) -> None:
@@ -85,6 +88,15 @@ def test_a_structure_of_another_network_is_refused() -> None:
         structure.check_fits(GROUPS[:2])
     with pytest.raises(UserError, match="6 units in c, the network 7"):
         structure.check_fits([*GROUPS[:2], UnitGroup("c", "conv", 7, ())])
+
+
+def test_units_that_must_stay_are_kept() -> None:
+    dense = Structure.dense(GROUPS)
+    emptied = Structure({**dense.groups, "c": dense.groups["c"].with_kept(())})
+    with pytest.raises(UserError, match="keeps 0 units in c, where at least 1 must stay"):
+        emptied.check_fits(GROUPS)
+    inside = [GROUPS[0], UnitGroup("m.h", "conv", 32, (), parent="m", minimum=2)]
+    Structure.from_masks(inside, {"m": torch.zeros(1)}).check_fits(inside)  # they may go with their module
 
 
 def test_lines_are_for_people() -> None:

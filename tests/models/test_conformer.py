@@ -182,6 +182,16 @@ def test_layers_are_returned_on_request() -> None:
     assert model(torch.randn(1, 40, 80), torch.tensor([40])).layers == []
 
 
+def test_a_frame_alone_in_its_batch_can_be_trained_on() -> None:
+    """The last batch of an epoch may be one utterance of a tenth of a second."""
+    model = Transducer(tiny()).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    for frames in (3, 7, 10):
+        model(torch.randn(1, frames, 80), torch.tensor([frames])).output.sum().backward()
+    assert all(torch.isfinite(value).all() for value in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers()), "no statistics of one frame"
+
+
 def test_gradients_reach_every_parameter_of_the_encoder() -> None:
     model = Transducer(tiny())
     model(torch.randn(2, 60, 80), torch.tensor([60, 50])).output.square().sum().backward()

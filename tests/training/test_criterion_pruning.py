@@ -190,6 +190,45 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
         CriterionConfig(**options)
 
 
+def test_activation_has_no_score_of_whole_modules() -> None:
+    with pytest.raises(UserError, match="weights of conv_module that is its own.*leave whole modules out"):
+        pruner("activation", kinds=("ffn", "conv_module"))
+
+
+def test_frozen_weights_are_scored_all_the_same() -> None:
+    method = pruner("taylor")
+    method.network.requires_grad_(False)
+    task = TransducerTask(method.network, LOSS, pruner=method).train()  # type: ignore[arg-type]
+    loss, _ = task(batch(0), StepInfo(1, 0, 0, STEPS))
+    loss.backward()
+    task.after_backward(StepInfo(1, 0, 0, STEPS), {"probe": 0.0})
+    assert (method.scored() > 0).any()
+
+
 def test_targets_beyond_reach_are_refused() -> None:
     with pytest.raises(UserError, match="0.95 in size is beyond reach: at most"):
         CriterionPruning(network(), "taylor", CriterionConfig(kinds=("heads",)), ConstraintConfig(size=0.95), 1000)
+
+
+def test_what_is_logged_needs_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = pruner("magnitude")
+    train(method)
+    end = StepInfo(1, STEPS, STEPS, STEPS, training=False)
+    assert torch.equal(method.kept_counts(), method.costs.counts(method.structure()))
+    monkeypatch.setattr(method.scores, "values", None)
+    assert method.on_target(end) and method.log_values(end)["sparsity/size/hard"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_step_without_a_cut_does_not_ask_again_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each question would wait for all that was computed before."""
+    method, asked = pruner("magnitude"), []
+    to_host = torch.Tensor.cpu
+    method.masks(StepInfo(1, 0, 0, STEPS))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: asked.append(1) or to_host(tensor))
+    assert method.masks(StepInfo(1, 1, 1, STEPS)) == {} and not asked
+    method.keep[3] = 0
+    assert not method.kept()[3] and method.kept()[4] and asked
+    method.load_state_dict({**method.state_dict(), "keep": torch.ones_like(method.keep)})
+    assert method.kept().all()
+    method.kept()[5] = False
+    assert method.kept().all(), "what is given out is a copy"

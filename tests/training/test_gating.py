@@ -163,6 +163,26 @@ def test_targets_beyond_reach_and_unknown_kinds_are_refused() -> None:
         Gating(network(), GatingConfig(GateConfig(kinds=("head",))), ConstraintConfig(), 1000)
 
 
+def test_a_cost_that_the_network_does_not_have_is_refused() -> None:
+    for options, frames in (({"macs": 0.3, "seconds": 0.01}, 1), ({"parts": {"macs:norm": 0.3}}, 1000)):
+        with pytest.raises(UserError, match=r"no macs at 0\.01 s; raise constraint\.seconds|'macs:norm' is 0"):
+            Gating(network(), GatingConfig(), ConstraintConfig(size=0.0, **options), frames)
+
+
+def test_gates_and_multipliers_do_not_run_backwards() -> None:
+    for options in ({"gate_lr": -0.02}, {"multiplier_lr": float("nan")}):
+        with pytest.raises(ValueError, match="gate_lr and multiplier_lr"):
+            GatingConfig(**options)
+
+
+def test_gates_and_multipliers_stay_out_of_decay_clip_and_schedule() -> None:
+    gating = Gating(network(), GatingConfig(), ConstraintConfig(), 1000)
+    groups = {group.name: group for group in gating.parameter_groups()}
+    assert {name: group.maximize for name, group in groups.items()} == {"gates": False, "multipliers": True}
+    for group in groups.values():
+        assert group.weight_decay == 0 and not group.clip and group.schedule == "constant"
+
+
 def test_a_run_without_an_end_has_no_ramp() -> None:
     with pytest.raises(UserError, match="set max_steps"):
         Gating(network(), GatingConfig(), ConstraintConfig(), 1000).penalty(StepInfo(1, 0, 0, None))

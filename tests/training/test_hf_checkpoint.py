@@ -107,6 +107,18 @@ def test_weight_norm_of_any_torch(tmp_path: Path, names: tuple[str, str], pickle
     assert_same(load_hf(tmp_path), original)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_computed_with_in_single(tmp_path: Path, dtype: torch.dtype) -> None:
+    original = written(tmp_path, SHAPES[3])
+    path = tmp_path / "model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+    loaded = load_hf(tmp_path)
+    assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float32}
+    original.to(dtype).float()
+    assert_same(loaded, original)
+    check_exact(loaded, random_structure(loaded, 1, 0.6))
+
+
 def test_weights_in_several_files(tmp_path: Path) -> None:
     original = written(tmp_path, SHAPES[8])
     tensors = load_file(tmp_path / "model.safetensors")
