@@ -46,7 +46,8 @@ class Checkout:
 
     def modules(self, source: PathLike, kind: str) -> IcefallModules:
         """Where the classes are of a checkpoint ``source`` of a form's ``kind``."""
-        names = [folder.name for folder in Path(source).resolve().parents]
+        places = (Path(source).absolute(), Path(source).resolve())  # the experiment may be a link to a larger disk
+        names = [folder.name for place in places for folder in place.parents]
         named = [name for name in names if (Path(self.directory) / RECIPES / name / "conformer.py").is_file()]
         name = [*named, "pruned_transducer_stateless2" if kind == REWORKED else kind][0]
         return IcefallModules(str(Path(self.directory).resolve()), self.recipe or f"{RECIPES}/{name}")

@@ -314,6 +314,12 @@ def test_a_checkout_that_is_none_or_has_changed_is_refused(tmp_path: Path, monke
     (place / "conformer.py").write_text("class Conformer:\n    def __init__(self, width):\n        pass\n")
     with pytest.raises(UserError, match="is not built as is known here"):
         build(tmp_path)
+    for text, named in (("import sys\nsys.exit(3)\n", r"cannot be imported .*SystemExit: 3"),
+                        ("x = = 1\n", "cannot be imported .*SyntaxError"),
+                        ("class Zipformer:\n    pass\n", "has no class Conformer")):  # fmt: skip
+        (place / "conformer.py").write_text(text)
+        with pytest.raises(UserError, match=named):
+            build(tmp_path)
     source = (networks.STAND_IN / networks.RECIPES / REWORKED / "conformer.py").read_text()
     (place / "conformer.py").write_text(source.replace("norm_final", "norm_last"))
     (place / "scaling.py").write_text((networks.STAND_IN / networks.RECIPES / REWORKED / "scaling.py").read_text())
