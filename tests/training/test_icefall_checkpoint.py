@@ -75,7 +75,7 @@ def test_a_file_is_taken_as_it_is(exp: Path) -> None:
 
 
 def test_epochs_from_0(exp: Path) -> None:
-    """As they were counted before May 2022."""
+    """As the recipes before ``pruned_transducer_stateless4`` count."""
     write(exp, "epoch-0.pt", 5, average=False)
     found = load(exp, Choice(epoch=1, avg=2, use_averaged_model=False))
     assert [path.name for path in found.files] == ["epoch-0.pt", "epoch-1.pt"]
