@@ -209,6 +209,8 @@ def difference(encoder: nn.Module, other: nn.Module, feature_dim: int) -> float:
     ours, left, *_ = encoder(features, lengths)
     try:
         theirs, right, *_ = other(features, lengths)
+        if not (isinstance(theirs, Tensor) and isinstance(right, Tensor)):
+            raise TypeError(f"its outputs begin with {type(theirs).__name__} and {type(right).__name__}")
     except Exception as error:  # whatever another version raises
         raise UserError(f"the checkout's Conformer does not encode as is known here "
                         f"({type(error).__name__}: {error})", _remedy()) from None  # fmt: skip

@@ -85,11 +85,13 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
     working directory, as long as they kept their place relative to the manifest.
 
     Raises:
-        UserError: while iterating, where the manifest is damaged or holds something else than cuts.
+        UserError: while iterating, where the manifest is damaged, of another format, or holds something else than cuts.
     """
     from lhotse import load_manifest_lazy
     from lhotse.cut import Cut
 
+    if ".jsonl" not in path.suffixes:
+        raise UserError(f"{path} does not hold JSON lines", f"convert it: lhotse copy {path.name} cuts.jsonl.gz")
     roots = _Roots(path)
     with naming(path):
         iterator = iter(load_manifest_lazy(path) or ())  # None: it has no cuts

@@ -184,6 +184,13 @@ def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
         list(manifests.iterate_cuts(path))
 
 
+def test_manifests_of_another_format_are_named(data_dir: Path, tmp_path: Path) -> None:
+    """As icefall's ``cuts_*.json.gz`` of 2021."""
+    load_manifest(cuts_path(data_dir)).to_file(tmp_path / "cuts_dev.json.gz")
+    with pytest.raises(UserError, match=r"cuts_dev\.json\.gz does not hold JSON lines; convert it: lhotse copy"):
+        next(manifests.iterate_cuts(tmp_path / "cuts_dev.json.gz"))
+
+
 def test_validation_finds_absent_audio(data_dir: Path) -> None:
     recordings, supervisions = load(data_dir)
     next(iter(recordings)).sources[0].source = "/absent.flac"

@@ -154,7 +154,8 @@ def test_a_checkout_whose_forward_has_changed_is_refused(tmp_path: Path, monkeyp
     for recipe in (STATELESS, REWORKED):
         source = experiment(tmp_path, networks.STAND_IN, recipe)
         conformer = icefall_encoder.conformer_class(networks.modules(networks.STAND_IN, recipe))
-        for forward in (lambda self, x, x_lens, chunk: (x, x_lens), lambda self, x, x_lens: x.mean()):
+        for forward in (lambda self, x, x_lens, chunk: (x, x_lens), lambda self, x, x_lens: x.mean(),
+                        lambda self, x, x_lens: ([x], x_lens)):  # fmt: skip
             changed = type("Conformer", (conformer,), {"forward": forward})
             monkeypatch.setattr(icefall_encoder, "conformer_class", lambda _, found=changed: found)
             with pytest.raises(UserError, match="does not encode as is known here"):
