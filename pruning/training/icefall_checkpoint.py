@@ -70,8 +70,8 @@ def load(source: PathLike, choice: Choice) -> Found:
     if not source.exists():
         raise UserError(f"{source} does not exist", "give icefall's experiment directory, or a file of weights")
     if not source.is_dir():
-        if choice.epoch is not None or choice.iteration is not None:
-            raise UserError(f"{source} is no experiment directory", "give one, or leave out --epoch and --iter")
+        if choice.epoch is not None or choice.iteration is not None or choice.avg != 1:
+            raise UserError(f"{source} is no experiment directory", "give one, or leave out --epoch, --iter and --avg")
         return _ends([source])
     files = _files(source, choice)
     return _running_mean(files[0], files[-1]) if choice.use_averaged_model else _ends(files)

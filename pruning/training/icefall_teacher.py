@@ -67,6 +67,8 @@ def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) 
     """
     found = icefall_checkpoint.load(source, choice)
     form = form_of(found.state, found.settings, str(source))
+    if not found.settings:
+        logger.warning("%s does not say how it was trained: convolutions are taken for not causal", source)
     model = Transducer(form.config)
     model.load_state_dict(converted(found.state, form, model.state_dict(), str(source)))
     model.eval()

@@ -185,7 +185,7 @@ def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
 
 
 def test_manifests_of_another_format_are_named(data_dir: Path, tmp_path: Path) -> None:
-    """As icefall's ``cuts_*.json.gz`` of 2021."""
+    """As the ``cuts_*.json.gz`` of icefall's beginnings."""
     load_manifest(cuts_path(data_dir)).to_file(tmp_path / "cuts_dev.json.gz")
     with pytest.raises(UserError, match=r"cuts_dev\.json\.gz does not hold JSON lines; convert it: lhotse copy"):
         next(manifests.iterate_cuts(tmp_path / "cuts_dev.json.gz"))

@@ -124,8 +124,9 @@ def test_broken_checkpoints_are_named(exp: Path, change: dict, choice: Choice, n
 
 
 def test_a_path_and_an_epoch_do_not_go_together(exp: Path) -> None:
-    with pytest.raises(UserError, match="is no experiment directory"):
-        load(exp / "epoch-2.pt", Choice(epoch=2))
+    for choice in (Choice(epoch=2), Choice(iteration=2), Choice(avg=2)):
+        with pytest.raises(UserError, match="is no experiment directory"):
+            load(exp / "epoch-2.pt", choice)
 
 
 def test_the_same_averages_as_icefalls(exp: Path) -> None:

@@ -163,6 +163,16 @@ def test_a_checkout_whose_forward_has_changed_is_refused(tmp_path: Path, monkeyp
             monkeypatch.undo()
 
 
+def test_weights_alone_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The tensors of a causal Conformer are those of another; only train.py's settings tell."""
+    source = experiment(tmp_path, networks.STAND_IN, PRUNED)
+    icefall_teacher.load(source / "epoch-1.pt", Choice())
+    assert "causal" not in caplog.text
+    torch.save({"model": torch.load(source / "epoch-1.pt", **TRUSTING)["model"]}, source / "pretrained.pt")
+    icefall_teacher.load(source / "pretrained.pt", Choice())
+    assert "pretrained.pt does not say how it was trained: convolutions are taken for not causal" in caplog.text
+
+
 def test_the_recipe_of_an_experiment_behind_a_link(tmp_path: Path) -> None:
     source = experiment(tmp_path, networks.STAND_IN, PRUNED)
     (tmp_path / "disk").mkdir()

@@ -153,7 +153,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_version_of_torch_is_text(tmp_path: Path) -> None:
-    """icefall's notes on the environment held it as it is in torch, a class of its own, until 2022."""
+    """icefall's notes on the environment once held it as torch has it, a class of its own."""
     torch.save({"env_info": {"torch-version": torch.__version__}}, tmp_path / "epoch-1.pt")
     found = unpickle.load(tmp_path / "epoch-1.pt")["env_info"]["torch-version"]
     assert type(found) is str and found == str(torch.__version__)
