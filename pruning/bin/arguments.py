@@ -33,6 +33,15 @@ def system(text: str) -> tuple[str, Path]:
     return name, Path(directory)
 
 
+def boolean(text: str) -> bool:
+    """The type of an argument that is true or false, in any of the words that icefall's programs take."""
+    if text.lower() in ("true", "yes", "t", "y", "1"):
+        return True
+    if text.lower() in ("false", "no", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
 def add_data(arguments: argparse.ArgumentParser) -> None:
     """Options of the training and dev data: cuts for transducers, or text for language models."""
     for part, use in (("train", "training"), ("dev", "validation")):
@@ -53,9 +62,9 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
 def add_icefall(arguments: argparse.ArgumentParser) -> None:
     """Options that choose a checkpoint of icefall's, in its words, and its checkout."""
     arguments.add_argument("--epoch", type=int, help="of icefall's experiment: epoch-N.pt, the last to average")
-    arguments.add_argument("--iter", type=int, help="instead: checkpoint-N.pt of the largest N up to this")
+    arguments.add_argument("--iter", type=int, help="instead: checkpoint-N.pt of the largest N up to this; 0: none")
     arguments.add_argument("--avg", type=int, default=1, help="epochs, or checkpoints, to average")
-    arguments.add_argument("--use-averaged-model", choices=("true", "false"), default="true",
+    arguments.add_argument("--use-averaged-model", type=boolean, default=True, metavar="true|false",
                            help="average all moments that icefall's running average saw, not the ends of epochs")
     arguments.add_argument("--icefall-dir", help="checkout of icefall: a reworked Conformer keeps its own modules "
                            "while it is pruned, any other is checked against them")
@@ -69,7 +78,7 @@ def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> N
     Raises:
         UserError: see `pruning.training.icefall_teacher.import_experiment`.
     """
-    choice = Choice(options.epoch, options.iter, options.avg, options.use_averaged_model == "true")
+    choice = Choice(options.epoch, options.iter or None, options.avg, options.use_averaged_model)
     checkout = None
     if options.icefall_dir is not None:
         checkout = icefall_teacher.Checkout(options.icefall_dir, options.icefall_recipe)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from pruning.bin import command
+from pruning.bin.arguments import boolean
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.models import encoders
@@ -41,12 +42,6 @@ logger = logging.getLogger(__name__)
 ENGINES = ("own", "sherpa-onnx")
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp-dir", type=Path, help="experiment directory: its best checkpoint, or --epoch")
@@ -59,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--avg", type=int, help="average over this many epochs that end with --epoch")
     parser.add_argument(
         "--use-averaged-model",
-        type=_boolean,
+        type=boolean,
         default=True,
         metavar="true|false",
         help="with --avg: average over all steps of these epochs, not only over their ends (default true)",
@@ -85,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         default = field.default
         settings.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=_boolean if isinstance(default, bool) else type(default),
+            type=boolean if isinstance(default, bool) else type(default),
             default=default,
             metavar="true|false" if isinstance(default, bool) else None,
             help=(f"for {', '.join(users)}" if users else f"one of {', '.join(SETTINGS)}") + f" (default {default})",

@@ -136,7 +136,7 @@ def build(modules: IcefallModules, config: ConformerConfig, **others: Any) -> nn
             dim_feedforward=config.ffn_dim[0], num_encoder_layers=config.num_layers, dropout=config.dropout,
             cnn_module_kernel=config.conv_kernel, **others,
         )  # fmt: skip
-    except (TypeError, AssertionError) as error:
+    except Exception as error:  # whatever another version raises
         raise UserError(f"Conformer in {modules.recipe} of the checkout is not built as is known here ({error})",
                         _remedy()) from None  # fmt: skip
 
@@ -145,7 +145,7 @@ def conformer_class(modules: IcefallModules) -> Any:
     """The class ``Conformer`` of a recipe of the checkout, which is the user's own code: it is executed.
 
     Raises:
-        UserError: there is no such checkout or recipe, or something that it imports is not installed.
+        UserError: there is no such checkout or recipe, something that it imports is not installed, or it fails.
     """
     directory = Path(modules.directory)
     if not directory.is_dir() and os.environ.get(DIRECTORY):
@@ -157,10 +157,15 @@ def conformer_class(modules: IcefallModules) -> Any:
         raise UserError(f"{directory} has no {modules.recipe}/conformer.py", _remedy())
     with importing_from(recipe, directory):
         try:
-            return importlib.import_module("conformer").Conformer
-        except ImportError as error:
-            raise UserError(f"{recipe}/conformer.py cannot be imported ({error})",
-                            f"install what {directory}/requirements.txt names") from None  # fmt: skip
+            found = getattr(importlib.import_module("conformer"), "Conformer", None)
+        except (Exception, SystemExit) as error:
+            lacking = isinstance(error, ImportError)
+            remedy = f"install what {directory}/requirements.txt names" if lacking else _remedy()
+            why = f"{type(error).__name__}: {error}"
+            raise UserError(f"{recipe}/conformer.py cannot be imported ({why})", remedy) from None
+    if found is None:
+        raise UserError(f"{recipe}/conformer.py has no class Conformer", _remedy())
+    return found
 
 
 @contextmanager
@@ -192,13 +197,23 @@ def difference(encoder: nn.Module, other: nn.Module, feature_dim: int) -> float:
     """Largest difference of two encoders' outputs for noise, relative to the largest output; both in evaluation mode.
 
     Args:
-        encoder, other: called as `ConformerEncoder`; their outputs begin with ``(N, T', D)`` and ``(N,)`` lengths.
+        encoder: called as `ConformerEncoder`; its outputs begin with ``(N, T', D)`` and ``(N,)`` lengths.
+        other: likewise, out of a checkout.
         feature_dim: bins of a frame.
+
+    Raises:
+        UserError: ``other`` fails, or gives something else.
     """
     features = torch.randn(2, 200, feature_dim, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([200, 131])
     ours, left, *_ = encoder(features, lengths)
-    theirs, right, *_ = other(features, lengths)
+    try:
+        theirs, right, *_ = other(features, lengths)
+        if not (isinstance(theirs, Tensor) and isinstance(right, Tensor)):
+            raise TypeError(f"its outputs begin with {type(theirs).__name__} and {type(right).__name__}")
+    except Exception as error:  # whatever another version raises
+        raise UserError(f"the checkout's Conformer does not encode as is known here "
+                        f"({type(error).__name__}: {error})", _remedy()) from None  # fmt: skip
     if ours.shape != theirs.shape or not torch.equal(left, right):
         return float("inf")
     valid = ~beyond(left, ours.shape[1])

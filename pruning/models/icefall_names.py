@@ -49,9 +49,14 @@ def encoder_name(ours: str, variant: str) -> str:
     return ours.replace("subsampling.", "encoder_embed.").replace("log_eps", "eps")
 
 
+def scale_name(name: str) -> str:
+    """What the scale of a tensor is called in a reworked network, where all but the norms' ``eps`` have one."""
+    return "decoder.embedding.scale" if name == "decoder.embedding.weight" else f"{name}_scale"
+
+
 def folded(state: Mapping[str, Tensor], name: str) -> Tensor:
     """A tensor as it is computed with: times the exponential of its scale, where it has one."""
-    scale = state.get(f"{name}_scale", state.get("decoder.embedding.scale") if "embedding" in name else None)
+    scale = state.get(scale_name(name))
     return state[name] if scale is None else state[name] * scale.exp()
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.models.conformer import REWORKED, STANDARD, ConformerConfig
-from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor, folded
+from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor, folded, scale_name
 from pruning.models.transducer import TransducerConfig
 
 _STATELESS, _PRUNED = "transducer_stateless", "pruned_transducer_stateless"
@@ -76,21 +76,26 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
 
     def size(name: str, dim: int = 0) -> int:
-        if name not in shapes:
-            raise UserError(f"{source} has no tensor {name}, as every Conformer of {_KNOWN} has", _REMEDY)
+        if len(shapes.get(name, ())) <= dim:
+            what = f"{name} of {len(shapes[name])} dimensions" if name in shapes else f"no tensor {name}"
+            raise UserError(f"{source} has {what}, unlike every Conformer of {_KNOWN}", _REMEDY)
         return shapes[name][dim]
 
     for setting in ("causal_convolution", "dynamic_chunk_training"):
         if settings.get(setting):
             raise UserError(f"{source} was trained with {setting}", "streaming Conformers are not known here")
-    embedded, context = size("decoder.embedding.weight", 1), shapes.get("decoder.conv.weight", (0, 0, 1))[2]
     layer = "encoder.encoder.layers.0."
+    heads, embedded = size(f"{layer}self_attn.pos_bias_u"), size("decoder.embedding.weight", 1)
+    context = size("decoder.conv.weight", 2) if "decoder.conv.weight" in shapes else 1
     reworked = f"{layer}self_attn.in_proj.weight_scale" in shapes
     kind = REWORKED if reworked else _PRUNED if "joiner.inner_linear.weight" in shapes else _STATELESS
     convolutions = sorted(_numbers(shapes, r"encoder\.encoder_embed\.conv\.(\d+)\.weight"))
     if len(convolutions) != (3 if reworked else 2):
         raise UserError(f"{source} has {len(convolutions)} convolutions before its layers, not those of {_KNOWN}",
                         "a VGG frontend is not known here")  # fmt: skip
+    if not reworked and "encoder.after_norm.weight" not in shapes:
+        raise UserError(f"{source} has no tensor encoder.after_norm.weight: its layer norms follow their modules "
+                        "(normalize_before false)", _REMEDY)  # fmt: skip
     norm = "none"
     if f"{layer}conv_module.norm.weight" in shapes:
         norm = "batch" if f"{layer}conv_module.norm.running_mean" in shapes else "layer"
@@ -100,19 +105,22 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
         d_model=d_model,
         num_layers=len(_numbers(shapes, r"encoder\.encoder\.layers\.(\d+)\.")),
         head_dim=size(f"{layer}self_attn.pos_bias_u", 1),
-        num_heads=(size(f"{layer}self_attn.pos_bias_u"),),
+        num_heads=(heads,),
         macaron_dim=(size(f"{layer}feed_forward_macaron.0.weight"),),
         ffn_dim=(size(f"{layer}feed_forward.0.weight"),),
         conv_channels=(size(f"{layer}conv_module.pointwise_conv2.weight", 1),),
-        conv_kernel=size(f"{layer}conv_module.depthwise_conv.weight", 2),
-        feature_dim=int(settings.get("feature_dim") or _feature_dim(channels // kept[-1], source)),
+        conv_kernel=_odd(size(f"{layer}conv_module.depthwise_conv.weight", 2), source),
+        feature_dim=_feature_dim(settings.get("feature_dim"), channels // max(kept[-1], 1), source),
         subsampling_channels=kept,
         subsampling_strides=(1, 2, 2) if reworked else (2, 2),
         variant=REWORKED if reworked else STANDARD,
         conv_norm=norm,
-        after_norm="encoder.after_norm.weight" in shapes,
+        after_norm=not reworked,
     )
     meeting = "joiner.encoder_proj.weight" if reworked else "encoder.encoder_output_layer.1.weight"
+    if kind == _STATELESS and size(meeting) != embedded:
+        raise UserError(f"{source} has {meeting} of {size(meeting)} outputs, which do not meet the {embedded} of its "
+                        "decoder", _REMEDY)  # fmt: skip
     config = TransducerConfig(
         encoder=encoder,
         vocab_size=size("decoder.embedding.weight"),
@@ -132,38 +140,54 @@ def _numbers(names: Iterable[str], pattern: str) -> set[int]:
     return {int(found.group(1)) for name in names for found in [re.match(pattern, name)] if found}
 
 
-def _feature_dim(bins: int, source: str) -> int:
-    """Bins of a frame, of those that are left after two convolutions of stride 2: 80 is usual, and leaves 19."""
-    if bins == 19:
-        return 80
-    if bins < 1:
-        raise UserError(f"{source} has an output of the subsampling that does not fit its convolutions", _REMEDY)
-    return 4 * bins + 3
+def _odd(kernel: int, source: str) -> int:
+    if kernel % 2 == 0:
+        raise UserError(f"{source} has convolutions of the even kernel {kernel}", _REMEDY)
+    return kernel
 
 
-def converted(state: Mapping[str, Tensor], form: Form, names: Iterable[str], source: str) -> dict[str, Tensor]:
+def _feature_dim(said: Any, bins: int, source: str) -> int:
+    """Bins of a frame, of those that are left after two convolutions of stride 2: of 79 to 82, 19 are. As ``said``, or
+    what is usual: a multiple of 4.
+    """
+    fits = range(4 * bins + 3, 4 * bins + 7)
+    if bins < 1 or (said is not None and said not in fits):
+        raise UserError(f"{source} has an output of the subsampling that does not fit its convolutions"
+                        + (f" and a feature_dim of {said}" if said is not None else ""), _REMEDY)  # fmt: skip
+    return 4 * bins + 4 if said is None else int(said)
+
+
+def converted(
+    state: Mapping[str, Tensor], form: Form, network: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
     """The state dict of our network, strictly: every tensor of either is in the other.
 
     Args:
-        state: icefall's.
+        state: icefall's, of any precision.
         form: of it.
-        names: of our network's tensors.
+        network: the state dict of ours.
         source: to name in errors.
 
     The simple heads, which ``transducer_stateless`` was trained without, begin as the joiner without its ``tanh``.
 
     Raises:
-        UserError: a tensor is missing, or there is one that has no place.
+        UserError: a tensor is missing or of another shape than the others ask for, or there is one that has no place.
     """
-    around, result, used = _AROUND[form.kind], {}, set()
+    around, result, used = _AROUND[form.kind], dict[str, Tensor](), set()
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
     def take(ours: str, theirs: str) -> None:
-        if theirs not in state:
-            raise UserError(f"{source} has no tensor {theirs}", "its recipe has changed; " + _REMEDY)
-        used.add(theirs)
+        scaled = form.kind == REWORKED and not theirs.endswith("eps")
+        for needed in (theirs, scale_name(theirs))[: 1 + scaled]:
+            if needed not in state:
+                raise UserError(f"{source} has no tensor {needed}", "its recipe has changed; " + _REMEDY)
+            used.add(needed)
+        if state[theirs].shape != network[ours].shape:
+            shapes = f"{tuple(state[theirs].shape)}, where its other tensors ask for {tuple(network[ours].shape)}"
+            raise UserError(f"{source} has {theirs} of shape {shapes}", _REMEDY)
         result[ours] = folded(state, theirs)
 
-    for name in names:
+    for name in network:
         module, _, tensor = name.rpartition(".")
         if name in ("encoder.feature_mean", "encoder.feature_scale"):
             result[name] = torch.zeros(form.config.encoder.feature_dim) + float(name.endswith("scale"))
@@ -177,11 +201,10 @@ def converted(state: Mapping[str, Tensor], form: Form, names: Iterable[str], sou
             take(name, name)
     if form.kind == _STATELESS:
         result.update(_simple_heads(result))
-    scales = {f"{name}_scale" for name in used} | {"decoder.embedding.scale"}
-    left = sorted(name for name in state if name not in used | scales and not _of_training(name))
+    left = sorted(name for name in state if name not in used and not _of_training(name))
     if left:
         raise UserError(f"{source} holds {left[0]}, which has no place in a {form.kind} Conformer transducer", _REMEDY)
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in result.items()}
+    return result
 
 
 def _of_training(name: str) -> bool:

@@ -85,11 +85,13 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
     working directory, as long as they kept their place relative to the manifest.
 
     Raises:
-        UserError: while iterating, where the manifest is damaged or holds something else than cuts.
+        UserError: while iterating, where the manifest is damaged, of another format, or holds something else than cuts.
     """
     from lhotse import load_manifest_lazy
     from lhotse.cut import Cut
 
+    if ".jsonl" not in path.suffixes:
+        raise UserError(f"{path} does not hold JSON lines", f"convert it: lhotse copy {path.name} cuts.jsonl.gz")
     roots = _Roots(path)
     with naming(path):
         iterator = iter(load_manifest_lazy(path) or ())  # None: it has no cuts
@@ -105,13 +107,16 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
 
 
 class _Roots:
-    """Finds the directories that relative paths in a manifest start from: the working directory or one above it.
+    """Finds the directories that relative paths in a manifest start from: one above it, or the working directory.
 
-    The first cut decides for the whole manifest, since looking for the files of each would be slow.
+    Above it comes first: the working directory may hold other features of the same name. Links are followed only where
+    that finds nothing, as ``data`` or ``data/fbank`` may be links to a larger disk. The first relative path decides
+    for the whole manifest, since looking for each would be slow.
     """
 
     def __init__(self, manifest: Path) -> None:
-        self._above = list(manifest.resolve().parents)
+        as_named = Path(os.path.abspath(manifest))
+        self._above = list(dict.fromkeys([*as_named.parents, *manifest.resolve().parents]))
         self._of: dict[str, Optional[Path]] = {}
 
     def located(self, cut: Any) -> Any:
@@ -133,11 +138,13 @@ class _Roots:
         return recording if root is None else recording.with_path_prefix(os.path.relpath(root))
 
     def _root(self, kind: str, stored: str) -> Optional[Path]:
+        if Path(stored).is_absolute():
+            return None
         if kind not in self._of:
-            relative = not Path(stored).is_absolute() and not Path(stored).exists()
-            found = (root for root in self._above if relative and (root / stored).exists())
-            self._of[kind] = next(found, None)
-        return None if Path(stored).is_absolute() else self._of[kind]
+            found = next((root for root in self._above if (root / stored).exists()), None)
+            as_it_is = found is None or (Path(stored).exists() and (found / stored).samefile(stored))
+            self._of[kind] = None if as_it_is else found
+        return self._of[kind]
 
 
 class LazyCuts:

@@ -60,7 +60,8 @@ def load_features(cut: Any) -> Tensor:
     except Exception as error:  # lilcom and the storage types of lhotse raise what they like
         stored = getattr(cut, "features", None)
         where = getattr(stored, "storage_path", "the features")
-        what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {error})"
+        reason = str(error).split("[extra info]")[0].strip()  # lhotse goes on with all of the cut
+        what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {reason})"
         raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
 
 

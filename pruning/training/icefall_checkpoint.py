@@ -25,7 +25,7 @@ class Choice:
     """Which checkpoints of an experiment, as icefall's ``decode.py`` is told.
 
     Attributes:
-        epoch: the last epoch, from 1.
+        epoch: the last epoch, from 1 (from 0 where there is an ``epoch-0.pt``).
         iteration: instead: ``checkpoint-N.pt`` of the largest N up to this one.
         avg: how many epochs, or checkpoints, up to it.
         use_averaged_model: the mean over all moments that the running average saw in them, not over their ends.
@@ -70,8 +70,8 @@ def load(source: PathLike, choice: Choice) -> Found:
     if not source.exists():
         raise UserError(f"{source} does not exist", "give icefall's experiment directory, or a file of weights")
     if not source.is_dir():
-        if choice.epoch is not None or choice.iteration is not None:
-            raise UserError(f"{source} is no experiment directory", "give one, or leave out --epoch and --iter")
+        if choice.epoch is not None or choice.iteration is not None or choice.avg != 1:
+            raise UserError(f"{source} is no experiment directory", "give one, or leave out --epoch, --iter and --avg")
         return _ends([source])
     files = _files(source, choice)
     return _running_mean(files[0], files[-1]) if choice.use_averaged_model else _ends(files)
@@ -94,7 +94,7 @@ def _files(directory: Path, choice: Choice) -> list[Path]:
         return files
     assert choice.epoch is not None
     first = choice.epoch + 1 - wanted
-    if first < 1:
+    if first < (0 if (directory / "epoch-0.pt").is_file() else 1):  # some recipes count from 0
         needs = "the running average before them, too" if choice.use_averaged_model else "so many epochs"
         raise UserError(f"an average over {choice.avg} epochs up to {choice.epoch} needs {needs}",
                         "choose a smaller --avg" + (", or --use-averaged-model false" * choice.use_averaged_model))
@@ -111,7 +111,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _state(found: Mapping[str, Any], key: str, path: Path) -> dict[str, Tensor]:
     state = found.get(key)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         remedy = "give --use-averaged-model false" if key == "model_avg" else "give another checkpoint"
         raise UserError(f"{path} has no tensors in '{key}'", remedy)
     return {name[len("module.") :] if name.startswith("module.") else name: value for name, value in state.items()}

@@ -46,7 +46,8 @@ class Checkout:
 
     def modules(self, source: PathLike, kind: str) -> IcefallModules:
         """Where the classes are of a checkpoint ``source`` of a form's ``kind``."""
-        names = [folder.name for folder in Path(source).resolve().parents]
+        places = (Path(source).absolute(), Path(source).resolve())  # the experiment may be a link to a larger disk
+        names = [folder.name for place in places for folder in place.parents]
         named = [name for name in names if (Path(self.directory) / RECIPES / name / "conformer.py").is_file()]
         name = [*named, "pruned_transducer_stateless2" if kind == REWORKED else kind][0]
         return IcefallModules(str(Path(self.directory).resolve()), self.recipe or f"{RECIPES}/{name}")
@@ -66,6 +67,8 @@ def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) 
     """
     found = icefall_checkpoint.load(source, choice)
     form = form_of(found.state, found.settings, str(source))
+    if not found.settings:
+        logger.warning("%s does not say how it was trained: convolutions are taken for not causal", source)
     model = Transducer(form.config)
     model.load_state_dict(converted(found.state, form, model.state_dict(), str(source)))
     model.eval()

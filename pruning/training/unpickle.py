@@ -29,6 +29,7 @@ from pruning.files import PathLike
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_POINTER = b"version https://git-lfs"
 _STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -69,6 +70,9 @@ def load(path: PathLike) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", "correct the path")
+    with open(path, "rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{path} is a pointer of Git LFS, not the file", "run git lfs pull where it was cloned")
     try:
         return _load_zip(path) if zipfile.is_zipfile(path) else _load_legacy(path)
     except _Refused as refused:
@@ -175,8 +179,10 @@ def _allowed() -> dict[tuple[str, str], Any]:
     found: dict[tuple[str, str], Any] = {
         ("_codecs", "encode"): _latin1,
         ("argparse", "Namespace"): argparse.Namespace,
+        ("collections", "Counter"): collections.Counter,
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("collections", "defaultdict"): collections.defaultdict,
+        ("collections", "deque"): collections.deque,
         ("icefall.utils", "AttributeDict"): dict,  # a dict with attribute access
         ("numpy", "dtype"): np.dtype,
         ("numpy", "ndarray"): np.ndarray,
@@ -186,6 +192,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_tensor"): _tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,
+        ("torch.torch_version", "TorchVersion"): str,  # of torch.__version__
     }
     for name, value in vars(torch).items():
         if isinstance(value, torch.dtype):

@@ -239,22 +239,50 @@ def test_nothing_of_a_checkout_stays_importable() -> None:
 def test_tensors_that_are_missing_or_unknown_are_named() -> None:
     state = networks.state(networks.encoder(networks.STAND_IN, REWORKED), REWORKED)
     form = form_of(state, {}, "x.pt")
-    names = list(Transducer(form.config).state_dict())
+    network = Transducer(form.config).state_dict()
     for change, named in (
         ({"encoder.encoder.layers.1.feed_forward.4.bias": None}, r"no tensor .*\.layers\.1\.feed_forward\.4"),
+        ({"encoder.encoder.layers.1.feed_forward.4.bias_scale": None}, r"no tensor .*feed_forward\.4\.bias_scale"),
+        ({"decoder.embedding.scale": None}, r"no tensor decoder\.embedding\.scale"),
         ({"encoder.encoder.layers.1.extra": torch.zeros(1)}, r"holds encoder\.encoder\.layers\.1\.extra"),
+        ({"joiner.output_linear.extra_scale": torch.zeros(1)}, r"holds joiner\.output_linear\.extra_scale"),
+        ({"encoder.encoder.layers.1.self_attn.out_proj.bias": torch.zeros(9)}, r"layers\.1\.self.*\(9,\), w.*\(32,\)"),
     ):  # fmt: skip
         other = {name: value for name, value in {**state, **change}.items() if value is not None}
         with pytest.raises(UserError, match=named):
-            converted(other, form, names, "x.pt")
+            converted(other, form, network, "x.pt")
     for of_training in ("decoder_giga.embedding.weight", "encoder.encoder.combiner.linear.0.weight"):
-        converted({**state, of_training: torch.zeros(3, 4)}, form, names, "x.pt")
+        converted({**state, of_training: torch.zeros(3, 4)}, form, network, "x.pt")
+
+
+@torch.no_grad()
+def test_weights_of_half_precision_and_features_of_another_size() -> None:
+    for recipe in (STATELESS, PRUNED, REWORKED):
+        state = networks.state(networks.encoder(networks.STAND_IN, recipe), recipe)
+        half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        assert {p.dtype for p in ours(half).parameters()} == {torch.float32}
+    place = "encoder.encoder_embed.out.weight"
+    for bins, left in ((40, 9), (64, 15), (80, 19), (100, 24), (120, 29)):
+        other = {**state, place: torch.zeros(state[place].shape[0], state[place].shape[1] // 19 * left)}
+        assert form_of(other, {}, "x.pt").config.encoder.feature_dim == bins
+        assert form_of(other, {"feature_dim": bins + 1}, "x.pt").config.encoder.feature_dim == bins + 1
+
+
+def test_a_network_of_post_norms_is_refused() -> None:
+    state = networks.state(networks.encoder(networks.STAND_IN, STATELESS), STATELESS)
+    for name in ("weight", "bias"):
+        del state[f"encoder.after_norm.{name}"]
+    with pytest.raises(UserError, match="normalize_before"):
+        form_of(state, {}, "x.pt")
 
 
 @pytest.mark.parametrize(
     ("change", "settings", "named"),
     [
         ({"encoder.encoder.layers.0.self_attn.pos_bias_u": None}, {}, "pos_bias_u"),
+        ({"decoder.embedding.weight": torch.zeros(4)}, {}, r"decoder\.embedding\.weight of 1 dimensions"),
+        ({"encoder.encoder.layers.0.conv_module.depthwise_conv.weight": torch.zeros(32, 1, 6)}, {}, "even kernel 6"),
+        ({}, {"feature_dim": 40}, "feature_dim of 40"),
         ({"encoder.encoder_embed.conv.9.weight": torch.zeros(4, 4, 3, 3)}, {}, "4 convolutions"),
         ({}, {"causal_convolution": True}, "causal_convolution"),
     ],
@@ -286,6 +314,12 @@ def test_a_checkout_that_is_none_or_has_changed_is_refused(tmp_path: Path, monke
     (place / "conformer.py").write_text("class Conformer:\n    def __init__(self, width):\n        pass\n")
     with pytest.raises(UserError, match="is not built as is known here"):
         build(tmp_path)
+    for text, named in (("import sys\nsys.exit(3)\n", r"cannot be imported .*SystemExit: 3"),
+                        ("x = = 1\n", "cannot be imported .*SyntaxError"),
+                        ("class Zipformer:\n    pass\n", "has no class Conformer")):  # fmt: skip
+        (place / "conformer.py").write_text(text)
+        with pytest.raises(UserError, match=named):
+            build(tmp_path)
     source = (networks.STAND_IN / networks.RECIPES / REWORKED / "conformer.py").read_text()
     (place / "conformer.py").write_text(source.replace("norm_final", "norm_last"))
     (place / "scaling.py").write_text((networks.STAND_IN / networks.RECIPES / REWORKED / "scaling.py").read_text())

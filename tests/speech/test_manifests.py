@@ -73,6 +73,30 @@ def test_a_data_directory_that_moved_is_found(data_dir: Path, tmp_path: Path, mo
     assert cut.load_features().shape == (cut.num_frames, 80)
 
 
+@pytest.mark.parametrize("link", ["data", "data/fbank"])
+def test_a_data_directory_behind_a_link_is_found(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    """And its own features are read, where the working directory has others of the same name."""
+    recipe, disk, other = tmp_path / "ASR", tmp_path / "disk", tmp_path / "other"
+    shutil.copytree(data_dir, recipe / "data")
+    path = cuts_path(recipe / "data")
+    content = unpacked(path).replace(str(data_dir), "data")
+    with gzip.open(path, "wt") as stream:
+        stream.write(content)
+    (recipe / link).rename(disk)
+    (recipe / link).symlink_to(disk)
+    monkeypatch.chdir(tmp_path)
+    cut = next(manifests.iterate_cuts(path))
+    assert cut.load_features().shape == (cut.num_frames, 80)
+    decoy = other / Path(cut.features.storage_path).relative_to(recipe)
+    decoy.parent.mkdir(parents=True)
+    decoy.write_bytes(b"no features")
+    monkeypatch.chdir(other)
+    cut = next(manifests.iterate_cuts(path))
+    assert cut.load_features().shape == (cut.num_frames, 80)
+
+
 def test_manifests_of_another_recipe_are_found(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warm-up of AN4 makes cuts of the manifests of LibriSpeech's recipe, and trains on them."""
     corpus = Path(load_manifest(manifests.Paths(data_dir / "manifests").recordings("dev"))[0].sources[0].source)
@@ -158,6 +182,13 @@ def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
     path = manifests.Paths(data_dir / "manifests").supervisions("dev")
     with pytest.raises(UserError, match="dev.jsonl.gz holds items of the kind SupervisionSegment, not cuts; give a fi"):
         list(manifests.iterate_cuts(path))
+
+
+def test_manifests_of_another_format_are_named(data_dir: Path, tmp_path: Path) -> None:
+    """As the ``cuts_*.json.gz`` of icefall's beginnings."""
+    load_manifest(cuts_path(data_dir)).to_file(tmp_path / "cuts_dev.json.gz")
+    with pytest.raises(UserError, match=r"cuts_dev\.json\.gz does not hold JSON lines; convert it: lhotse copy"):
+        next(manifests.iterate_cuts(tmp_path / "cuts_dev.json.gz"))
 
 
 def test_validation_finds_absent_audio(data_dir: Path) -> None:

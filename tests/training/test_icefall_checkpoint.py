@@ -74,6 +74,14 @@ def test_a_file_is_taken_as_it_is(exp: Path) -> None:
     assert torch.equal(found.state["w"], weights(30).float())
 
 
+def test_epochs_from_0(exp: Path) -> None:
+    """As the recipes before ``pruned_transducer_stateless4`` count."""
+    write(exp, "epoch-0.pt", 5, average=False)
+    found = load(exp, Choice(epoch=1, avg=2, use_averaged_model=False))
+    assert [path.name for path in found.files] == ["epoch-0.pt", "epoch-1.pt"]
+    assert torch.allclose(found.state["w"].double(), mean(5, 10), atol=1e-5)
+
+
 def test_names_of_distributed_training(tmp_path: Path) -> None:
     write(tmp_path, "epoch-1.pt", 10, module="module.")
     assert set(load(tmp_path / "epoch-1.pt", Choice()).state) == {"w", "count"}
@@ -104,6 +112,7 @@ def test_what_cannot_be_had_is_named(exp: Path, choice: Choice, named: str) -> N
         ({"model": {"w": torch.zeros(4), "count": torch.tensor(1)}}, Choice(epoch=2, avg=2, use_averaged_model=False),
          "cannot be averaged.*tensor w"),
         ({"model": None}, Choice(epoch=2, use_averaged_model=False), "has no 'model'"),
+        ({"model": {3: torch.zeros(1)}}, Choice(epoch=2, use_averaged_model=False), "no tensors in 'model'"),
         ({"model": {"w": 3}}, Choice(epoch=2, use_averaged_model=False), "no tensors in 'model'"),
     ],
 )  # fmt: skip
@@ -115,8 +124,9 @@ def test_broken_checkpoints_are_named(exp: Path, change: dict, choice: Choice, n
 
 
 def test_a_path_and_an_epoch_do_not_go_together(exp: Path) -> None:
-    with pytest.raises(UserError, match="is no experiment directory"):
-        load(exp / "epoch-2.pt", Choice(epoch=2))
+    for choice in (Choice(epoch=2), Choice(iteration=2), Choice(avg=2)):
+        with pytest.raises(UserError, match="is no experiment directory"):
+            load(exp / "epoch-2.pt", choice)
 
 
 def test_the_same_averages_as_icefalls(exp: Path) -> None:

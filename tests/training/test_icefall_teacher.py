@@ -12,6 +12,7 @@ import torch
 from pruning.bin import decode, export, extract, import_icefall, prune
 from pruning.errors import UserError
 from pruning.files import read_json
+from pruning.models import icefall_encoder
 from pruning.models.icefall_encoder import IcefallEncoder
 from pruning.models.transducer import Transducer
 from pruning.training import checkpoint, icefall_teacher
@@ -147,6 +148,49 @@ def test_a_checkout_that_computes_something_else_is_refused(tmp_path: Path) -> N
             place.write_text(text.replace("x = x + self.conv_module", "x = x - self.conv_module"))
         with pytest.raises(UserError, match="of the checkout computes something else than is known here"):
             icefall_teacher.load(source, Choice(1, use_averaged_model=False), icefall_teacher.Checkout(other))
+
+
+def test_a_checkout_whose_forward_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for recipe in (STATELESS, REWORKED):
+        source = experiment(tmp_path, networks.STAND_IN, recipe)
+        conformer = icefall_encoder.conformer_class(networks.modules(networks.STAND_IN, recipe))
+        for forward in (lambda self, x, x_lens, chunk: (x, x_lens), lambda self, x, x_lens: x.mean(),
+                        lambda self, x, x_lens: ([x], x_lens)):  # fmt: skip
+            changed = type("Conformer", (conformer,), {"forward": forward})
+            monkeypatch.setattr(icefall_encoder, "conformer_class", lambda _, found=changed: found)
+            with pytest.raises(UserError, match="does not encode as is known here"):
+                icefall_teacher.load(source / "epoch-1.pt", Choice(), icefall_teacher.Checkout(networks.STAND_IN))
+            monkeypatch.undo()
+
+
+def test_weights_alone_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The tensors of a causal Conformer are those of another; only train.py's settings tell."""
+    source = experiment(tmp_path, networks.STAND_IN, PRUNED)
+    icefall_teacher.load(source / "epoch-1.pt", Choice())
+    assert "causal" not in caplog.text
+    torch.save({"model": torch.load(source / "epoch-1.pt", **TRUSTING)["model"]}, source / "pretrained.pt")
+    icefall_teacher.load(source / "pretrained.pt", Choice())
+    assert "pretrained.pt does not say how it was trained: convolutions are taken for not causal" in caplog.text
+
+
+def test_the_recipe_of_an_experiment_behind_a_link(tmp_path: Path) -> None:
+    source = experiment(tmp_path, networks.STAND_IN, PRUNED)
+    (tmp_path / "disk").mkdir()
+    source.rename(tmp_path / "disk" / "runs")
+    source.symlink_to(tmp_path / "disk" / "runs")
+    for place in (source, source / "epoch-1.pt"):
+        found = icefall_teacher.Checkout(networks.STAND_IN).modules(place, STATELESS)
+        assert found.recipe == f"{networks.RECIPES}/{PRUNED}"
+
+
+@pytest.mark.parametrize(("word", "meant"), [("True", True), ("1", True), ("False", False), ("no", False)])
+def test_the_words_of_icefalls_options(word: str, meant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies the options of a ``decode.py``."""
+    asked: list[Choice] = []
+    monkeypatch.setattr(icefall_teacher, "import_experiment", lambda source, choice, *_: asked.append(choice))
+    import_icefall.main(["--source", "x", "--lang-dir", "x", "--exp-dir", "x", "--epoch", "9", "--iter", "0",
+                         "--avg", "2", "--use-averaged-model", word])  # fmt: skip
+    assert asked == [Choice(epoch=9, avg=2, use_averaged_model=meant)]
 
 
 def test_another_bpe_model_and_a_weight_for_ctc_are_refused(data_dir: Path, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def icefall_like() -> dict[str, Any]:
         "options": argparse.Namespace(world_size=1),
         "blob": b"\x00\xff",
         "seen": {1, 2},
+        "milestones": collections.Counter([3, 3]),
+        "recent": collections.deque([1]),
     }
 
 
@@ -148,6 +150,19 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.pt").write_bytes(content)
     with pytest.raises(UserError, match="bad.pt"):
         unpickle.load(tmp_path / "bad.pt")
+
+
+def test_the_version_of_torch_is_text(tmp_path: Path) -> None:
+    """icefall's notes on the environment once held it as torch has it, a class of its own."""
+    torch.save({"env_info": {"torch-version": torch.__version__}}, tmp_path / "epoch-1.pt")
+    found = unpickle.load(tmp_path / "epoch-1.pt")["env_info"]["torch-version"]
+    assert type(found) is str and found == str(torch.__version__)
+
+
+def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pretrained.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match="pretrained.pt is a pointer of Git LFS.*git lfs pull"):
+        unpickle.load(tmp_path / "pretrained.pt")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
