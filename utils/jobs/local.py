@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -46,10 +47,12 @@ class Executor:
         line = jobs.shell_line(number)
         started = time.monotonic()
         with open(log, self._mode, buffering=0) as stream:
-            stream.write(f"# {line}\n# Started at {now()}\n#\n".encode())
-            # exec, where it can be: a signal then reaches the command alone, and its status is the job's
-            start = "set -o pipefail;" if OPERATORS.intersection(jobs.command) else "exec"
-            status = self._wait(["bash", "-c", f"{start} {line}"], stream)
+            stream.write(os.fsencode(f"# {line}\n# Started at {now()}\n#\n"))
+            if OPERATORS.intersection(jobs.command):
+                line = f"set -o pipefail; {line}"
+            elif shutil.which(jobs.fill_in(jobs.command[0], number)):  # not what the shell itself does
+                line = f"exec {line}"  # a signal then reaches the command alone, and its status is the job's
+            status = self._wait(["bash", "-c", line], stream)
             seconds = round(time.monotonic() - started)
             stream.write(
                 f"# Accounting: time={seconds} threads={jobs.threads}\n"
