@@ -131,6 +131,10 @@ def test_arguments_may_be_of_any_bytes(tmp_path: Path) -> None:
     assert b"\n" + word + b"\n" in (tmp_path / "a.log").read_bytes()
 
 
+def test_there_may_be_very_many_arguments(tmp_path: Path) -> None:
+    assert run("a.log", "echo", *["x" * 100] * 2000, cwd=tmp_path).returncode == 0
+
+
 def test_a_killed_job_has_the_signal_in_its_status(tmp_path: Path) -> None:
     assert run("a.log", "bash", "-c", "kill -KILL $$", cwd=tmp_path).returncode == 1
     assert "# Ended (code 137)" in (tmp_path / "a.log").read_text()

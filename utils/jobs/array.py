@@ -59,9 +59,13 @@ class Jobs:
     def log_of(self, number: int) -> Path:
         return Path(self.fill_in(self.log, number))
 
+    def words(self, number: int) -> list[str]:
+        """The command of one job."""
+        return [self.fill_in(word, number) for word in self.command]
+
     def shell_line(self, number: int) -> str:
         """The command of one job, quoted for the shell."""
-        words = [self.fill_in(word, number) for word in self.command]
+        words = self.words(number)
         quoted = [word if word in OPERATORS else shlex.quote(word) for word in words]
         for index, word in enumerate(words):  # settings before the command stay settings
             if not (match := re.match(r"[A-Za-z_]\w*=", word)):

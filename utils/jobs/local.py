@@ -48,11 +48,13 @@ class Executor:
         started = time.monotonic()
         with open(log, self._mode, buffering=0) as stream:
             stream.write(os.fsencode(f"# {line}\n# Started at {now()}\n#\n"))
-            if OPERATORS.intersection(jobs.command):
-                line = f"set -o pipefail; {line}"
-            elif shutil.which(jobs.fill_in(jobs.command[0], number)):  # not what the shell itself does
-                line = f"exec {line}"  # a signal then reaches the command alone, and its status is the job's
-            status = self._wait(["bash", "-c", line], stream)
+            words = jobs.words(number)
+            if shutil.which(words[0]) and not OPERATORS.intersection(words):
+                # a signal then reaches the command alone, its status is the job's, and no line is too long
+                command = ["bash", "-c", 'exec "$@"', "bash", *words]
+            else:
+                command = ["bash", "-c", f"set -o pipefail; {line}"]
+            status = self._wait(command, stream)
             seconds = round(time.monotonic() - started)
             stream.write(
                 f"# Accounting: time={seconds} threads={jobs.threads}\n"
