@@ -7,7 +7,8 @@ is the contract of Kaldi's run.pl, slurm.pl and queue.pl, which therefore may st
 number of the job in the name of the log and in every argument. Options (before or after JOB=1:N):
 
     --mem 8G  --num-threads 4  --gpu 1  --time 4:00:00   what one job needs; schedulers are asked as configured
-    --max-jobs-run 10    how many jobs may run at once (here: by default as many as processors / threads)
+    --max-jobs-run 10    how many jobs may run at once (here: by default as many as processors / threads, or as
+                         GPUs / --gpu: each job of a range then has GPUs of its own)
     --config FILE        configuration of the scheduler (default conf/slurm.conf or conf/sge.conf, else a built-in one)
 
 A scheduler's job whose command ends with 75 (training does after SIGTERM) is queued again, and waited for.
