@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.array import JobError
-from jobs.schedulers import SCHEDULERS, Configuration
+from jobs.schedulers import SCHEDULERS, Configuration, configure
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 
@@ -252,7 +252,8 @@ def test_jobs_of_a_killed_recipe_are_cancelled(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["command", "option mem 4", "option mem=", "default gpu", "default gpu=0 1", "options mem=*", "option mem=* $0"],
+    ["command", "option mem 4", "option mem=", "default gpu", "default gpu=0 1", "options mem=*", "option mem=* $0",
+     "command sbatch --comment it's", "command sbatch\noption mem=* --mem '$0"],
 )
 def test_a_malformed_configuration_names_its_line(text: str) -> None:
     with pytest.raises(JobError, match="x.conf"):  # the last one is well-formed but names no command
@@ -264,6 +265,18 @@ def test_a_value_of_its_own_takes_precedence_and_the_given_over_the_default() ->
     assert config.arguments({}) == ["c", "--any", "7"]
     assert config.arguments({"a": "1"}) == ["c", "--one"]
     assert config.arguments({"a": "2 3"}) == ["c", "--any", "2 3"]
+
+
+def test_a_site_may_write_its_configuration_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tabs, ends of lines and a mark from another system, another encoding, variables, the first of two defaults."""
+    monkeypatch.setenv("ACCOUNT", "speech")
+    text = "command\tsbatch --account $ACCOUNT # na\xefve\noption\tmem=*\t--mem=$0,$ACCOUNT\noption gpu=*\t-G $0\n"
+    text += "default gpu=1\ndefault gpu=2\n"
+    path = tmp_path / "x.conf"
+    for encoding, end in (("utf-8-sig", "\r\n"), ("latin-1", "\n")):
+        path.write_bytes(text.replace("\n", end).encode(encoding))
+        words = configure(SCHEDULERS["slurm"], {"config": str(path)}).arguments({"mem": "$0G"})
+        assert words == ["sbatch", "--account", "speech", "-G", "1", "--mem=$0G,speech"]
 
 
 def test_both_kinds_of_cluster_have_a_configuration_that_parses() -> None:

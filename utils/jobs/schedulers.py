@@ -6,6 +6,8 @@ The configuration has Kaldi's grammar, one statement a line, ``#`` starting a co
     option mem=* --mem-per-cpu $0     what an option adds to the command; $0 is its value
     option gpu=0                      the same for one value only, which takes precedence (here: nothing is added)
     default gpu=0                     the value where the option is not given
+
+As with Kaldi's runners, variables of the environment are filled in, and of several defaults the first counts.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from jobs.array import JobError, Jobs
 from jobs.local import signals_held
@@ -117,15 +120,15 @@ class Configuration:
         """
         result = cls(source)
         for number, line in enumerate(text.splitlines(), 1):
-            keyword, _, rest = line.split("#", 1)[0].strip().partition(" ")
+            keyword, _, rest = re.sub(r"\s", " ", line.split("#", 1)[0]).strip().partition(" ")
             name, equals, tail = rest.strip().partition("=")
             value, _, addition = tail.partition(" ")
-            if keyword == "command" and rest.strip():
-                result.command = shlex.split(rest)
-            elif keyword == "option" and name and equals and value:
+            if keyword == "command" and _words(rest):
+                result.command = [os.path.expandvars(word) for word in _words(rest) or []]
+            elif keyword == "option" and name and equals and value and _words(addition) is not None:
                 result.options.setdefault(name, {})[value] = addition.strip()
             elif keyword == "default" and name and equals and value and not addition.strip():
-                result.defaults[name] = value
+                result.defaults.setdefault(name, value)
             elif keyword:
                 raise JobError(f"{source}, line {number} is not understood: {line.strip()}")
         if not result.command:
@@ -147,8 +150,16 @@ class Configuration:
                     f"{self.source} does not say what --{name.replace('_', '-')} {value} means; "
                     f"add a line: option {name}=* ARGUMENTS $0"
                 )
-            words += [word.replace("$0", value) for word in shlex.split(addition)]
+            words += [os.path.expandvars(word).replace("$0", value) for word in shlex.split(addition)]
         return words
+
+
+def _words(text: str) -> Optional[list[str]]:
+    """The words of a shell's line; None where a quote is not closed."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return None
 
 
 def configure(scheduler: Scheduler, options: dict[str, str]) -> Configuration:
@@ -160,7 +171,7 @@ def configure(scheduler: Scheduler, options: dict[str, str]) -> Configuration:
     named = options.get("config")
     path = Path(named or scheduler.config)
     if path.is_file():
-        return Configuration.parse(path.read_text(encoding="utf-8"), str(path))
+        return Configuration.parse(path.read_text(encoding="utf-8-sig", errors="surrogateescape"), str(path))
     if named:
         raise JobError(f"{named} does not exist; name a configuration of {scheduler.name} with --config")
     return Configuration.parse(scheduler.default_config, f"the built-in configuration of {scheduler.name}")
