@@ -22,8 +22,9 @@ from __future__ import annotations
 import os
 import sys
 
-from jobs import local, node, schedulers
+from jobs import local, node, submission
 from jobs.array import JobError, Jobs, parse
+from jobs.schedulers import SCHEDULERS
 
 
 def report(jobs: Jobs, statuses: dict[int, int]) -> int:
@@ -44,13 +45,13 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         backend, *rest = arguments or [""]
-        if backend != "local" and backend not in schedulers.SCHEDULERS:
+        if backend != "local" and backend not in SCHEDULERS:
             raise JobError(f"'{backend}' is no backend; the first word is local, slurm or sge")
         jobs = parse(rest)
         local.catch_signals()
         if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":
             local.end_with_parent()
-        statuses = local.run_here(jobs) if backend == "local" else schedulers.run(schedulers.SCHEDULERS[backend], jobs)
+        statuses = local.run_here(jobs) if backend == "local" else submission.run(SCHEDULERS[backend], jobs)
         return report(jobs, statuses)
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
