@@ -89,6 +89,8 @@ def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
         (["--corpus-dir", "/no/such"], "the corpus directory /no/such does not exist"),
         (["--num-nodes", "2"], "--num-nodes 2 needs Slurm; give --cmd-backend slurm, or --num-processes alone"),
         (["--num-processes", "two"], "--num-processes takes a positive number, not 'two'"),
+        (["--nj", "0"], "--nj takes a positive number, not '0'"),
+        (["--num-threads", "x"], "--num-threads takes a positive number, not 'x'"),
         (["--stage", "2"], "mycorpus_supervisions_train.jsonl.gz, which does not exist; run stage 1 first"),
         (["--unit", "phone"], "--unit takes unigram, bpe, char or word, not 'phone'"),
         (["--vocab-size", ""], "--unit unigram needs --vocab-size"),

@@ -13,8 +13,10 @@ mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
 mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
 mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
 
-[[ $num_processes =~ ^[1-9][0-9]*$ ]] || fail "--num-processes takes a positive number, not '$num_processes'"
-[[ $num_nodes =~ ^[1-9][0-9]*$ ]] || fail "--num-nodes takes a positive number, not '$num_nodes'"
+for _name in num_processes num_nodes nj num_threads; do # of these a recipe may lack some
+  [ -z "${!_name+set}" ] || [[ ${!_name} =~ ^[1-9][0-9]*$ ]] ||
+    fail "--${_name/_/-} takes a positive number, not '${!_name}'"
+done
 [ "$num_nodes" -eq 1 ] || [[ $cuda_cmd == *slurm* ]] ||
   fail "--num-nodes $num_nodes needs Slurm; give --cmd-backend slurm, or --num-processes alone"
 

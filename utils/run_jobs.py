@@ -7,7 +7,8 @@ is the contract of Kaldi's run.pl, slurm.pl and queue.pl, which therefore may st
 number of the job in the name of the log and in every argument. Options (before or after JOB=1:N):
 
     --mem 8G  --num-threads 4  --gpu 1  --time 4:00:00   what one job needs; schedulers are asked as configured
-    --max-jobs-run 10    how many jobs may run at once (here: by default as many as processors / threads)
+    --max-jobs-run 10    how many jobs may run at once (here: by default as many as processors / threads, or as
+                         GPUs / --gpu: each job of a range then has GPUs of its own)
     --config FILE        configuration of the scheduler (default conf/slurm.conf or conf/sge.conf, else a built-in one)
 
 A scheduler's job whose command ends with 75 (training does after SIGTERM) is queued again, and waited for.
@@ -21,8 +22,9 @@ from __future__ import annotations
 import os
 import sys
 
-from jobs import local, node, schedulers
+from jobs import local, node, submission
 from jobs.array import JobError, Jobs, parse
+from jobs.schedulers import SCHEDULERS
 
 
 def report(jobs: Jobs, statuses: dict[int, int]) -> int:
@@ -43,13 +45,13 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         backend, *rest = arguments or [""]
-        if backend != "local" and backend not in schedulers.SCHEDULERS:
+        if backend != "local" and backend not in SCHEDULERS:
             raise JobError(f"'{backend}' is no backend; the first word is local, slurm or sge")
         jobs = parse(rest)
         local.catch_signals()
         if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":
             local.end_with_parent()
-        statuses = local.run_here(jobs) if backend == "local" else schedulers.run(schedulers.SCHEDULERS[backend], jobs)
+        statuses = local.run_here(jobs) if backend == "local" else submission.run(SCHEDULERS[backend], jobs)
         return report(jobs, statuses)
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)

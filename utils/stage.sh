@@ -12,6 +12,8 @@ export RUN_JOBS_END_WITH_PARENT=true
 _stage_now=
 _runner=
 _runner_group=
+_logs=()
+_logs_before=
 
 fail() {
   echo "error: $1" >&2
@@ -37,7 +39,7 @@ require() {
 # Kaldi's runners (NAME.pl) paste the command's words into a line for the shell, and leave jobs behind when they are
 # ended: for them the words are quoted, and a signal goes to all that they started.
 run_logged() {
-  local what=$1 log=$2 runner=() words=() word status=0
+  local what=$1 log=$2 runner=() words=() word
   shift 2
   while [ "$1" != -- ]; do
     runner+=("$1")
@@ -51,6 +53,8 @@ run_logged() {
     words=() group=- runner=(setsid "${runner[@]}")
     for word in "$@"; do words+=("$(_quoted "$word")"); done
   fi
+  _logs_of "$log" "${runner[@]}"
+  _logs_before=$(_look_at_logs)
   _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
 }
 
@@ -97,14 +101,38 @@ _quoted() {
   printf '%s' "${result:-"''"}"
 }
 
+# Sets _logs to the logs of the jobs that a runner with its options writes.
+_logs_of() {
+  local word number
+  _logs=("$1")
+  for word in "${@:2}"; do
+    if [[ $word =~ ^([A-Za-z_][A-Za-z0-9_]*)=([0-9]+)(:([0-9]+))?$ ]]; then
+      _logs=()
+      for ((number = 10#${BASH_REMATCH[2]}; number <= 10#${BASH_REMATCH[4]:-${BASH_REMATCH[2]}}; number++)); do
+        _logs+=("${1//"${BASH_REMATCH[1]}"/$number}")
+      done
+    fi
+  done
+}
+
+# One line for each of these logs that exists: what changes when it is written, and its name.
+_look_at_logs() {
+  local log
+  for log in "${_logs[@]}"; do
+    [ ! -f "$log" ] || : < "$log" # a network file system looks anew at what is opened
+  done
+  stat -c '%i %y %s %n' -- "${_logs[@]}" 2> /dev/null || true
+}
+
 _report_failure() {
-  local what=$1 pattern=${2//JOB/*} log line reason=
+  local what=$1 log line reason=
   local failed=()
-  # the name may hold spaces, the star must still match
-  while IFS= read -r log; do
+  while IFS= read -r line; do
+    [[ $'\n'$_logs_before$'\n' != *$'\n'"$line"$'\n'* ]] || continue # of a run before
+    log=${line#* * * * * } # inode, date, time, zone and size stand before the name
     # as run.sh and run.pl end a log, and as slurm.pl and queue.pl do
     tail -n 1 "$log" | grep -q -e '^# Ended (code 0)' -e '^# Finished .* with status 0$' || failed+=("$log")
-  done < <(compgen -G "$pattern" | sort -V)
+  done < <(_look_at_logs)
   for log in ${failed[@]+"${failed[@]:0:3}"}; do
     echo "--- the end of $log:" >&2
     tail -n 20 "$log" >&2

@@ -95,6 +95,19 @@ def test_a_failure_is_one_however_the_job_was_told_to_end(tmp_path: Path) -> Non
     assert node.status == "143" and "requeue" not in node.asked
 
 
+@pytest.mark.parametrize(("scheduler", "status"), [("slurm", 75), ("sge", 99)])
+def test_a_command_that_gets_nowhere_is_not_run_for_ever(tmp_path: Path, scheduler: str, status: int) -> None:
+    node = Node(tmp_path, "RUNNING None")
+    again = ("bash", "-c", "exit 75")
+    for _ in range(9):
+        assert node.run(scheduler, *again) == status and node.status is None
+    assert node.run(scheduler, *SAVES, told=signal.SIGTERM) == status and node.status is None, "told: it counts anew"
+    for _ in range(9):
+        assert node.run(scheduler, *again) == status and node.status is None
+    assert node.run(scheduler, *again) == 75 and node.status == "75"
+    assert "error: the command has asked to be run again 10 times" in (tmp_path / "a.3.log").read_text()
+
+
 def test_a_slurm_that_does_not_requeue_is_told_in_the_log(tmp_path: Path) -> None:
     node = Node(tmp_path, "RUNNING None")
     (tmp_path / "refuses").touch()

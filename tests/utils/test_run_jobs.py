@@ -84,6 +84,14 @@ def test_another_word_may_stand_for_the_number(tmp_path: Path) -> None:
         (["-l", "mem=1", "a.log", "true"], "--name value"),
         (["a.log"], "a log and a command"),
         (["--mem"], "no value"),
+        (["--mem", "--gpu", "1", "a.log", "true"], "--mem has no value"),
+        (["JOB=1:", "a.JOB.log", "true"], "JOB=1: is no range"),
+        (["JOB=1:x", "a.JOB.log", "true"], "no range"),
+        (["JOB=1:2:3", "a.JOB.log", "true"], "no range"),
+        (["JOB=1-3", "a.JOB.log", "true"], "no range"),
+        (["JOB=", "a.JOB.log", "true"], "no range"),
+        (["", "true"], "empty"),
+        (["a.log", ""], "empty"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(tmp_path: Path, arguments: list[str], complaint: str) -> None:
@@ -103,6 +111,28 @@ def test_failed_jobs_are_named(tmp_path: Path) -> None:
 def test_a_missing_program_is_a_failed_job(tmp_path: Path) -> None:
     assert run("a.log", "no-such-program", cwd=tmp_path).returncode == 1
     assert "# Ended (code 127)" in (tmp_path / "a.log").read_text()
+
+
+def test_what_the_shell_itself_does_is_a_command_too(tmp_path: Path) -> None:
+    """Kaldi's runners hand the words to bash: its own commands and settings before a command work there."""
+    assert run("a.log", "exit", "3", cwd=tmp_path).returncode == 1
+    assert "# Ended (code 3)" in (tmp_path / "a.log").read_text()
+    assert run("JOB=1:1", "b.JOB.log", "A=JOB $x", "B=", "printenv", "A", cwd=tmp_path).returncode == 0
+    assert "\n1 $x\n" in (tmp_path / "b.1.log").read_text()
+    (tmp_path / "set.sh").write_text("echo sourced\n")
+    assert run("c.log", "source", "./set.sh", cwd=tmp_path).returncode == 0
+    assert "\nsourced\n" in (tmp_path / "c.log").read_text()
+
+
+def test_arguments_may_be_of_any_bytes(tmp_path: Path) -> None:
+    word = b"na\xefve.wav"
+    result = subprocess.run([RUN.encode(), b"a.log", b"echo", word], cwd=tmp_path, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"\n" + word + b"\n" in (tmp_path / "a.log").read_bytes()
+
+
+def test_there_may_be_very_many_arguments(tmp_path: Path) -> None:
+    assert run("a.log", "echo", *["x" * 100] * 2000, cwd=tmp_path).returncode == 0
 
 
 def test_a_killed_job_has_the_signal_in_its_status(tmp_path: Path) -> None:
@@ -134,6 +164,25 @@ def test_no_more_jobs_at_once_than_asked(tmp_path: Path) -> None:
     assert run("--max-jobs-run", "2", "JOB=1:5", "a.JOB.log", "bash", "-c", script, cwd=tmp_path).returncode == 0
     counts = [int((tmp_path / f"a.{number}.log").read_text().splitlines()[3]) for number in range(1, 6)]
     assert max(counts) == 2
+
+
+def test_jobs_that_want_gpus_share_them_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nfor n in 0 1 2 3 4; do echo GPU $n: some name; done\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = ("mine=running.$CUDA_VISIBLE_DEVICES; mkdir $mine || exit 1; sleep 0.2; "
+              "rmdir $mine; echo gpus $CUDA_VISIBLE_DEVICES")  # fmt: skip
+    assert run("--gpu", "2", "JOB=1:5", "a.JOB.log", "bash", "-c", script, cwd=tmp_path).returncode == 0
+    logs = [(tmp_path / f"a.{number}.log").read_text().splitlines() for number in range(1, 6)]
+    assert {log[3] for log in logs} == {"gpus 0,1", "gpus 2,3"}, "and never two jobs in one share"
+    for options in (["--gpu", "9", "JOB=1:2"], ["--gpu", "0", "JOB=1:2"], ["--gpu", "2"]):
+        line = "echo gpus ${CUDA_VISIBLE_DEVICES-all}"
+        assert run(*options, "b.JOB.log", "bash", "-c", line, cwd=tmp_path).returncode == 0
+    assert all("gpus all" in path.read_text() for path in tmp_path.glob("b.*.log"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert run("--gpu", "1", "JOB=1:2", "c.JOB.log", "printenv", "CUDA_VISIBLE_DEVICES", cwd=tmp_path).returncode == 0
+    assert {(tmp_path / f"c.{number}.log").read_text().splitlines()[3] for number in (1, 2)} == {"3", "5"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

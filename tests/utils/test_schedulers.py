@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.array import JobError
-from jobs.schedulers import SCHEDULERS, Configuration
+from jobs.schedulers import SCHEDULERS, Configuration, configure
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 
@@ -24,6 +24,8 @@ arguments = sys.argv[1:]
 open("submitted", "a").write(repr(arguments) + chr(10))
 if os.environ.get("FAKE_REFUSES"):
     sys.exit("error: Invalid partition name")
+if len(open("submitted").readlines()) <= int(os.environ.get("FAKE_AWAY", "0")):
+    sys.exit("error: Unable to contact slurm controller (or qmaster)")
 span = arguments[arguments.index("{array}") + 1]
 first, last = map(int, re.match(r"(\\d+)-(\\d+)", span).groups())
 lost = os.environ.get("FAKE_LOSES", "").split()
@@ -37,24 +39,28 @@ for number in range(first, last + 1):
         )
         pids.append(process.pid)
 open("queue", "w").write(" ".join(map(str, pids)))
-print("{answer}")
+print(os.environ.get("FAKE_SAYS", "") + "{answer}")
 """
 # lists: prints the array while one of its processes runs; a grid engine fails for a job that it does not know
 LIST = """#!{python}
-import pathlib, sys
+import os, pathlib, sys
 def runs(pid):
     try:
         return pathlib.Path(f"/proc/{{pid}}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+if os.environ.get("FAKE_DEAF"):
+    sys.exit("error: cannot be reached")
 if any(map(runs, open("queue").read().split())):
-    print("4711 running")
+    print(os.environ.get("FAKE_STATE", "4711 running"))
 else:
     sys.exit({gone!r} or 0)
 """
 CANCEL = """#!{python}
 import os, signal, sys
 open("cancelled", "w").write(" ".join(sys.argv[1:]))
+if os.environ.get("FAKE_DEAF"):
+    sys.exit("error: cannot be reached")
 for pid in open("queue").read().split():
     try:
         os.kill(int(pid), signal.SIGTERM)
@@ -93,6 +99,7 @@ class Cluster:
             "PATH": f"{programs}:{os.environ['PATH']}",
             "RUN_JOBS_POLL": "0.05",
             "RUN_JOBS_LOST": "0.3",
+            "RUN_JOBS_RETRY": "0.1 0.1",
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -209,6 +216,56 @@ def test_a_refusal_of_the_scheduler_is_told(cluster: Cluster) -> None:
     assert status == 1 and "refused the jobs (error: Invalid partition name)" in error and error.count("\n") == 1
 
 
+def test_a_scheduler_that_is_away_is_asked_again(cluster: Cluster) -> None:
+    status, error = cluster.run("a.log", "true", FAKE_AWAY="2")
+    assert status == 0 and error.count("was not reached (error: Unable") == 2 and error.count("warning: ") == 2
+    (cluster.directory / "submitted").unlink()
+    status, error = cluster.run("a.log", "true", FAKE_AWAY="3")
+    assert status == 1 and error.splitlines()[-1].startswith("error: ") and "was not reached" in error
+    assert not (cluster.directory / "cancelled").exists()
+
+
+def test_one_that_cannot_be_asked_is_waited_for_and_that_told(cluster: Cluster) -> None:
+    status, error = cluster.run("a.log", "sleep", "1.5", FAKE_DEAF="yes")
+    assert status == 0 and "fails (error: cannot be reached); waiting on for " in error and error.count("\n") == 1
+    process = cluster.start("a.log", "bash", "-c", "touch started; sleep 2", FAKE_DEAF="yes", RUN_JOBS_LOST="100")
+    deadline = time.monotonic() + 15
+    while not (cluster.directory / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    error = process.communicate(timeout=20)[1]
+    assert "4711 failed (error: cannot be reached); see whether its jobs still run" in error
+
+
+def test_what_holds_jobs_up_is_told_once(cluster: Cluster) -> None:
+    state = "PENDING JobHeldAdmin" if cluster.runner == "slurm.sh" else "error reason  1: can't chdir"
+    status, error = cluster.run("a.log", "sleep", "1", FAKE_STATE=state)
+    assert status == 0 and error.count("\n") == 1 and "job 4711 waits for somebody (" in error
+    assert state.split(" ", 1)[-1].split("  ")[-1] in error
+
+
+def test_a_site_may_say_more_on_submission(cluster: Cluster) -> None:
+    process = cluster.start("a.log", "bash", "-c", "touch started; sleep 100", FAKE_SAYS="Welcome to cluster 9\n")
+    deadline = time.monotonic() + 15
+    while not (cluster.directory / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=20)
+    assert (cluster.directory / "cancelled").read_text() == "4711"
+
+
+def test_jobs_are_named_by_their_logs_and_know_nothing_of_a_job_around_them(cluster: Cluster) -> None:
+    look = "grep -h -e '^#SBATCH' -e '^#[$]' log/q/*/job.sh; echo mem=$SLURM_MEM_PER_NODE conf=$SLURM_CONF"
+    outer = {"SLURM_JOB_ID": "3", "SLURM_MEM_PER_NODE": "1024", "SLURM_CONF": "here"}
+    mark = "#SBATCH --job-name" if cluster.runner == "slurm.sh" else "#$ -N"
+    for log, name in {"2 feats-x.JOB.log": "job-2_feats-x", "JOB.log": "job-", "a b.JOB": "a_b"}.items():
+        assert cluster.run("JOB=1:2", f"log/{log}", "bash", "-c", look, **outer) == (0, "")
+        text = (cluster.directory / "log" / log.replace("JOB", "2")).read_text()
+        assert f"\n{mark} {name}\nmem= conf=here\n" in text
+
+
 def test_a_machine_without_the_scheduler_is_told(cluster: Cluster) -> None:
     programs = cluster.directory / "bin"
     for name in ("bash", "dirname", "env", "python3"):  # the machine itself may have the scheduler
@@ -252,7 +309,8 @@ def test_jobs_of_a_killed_recipe_are_cancelled(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["command", "option mem 4", "option mem=", "default gpu", "default gpu=0 1", "options mem=*", "option mem=* $0"],
+    ["command", "option mem 4", "option mem=", "default gpu", "default gpu=0 1", "options mem=*", "option mem=* $0",
+     "command sbatch --comment it's", "command sbatch\noption mem=* --mem '$0"],
 )
 def test_a_malformed_configuration_names_its_line(text: str) -> None:
     with pytest.raises(JobError, match="x.conf"):  # the last one is well-formed but names no command
@@ -264,6 +322,18 @@ def test_a_value_of_its_own_takes_precedence_and_the_given_over_the_default() ->
     assert config.arguments({}) == ["c", "--any", "7"]
     assert config.arguments({"a": "1"}) == ["c", "--one"]
     assert config.arguments({"a": "2 3"}) == ["c", "--any", "2 3"]
+
+
+def test_a_site_may_write_its_configuration_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tabs, ends of lines and a mark from another system, another encoding, variables, the first of two defaults."""
+    monkeypatch.setenv("ACCOUNT", "speech")
+    text = "command\tsbatch --account $ACCOUNT # na\xefve\noption\tmem=*\t--mem=$0,$ACCOUNT\noption gpu=*\t-G $0\n"
+    text += "default gpu=1\ndefault gpu=2\n"
+    path = tmp_path / "x.conf"
+    for encoding, end in (("utf-8-sig", "\r\n"), ("latin-1", "\n")):
+        path.write_bytes(text.replace("\n", end).encode(encoding))
+        words = configure(SCHEDULERS["slurm"], {"config": str(path)}).arguments({"mem": "$0G"})
+        assert words == ["sbatch", "--account", "speech", "-G", "1", "--mem=$0G,speech"]
 
 
 def test_both_kinds_of_cluster_have_a_configuration_that_parses() -> None:

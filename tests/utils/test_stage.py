@@ -63,6 +63,22 @@ def test_a_failure_without_an_error_line_still_ends_in_one(tmp_path: Path) -> No
     assert status == 1 and error.splitlines()[-1].startswith("error: stage 2, work: ")
 
 
+def test_logs_of_a_run_before_are_not_what_failed(tmp_path: Path) -> None:
+    """More jobs then, or a refusal now before anything is started."""
+    work = "bash -c 'echo error: $0 >&2; exit $(( JOB % 2 ))' \"$error\""
+    call = f"run_logged work 'my log/w.JOB.log' $cmd JOB=1:$n -- {work}"
+    assert run(tmp_path, f"in_stage 2; n=3 error='the old one'\n{call.replace('% 2', '> 0')}")[0] == 1
+    status, _, error = run(tmp_path, f"in_stage 2; n=2 error='the new one'\n{call}")
+    assert status == 1
+    assert error.splitlines()[-1] == "error: stage 2, work: the new one (log: my log/w.1.log)"
+    assert "the old one" not in error and "w.3.log" not in error
+    body = f"in_stage 2; n=2 error=x; cmd='{UTILS}/slurm.sh --config no.conf'\n{call}"
+    status, _, error = run(tmp_path, body)
+    lines = error.splitlines()
+    assert status == 1 and len(lines) == 2 and "no.conf does not exist" in lines[0]
+    assert lines[1] == "error: stage 2, work: no job ended well; see above (log: my log/w.JOB.log)"
+
+
 def running(stat: Path) -> bool:
     """Whether the process of /proc/PID/stat is there and not a zombie."""
     try:

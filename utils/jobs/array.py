@@ -59,10 +59,19 @@ class Jobs:
     def log_of(self, number: int) -> Path:
         return Path(self.fill_in(self.log, number))
 
+    def words(self, number: int) -> list[str]:
+        """The command of one job."""
+        return [self.fill_in(word, number) for word in self.command]
+
     def shell_line(self, number: int) -> str:
         """The command of one job, quoted for the shell."""
-        words = [self.fill_in(word, number) for word in self.command]
-        return " ".join(word if word in OPERATORS else shlex.quote(word) for word in words)
+        words = self.words(number)
+        quoted = [word if word in OPERATORS else shlex.quote(word) for word in words]
+        for index, word in enumerate(words):  # settings before the command stay settings
+            if not (match := re.match(r"[A-Za-z_]\w*=", word)):
+                break
+            quoted[index] = match[0] + shlex.quote(word[match.end() :])
+        return " ".join(quoted)
 
 
 def parse(arguments: list[str]) -> Jobs:
@@ -78,6 +87,8 @@ def parse(arguments: list[str]) -> Jobs:
         if rest[0].startswith("--") and len(rest[0]) > 2:
             if len(rest) < 2:
                 raise JobError(f"{rest[0]} has no value")
+            if re.fullmatch(r"--[A-Za-z][\w-]*", rest[1]):
+                raise JobError(f"{rest[0]} has no value, but {rest[1]} after it")
             options[rest[0][2:].replace("-", "_")] = rest[1]
             del rest[:2]
         elif match := re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", rest[0]):
@@ -87,6 +98,9 @@ def parse(arguments: list[str]) -> Jobs:
             if not 1 <= first <= last:
                 raise JobError(f"{rest[0]} is no range of jobs; numbers start at 1, as in {variable}=1:4")
             del rest[0]
+        elif re.fullmatch(r"[A-Za-z_]\w*=([-\d:.,]*|.*:.*)", rest[0]):
+            # JOB=1:$nj without a number, say: not the name of a log
+            raise JobError(f"{rest[0]} is no range of jobs; a range is written JOB=1:4")
         elif rest[0].startswith("-"):
             raise JobError(f"{rest[0]} is not understood; options are written --name value")
         else:
@@ -94,6 +108,8 @@ def parse(arguments: list[str]) -> Jobs:
     if len(rest) < 2:
         raise JobError("a log and a command are needed: [OPTION VALUE]... [JOB=1:N] LOG COMMAND [ARGUMENT]...")
     log, *command = rest
+    if not log or not command[0]:
+        raise JobError("the name of the log or of the command is empty")
     if variable is not None and first != last and variable not in log:
         raise JobError(f"the jobs {first} to {last} would all write to {log}; put {variable} in its name")
     jobs = Jobs(log, command, first, last, variable, options)

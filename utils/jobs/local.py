@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from typing import Any, Optional
 
 from jobs.array import OPERATORS, Jobs
@@ -37,8 +40,11 @@ class Executor:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._signal: Optional[int] = None
 
-    def run(self, jobs: Jobs, number: int) -> int:
-        """Run one job to its end and return its status; its log says what ran, when, and how it ended."""
+    def run(self, jobs: Jobs, number: int, gpus: Optional[str] = None) -> int:
+        """Run one job to its end and return its status; its log says what ran, when, and how it ended.
+
+        It sees the GPUs ``gpus``, as CUDA_VISIBLE_DEVICES names them, or all of them.
+        """
         if self._signal is not None:
             return 128 + self._signal
         log = jobs.log_of(number)
@@ -46,10 +52,14 @@ class Executor:
         line = jobs.shell_line(number)
         started = time.monotonic()
         with open(log, self._mode, buffering=0) as stream:
-            stream.write(f"# {line}\n# Started at {now()}\n#\n".encode())
-            # exec, where it can be: a signal then reaches the command alone, and its status is the job's
-            start = "set -o pipefail;" if OPERATORS.intersection(jobs.command) else "exec"
-            status = self._wait(["bash", "-c", f"{start} {line}"], stream)
+            stream.write(os.fsencode(f"# {line}\n# Started at {now()}\n#\n"))
+            words = jobs.words(number)
+            if shutil.which(words[0]) and not OPERATORS.intersection(words):
+                # a signal then reaches the command alone, its status is the job's, and no line is too long
+                command = ["bash", "-c", 'exec "$@"', "bash", *words]
+            else:
+                command = ["bash", "-c", f"set -o pipefail; {line}"]
+            status = self._wait(command, stream, {"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})
             seconds = round(time.monotonic() - started)
             stream.write(
                 f"# Accounting: time={seconds} threads={jobs.threads}\n"
@@ -57,13 +67,18 @@ class Executor:
             )
         return status
 
-    def _wait(self, command: list[str], stream: Any) -> int:
+    def _wait(self, command: list[str], stream: Any, settings: dict[str, str]) -> int:
         with self._lock:
             if self._signal is not None:
                 return 128 + self._signal
             # a session of its own, so that everything the job started can be ended with it
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+                env={**os.environ, **settings},
             )
             self._running.add(process)
         status = process.wait()
@@ -148,15 +163,43 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def gpu_shares(jobs: Jobs) -> list[str]:
+    """The machine's GPUs in shares of as many as each job of an array asks for; empty where all jobs see all GPUs."""
+    wanted = jobs.options.get("gpu", "0")
+    if jobs.count == 1 or not re.fullmatch(r"[1-9]\d*", wanted):
+        return []
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        gpus = [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    else:
+        gpus = []
+        with suppress(OSError, subprocess.TimeoutExpired):
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+            gpus = [str(index) for index, _ in enumerate(re.findall(r"^GPU \d+", listed.stdout, re.MULTILINE))]
+    size = int(wanted)
+    return [",".join(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+
+
 def run_here(jobs: Jobs) -> dict[int, int]:
     """Run the jobs on this machine, several at once; the status of each."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = jobs.whole_number("max_jobs_run", max(1, processors // jobs.threads))
+    shares = gpu_shares(jobs)
+    workers = min(jobs.count, jobs.whole_number("max_jobs_run", len(shares) or max(1, processors // jobs.threads)))
+    free: SimpleQueue[Optional[str]] = SimpleQueue()
+    for index in range(workers):
+        free.put(shares[index % len(shares)] if shares else None)
     executor = Executor()
-    numbers = range(jobs.first, jobs.last + 1)
-    with ThreadPoolExecutor(min(workers, jobs.count)) as pool:
+
+    def run(number: int) -> int:
+        share = free.get()
         try:
-            futures = {number: pool.submit(executor.run, jobs, number) for number in numbers}
+            return executor.run(jobs, number, share)
+        finally:
+            free.put(share)
+
+    numbers = range(jobs.first, jobs.last + 1)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            futures = {number: pool.submit(run, number) for number in numbers}
             return {number: future.result() for number, future in futures.items()}
         except Interrupted as interrupted:
             executor.stop(interrupted.number)

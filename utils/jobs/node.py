@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from jobs.local import Executor, Interrupted, catch_signals
 
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h; pruning.training.interruption says the same
 RESCHEDULE_STATUS = 99  # a job that ends so is queued again by a grid engine
+# a command that asks for it so often in a row, each time so soon and without having been told to end, gets nowhere
+VAIN_STARTS, VAIN_SECONDS = 10, 60
 
 
 def run_one(scheduler: str, path: str, number: int, done: str) -> int:
@@ -34,7 +37,7 @@ def run_one(scheduler: str, path: str, number: int, done: str) -> int:
     jobs = Jobs(**json.loads(Path(path).read_text(encoding="utf-8")))
     # the scheduler itself kills what does not end in time; an earlier start of the same job has written to the log
     executor = Executor(grace=math.inf, append=True)
-    told = False
+    told, started = False, time.monotonic()
     with ThreadPoolExecutor(1) as pool:  # a thread's own join() does not wait once a signal has interrupted it
         ended = pool.submit(executor.run, jobs, number)
         try:
@@ -47,9 +50,14 @@ def run_one(scheduler: str, path: str, number: int, done: str) -> int:
                 executor.stop(interrupted.number)
             status = ended.result()
     _ignore_signals()
-    if scheduler == "slurm" and _slurm_runs_it_again(status, told, jobs.log_of(number)):
+    soon = status == REQUEUE_STATUS and not told and time.monotonic() - started < VAIN_SECONDS
+    if _in_vain(Path(done).with_name(f"vain.{number}"), soon):
+        with open(jobs.log_of(number), "a", encoding="utf-8") as stream:
+            stream.write(f"error: the command has asked to be run again {VAIN_STARTS} times in a row, each time within "
+                         f"{VAIN_SECONDS} s; see above what it waits for\n")  # fmt: skip
+    elif scheduler == "slurm" and _slurm_runs_it_again(status, told, jobs.log_of(number)):
         return status
-    if scheduler == "sge" and status == REQUEUE_STATUS:
+    elif scheduler == "sge" and status == REQUEUE_STATUS:
         return RESCHEDULE_STATUS
     temporary = Path(f"{done}.tmp")
     temporary.write_text(f"{status}\n")
@@ -61,6 +69,16 @@ def _ignore_signals() -> None:
     """Nothing is left to be ended, and a requeued job is killed by Slurm while this process speaks to it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _in_vain(count: Path, soon: bool) -> bool:
+    """Whether the job has ended ``soon`` too often in a row, which the file ``count`` knows."""
+    if not soon:
+        count.unlink(missing_ok=True)
+        return False
+    with open(count, "a", encoding="utf-8") as stream:
+        stream.write(".")
+    return count.stat().st_size >= VAIN_STARTS
 
 
 def _slurm_runs_it_again(status: int, told: bool, log: Path) -> bool:
