@@ -205,12 +205,13 @@ if in_stage 9; then
   for name in "${systems[@]}"; do
     for method in "${methods[@]}"; do
       # shellcheck disable=SC2086
-      run_logged "decoding with $name, $method" "$exp_dir/$name/log/decode-$method-$now.log" \
-        $decode_cmd --num-threads "$num_threads" -- \
-        python -m pruning.bin.decode --exp-dir "${dir_of[$name]}" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
+      queued python -m pruning.bin.decode --exp-dir "${dir_of[$name]}" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
         --method "$method" --num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"} $decode_args
     done
   done
+  # shellcheck disable=SC2086
+  run_queued "decoding with ${systems[*]}, ${methods[*]}" "$exp_dir/log/decode-$now.JOB.log" \
+    $decode_cmd --num-threads "$num_threads"
 fi
 
 if in_stage 10; then

@@ -5,7 +5,7 @@ case ${cmd_backend:=local} in
   local)
     train_cmd="run.sh"
     cuda_cmd="run.sh"
-    decode_cmd="run.sh"
+    decode_cmd="run.sh --max-jobs-run 1" # real-time factors are of a decoding that has the machine to itself
     ;;
   slurm)
     train_cmd="slurm.sh --mem 4G --config conf/slurm.conf"

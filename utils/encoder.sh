@@ -141,16 +141,15 @@ encoder_tests() {
       name=$(basename "$place")
       options=(--exp-dir "$place" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" --num-threads "$num_threads")
       if [ "$task" = intent ]; then
-        run_logged "intents by $name" "$place/log/classify-$now.log" $decode_cmd --num-threads "$num_threads" -- \
-          python -m pruning.bin.classify "${options[@]}"
+        queued python -m pruning.bin.classify "${options[@]}"
         continue
       fi
       for decoding in "${methods[@]}"; do
-        run_logged "decoding with $name, $decoding" "$place/log/decode-$decoding-$now.log" \
-          $decode_cmd --num-threads "$num_threads" -- \
-          python -m pruning.bin.decode "${options[@]}" --method "$decoding"
+        queued python -m pruning.bin.decode "${options[@]}" --method "$decoding"
       done
     done
+    run_queued "decoding with teacher and pruned network" "$exp_dir/log/decode-$now.JOB.log" \
+      $decode_cmd --num-threads "$num_threads"
   fi
 
   if in_stage 10; then

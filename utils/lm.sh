@@ -100,16 +100,14 @@ if in_stage 6; then
   require "$lm_dir/test.txt" 0
   for place in "${dirs[@]}"; do require "$place/.done" 5; done
   for index in "${!names[@]}"; do
-    # shellcheck disable=SC2086
-    run_logged "perplexity of the ${names[index]} model" "${dirs[index]}/log/perplexity-$now.log" $decode_cmd -- \
-      python -m pruning.bin.perplexity --exp-dir "${dirs[index]}" --lang-dir "$lang_dir" --text "$lm_dir/test.txt" \
+    queued python -m pruning.bin.perplexity --exp-dir "${dirs[index]}" --lang-dir "$lang_dir" --text "$lm_dir/test.txt" \
       --vocabulary "$lm_dir/words.txt" --num-threads "$num_threads"
   done
   require "$lm_dir/$order.arpa" 1
-  # shellcheck disable=SC2086
-  run_logged "perplexity of the $order-gram" "$lm_exp_dir/ngram/log/perplexity-$now.log" $decode_cmd -- \
-    python -m pruning.bin.perplexity --exp-dir "$lm_exp_dir/ngram" --arpa "$lm_dir/$order.arpa" \
+  queued python -m pruning.bin.perplexity --exp-dir "$lm_exp_dir/ngram" --arpa "$lm_dir/$order.arpa" \
     --text "$lm_dir/test.txt" --vocabulary "$lm_dir/words.txt"
+  # shellcheck disable=SC2086
+  run_queued "perplexities" "$lm_exp_dir/log/perplexity-$now.JOB.log" $decode_cmd --num-threads "$num_threads"
 fi
 
 if in_stage 7; then
@@ -118,39 +116,43 @@ if in_stage 7; then
   if [[ " ${methods[*]} " =~ \ (fast_beam_search_LG|hlg_decoding)\  ]]; then
     require "$lang_dir/LG.safetensors" 1
   fi
-  for name in "${methods[@]}"; do
-    decoding=(--exp-dir "$system" --lang-dir "$lang_dir" --method "$name" --num-threads "$num_threads")
-    kind=
-    [ "$name" != fast_beam_search_LG ] || kind=LG
-    [ "$name" != hlg_decoding ] || kind=HLG
-    if [ -z "$kind" ] && [[ $name != *_lm_* ]]; then
-      # shellcheck disable=SC2086
-      run_logged "decoding, $name" "$lm_exp_dir/log/decode-$name-$now.log" $decode_cmd --num-threads "$num_threads" -- \
-        python -m pruning.bin.decode "${decoding[@]}" --cuts "${test_cuts[@]}" $decode_args
-      continue
-    fi
-    used=("${names[@]}")
-    [ -z "$kind" ] || used=("$order-gram")
-    for index in "${!used[@]}"; do
-      if [ -n "$kind" ]; then
-        lm=(--lm-name "$order-gram")
-        weights=("${graph_scales[@]}")
-      else
-        require "${dirs[index]}/.done" 5
-        lm=(--lm-exp-dir "${dirs[index]}" --lm-name "${names[index]}")
-        weights=("${lm_scales[@]}")
+  for phase in tune decode; do # all weights are chosen before the first test set is decoded
+    for name in "${methods[@]}"; do
+      decoding=(--exp-dir "$system" --lang-dir "$lang_dir" --method "$name" --num-threads "$num_threads")
+      kind=
+      [ "$name" != fast_beam_search_LG ] || kind=LG
+      [ "$name" != hlg_decoding ] || kind=HLG
+      if [ -z "$kind" ] && [[ $name != *_lm_* ]]; then
+        # shellcheck disable=SC2086
+        [ "$phase" = tune ] || queued python -m pruning.bin.decode "${decoding[@]}" --cuts "${test_cuts[@]}" $decode_args
+        continue
       fi
-      # shellcheck disable=SC2086
-      run_logged "its weight on dev: $name, ${used[index]}" "$lm_exp_dir/log/tune-$name-${used[index]}-$now.log" \
-        $decode_cmd --num-threads "$num_threads" -- \
-        python -m pruning.bin.tune_lm "${decoding[@]}" "${lm[@]}" --cuts "${dev_cuts[@]}" \
-        --lm-scales "${weights[@]}" --ilm-scales "${ilm_scales[@]}" $decode_args
-      # shellcheck disable=SC2086
-      run_logged "decoding, $name, ${used[index]}" "$lm_exp_dir/log/decode-$name-${used[index]}-$now.log" \
-        $decode_cmd --num-threads "$num_threads" -- \
-        python -m pruning.bin.decode "${decoding[@]}" "${lm[@]}" --cuts "${test_cuts[@]}" \
-        --scales-from "$system/$name/lm-scales-${used[index]}.json" $decode_args
+      used=("${names[@]}")
+      [ -z "$kind" ] || used=("$order-gram")
+      for index in "${!used[@]}"; do
+        if [ -n "$kind" ]; then
+          lm=(--lm-name "$order-gram")
+          weights=("${graph_scales[@]}")
+        else
+          require "${dirs[index]}/.done" 5
+          lm=(--lm-exp-dir "${dirs[index]}" --lm-name "${names[index]}")
+          weights=("${lm_scales[@]}")
+        fi
+        if [ "$phase" = tune ]; then
+          # shellcheck disable=SC2086
+          queued python -m pruning.bin.tune_lm "${decoding[@]}" "${lm[@]}" --cuts "${dev_cuts[@]}" \
+            --lm-scales "${weights[@]}" --ilm-scales "${ilm_scales[@]}" $decode_args
+        else
+          # shellcheck disable=SC2086
+          queued python -m pruning.bin.decode "${decoding[@]}" "${lm[@]}" --cuts "${test_cuts[@]}" \
+            --scales-from "$system/$name/lm-scales-${used[index]}.json" $decode_args
+        fi
+      done
     done
+    what="decoding with ${methods[*]}"
+    [ "$phase" = decode ] || what="the weights of the language models, on dev"
+    # shellcheck disable=SC2086
+    run_queued "$what" "$lm_exp_dir/log/$phase-$now.JOB.log" $decode_cmd --num-threads "$num_threads"
   done
 fi
 

@@ -14,6 +14,8 @@ _runner=
 _runner_group=
 _logs=()
 _logs_before=
+_queued=()
+_utils=$(dirname "${BASH_SOURCE[0]}")
 
 fail() {
   echo "error: $1" >&2
@@ -56,6 +58,25 @@ run_logged() {
   _logs_of "$log" "${runner[@]}"
   _logs_before=$(_look_at_logs)
   _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
+}
+
+# queued COMMAND...: a job for run_queued.
+queued() {
+  local line
+  printf -v line '%q ' "$@"
+  _queued+=("${line% }")
+}
+
+# run_queued WHAT LOG RUNNER...: runs what was queued as the jobs of one array, "RUNNER... JOB=1:N LOG". Their commands
+# are the lines of a file beside the logs.
+run_queued() {
+  local list=${2/JOB*/commands}
+  [ "${#_queued[@]}" -gt 0 ] || return 0
+  mkdir -p "$(dirname "$list")"
+  printf '%s\n' "${_queued[@]}" > "$list.$$"
+  mv "$list.$$" "$list"
+  run_logged "$1" "$2" "${@:3}" "JOB=1:${#_queued[@]}" -- bash "$_utils/run_line.sh" "$list" JOB
+  _queued=()
 }
 
 # run_recipe COMMAND...: runs another recipe's run.sh, which is ended when this one is.

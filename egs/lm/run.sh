@@ -82,19 +82,16 @@ fi
 if in_stage 4; then
   lms=("$order-gram=$exp_dir/ngram")
   require "$data_dir/$order.arpa" 2
-  # shellcheck disable=SC2086
-  run_logged "perplexity of the $order-gram" "$exp_dir/ngram/log/perplexity-$now.log" $decode_cmd -- \
-    python -m pruning.bin.perplexity --exp-dir "$exp_dir/ngram" --arpa "$data_dir/$order.arpa" \
+  queued python -m pruning.bin.perplexity --exp-dir "$exp_dir/ngram" --arpa "$data_dir/$order.arpa" \
     --text "$data_dir/test.txt" --vocabulary "$data_dir/words.txt"
   for name in "${models[@]}"; do
     require "$exp_dir/$name/.done" 3
-    # shellcheck disable=SC2086
-    run_logged "perplexity of the $name model" "$exp_dir/$name/log/perplexity-$now.log" \
-      $decode_cmd --num-threads "$num_threads" -- \
-      python -m pruning.bin.perplexity --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" --text "$data_dir/test.txt" \
+    queued python -m pruning.bin.perplexity --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" --text "$data_dir/test.txt" \
       --vocabulary "$data_dir/words.txt" --num-threads "$num_threads"
     lms+=("$name=$exp_dir/$name")
   done
+  # shellcheck disable=SC2086
+  run_queued "perplexities" "$exp_dir/log/perplexity-$now.JOB.log" $decode_cmd --num-threads "$num_threads"
   # shellcheck disable=SC2086
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.lm_report --lms "${lms[@]}" --output "$exp_dir/RESULTS.md"

@@ -125,3 +125,19 @@ def test_another_recipe_that_fails_ends_this_one(tmp_path: Path) -> None:
     status, output, error = run(tmp_path, other_recipe(tmp_path, "fail 'it is Monday'") + "\necho not reached")
     assert (status, output) == (1, "")
     assert error == "error: it is Monday\nerror: stage 1 needs what bash makes, which failed; see above\n"
+
+
+def test_commands_that_are_queued_are_jobs_of_one_array(tmp_path: Path) -> None:
+    words = "'two  words' 'a$HOME' $'tab\\there' '' '|' 'it'\\''s' JOB"
+    body = f"queued printf '<%s>' {words}\nqueued bash -c 'echo $$ > second; sleep 0.2'\n"
+    status, output, error = run(tmp_path, f"in_stage 9\n{body}run_queued work log/w-now.JOB.log $cmd --max-jobs-run 1\n"
+                                          "run_queued 'nothing' log/n.JOB.log $cmd\nqueued true\n"
+                                          "run_queued more log/more.JOB.log $cmd")  # fmt: skip
+    assert (status, error) == (0, "") and "nothing" not in output
+    assert output.splitlines()[0].endswith("stage 9: work; log: log/w-now.JOB.log")
+    first = (tmp_path / "log/w-now.1.log").read_text()
+    assert "<two  words><a$HOME><tab\there><><|><it's><JOB>" in first and "\n# printf " in first
+    assert (tmp_path / "second").read_text().strip() and not (tmp_path / "log/w-now.3.log").exists()
+    assert (tmp_path / "log/more.1.log").exists() and not (tmp_path / "log/more.2.log").exists()
+    status, _, error = run(tmp_path, "in_stage 9\nqueued true\nqueued no-such-program\nrun_queued w log/w.JOB.log $cmd")
+    assert status == 1 and error.splitlines()[-1].endswith("(log: log/w.2.log)")
