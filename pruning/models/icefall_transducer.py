@@ -185,6 +185,8 @@ def converted(
         if state[theirs].shape != network[ours].shape:
             shapes = f"{tuple(state[theirs].shape)}, where its other tensors ask for {tuple(network[ours].shape)}"
             raise UserError(f"{source} has {theirs} of shape {shapes}", _REMEDY)
+        if scaled and state[scale_name(theirs)].numel() != 1:
+            raise UserError(f"{source} has {scale_name(theirs)} of several values", _REMEDY)
         result[ours] = folded(state, theirs)
 
     for name in network:

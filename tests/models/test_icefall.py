@@ -245,6 +245,7 @@ def test_tensors_that_are_missing_or_unknown_are_named() -> None:
         ({"encoder.encoder.layers.1.feed_forward.4.bias_scale": None}, r"no tensor .*feed_forward\.4\.bias_scale"),
         ({"decoder.embedding.scale": None}, r"no tensor decoder\.embedding\.scale"),
         ({"encoder.encoder.layers.1.extra": torch.zeros(1)}, r"holds encoder\.encoder\.layers\.1\.extra"),
+        ({"joiner.output_linear.bias_scale": torch.zeros(2)}, r"bias_scale of several values"),
         ({"joiner.output_linear.extra_scale": torch.zeros(1)}, r"holds joiner\.output_linear\.extra_scale"),
         ({"encoder.encoder.layers.1.self_attn.out_proj.bias": torch.zeros(9)}, r"layers\.1\.self.*\(9,\), w.*\(32,\)"),
     ):  # fmt: skip

@@ -28,14 +28,14 @@ if len(open("submitted").readlines()) <= int(os.environ.get("FAKE_AWAY", "0")):
     sys.exit("error: Unable to contact slurm controller (or qmaster)")
 span = arguments[arguments.index("{array}") + 1]
 first, last = map(int, re.match(r"(\\d+)-(\\d+)", span).groups())
+log = open(arguments[arguments.index("{output}") + 1], "a")
 lost = os.environ.get("FAKE_LOSES", "").split()
 pids = []
 for number in range(first, last + 1):
     if str(number) not in lost:
         environment = dict(os.environ, {task}=str(number))
-        nothing = subprocess.DEVNULL
         process = subprocess.Popen(
-            ["bash", arguments[-1]], env=environment, stdin=nothing, stdout=nothing, stderr=nothing
+            ["bash", arguments[-1]], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         pids.append(process.pid)
 open("queue", "w").write(" ".join(map(str, pids)))
@@ -70,13 +70,13 @@ for pid in open("queue").read().split():
 PLAYERS = {
     "slurm.sh": {
         "sbatch": SUBMIT.format(
-            python=sys.executable, array="--array", task="SLURM_ARRAY_TASK_ID", answer="4711;cluster"
+            python=sys.executable, array="--array", output="--output", task="SLURM_ARRAY_TASK_ID", answer="4711;cluster"
         ),
         "squeue": LIST.format(python=sys.executable, gone="slurm_load_jobs error: Invalid job id specified"),
         "scancel": CANCEL.format(python=sys.executable),
     },
     "queue.sh": {
-        "qsub": SUBMIT.format(python=sys.executable, array="-t", task="SGE_TASK_ID", answer="4711.1-3:1"),
+        "qsub": SUBMIT.format(python=sys.executable, array="-t", output="-o", task="SGE_TASK_ID", answer="4711.1-3:1"),
         "qstat": LIST.format(python=sys.executable, gone="Following jobs do not exist: 4711"),
         "qdel": CANCEL.format(python=sys.executable),
     },
@@ -144,6 +144,12 @@ def test_path_sh_is_sourced_on_the_node_where_the_jobs_were_submitted(cluster: C
     (cluster.directory / "path.sh").write_text("export FROM_PATH_SH=yes\n")
     assert cluster.run("a.log", "bash", "-c", "echo $FROM_PATH_SH; pwd") == (0, "")
     assert f"\nyes\n{cluster.directory}\n" in (cluster.directory / "a.log").read_text()
+
+
+def test_what_path_sh_had_to_say_is_shown(cluster: Cluster) -> None:
+    (cluster.directory / "path.sh").write_text("echo 'no module named cuda/13' >&2\nfalse\n")
+    status, error = cluster.run("a.log", "true")
+    assert status == 1 and "\nerror: " in f"\n{error}" and "no module named cuda/13\n" in error
 
 
 def test_failed_jobs_are_named(cluster: Cluster) -> None:

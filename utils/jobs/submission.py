@@ -164,6 +164,7 @@ class Submission:
                 gone_since = time.monotonic()
             elif time.monotonic() - gone_since > LOST_SECONDS:
                 names = ", ".join(str(number) for number in sorted(waiting))
+                self._show_log()
                 print(
                     f"error: {self.scheduler.name} job {self.identity} ended without jobs {names} (killed, or out of "
                     f"time or memory); see {self.directory}/scheduler.log",
@@ -174,6 +175,12 @@ class Submission:
             pause = min(pause * 1.5, POLL_SECONDS)
         shutil.rmtree(self.directory, ignore_errors=True)
         return statuses
+
+    def _show_log(self) -> None:
+        """The end of what the scheduler and path.sh had to say: jobs that failed before their command have no log."""
+        with suppress(OSError):
+            lines = (self.directory / "scheduler.log").read_text(errors="replace").splitlines()[-10:]
+            print("\n".join(lines), file=sys.stderr)
 
     def cancel(self) -> None:
         """End all jobs of the array."""
