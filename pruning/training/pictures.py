@@ -104,6 +104,9 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], terms: Sequ
         if all(value > 0 for line in panel.lines for value in line.get_ydata()):
             panel.set_yscale("log")
         panel.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=8)
+    for panel in panels[0]:
+        if panel.lines:  # a term that no run has leaves its panel empty
+            panel.legend(fontsize=8)
+            break
     figure.tight_layout()
     return _png(figure)

@@ -21,7 +21,7 @@ from pruning.errors import UserError
 from pruning.training import elastic, experiment
 from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 from tests.training.test_interruption import finish, start, wait
-from tests.training.test_trainer import rows, weights
+from tests.training.test_trainer import weights
 
 SETTINGS = ("num_epochs=2", "state_interval=2")
 Launchers = list["subprocess.Popen[str]"]
@@ -59,7 +59,8 @@ def nodes() -> Iterator[Nodes]:
 
 
 def until_it_trains(exp_dir: Path, launchers: Launchers) -> None:
-    while not (exp_dir / "metrics.jsonl").exists() or not rows(exp_dir):
+    """Until it has saved a state, which comes after the first metrics."""
+    while experiment.resumable_state(exp_dir) is None:
         assert all(launcher.poll() is None for launcher in launchers)
         time.sleep(0.02)
 

@@ -113,6 +113,10 @@ def until_it_trains(runner: Runner) -> None:
     runner.until(lambda: "yes" if (exp_dir / "metrics.jsonl").exists() and rows(exp_dir) else "")
 
 
+def until_it_can_resume(runner: Runner) -> None:
+    runner.until(lambda: str(experiment.resumable_state(runner.directory / "exp") or ""))
+
+
 def log(runner: Runner) -> str:
     return (runner.directory / "train.log").read_text()
 
@@ -173,7 +177,7 @@ def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Ru
 def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path, disturbance: str) -> None:
     settings = [*SLOWLY, str(runner.directory / "exp"), *SETTINGS, "state_interval=1"]
     process = runner.start("--partition", "spare", "train.log", *TOY, *settings)
-    until_it_trains(runner)
+    until_it_can_resume(runner)
     job = runner.job()
     if disturbance == "requeued":
         runner.ask("scontrol", "requeue", job)
@@ -232,7 +236,7 @@ def test_two_nodes_are_one_training(runner: Runner, tmp_path: Path, disturbance:
                 "1", "--max_restarts", "3"]  # fmt: skip
     settings = [*SLOWLY, str(runner.directory / "exp"), *SETTINGS, "num_epochs=2", "state_interval=2"]
     process = runner.start("--num-nodes", "2", "train.log", *launcher, *TOY[1:], *settings)
-    until_it_trains(runner)
+    until_it_can_resume(runner)
     if disturbance == "one killed":
         subprocess.run(["pkill", "--newest", "-KILL", "-f", f"{TOY[2]}.*{runner.directory}"], check=True)
     elif disturbance == "a node lost":
