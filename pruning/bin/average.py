@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from pruning.bin import command
+from pruning.bin.arguments import boolean
 from pruning.training import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -19,12 +20,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--exp-dir", required=True, help="experiment directory")
     parser.add_argument("--epoch", type=int, required=True, help="the last epoch")
     parser.add_argument("--avg", type=int, required=True, help="how many epochs, up to and with the last")
-    parser.add_argument("--use-averaged-model", choices=("true", "false"), default="true",
+    parser.add_argument("--use-averaged-model", type=boolean, default=True, metavar="true|false",
                         help="true: all moments that the running average saw; false: the ends of the epochs")
     parser.add_argument("--output", required=True, help="checkpoint to write (.safetensors)")
     options = parser.parse_args(argv)
-    use_average = options.use_averaged_model == "true"
-    model, header = checkpoint.load_model(options.exp_dir, options.epoch, options.avg, use_average)
+    model, header = checkpoint.load_model(options.exp_dir, options.epoch, options.avg, options.use_averaged_model)
     checkpoint.save_model(options.output, model, header)
     first, last = header["averaged_epochs"]
     logger.info("%s: average over epochs %d to %d of %s", options.output, first, last, options.exp_dir)

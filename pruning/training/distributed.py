@@ -64,9 +64,7 @@ class World:
 
     def broadcast_buffers(self, module: nn.Module) -> None:
         """Give every process rank 0's buffers (batch-norm statistics differ between processes during training)."""
-        if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+        take_from_main(module.buffers())
 
     def wrap(self, task: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
         """The task as the training step calls it: under DistributedDataParallel if there are several processes."""

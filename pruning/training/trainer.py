@@ -257,7 +257,7 @@ class Trainer:
             )
 
     def _after_step(self) -> None:
-        """What is due after a step: average, log, validation, checkpoint; the state is last, so that it holds them."""
+        """What is due after a step: average, log, validation, checkpoint (`_save_if_due` holds them all)."""
         config = self.config
         if self.average is not None and self.step % config.average_period == 0:
             self.average.update(self.task.model)
@@ -384,7 +384,8 @@ class Trainer:
         self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
         self._validated_at = numbers.get("validated_at")  # absent in older states
         self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
-        self.terms.load_state(numbers["terms"][self.world.rank])
+        terms = numbers["terms"] if isinstance(numbers["terms"], list) else [numbers["terms"]]  # older: rank 0's alone
+        self.terms.load_state(terms[self.world.rank] if self.world.rank < len(terms) else {})
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])
         self.task.load_python_state(numbers["task"])
