@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from pruning.errors import UserError
 from pruning.files import read_json
 from pruning.training import sweep as sweeps
 from tests.training.test_runs import inputs, work  # noqa: F401
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -151,9 +151,7 @@ def test_a_killed_sweep_goes_on(config: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(config), "--exp-dir", str(tmp_path / "exp")]
     started = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
     metrics = tmp_path / "exp/half/second/seed1/finetuned/metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not metrics.is_file() and time.monotonic() < deadline and started.poll() is None:
-        time.sleep(0.1)
+    until(lambda: metrics.is_file() or started.poll() is not None, seconds=240)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert made(results) == ["half/first/seed1.json"]

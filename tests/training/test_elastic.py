@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from pruning.training import elastic, experiment
 from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 from tests.training.test_interruption import finish, start, wait
 from tests.training.test_trainer import weights
+from tests.waiting import until
 
 SETTINGS = ("num_epochs=2", "state_interval=2")
 Launchers = list["subprocess.Popen[str]"]
@@ -39,7 +39,7 @@ class Nodes:
             port = free.getsockname()[1]
         launcher = ["-m", "pruning.bin.torchrun", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d",
                     f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=test", "--max_restarts=2"]  # fmt: skip
-        options = ["--delay", str(delay)]
+        options = ["--delay", str(delay), "--hurry", f"{exp_dir}.hurry"]
         new = [start(exp_dir, *SETTINGS, *settings, options=options, launcher=launcher) for _ in range(2)]
         self.launchers += new
         return new
@@ -60,9 +60,8 @@ def nodes() -> Iterator[Nodes]:
 
 def until_it_trains(exp_dir: Path, launchers: Launchers) -> None:
     """Until it has saved a state, which comes after the first metrics."""
-    while experiment.resumable_state(exp_dir) is None:
-        assert all(launcher.poll() is None for launcher in launchers)
-        time.sleep(0.02)
+    until(lambda: experiment.resumable_state(exp_dir) or any(launcher.poll() is not None for launcher in launchers))
+    assert all(launcher.poll() is None for launcher in launchers)
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -74,10 +73,11 @@ def assert_same_weights(one: Path, other: Path) -> None:
 def test_a_killed_process_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
     nodes: Nodes, tmp_path: Path
 ) -> None:
-    launchers = nodes.start(tmp_path / "killed", delay=0.1)
+    launchers = nodes.start(tmp_path / "killed", delay=0.5)
     until_it_trains(tmp_path / "killed", launchers)
     (worker,) = psutil.Process(launchers[1].pid).children()
     worker.kill()
+    (tmp_path / "killed.hurry").touch()
     told = [finish(launcher) for launcher in launchers]
     assert all(text.count("resuming") == 1 for text in told)
     finish(start(tmp_path / "whole", *SETTINGS, launcher=["-m", "pruning.bin.torchrun", "--nproc_per_node=2",
@@ -87,13 +87,13 @@ def test_a_killed_process_is_replaced_and_the_weights_are_those_of_an_undisturbe
 
 @pytest.mark.slow
 def test_all_stop_when_one_launcher_is_asked_to_and_no_process_is_restarted(nodes: Nodes, tmp_path: Path) -> None:
-    launchers = nodes.start(tmp_path, delay=0.1)
-    until_it_trains(tmp_path, launchers)
+    launchers = nodes.start(tmp_path / "exp", delay=0.5)
+    until_it_trains(tmp_path / "exp", launchers)
     launchers[1].terminate()
     told = [wait(launcher) for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [REQUEUE_STATUS] * 2, told
     assert all("resuming" not in text and "is saved; run the same command again" in text for text in told)
-    assert experiment.resumable_state(tmp_path) is not None
+    assert experiment.resumable_state(tmp_path / "exp") is not None
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from pruning.errors import UserError
 from pruning.training import experiment
 from tests.training.toy import Crash, crashing, make
+from tests.waiting import until
 
 BEGAN: dict[str, Any] = {"processes": 1, "inputs": {"train_cuts": ["a.jsonl.gz 01ab"], "teacher": ["best 23cd"]}}
 
@@ -75,13 +76,15 @@ with experiment.locked(Path({str(tmp_path)!r})):
     finally:
         holder.kill()
         holder.wait()
-    deadline = time.monotonic() + 10  # the kernel lets go of the lock of a killed process by itself
-    while True:
-        try:
-            with experiment.locked(tmp_path):
-                break
-        except UserError:
-            assert time.monotonic() < deadline
+    until(partial(free, tmp_path))  # the kernel lets go of the lock of a killed process by itself
+
+
+def free(exp_dir: Path) -> bool:
+    try:
+        with experiment.locked(exp_dir):
+            return True
+    except UserError:
+        return False
 
 
 def test_the_lock_is_free_after_a_crash(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pruning.training import checkpoint, experiment, trainer
 from pruning.training.interruption import REQUEUE_STATUS, StopRequest
 from tests.training.test_trainer import assert_equal_experiments, rows, weights
 from tests.training.toy import CONFIG, ToyBatch, development, make
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["num_epochs=4", "average_period=3", "log_interval=2", "save_interval=5", "valid_interval=6",
@@ -83,9 +84,8 @@ def test_killed_at_random_moments_ends_with_the_same_weights(whole_run: Path, tm
 
 @pytest.mark.slow
 def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, options=["--delay", "0.1"])
-    while not (tmp_path / "metrics.jsonl").exists() or not rows(tmp_path):
-        time.sleep(0.02)
+    process = start(tmp_path, options=["--delay", "0.5"])
+    until(lambda: (tmp_path / "metrics.jsonl").exists() and rows(tmp_path))
     process.send_signal(signal.SIGTERM)
     errors = wait(process)
     assert process.returncode == REQUEUE_STATUS, errors
@@ -119,10 +119,8 @@ def test_two_processes_are_one_with_accumulation(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
-    process = start(tmp_path / "stopped", "num_epochs=2", options=["--delay", "0.1"], launcher=LAUNCHER)
-    while not (tmp_path / "stopped/metrics.jsonl").exists() or not rows(tmp_path / "stopped"):
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = start(tmp_path / "stopped", "num_epochs=2", options=["--delay", "0.5"], launcher=LAUNCHER)
+    until(lambda: (tmp_path / "stopped/metrics.jsonl").exists() and rows(tmp_path / "stopped"))
     process.send_signal(signal.SIGTERM)
     errors = wait(process)
     assert process.returncode == REQUEUE_STATUS, errors

@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("exp_dir", type=Path)
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds per batch")
+    parser.add_argument("--hurry", type=Path, help="no more delays once this file is there")
     parser.add_argument("--batches", type=int, default=7, help="per epoch and process")
     parser.add_argument("--dev-batches", type=int, default=2, help="of all processes")
     parser.add_argument("--plain", action="store_true", help="a linear model without dropout and batch norm")
@@ -138,7 +139,8 @@ def main() -> None:
 
     def train_batches(epoch: int, skip: int) -> Iterator[ToyBatch]:
         for index in range(skip, args.batches):
-            time.sleep(args.delay)
+            if args.hurry is None or not args.hurry.exists():
+                time.sleep(args.delay)
             # consecutive batches go to consecutive processes
             yield batch_of(1000 * epoch + index * world.size + world.rank)
 

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.test_recipe_template import make_kaldi_dirs
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["plain", "two words", "", "a{b,c}", "[ab]*", "$HOME", "it's", 'say "x"', "`id`", "a&b;c", "(d)", "x\\y", "é!#"]
@@ -62,16 +62,11 @@ def test_the_jobs_end_with_the_recipe(run_pl: str, tmp_path: Path) -> None:
     )
     (tmp_path / "program.py").write_text(program)
     process = recipe(tmp_path, run_pl, f"run_logged work w.log $runner -- {sys.executable} program.py")
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "ready").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until((tmp_path / "ready").exists)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 143
-    while not (tmp_path / "saved").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until((tmp_path / "saved").exists)
 
 
 @pytest.mark.slow

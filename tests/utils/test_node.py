@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Optional
 
 import pytest
+
+from tests.waiting import until
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 RUN_JOBS = [sys.executable, str(UTILS / "run_jobs.py")]
@@ -41,9 +42,7 @@ class Node:
     def run(self, scheduler: str, *command: str, told: Optional[signal.Signals] = None) -> int:
         process = self.start(scheduler, *command)
         if told is not None:
-            deadline = time.monotonic() + 20
-            while not (self.directory / "ready").exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
+            until((self.directory / "ready").exists)
             process.send_signal(told)
         return process.wait(timeout=60)
 

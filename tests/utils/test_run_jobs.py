@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.array import OPERATORS, JobError, Jobs, parse
+from tests.waiting import alive, text, until
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 RUN = str(UTILS / "run.sh")
@@ -23,23 +25,6 @@ RUN = str(UTILS / "run.sh")
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([RUN, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def wait_until(condition, seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended but was not collected yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_the_job_number_is_replaced_in_the_log_and_every_argument(tmp_path: Path) -> None:
@@ -159,11 +144,16 @@ def test_arguments_reach_the_command_as_they_are(words: list[str]) -> None:
     assert output.decode().split("\0")[:-1] == [*words, "end"]
 
 
+# jobs that wait until two of them have begun and mark when they begin and end; short appended writes are whole
+TWO_BEGIN = "printf + >> marks; for look in {1..2000}; do ! grep -q -e '+.*+' marks || break; sleep 0.02; done; "
+
+
 def test_no_more_jobs_at_once_than_asked(tmp_path: Path) -> None:
-    script = "mkdir running.JOB; ls -d running.* | wc -l; sleep 0.2; rmdir running.JOB"
+    script = TWO_BEGIN + "sleep 0.1; printf - >> marks"
     assert run("--max-jobs-run", "2", "JOB=1:5", "a.JOB.log", "bash", "-c", script, cwd=tmp_path).returncode == 0
-    counts = [int((tmp_path / f"a.{number}.log").read_text().splitlines()[3]) for number in range(1, 6)]
-    assert max(counts) == 2
+    marks = (tmp_path / "marks").read_text()
+    at_once = list(itertools.accumulate({"+": 1, "-": -1}[mark] for mark in marks))
+    assert len(marks) == 10 and max(at_once) == 2, marks
 
 
 def test_jobs_that_want_gpus_share_them_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +161,8 @@ def test_jobs_that_want_gpus_share_them_out(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nfor n in 0 1 2 3 4; do echo GPU $n: some name; done\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    script = ("mine=running.$CUDA_VISIBLE_DEVICES; mkdir $mine || exit 1; sleep 0.2; "
-              "rmdir $mine; echo gpus $CUDA_VISIBLE_DEVICES")  # fmt: skip
+    script = ("mine=running.$CUDA_VISIBLE_DEVICES; mkdir $mine || exit 1; " + TWO_BEGIN +
+              "sleep 0.1; rmdir $mine; echo gpus $CUDA_VISIBLE_DEVICES")  # fmt: skip
     assert run("--gpu", "2", "JOB=1:5", "a.JOB.log", "bash", "-c", script, cwd=tmp_path).returncode == 0
     logs = [(tmp_path / f"a.{number}.log").read_text().splitlines() for number in range(1, 6)]
     assert {log[3] for log in logs} == {"gpus 0,1", "gpus 2,3"}, "and never two jobs in one share"
@@ -190,11 +180,10 @@ def test_a_signal_ends_the_jobs_and_all_they_started(tmp_path: Path, number: sig
     script = "sleep 100 & echo $! > child.JOB; echo $$ > self.JOB; wait"
     process = subprocess.Popen([RUN, "--max-jobs-run", "2", "JOB=1:3", "a.JOB.log", "bash", "-c", script], cwd=tmp_path)
     files = [tmp_path / f"{who}.{job}" for job in (1, 2) for who in ("child", "self")]
-    assert wait_until(lambda: all(path.exists() and path.read_text().strip() for path in files))
-    pids = [int(path.read_text()) for path in files]
+    pids = [int(until(partial(text, path))) for path in files]
     process.send_signal(number)
-    assert process.wait(timeout=20) == 128 + number
-    assert wait_until(lambda: not any(alive(pid) for pid in pids))
+    assert process.wait(timeout=60) == 128 + number
+    until(lambda: not any(alive(pid) for pid in pids))
     assert not (tmp_path / "self.3").exists()
 
 
@@ -205,9 +194,9 @@ def test_a_job_that_is_told_to_end_may_finish_its_work(tmp_path: Path) -> None:
         "signal.signal(signal.SIGTERM, end); pathlib.Path('ready').touch(); time.sleep(100)\n"
     )
     process = subprocess.Popen([RUN, "a.log", sys.executable, "-c", program], cwd=tmp_path)
-    assert wait_until((tmp_path / "ready").exists)
+    until((tmp_path / "ready").exists)
     process.terminate()
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert (tmp_path / "saved").exists()
     assert "# Ended (code 75)" in (tmp_path / "a.log").read_text()
 
@@ -216,20 +205,20 @@ def test_one_that_does_not_end_is_killed(tmp_path: Path) -> None:
     script = "trap '' TERM; echo $$ > self; while true; do sleep 0.1; done"
     environment = {**os.environ, "RUN_JOBS_GRACE": "0.5"}
     process = subprocess.Popen([RUN, "a.log", "bash", "-c", script], cwd=tmp_path, env=environment)
-    assert wait_until(lambda: (tmp_path / "self").exists() and (tmp_path / "self").read_text().strip())
+    pid = int(until(lambda: text(tmp_path / "self")))
     process.terminate()
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM
-    assert wait_until(lambda: not alive(int((tmp_path / "self").read_text())))
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    until(lambda: not alive(pid))
 
 
 def test_jobs_end_with_a_killed_recipe_where_that_is_asked_for(tmp_path: Path) -> None:
     recipe = f"{RUN} a.log bash -c 'echo $$ > self; sleep 100' & wait"
     environment = {**os.environ, "RUN_JOBS_END_WITH_PARENT": "true"}
     process = subprocess.Popen(["bash", "-c", recipe], cwd=tmp_path, env=environment)
-    assert wait_until(lambda: (tmp_path / "self").exists() and (tmp_path / "self").read_text().strip())
+    pid = int(until(lambda: text(tmp_path / "self")))
     process.kill()
     process.wait()
-    assert wait_until(lambda: not alive(int((tmp_path / "self").read_text())))
+    until(lambda: not alive(pid))
 
 
 def test_malformed_counts_are_refused_where_they_are_read() -> None:

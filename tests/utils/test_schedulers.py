@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from jobs.array import JobError
 from jobs.schedulers import SCHEDULERS, Configuration, configure
+from tests.waiting import text, until
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 
@@ -49,6 +49,7 @@ def runs(pid):
         return pathlib.Path(f"/proc/{{pid}}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+open("asked", "a").write(".")
 if os.environ.get("FAKE_DEAF"):
     sys.exit("error: cannot be reached")
 if any(map(runs, open("queue").read().split())):
@@ -91,8 +92,8 @@ class Cluster:
         self.directory = directory
         programs = directory / "bin"
         programs.mkdir()
-        for name, text in PLAYERS[runner].items():
-            (programs / name).write_text(text)
+        for name, program in PLAYERS[runner].items():
+            (programs / name).write_text(program)
             (programs / name).chmod(0o755)
         self.environment = {
             **os.environ,
@@ -231,34 +232,33 @@ def test_a_scheduler_that_is_away_is_asked_again(cluster: Cluster) -> None:
     assert not (cluster.directory / "cancelled").exists()
 
 
+ASKED_OFTEN = "until [ -e asked ] && [ $(wc -c < asked) -ge 20 ]; do sleep 0.02; done"  # over a second's worth of polls
+UNTIL_TOLD = "touch started; until [ -e told ]; do sleep 0.02; done"
+
+
 def test_one_that_cannot_be_asked_is_waited_for_and_that_told(cluster: Cluster) -> None:
-    status, error = cluster.run("a.log", "sleep", "1.5", FAKE_DEAF="yes")
+    status, error = cluster.run("a.log", "bash", "-c", ASKED_OFTEN, FAKE_DEAF="yes")
     assert status == 0 and "fails (error: cannot be reached); waiting on for " in error and error.count("\n") == 1
-    process = cluster.start("a.log", "bash", "-c", "touch started; sleep 2", FAKE_DEAF="yes", RUN_JOBS_LOST="100")
-    deadline = time.monotonic() + 15
-    while not (cluster.directory / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    process = cluster.start("a.log", "bash", "-c", UNTIL_TOLD, FAKE_DEAF="yes", RUN_JOBS_LOST="100")
+    until((cluster.directory / "started").exists)
     process.terminate()
-    error = process.communicate(timeout=20)[1]
+    error = process.communicate(timeout=60)[1]
+    (cluster.directory / "told").touch()
     assert "4711 failed (error: cannot be reached); see whether its jobs still run" in error
 
 
 def test_what_holds_jobs_up_is_told_once(cluster: Cluster) -> None:
     state = "PENDING JobHeldAdmin" if cluster.runner == "slurm.sh" else "error reason  1: can't chdir"
-    status, error = cluster.run("a.log", "sleep", "1", FAKE_STATE=state)
+    status, error = cluster.run("a.log", "bash", "-c", ASKED_OFTEN, FAKE_STATE=state)
     assert status == 0 and error.count("\n") == 1 and "job 4711 waits for somebody (" in error
     assert state.split(" ", 1)[-1].split("  ")[-1] in error
 
 
 def test_a_site_may_say_more_on_submission(cluster: Cluster) -> None:
     process = cluster.start("a.log", "bash", "-c", "touch started; sleep 100", FAKE_SAYS="Welcome to cluster 9\n")
-    deadline = time.monotonic() + 15
-    while not (cluster.directory / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until((cluster.directory / "started").exists)
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert (cluster.directory / "cancelled").read_text() == "4711"
 
 
@@ -286,32 +286,24 @@ def test_a_machine_without_the_scheduler_is_told(cluster: Cluster) -> None:
 
 def test_a_signal_cancels_the_jobs(cluster: Cluster) -> None:
     process = cluster.start("JOB=1:2", "a.JOB.log", "bash", "-c", "touch started.JOB; sleep 100")
-    deadline = time.monotonic() + 15
-    while len(list(cluster.directory.glob("started.*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(list(cluster.directory.glob("started.*"))) == 2)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert (cluster.directory / "cancelled").read_text() == "4711"
     log = cluster.directory / "a.1.log"
-    deadline = time.monotonic() + 20  # anew: a busy machine may have used the first up
-    while "# Ended" not in log.read_text() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert "# Ended (code 143)" in log.read_text()
+    until(lambda: "# Ended" in text(log))
+    assert "# Ended (code 143)" in text(log)
 
 
 def test_jobs_of_a_killed_recipe_are_cancelled(cluster: Cluster) -> None:
     recipe = f"{UTILS / cluster.runner} a.log bash -c 'touch started; sleep 100' & wait"
     environment = {**cluster.environment, "RUN_JOBS_END_WITH_PARENT": "true"}
     process = subprocess.Popen(["bash", "-c", recipe], cwd=cluster.directory, env=environment)
-    deadline = time.monotonic() + 30
-    while not (cluster.directory / "started").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until((cluster.directory / "started").exists)
     process.kill()
     process.wait()
-    while not (cluster.directory / "cancelled").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until((cluster.directory / "cancelled").exists)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -96,10 +95,8 @@ def test_a_finished_environment_costs_nothing_and_a_changed_wish_is_noticed(tmp_
     environment = REPOSITORY / ".venv"
     if not (environment / ".setup-stamp").is_file():
         pytest.skip("the tests run in an environment that utils/setup_env.sh did not make at .venv")
-    begin = time.monotonic()
     result = setup(PATH=old_python, PYTHON="")  # with no usable Python it could not do anything
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert time.monotonic() - begin < 2
     assert "Python 3.11 is needed" in one_line(setup("--torch", "2.13-cpu", PATH=old_python, PYTHON=""))
 
 

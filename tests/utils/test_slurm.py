@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.training.test_interruption import SETTINGS
 from tests.training.test_interruption import finish as finish_here
 from tests.training.test_interruption import start as start_here
 from tests.training.test_trainer import assert_equal_experiments, rows, weights
+from tests.waiting import text, until
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -31,7 +31,7 @@ option num_nodes=* --nodes $0 --ntasks-per-node 1
 option signal=* --signal $0
 """
 TOY = [sys.executable, "-m", "tests.training.toy"]
-SLOWLY = ["--delay", "0.3"]
+SLOWLY = ["--delay", "0.5", "--hurry", "hurry"]
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +70,8 @@ class Runner:
 
     def job(self) -> str:
         """The number of the one job that runs, once it does."""
-        return self.until(lambda: self.ask("squeue", "--noheader", "--states", "running", "--format", "%A").strip())
-
-    def until(self, condition: Callable[[], str]) -> str:
-        deadline = time.monotonic() + 120
-        while not (found := condition()):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        return found
+        asked = ("squeue", "--noheader", "--states", "running", "--format", "%A")
+        return until(lambda: self.ask(*asked).strip(), seconds=120)
 
 
 @pytest.fixture
@@ -110,15 +104,21 @@ def whole_run(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 def until_it_trains(runner: Runner) -> None:
     exp_dir = runner.directory / "exp"
-    runner.until(lambda: "yes" if (exp_dir / "metrics.jsonl").exists() and rows(exp_dir) else "")
+    until(lambda: (exp_dir / "metrics.jsonl").exists() and rows(exp_dir), seconds=120)
 
 
 def until_it_can_resume(runner: Runner) -> None:
-    runner.until(lambda: str(experiment.resumable_state(runner.directory / "exp") or ""))
+    until(lambda: experiment.resumable_state(runner.directory / "exp"), seconds=120)
 
 
 def log(runner: Runner) -> str:
-    return (runner.directory / "train.log").read_text()
+    return text(runner.directory / "train.log")
+
+
+def hurry_once(runner: Runner, mark: str, count: int = 1) -> None:
+    """The training takes its time until its log holds ``mark`` so often, so that it is not done before."""
+    until(lambda: log(runner).count(mark) >= count, seconds=240)
+    (runner.directory / "hurry").touch()
 
 
 @pytest.mark.slow
@@ -163,10 +163,11 @@ def test_of_an_array_only_the_job_that_asks_for_it_is_queued_again(runner: Runne
 def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Runner, whole_run: Path) -> None:
     """Slurm's real clock: limits are minutes, and the signal comes up to a minute earlier than asked for.
 
-    So it comes between 15 and 75 s after the start; the training takes 90 s.
+    So it comes between 15 and 75 s after the start; the training would take 112 s.
     """
-    settings = ["--delay", "3.2", str(runner.directory / "exp"), *SETTINGS]
+    settings = ["--delay", "4", "--hurry", "hurry", str(runner.directory / "exp"), *SETTINGS]
     process = runner.start("--time", "2", "--signal", "B:TERM@45", "train.log", *TOY, *settings)
+    hurry_once(runner, "# Ended (code 75)")
     finish(process)
     assert log(runner).count("# Ended (code 75)") >= 1 and log(runner).count("# Ended (code 0)") == 1
     assert_equal_experiments(whole_run, runner.directory / "exp")
@@ -187,6 +188,7 @@ def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path,
     else:
         node = runner.ask("squeue", "--noheader", "--jobs", job, "--format", "%N").strip()
         lose_node(runner, job, node)
+    hurry_once(runner, "# Started at", 2)
     finish(process)
     assert log(runner).count("# Started at") == 2, "one log of both starts"
     assert_equal_experiments(whole_run, runner.directory / "exp")
@@ -224,6 +226,7 @@ def test_torchrun_is_asked_to_stop_and_goes_on(runner: Runner, tmp_path: Path) -
     process = runner.start("--gpu", "2", "train.log", *launcher, *TOY[1:], *settings)
     until_it_trains(runner)
     runner.ask("scancel", "--batch", "--signal", "TERM", runner.job())
+    hurry_once(runner, "# Ended (code 75)")
     finish(process)
     assert "# Ended (code 75)" in log(runner) and "resuming" in log(runner)
     assert_as_here(runner, tmp_path / "here")
@@ -243,8 +246,8 @@ def test_two_nodes_are_one_training(runner: Runner, tmp_path: Path, disturbance:
         lose_node(runner, runner.job(), "node2")
     else:
         runner.ask("scancel", "--batch", "--signal", "TERM", runner.job())
+    hurry_once(runner, "resuming")
     finish(process)
-    assert "resuming" in log(runner)
     assert log(runner).count("# Started at") == (1 if disturbance == "one killed" else 2)
     assert_as_here(runner, tmp_path / "here")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import alive, text, until
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 
@@ -79,14 +80,6 @@ def test_logs_of_a_run_before_are_not_what_failed(tmp_path: Path) -> None:
     assert lines[1] == "error: stage 2, work: no job ended well; see above (log: my log/w.JOB.log)"
 
 
-def running(stat: Path) -> bool:
-    """Whether the process of /proc/PID/stat is there and not a zombie."""
-    try:
-        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # it may end between any two looks at it
-        return False
-
-
 WORK = "in_stage 1\nrun_logged work w.log $cmd -- bash -c 'echo $$ > self; sleep 100'"
 
 
@@ -109,16 +102,10 @@ def other_recipe(tmp_path: Path, body: str) -> str:
 )
 def test_the_jobs_end_with_the_recipe(tmp_path: Path, number: signal.Signals, status: int, other: bool) -> None:
     process = recipe(tmp_path, other_recipe(tmp_path, WORK) if other else WORK)
-    deadline = time.monotonic() + 15
-    while not (tmp_path / "self").exists() or not (tmp_path / "self").read_text().strip():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    job = Path("/proc") / (tmp_path / "self").read_text().strip() / "stat"
+    job = int(until(lambda: text(tmp_path / "self")))
     process.send_signal(number)
-    assert process.wait(timeout=20) == status
-    while running(job):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert process.wait(timeout=60) == status
+    until(lambda: not alive(job))
 
 
 def test_another_recipe_that_fails_ends_this_one(tmp_path: Path) -> None:
