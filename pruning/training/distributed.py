@@ -36,6 +36,10 @@ class World:
         """Whether this process writes the files."""
         return self.rank == 0
 
+    def take(self, batch: Any) -> Any:
+        """The batch on this process's device."""
+        return batch.to(self.device) if hasattr(batch, "to") else batch
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:

@@ -19,12 +19,12 @@ Moments = Mapping[Tensor, MutableMapping[str, Tensor]]
 
 
 def calibrate(task: Task, names: Sequence[str], batches: Iterable[Any], criterion: str) -> dict[str, Metric]:
-    """The metrics in which a criterion wants matrices approximated, by layer; none for the plain one.
+    """The metrics in which a criterion wants matrices approximated, by layer, on the CPU; none for the plain one.
 
     Args:
-        task: of the dense network.
+        task: of the dense network, where it is to be computed.
         names: its linear layers.
-        batches: training batches.
+        batches: training batches, in the same place.
         criterion: ``fisher`` learns from gradients, ``wanda`` from inputs; the others from nothing.
     """
     if METRIC_OF.get(criterion) == "fisher":
@@ -38,12 +38,12 @@ def _squared_gradients(task: Task, names: Sequence[str], batches: Iterable[Any])
     """Sum over batches of each weight's squared gradient, ``(out, in * kernel)``."""
     task.eval()
     weights = [task.model.get_parameter(f"{name}.weight") for name in names]
-    sums = [torch.zeros(weight.flatten(1).shape, dtype=torch.float64) for weight in weights]
+    sums = [torch.zeros_like(weight.flatten(1), dtype=torch.float64) for weight in weights]
     for batch in batches:
         loss, _ = task(batch, StepInfo(1, 0, 0, training=False))
         for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
             total += gradient.flatten(1).double() ** 2
-    return dict(zip(names, sums))
+    return {name: total.cpu() for name, total in zip(names, sums)}
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def _grams(task: Task, names: Sequence[str], batches: Iterable[Any]) -> dict[str
     with watched_inputs(task.model, names, see):
         for batch in batches:
             task(batch, StepInfo(1, 0, 0, training=False))
-    return sums
+    return {name: total.cpu() for name, total in sums.items()}
 
 
 class LowRankPruning(CriterionPruning):

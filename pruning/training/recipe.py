@@ -169,8 +169,11 @@ class Recipe(ABC):
         facts = network_facts(network)
         metrics: dict[str, Metric] = {}
         if config.technique == "low_rank":
-            batches = itertools.islice(self.first_batches(), config.calibration_batches)
-            metrics = calibrate(self.task(network, None), linear_names(network), batches, config.method)
+            world = distributed.initialise(self.config.trainer.device)
+            batches = map(world.take, itertools.islice(self.first_batches(), config.calibration_batches))
+            task = self.task(network, None).to(world.device)
+            metrics = calibrate(task, linear_names(network), batches, config.method)
+            network.cpu()
         pruner = runs.new_pruner(network, config, metrics)
         task = self.task(pruner.network.train(), guide, pruner)
         networks = {"teacher": teacher, "counts_from": config.counts_from,

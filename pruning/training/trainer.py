@@ -237,7 +237,7 @@ class Trainer:
             checkpoint.save_model(checkpoint.snapshot_path(self.exp_dir, name), self.task.model, self._header())
 
     def _forward(self, module: torch.nn.Module, batch: Any, info: StepInfo) -> Any:
-        batch = batch.to(self.world.device) if hasattr(batch, "to") else batch
+        batch = self.world.take(batch)
         dtype = torch.float16 if self.config.amp == "fp16" else torch.bfloat16
         with torch.autocast(self.world.device.type, dtype=dtype, enabled=self.config.amp != "none"):
             return module(batch, info)

@@ -31,6 +31,7 @@ option num_nodes=* --nodes $0 --ntasks-per-node 1
 option signal=* --signal $0
 """
 TOY = [sys.executable, "-m", "tests.training.toy"]
+pytestmark = pytest.mark.waits
 SLOWLY = ["--delay", "0.5", "--hurry", "hurry"]
 
 
