@@ -39,6 +39,9 @@ for number in range(first, last + 1):
         )
         pids.append(process.pid)
 open("queue", "w").write(" ".join(map(str, pids)))
+open("script", "w").write(arguments[-1])
+if os.environ.get("FAKE_UNANSWERED"):
+    sys.exit("error: Batch job submission failed: Socket timed out on send/recv operation")
 print(os.environ.get("FAKE_SAYS", "") + "{answer}")
 """
 # lists: prints the array while one of its processes runs; a grid engine fails for a job that it does not know
@@ -52,6 +55,9 @@ def runs(pid):
 open("asked", "a").write(".")
 if os.environ.get("FAKE_DEAF"):
     sys.exit("error: cannot be reached")
+if "%F %o" in sys.argv:
+    print("17 /some/where/job.sh")
+    sys.exit(print("4711", open("script").read()) if os.path.exists("script") else 0)
 if any(map(runs, open("queue").read().split())):
     print(os.environ.get("FAKE_STATE", "4711 running"))
 else:
@@ -117,9 +123,11 @@ class Cluster:
         error = process.communicate(timeout=60)[1]
         return process.returncode, error
 
+    def lines(self, name: str) -> list[str]:
+        return text(self.directory / name).splitlines()
+
     def submitted(self) -> list[str]:
-        path = self.directory / "submitted"
-        return eval(path.read_text().splitlines()[-1]) if path.exists() else []
+        return eval(self.lines("submitted")[-1]) if self.lines("submitted") else []
 
 
 @pytest.fixture(params=sorted(PLAYERS))
@@ -230,6 +238,29 @@ def test_a_scheduler_that_is_away_is_asked_again(cluster: Cluster) -> None:
     status, error = cluster.run("a.log", "true", FAKE_AWAY="3")
     assert status == 1 and error.splitlines()[-1].startswith("error: ") and "was not reached" in error
     assert not (cluster.directory / "cancelled").exists()
+
+
+def test_a_submission_that_was_not_answered_is_looked_for(tmp_path: Path) -> None:
+    """Submitted again only where the scheduler knows nothing of it."""
+    cluster = Cluster("slurm.sh", tmp_path)
+    status, error = cluster.run("JOB=1:2", "a.JOB.log", "echo", "JOB", FAKE_UNANSWERED="yes")
+    assert status == 0 and error.count("warning: ") == 1 and "was not reached (error: Batch job" in error
+    assert len(cluster.lines("submitted")) == 1 and (tmp_path / "a.2.log").exists()
+    sbatch = (tmp_path / "bin" / "sbatch").read_text()
+    (tmp_path / "script").unlink()
+    lost = 'if len(open("submitted").readlines()) == 2:\n    sys.exit("error: Socket timed out")\nspan ='
+    (tmp_path / "bin" / "sbatch").write_text(sbatch.replace("span =", lost))
+    status, error = cluster.run("a.log", "true")
+    assert status == 0 and error.count("warning: ") == 1 and len(cluster.lines("submitted")) == 3
+
+
+def test_one_that_may_have_the_jobs_and_cannot_be_asked_is_told(tmp_path: Path) -> None:
+    cluster = Cluster("slurm.sh", tmp_path)
+    status, error = cluster.run("a.log", "true", FAKE_UNANSWERED="yes", FAKE_DEAF="yes")
+    lines = error.splitlines()
+    assert status == 1 and len(cluster.lines("submitted")) == 1
+    assert lines[-1].startswith("error: Slurm may have the jobs")
+    assert lines[-2].startswith("warning: Slurm may have jobs of ") and lines[-2].endswith("see whether they run")
 
 
 ASKED_OFTEN = "until [ -e asked ] && [ $(wc -c < asked) -ge 20 ]; do sleep 0.02; done"  # over a second's worth of polls

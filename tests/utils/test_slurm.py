@@ -137,6 +137,22 @@ def test_an_array_and_a_failure_in_it(runner: Runner) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_submission_that_was_not_answered_becomes_one_array(runner: Runner, accepted: bool) -> None:
+    submit = shutil.which("sbatch") if accepted else "true"
+    unanswered = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    (runner.directory / "bin").mkdir()
+    wrapper = runner.directory / "bin" / "sbatch"
+    wrapper.write_text(f"#!/bin/bash\nrm -f {wrapper}\n{submit} \"$@\" > /dev/null\necho {unanswered} >&2\nexit 1\n")
+    wrapper.chmod(0o755)
+    runner.environment = {**runner.environment, "PATH": f"{wrapper.parent}:{runner.environment['PATH']}",
+                          "RUN_JOBS_RETRY": "1 1 1"}  # fmt: skip
+    error = finish(runner.start("JOB=1:2", "a.JOB.log", "bash", "-c", "echo JOB >> ran"))
+    assert error.count("\n") == 1 and "Slurm was not reached (sbatch: error: Batch job" in error
+    assert sorted((runner.directory / "ran").read_text().split()) == ["1", "2"]
+
+
+@pytest.mark.slow
 def test_kaldis_slurm_pl_runs_a_stage_with_the_recipes_configuration(runner: Runner) -> None:
     kaldi = os.environ.get("KALDI_UTILS")
     if not kaldi:

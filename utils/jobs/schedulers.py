@@ -39,6 +39,8 @@ class Scheduler:
         alive: the command that succeeds, printing something, while the array is queued or running.
         stuck: what it prints of jobs that will not run unless somebody does something.
         away: what the submitting command says when it did not reach the scheduler.
+        unsure: what it says when the scheduler may have the jobs nevertheless; nothing, if it does not say so.
+        found: the command that lists the user's jobs, an array's number and its script in a line; none without unsure.
         cancel: the command that ends the array.
     """
 
@@ -54,6 +56,8 @@ class Scheduler:
     alive: tuple[str, ...]
     stuck: str
     away: str
+    unsure: str
+    found: tuple[str, ...]
     cancel: str
 
 
@@ -80,6 +84,8 @@ SCHEDULERS = {
         alive=("squeue", "--noheader", "--format", "%T %r", "--jobs"),
         stuck=r"\w*[Hh]eld\w*|BadConstraints|PartitionTimeLimit|PartitionNodeLimit|InvalidAccount|InvalidQOS",
         away=r"Unable to contact slurm controller",
+        unsure=r"Socket timed out|Zero Bytes were transmitted|Transport endpoint is not connected|Connection reset",
+        found=("squeue", "--noheader", "--states", "all", "--format", "%F %o", "--user"),
         cancel="scancel",
     ),
     "sge": Scheduler(
@@ -103,6 +109,8 @@ SCHEDULERS = {
         alive=("qstat", "-j"),
         stuck=r"error reason.*",
         away=r"gdi request|qmaster",
+        unsure="(?!)",
+        found=(),
         cancel="qdel",
     ),
 }

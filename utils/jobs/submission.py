@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -27,7 +28,7 @@ LOST_SECONDS = float(os.environ.get("RUN_JOBS_LOST", "120"))  # how late a share
 
 
 class Unreachable(JobError):
-    """The scheduler was not reached, and has not got the jobs."""
+    """The scheduler was not reached; whether it has the jobs is asked before they are submitted again."""
 
 
 def warn(text: str) -> None:
@@ -46,6 +47,7 @@ class Submission:
         self.name = re.sub(r"^(?=\d)|^$", "job-", re.sub(r"[^\w.-]", "_", name, flags=re.ASCII))
         self.directory = log.parent / "q" / f"{self.name[:100]}.{os.getpid()}.{int(time.time())}"
         self.identity = ""
+        self._unsure = False  # whether the scheduler may have the jobs without having said so
         self._told: set[str] = set()
         self._asked = time.monotonic()  # when the scheduler last answered
 
@@ -68,12 +70,14 @@ class Submission:
         script.chmod(0o755)
 
     def submit(self, arguments: list[str]) -> None:
-        """Hand the script to the scheduler.
+        """Hand the script to the scheduler, unless it turns out to have it.
 
         Raises:
             Unreachable: it could not be asked.
             JobError: it refuses.
         """
+        if self._unsure and self._found():
+            return
         command = [*arguments, *self._array_arguments(), str(self.directory / "job.sh")]
         # in a session of its own, where a Ctrl-C does not reach it: either it submits, or it does not
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,
@@ -82,10 +86,30 @@ class Submission:
         if result.returncode != 0 or identity is None:
             reason = " ".join((result.stderr or result.stdout).split()) or f"status {result.returncode}"
             said = f"({reason}); the command was: {shlex.join(command)}"
-            if re.search(self.scheduler.away, reason):
+            self._unsure = re.search(self.scheduler.unsure, reason) is not None
+            if self._unsure or re.search(self.scheduler.away, reason):
                 raise Unreachable(f"{self.scheduler.name} was not reached {said}")
             raise JobError(f"{self.scheduler.name} refused the jobs {said}")
         self.identity = identity
+
+    def _found(self) -> bool:
+        """Whether the scheduler has the jobs of a submission that it did not answer.
+
+        Raises:
+            Unreachable: it does not answer now either.
+        """
+        command = [*self.scheduler.found, getpass.getuser()]
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,
+                                start_new_session=True)  # fmt: skip
+        if result.returncode != 0:
+            reason = " ".join(result.stderr.split())
+            raise Unreachable(f"{self.scheduler.name} may have the jobs, but {shlex.join(command)} fails ({reason})")
+        for line in result.stdout.splitlines():
+            identity, _, script = line.strip().partition(" ")
+            if script.endswith(str(self.directory / "job.sh")):
+                self.identity = identity
+                return True
+        return False
 
     def _script(self) -> str:
         runner = shlex.quote(str(Path(__file__).resolve().parents[1] / "run_jobs.py"))
@@ -184,6 +208,11 @@ class Submission:
 
     def cancel(self) -> None:
         """End all jobs of the array."""
+        if self._unsure and not self.identity:
+            with suppress(Unreachable):
+                self._found()
+            if not self.identity:
+                warn(f"{self.scheduler.name} may have jobs of {self.directory}/job.sh; see whether they run")
         if self.identity:
             command = [self.scheduler.cancel, self.identity]
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
