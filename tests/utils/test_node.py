@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -31,12 +32,12 @@ class Node:
             (directory / "bin" / name).chmod(0o755)
         (directory / "state").write_text(state)
 
-    def start(self, scheduler: str, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, scheduler: str, *command: str, program: Sequence[str] = RUN_JOBS) -> subprocess.Popen[bytes]:
         jobs = {"log": "a.JOB.log", "command": command, "first": 3, "last": 3, "variable": "JOB"}
         (self.directory / "jobs.json").write_text(json.dumps(jobs))
         environment = {**os.environ, "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
                        "SLURM_ARRAY_JOB_ID": "47", "SLURM_ARRAY_TASK_ID": "3"}  # fmt: skip
-        arguments = [*RUN_JOBS, "--run-one", scheduler, "jobs.json", "3", "done.3"]
+        arguments = [*program, "--run-one", scheduler, "jobs.json", "3", "done.3"]
         return subprocess.Popen(arguments, cwd=self.directory, env=environment)
 
     def run(self, scheduler: str, *command: str, told: Optional[signal.Signals] = None) -> int:
@@ -105,6 +106,29 @@ def test_a_command_that_gets_nowhere_is_not_run_for_ever(tmp_path: Path, schedul
         assert node.run(scheduler, *again) == status and node.status is None
     assert node.run(scheduler, *again) == 75 and node.status == "75"
     assert "error: the command has asked to be run again 10 times" in (tmp_path / "a.3.log").read_text()
+
+
+TOLD_AT_ONCE = """
+import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+from jobs import node
+import run_jobs
+
+class Told(ThreadPoolExecutor):
+    def submit(self, *work):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().submit(*work)
+
+node.ThreadPoolExecutor = Told
+sys.exit(run_jobs.main(sys.argv[1:]))
+"""
+
+
+def test_one_that_is_told_while_it_starts_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(tmp_path, "RUNNING None")
+    monkeypatch.setenv("PYTHONPATH", str(UTILS))
+    process = node.start("slurm", "bash", "-c", "sleep 100", program=[sys.executable, "-c", TOLD_AT_ONCE])
+    assert process.wait(timeout=60) == 143 and node.status == "143"
 
 
 def test_a_slurm_that_does_not_requeue_is_told_in_the_log(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def catch_signals(*more: signal.Signals) -> None:
     def handle(number: int, frame: Any) -> None:
         global _arrived
         for other in signals:
-            signal.signal(other, signal.SIG_IGN)
+            # not SIG_IGN, which a job that another thread starts just now would inherit, and could not be ended
+            signal.signal(other, lambda *_: None)
         _arrived = number
         if not _held:
             raise Interrupted(number)

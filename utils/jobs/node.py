@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jobs.array import Jobs
-from jobs.local import Executor, Interrupted, catch_signals
+from jobs.local import Executor, Interrupted, catch_signals, signals_held
 
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h; pruning.training.interruption says the same
 RESCHEDULE_STATUS = 99  # a job that ends so is queued again by a grid engine
@@ -32,15 +32,16 @@ def run_one(scheduler: str, path: str, number: int, done: str) -> int:
     """
     if "SLURM_CPUS_PER_TASK" in os.environ:  # srun, within the job, does not ask for as many of itself
         os.environ.setdefault("SRUN_CPUS_PER_TASK", os.environ["SLURM_CPUS_PER_TASK"])
-    # schedulers also warn with these: Slurm's --signal as asked, a grid engine's -notify and s_rt
-    catch_signals(signal.SIGUSR1, signal.SIGUSR2)
     jobs = Jobs(**json.loads(Path(path).read_text(encoding="utf-8")))
     # the scheduler itself kills what does not end in time; an earlier start of the same job has written to the log
     executor = Executor(grace=math.inf, append=True)
     told, started = False, time.monotonic()
     with ThreadPoolExecutor(1) as pool:  # a thread's own join() does not wait once a signal has interrupted it
-        ended = pool.submit(executor.run, jobs, number)
         try:
+            with signals_held():
+                # schedulers also warn with these: Slurm's --signal as asked, a grid engine's -notify and s_rt
+                catch_signals(signal.SIGUSR1, signal.SIGUSR2)
+                ended = pool.submit(executor.run, jobs, number)
             status = ended.result()
         except Interrupted as interrupted:
             told = True
