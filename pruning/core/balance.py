@@ -25,17 +25,18 @@ def balanced(scores: Tensor, selection: Selection, costs: CostModel, targets: Ma
     Args:
         scores: ``(U,)``, larger is more worth keeping.
         selection, costs: of the network.
-        targets: cost -> sparsity; other than two are only fitted.
+        targets: cost -> sparsity, of two costs that share units.
         fit: ``fit(order, fill)`` gives what is kept in an order, no cost above its target: see `Selection.fitted`.
     """
     ranks = scores.argsort(stable=True).argsort().double() / max(1, scores.numel())
     kept = fit(ranks, True)
-    if len(targets) != 2 or costs.apart(list(targets)) is not None:
-        return kept
 
     def gaps(keep: Tensor) -> list[float]:
         counts = selection.hard_counts(keep)
         return [costs.sparsity(counts, cost).item() - target for cost, target in targets.items()]
+
+    def furthest(keep: Tensor) -> float:
+        return max(map(abs, gaps(keep)))
 
     def lead(keep: Tensor) -> float:  # by how much the first cost is cut more than the second
         first, second = gaps(keep)
@@ -46,11 +47,18 @@ def balanced(scores: Tensor, selection: Selection, costs: CostModel, targets: Ma
         return kept
     first, second = ((costs.prices(cost) / costs.dense[cost])[selection.member] for cost in targets)
     tilt = (first - second) / (first + second).clamp(min=1e-30) * (1.0 if before > 0 else -1.0)
+    tried: dict[float, float] = {}
+
+    def too_little(amount: float) -> bool:
+        keep = fit(ranks + amount * tilt, False)
+        tried[amount] = furthest(keep)
+        return lead(keep) * before > 0
+
     low, high = 0.0, _FIRST
-    while high < _LAST and lead(fit(ranks + high * tilt, False)) * before > 0:
+    while high < _LAST and too_little(high):
         low, high = high, 2 * high
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if lead(fit(ranks + middle * tilt, False)) * before > 0 else (low, middle)
-    found = [kept, *(fit(ranks + amount * tilt, True) for amount in (low, high))]
-    return min(found, key=lambda keep: max(map(abs, gaps(keep))))
+        low, high = (middle, high) if too_little(middle) else (low, middle)
+    best = sorted(tried, key=lambda amount: tried[amount])[:2]  # of equal ones the least tilted
+    return min([kept, *(fit(ranks + amount * tilt, True) for amount in best)], key=furthest)

@@ -129,12 +129,16 @@ class HardConcreteGates(nn.Module):
         the rule's threshold are opened (or closed) in the order of their log alpha; of two targets, in one that meets
         both (see `pruning.core.balance`).
         """
-        rule = self.rule()
+        rule, alpha = self.rule(), self.log_alpha.detach().cpu()
+        if len(targets) != 2 or costs.apart(list(targets)) is not None:
+            return self.units.fitted(rule, alpha, costs, targets, fill=fill)
+        start = self.units.with_all_units(rule)  # what the rule closes is what closes first
 
         def fit(order: Tensor, filled: bool) -> Tensor:
-            return self.units.fitted(rule, order, costs, targets, fill=filled and fill)
+            return self.units.fitted(start, order, costs, targets, fill=filled and fill)
 
-        return balanced(self.log_alpha.detach().cpu(), self.units, costs, targets, fit)
+        ranks = alpha.argsort(stable=True).argsort() + len(alpha) * rule.long()
+        return balanced(ranks, self.units, costs, targets, fit)
 
     def structure(self, keep: Optional[Tensor] = None) -> Structure:
         """The structure of ``keep (U,)`` (the rule's for None), with soft scales and with log alpha as scores."""

@@ -47,6 +47,7 @@ class Selection:
         self._places, self._fixed_counts = places.tolist(), self.fixed.tolist()
         parents = [position[group.parent] if group.parent is not None else -1 for group in self.groups]
         self._family = [(child, parent) for child, parent in enumerate(parents) if parent >= 0]
+        self._is_module = torch.tensor([index in parents for index in range(len(self.groups))])
 
     @property
     def num_units(self) -> int:
@@ -120,6 +121,9 @@ class Selection:
     ) -> Tensor:
         """See `fitted`; with ``inside (U,)`` bool, other units stay as they are."""
         if len(targets) > 1 and (behind := self._behind(keep, costs, targets)):
+            if len(behind) < len(targets) and may_open is None:
+                keep = self._none_ahead(keep, ranks, costs, targets, inside)
+                behind = self._behind(keep, costs, targets)
             for cost in behind:
                 if not self._behind(keep, costs, {cost: targets[cost]}):
                     continue  # with what went for another
@@ -149,6 +153,18 @@ class Selection:
             candidates += [before, filled, keep]
         return min(candidates, key=lambda candidate: abs(excess(candidate)))
 
+    def _none_ahead(
+        self, keep: Tensor, ranks: Tensor, costs: CostModel, targets: Mapping[str, float], inside: Optional[Tensor]
+    ) -> Tensor:
+        """``keep`` with units opened until no sparsity is above its target."""
+
+        def furthest(candidate: Tensor) -> float:
+            counts = self.hard_counts(candidate)
+            return max(costs.sparsity(counts, cost).item() - target for cost, target in targets.items())
+
+        order = self._flip_order(keep, ranks, True)
+        return _bracket(keep, order if inside is None else order[inside[order]], True, furthest)[1]
+
     def _behind(self, keep: Tensor, costs: CostModel, targets: Mapping[str, float]) -> list[str]:
         """Costs that are below their targets, the furthest first."""
         counts = self.hard_counts(keep)
@@ -168,10 +184,8 @@ class Selection:
         """Units that may be flipped, ``(K,)``, by rank: units of open modules first, then whole modules."""
         counts = self.hard_counts(keep)
         parent_open = torch.ones(len(self.groups), dtype=torch.bool)
-        is_module = torch.zeros(len(self.groups), dtype=torch.bool)
         for child, parent in self._family:
             parent_open[child] = counts[parent] > 0
-            is_module[parent] = True
         protected = torch.zeros_like(keep)
         start = 0
         for group in self.chosen:  # the best units of a group that must not empty stay
@@ -181,12 +195,16 @@ class Selection:
             start += group.size
         later = float(len(ranks))
         if opening:
-            late = is_module[self.member] | ~parent_open[self.member]
+            late = self._is_module[self.member] | ~parent_open[self.member]
             key = ranks - later * late.double()
             return key.masked_fill(keep, -math.inf).argsort(descending=True)[: int((~keep).sum())]
         movable = keep & ~protected & parent_open[self.member]
-        key = ranks + later * is_module[self.member].double()
+        key = ranks + later * self._is_module[self.member].double()
         return key.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
+
+    def with_all_units(self, keep: Tensor) -> Tensor:
+        """``keep (U,)`` with all units open that are no modules."""
+        return keep | ~self._is_module[self.member]
 
     def settled(self, keep: Tensor) -> Tensor:
         """``keep (U,)`` with all units open where a group would keep more than is worth while."""
