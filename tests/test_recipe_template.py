@@ -82,6 +82,19 @@ def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
     assert set("MORNINGEVENINGNIGHT") <= set(tokens) and tokens[0] == "<blk>"
 
 
+def test_a_part_that_is_wrong_leaves_no_manifest_of_the_others(tmp_path: Path) -> None:
+    """Else the next `read_part`, which divides them otherwise, would find utterances of dev in train, and skip it."""
+    corpus = make_kaldi_dirs(tmp_path / "kaldi")
+    (corpus / "dev/text").write_text("dev0 MORNING\n")
+    result = run(tmp_path, "--corpus-dir", str(corpus), "--stop-stage", "1")
+    assert result.returncode == 1 and "dev/text has no line for dev1; add it" in result.stderr.splitlines()[-1]
+    assert not list((tmp_path / "data").rglob("*.jsonl.gz"))
+    (corpus / "dev/text").write_text("dev0 MORNING\ndev1 NIGHT\n")
+    assert run(tmp_path, "--corpus-dir", str(corpus), "--stop-stage", "1").returncode == 0
+    paths = manifests.Paths(tmp_path / "data/manifests", "mycorpus")
+    assert [manifests.count_lines(paths.supervisions(part)) for part in ("train", "dev", "test")] == [12, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruning import files
 from pruning.errors import UserError
-from pruning.speech import manifests, sampler
+from pruning.speech import manifests, sampler, workers
 from pruning.speech.augment import SampleAugmentConfig, SpecAugmentConfig
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.intents import Intents, intent_of
@@ -266,8 +266,11 @@ def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> 
         batch_size=None,
         num_workers=config.num_workers,
         generator=torch.Generator().manual_seed(0),  # else it would draw from the generator that training uses
+        worker_init_fn=workers.heed_parent_alone,
     )
-    for batch in loader:
+    with workers.sigterm_blocked():
+        batches = iter(loader)
+    for batch in batches:
         if isinstance(batch, _Fault):
             raise UserError(batch.what, batch.remedy)
         yield batch

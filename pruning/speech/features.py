@@ -73,20 +73,31 @@ def _version(config: FeatureConfig, source: manifests.Paths, part: str) -> str:
     return digest.hexdigest()[:8]
 
 
-def _is_done(config: FeatureConfig, paths: manifests.Paths, part: str) -> bool:
+def _utterances(source: manifests.Paths, part: str) -> str:
+    """What is said in the manifests, by whom and when, in 8 characters; not where the audio lies."""
+    with manifests.naming(source.supervisions(part)), gzip.open(source.supervisions(part), "rb") as stream:
+        return hashlib.sha256(stream.read()).hexdigest()[:8]
+
+
+def _is_done(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str) -> bool:
     """Whether the cuts of ``part`` are there.
 
     Raises:
-        UserError: they were made with another configuration. (icefall's come without one and are taken as they are.)
+        UserError: they were made with another configuration, or of other utterances than the manifests have now.
+            (icefall's come without a description and are taken as they are.)
     """
     cuts, description = paths.cuts(part), _description(paths, part)
     if not cuts.is_file():
         return False
     if description.is_file():
         made, wanted = files.read_json(description), config.describe()
+        utterances = made.pop("utterances", None)
+        remedy = f"give other options or another output directory, or remove {cuts} and {description.parent}"
         if made != wanted:
-            remedy = f"give other options or another output directory, or remove {cuts} and {description.parent}"
             raise UserError(f"{cuts} was made with {json.dumps(made)}, not with {json.dumps(wanted)}", remedy)
+        now = source.supervisions(part)
+        if utterances is not None and now.is_file() and utterances != _utterances(source, part):
+            raise UserError(f"{cuts} was made of other utterances than {now} has now", remedy)
     return True
 
 
@@ -100,11 +111,11 @@ def compute_split(config: FeatureConfig, source: manifests.Paths, job: Job) -> N
 
     Raises:
         UserError: a manifest is missing or damaged, or an audio file is (naming it), and nothing of the split remains;
-            or the part is done, with another configuration.
+            or the part is done, with another configuration or of other utterances.
     """
     from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
 
-    whole = _is_done(config, job.paths, job.part)
+    whole = _is_done(config, source, job.paths, job.part)
     version = "" if whole else _version(config, source, job.part)
     if whole or job.cuts(version).is_file():
         logging.info("%s: split %d of %d is done", job.part, job.split, job.num_splits)
@@ -178,11 +189,11 @@ def combine(config: FeatureConfig, source: manifests.Paths, paths: manifests.Pat
 
     Raises:
         UserError: a split is missing or damaged, or its utterances are not those of the manifests; or the cuts are
-            there, made with another configuration.
+            there, made with another configuration or of other utterances.
     """
     from lhotse import CutSet
 
-    if _is_done(config, paths, part):
+    if _is_done(config, source, paths, part):
         logging.info("%s: the cuts are there already", part)
         return
     version = _version(config, source, part)
@@ -197,7 +208,8 @@ def combine(config: FeatureConfig, source: manifests.Paths, paths: manifests.Pat
             for cut, wanted in zip_longest(made, _perturbed(config, manifests.read(source, part))):
                 _check_same(cut, wanted, jobs[0].directory)
                 writer.write(cut)
-        files.write_json(_description(paths, part), config.describe())
+        described = {**config.describe(), "utterances": _utterances(source, part)}
+        files.write_json(_description(paths, part), described)
     for job in jobs:
         job.cuts(version).unlink()
     logging.info("%s: %s", part, paths.cuts(part))

@@ -99,7 +99,17 @@ def _files(directory: Path, choice: Choice) -> list[Path]:
         raise UserError(f"an average over {choice.avg} epochs up to {choice.epoch} needs {needs}",
                         "choose a smaller --avg" + (", or --use-averaged-model false" * choice.use_averaged_model))
     numbers = [first, choice.epoch] if choice.use_averaged_model else range(first, choice.epoch + 1)
-    return [directory / f"epoch-{number}.pt" for number in numbers]
+    return _existing([directory / f"epoch-{number}.pt" for number in numbers], choice)
+
+
+def _existing(files: list[Path], choice: Choice) -> list[Path]:
+    """The files of epochs, if all are there."""
+    for path in reversed(files):  # a wrong --epoch is named before a wrong --avg
+        if not path.is_file():
+            there = len(list(path.parent.glob("epoch-*.pt")))
+            raise UserError(f"{path} does not exist, which --epoch {choice.epoch} --avg {choice.avg} needs; "
+                            f"{there} files epoch-N.pt are there", "choose another --epoch or --avg")  # fmt: skip
+    return files
 
 
 def _read(path: Path) -> dict[str, Any]:

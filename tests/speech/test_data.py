@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import multiprocessing
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pruning.speech import manifests, sampler, sources
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import Batch, DataConfig, count_batches, evaluation_batches, training_batches
 from pruning.speech.sources import FEATURES, PADDING
+from tests.waiting import until
 
 CONFIG = DataConfig(max_duration=8.0, num_buckets=3, num_workers=0)
 
@@ -101,6 +104,27 @@ def test_workers_change_nothing(paths: list[Path], tokenizer: Tokenizer) -> None
     workers = replace(CONFIG, num_workers=2)
     assert same(list(training_batches(workers, paths, tokenizer, 3, 1)), plain)
     assert same(list(training_batches(workers, paths, tokenizer, 3, 1, skip_batches=5)), plain[5:])
+
+
+def test_a_signal_to_all_processes_of_a_job_leaves_workers_to_training(paths: list[Path], tokenizer: Tokenizer) -> None:
+    """A scheduler's warning reaches all of them; training then finishes its step, and needs them for that."""
+    plain = list(training_batches(CONFIG, paths, tokenizer, 3, 1))
+    batches = training_batches(replace(CONFIG, num_workers=2), paths, tokenizer, 3, 1)
+    begun = [next(batches)]
+    children = multiprocessing.active_children()
+    assert len(children) == 2
+    subprocess.run(["kill", "-TERM", *(str(child.pid) for child in children)], check=True)  # not their parent
+    assert same([*begun, *batches], plain)
+    until(lambda: not any(child.is_alive() for child in children))
+
+
+def test_workers_end_when_training_ends_them(paths: list[Path], tokenizer: Tokenizer) -> None:
+    batches = training_batches(replace(CONFIG, num_workers=1), paths, tokenizer, 3, 1)
+    next(batches)
+    (child,) = multiprocessing.active_children()
+    child.terminate()  # as at the end of a program that failed, before it waits for its processes
+    child.join(60)
+    assert child.exitcode == 0
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

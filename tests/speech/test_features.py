@@ -125,6 +125,19 @@ def test_finished_cuts_of_another_configuration_are_refused(source: manifests.Pa
     assert len(compute(source, tmp_path / "fbank", 1, other)) == 15
 
 
+def test_finished_cuts_of_other_utterances_are_refused(source: manifests.Paths, tmp_path: Path) -> None:
+    """A text is corrected and the manifests are made again; that the audio moved is no reason."""
+    compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
+    (tmp_path / "LibriSpeech").rename(tmp_path / "moved")
+    transcript = next((tmp_path / "moved").rglob("*.trans.txt"))
+    librispeech.prepare(tmp_path / "moved", [PART], tmp_path / "same")
+    transcript.write_text(transcript.read_text().rstrip() + " CORRECTED\n")
+    librispeech.prepare(tmp_path / "moved", [PART], tmp_path / "newer")
+    assert len(compute(manifests.Paths(tmp_path / "same"), tmp_path / "fbank", 1, features.FeatureConfig())) == 5
+    with pytest.raises(UserError, match=r"was made of other utterances than .*newer/.*supervisions.* or remove "):
+        compute(manifests.Paths(tmp_path / "newer"), tmp_path / "fbank", 1, features.FeatureConfig())
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
 def test_truncated_audio_is_named_and_leaves_nothing(source: manifests.Paths, tmp_path: Path, keep: float) -> None:
     audio = next((tmp_path / "LibriSpeech").rglob("1-7-0003.flac"))

@@ -95,7 +95,8 @@ def test_names_of_distributed_training(tmp_path: Path) -> None:
         (Choice(epoch=2, avg=0), "at least 1"),
         (Choice(epoch=2, avg=2), "needs the running average before them"),
         (Choice(epoch=2, avg=3, use_averaged_model=False), "so many epochs"),
-        (Choice(epoch=9, use_averaged_model=False), r"epoch-9\.pt does not exist"),
+        (Choice(epoch=9, use_averaged_model=False), r"epoch-9\.pt does not exist.*another --epoch or --avg"),
+        (Choice(epoch=30, avg=10), r"epoch-30\.pt does not exist, which --epoch 30 --avg 10 needs; \d files"),
         (Choice(iteration=16, avg=2), r"has 2 files checkpoint-N\.pt up to 16, of which 3"),
     ],
 )

@@ -18,7 +18,11 @@ from tests.waiting import until
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 RUN_JOBS = [sys.executable, str(UTILS / "run_jobs.py")]
 SQUEUE = "#!/bin/sh\necho \"$@\" >> asked\ncat state\n"
-SCONTROL = "#!/bin/sh\necho \"$@\" >> asked\n[ ! -e refuses ] || { echo 'Operation is disabled' >&2; exit 1; }\n"
+SCONTROL = """#!/bin/sh
+echo "$@" >> asked
+[ ! -e refuses ] || { echo 'Operation is disabled' >&2; exit 1; }
+[ ! -e away ] || { rm away; echo 'Unexpected message received for job 47_3' >&2; exit 1; }
+"""
 
 
 class Node:
@@ -36,7 +40,7 @@ class Node:
         jobs = {"log": "a.JOB.log", "command": command, "first": 3, "last": 3, "variable": "JOB"}
         (self.directory / "jobs.json").write_text(json.dumps(jobs))
         environment = {**os.environ, "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
-                       "SLURM_ARRAY_JOB_ID": "47", "SLURM_ARRAY_TASK_ID": "3"}  # fmt: skip
+                       "SLURM_ARRAY_JOB_ID": "47", "SLURM_ARRAY_TASK_ID": "3", "RUN_JOBS_RETRY": "0.1 0.1"}  # fmt: skip
         arguments = [*program, "--run-one", scheduler, "jobs.json", "3", "done.3"]
         return subprocess.Popen(arguments, cwd=self.directory, env=environment)
 
@@ -138,6 +142,15 @@ def test_a_slurm_that_does_not_requeue_is_told_in_the_log(tmp_path: Path) -> Non
     assert node.status == "75"
     last = (tmp_path / "a.3.log").read_text().splitlines()[-1]
     assert last == "error: Slurm does not requeue this job (Operation is disabled); run the same command again"
+
+
+def test_a_controller_that_is_away_is_asked_again(tmp_path: Path) -> None:
+    """As when it is restarted just while a job saves its state at its time limit."""
+    node = Node(tmp_path, "RUNNING None")
+    (tmp_path / "away").touch()
+    assert node.run("slurm", *SAVES, told=signal.SIGTERM) == 75
+    assert node.status is None and node.asked.count("requeue 47_3\n") == 2
+    assert "error: " not in (tmp_path / "a.3.log").read_text()
 
 
 def test_a_grid_engine_is_asked_by_a_status_of_its_own(tmp_path: Path) -> None:

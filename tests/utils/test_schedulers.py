@@ -285,6 +285,24 @@ def test_what_holds_jobs_up_is_told_once(cluster: Cluster) -> None:
     assert state.split(" ", 1)[-1].split("  ")[-1] in error
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("PartitionConfig", True),  # --num-nodes 2 where there is one
+        ("QOSMaxWallDurationPerJobLimit", True),
+        ("MaxMemPerLimit", True),
+        ("Resources", False),
+        ("Priority", False),
+        ("QOSMaxJobsPerUserLimit", False),
+        ("AssocGrpGRES", False),
+    ],
+)
+def test_what_no_waiting_helps_is_told_apart(tmp_path: Path, reason: str, told: bool) -> None:
+    cluster, state = Cluster("slurm.sh", tmp_path), f"PENDING {reason}"
+    status, error = cluster.run("a.log", "bash", "-c", ASKED_OFTEN, FAKE_STATE=state)
+    assert status == 0 and (f"waits for somebody ({reason}); " in error) is told
+
+
 def test_a_site_may_say_more_on_submission(cluster: Cluster) -> None:
     process = cluster.start("a.log", "bash", "-c", "touch started; sleep 100", FAKE_SAYS="Welcome to cluster 9\n")
     until((cluster.directory / "started").exists)

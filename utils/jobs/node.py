@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,11 +19,15 @@ from pathlib import Path
 
 from jobs.array import Jobs
 from jobs.local import Executor, Interrupted, catch_signals, signals_held
+from jobs.schedulers import SCHEDULERS
+from jobs.submission import RETRY_SECONDS
 
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h; pruning.training.interruption says the same
 RESCHEDULE_STATUS = 99  # a job that ends so is queued again by a grid engine
 # a command that asks for it so often in a row, each time so soon and without having been told to end, gets nowhere
 VAIN_STARTS, VAIN_SECONDS = 10, 60
+# what scontrol says when it did not reach the controller; the last is its own for arrays
+_AWAY = f"{SCHEDULERS['slurm'].away}|{SCHEDULERS['slurm'].unsure}|Unexpected message received"
 
 
 def run_one(scheduler: str, path: str, number: int, done: str) -> int:
@@ -83,19 +88,29 @@ def _in_vain(count: Path, soon: bool) -> bool:
 
 
 def _slurm_runs_it_again(status: int, told: bool, log: Path) -> bool:
-    """Requeue the job if its command asks for it; also true if Slurm is ending the job and decides itself."""
+    """Requeue the job if its command asks for it; also true if Slurm is ending the job and decides itself.
+
+    A controller that is away is asked again for some minutes, in which a job that is to go on would else have failed.
+    """
     identity = _slurm_identity()
-    state, reason = _slurm_state(identity)
-    if told and state in ("COMPLETING", "PENDING") and reason != "TimeLimit":
-        return True  # preempted or requeued: it runs again; cancelled: who waits for it sees that it is gone
-    if status != REQUEUE_STATUS:
-        return False
-    requeue = _ask("scontrol", "requeue", identity)
-    if requeue.returncode != 0:
-        with open(log, "a", encoding="utf-8") as stream:
-            reason = " ".join(requeue.stderr.split())
-            stream.write(f"error: Slurm does not requeue this job ({reason}); run the same command again\n")
-    return requeue.returncode == 0
+    answered = True
+    for pause in [*RETRY_SECONDS, None]:
+        state, why = _slurm_state(identity)
+        if (told or not answered) and state in ("COMPLETING", "PENDING") and why != "TimeLimit":
+            return True  # preempted or requeued: it runs again; cancelled: who waits for it sees that it is gone
+        if status != REQUEUE_STATUS:
+            return False
+        requeue = _ask("scontrol", "requeue", identity)
+        if requeue.returncode == 0:
+            return True
+        answered = re.search(_AWAY, requeue.stderr) is None
+        if answered or pause is None:
+            break
+        time.sleep(pause)
+    with open(log, "a", encoding="utf-8") as stream:
+        reason = " ".join(requeue.stderr.split())
+        stream.write(f"error: Slurm does not requeue this job ({reason}); run the same command again\n")
+    return False
 
 
 def _slurm_identity() -> str:

@@ -82,7 +82,9 @@ SCHEDULERS = {
         naming="#SBATCH --job-name",
         task="SLURM_ARRAY_TASK_ID",
         alive=("squeue", "--noheader", "--format", "%T %r", "--jobs"),
-        stuck=r"\w*[Hh]eld\w*|BadConstraints|PartitionTimeLimit|PartitionNodeLimit|InvalidAccount|InvalidQOS",
+        # PartitionConfig: more nodes, processors or memory than the partition has; PerJob: than a site allows a job
+        stuck=r"\w*[Hh]eld\w*|JobHoldMaxRequeue|BadConstraints|Partition(?:Config|TimeLimit|NodeLimit)|MaxMemPerLimit"
+        r"|\w+PerJob(?:Limit)?|Invalid(?:Account|QOS)|(?:Account|QOS)NotAllowed|DependencyNeverSatisfied",
         away=r"Unable to contact slurm controller",
         unsure=r"Socket timed out|Zero Bytes were transmitted|Transport endpoint is not connected|Connection reset",
         found=("squeue", "--noheader", "--states", "all", "--format", "%F %o", "--user"),

@@ -190,8 +190,8 @@ class Submission:
                 names = ", ".join(str(number) for number in sorted(waiting))
                 self._show_log()
                 print(
-                    f"error: {self.scheduler.name} job {self.identity} ended without jobs {names} (killed, or out of "
-                    f"time or memory); see {self.directory}/scheduler.log",
+                    f"error: {self.scheduler.name} job {self.identity} ended without jobs {names} (cancelled, killed, "
+                    f"or out of time or memory); see {self.directory}/scheduler.log",
                     file=sys.stderr,
                 )
                 return {**statuses, **dict.fromkeys(waiting, 1)}

@@ -53,11 +53,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--audio-dir", type=Path, default=Path("data/audio"), help="of converted audio")
     values = options.parse_args(argv)
     paths = manifests.Paths(values.output_dir, values.prefix)
-    for part in values.parts:
+    read = {}
+    for part in dict.fromkeys(values.parts):
         if paths.recordings(part).is_file() and paths.supervisions(part).is_file():
-            logging.info("%s: manifests are there already", part)
+            logging.info("%s: manifests are there already; remove them to have read_part make them anew", part)
             continue
-        recordings, supervisions = read_part(values.corpus_dir, part, values.audio_dir)
+        read[part] = read_part(values.corpus_dir, part, values.audio_dir)
+        manifests.validate(*read[part], part)
+    for part, (recordings, supervisions) in read.items():  # all or none: another read_part may divide them otherwise
         manifests.write(recordings, supervisions, paths, part)
         logging.info("%s: %d recordings, %d utterances", part, len(recordings), len(supervisions))
 
