@@ -229,6 +229,7 @@ def test_what_the_configuration_lacks_is_refused_before_submission(
 def test_a_refusal_of_the_scheduler_is_told(cluster: Cluster) -> None:
     status, error = cluster.run("a.log", "true", FAKE_REFUSES="yes")
     assert status == 1 and "refused the jobs (error: Invalid partition name)" in error and error.count("\n") == 1
+    assert not list((cluster.directory / "q").iterdir())
 
 
 def test_a_scheduler_that_is_away_is_asked_again(cluster: Cluster) -> None:

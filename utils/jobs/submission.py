@@ -207,12 +207,14 @@ class Submission:
             print("\n".join(lines), file=sys.stderr)
 
     def cancel(self) -> None:
-        """End all jobs of the array."""
+        """End all jobs of the array; nothing is left of one that was never submitted."""
         if self._unsure and not self.identity:
             with suppress(Unreachable):
                 self._found()
             if not self.identity:
                 warn(f"{self.scheduler.name} may have jobs of {self.directory}/job.sh; see whether they run")
+        if not (self.identity or self._unsure):
+            shutil.rmtree(self.directory, ignore_errors=True)
         if self.identity:
             command = [self.scheduler.cancel, self.identity]
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
