@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path
-from pruning.training import average
+from pruning.training import average, unpickle
 
 FORMAT_VERSION = 1
 Header = dict[str, Any]
@@ -106,13 +106,14 @@ def read_tensors(path: PathLike, remedy: str) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
     Raises:
-        UserError: the file is missing or damaged; ends with ``remedy``.
+        UserError: the file is missing or damaged; ends with ``remedy``, unless it is a pointer of Git LFS.
     """
     try:
         return load_file(str(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist", remedy) from None
     except (SafetensorError, IsADirectoryError) as error:
+        unpickle.check_not_pointer(Path(path))
         raise UserError(f"{path} is not a whole safetensors file ({error})", remedy) from None
 
 
