@@ -36,7 +36,7 @@ def build(description: Mapping[str, Any], source: str = "the checkpoint") -> nn.
         )
     try:
         return _BUILDERS[kind](description["config"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{source} has a {kind} configuration that does not build ({error})", "use the version that wrote it"
         ) from None

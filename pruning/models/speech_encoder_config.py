@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from torch import nn
 
-from pruning.errors import UserError
+from pruning.errors import UserError, check_numbers
 from pruning.models.layers import Activation, per_layer
 
 WAV2VEC2, HUBERT, WAVLM = KINDS = ("wav2vec2", "hubert", "wavlm")
@@ -35,7 +35,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("do_stable_layer_norm", "conv_bias", "feat_proj_layer_norm"), lambda value: isinstance(value, bool),
      "true or false"),
     (("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"),
-     lambda value: isinstance(value, (int, float)) and 0 <= value <= 1, "a number from 0 to 1"),
+     lambda value: isinstance(value, (int, float)) and 0 <= value < 1, "a number from 0 to below 1"),
     (("layer_norm_eps",), lambda value: isinstance(value, (int, float)) and value > 0, "a number above 0"),
     (("hidden_act", "feat_extract_activation"), lambda value: isinstance(value, str) and value in ACTIVATIONS,
      f"one of {', '.join(ACTIVATIONS)}"),
@@ -104,6 +104,10 @@ class SpeechEncoderConfig:
     ranks: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_numbers(self, "conv_channels", "conv_kernels", "conv_strides", "d_model", "num_layers", "head_dim",
+                      "original_heads", "pos_kernel", "pos_groups", least=1)  # fmt: skip
+        check_numbers(self, "ffn_dim", "layer_norm_eps", least=0)
+        check_numbers(self, "dropout", "attention_dropout", "ffn_dropout", "projection_dropout", least=0, below=1)
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         of_layers = [tuple(heads) for heads in self.heads]
