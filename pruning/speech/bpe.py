@@ -161,6 +161,8 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
             minloglevel=2,
         )
     except (RuntimeError, ValueError, OSError) as error:
+        if sentences.fault is not None:
+            raise sentences.fault from None
         raise _explained(error, sentences.count, vocab_size) from None
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokens.txt").unlink(missing_ok=True)  # of an earlier model, whose table would not match
@@ -172,16 +174,21 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
 
 
 class _Counted:
-    """Iterates over texts and counts them."""
+    """Iterates over texts and counts them; keeps what stops it, which sentencepiece turns into an error of its own."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
         self.count = 0
+        self.fault: Optional[UserError] = None
 
     def __iter__(self) -> Iterator[str]:
-        for text in self._texts:
-            self.count += 1
-            yield text
+        try:
+            for text in self._texts:
+                self.count += 1
+                yield text
+        except UserError as error:
+            self.fault = error
+            raise
 
 
 def _existing(directory: Path, vocab_size: Optional[int], model_type: str) -> Tokenizer:

@@ -148,12 +148,18 @@ def test_validation_names_the_item(data_dir: Path) -> None:
     check(f"dev: utterance {first.id} occurs twice", first, replace(first, start=0.5, duration=0.1))
     check(f"dev: utterance {first.id} is in channel 1 of recording {first.id}", replace(first, channel=1))
     check(f"dev: utterance {first.id} is in channel .0. of recording", replace(first, channel=[0]))
+    check(f"dev: the transcript of {first.id}, 5, is no text; quote it", replace(first, text=5))
+    check(f"dev: utterance {first.id} lasts nan s, which is no sample", replace(first, duration=float("nan")))
+    check(f"dev: utterance {first.id} lasts None s", replace(first, duration=None))
+    check(f"dev: utterance {first.id} lasts 1e-07 s, which is no sample", replace(first, duration=1e-7))
     with pytest.raises(UserError, match="dev has no recordings"):
         manifests.validate(RecordingSet.from_recordings([]), supervisions, "dev")
     recording = recordings[first.id]
     for other, message in (
         (recording, f"dev: recording {first.id} occurs twice"),
         (replace(recording, id="b", num_samples=0, duration=0.0), "dev: recording b lasts 0.0 s"),
+        (replace(recording, id="b", duration="1.0"), "dev: recording b lasts 1.0 s"),
+        (replace(recording, id="b", sources=[]), "dev: recording b has no sources"),
     ):
         with pytest.raises(UserError, match=message):
             manifests.validate(RecordingSet.from_recordings([*recordings, other]), supervisions, "dev")
