@@ -152,6 +152,9 @@ def _feature_dim(model: Any, header: Header, arguments: argparse.Namespace) -> O
 
 
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+    if (arguments.exported / "model.onnx").is_file():
+        raise UserError(f"{arguments.exported} holds the export of an encoder with a head, which is not decoded here",
+                        "decode the experiment that it is of: --exp-dir")  # fmt: skip
     model = ExportedTransducer(arguments.exported, arguments.form, arguments.num_threads)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
     if arguments.method.startswith(("ctc", "hlg")):

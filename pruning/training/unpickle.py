@@ -29,6 +29,8 @@ from pruning.files import PathLike
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_SHOWN = 200
+"""Characters of another library's message, which may hold what is in the file."""
 _POINTER = b"version https://git-lfs"
 _STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -79,7 +81,7 @@ def load(path: PathLike) -> Any:
     except (OSError, UserError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        reason = str(error).split("\n", 1)[0][:_SHOWN] or type(error).__name__
         raise UserError(f"{path} is not a readable torch checkpoint ({reason})", "copy it again") from None
 
 

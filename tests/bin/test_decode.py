@@ -350,3 +350,11 @@ def test_options_that_cannot_be_followed(
     (tmp_path / "scales.json").write_text('{"best": [1]}')
     with pytest.raises(UserError, match=message):
         run(tmp_path / "exp", data, "--method", "modified_beam_search_lm_shallow_fusion", *extra)
+
+
+def test_the_export_of_another_kind_of_network_is_told(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    cuts = str(data / "fbank" / "librispeech_cuts_test-clean.jsonl.gz")
+    with pytest.raises(UserError, match="holds the export of an encoder with a head"):
+        decode.main(["--exported", str(tmp_path), "--cuts", cuts, "--lang-dir", str(data / "lang_bpe_27"),
+                     "--method", "greedy_search"])  # fmt: skip

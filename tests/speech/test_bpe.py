@@ -46,6 +46,14 @@ def test_unknown_characters_become_unk(tokenizer: bpe.Tokenizer) -> None:
     assert bpe.UNKNOWN_ID in tokenizer.encode("ÉTÉ")
 
 
+def test_blank_is_no_word(tokenizer: bpe.Tokenizer) -> None:
+    """It would be a target of losses that take it for something else."""
+    with pytest.raises(UserError, match="the text 'ONE <blk>' holds <blk>"):
+        tokenizer.encode("ONE <blk>")
+    with pytest.raises(UserError, match="'<blk>' holds"):
+        tokenizer.encode_all(["ONE", "<blk>"])
+
+
 @pytest.mark.parametrize("unit", ["unigram", "bpe"])
 def test_training_repeats_exactly(tmp_path: Path, unit: str) -> None:
     first, second = (bpe.train(TEXTS, tmp_path / name, 50, unit) for name in "ab")
