@@ -86,7 +86,8 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
     working directory, as long as they kept their place relative to the manifest.
 
     Raises:
-        UserError: while iterating, where the manifest is damaged, of another format, or holds something else than cuts.
+        UserError: while iterating, where the manifest is damaged, of another format, or holds something else than cuts
+            with ids and durations.
     """
     from lhotse import load_manifest_lazy
     from lhotse.cut import Cut
@@ -104,6 +105,9 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
                 return
         if not isinstance(cut, Cut):
             raise UserError(f"{path} holds items of the kind {type(cut).__name__}, not cuts", "give a file of cuts")
+        if not isinstance(cut.id, str) or not _are_numbers(cut.duration):
+            raise UserError(f"{path}: cut {cut.id!r} lasts {cut.duration!r} s",
+                            "give it an id that is text and a number of seconds above 0, or remove it")  # fmt: skip
         yield roots.located(cut)
 
 

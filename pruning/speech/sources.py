@@ -81,10 +81,10 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
         UserError: it has no recording, another sampling rate, several channels or samples that are not finite, or its
             file is missing or damaged.
     """
-    if not cut.has_recording:
-        raise UserError(f"cut {cut.id} has no recording", "make its cuts from recordings, not from features alone")
-    if cut.sampling_rate != sampling_rate:
-        what = f"cut {cut.id} has a sampling rate of {cut.sampling_rate} Hz, not {sampling_rate}"
+    _check_recorded(cut)
+    rate = getattr(cut, "recording", cut).sampling_rate  # a cut's own may be that of its features
+    if rate != sampling_rate:
+        what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
         raise UserError(what, "make its cuts with local/make_cuts.py, which resamples")
     try:
         samples = torch.from_numpy(cut.load_audio()).to(torch.float32)
@@ -98,7 +98,13 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
     return samples[0]
 
 
+def _check_recorded(cut: Any) -> None:
+    if not cut.has_recording:
+        raise UserError(f"cut {cut.id} has no recording", "make its cuts from recordings, not from features alone")
+
+
 def _frames_of_audio(frames: Callable[[int], int], cut: Any) -> int:
+    _check_recorded(cut)
     return frames(int(cut.num_samples))
 
 

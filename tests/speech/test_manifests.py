@@ -12,7 +12,7 @@ import pytest
 from lhotse import RecordingSet, SupervisionSet, load_manifest
 
 from pruning.errors import UserError
-from pruning.speech import data_table, manifests
+from pruning.speech import data_table, manifests, sampler
 
 
 def cuts_path(data_dir: Path, part: str = "train-a") -> Path:
@@ -188,6 +188,24 @@ def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
     path = manifests.Paths(data_dir / "manifests").supervisions("dev")
     with pytest.raises(UserError, match="dev.jsonl.gz holds items of the kind SupervisionSegment, not cuts; give a fi"):
         list(manifests.iterate_cuts(path))
+
+
+@pytest.mark.parametrize("change", [{"id": 3}, {"duration": "1.0"}, {"duration": 0}, {"duration": float("nan")}])
+def test_cuts_without_id_or_duration_are_named(data_dir: Path, tmp_path: Path, change: dict) -> None:
+    with gzip.open(manifests.Paths(data_dir / "fbank").cuts("dev")) as stream:
+        rows = [json.loads(line) for line in stream]
+    rows[2].update(change)
+    path = tmp_path / "x_cuts_dev.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"x_cuts_dev.jsonl: cut {rows[2]['id']!r} lasts .*, or remove it"):
+        list(manifests.iterate_cuts(path))
+
+
+def test_a_transcript_that_is_no_text_is_named(data_dir: Path) -> None:
+    cut = next(manifests.iterate_cuts(manifests.Paths(data_dir / "fbank").cuts("dev")))
+    cut.supervisions[0].text = 5
+    with pytest.raises(UserError, match=f"the transcript of cut {cut.id}, 5, is no text"):
+        sampler.transcript(cut)
 
 
 def test_manifests_of_another_format_are_named(data_dir: Path, tmp_path: Path) -> None:

@@ -77,8 +77,9 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
         list(evaluation_batches(config, [path], source=SOURCE))
     cut = _first(path)
     cut.recording = None
-    with pytest.raises(UserError, match="has no recording"):
-        sources.load_audio(16000, cut)
+    for hear in (lambda: sources.load_audio(16000, cut), lambda: SOURCE.frames(cut)):
+        with pytest.raises(UserError, match="has no recording"):
+            hear()
 
 
 def _first(path: Path) -> object:
