@@ -20,6 +20,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--manifests-dir", type=Path, required=True, help="e.g. data/manifests")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/cuts")
     options.add_argument("--prefix", required=True, help="of the manifests' names, e.g. slurp")
+    options.add_argument("--sampling-rate", type=int, default=16000, help="Hz; other recordings are resampled as read")
     options.add_argument("--parts", nargs="+", required=True, help="to write")
     values = options.parse_args(argv)
     source = manifests.Paths(values.manifests_dir, values.prefix)
@@ -28,7 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if path.is_file():
             logging.info("%s is there already", path)
             continue
-        cuts = manifests.read(source, part)
+        cuts = manifests.read(source, part, values.sampling_rate)
         with atomic_path(path) as temporary:
             cuts.to_file(temporary)
         logging.info("%s: %d cuts, %.2f h", path, len(cuts), sum(cut.duration for cut in cuts) / 3600)

@@ -13,30 +13,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from pruning import files
 from pruning.bin import command
 from pruning.speech import arpa, kneser_ney
+from pruning.speech.text_files import check_texts, read_sentences
 
 _NO_WORD = re.compile(r"<eps>|#\d+")  # symbols of Kaldi's word lists
 
 
 def vocabulary(path: Path) -> list[str]:
     """The words of a word list: the first of each line."""
-    words = [line.split()[0] for line in files.read_lines(path) if line.strip()]
+    words = [line.split()[0] for line in read_sentences(path) if line]
     return [word for word in words if not _NO_WORD.fullmatch(word)]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Parse options, estimate, and write."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--text", type=Path, nargs="+", required=True, help="words separated by spaces, UTF-8")
+    options.add_argument("--text", type=Path, nargs="+", required=True,
+                         help="words separated by spaces, UTF-8, plain or gzipped")
     options.add_argument("--order", type=int, default=4, help="length of the longest n-grams; default: 4")
     options.add_argument("--output", type=Path, required=True, help="e.g. data/lm/4-gram.arpa.gz; .gz compresses")
     known = options.add_mutually_exclusive_group()
     known.add_argument("--vocabulary", type=Path, help="word list; other words are <unk>. Default: all of the text's")
     known.add_argument("--min-count", type=int, default=1, help="rarer words of the text are <unk>; default: 1")
     values = options.parse_args(argv)
-    texts = [line for path in values.text for line in files.read_lines(path)]
+    texts = [line for path in check_texts(values.text) for line in read_sentences(path)]
     words = None if values.vocabulary is None else vocabulary(values.vocabulary)
     model = kneser_ney.estimate(texts, values.order, words, values.min_count)
     arpa.write(model, values.output)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
+
+import torch
 
 from pruning.errors import UserError
 from pruning.training import configuration, icefall_teacher, lm_runs, speech_runs, transducer_runs
@@ -40,6 +43,33 @@ def boolean(text: str) -> bool:
     if text.lower() in ("false", "no", "f", "n", "0"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def check_least(options: argparse.Namespace, **least: float) -> None:
+    """Check that options, by name, are numbers of at least so much.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if not bound <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {bound:g}")
+
+
+def check_device(name: str) -> str:
+    """The name of a device, after checking that it is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(f"--device {name} is not to be had ({reason})",
+                        "give cpu, or cuda on a machine with a GPU and a torch made for it") from None  # fmt: skip
+    return name
 
 
 def add_data(arguments: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ Language models have a command of their own, benchmark_lm.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,8 @@ def publish(
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    if min(options.repeats, *options.threads, *options.batch) < 1 or min(options.seconds) <= 0:
+    lengths = all(0 < seconds < math.inf for seconds in options.seconds)
+    if min(options.repeats, *options.threads, *options.batch) < 1 or not lengths:
         raise UserError("--repeats, --threads and --batch must be at least 1, --seconds above 0", "correct them")
     settings = [benchmark.Setting(t, b, s) for t in options.threads for b in options.batch for s in options.seconds]
     sources = dict(options.systems)

@@ -41,6 +41,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
     manifests.check_exists(options.cuts)
+    arguments.check_least(options, num_threads=1)
+    arguments.check_device(options.device)
     torch.set_num_threads(options.num_threads)
     known = Intents(options.lang_dir)
     model, _ = speech_runs.load_network(options.exp_dir, known)

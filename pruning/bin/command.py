@@ -12,7 +12,7 @@ from pruning.errors import UserError
 from pruning.training.interruption import bad_input_status
 
 _PATH_FAULTS = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST,
 )  # fmt: skip
 
 

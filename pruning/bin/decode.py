@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pruning.bin import command
-from pruning.bin.arguments import boolean
+from pruning.bin.arguments import boolean, check_device, check_least
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.models import encoders
@@ -152,6 +152,9 @@ def _feature_dim(model: Any, header: Header, arguments: argparse.Namespace) -> O
 
 
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+    if (arguments.exported / "model.onnx").is_file():
+        raise UserError(f"{arguments.exported} holds the export of an encoder with a head, which is not decoded here",
+                        "decode the experiment that it is of: --exp-dir")  # fmt: skip
     model = ExportedTransducer(arguments.exported, arguments.form, arguments.num_threads)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
     if arguments.method.startswith(("ctc", "hlg")):
@@ -295,8 +298,8 @@ def _check(arguments: argparse.Namespace) -> None:
     repeated = [name for name, count in Counter(map(set_name_of, arguments.cuts)).items() if count > 1]
     if repeated:
         raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
-    if arguments.num_threads < 1:
-        raise UserError(f"--num-threads is {arguments.num_threads}", "give at least 1")
+    check_least(arguments, num_threads=1)
+    check_device(arguments.device)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -305,9 +308,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if arguments.scales_from is not None:
         if arguments.method not in WEIGHT_OF:
             raise UserError(f"--scales-from has no effect with {arguments.method}", "leave it out")
-        chosen = read_json(arguments.scales_from, "choose them with pruning.bin.tune_lm")["best"]
-        arguments.ilm_scale = chosen["ilm_scale"]
-        setattr(arguments, WEIGHT_OF[arguments.method], chosen["lm_scale"])
+        remedy = "choose them with pruning.bin.tune_lm"
+        try:
+            chosen = read_json(arguments.scales_from, remedy)["best"]
+            arguments.ilm_scale = float(chosen["ilm_scale"])
+            setattr(arguments, WEIGHT_OF[arguments.method], float(chosen["lm_scale"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{arguments.scales_from} holds no chosen weights", remedy) from None
     config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
     _check(arguments)
     torch.set_num_threads(arguments.num_threads)

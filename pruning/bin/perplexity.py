@@ -16,7 +16,7 @@ import torch
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.files import read_json, read_lines, write_json
+from pruning.files import read_json, write_json
 from pruning.speech import arpa
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.perplexity import WordScores, perplexity, word_scores
@@ -44,6 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
+    arguments.check_least(options, num_threads=1, max_tokens=1)
     torch.set_num_threads(options.num_threads)
     vocabulary = None if options.vocabulary is None else _words(options.vocabulary)
     if (options.arpa is None) == (options.lang_dir is None):
@@ -126,7 +127,7 @@ def _words(path: Path) -> frozenset[str]:
     Raises:
         UserError: it is missing or empty.
     """
-    words = frozenset(line.split()[0] for line in read_lines(path) if line.strip())
+    words = frozenset(line.split()[0] for line in read_sentences(path) if line)
     if not words:
         raise UserError(f"{path} has no words", "give one a line")
     return words

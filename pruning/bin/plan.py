@@ -63,6 +63,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="Plan", help="heading of that file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
+    arguments.check_least(options, copies=1, vocab_size=2, processes=1, timed_seconds=0)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
     teacher_config = configuration.load(transducer_runs.RunConfig, options.teacher_config, options.overrides)
     if teacher_config.model is None:

@@ -106,6 +106,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         (options.dev_nbest is None) != (options.dev_references is None)
     ):
         raise UserError("the weight is not clear", "give --lm-scale, or --dev-nbest with --dev-references")
+    arguments.check_least(options, num_threads=1)
     torch.set_num_threads(options.num_threads)
     lists = read_nbest(options.nbest)
     references = None if options.references is None else _references(options.references, lists)

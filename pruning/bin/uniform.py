@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Optional
 
@@ -30,6 +31,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
     parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)
+    if not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds is {options.seconds}", "give a length above 0")
     dense, _ = transducer_runs.load_network(options.dense)
     costs = cost_model(dense, options.seconds)
     reference, targets = None, {}

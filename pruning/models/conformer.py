@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.errors import check_numbers
 from pruning.models.attention import RelativePositionAttention, relative_positions
 from pruning.models.layers import BasicNorm, FeedForward, double_swish, per_layer
 from pruning.models.subsampling import ConvSubsampling, beyond
@@ -62,6 +63,10 @@ class ConformerConfig:
     after_norm: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self, "d_model", "num_layers", "head_dim", "conv_kernel", "feature_dim", "subsampling_channels",
+                      least=1)  # fmt: skip
+        check_numbers(self, "num_heads", "macaron_dim", "ffn_dim", "conv_channels", least=0)
+        check_numbers(self, "dropout", least=0, below=1)
         for name in ("num_heads", "macaron_dim", "ffn_dim", "conv_channels"):
             object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
         for name in ("subsampling_channels", "subsampling_strides"):

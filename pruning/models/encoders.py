@@ -69,7 +69,7 @@ def build(description: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"there is no encoder of type {kind!r}", f"choose from {', '.join(_BUILDERS)}")
     try:
         return _BUILDERS[kind](description["config"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the configuration of a {kind} encoder does not build ({error})", "correct it") from None
 
 

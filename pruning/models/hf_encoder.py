@@ -31,7 +31,8 @@ class HfEncoder(WaveformEncoder):
 
     It holds the encoder's own modules, under their names. SpecAugment and layer drop are left out: masked frames are
     the task's affair, and units that may go are not also dropped at random (``layerdrop`` of the given network is set
-    to 0).
+    to 0). Gradient checkpointing, which configurations may ask for, is switched off: it computes layers a second time
+    during the backward pass, when masks are no longer applied.
 
     WavLM's attention reads the weights of its linear layers instead of calling them, so nothing that watches what
     enters a layer (activations, Wanda, one-shot repair) sees its heads here, but in the same network of ours (`plain`).
@@ -39,6 +40,7 @@ class HfEncoder(WaveformEncoder):
     Args:
         network: a ``Wav2Vec2Model``, ``HubertModel`` or ``WavLMModel``.
         preprocessor: see `SpeechEncoderConfig.from_hf`.
+        source: to name in errors; empty: the network's class.
 
     Raises:
         UserError: the network has parts or norms that are not known here.
@@ -47,11 +49,14 @@ class HfEncoder(WaveformEncoder):
     feature_projection: nn.Module
     encoder: nn.Module
 
-    def __init__(self, network: nn.Module, preprocessor: Optional[Mapping[str, Any]] = None) -> None:
+    def __init__(
+        self, network: nn.Module, preprocessor: Optional[Mapping[str, Any]] = None, source: str = ""
+    ) -> None:
         theirs: Any = network.config
-        super().__init__(SpeechEncoderConfig.from_hf(theirs.to_dict(), preprocessor, type(network).__name__))
+        super().__init__(SpeechEncoderConfig.from_hf(theirs.to_dict(), preprocessor, source or type(network).__name__))
         self._described = {"network": theirs.to_dict(), "preprocessor": dict(preprocessor or {})}
         theirs.layerdrop = 0.0
+        cast(Any, network).gradient_checkpointing_disable()
         self.feature_extractor = network.feature_extractor  # type: ignore[assignment]
         self.feature_projection = network.feature_projection  # type: ignore[assignment]
         self.encoder = network.encoder  # type: ignore[assignment]
@@ -80,7 +85,7 @@ class HfEncoder(WaveformEncoder):
             reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
             raise UserError(f"{source} describes no {values['model_type']} network ({reason})",
                             "give a checkpoint of a standard architecture") from None
-        return cls(network, preprocessor)
+        return cls(network, preprocessor, source)
 
     def described(self) -> dict[str, Any]:
         """What `from_hf` builds it from: ``network`` and ``preprocessor``, plain values."""

@@ -21,10 +21,11 @@ from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor
 from pruning.models.subsampling import beyond
 
 DIRECTORY = "ICEFALL_DIR"
-"""Environment variable: the checkout, where the one that a checkpoint names is gone."""
+"""Environment variable: the user's checkout, in the place of the one that a checkpoint names."""
 RECIPES = "egs/librispeech/ASR"
 """Where the recipes of LibriSpeech's transducers are."""
 _NETWORK = "network."
+_TRUSTED: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,13 @@ def conformer_class(modules: IcefallModules) -> Any:
     """The class ``Conformer`` of a recipe of the checkout, which is the user's own code: it is executed.
 
     Raises:
-        UserError: there is no such checkout or recipe, something that it imports is not installed, or it fails.
+        UserError: the user has not named the checkout; there is no such checkout or recipe, something that it imports
+            is not installed, or it fails.
     """
-    directory = Path(modules.directory)
-    if not directory.is_dir() and os.environ.get(DIRECTORY):
-        directory = Path(os.environ[DIRECTORY])
+    directory = _checkout(modules)
     recipe = directory / modules.recipe
+    if Path(modules.recipe).is_absolute() or ".." in Path(modules.recipe).parts:
+        raise UserError(f"{modules.recipe} is no folder of a checkout of icefall", _remedy())
     if not (directory / "icefall").is_dir():
         raise UserError(f"{directory} is no checkout of icefall", f"give --icefall-dir, or set {DIRECTORY}")
     if not (recipe / "conformer.py").is_file():
@@ -166,6 +168,28 @@ def conformer_class(modules: IcefallModules) -> Any:
     if found is None:
         raise UserError(f"{recipe}/conformer.py has no class Conformer", _remedy())
     return found
+
+
+def trust(directory: os.PathLike[str] | str) -> None:
+    """Take a checkout for the user's own, whose code may be executed, until this process ends."""
+    _TRUSTED.add(Path(directory).resolve())
+
+
+def _checkout(modules: IcefallModules) -> Path:
+    """The checkout that the modules name, if it is the user's; else the user's.
+
+    What a checkpoint names may be a stranger's code that came with it.
+
+    Raises:
+        UserError: the user has named none.
+    """
+    directory, users = Path(modules.directory), os.environ.get(DIRECTORY)
+    if directory.is_dir() and directory.resolve() in _TRUSTED:
+        return directory
+    if not users:
+        raise UserError(f"the network is made of code in {directory}, which would be executed",
+                        f"if that is your checkout of icefall, say so: export {DIRECTORY}={directory}")  # fmt: skip
+    return Path(users)
 
 
 @contextmanager

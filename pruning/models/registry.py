@@ -29,14 +29,14 @@ def build(description: Mapping[str, Any], source: str = "the checkpoint") -> nn.
     Raises:
         UserError: an unknown type, or a configuration that is not of that type.
     """
-    kind = description.get("type")
-    if kind not in _BUILDERS:
+    kind = description.get("type") if isinstance(description, Mapping) else None
+    if not isinstance(kind, str) or kind not in _BUILDERS:
         raise UserError(
             f"{source} holds a network of type {kind!r}", f"this version knows {', '.join(sorted(_BUILDERS))}"
         )
     try:
         return _BUILDERS[kind](description["config"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{source} has a {kind} configuration that does not build ({error})", "use the version that wrote it"
         ) from None

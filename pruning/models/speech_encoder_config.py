@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from torch import nn
 
-from pruning.errors import UserError
+from pruning.errors import UserError, check_numbers
 from pruning.models.layers import Activation, per_layer
 
 WAV2VEC2, HUBERT, WAVLM = KINDS = ("wav2vec2", "hubert", "wavlm")
@@ -21,6 +21,26 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 _UNSUPPORTED = {"add_adapter": "an adapter behind the encoder", "adapter_attn_dim": "adapters in its layers",
                 "conv_pos_batch_norm": "batch norm in the positional convolution"}  # fmt: skip
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0 and not isinstance(value, bool)
+
+
+_TYPES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_conv_pos_embeddings",
+      "num_conv_pos_embedding_groups", "num_buckets", "max_bucket_distance"), _is_count, "a whole number above 0"),
+    (("conv_dim", "conv_kernel", "conv_stride"),
+     lambda value: isinstance(value, (list, tuple)) and all(map(_is_count, value)), "whole numbers above 0"),
+    (("do_stable_layer_norm", "conv_bias", "feat_proj_layer_norm"), lambda value: isinstance(value, bool),
+     "true or false"),
+    (("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"),
+     lambda value: isinstance(value, (int, float)) and 0 <= value < 1, "a number from 0 to below 1"),
+    (("layer_norm_eps",), lambda value: isinstance(value, (int, float)) and value > 0, "a number above 0"),
+    (("hidden_act", "feat_extract_activation"), lambda value: isinstance(value, str) and value in ACTIVATIONS,
+     f"one of {', '.join(ACTIVATIONS)}"),
+)  # fmt: skip
+"""Keys of a Hugging Face configuration that shape the network, what is right for them, and that in words."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,10 @@ class SpeechEncoderConfig:
     ranks: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_numbers(self, "conv_channels", "conv_kernels", "conv_strides", "d_model", "num_layers", "head_dim",
+                      "original_heads", "pos_kernel", "pos_groups", least=1)  # fmt: skip
+        check_numbers(self, "ffn_dim", "layer_norm_eps", least=0)
+        check_numbers(self, "dropout", "attention_dropout", "ffn_dropout", "projection_dropout", least=0, below=1)
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         of_layers = [tuple(heads) for heads in self.heads]
@@ -162,7 +186,7 @@ class SpeechEncoderConfig:
                 conv_strides=tuple(values["conv_stride"]),
                 frontend_norm=norm,
                 conv_bias=values["conv_bias"],
-                projection_norm=values.get("feat_proj_layer_norm", True),
+                projection_norm=values["model_type"] != HUBERT or values.get("feat_proj_layer_norm", True),
                 d_model=values["hidden_size"],
                 num_layers=layers,
                 head_dim=values["hidden_size"] // heads,
@@ -191,7 +215,8 @@ def check_hf(values: Mapping[str, Any], source: str) -> None:
     """Check that a Hugging Face configuration is of a network that is known here.
 
     Raises:
-        UserError: it is of another model type, its frontend's norm is unknown, or it has parts that are not known here.
+        UserError: it is of another model type, its frontend's norm is unknown, it has parts that are not known here,
+            or a value that cannot be.
     """
     kind = values.get("model_type")
     if kind not in KINDS:
@@ -205,3 +230,7 @@ def check_hf(values: Mapping[str, Any], source: str) -> None:
     for name, what in _UNSUPPORTED.items():
         if values.get(name):
             raise UserError(f"{source}: {name} asks for {what}, which is not known here", "give a plain encoder")
+    for names, right, what in _TYPES:
+        for name in names:
+            if name in values and not right(values[name]):
+                raise UserError(f"{source}: {name} is {values[name]!r}, not {what}", "correct it")

@@ -16,6 +16,7 @@ from pruning.core.precision import at_least_float32
 from pruning.core.prunable import Prunable, plain_state
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup, prefixed
+from pruning.errors import check_numbers
 from pruning.models import encoders
 from pruning.models.conformer import EncoderOutput
 
@@ -53,8 +54,8 @@ class SpeechModelConfig:
         if self.task not in TASKS or self.pooling not in POOLINGS:
             what = f"model.task is {self.task!r}, model.pooling {self.pooling!r}"
             raise ValueError(f"{what}; choose of {', '.join(TASKS)} and of {', '.join(POOLINGS)}")
-        if self.hidden < 0 or self.outputs < 0:
-            raise ValueError("model.hidden and model.outputs are at least 0")
+        check_numbers(self, "hidden", "outputs", least=0)
+        check_numbers(self, "dropout", least=0, below=1)
 
 
     @property

@@ -14,7 +14,7 @@ from pruning.core.cost import CostTerm
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-from pruning.errors import UserError
+from pruning.errors import UserError, check_numbers
 from pruning.models import conformer_units
 from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
 from pruning.models.icefall_encoder import IcefallEncoder, IcefallModules
@@ -55,6 +55,10 @@ class TransducerConfig:
     ctc: bool = True
     icefall: Optional[IcefallModules] = None
     ranks: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "decoder_dim", "context_size", "joiner_dim", least=1)
+        check_numbers(self, "vocab_size", "joiner_hidden", least=0)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TransducerConfig:

@@ -18,6 +18,7 @@ from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
+from pruning.errors import check_numbers
 from pruning.models import lm_units
 from pruning.models.attention import CausalAttention, rotation
 from pruning.models.layers import FeedForward, per_layer
@@ -52,6 +53,9 @@ class LanguageModelConfig:
     ranks: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_numbers(self, "d_model", "num_layers", "head_dim", least=1)
+        check_numbers(self, "num_heads", "ffn_dim", "vocab_size", least=0)
+        check_numbers(self, "dropout", least=0, below=1)
         for name in ("num_heads", "ffn_dim"):
             object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
         if self.head_dim % 2:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CHOOSE_CHANNEL = "mix it to one (sox IN OUT remix -), or choose one (sox IN OUT remix 1)"
 """The remedy for a recording of several channels where one is needed."""
+NOT_FINITE = ("has samples that are not finite numbers", "write it anew, as 16-bit samples say")
+"""What is wrong, and the remedy, where samples in floating point are NaN, infinite or beyond float32."""
 _STREAMED = 0x7FFFF000
 """Sizes from here on are written by programs that cannot know the length, e.g. sox and ffmpeg into a pipe."""
 
@@ -35,7 +37,7 @@ def recording(path: Path, identifier: str) -> Recording:
         found = Recording.from_file(path, recording_id=identifier)
     except Exception as error:  # of whichever audio backend lhotse took
         what = f"{path} of {identifier} cannot be read as audio ({first_line(error)})"
-        raise UserError(what, "restore the file") from None
+        raise UserError(what, "restore the file, or convert it to WAV or FLAC") from None
     if missing:
         raise UserError(f"{path} of {identifier} is truncated: {missing} bytes are missing", "restore the file")
     if found.num_samples == 0:

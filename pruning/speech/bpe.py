@@ -18,6 +18,8 @@ BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 BLANK_ID, UNKNOWN_ID = 0, 2
 MODEL_TYPES = ("unigram", "bpe", "char", "word")
 _WORD_MARK = "▁"
+_SHOWN = 60
+"""Characters of a text that are shown where something is wrong with it."""
 
 
 class Tokenizer:
@@ -62,12 +64,21 @@ class Tokenizer:
         return self.lang_dir / "bpe.model"
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``; what the model does not know becomes ``<unk>`` (2)."""
-        return self._processor.encode(text)
+        """Token ids of ``text``; what the model does not know becomes ``<unk>`` (2).
+
+        Raises:
+            UserError: the text spells blank, which is no part of any transcript.
+        """
+        tokens = self._processor.encode(text)
+        _check_words(text, tokens)
+        return tokens
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many, in parallel."""
-        return self._processor.encode(list(texts))
+        rows = self._processor.encode(list(texts))
+        for text, row in zip(texts, rows):
+            _check_words(text, row)
+        return rows
 
     def spell(self, text: str) -> str:
         """``text`` as its own tokens spell it: sentencepiece rewrites some letters, and does not know others."""
@@ -120,6 +131,11 @@ class Tokenizer:
             raise UserError(f"{path} does not match bpe.model beside it", "make both again with local/train_bpe.py")
 
 
+def _check_words(text: str, tokens: Sequence[int]) -> None:
+    if BLANK_ID in tokens:
+        raise UserError(f"the text {text[:_SHOWN]!r} holds {BLANK}, which stands for no word", "take it out")
+
+
 def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[int], model_type: str) -> Tokenizer:
     """Train a sentencepiece model and write ``bpe.model`` and ``tokens.txt``, with ids as icefall's.
 
@@ -161,6 +177,8 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
             minloglevel=2,
         )
     except (RuntimeError, ValueError, OSError) as error:
+        if sentences.fault is not None:
+            raise sentences.fault from None
         raise _explained(error, sentences.count, vocab_size) from None
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokens.txt").unlink(missing_ok=True)  # of an earlier model, whose table would not match
@@ -172,16 +190,21 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
 
 
 class _Counted:
-    """Iterates over texts and counts them."""
+    """Iterates over texts and counts them; keeps what stops it, which sentencepiece turns into an error of its own."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
         self.count = 0
+        self.fault: Optional[UserError] = None
 
     def __iter__(self) -> Iterator[str]:
-        for text in self._texts:
-            self.count += 1
-            yield text
+        try:
+            for text in self._texts:
+                self.count += 1
+                yield text
+        except UserError as error:
+            self.fault = error
+            raise
 
 
 def _existing(directory: Path, vocab_size: Optional[int], model_type: str) -> Tokenizer:

@@ -59,7 +59,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_duration", "num_buckets", "max_cut_duration"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise UserError(f"data.{name} is {getattr(self, name)}", "give a value above 0")
         if self.num_workers < 0:
             raise UserError(f"data.num_workers is {self.num_workers}", "give 0 or more")

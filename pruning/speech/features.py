@@ -13,6 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pruning import files
 from pruning.errors import UserError
 from pruning.speech import audio, manifests
@@ -160,8 +162,8 @@ def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
     """``cut`` with its features computed and stored.
 
     Raises:
-        UserError: the audio cannot be read, is shorter than the manifest says, has several channels, or is too short
-            for one frame.
+        UserError: the audio cannot be read, is shorter than the manifest says, has several channels or samples that
+            are not finite, or is too short for one frame.
         OSError: the disk is full.
     """
     from lhotse.utils import fastcopy
@@ -176,6 +178,8 @@ def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
         ) from None
     if samples.shape[0] != 1:
         raise UserError(f"{source}: {cut.id} has {samples.shape[0]} channels", audio.CHOOSE_CHANNEL)
+    if not np.isfinite(samples).all():
+        raise UserError(f"{source}: the audio of {cut.id} {audio.NOT_FINITE[0]}", audio.NOT_FINITE[1])
     if samples.shape[1] < extractor.config.sampling_rate * 0.025:
         raise UserError(f"{source}: the audio of {cut.id} is shorter than one frame", "remove it and its transcript")
     stored = extractor.extract_from_samples_and_store(

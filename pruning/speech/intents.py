@@ -97,8 +97,18 @@ class Intents:
 
 
 def write_table(intents: Iterable[Intent], lang_dir: files.PathLike) -> Intents:
-    """Write the table of the different ``intents``, sorted."""
+    """Write the table of the different ``intents``, sorted.
+
+    Raises:
+        UserError: there are less than two, or one has a space in it.
+    """
     found = sorted(set(intents))
+    for intent in found:
+        if any(len(word.split()) != 1 for word in intent):
+            raise UserError(f"scenario {intent.scenario!r} and action {intent.action!r} are not a word each",
+                            "write them without spaces")  # fmt: skip
+    if len(found) < 2:
+        raise UserError(f"there are {len(found)} different intents", "give cuts with two or more")
     lines = [f"{intent.scenario} {intent.action} {number}\n" for number, intent in enumerate(found)]
     files.write_text(Path(lang_dir) / TABLE, "".join(lines))
     return Intents(lang_dir)

@@ -110,7 +110,11 @@ def prepare(corpus_dir: Path, parts: Sequence[str], output_dir: Path, num_jobs: 
             logging.info("%s: manifests are there already", part)
             continue
         count = check_utterances(corpus_dir / part, num_jobs)
-        made = prepare_librispeech(corpus_dir, dataset_parts=[part], output_dir=None, num_jobs=num_jobs)[part]
+        try:
+            made = prepare_librispeech(corpus_dir, dataset_parts=[part], output_dir=None, num_jobs=num_jobs)[part]
+        except AssertionError as error:  # none of them is where its name says
+            what = f"{corpus_dir / part} is not laid out as SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac ({error})"
+            raise UserError(what, _REMEDY) from None
         if len(made["recordings"]) != count or len(made["supervisions"]) != count:
             raise UserError(f"lhotse read {len(made['recordings'])} of {count} utterances of {part}", _REMEDY)
         manifests.write(made["recordings"], made["supervisions"], paths, part)

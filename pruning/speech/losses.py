@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pruning.errors import check_numbers
 from pruning.speech.ctc import ctc_loss
 from pruning.speech.network import TransducerNetwork
-from pruning.speech.transducer_loss import pad_tokens, pruned_range_loss
+from pruning.speech.transducer_loss import BACKENDS, pad_tokens, pruned_range_loss
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class LossConfig:
     """Weight of the CTC loss; 0 leaves it out."""
     backend: str = "auto"
     """``k2``, ``torch``, or ``auto``: k2 when it is installed."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"loss.backend is {self.backend!r}, not one of {', '.join(BACKENDS)}")
+        check_numbers(self, "prune_range", least=2)
+        check_numbers(self, "am_scale", "lm_scale", "simple_loss_scale", "warmup_steps", "ctc_weight", least=0)
 
     def scales(self, step: int) -> tuple[float, float]:
         """Weights of the simple and the pruned loss at a step counted from 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import sys
 import zlib
@@ -18,7 +19,7 @@ from pruning.errors import UserError
 if TYPE_CHECKING:
     from lhotse import CutSet, RecordingSet, SupervisionSet
 
-_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError)
+_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a damaged manifest raises: a cut-off or damaged archive, bad JSON, missing fields."""
 _GIVE_OTHER_ID = "give one of them another id, or remove it"
 
@@ -85,7 +86,8 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
     working directory, as long as they kept their place relative to the manifest.
 
     Raises:
-        UserError: while iterating, where the manifest is damaged, of another format, or holds something else than cuts.
+        UserError: while iterating, where the manifest is damaged, of another format, or holds something else than cuts
+            with ids and durations.
     """
     from lhotse import load_manifest_lazy
     from lhotse.cut import Cut
@@ -103,6 +105,9 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
                 return
         if not isinstance(cut, Cut):
             raise UserError(f"{path} holds items of the kind {type(cut).__name__}, not cuts", "give a file of cuts")
+        if not isinstance(cut.id, str) or not _are_numbers(cut.duration):
+            raise UserError(f"{path}: cut {cut.id!r} lasts {cut.duration!r} s",
+                            "give it an id that is text and a number of seconds above 0, or remove it")  # fmt: skip
         yield roots.located(cut)
 
 
@@ -190,8 +195,10 @@ def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) 
     for recording in recordings:
         if recording.id in by_id:
             raise UserError(f"{name}: recording {recording.id} occurs twice", _GIVE_OTHER_ID)
-        if recording.duration <= 0:
+        if not _are_numbers(recording.duration, recording.sampling_rate, recording.num_samples):
             raise UserError(f"{name}: recording {recording.id} lasts {recording.duration} s", "remove or restore it")
+        if not recording.sources:
+            raise UserError(f"{name}: recording {recording.id} has no sources", "say where its audio is")
         by_id[recording.id] = recording
     if not by_id:
         raise UserError(f"{name} has no recordings", "check the corpus directory")
@@ -210,16 +217,24 @@ def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) 
                 raise UserError(f"{name}: {source.source} of recording {recording.id} does not exist", "restore it")
 
 
+def _are_numbers(*values: Any) -> bool:
+    """Whether all values are numbers above 0."""
+    return all(isinstance(value, (int, float)) and 0 < value < math.inf for value in values)
+
+
 def _check_supervision(supervision: Any, recording: Any, name: str) -> None:
     """See ``validate``; ``recording`` is the supervision's, None if there is none."""
     if recording is None:
         what = f"{name}: recording {supervision.recording_id} of utterance {supervision.id} is missing"
         raise UserError(what, "add the recording or remove the transcript")
+    if not isinstance(supervision.text or "", str):
+        raise UserError(f"{name}: the transcript of {supervision.id}, {supervision.text!r}, is no text", "quote it")
     if not (supervision.text or "").strip():
         raise UserError(f"{name}: the transcript of {supervision.id} is empty", "add its words or remove it")
-    if supervision.duration <= 0:
-        raise UserError(f"{name}: utterance {supervision.id} lasts {supervision.duration} s", "correct its times")
-    within = 0 <= supervision.start < recording.duration
+    if not _are_numbers(supervision.duration) or supervision.duration * recording.sampling_rate < 0.5:
+        what = f"{name}: utterance {supervision.id} lasts {supervision.duration} s, which is no sample"
+        raise UserError(what, "correct its times, or remove it")
+    within = isinstance(supervision.start, (int, float)) and 0 <= supervision.start < recording.duration
     if not within or supervision.end > recording.duration + 0.05:  # rounding of segment files
         what = (
             f"{name}: utterance {supervision.id} lies at {supervision.start}..{supervision.end} s of recording "
@@ -244,8 +259,13 @@ def write(recordings: RecordingSet, supervisions: SupervisionSet, paths: Paths, 
             manifest.to_file(temporary)
 
 
-def read(paths: Paths, part: str) -> CutSet:
+def read(paths: Paths, part: str, sampling_rate: Optional[int] = None) -> CutSet:
     """Cuts without features, one a supervision and of one channel, from the manifests of ``part``.
+
+    Args:
+        paths: of the manifests.
+        part: of the corpus.
+        sampling_rate: Hz; recordings of another rate are resampled whenever they are read; None: all stay as they are.
 
     Raises:
         UserError: a manifest is missing or damaged, or does not pass ``validate``.
@@ -259,6 +279,8 @@ def read(paths: Paths, part: str) -> CutSet:
     with naming(paths.supervisions(part)):
         supervisions = load_manifest(paths.supervisions(part))
     validate(recordings, supervisions, part)
+    if sampling_rate is not None:
+        recordings = recordings.resample(sampling_rate)
     ends = {recording.id: recording.duration for recording in recordings}
     within = [_within(supervision, ends[supervision.recording_id]) for supervision in supervisions]
     cuts = CutSet.from_manifests(recordings=recordings, supervisions=SupervisionSet.from_segments(within))

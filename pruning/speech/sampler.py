@@ -78,12 +78,14 @@ def transcript(cut: Any) -> str:
     """The text of ``cut``, accents joined to their letters (NFC), as tokenizers spell them.
 
     Raises:
-        UserError: it has none, or several.
+        UserError: it has none, several, or one that is no text.
     """
     if len(cut.supervisions) != 1:
         what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
         raise UserError(what, "split it with lhotse's `cut trim-to-supervisions`, or prepare the data again")
     text = cut.supervisions[0].text
+    if not isinstance(text or "", str):
+        raise UserError(f"the transcript of cut {cut.id}, {text!r}, is no text", "quote it")
     if not (text or "").strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
     return unicodedata.normalize("NFC", text)

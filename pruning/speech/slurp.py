@@ -89,12 +89,12 @@ def read_annotations(path: Path, faults: Faults) -> Iterator[Annotation]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist", "give the directory that holds dataset/slurp/*.jsonl")
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                yield _annotation(json.loads(line))
+                yield _annotation(json.loads(line.decode("utf-8-sig")))
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 what = f"{path} line {number} is no annotation ({type(error).__name__}: {error})"
                 faults.add("broken lines", UserError(what, "restore the file"))
@@ -108,6 +108,9 @@ def _annotation(value: Mapping[str, Any]) -> Annotation:
     sentence = " ".join(str(value["sentence"]).split())
     if not sentence:
         raise ValueError("its sentence is empty")
+    for name in ("scenario", "action"):
+        if not isinstance(value[name], str) or len(value[name].split()) != 1:
+            raise ValueError(f"its {name}, {value[name]!r}, is no word")
     files = tuple(str(recording["file"]) for recording in value["recordings"])
     return Annotation(int(value["slurp_id"]), sentence, str(value["scenario"]), str(value["action"]),
                       str(value["intent"]), tuple(entities), files)  # fmt: skip

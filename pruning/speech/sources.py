@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
+from pruning.speech.audio import NOT_FINITE, first_line
 
 PADDING = math.log(1e-10)
 """What features are padded with: the logarithm of no energy, as lhotse's."""
@@ -77,24 +78,33 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
     """(S,) float32 samples of ``cut``, within -1 and 1.
 
     Raises:
-        UserError: it has no recording, another sampling rate or several channels, or its file is missing or damaged.
+        UserError: it has no recording, another sampling rate, several channels or samples that are not finite, or its
+            file is missing or damaged.
     """
-    if not cut.has_recording:
-        raise UserError(f"cut {cut.id} has no recording", "make its cuts from recordings, not from features alone")
-    if cut.sampling_rate != sampling_rate:
-        what = f"cut {cut.id} has a sampling rate of {cut.sampling_rate} Hz, not {sampling_rate}"
-        raise UserError(what, "resample its recording")
+    _check_recorded(cut)
+    rate = getattr(cut, "recording", cut).sampling_rate  # a cut's own may be that of its features
+    if rate != sampling_rate:
+        what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
+        raise UserError(what, "make its cuts with local/make_cuts.py, which resamples")
     try:
         samples = torch.from_numpy(cut.load_audio()).to(torch.float32)
     except Exception as error:  # of whichever audio backend lhotse took
-        what = f"cannot read the audio of cut {cut.id} ({type(error).__name__}: {str(error).splitlines()[0]})"
+        what = f"cannot read the audio of cut {cut.id} ({type(error).__name__}: {first_line(error)})"
         raise UserError(what, "restore the file") from None
     if len(samples) != 1:
         raise UserError(f"cut {cut.id} has {len(samples)} channels", "choose one of them")
+    if not samples.isfinite().all():
+        raise UserError(f"the audio of cut {cut.id} {NOT_FINITE[0]}", NOT_FINITE[1])
     return samples[0]
 
 
+def _check_recorded(cut: Any) -> None:
+    if not cut.has_recording:
+        raise UserError(f"cut {cut.id} has no recording", "make its cuts from recordings, not from features alone")
+
+
 def _frames_of_audio(frames: Callable[[int], int], cut: Any) -> int:
+    _check_recorded(cut)
     return frames(int(cut.num_samples))
 
 

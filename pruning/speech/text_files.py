@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import unicodedata
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -60,6 +61,6 @@ def read_sentences(path: PathLike) -> Iterator[str]:
             for line in stream:
                 number += 1
                 yield " ".join(unicodedata.normalize("NFC", line).translate(_NO_WIDTH).split())
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read after line {number} ({error})", "give UTF-8 text") from None
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path
-from pruning.training import average
+from pruning.training import average, unpickle
 
 FORMAT_VERSION = 1
 Header = dict[str, Any]
@@ -106,13 +106,14 @@ def read_tensors(path: PathLike, remedy: str) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
     Raises:
-        UserError: the file is missing or damaged; ends with ``remedy``.
+        UserError: the file is missing or damaged; ends with ``remedy``, unless it is a pointer of Git LFS.
     """
     try:
         return load_file(str(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist", remedy) from None
     except (SafetensorError, IsADirectoryError) as error:
+        unpickle.check_not_pointer(Path(path))
         raise UserError(f"{path} is not a whole safetensors file ({error})", remedy) from None
 
 
@@ -152,8 +153,10 @@ def read_header(path: PathLike) -> Header:
         raise UserError(f"checkpoint {path} does not exist", "train it first, or correct the path") from None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a checkpoint ({error})", remedy) from None
-    if header.get("format_version") != FORMAT_VERSION or "model" not in header:
+    if header.get("format_version") != FORMAT_VERSION or not isinstance(header.get("model"), dict):
         raise UserError(f"{path} does not say which network its weights are of", remedy)
+    if not isinstance(header.get("tokenizer", {}), dict):
+        raise UserError(f"{path} does not say which tokens its network knows", remedy)
     return header
 
 
@@ -196,8 +199,9 @@ def load_model(
         The network and the header (of epoch E), with ``averaged_epochs`` added when averaged.
 
     Raises:
-        UserError: a file is missing or damaged, or is of another architecture; checkpoints of different networks,
-            structures or averaging keys are to be averaged; the choice of epochs cannot be met.
+        UserError: a file is missing or damaged, is of another architecture, or holds weights that are no numbers;
+            checkpoints of different networks, structures or averaging keys are to be averaged; the choice of epochs
+            cannot be met.
     """
     source = Path(source)
     weights, header = _choose(source, epoch, avg, use_average)
@@ -207,7 +211,18 @@ def load_model(
         build = registry.build
     model = build(header["model"])
     load_weights(model, weights, source)
+    _check_numbers(model, weights, source)
     return model.eval(), header
+
+
+def _check_numbers(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Refuse weights that are loaded and mean nothing: diverged, or quantised by another program."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not weights[name].is_floating_point():
+            raise UserError(f"checkpoint {source}: tensor {name} holds {weights[name].dtype}", "give one in float32")
+        if not tensor.isfinite().all():
+            raise UserError(f"checkpoint {source}: tensor {name} holds values that are not finite",
+                            "give one of an earlier epoch, or train with a lower learning rate")  # fmt: skip
 
 
 def _choose(source: Path, epoch: Optional[int], avg: Optional[int], use_average: bool) -> tuple[dict, Header]:

@@ -81,7 +81,10 @@ def check_unchanged(
         return
     began = [(_read_config(exp_dir / CONFIG), config)]
     if (exp_dir / RUN).exists():
-        began.append((read_json(exp_dir / RUN, "restore it, or use another --exp-dir"), run))
+        written = read_json(exp_dir / RUN, "restore it, or use another --exp-dir")
+        if not isinstance(written, Mapping):
+            raise UserError(f"{exp_dir / RUN} holds no keys", "restore it, or use another --exp-dir")
+        began.append((written, run))
     for before, now in began:
         for key, (old, new) in configuration.changed_keys(before, now, defaults if now is config else None).items():
             if key.rsplit(".", 1)[-1] not in _HARMLESS:
@@ -94,7 +97,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist", "restore it, or use another --exp-dir") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML ({error})", "restore it, or use another --exp-dir") from None
     if not isinstance(config, Mapping):
         raise UserError(f"{path} holds no keys", "restore it, or use another --exp-dir")

@@ -16,6 +16,7 @@ from pruning.models.hf_encoder import WEIGHT_NORMS, HfEncoder
 from pruning.optional import package
 from pruning.training import unpickle
 from pruning.training.checkpoint import read_tensors
+from pruning.training.facts import SAMPLES_PER_SECOND
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,28 @@ def load_hf(source: PathLike) -> HfEncoder:
         preprocessor = read_json(directory / _PREPROCESSOR, _REMEDY)
     else:
         logger.warning("%s has no %s: its audio is normalised, as is usual", source, _PREPROCESSOR)
+    _check_preprocessor(preprocessor, directory / _PREPROCESSOR)
     preprocessor = {"do_normalize": True, **preprocessor}  # as Hugging Face's feature extractor does
     encoder = HfEncoder.from_hf(values, preprocessor, str(path))
     _put(encoder, _weights(directory), str(directory))
     return encoder.eval()
+
+
+def _check_preprocessor(values: Any, path: Path) -> None:
+    """Check what is said of the audio.
+
+    Raises:
+        UserError: it is no configuration, or of another sampling rate than that of all recipes.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold a configuration", _REMEDY)
+    for name in ("do_normalize", "return_attention_mask"):
+        if not isinstance(values.get(name, False), bool):
+            raise UserError(f"{path}: {name} is {values[name]!r}", "write true or false")
+    rate = values.get("sampling_rate", SAMPLES_PER_SECOND)
+    if rate != SAMPLES_PER_SECOND:
+        what = f"{path}: the network is of audio with {rate!r} samples a second (sampling_rate)"
+        raise UserError(what, f"give a checkpoint of {SAMPLES_PER_SECOND}")
 
 
 def weights_file(source: PathLike) -> Path:
@@ -106,7 +125,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path, "copy it again")
     found = unpickle.load(path)
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    items = found.items() if isinstance(found, Mapping) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
         raise UserError(f"{path} holds something else than tensors by name", _REMEDY)
     return found
 
@@ -132,6 +152,11 @@ def _put(encoder: HfEncoder, tensors: Mapping[str, Tensor], source: str) -> None
         if found[name].shape != tensor.shape:
             raise UserError(f"{source}: {name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}",
                             "give the config.json that belongs to the weights")  # fmt: skip
+        if not found[name].is_floating_point():
+            raise UserError(f"{source}: {name} holds {found[name].dtype}, as quantised weights do",
+                            "give the checkpoint that was quantised")  # fmt: skip
+        if not found[name].isfinite().all():
+            raise UserError(f"{source}: {name} holds values that are not finite", "give another checkpoint")
     left = [name for name in found if name not in expected]
     left += [name for name in tensors if not name.startswith(prefix)]
     if left:

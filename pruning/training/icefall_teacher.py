@@ -45,7 +45,8 @@ class Checkout:
     recipe: Optional[str] = None
 
     def modules(self, source: PathLike, kind: str) -> IcefallModules:
-        """Where the classes are of a checkpoint ``source`` of a form's ``kind``."""
+        """Where the classes are of a checkpoint ``source`` of a form's ``kind``; they may be executed from now on."""
+        icefall_encoder.trust(self.directory)
         places = (Path(source).absolute(), Path(source).resolve())  # the experiment may be a link to a larger disk
         names = [folder.name for place in places for folder in place.parents]
         named = [name for name in names if (Path(self.directory) / RECIPES / name / "conformer.py").is_file()]

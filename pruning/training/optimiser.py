@@ -9,6 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.errors import check_numbers
 from pruning.training.schedule import ScheduleConfig, learning_rate_scale
 from pruning.training.task import ParameterGroup
 
@@ -30,6 +31,11 @@ class OptimiserConfig:
     eps: float = 1e-8
     weight_decay: float = 1e-2
     clip_norm: Optional[float] = 5.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "lr", "eps", "weight_decay", least=0)
+        check_numbers(self, "betas", least=0, below=1)
+        check_numbers(self, "clip_norm", least=0)
 
 
 class Optimiser:

@@ -101,11 +101,16 @@ class Recipe(ABC):
         """A network of fresh weights, its vocabulary that of the tokenizer.
 
         Raises:
-            UserError: no dimensions are given, or another vocabulary size.
+            UserError: no dimensions are given, some that make no network, or another vocabulary size.
         """
         size = runs.vocabulary(self.config.model, self.tokenizer)
         torch.manual_seed(self.seed)
-        network = self.build(size)
+        try:
+            network = self.build(size)
+        except (ValueError, RuntimeError) as error:  # dimensions that do not fit together
+            reason = str(error).split("\n", 1)[0]
+            raise UserError(f"the network of the configuration's model cannot be made ({reason})",
+                            "correct its dimensions") from None  # fmt: skip
         self.check(network)
         self.begin(network)
         return network

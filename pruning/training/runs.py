@@ -17,7 +17,7 @@ from pruning.core.prunable import Prunable
 from pruning.core.single_weights import SingleWeights, hold_zeros, is_of_single_weights
 from pruning.core.structure import Structure
 from pruning.core.units import unit_kinds
-from pruning.errors import UserError
+from pruning.errors import UserError, check_numbers
 from pruning.files import PathLike, read_json, write_json
 from pruning.models import registry
 from pruning.speech.data import Table
@@ -105,6 +105,7 @@ class PruningConfig:
             raise ValueError(f"method is {self.method!r}, not one of {', '.join(METHODS)}")
         if self.technique not in TECHNIQUES:
             raise ValueError(f"technique is {self.technique!r}, not one of {', '.join(TECHNIQUES)}")
+        check_numbers(self, "calibration_batches", least=1)
         reason = NO_CELL.get((self.method, self.technique))
         if reason is not None:
             raise ValueError(f"there is no {self.method} with {self.technique}: {reason}")

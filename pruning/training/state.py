@@ -22,6 +22,7 @@ from pruning.training.checkpoint import read_tensors, write_tensors
 TENSORS = "tensors.safetensors"
 NUMBERS = "state.json"
 VERSION = 1
+_NUMBERS = ("epoch", "batch")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def load_state(path: Path) -> TrainingState:
     numbers = read_json(path / NUMBERS, remedy)
     if not isinstance(numbers, dict) or numbers.get("version") != VERSION:
         raise UserError(f"{path / NUMBERS} is not a training state of version {VERSION}", remedy)
+    lacking = next((key for key in _NUMBERS if key not in numbers), None)
+    if lacking is not None:
+        raise UserError(f"{path / NUMBERS} has no {lacking}", remedy)
     tensors = read_tensors(path / TENSORS, remedy)
     return TrainingState(numbers["epoch"], numbers["batch"], tensors, numbers)
 

@@ -9,7 +9,7 @@ from typing import Literal, Optional
 import torch
 
 from pruning import compat
-from pruning.errors import UserError
+from pruning.errors import UserError, check_numbers
 from pruning.training.optimiser import OptimiserConfig
 from pruning.training.schedule import ScheduleConfig
 
@@ -60,6 +60,9 @@ class TrainerConfig:
     max_skipped_steps: int = 30
     tensorboard: bool = True
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "seed", least=0, below=2**63)  # what torch and NumPy take
+
     def check(self, device: torch.device) -> None:
         """Refuse settings that cannot be followed.
 
@@ -72,7 +75,7 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}", "give at least 1")
-        for name in ("average_period", "valid_interval", "save_interval", "keep_last_k", "state_interval", "seed",
+        for name in ("average_period", "valid_interval", "save_interval", "keep_last_k", "state_interval",
                      "state_interval_seconds"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}", "give 0 or more")

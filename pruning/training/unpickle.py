@@ -29,6 +29,8 @@ from pruning.files import PathLike
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_SHOWN = 200
+"""Characters of another library's message, which may hold what is in the file."""
 _POINTER = b"version https://git-lfs"
 _STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -70,9 +72,7 @@ def load(path: PathLike) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist", "correct the path")
-    with open(path, "rb") as stream:
-        if stream.read(len(_POINTER)) == _POINTER:
-            raise UserError(f"{path} is a pointer of Git LFS, not the file", "run git lfs pull where it was cloned")
+    check_not_pointer(path)
     try:
         return _load_zip(path) if zipfile.is_zipfile(path) else _load_legacy(path)
     except _Refused as refused:
@@ -81,8 +81,21 @@ def load(path: PathLike) -> Any:
     except (OSError, UserError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        reason = str(error).split("\n", 1)[0][:_SHOWN] or type(error).__name__
         raise UserError(f"{path} is not a readable torch checkpoint ({reason})", "copy it again") from None
+
+
+def check_not_pointer(path: Path) -> None:
+    """Check that a file is not what a clone without Git LFS has in its place.
+
+    Raises:
+        UserError: it is.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{path} is a pointer of Git LFS, not the file", "run git lfs pull where it was cloned")
 
 
 def _load_zip(path: Path) -> Any:

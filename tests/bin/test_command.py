@@ -46,7 +46,8 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("\n") == 1
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG,
+                                    errno.EEXIST])  # fmt: skip
 def test_a_path_that_cannot_be_used_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = outcome(OSError(number, "Sorry", "exp/config.yaml"), capsys)
     assert (status, text) == (1, "error: exp/config.yaml: Sorry; check the path and its permissions\n")

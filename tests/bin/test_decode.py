@@ -332,3 +332,29 @@ def test_the_report_tells_what_was_measured(tmp_path: Path, data: Path, capsys: 
     assert "dense" in capsys.readouterr().out
     with pytest.raises(UserError, match="none of none was decoded with greedy_search"):
         report.main(["--systems", systems[2], *common, "--method", "greedy_search"])
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--num-threads", "0"], "--num-threads is 0; give at least 1"),
+        (["--device", "cud"], "--device cud is not to be had"),
+        (["--device", "cuda:99"], "--device cuda:99 is not to be had"),
+        (["--scales-from", "scales.json"], "scales.json holds no chosen weights"),
+    ],
+)
+def test_options_that_cannot_be_followed(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scales.json").write_text('{"best": [1]}')
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "exp", data, "--method", "modified_beam_search_lm_shallow_fusion", *extra)
+
+
+def test_the_export_of_another_kind_of_network_is_told(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    cuts = str(data / "fbank" / "librispeech_cuts_test-clean.jsonl.gz")
+    with pytest.raises(UserError, match="holds the export of an encoder with a head"):
+        decode.main(["--exported", str(tmp_path), "--cuts", cuts, "--lang-dir", str(data / "lang_bpe_27"),
+                     "--method", "greedy_search"])  # fmt: skip

@@ -42,7 +42,8 @@ def having(directory: Path, recipe: str) -> Path:
 
 
 def modules(directory: Path, recipe: str) -> IcefallModules:
-    """Where the classes of one of LibriSpeech's recipes are."""
+    """Where the classes of one of LibriSpeech's recipes are, which may be executed."""
+    icefall_encoder.trust(directory)
     return IcefallModules(str(directory), f"{RECIPES}/{recipe}")
 
 

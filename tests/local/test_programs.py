@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.speech import manifests
+from pruning.speech import arpa, manifests, sources
 from pruning.speech.bpe import Tokenizer
 from pruning.speech.data import DataConfig, training_batches
 
@@ -178,6 +179,30 @@ def test_kaldi_directory(recipe: Path, tmp_path: Path) -> None:
     succeed(tmp_path, "local/compute_features.py", "--parts", "train", "--prefix", "an4", "--speed-factors", "0.9")
     cuts = manifests.Paths(tmp_path / "data" / "fbank", "an4").cuts("train")
     assert manifests.count_lines(cuts) == 4
+
+
+def test_cuts_of_samples_are_resampled(recipe: Path, tmp_path: Path) -> None:
+    """For networks that hear samples, which are of one rate."""
+    source = manifests.Paths(recipe / "data" / "manifests")
+    part = next(path.name for path in source.directory.glob("*_recordings_*")).split("_")[-1].split(".")[0]
+    options = ["--manifests-dir", str(source.directory), "--prefix", "librispeech", "--parts", part]
+    succeed(tmp_path, "local/make_cuts.py", *options, "--output-dir", "same")
+    succeed(tmp_path, "local/make_cuts.py", *options, "--output-dir", "other", "--sampling-rate", "8000")
+    same, other = (list(manifests.iterate_cuts(manifests.Paths(tmp_path / name).cuts(part)))
+                   for name in ("same", "other"))  # fmt: skip
+    assert [cut.sampling_rate for cut in same] == [16000] * len(same)
+    assert sources.load_audio(8000, other[0]).shape[0] == -(-sources.load_audio(16000, same[0]).shape[0] // 2)
+
+
+def test_n_grams_read_what_other_programs_read(tmp_path: Path) -> None:
+    """Gzipped text; accents joined to their letters, as when sentences are scored."""
+    text = "e\u0301te\u0301 un deux\nun e\u0301te\u0301 trois\n"
+    with gzip.open(tmp_path / "text.txt.gz", "wt", encoding="utf-8") as stream:
+        stream.write(text)
+    succeed(tmp_path, "local/make_ngram.py", "--text", "text.txt.gz", "--order", "2", "--output", "2-gram.arpa")
+    assert "\u00e9t\u00e9" in arpa.read(tmp_path / "2-gram.arpa").vocabulary
+    message = fail(tmp_path, "local/make_ngram.py", "--text", "nothing.txt", "--output", "x")
+    assert "nothing.txt does not exist" in message
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:

@@ -259,6 +259,28 @@ def test_layer_drop_and_masked_frames_are_left_out() -> None:
     assert not any("masked_spec_embed" in name for name in model.state_dict())
 
 
+@some_shapes
+def test_gradients_are_those_of_masked_layers_whatever_the_configuration_says(shape: dict[str, Any]) -> None:
+    """Gradient checkpointing computes layers again in the backward pass, behind the context that masks them."""
+    gradients = []
+    for values in ({}, {"gradient_checkpointing": True}):
+        model = network(shape, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+                        feat_proj_dropout=0.0, **values).train()  # fmt: skip
+        structure = random_structure(model, 1, 0.6)
+        with Masker(model, model.unit_groups()).applied(structure.masks()):
+            loss = model(*utterances()).output.square().mean()
+        loss.backward()
+        gradients.append(model.feature_projection.projection.weight.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[8]], ids=shape_name)
+def test_only_hubert_can_be_without_that_norm(shape: dict[str, Any]) -> None:
+    model = network(shape, feat_proj_layer_norm=False)
+    assert model.config.projection_norm, "as Hugging Face's network, which does not read the key"
+    check_exact(model, random_structure(model, 1, 0.5))
+
+
 def test_hubert_without_a_norm_before_the_projection() -> None:
     model = network(SHAPES[4], feat_proj_layer_norm=False)
     assert not model.config.projection_norm

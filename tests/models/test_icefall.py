@@ -295,6 +295,29 @@ def test_networks_that_are_not_known_are_refused(change: dict, settings: dict, n
         form_of(other, settings, "x.pt")
 
 
+@pytest.mark.parametrize("recipe", ["recipe", "../other/recipe", "{tmp_path}/other/recipe"])
+def test_code_that_a_checkpoint_names_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """It may have come with the checkpoint; only a checkout that the user has named is executed, and nothing else."""
+    monkeypatch.delenv("ICEFALL_DIR", raising=False)
+    for name in ("checkout", "other"):
+        (tmp_path / name / "icefall").mkdir(parents=True)
+        (tmp_path / name / "recipe").mkdir()
+        harm = f"import os\nos.mkdir({str(tmp_path / 'harm')!r})\n"
+        (tmp_path / name / "recipe" / "conformer.py").write_text(harm)
+    config = ours(networks.state(networks.encoder(networks.STAND_IN, REWORKED), REWORKED)).config
+    modules = {"directory": str(tmp_path / "checkout"), "recipe": recipe.format(tmp_path=tmp_path)}
+    values = {**dataclasses.asdict(config), "icefall": modules}
+    with pytest.raises(UserError, match="code in .*/checkout, which would be executed; .* export ICEFALL_DIR="):
+        registry.build({"type": "transducer", "config": values})
+    if recipe != "recipe":
+        monkeypatch.setenv("ICEFALL_DIR", str(tmp_path / "checkout"))
+        with pytest.raises(UserError, match="is no folder of a checkout"):
+            registry.build({"type": "transducer", "config": values})
+    assert not (tmp_path / "harm").exists()
+
+
 def test_a_checkout_that_is_none_or_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ours(networks.state(networks.encoder(networks.STAND_IN, REWORKED), REWORKED)).config
     monkeypatch.delenv("ICEFALL_DIR", raising=False)

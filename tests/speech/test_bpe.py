@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -43,6 +44,14 @@ def test_decoding_undoes_encoding(tokenizer: bpe.Tokenizer, words: list[str]) ->
 
 def test_unknown_characters_become_unk(tokenizer: bpe.Tokenizer) -> None:
     assert bpe.UNKNOWN_ID in tokenizer.encode("ÉTÉ")
+
+
+def test_blank_is_no_word(tokenizer: bpe.Tokenizer) -> None:
+    """It would be a target of losses that take it for something else."""
+    with pytest.raises(UserError, match="the text 'ONE <blk>' holds <blk>"):
+        tokenizer.encode("ONE <blk>")
+    with pytest.raises(UserError, match="'<blk>' holds"):
+        tokenizer.encode_all(["ONE", "<blk>"])
 
 
 @pytest.mark.parametrize("unit", ["unigram", "bpe"])
@@ -106,6 +115,17 @@ def test_what_cannot_be_trained_leaves_nothing(
     with pytest.raises(UserError, match=message):
         bpe.train(texts, tmp_path / "lang", size, unit)
     assert not list(tmp_path.rglob("*.model")) and not list(tmp_path.rglob("*.txt"))
+
+
+def test_text_that_ends_too_early_is_told_as_such(tmp_path: Path) -> None:
+    """Not as what sentencepiece makes of it."""
+
+    def texts() -> Iterator[str]:
+        yield from TEXTS
+        raise UserError("text.gz cannot be read", "give UTF-8 text")
+
+    with pytest.raises(UserError, match="^text.gz cannot be read; give UTF-8 text$"):
+        bpe.train(texts(), tmp_path / "lang", 50, "unigram")
 
 
 def test_a_checkpoint_of_another_model_is_refused(tokenizer: bpe.Tokenizer, tmp_path: Path) -> None:

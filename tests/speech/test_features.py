@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet, LilcomChunkyWriter, MultiCut, RecordingSet, load_manifest
+from lhotse import CutSet, LilcomChunkyWriter, MultiCut, RecordingSet, SupervisionSet, load_manifest
 
 from pruning.errors import UserError
 from pruning.speech import audio, features, librispeech, manifests
@@ -177,6 +178,23 @@ def test_no_channel_of_several_is_taken(source: manifests.Paths, tmp_path: Path)
         patch.setattr(manifests, "read", lambda *_: both)
         with pytest.raises(UserError, match="1-7-0002.flac: a has 2 channels; mix it to one"):
             compute(source, tmp_path / "both", 1, features.FeatureConfig())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_samples_that_are_no_numbers_are_named(source: manifests.Paths, tmp_path: Path, value: float) -> None:
+    """Beyond float32, they are infinite to what reads them."""
+    path = tmp_path / "broken.wav"
+    samples = np.zeros(16000)
+    samples[500] = value
+    soundfile.write(path, samples, 16000, subtype="DOUBLE")
+    recordings = load_manifest(source.recordings(PART))
+    changed = [audio.recording(path, each.id) if each.id == "1-7-0002" else each for each in recordings]
+    RecordingSet.from_recordings(changed).to_file(source.recordings(PART))
+    supervisions = [replace(each, duration=1.0) if each.id == "1-7-0002" else each
+                    for each in load_manifest(source.supervisions(PART))]  # fmt: skip
+    SupervisionSet.from_segments(supervisions).to_file(source.supervisions(PART))
+    with pytest.raises(UserError, match="broken.wav: the audio of 1-7-0002.* has samples that are not finite"):
+        compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
 
 
 def test_a_full_disk_leaves_nothing(source: manifests.Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

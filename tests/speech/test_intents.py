@@ -38,6 +38,13 @@ def test_broken_tables_are_refused(tmp_path: Path, text: str) -> None:
         Intents(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("intents", [[], [Intent("alarm", "set")], [Intent("alarm", "set"), Intent("a b", "set")]])
+def test_tables_that_could_not_be_read_are_not_written(tmp_path: Path, intents: list[Intent]) -> None:
+    with pytest.raises(UserError, match="different intents|are not a word each"):
+        write_table(intents, tmp_path)
+    assert not (tmp_path / TABLE).exists()
+
+
 def test_intents_of_cuts() -> None:
     assert intent_of(cut({"scenario": "alarm", "action": "set"})) == SET
     for broken in (cut(None), cut({"scenario": "alarm"}), cut({}, 0)):

@@ -57,6 +57,9 @@ def damage(corpus: Path, how: str) -> None:
         audio.write_bytes(b"")
     elif how == "no audio":
         audio.write_text("this is no audio file\n" * 100)
+    elif how == "another layout":
+        for directory in list(path.parent.parent.parent.iterdir()):
+            (directory / "7").rename(corpus / "train-clean-5" / f"{directory.name}-7")
     elif how == "missing transcript":
         path.unlink()
         other = path.parent.parent / "8"
@@ -75,6 +78,7 @@ def damage(corpus: Path, how: str) -> None:
         ("empty audio", r"1-7-0002\.flac cannot be read as audio"),
         ("no audio", r"1-7-0002\.flac cannot be read as audio"),
         ("missing transcript", r"train-clean-5/1/7 has audio but no \*\.trans\.txt"),
+        ("another layout", r"train-clean-5 is not laid out as SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER\.flac"),
     ],
 )
 def test_a_damaged_part_is_refused_by_name(corpus: Path, tmp_path: Path, how: str, message: str) -> None:

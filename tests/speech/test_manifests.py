@@ -12,7 +12,7 @@ import pytest
 from lhotse import RecordingSet, SupervisionSet, load_manifest
 
 from pruning.errors import UserError
-from pruning.speech import data_table, manifests
+from pruning.speech import data_table, manifests, sampler
 
 
 def cuts_path(data_dir: Path, part: str = "train-a") -> Path:
@@ -148,12 +148,18 @@ def test_validation_names_the_item(data_dir: Path) -> None:
     check(f"dev: utterance {first.id} occurs twice", first, replace(first, start=0.5, duration=0.1))
     check(f"dev: utterance {first.id} is in channel 1 of recording {first.id}", replace(first, channel=1))
     check(f"dev: utterance {first.id} is in channel .0. of recording", replace(first, channel=[0]))
+    check(f"dev: the transcript of {first.id}, 5, is no text; quote it", replace(first, text=5))
+    check(f"dev: utterance {first.id} lasts nan s, which is no sample", replace(first, duration=float("nan")))
+    check(f"dev: utterance {first.id} lasts None s", replace(first, duration=None))
+    check(f"dev: utterance {first.id} lasts 1e-07 s, which is no sample", replace(first, duration=1e-7))
     with pytest.raises(UserError, match="dev has no recordings"):
         manifests.validate(RecordingSet.from_recordings([]), supervisions, "dev")
     recording = recordings[first.id]
     for other, message in (
         (recording, f"dev: recording {first.id} occurs twice"),
         (replace(recording, id="b", num_samples=0, duration=0.0), "dev: recording b lasts 0.0 s"),
+        (replace(recording, id="b", duration="1.0"), "dev: recording b lasts 1.0 s"),
+        (replace(recording, id="b", sources=[]), "dev: recording b has no sources"),
     ):
         with pytest.raises(UserError, match=message):
             manifests.validate(RecordingSet.from_recordings([*recordings, other]), supervisions, "dev")
@@ -182,6 +188,24 @@ def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
     path = manifests.Paths(data_dir / "manifests").supervisions("dev")
     with pytest.raises(UserError, match="dev.jsonl.gz holds items of the kind SupervisionSegment, not cuts; give a fi"):
         list(manifests.iterate_cuts(path))
+
+
+@pytest.mark.parametrize("change", [{"id": 3}, {"duration": "1.0"}, {"duration": 0}, {"duration": float("nan")}])
+def test_cuts_without_id_or_duration_are_named(data_dir: Path, tmp_path: Path, change: dict) -> None:
+    with gzip.open(manifests.Paths(data_dir / "fbank").cuts("dev")) as stream:
+        rows = [json.loads(line) for line in stream]
+    rows[2].update(change)
+    path = tmp_path / "x_cuts_dev.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"x_cuts_dev.jsonl: cut {rows[2]['id']!r} lasts .*, or remove it"):
+        list(manifests.iterate_cuts(path))
+
+
+def test_a_transcript_that_is_no_text_is_named(data_dir: Path) -> None:
+    cut = next(manifests.iterate_cuts(manifests.Paths(data_dir / "fbank").cuts("dev")))
+    cut.supervisions[0].text = 5
+    with pytest.raises(UserError, match=f"the transcript of cut {cut.id}, 5, is no text"):
+        sampler.transcript(cut)
 
 
 def test_manifests_of_another_format_are_named(data_dir: Path, tmp_path: Path) -> None:

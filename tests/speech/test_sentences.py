@@ -111,5 +111,11 @@ def test_bad_text_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path.write_bytes(b"ONE\n\xff\xfe\n")
     with pytest.raises(UserError, match="cannot be read after line"):
         Sentences([path], tokenizer, TextConfig())
+    packed = bytearray(gzip.compress(" ".join(map(str, range(9000))).encode()))
+    for place in range(2000, 2100):
+        packed[place] ^= 0xFF
+    (tmp_path / "damaged.txt.gz").write_bytes(packed)
+    with pytest.raises(UserError, match="damaged.txt.gz cannot be read after line"):
+        list(read_sentences(tmp_path / "damaged.txt.gz"))
     with pytest.raises(ValueError, match="max_tokens larger"):
         TextConfig(max_tokens=10, max_length=10)

@@ -89,6 +89,18 @@ def incomplete(corpus: Path) -> None:
     write(corpus, [row, line(9, "play jazz", ("play", "music"), ["audio-2.flac"])])
 
 
+def unnamed(corpus: Path) -> None:
+    rows = [line(number, "play jazz", ("play", "music"), ["audio-2.flac"]) for number in (3, 9)]
+    rows[0]["scenario"] = None
+    write(corpus, rows)
+
+
+def latin(corpus: Path) -> None:
+    write(corpus, [line(9, "play jazz", ("play", "music"), ["audio-2.flac"])])
+    path = slurp.annotation_path(corpus, "test")
+    path.write_bytes(b'{"sentence": "caf\xe9"}\n' + path.read_bytes())
+
+
 def missing(corpus: Path) -> None:
     (corpus / "slurp_real" / "audio-1.flac").unlink()
 
@@ -106,6 +118,8 @@ def other_rate(corpus: Path) -> None:
     [
         (broken, "test.jsonl line 2 is no annotation", "1 broken lines skipped", 1),
         (incomplete, r"test.jsonl line 1 is no annotation \(KeyError: 'action'\)", "1 broken lines skipped", 1),
+        (unnamed, "test.jsonl line 1 is no annotation .*its scenario, None, is no word", "1 broken lines skipped", 1),
+        (latin, r"test.jsonl line 1 is no annotation \(UnicodeDecodeError", "1 broken lines skipped", 1),
         (missing, "audio-1.flac of sentence 7 does not exist", "1 missing recordings skipped", 2),
         (no_audio, "audio-1.flac of audio-1 cannot be read", "1 unreadable recordings skipped", 2),
         (other_rate, "a sampling rate of 22050 Hz, not 16000", "1 recordings of another sampling rate skipped", 2),

@@ -16,14 +16,15 @@ from pruning.speech.data import DataConfig, evaluation_batches, training_batches
 SOURCE = sources.audio(16000, lambda samples: samples // 320)
 
 
-def cuts(directory: Path, rate: int = 16000, channels: int = 1) -> Path:
+def cuts(directory: Path, rate: int = 16000, channels: int = 1, level: float = 0.1) -> Path:
     """A manifest of six recordings of noise."""
     from lhotse import CutSet, Recording, SupervisionSegment
 
     generator, found = np.random.default_rng(0), []
     for index in range(6):
-        path = directory / f"{index}.flac"
-        soundfile.write(path, generator.normal(0, 0.1, (rate // 2 + 400 * index, channels)), rate)
+        path = directory / (f"{index}.flac" if np.isfinite(level) else f"{index}.wav")
+        noise = level * generator.normal(size=(rate // 2 + 400 * index, channels))
+        soundfile.write(path, noise, rate, subtype="PCM_16" if np.isfinite(level) else "FLOAT")
         recording = Recording.from_file(path, recording_id=f"r{index}")
         cut = recording.to_cut()
         cut.supervisions = [SupervisionSegment(f"s{index}", recording.id, 0.0, recording.duration, text="ONE TWO")]
@@ -67,14 +68,18 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
     (tmp_path / "stereo").mkdir()
     with pytest.raises(UserError, match="has 2 channels"):
         sources.load_audio(16000, _first(cuts(tmp_path / "stereo", channels=2)))
+    (tmp_path / "nan").mkdir()
+    with pytest.raises(UserError, match="the audio of cut r0 has samples that are not finite numbers"):
+        sources.load_audio(16000, _first(cuts(tmp_path / "nan", level=float("nan"))))
     path = cuts(tmp_path)
     (tmp_path / "0.flac").write_bytes(b"fLaC and nothing more")
     with pytest.raises(UserError, match="cannot read the audio of cut r0"):
         list(evaluation_batches(config, [path], source=SOURCE))
     cut = _first(path)
     cut.recording = None
-    with pytest.raises(UserError, match="has no recording"):
-        sources.load_audio(16000, cut)
+    for hear in (lambda: sources.load_audio(16000, cut), lambda: SOURCE.frames(cut)):
+        with pytest.raises(UserError, match="has no recording"):
+            hear()
 
 
 def _first(path: Path) -> object:

@@ -82,6 +82,37 @@ def test_another_architecture_is_refused_by_tensor(tmp_path: Path) -> None:
         checkpoint.load_weights(nn.Sequential(*list(network())[:-1]), checkpoint.read_tensors(path, ""), path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight * float("nan"), "holds values that are not finite; give one of an earlier epoch"),
+        (lambda weight: weight.to(torch.int8), "holds torch.int8; give one in float32"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    weights = network().state_dict()
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    checkpoint.save_weights(tmp_path / "m.safetensors", {**weights, name: change(weights[name])}, header_of())
+    with pytest.raises(UserError, match=f"tensor {name} {message}"):
+        checkpoint.load_model(tmp_path / "m.safetensors", build=build)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"model": [1]}, "does not say which network"),
+        ({"model": {"type": ["transducer"], "config": {}}}, "network of type"),
+        ({"model": {"type": "transducer", "config": None}}, "does not build"),
+        ({"model": {"type": "transformer_lm", "config": [1]}}, "does not build"),
+        ({"model": {"type": "toy"}, "tokenizer": None}, "does not say which tokens"),
+    ],
+)
+def test_headers_of_another_form_are_refused(tmp_path: Path, header: dict[str, Any], message: str) -> None:
+    checkpoint.save_weights(tmp_path / "m.safetensors", network().state_dict(), header)
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_model(tmp_path / "m.safetensors")
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage, not a checkpoint", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
 def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)

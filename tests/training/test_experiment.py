@@ -53,6 +53,17 @@ def test_a_key_of_a_later_version_has_its_default(tmp_path: Path) -> None:
         experiment.check_unchanged(tmp_path, {"seed": 2}, BEGAN, {"seed": 2})
 
 
+def test_what_is_there_must_hold_keys(tmp_path: Path) -> None:
+    (tmp_path / experiment.DONE).touch()
+    (tmp_path / experiment.CONFIG).write_bytes(b"\xe9: 1")
+    with pytest.raises(UserError, match="config.yaml is not valid YAML"):
+        experiment.check_unchanged(tmp_path, {}, {})
+    (tmp_path / experiment.CONFIG).write_text("a: 1")
+    (tmp_path / experiment.RUN).write_text("[1]")
+    with pytest.raises(UserError, match="run.json holds no keys"):
+        experiment.check_unchanged(tmp_path, {"a": 1}, {})
+
+
 def test_its_configuration_must_be_there(tmp_path: Path) -> None:
     (begun(tmp_path) / experiment.CONFIG).unlink()
     with pytest.raises(UserError, match="config.yaml does not exist"):

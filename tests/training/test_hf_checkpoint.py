@@ -145,6 +145,52 @@ def test_the_preprocessor_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "has no preprocessor_config.json: its audio is normalised" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("[1]", "does not hold a configuration"),
+        ('{"do_normalize": "false"}', "do_normalize is 'false'"),
+        ('{"sampling_rate": 8000}', "audio with 8000 samples a second"),
+    ],
+)
+def test_a_preprocessor_that_is_not_understood_is_refused(tmp_path: Path, text: str, item: str) -> None:
+    written(tmp_path, SHAPES[0])
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(UserError, match=item):
+        load_hf(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "item"),
+    [
+        (lambda weight: weight.to(torch.int8), "holds torch.int8, as quantised weights do"),
+        (lambda weight: weight * float("nan"), "not finite"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tmp_path: Path, change: Any, item: str) -> None:
+    """Copied into a network they would be numbers without meaning."""
+    written(tmp_path, SHAPES[0])
+    path, name = tmp_path / "model.safetensors", "wav2vec2.encoder.layers.1.attention.k_proj.weight"
+    tensors = load_file(path)
+    save_file({**tensors, name: change(tensors[name])}, path)
+    with pytest.raises(UserError, match=f"encoder.layers.1.attention.k_proj.weight .*{item}"):
+        load_hf(tmp_path)
+
+
+def test_names_of_tensors_are_words(tmp_path: Path) -> None:
+    written(tmp_path, SHAPES[0])
+    as_pickle(tmp_path, lambda tensors: {1: torch.zeros(1), **tensors})
+    with pytest.raises(UserError, match="something else than tensors by name"):
+        load_hf(tmp_path)
+
+
+def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
+    written(tmp_path, SHAPES[0])
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(UserError, match="model.safetensors is a pointer of Git LFS"):
+        load_hf(tmp_path)
+
+
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> Any:
@@ -178,6 +224,12 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
         ({"feat_extract_norm": "batch"}, "feat_extract_norm, is 'batch'"),
         ({"hidden_act": "gelu_fast"}, "gelu_fast"),
         ({"num_attention_heads": 5}, "config.json"),
+        ({"num_attention_heads": 4.0}, "config.json: num_attention_heads is 4.0, not a whole number above 0"),
+        ({"conv_stride": [5, 0, 2]}, "conv_stride"),
+        ({"attention_dropout": None}, "attention_dropout is None"),
+        ({"layer_norm_eps": "1e-5"}, "layer_norm_eps"),
+        ({"do_stable_layer_norm": "false"}, "do_stable_layer_norm is 'false', not true or false"),
+        ({"hidden_act": ["gelu"]}, "hidden_act"),
     ],
 )
 def test_other_networks_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], item: str) -> None:

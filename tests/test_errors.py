@@ -1,0 +1,74 @@
+"""Numbers of configurations that cannot be are refused before anything is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pruning.errors import UserError, check_numbers
+from pruning.models import registry
+from pruning.training import configuration, lm_runs, speech_runs, transducer_runs
+
+_ENCODER = "model.encoder={d_model: 8, num_layers: 1, head_dim: 4, num_heads: [2], macaron_dim: [8], ffn_dim: [8], "
+_TRANSDUCER = [_ENCODER + "conv_channels: [8]}", "model.vocab_size=5"]
+_LM = ["model={d_model: 8, num_layers: 1, head_dim: 4, num_heads: [2], ffn_dim: [8]}"]
+
+
+class Numbers:
+    """Stands for a configuration."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@pytest.mark.parametrize("value", [1, 2.5, None, [1, 2], (2.9,), []])
+def test_numbers_within_the_range_pass(value: Any) -> None:
+    check_numbers(Numbers(value), "value", least=1, below=3)
+
+
+@pytest.mark.parametrize("value", [0, 3, -1.0, float("nan"), float("inf"), [1, 0], (4,)])
+def test_others_are_named(value: Any) -> None:
+    with pytest.raises(ValueError, match="value is .* at least 1 and below 3"):
+        check_numbers(Numbers(value), "value", least=1, below=3)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "wrong"),
+    [
+        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.d_model=0"),
+        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.num_heads=[-1]"),
+        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.dropout=1.5"),
+        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.subsampling_channels=[0,8,8]"),
+        (transducer_runs.RunConfig, _TRANSDUCER, "model.context_size=0"),
+        (transducer_runs.RunConfig, _TRANSDUCER, "model.joiner_dim=0"),
+        (transducer_runs.RunConfig, [], "loss.prune_range=1"),
+        (transducer_runs.RunConfig, [], "loss.ctc_weight=nan"),
+        (transducer_runs.RunConfig, [], "loss.backend=kaldi"),
+        (speech_runs.RunConfig, ["task=ctc"], "model.dropout=2"),
+        (lm_runs.RunConfig, _LM, "model.head_dim=0"),
+        (lm_runs.RunConfig, _LM, "model.num_layers=-1"),
+        (lm_runs.RunConfig, _LM, "model.dropout=nan"),
+        (lm_runs.RunConfig, [], "trainer.optimiser.lr=nan"),
+        (lm_runs.RunConfig, [], "trainer.optimiser.lr=-1"),
+        (lm_runs.RunConfig, [], "trainer.optimiser.betas=[0.9,1]"),
+        (lm_runs.RunConfig, [], "trainer.seed=-1"),
+        (lm_runs.RunConfig, [], f"trainer.seed={2**63}"),
+        (lm_runs.PruneConfig, [], "calibration_batches=0"),
+    ],
+)
+def test_configurations_check_theirs(cls: Any, settings: list[str], wrong: str) -> None:
+    configuration.load(cls, None, settings)
+    name = wrong.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(UserError, match=f"{name} is"):
+        configuration.load(cls, None, [*settings, wrong])
+
+
+@pytest.mark.parametrize("values", [{"d_model": -8}, {"conv_strides": [0, 2]}, {"pos_groups": 0}, {"head_dim": "4"}])
+def test_networks_of_a_checkpoint_check_theirs(values: dict[str, Any]) -> None:
+    config = {"kind": "wav2vec2", "conv_channels": [4, 4], "conv_kernels": [3, 3], "conv_strides": [2, 2],
+              "frontend_norm": "group", "d_model": 8, "num_layers": 1, "head_dim": 4, "original_heads": 2,
+              "heads": [[0, 1]], "ffn_dim": [8], "pos_kernel": 3, "pos_groups": 2}  # fmt: skip
+    registry.build({"type": "speech_encoder", "config": config})
+    with pytest.raises(UserError, match="does not build"):
+        registry.build({"type": "speech_encoder", "config": {**config, **values}})
