@@ -89,6 +89,18 @@ class Recipe(ABC):
     def check_teacher(self, teacher: nn.Module) -> None:  # noqa: B027
         """Refuse a distillation that the teacher cannot give."""
 
+    def check_layers(self, last: int) -> None:
+        """Refuse to distil from layers that a teacher of ``last`` layers does not have.
+
+        Raises:
+            UserError: naming the first one, and layers that it has.
+        """
+        for layer in self.config.distillation.layers:
+            if not 0 <= layer <= last:
+                there = ",".join(str(number) for number in sorted({round(last * third / 3) for third in range(4)}))
+                raise UserError(f"distillation.layers has {layer}; the teacher has layers 0 (input) to {last}",
+                                f"say others, such as distillation.layers=[{there}]")  # fmt: skip
+
     def load(self, source: PathLike) -> tuple[nn.Module, checkpoint.Header]:
         """A network of this kind and these tokens, dense or extracted.
 

@@ -194,10 +194,7 @@ class SpeechRecipe(Recipe):
     def check_teacher(self, teacher: nn.Module) -> None:
         """The layers must be there."""
         assert isinstance(teacher, SpeechModel)
-        _, last = encoders.dimensions(teacher.encoder)
-        for layer in self.config.distillation.layers:
-            if not 0 <= layer <= last:
-                raise UserError(f"distillation.layers has {layer}", f"the teacher has layers 0 (input) to {last}")
+        self.check_layers(encoders.dimensions(teacher.encoder)[1])
 
     def task(self, network: nn.Module, teacher: Optional[nn.Module], pruner: Optional[Pruner] = None) -> SpeechTask:
         """CTC or cross-entropy, distillation."""

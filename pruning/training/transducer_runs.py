@@ -143,10 +143,7 @@ class TransducerRecipe(Recipe):
     def check_teacher(self, teacher: nn.Module) -> None:
         """The layers must be there."""
         assert isinstance(teacher, Transducer)
-        last = teacher.config.encoder.num_layers
-        for layer in self.config.distillation.layers:
-            if not 0 <= layer <= last:
-                raise UserError(f"distillation.layers has {layer}", f"the teacher has layers 0 (input) to {last}")
+        self.check_layers(teacher.config.encoder.num_layers)
 
     def task(
         self, network: nn.Module, teacher: Optional[nn.Module], pruner: Optional[Pruner] = None

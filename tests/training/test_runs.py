@@ -265,7 +265,7 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
     line = train_error(work, data_dir, *prune, "constraint.size=0.999", name="prune", config="prune.yaml")
     assert "beyond reach: at most 0.9" in line
     line = train_error(work, data_dir, *prune, "distillation.layers=[7]", name="prune", config="prune.yaml")
-    assert "the teacher has layers 0 (input) to 2" in line
+    assert "the teacher has layers 0 (input) to 2; say others, such as distillation.layers=[0,1,2]" in line
     line = train_error(work, data_dir, "--teacher", str(work / "nothing"), name="prune", config="prune.yaml")
     assert "nothing" in line
 
