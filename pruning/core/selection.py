@@ -121,9 +121,6 @@ class Selection:
     ) -> Tensor:
         """See `fitted`; with ``inside (U,)`` bool, other units stay as they are."""
         if len(targets) > 1 and (behind := self._behind(keep, costs, targets)):
-            if len(behind) < len(targets) and may_open is None:
-                keep = self._none_ahead(keep, ranks, costs, targets, inside)
-                behind = self._behind(keep, costs, targets)
             for cost in behind:
                 if not self._behind(keep, costs, {cost: targets[cost]}):
                     continue  # with what went for another
@@ -152,18 +149,6 @@ class Selection:
             filled = self._filled(before, order, opening, excess)
             candidates += [before, filled, keep]
         return min(candidates, key=lambda candidate: abs(excess(candidate)))
-
-    def _none_ahead(
-        self, keep: Tensor, ranks: Tensor, costs: CostModel, targets: Mapping[str, float], inside: Optional[Tensor]
-    ) -> Tensor:
-        """``keep`` with units opened until no sparsity is above its target."""
-
-        def furthest(candidate: Tensor) -> float:
-            counts = self.hard_counts(candidate)
-            return max(costs.sparsity(counts, cost).item() - target for cost, target in targets.items())
-
-        order = self._flip_order(keep, ranks, True)
-        return _bracket(keep, order if inside is None else order[inside[order]], True, furthest)[1]
 
     def _behind(self, keep: Tensor, costs: CostModel, targets: Mapping[str, float]) -> list[str]:
         """Costs that are below their targets, the furthest first."""

@@ -211,11 +211,11 @@ def load_model(
         build = registry.build
     model = build(header["model"])
     load_weights(model, weights, source)
-    _check_numbers(model, weights, source)
+    _check_weights(model, weights, source)
     return model.eval(), header
 
 
-def _check_numbers(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+def _check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Refuse weights that are loaded and mean nothing: diverged, or quantised by another program."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not weights[name].is_floating_point():
