@@ -1,0 +1,193 @@
+"""Experiments that an earlier commit made go on: they load, are done, resume, decode, are extracted and exported alike.
+
+What that commit left, and what came of it there, is under ``fixtures/old_experiment``, with the program that made it.
+All of it goes through the commands, but for the loader of checkpoints.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import shlex
+import shutil
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pruning.errors import UserError
+from pruning.training.checkpoint import load_model
+from tests.fixtures.old_experiment import make
+
+MADE: dict[str, Any] = json.loads((make.HERE / "made.json").read_text())
+SAME_MACHINE = torch.__version__ == MADE["torch"] and make.processor() == MADE["processor"]
+OUTPUTS = 1e-4
+"""By how much outputs may differ, relative to the largest: float32 in another order of sums."""
+TRAINED = 1e-3
+"""By how much weights may differ after some steps on another processor or with another torch: a third or less of the
+learning rate. On those of ``made.json`` they must be equal bit for bit."""
+UNDETERMINED = ("convolution.depthwise.bias", "convolution.norm.running_mean", "head.attention.bias")
+"""Tensors of no effect on the loss: constants before a batch norm or a softmax, and the mean that follows one. Their
+gradient is rounding error, and the optimiser makes steps of about the learning rate of it."""
+WANDERED = 5e-2
+"""By how much those may differ elsewhere: a few steps."""
+EXTRACTIONS = [name for name, line in MADE["finished"].items() if line.startswith("extract ")]
+RUNS = [name for name in MADE["finished"] if name not in EXTRACTIONS]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory with ``data``, ``conf`` and ``exp`` as they were left."""
+    with tarfile.open(make.HERE / "experiments.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kept(exp_dir: str) -> dict[Path, bytes]:
+    """What must not change where a run is done."""
+    files = [path for path in Path(exp_dir).rglob("*") if path.suffix == ".safetensors" or path.name == ".done"]
+    return {path: path.read_bytes() for path in files}
+
+
+def check_outputs(exp_dir: Path, expected: Mapping[str, Any], **chosen: Any) -> None:
+    """What a network says of its probe."""
+    found = make.probed(load_model(exp_dir, **chosen)[0])
+    scale = max(map(abs, expected["values"]))
+    assert found["size"] == expected["size"]
+    assert found["values"] == pytest.approx(expected["values"], abs=OUTPUTS * scale)
+    assert found["mean"] == pytest.approx(expected["mean"], abs=OUTPUTS * scale)
+
+
+def check_ends(exp_dir: str) -> None:
+    """What a run leaves is what it left then: the same checkpoints, the same structure."""
+    expected, found = MADE["ends"][exp_dir], make.ends(Path(exp_dir))
+    assert found.keys() == expected.keys()
+    for name, was in expected.items():
+        if name.endswith(".json"):
+            assert {key: group["kept"] for key, group in found[name]["groups"].items()} == {
+                key: group["kept"] for key, group in was["groups"].items()}  # fmt: skip
+            continue
+        assert (found[name]["tensors"], found[name]["names"]) == (was["tensors"], was["names"]), name
+        tensors = sorted(load_file(Path(exp_dir, name)))
+        for tensor, value, wanted in zip(tensors, found[name]["values"], was["values"]):
+            limit = WANDERED if tensor.endswith(UNDETERMINED) else TRAINED
+            assert value == pytest.approx(wanted, abs=limit), f"{name}: {tensor}"
+        assert found[name]["sha256"] == was["sha256"] or not SAME_MACHINE, f"{name} is near, but not the same"
+
+
+@pytest.mark.parametrize("exp_dir", MADE["probes"])
+def test_networks_say_the_same(place: Path, exp_dir: str) -> None:
+    check_outputs(Path(exp_dir), MADE["probes"][exp_dir])
+
+
+def test_epochs_are_averaged(place: Path) -> None:
+    of = MADE["averaged"]
+    check_outputs(Path(of["exp_dir"]), of["probe"], epoch=of["epoch"], avg=of["avg"])
+    make.command(f"average --exp-dir {of['exp_dir']} --epoch {of['epoch']} --avg {of['avg']} --output mean.safetensors")
+    check_outputs(Path("mean.safetensors"), of["probe"])
+
+
+@pytest.mark.parametrize("exp_dir", MADE["finished"])
+def test_what_is_finished_is_done(
+    place: Path, exp_dir: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the same command; by that whose configuration is the experiment's own, too; not by another."""
+    line, before = MADE["finished"][exp_dir], kept(exp_dir)
+    assert before
+    with caplog.at_level(logging.INFO):
+        make.command(line)
+    if exp_dir in EXTRACTIONS:
+        assert f"{exp_dir} is extracted already" in capsys.readouterr().out
+        with pytest.raises(UserError, match="holds an extraction with another --round-to"):
+            make.command(f"{line} --round-to 2")
+    else:
+        assert f"{exp_dir} is done already" in caplog.text
+        words = shlex.split(line)
+        words[words.index("--config") + 1] = f"{exp_dir}/config.yaml"
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            make.command(shlex.join(words))
+        assert f"{exp_dir} is done already" in caplog.text
+        with pytest.raises(UserError, match="was begun with trainer.seed=1, not trainer.seed=2"):
+            make.command(f"{line} trainer.seed=2")
+    assert kept(exp_dir) == before
+
+
+@pytest.mark.parametrize("exp_dir", MADE["interrupted"])
+def test_what_was_interrupted_goes_on(place: Path, exp_dir: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And ends as it did there without an interruption."""
+    with caplog.at_level(logging.INFO):
+        make.command(MADE["interrupted"][exp_dir])
+    assert f"resuming {exp_dir}: " in caplog.text
+    assert f", step {MADE['interrupted_after'][exp_dir]}\n" in caplog.text
+    check_ends(exp_dir)
+
+
+@pytest.mark.parametrize("exp_dir", EXTRACTIONS)
+def test_extraction_gives_the_same(place: Path, exp_dir: str) -> None:
+    before, facts = load_file(f"{exp_dir}/best.safetensors"), json.loads(Path(exp_dir, "model.json").read_text())
+    structure = json.loads(Path(exp_dir, "structure.json").read_text())
+    shutil.rmtree(exp_dir)
+    make.command(MADE["finished"][exp_dir])
+    after, found = load_file(f"{exp_dir}/best.safetensors"), json.loads(Path(exp_dir, "model.json").read_text())
+    assert json.loads(Path(exp_dir, "structure.json").read_text()) == structure
+    assert facts.items() <= found.items()
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-5, rtol=1e-5)
+    check_outputs(Path(exp_dir), MADE["probes"][exp_dir])
+
+
+@pytest.mark.parametrize("exp_dir", MADE["tuned"])
+def test_small_networks_are_tuned(place: Path, exp_dir: str) -> None:
+    make.command(MADE["tuned"][exp_dir])
+    check_ends(exp_dir)
+
+
+@pytest.mark.parametrize("results", MADE["measured"])
+def test_what_was_measured_is_measured_alike(place: Path, results: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is done; and made anew it is what it was: hypotheses, intents, likelihoods."""
+    line = MADE["measured"][results]
+    with caplog.at_level(logging.INFO):
+        make.command(line)
+    assert " is done" in caplog.text
+    before = {path.name: path.read_text() for path in Path(results).iterdir()}
+    shutil.rmtree(results)
+    make.command(line)
+    after = {path.name: path.read_text() for path in Path(results).iterdir()}
+    assert after.keys() == before.keys()
+    for name in before:
+        if not name.endswith(".json"):
+            assert after[name] == before[name], name
+            continue
+        found, was = json.loads(after[name]), json.loads(before[name])
+        for key in ("found", "right", "accuracy", "errors", "words", "wer", "interval", "counted"):
+            assert found.get(key) == was.get(key), key
+        assert found.get("nll", []) == pytest.approx(was.get("nll", []), abs=2e-3)
+        assert found["parameters"].items() >= was["parameters"].items(), "else it would not be done"
+
+
+def test_tables_are_made_of_old_results(place: Path) -> None:
+    make.command("report --systems teacher=exp/transducer/teacher --sets dev --method greedy_search --output a.md")
+    make.command("intent_report --systems dense=exp/intent/dense --sets dev --output b.md")
+    make.command("lm_report --lms dense=exp/lm/dense --texts dev --output c.md")
+    for name, row in (("a.md", "| teacher "), ("b.md", "| dense "), ("c.md", "| dense ")):
+        assert row in Path(name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exp_dir", ["exp/transducer/teacher", "exp/transducer/small", "exp/lm/small", "exp/ctc/small",
+                                     "exp/intent/small"])  # fmt: skip
+def test_networks_are_exported(place: Path, exp_dir: str) -> None:
+    """The command compares the export with PyTorch, and says where they differ."""
+    for package in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    make.command(f"export --exp-dir {exp_dir} --lang-dir data/lang --output export")
+    assert list(Path("export").glob("*.onnx"))
