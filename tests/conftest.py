@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import signal
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.corpus"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Loaded before any test is imported. The same examples in every run, and none fails for how long it takes; for fresh
+# examples: pytest --hypothesis-profile default
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,6 +29,33 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # read before the first import of torch; tests that start processes hand it on
+
+
+def _seed(name: str) -> None:
+    """Seed the global generators of Python, numpy and torch."""
+    import numpy as np
+    import torch
+
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """A fixture draws the same numbers in every run, whatever its process did before.
+
+    Others than the tests and than other fixtures do: else weights and inputs could be the same numbers, and training
+    that forgot to seed would seem to repeat what a fixture trained.
+    """
+    _seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """A test draws the same numbers in every run, whichever tests ran before it; see `pytest_fixture_setup`."""
+    _seed("the test itself")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -63,7 +63,8 @@ def test_an_epoch_has_every_cut_once(paths: list[Path], tokenizer: Tokenizer) ->
             assert batch.tokens[index] == tokenizer.encode(batch.texts[index])
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 @given(seed=st.integers(0, 100), epoch=st.integers(0, 100), skip=st.integers(0, 30))
 def test_skipping_gives_the_rest(paths: list[Path], tokenizer: Tokenizer, seed: int, epoch: int, skip: int) -> None:
     whole = list(training_batches(CONFIG, paths, tokenizer, seed, epoch))

@@ -169,7 +169,8 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 @given(config=configs)
 def test_saved_and_loaded_is_the_same(tmp_path: Path, config: Config) -> None:
     configuration.save(config, tmp_path / "c.yaml")

@@ -101,9 +101,12 @@ def test_two_trainings_on_one_machine_leave_each_other_alone(tmp_path: Path) -> 
     """The one that began first ends first."""
     launcher = ["-m", "pruning.bin.torchrun", "--nproc_per_node=1", "--standalone"]
     first = start(tmp_path / "first", "num_epochs=1", launcher=launcher)
-    second = start(tmp_path / "second", "num_epochs=2", options=["--delay", "1"], launcher=launcher)
+    hurry = tmp_path / "hurry"
+    options = ["--delay", "60", "--hurry", str(hurry)]
+    second = start(tmp_path / "second", "num_epochs=2", options=options, launcher=launcher)
     finish(first)
     assert second.poll() is None
+    hurry.touch()
     finish(second)
 
 

@@ -139,8 +139,9 @@ def main() -> None:
 
     def train_batches(epoch: int, skip: int) -> Iterator[ToyBatch]:
         for index in range(skip, args.batches):
-            if args.hurry is None or not args.hurry.exists():
-                time.sleep(args.delay)
+            until = time.monotonic() + args.delay
+            while (left := until - time.monotonic()) > 0 and (args.hurry is None or not args.hurry.exists()):
+                time.sleep(min(left, 0.05))
             # consecutive batches go to consecutive processes
             yield batch_of(1000 * epoch + index * world.size + world.rank)
 
