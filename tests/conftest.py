@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import pruning  # noqa: F401  # before torch: it decides how MKL computes
+
 pytest_plugins = ["tests.corpus"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent

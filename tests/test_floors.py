@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pruning"
-GROUND = {"errors", "files", "optional", "compat"}
+GROUND = {"errors", "files", "optional", "processor", "compat"}
 ALLOWED = {
     "core": {"core"} | GROUND,
     "speech": {"speech"} | GROUND,

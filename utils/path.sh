@@ -10,6 +10,8 @@ if [ "${PRUNING_ENV:-}" != current ]; then
 fi
 export PATH="$_root/utils:$PATH" PYTHONPATH="$_root${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 PYTHONUTF8=1 # text is UTF-8 whatever the locale
+# MKL_DEBUG_CPU_TYPE, where this processor and torch need it: for programs, too, that import torch before pruning
+eval "$(python -c 'from pruning.processor import print_shell; print_shell()')"
 # Huge pages (glibc 2.35 and later), and memory that is kept rather than given back to the system after each tensor: on
 # virtual machines a training step on the processor takes half to two thirds of the time. Elsewhere it changes little.
 _malloc=glibc.malloc

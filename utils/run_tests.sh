@@ -18,6 +18,7 @@ dir=.venv
 utils/setup_env.sh --dir "$dir" --torch "$torch" --k2-index "$k2_index" --extras "mini dev export graphs hf"
 export PATH="$PWD/$dir/bin:$PATH" PRUNING_ENV=current OMP_NUM_THREADS=1
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # huge pages, see utils/path.sh
+eval "$(python -c 'from pruning.processor import print_shell; print_shell()')" # likewise
 
 if [ "$checks" = true ]; then
   echo "ruff"

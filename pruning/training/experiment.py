@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 import yaml
 
+from pruning import processor
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.training import configuration
@@ -68,6 +69,9 @@ def check_unchanged(
 ) -> None:
     """Refuse to go on with (or to call done) a run that began with another configuration or other inputs.
 
+    How MKL computes (`processor.KEY`) is compared where both runs have it and something is left to compute: not with
+    an experiment of a version that did not write it, nor with a run on a GPU or by a torch whose MKL does not read it.
+
     Args:
         exp_dir: the experiment.
         config: its configuration.
@@ -87,9 +91,13 @@ def check_unchanged(
         began.append((written, run))
     for before, now in began:
         for key, (old, new) in configuration.changed_keys(before, now, defaults if now is config else None).items():
+            of_mkl = now is run and key == processor.KEY
+            if of_mkl and (is_done(exp_dir) or not (key in before and key in now)):
+                continue
             if key.rsplit(".", 1)[-1] not in _HARMLESS:
+                remedy = "give the same configuration and inputs, or use another --exp-dir"
                 raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}",
-                                "give the same configuration and inputs, or use another --exp-dir")
+                                processor.remedy(old) if of_mkl else remedy)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

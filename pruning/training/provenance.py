@@ -18,6 +18,7 @@ from typing import Any, Optional
 import torch
 from torch import nn
 
+from pruning import processor
 from pruning.files import PathLike
 
 
@@ -106,6 +107,7 @@ def environment(module: str, argv: Optional[Sequence[str]], device: str) -> dict
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),  # of the last minute: times on a busy machine are too long
         "torch": torch.__version__,
+        processor.KEY: processor.setting(),
         "k2": version_of("k2"),
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "command": command_line(module, argv),

@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 import torch
 
-from pruning import compat
+from pruning import compat, processor
 from pruning.errors import UserError
 from pruning.files import PathLike, write_json
 from pruning.training import checkpoint, distributed, experiment
@@ -86,6 +86,8 @@ class Trainer:
         config.schedule.check(self.total_steps)
         self._configuration = dict(configuration) if configuration is not None else to_dict(config)
         self._began_with = {"processes": self.world.size, "inputs": dict(inputs or {})}
+        if self.world.device.type == "cpu":
+            self._began_with.update(processor.to_share())
         experiment.check_unchanged(self.exp_dir, self._configuration, self._began_with, defaults)
 
         self.task = task.to(self.world.device)
@@ -138,6 +140,8 @@ class Trainer:
         module = self.world.wrap(self.task, self.config.find_unused_parameters)
         self.reporter = Reporter(self.exp_dir, self.step, self.total_steps, self._metrics_size,
                                  self.config.tensorboard, self.world.is_main)
+        if self.world.is_main and processor.KEY in self._began_with and (explanation := processor.explanation()):
+            logger.info("%s", explanation)
         logger.info("%s %s: epoch %d, batch %d, step %d", "resuming" if resumed else "starting", self.exp_dir,
                     self.epoch, self.batch, self.step)
         self._logged_at = self._state_saved_at = time.monotonic()
