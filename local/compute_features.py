@@ -14,7 +14,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.speech import features, manifests
+from pruning.speech.data import features, manifests
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.files import atomic_path
-from pruning.speech import manifests
+from pruning.speech.data import manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

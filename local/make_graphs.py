@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech import graphs
-from pruning.speech.bpe import Tokenizer
+from pruning.speech.decoding import graphs
+from pruning.speech.text.bpe import Tokenizer
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

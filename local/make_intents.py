@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech import manifests
-from pruning.speech.intents import intent_of, write_table
+from pruning.speech.data import manifests
+from pruning.speech.text.intents import intent_of, write_table
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech import arpa, kneser_ney
-from pruning.speech.text_files import check_texts, read_sentences
+from pruning.speech.ngrams import arpa, kneser_ney
+from pruning.speech.text.text_files import check_texts, read_sentences
 
 _NO_WORD = re.compile(r"<eps>|#\d+")  # symbols of Kaldi's word lists
 

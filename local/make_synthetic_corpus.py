@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import command
-from pruning.speech.synthetic.corpus import CorpusConfig, make_corpus
+from pruning.speech.corpora.synthetic.corpus import CorpusConfig, make_corpus
 
 
 def parser() -> argparse.ArgumentParser:

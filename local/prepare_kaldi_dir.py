@@ -11,7 +11,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.speech import kaldi_dir, manifests
+from pruning.speech.data import kaldi_dir, manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

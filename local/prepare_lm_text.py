@@ -19,9 +19,9 @@ from typing import Optional
 from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import atomic_path, write_text
-from pruning.speech import manifests
-from pruning.speech.data_table import transcripts
-from pruning.speech.text_files import check_texts, read_sentences
+from pruning.speech.data import manifests
+from pruning.speech.data.contents import transcripts
+from pruning.speech.text.text_files import check_texts, read_sentences
 
 PARTS = ("train", "dev", "test")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech import bpe
-from pruning.speech.data_table import transcripts
-from pruning.speech.text_files import check_texts, read_sentences
+from pruning.speech.data.contents import transcripts
+from pruning.speech.text import bpe
+from pruning.speech.text.text_files import check_texts, read_sentences
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

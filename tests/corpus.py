@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from pruning.speech import bpe, features, librispeech, manifests
+from pruning.speech.corpora import librispeech
+from pruning.speech.data import features, manifests
+from pruning.speech.text import bpe
 
 WORDS = ["ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE", "TEN", "ELEVEN", "TWELVE"]
 MakeCorpus = Callable[..., Path]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pruning import configuration
 from pruning.errors import UserError, check_numbers
+from pruning.kinds import encoder_head, language_model, transducer
 from pruning.models import registry
-from pruning.training import configuration, lm_runs, speech_runs, transducer_runs
 
 _ENCODER = "model.encoder={d_model: 8, num_layers: 1, head_dim: 4, num_heads: [2], macaron_dim: [8], ffn_dim: [8], "
 _TRANSDUCER = [_ENCODER + "conv_channels: [8]}", "model.vocab_size=5"]
@@ -36,25 +37,25 @@ def test_others_are_named(value: Any) -> None:
 @pytest.mark.parametrize(
     ("cls", "settings", "wrong"),
     [
-        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.d_model=0"),
-        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.num_heads=[-1]"),
-        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.dropout=1.5"),
-        (transducer_runs.RunConfig, _TRANSDUCER, "model.encoder.subsampling_channels=[0,8,8]"),
-        (transducer_runs.RunConfig, _TRANSDUCER, "model.context_size=0"),
-        (transducer_runs.RunConfig, _TRANSDUCER, "model.joiner_dim=0"),
-        (transducer_runs.RunConfig, [], "loss.prune_range=1"),
-        (transducer_runs.RunConfig, [], "loss.ctc_weight=nan"),
-        (transducer_runs.RunConfig, [], "loss.backend=kaldi"),
-        (speech_runs.RunConfig, ["task=ctc"], "model.dropout=2"),
-        (lm_runs.RunConfig, _LM, "model.head_dim=0"),
-        (lm_runs.RunConfig, _LM, "model.num_layers=-1"),
-        (lm_runs.RunConfig, _LM, "model.dropout=nan"),
-        (lm_runs.RunConfig, [], "trainer.optimiser.lr=nan"),
-        (lm_runs.RunConfig, [], "trainer.optimiser.lr=-1"),
-        (lm_runs.RunConfig, [], "trainer.optimiser.betas=[0.9,1]"),
-        (lm_runs.RunConfig, [], "trainer.seed=-1"),
-        (lm_runs.RunConfig, [], f"trainer.seed={2**63}"),
-        (lm_runs.PruneConfig, [], "calibration_batches=0"),
+        (transducer.RunConfig, _TRANSDUCER, "model.encoder.d_model=0"),
+        (transducer.RunConfig, _TRANSDUCER, "model.encoder.num_heads=[-1]"),
+        (transducer.RunConfig, _TRANSDUCER, "model.encoder.dropout=1.5"),
+        (transducer.RunConfig, _TRANSDUCER, "model.encoder.subsampling_channels=[0,8,8]"),
+        (transducer.RunConfig, _TRANSDUCER, "model.context_size=0"),
+        (transducer.RunConfig, _TRANSDUCER, "model.joiner_dim=0"),
+        (transducer.RunConfig, [], "loss.prune_range=1"),
+        (transducer.RunConfig, [], "loss.ctc_weight=nan"),
+        (transducer.RunConfig, [], "loss.backend=kaldi"),
+        (encoder_head.RunConfig, ["task=ctc"], "model.dropout=2"),
+        (language_model.RunConfig, _LM, "model.head_dim=0"),
+        (language_model.RunConfig, _LM, "model.num_layers=-1"),
+        (language_model.RunConfig, _LM, "model.dropout=nan"),
+        (language_model.RunConfig, [], "trainer.optimiser.lr=nan"),
+        (language_model.RunConfig, [], "trainer.optimiser.lr=-1"),
+        (language_model.RunConfig, [], "trainer.optimiser.betas=[0.9,1]"),
+        (language_model.RunConfig, [], "trainer.seed=-1"),
+        (language_model.RunConfig, [], f"trainer.seed={2**63}"),
+        (language_model.PruneConfig, [], "calibration_batches=0"),
     ],
 )
 def test_configurations_check_theirs(cls: Any, settings: list[str], wrong: str) -> None:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from pruning.errors import UserError
-from pruning.training.checkpoint import load_model
+from pruning.experiments.checkpoint import load_model
 from tests.fixtures.old_experiment import make
 
 MADE: dict[str, Any] = json.loads((make.HERE / "made.json").read_text())

@@ -12,11 +12,11 @@ from typing import Optional
 import pytest
 import torch
 
-from pruning import processor
+from pruning import processor, provenance
 from pruning.errors import UserError
+from pruning.experiments import directory
 from pruning.files import read_json, write_json
 from pruning.processor import OWN, VARIABLE
-from pruning.training import experiment, provenance
 from tests.training.toy import Crash, crashing, make
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,7 +150,7 @@ def test_what_is_set_is_logged_once_and_kept(
         make(tmp_path).run()
     said = [message for message in caplog.messages if VARIABLE in message]
     assert len(said) == (1 if READ else 0)
-    assert read_json(tmp_path / experiment.RUN).get(processor.KEY) == ("5" if READ else None)
+    assert read_json(tmp_path / directory.RUN).get(processor.KEY) == ("5" if READ else None)
     assert provenance.environment("pruning.bin.decode", [], "cpu")[processor.KEY] == ("5" if READ else None)
 
 
@@ -163,11 +163,11 @@ def test_a_run_is_not_resumed_with_another_value(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match="mkl_debug_cpu_type=5, not mkl_debug_cpu_type=None; start with "
                                         "MKL_DEBUG_CPU_TYPE=5 in the environment"):  # fmt: skip
         make(tmp_path)
-    began = read_json(tmp_path / experiment.RUN)
+    began = read_json(tmp_path / directory.RUN)
     earlier = {key: value for key, value in began.items() if key != processor.KEY}
-    write_json(tmp_path / experiment.RUN, earlier)
+    write_json(tmp_path / directory.RUN, earlier)
     make(tmp_path)  # of a version that did not write it: not compared
-    write_json(tmp_path / experiment.RUN, began)
+    write_json(tmp_path / directory.RUN, began)
     monkeypatch.setenv(VARIABLE, "5")
     make(tmp_path).run()
     monkeypatch.setenv(VARIABLE, "")

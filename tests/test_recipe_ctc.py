@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pruning import configuration
+from pruning.experiments import checkpoint
 from pruning.files import read_json
+from pruning.kinds import encoder_head, runs
+from pruning.models import facts
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
-from pruning.training import checkpoint, configuration, facts, runs, speech_runs
 from tests.test_recipe_an4 import make_an4
 from tests.test_recipe_an4 import run as run_an4
 
@@ -65,9 +68,9 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
 def test_configurations_fit_each_other(folder: str, method: str) -> None:
     """Each can be read, its targets are within reach of the encoder, and distilled layers are there."""
     place = EGS / folder
-    dense = configuration.load(speech_runs.RunConfig, place / "dense.yaml")
-    finetune = configuration.load(speech_runs.RunConfig, place / "finetune.yaml")
-    config = configuration.load(speech_runs.PruneConfig, place / "prune.yaml", [f"method={method}", *TARGETS[method]])
+    dense = configuration.load(encoder_head.RunConfig, place / "dense.yaml")
+    finetune = configuration.load(encoder_head.RunConfig, place / "finetune.yaml")
+    config = configuration.load(encoder_head.PruneConfig, place / "prune.yaml", [f"method={method}", *TARGETS[method]])
     assert dense.model is not None and dense.task == finetune.task == config.task == "ctc" and finetune.model is None
     assert finetune.distillation.layers == config.distillation.layers
     if dense.model.encoder:  # else the user's
@@ -75,7 +78,7 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
         assert list(runs.new_pruner(model, config).targets)
         assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]
     if (place / "warm_up.yaml").is_file():
-        warm_up = configuration.load(speech_runs.RunConfig, place / "warm_up.yaml")
+        warm_up = configuration.load(encoder_head.RunConfig, place / "warm_up.yaml")
         assert warm_up.model == dense.model
 
 

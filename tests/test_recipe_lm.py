@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.speech.test_sentences import lines
+from tests.speech.text.test_sentences import lines
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "lm"
 STEPS = (

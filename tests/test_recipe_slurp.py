@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pruning import configuration
+from pruning.experiments import checkpoint
+from pruning.kinds import encoder_head, runs
+from pruning.models import facts
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
-from pruning.speech.synthetic import slurp_corpus
-from pruning.training import checkpoint, configuration, facts, runs, speech_runs
+from pruning.speech.corpora.synthetic import slurp_corpus
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "slurp"
 STEPS = ("trainer.max_steps=8 trainer.valid_interval=4 trainer.num_threads=1 trainer.tensorboard=false "
@@ -64,18 +67,18 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     """Each can be read, its targets are within reach of the encoder, and distilled layers are there."""
     place = RECIPE / folder
     start = place if (place / "warm_up.yaml").is_file() else RECIPE / "conf" / "mini"
-    warm_up = configuration.load(speech_runs.RunConfig, start / "warm_up.yaml")
+    warm_up = configuration.load(encoder_head.RunConfig, start / "warm_up.yaml")
     assert warm_up.model is not None and warm_up.task == "ctc"
-    dense = configuration.load(speech_runs.RunConfig, place / "dense.yaml")
+    dense = configuration.load(encoder_head.RunConfig, place / "dense.yaml")
     assert dense.model is not None and not dense.model.encoder and dense.task == "intent"
     model = SpeechModel(SpeechModelConfig(warm_up.model.encoder, task="intent", outputs=5))
     part = "subsampling" if folder.endswith("features") else "frontend"
     targets = [setting.replace("frontend", part) for setting in TARGETS[method]]
-    config = configuration.load(speech_runs.PruneConfig, place / "prune.yaml", [f"method={method}", *targets])
+    config = configuration.load(encoder_head.PruneConfig, place / "prune.yaml", [f"method={method}", *targets])
     assert list(runs.new_pruner(model, config).targets)
     if folder != "conf":  # whose encoder is the user's
         assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]
-    finetune = configuration.load(speech_runs.RunConfig, place / "finetune.yaml")
+    finetune = configuration.load(encoder_head.RunConfig, place / "finetune.yaml")
     assert finetune.model is None and finetune.distillation.layers == config.distillation.layers
 
 

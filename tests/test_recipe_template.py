@@ -13,11 +13,12 @@ import pytest
 import soundfile
 import yaml
 
+from pruning import configuration
+from pruning.kinds import language_model, runs, transducer
 from pruning.models.transducer import Transducer
 from pruning.models.transformer_lm import TransformerLM
-from pruning.speech import manifests
-from pruning.speech.bpe import Tokenizer
-from pruning.training import configuration, lm_runs, runs, transducer_runs
+from pruning.speech.data import manifests
+from pruning.speech.text.bpe import Tokenizer
 
 EGS = Path(__file__).resolve().parents[1] / "egs"
 RECIPE = EGS / "TEMPLATE"
@@ -134,8 +135,8 @@ def test_configurations_are_whole_and_fair(folder: str) -> None:
     config = {
         name: configuration.load(kind, EGS / folder / f"{name}.yaml")
         for name, kind in {
-            "prune": transducer_runs.PruneConfig,
-            **dict.fromkeys(("teacher", "finetune", "uniform"), transducer_runs.RunConfig),
+            "prune": transducer.PruneConfig,
+            **dict.fromkeys(("teacher", "finetune", "uniform"), transducer.RunConfig),
         }.items()
     }
     teacher = config["teacher"].model
@@ -156,7 +157,7 @@ def test_configurations_are_whole_and_fair(folder: str) -> None:
 @pytest.mark.parametrize("folder", ["TEMPLATE/conf", "an4/conf", "librispeech/conf/lm", "librispeech/conf/mini"])
 def test_configurations_of_language_models_fit_each_other(folder: str) -> None:
     """Each can be read, and the small network of what the first makes is within reach of the second."""
-    kinds = {"lm": lm_runs.RunConfig, "lm_prune": lm_runs.PruneConfig, "lm_finetune": lm_runs.RunConfig}
+    kinds = {"lm": language_model.RunConfig, "lm_prune": language_model.PruneConfig, "lm_finetune": language_model.RunConfig}
     config = {name: configuration.load(kind, EGS / folder / f"{name}.yaml") for name, kind in kinds.items()}
     assert config["lm"].model is not None and config["lm_prune"].model is config["lm_finetune"].model is None
     dense = TransformerLM(replace(config["lm"].model, vocab_size=30))
@@ -165,7 +166,7 @@ def test_configurations_of_language_models_fit_each_other(folder: str) -> None:
 
 
 def test_the_teacher_for_an4_is_as_large_as_its_configuration_says() -> None:
-    config = configuration.load(transducer_runs.RunConfig, EGS / "an4/conf/teacher.yaml").model
+    config = configuration.load(transducer.RunConfig, EGS / "an4/conf/teacher.yaml").model
     assert config is not None
     encoder = Transducer(replace(config, vocab_size=30)).encoder
     assert 1.40e6 < sum(parameter.numel() for parameter in encoder.parameters()) < 1.45e6

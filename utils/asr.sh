@@ -10,7 +10,7 @@
 #     methods                             of decoding, separated by spaces
 #
 # and with its two stages as functions: get_corpus (0) leaves the corpus in $corpus_dir, make_manifests (1) writes
-# manifests of "${parts[@]}" to $manifests, named as pruning.speech.manifests.Paths names them.
+# manifests of "${parts[@]}" to $manifests, named as pruning.speech.data.manifests.Paths names them.
 
 : "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
 : "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"

@@ -11,9 +11,11 @@ from typing import Any, Optional
 
 import torch
 
+from pruning import configuration
 from pruning.errors import UserError
-from pruning.training import configuration, icefall_teacher, lm_runs, speech_runs, transducer_runs
-from pruning.training.icefall_checkpoint import Choice
+from pruning.importers import icefall_teacher
+from pruning.importers.icefall_checkpoint import Choice
+from pruning.kinds import encoder_head, language_model, transducer
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
@@ -106,7 +108,7 @@ def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> N
     """Bring what `add_icefall`'s options choose of ``source`` into ``exp_dir``, if it is not there.
 
     Raises:
-        UserError: see `pruning.training.icefall_teacher.import_experiment`.
+        UserError: see `pruning.importers.icefall_teacher.import_experiment`.
     """
     choice = Choice(options.epoch, options.iter or None, options.avg, options.use_averaged_model)
     checkout = None
@@ -143,12 +145,12 @@ def of_text(options: argparse.Namespace) -> bool:
 
 
 def recipe(options: argparse.Namespace) -> Any:
-    """The module that runs what the options ask for: `lm_runs` for text; for cuts `transducer_runs`, or `speech_runs`
-    where the configuration says ``task``.
+    """The module that runs what the options ask for: `language_model` for text; for cuts `transducer`, or
+    `encoder_head` where the configuration says ``task``.
     """
     if of_text(options):
-        return lm_runs
-    return speech_runs if configuration.said(options.config, "task") else transducer_runs
+        return language_model
+    return encoder_head if configuration.said(options.config, "task") else transducer
 
 
 def inputs(options: argparse.Namespace) -> Any:

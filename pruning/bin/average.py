@@ -9,7 +9,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.bin.arguments import boolean
-from pruning.training import checkpoint
+from pruning.experiments import checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.training import benchmark, provenance, report
+from pruning.measure import benchmark
+from pruning.reports import report
 
 MODULE = "pruning.bin.benchmark"
 

@@ -11,8 +11,9 @@ from typing import Any, Optional
 
 from pruning.bin import arguments, benchmark, command
 from pruning.errors import UserError
-from pruning.training import lm_benchmark, lm_runs
-from pruning.training.lm_benchmark import SCORING, STEPS, Setting
+from pruning.kinds import language_model
+from pruning.measure import lm_benchmark
+from pruning.measure.lm_benchmark import SCORING, STEPS, Setting
 
 EXPLANATION = """\
 Language models on random tokens, log-probabilities of every token of the vocabulary included. *Scoring*: whole
@@ -50,7 +51,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     sources = dict(options.systems)
     with tempfile.TemporaryDirectory() as temporary:
         place = options.export_dir or Path(temporary)
-        systems = {name: (lm_runs.load_network(source)[0], place / name) for name, source in sources.items()}
+        systems = {name: (language_model.load_network(source)[0], place / name) for name, source in sources.items()}
         for model, directory in systems.values():
             lm_benchmark.export(model, directory, options.backends)
         timings = list(lm_benchmark.measure(systems, options.backends, settings, options.repeats))

@@ -16,16 +16,18 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
+from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.experiments.decoding_results import intents_path
 from pruning.files import read_json, write_json
+from pruning.kinds import encoder_head
 from pruning.models.speech_model import INTENT, SpeechModel
-from pruning.speech import manifests
-from pruning.speech.data import DataConfig, evaluation_batches
-from pruning.speech.intents import Intent, Intents, accuracy, intent_of
-from pruning.speech.statistics import Design
-from pruning.training import checkpoint, provenance, speech_runs
-from pruning.training.decoding_results import intents_path
+from pruning.speech.data import manifests
+from pruning.speech.data.batches import DataConfig, evaluation_batches
+from pruning.speech.scoring.statistics import Design
+from pruning.speech.text.intents import Intent, Intents, accuracy, intent_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments.check_device(options.device)
     torch.set_num_threads(options.num_threads)
     known = Intents(options.lang_dir)
-    model, _ = speech_runs.load_network(options.exp_dir, known)
+    model, _ = encoder_head.load_network(options.exp_dir, known)
     if model.config.task != INTENT:
         raise UserError(f"{options.exp_dir} holds a network for {model.config.task}", "give one for intents")
     model = model.to(options.device).eval()
@@ -75,7 +77,7 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     data = DataConfig(max_duration=max_duration, num_workers=0)
     found: dict[str, Intent] = {}
     computing = audio = 0.0
-    for batch in evaluation_batches(data, [cuts], known, source=speech_runs.source_of(model)):
+    for batch in evaluation_batches(data, [cuts], known, source=encoder_head.source_of(model)):
         batch = batch.to(device)
         started = time.perf_counter()
         best = model(batch.features, batch.lengths).logits.argmax(dim=1).tolist()

@@ -8,7 +8,8 @@ from typing import Optional
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
-from pruning.training import comparison, comparison_tables, report, sweep_measures
+from pruning.reports import comparison_tables, report
+from pruning.sweeps import comparison, measures
 
 EXPLANATION = {
     "WER %": """\
@@ -59,7 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     unit = "% of perplexity" if found.measure is comparison.MEASURES["perplexity"] else "points"
     seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
     parts = [options.note] if options.note else []
-    parts.append(EXPLANATION[found.measure.name].format(seeds=seeds, block=sweep_measures.BLOCK))
+    parts.append(EXPLANATION[found.measure.name].format(seeds=seeds, block=measures.BLOCK))
     if found.measure is comparison.MEASURES["wer"] and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
     if found.claims:

@@ -17,25 +17,29 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import nn
 
+from pruning import provenance
 from pruning.bin import command
 from pruning.bin.arguments import boolean, check_device, check_least
+from pruning.deploy import sherpa
+from pruning.deploy.exported import FORMS, ExportedTransducer
 from pruning.errors import UserError
+from pruning.experiments import decoding_results
+from pruning.experiments.checkpoint import Header, file_of, load_model
 from pruning.files import read_json, write_json
-from pruning.models import encoders
+from pruning.kinds import encoder_head, language_model, runs
+from pruning.models import encoders, facts
 from pruning.models.speech_model import CTC, CtcRecogniser, SpeechModel
-from pruning.speech import checks, graphs, sherpa
-from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import DataConfig, evaluation_batches
-from pruning.speech.decoding import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig, LanguageModel
-from pruning.speech.exported import FORMS, ExportedTransducer
-from pruning.speech.manifests import set_name_of
-from pruning.speech.recognition import FeatureTiming, Recognition, recognise, time_features
-from pruning.speech.rescoring import write_nbest
-from pruning.speech.scoring import SCORED, Score, recogs_path, write_results
-from pruning.speech.sentences import boundary_id
-from pruning.speech.sources import FEATURES, Source
-from pruning.training import decoding_results, facts, lm_runs, provenance, runs, speech_runs
-from pruning.training.checkpoint import Header, file_of, load_model
+from pruning.speech.data import checks
+from pruning.speech.data.batches import DataConfig, evaluation_batches
+from pruning.speech.data.manifests import set_name_of
+from pruning.speech.data.sources import FEATURES, Source
+from pruning.speech.decoding import graphs
+from pruning.speech.decoding.methods import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig, LanguageModel
+from pruning.speech.decoding.recognition import FeatureTiming, Recognition, recognise, time_features
+from pruning.speech.decoding.rescoring import write_nbest
+from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write_results
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import boundary_id
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +127,7 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     feature_dim, hears = _feature_dim(model, header, arguments), FEATURES
     fingerprint, recorded = provenance.weights_fingerprint(model), header.get("tokenizer", {})
     if isinstance(model, SpeechModel):
-        hears, model = speech_runs.source_of(model), CtcRecogniser(model)
+        hears, model = encoder_head.source_of(model), CtcRecogniser(model)
     else:
         recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **recorded}
     tokenizer.check_matches(recorded, str(source))
@@ -187,7 +191,7 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
         raise UserError(f"--lm-exp-dir has no effect with {arguments.method}", f"choose one of {', '.join(WITH_LM)}")
     if not wanted:
         return None
-    network, _ = lm_runs.load_network(arguments.lm_exp_dir, tokenizer)
+    network, _ = language_model.load_network(arguments.lm_exp_dir, tokenizer)
     return LanguageModel(network.to(arguments.device).eval(), boundary_id(tokenizer))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.speech import data_table
-from pruning.speech.bpe import Tokenizer
-from pruning.training import report
+from pruning.reports import report
+from pruning.speech.data import contents
+from pruning.speech.text.bpe import Tokenizer
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -22,10 +22,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     tokenizer = None if options.lang_dir is None else Tokenizer(options.lang_dir)
     cuts = dict.fromkeys(options.cuts)  # a part that is trained and tested on has one row
-    parts = [data_table.describe(path, tokenizer) for path in cuts]
-    print(data_table.table(parts, "simple"))
+    parts = [contents.describe(path, tokenizer) for path in cuts]
+    print(contents.table(parts, "simple"))
     if options.output is not None:
-        report.write_section(options.output, options.title, data_table.table(parts), "pruning.bin.describe", argv)
+        report.write_section(options.output, options.title, contents.table(parts), "pruning.bin.describe", argv)
 
 
 if __name__ == "__main__":

@@ -21,26 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from pruning.bin import arguments, command
+from pruning.deploy import exporting, lm_exporting, speech_exporting
+from pruning.deploy.exported import FORMS, PARTS, ExportedPart, ExportedTransducer
+from pruning.deploy.exported_lm import LM_FORMS, WHOLE, ExportedLM
+from pruning.deploy.extract import EXACTNESS
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.kinds import encoder_head, language_model, transducer
 from pruning.models import encoders
+from pruning.models.facts import SAMPLES_PER_SECOND, frames_of, write_facts
 from pruning.models.speech_model import SpeechModel
-from pruning.speech import manifests
-from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import Batch, DataConfig, evaluation_batches
-from pruning.speech.exported import FORMS, PARTS, ExportedPart, ExportedTransducer
-from pruning.speech.exported_lm import LM_FORMS, WHOLE, ExportedLM
-from pruning.speech.sentences import Sentences, TextConfig, boundary_id
-from pruning.training import (
-    checkpoint,
-    exporting,
-    lm_exporting,
-    lm_runs,
-    speech_exporting,
-    speech_runs,
-    transducer_runs,
-)
-from pruning.training.extracting import EXACTNESS
-from pruning.training.facts import SAMPLES_PER_SECOND, frames_of, write_facts
+from pruning.speech.data import manifests
+from pruning.speech.data.batches import Batch, DataConfig, evaluation_batches
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import Sentences, TextConfig, boundary_id
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +82,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _transducer(options: argparse.Namespace) -> None:
-    model, header = transducer_runs.load_network(options.exp_dir, Tokenizer(options.lang_dir))
+    model, header = transducer.load_network(options.exp_dir, Tokenizer(options.lang_dir))
     model = model.plain()
     if not options.check:
         written = exporting.export_onnx(model, options.output, options.lang_dir)
@@ -108,10 +102,10 @@ def _transducer(options: argparse.Namespace) -> None:
 
 
 def _speech_model(options: argparse.Namespace) -> None:
-    model, header = speech_runs.load_network(options.exp_dir)
-    table = speech_runs.table_of(model.config.task, options.lang_dir)
+    model, header = encoder_head.load_network(options.exp_dir)
+    table = encoder_head.table_of(model.config.task, options.lang_dir)
     table.check_matches(header["tokenizer"])
-    source = speech_runs.source_of(model)
+    source = encoder_head.source_of(model)
     if not options.check:
         _tell(speech_exporting.export_onnx(model, options.output, options.lang_dir))
 
@@ -140,7 +134,7 @@ def _heard_noise(model: SpeechModel) -> Batch:
 
 def _language_model(options: argparse.Namespace) -> None:
     tokenizer = Tokenizer(options.lang_dir)
-    model, header = lm_runs.load_network(options.exp_dir, tokenizer)
+    model, header = language_model.load_network(options.exp_dir, tokenizer)
     boundary = boundary_id(tokenizer)
     if not options.check:
         _tell(lm_exporting.export_onnx(model, options.output, options.lang_dir, boundary))

@@ -14,17 +14,18 @@ from torch import nn
 from pruning.bin import arguments, command
 from pruning.core import low_rank, single_weights
 from pruning.core.prunable import plain
+from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.kinds import encoder_head, language_model, runs, transducer
 from pruning.models.speech_model import SpeechModel
-from pruning.speech import manifests
-from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import DataConfig, training_batches
-from pruning.speech.sentences import Sentences, TextConfig
-from pruning.speech.sources import FEATURES
-from pruning.speech.text_files import check_texts
-from pruning.training import checkpoint, lm_runs, runs, speech_runs, transducer_runs
-from pruning.training.extracting import before_after, check_origin, extract_experiment, repaired
-from pruning.training.provenance import file_fingerprint
+from pruning.provenance import file_fingerprint
+from pruning.speech.data import manifests
+from pruning.speech.data.batches import DataConfig, training_batches
+from pruning.speech.data.sources import FEATURES
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import Sentences, TextConfig
+from pruning.speech.text.text_files import check_texts
 
 
 def _origin(options: argparse.Namespace) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if batches is None:
             raise UserError("--repair is given without data", "give --train-cuts or --train-text, and --lang-dir")
         teacher, model = plain(checkpoint.load_model(options.teacher or options.pruned)[0]), plain(model)
-        forward = (lm_runs if options.train_text else transducer_runs).forward
+        forward = (language_model if options.train_text else transducer).forward
         structure = repaired(teacher, model, structure, batches(), options.repair, forward)
     normalising = None if batches is None else itertools.islice(batches(), options.batch_norm_batches)
     extract_experiment(model, header, structure, Path(options.exp_dir), normalising, origin, options.reinitialise)
@@ -122,7 +123,7 @@ def _batches(
         raise UserError(f"{options.pruned} holds a {kind}, and {name} is given", "give the data of its kind")
     table: Any
     if isinstance(model, SpeechModel):
-        table, source = speech_runs.table_of(model.config.task, options.lang_dir), speech_runs.source_of(model)
+        table, source = encoder_head.table_of(model.config.task, options.lang_dir), encoder_head.source_of(model)
     else:
         table, source = Tokenizer(options.lang_dir), FEATURES
     table.check_matches(header["tokenizer"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+from pruning import configuration
 from pruning.bin import arguments, command
-from pruning.training import configuration
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -9,9 +9,11 @@ from typing import Optional
 from tabulate import tabulate
 
 from pruning.bin import arguments, command
+from pruning.experiments import checkpoint
+from pruning.experiments.decoding_results import intents_path
 from pruning.files import read_json
-from pruning.training import checkpoint, facts, report
-from pruning.training.decoding_results import intents_path
+from pruning.models import facts
+from pruning.reports import report
 
 NOTE = """\
 Accuracy in percent of utterances: intent is scenario and action together, with the 95 % interval of a bootstrap that

@@ -10,9 +10,9 @@ from typing import Optional
 from pruning.bin import arguments, command
 from pruning.core.structure import Structure
 from pruning.files import atomic_path, read_json, write_text
-from pruning.speech.decoding import SETTINGS
-from pruning.training import pictures
-from pruning.training.page import page
+from pruning.reports import pictures
+from pruning.reports.page import page
+from pruning.speech.decoding.methods import SETTINGS
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -14,16 +14,17 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
+from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
+from pruning.experiments.decoding_results import perplexity_path
 from pruning.files import read_json, write_json
-from pruning.speech import arpa
-from pruning.speech.bpe import Tokenizer
-from pruning.speech.perplexity import WordScores, perplexity, word_scores
-from pruning.speech.sentences import Sentences, TextConfig
-from pruning.speech.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, set_name
-from pruning.training import lm_runs, provenance
-from pruning.training.decoding_results import perplexity_path
+from pruning.kinds import language_model
+from pruning.speech.ngrams import arpa
+from pruning.speech.scoring.perplexity import WordScores, perplexity, word_scores
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import Sentences, TextConfig
+from pruning.speech.text.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, set_name
 
 logger = logging.getLogger(__name__)
 LONGEST = 4096
@@ -89,7 +90,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:
     """What scores the sentences of a file by a network, and what stands for it."""
     tokenizer = Tokenizer(options.lang_dir)
-    model, _ = lm_runs.load_network(options.exp_dir, tokenizer)
+    model, _ = language_model.load_network(options.exp_dir, tokenizer)
     model.eval()
 
     def score(text: Path, lines: Sequence[str]) -> list[WordScores]:

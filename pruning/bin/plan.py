@@ -16,28 +16,30 @@ from typing import Optional
 import torch
 from tabulate import tabulate
 
+from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.core.cost import COSTS
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
+from pruning.kinds import transducer
+from pruning.measure.plan import Corpus, RunPlan, plan_run, table
+from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer
-from pruning.speech import data_table
-from pruning.speech.bpe import Tokenizer
-from pruning.speech.corpora import librispeech_size
-from pruning.training import configuration, report, transducer_runs
-from pruning.training.facts import cost_model
-from pruning.training.plan import Corpus, RunPlan, plan_run, table
-from pruning.training.provenance import processor_name
+from pruning.provenance import processor_name
+from pruning.reports import report
+from pruning.speech.corpora.sizes import librispeech_size
+from pruning.speech.data import contents
+from pruning.speech.text.bpe import Tokenizer
 
 
 def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copies: int) -> tuple[Corpus, str]:
     """The size of the training data and where it is known from."""
     if paths and all(Path(path).exists() for path in paths):
-        found = [data_table.describe(path) for path in paths]
+        found = [contents.describe(path) for path in paths]
         count = sum(part.cuts for part in found)
         if not count:
             raise UserError(f"{', '.join(map(str, paths))} hold no cuts", "run the feature stage")
-        return Corpus(data_table.total_hours(found), count), "cuts"
+        return Corpus(contents.total_hours(found), count), "cuts"
     if not parts:
         raise UserError(f"{' '.join(paths or ['the cuts'])} do not exist", "run the feature stage, or give --parts")
     hours, count = librispeech_size(parts)
@@ -65,7 +67,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_intermixed_args(argv)
     arguments.check_least(options, copies=1, vocab_size=2, processes=1, timed_seconds=0)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
-    teacher_config = configuration.load(transducer_runs.RunConfig, options.teacher_config, options.overrides)
+    teacher_config = configuration.load(transducer.RunConfig, options.teacher_config, options.overrides)
     if teacher_config.model is None:
         raise UserError(f"{options.teacher_config} has no 'model'", "give its dimensions")
     vocab = options.vocab_size
@@ -91,7 +93,7 @@ def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
 
 
 def _plans(
-    options: argparse.Namespace, teacher_config: transducer_runs.RunConfig, corpus: Corpus, vocab: int
+    options: argparse.Namespace, teacher_config: transducer.RunConfig, corpus: Corpus, vocab: int
 ) -> list[RunPlan]:
     """One plan for each configuration that is given."""
     assert teacher_config.model is not None
@@ -100,7 +102,7 @@ def _plans(
     plans = [estimate("teacher", dense, teacher_config)]
     targets = {"size": 0.5}
     if options.prune_config:
-        prune = configuration.load(transducer_runs.PruneConfig, options.prune_config)
+        prune = configuration.load(transducer.PruneConfig, options.prune_config)
         targets = {cost: goal for cost, goal in prune.constraint.goals().items() if cost in COSTS} or targets
         plans.append(estimate("pruning", dense, prune))
     cost, target = next(iter(targets.items()))
@@ -108,7 +110,7 @@ def _plans(
     structure = uniform_structure(dense.unit_groups(), costs, cost, (1 - target) * costs.dense[cost])
     for name, path in (("fine-tuning", options.finetune_config), ("uniform", options.uniform_config)):
         if path:
-            config = configuration.load(transducer_runs.RunConfig, path)
+            config = configuration.load(transducer.RunConfig, path)
             small = dense.shrink(structure)
             plans.append(estimate(name, small, config, teacher=dense))
     return plans

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.core.constraint import RAMPS
 from pruning.errors import UserError
+from pruning.experiments.directory import is_done
 from pruning.files import PathLike
-from pruning.training import configuration, runs
-from pruning.training.experiment import is_done
+from pruning.kinds import runs
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -12,8 +12,8 @@ from pruning.bin import command
 from pruning.bin.arguments import system
 from pruning.errors import UserError
 from pruning.files import write_text
-from pruning.speech.decoding import SETTINGS
-from pruning.training import report
+from pruning.reports import report
+from pruning.speech.decoding.methods import SETTINGS
 
 logger = logging.getLogger(__name__)
 

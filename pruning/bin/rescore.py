@@ -16,13 +16,13 @@ import torch
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_lines
-from pruning.speech import arpa
-from pruning.speech.bpe import Tokenizer
-from pruning.speech.fusion import lm_scores
-from pruning.speech.rescoring import Entry, read_nbest, rescore, write_nbest
-from pruning.speech.scoring import Transcript, count_errors, read_transcripts
-from pruning.speech.sentences import boundary_id
-from pruning.training import lm_runs
+from pruning.kinds import language_model
+from pruning.speech.decoding.fusion import lm_scores
+from pruning.speech.decoding.rescoring import Entry, read_nbest, rescore, write_nbest
+from pruning.speech.ngrams import arpa
+from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import boundary_id
 
 Scorer = Callable[[Sequence[str]], Sequence[float]]
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -38,7 +38,7 @@ def _scorer(options: argparse.Namespace) -> Scorer:
     if options.lang_dir is None:
         raise UserError("--lm-exp-dir is given without --lang-dir", "give the language directory")
     tokenizer = Tokenizer(options.lang_dir)
-    network, _ = lm_runs.load_network(options.lm_exp_dir, tokenizer)
+    network, _ = language_model.load_network(options.lm_exp_dir, tokenizer)
     network.eval()
 
     def scores(texts: Sequence[str]) -> list[float]:

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from pruning.bin import command
 from pruning.files import write_text
-from pruning.speech.scoring import SCORED, Score, Transcript, error_report, read_transcripts, score
+from pruning.speech.scoring.word_errors import SCORED, Score, Transcript, error_report, read_transcripts, score
 
 
 def _row(name: str, result: Score) -> list[str]:

@@ -17,10 +17,12 @@ from typing import Optional
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
-from pruning.training import checkpoint, comparison, facts, sweep
-from pruning.training.sweep_config import SweepConfig
-from pruning.training.sweep_lines import TEACHER
+from pruning.models import facts
+from pruning.sweeps import comparison, sweep
+from pruning.sweeps.definition import SweepConfig
+from pruning.sweeps.lines import TEACHER
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class _Runner:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file: see pruning.training.sweep_config")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file: see pruning.sweeps.definition")
     parser.add_argument("--exp-dir", type=Path, required=True, help="experiments of the sweep")
     parser.add_argument("--results", type=Path, help="directory of small result files; default: EXP_DIR/results")
     parser.add_argument("--runner", help="the job runner with its options; default: one run after the other, here")

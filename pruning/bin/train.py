@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.files import read_json
-from pruning.training import configuration
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

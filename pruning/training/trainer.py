@@ -19,16 +19,17 @@ from typing import Any, Optional
 import torch
 
 from pruning import compat, processor
+from pruning.configuration import to_dict
 from pruning.errors import UserError
+from pruning.experiments import checkpoint, directory
+from pruning.experiments.average import RunningAverage
+from pruning.experiments.state import TrainingState, load_state, save_state
 from pruning.files import PathLike, write_json
-from pruning.training import checkpoint, distributed, experiment
-from pruning.training.average import RunningAverage
-from pruning.training.configuration import to_dict
+from pruning.training import distributed
 from pruning.training.interruption import StopRequest
 from pruning.training.optimiser import Optimiser
 from pruning.training.progress import Reporter, TermAverage
 from pruning.training.seeding import seed_everything
-from pruning.training.state import TrainingState, load_state, save_state
 from pruning.training.task import StepInfo, Task
 from pruning.training.trainer_config import TrainerConfig
 
@@ -88,7 +89,7 @@ class Trainer:
         self._began_with = {"processes": self.world.size, "inputs": dict(inputs or {})}
         if self.world.device.type == "cpu":
             self._began_with.update(processor.to_share())
-        experiment.check_unchanged(self.exp_dir, self._configuration, self._began_with, defaults)
+        directory.check_unchanged(self.exp_dir, self._configuration, self._began_with, defaults)
 
         self.task = task.to(self.world.device)
         self.optimiser = Optimiser(config.optimiser, config.schedule, task.parameter_groups(), task)
@@ -124,10 +125,10 @@ class Trainer:
                 needs a best checkpoint and no moment was fit to be one.
             SystemExit: with status 75 after SIGTERM, when the state was saved.
         """
-        if experiment.is_done(self.exp_dir):
+        if directory.is_done(self.exp_dir):
             logger.info("%s is done already", self.exp_dir)
             return
-        with experiment.locked(self.exp_dir) if self.world.is_main else nullcontext():
+        with directory.locked(self.exp_dir) if self.world.is_main else nullcontext():
             self._run()
         self.world.barrier()
 
@@ -135,7 +136,7 @@ class Trainer:
         """From the state to the done mark."""
         resumed = self._resume()
         if self.world.is_main:
-            experiment.prepare(self.exp_dir, self._configuration, self._began_with)
+            directory.prepare(self.exp_dir, self._configuration, self._began_with)
         self.world.barrier()
         module = self.world.wrap(self.task, self.config.find_unused_parameters)
         self.reporter = Reporter(self.exp_dir, self.step, self.total_steps, self._metrics_size,
@@ -153,7 +154,7 @@ class Trainer:
             self.reporter.close()
         self._check_selected()
         if self.world.is_main:
-            write_json(self.exp_dir / experiment.DONE, {"epoch": self.epoch - 1, "step": self.step})
+            write_json(self.exp_dir / directory.DONE, {"epoch": self.epoch - 1, "step": self.step})
 
     def _check_selected(self) -> None:
         """Refuse to call done what its task cannot use; the same command then says so again."""
@@ -272,7 +273,7 @@ class Trainer:
             self._validate()
         if config.save_interval and self.step % config.save_interval == 0 and self.world.is_main:
             checkpoint.save_model(checkpoint.batch_path(self.exp_dir, self.step), self.task.model, self._header())
-            experiment.rotate_batch_checkpoints(self.exp_dir, config.keep_last_k)
+            directory.rotate_batch_checkpoints(self.exp_dir, config.keep_last_k)
 
     def _log(self) -> None:
         values = self.terms.means(self.world)
@@ -372,10 +373,10 @@ class Trainer:
         if self.average is not None:
             tensors.update({f"average.{name}": tensor for name, tensor in self.average.tensors.items()})
             numbers["average_updates"] = self.average.updates
-        save_state(experiment.state_dir(self.exp_dir), TrainingState(self.epoch, self.batch, tensors, numbers))
+        save_state(directory.state_dir(self.exp_dir), TrainingState(self.epoch, self.batch, tensors, numbers))
 
     def _resume(self) -> bool:
-        path = experiment.resumable_state(self.exp_dir)
+        path = directory.resumable_state(self.exp_dir)
         if path is None:
             return False
         state = load_state(path)

@@ -9,10 +9,10 @@ import torch
 
 from pruning.bin import average
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.training import checkpoint
 
 CONFIG = TransducerConfig(
     encoder=ConformerConfig(8, 1, 4, (2,), (8,), (8,), (8,), conv_kernel=3, subsampling_channels=(2, 2),

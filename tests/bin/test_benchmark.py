@@ -11,12 +11,13 @@ from torch import nn
 
 from pruning.bin import benchmark as command
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.files import read_json
+from pruning.measure import benchmark
 from pruning.models import registry
-from pruning.training import benchmark, checkpoint
+from tests.deploy.test_speech_exporting import irregular
+from tests.methods.test_l0 import network
 from tests.models.speech_encoders import SHAPES
-from tests.training.test_gating import network
-from tests.training.test_speech_exporting import irregular
 
 pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 

@@ -13,12 +13,13 @@ from pruning.bin import benchmark as encoders
 from pruning.bin import benchmark_lm as command
 from pruning.core.cost import CostModel
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
+from pruning.measure import lm_benchmark
 from pruning.models import registry
-from pruning.training import checkpoint, lm_benchmark
+from tests.deploy.test_lm_exporting import NETWORKS
+from tests.methods.test_l0 import network as transducer
 from tests.models.test_transformer_lm import network
-from tests.training.test_gating import network as transducer
-from tests.training.test_lm_exporting import NETWORKS
 
 pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 

@@ -16,14 +16,18 @@ import torch
 
 from pruning.bin import decode, export, report, rescore
 from pruning.errors import UserError
+from pruning.experiments.checkpoint import save_model
 from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
+from pruning.models.facts import write_facts
 from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.speech import arpa, bpe, features, graphs, kneser_ney, librispeech, manifests
-from pruning.speech.rescoring import read_nbest
-from pruning.speech.scoring import read_transcripts
-from pruning.training.checkpoint import save_model
-from pruning.training.facts import write_facts
+from pruning.speech.corpora import librispeech
+from pruning.speech.data import features, manifests
+from pruning.speech.decoding import graphs
+from pruning.speech.decoding.rescoring import read_nbest
+from pruning.speech.ngrams import arpa, kneser_ney
+from pruning.speech.scoring.word_errors import read_transcripts
+from pruning.speech.text import bpe
 
 SENTENCES = ["ONE TWO THREE", "FOUR FIVE", "SIX SEVEN EIGHT NINE", "TEN ELEVEN TWELVE", "THREE TWO ONE"]
 

@@ -11,11 +11,11 @@ import torch
 from pruning.bin import extract
 from pruning.core.structure import Structure
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.files import write_json
 from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.training import checkpoint
 
 
 def make_pruned(directory: Path, seed: int = 0) -> dict[str, Any]:

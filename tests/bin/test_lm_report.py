@@ -10,8 +10,8 @@ import pytest
 
 from pruning.bin import lm_report
 from pruning.errors import UserError
+from pruning.experiments.decoding_results import perplexity_path
 from pruning.files import write_json
-from pruning.training.decoding_results import perplexity_path
 
 
 def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:

@@ -9,14 +9,14 @@ import pytest
 
 from pruning.bin import plan
 from pruning.errors import UserError
+from pruning.kinds.transducer import RunConfig
+from pruning.measure.plan import Corpus, plan_run, saved_bytes, synthetic_batch
 from pruning.models.transducer import Transducer
-from pruning.speech.losses import LossConfig
-from pruning.training.plan import Corpus, plan_run, saved_bytes, synthetic_batch
+from pruning.speech.losses.combined import LossConfig
+from pruning.tasks.transducer import TransducerTask
 from pruning.training.task import StepInfo
 from pruning.training.trainer_config import TrainerConfig
-from pruning.training.transducer_runs import RunConfig
-from pruning.training.transducer_task import TransducerTask
-from tests.training.test_gating import network
+from tests.methods.test_l0 import network
 
 CONF = Path(__file__).resolve().parents[2] / "egs" / "librispeech" / "conf"
 TINY = [

@@ -14,8 +14,8 @@ import yaml
 from pruning.bin import compare, sweep
 from pruning.errors import UserError
 from pruning.files import read_json
-from pruning.training import sweep as sweeps
-from tests.training.test_runs import inputs, work  # noqa: F401
+from pruning.sweeps import sweep as sweeps
+from tests.kinds.test_transducer import inputs, work  # noqa: F401
 from tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -9,12 +9,12 @@ import pytest
 from pruning.bin import uniform
 from pruning.core.cost import MACS, SIZE
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.files import read_json
 from pruning.models import registry
+from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.training import checkpoint
-from pruning.training.facts import cost_model
-from tests.training.test_gating import network
+from tests.methods.test_l0 import network
 
 
 @pytest.fixture

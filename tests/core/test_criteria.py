@@ -11,8 +11,8 @@ from pruning.core.masking import Masker
 from pruning.core.selection import Selection
 from pruning.core.single_weights import SingleWeights
 from pruning.models.transducer import Transducer
+from tests.methods.test_l0 import network
 from tests.models.test_transformer_lm import network as language_model
-from tests.training.test_gating import network
 
 HEADS, FFN = "encoder.layers.1.attention.heads", "encoder.layers.1.ffn.hidden"
 CONV = "encoder.layers.2.convolution.channels"

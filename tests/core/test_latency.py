@@ -12,13 +12,13 @@ from pruning.core.constraint import ConstraintConfig
 from pruning.core.cost import CostModel
 from pruning.core.latency import LatencyModel, LatencyTable
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
+from pruning.measure.latency import curve, cut_kind
+from pruning.methods.criterion import CriterionConfig, CriterionPruning
+from pruning.methods.l0 import Gating, GatingConfig
 from pruning.models import registry
-from pruning.training import checkpoint
-from pruning.training.criterion_pruning import CriterionConfig, CriterionPruning
-from pruning.training.gating import Gating, GatingConfig
-from pruning.training.latency import curve, cut_kind
-from tests.training.test_gating import network, optimise
+from tests.methods.test_l0 import network, optimise
 
 TABLE = LatencyTable(
     0.01,

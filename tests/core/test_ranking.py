@@ -12,8 +12,8 @@ from pruning.core.cost import CostModel, CostTerm
 from pruning.core.selection import Selection
 from pruning.core.single_weights import SingleWeights
 from pruning.core.units import Span, UnitGroup
+from tests.methods.test_l0 import network
 from tests.models.test_transformer_lm import network as language_model
-from tests.training.test_gating import network
 
 MODEL = network()
 GROUPS = MODEL.unit_groups()

@@ -14,7 +14,7 @@ from pruning.core.masking import Masker
 from pruning.core.repair import repair
 from pruning.core.structure import Structure
 from pruning.models.transducer import Transducer
-from tests.training.test_gating import network
+from tests.methods.test_l0 import network
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pruning.speech import arpa, manifests, sources
-from pruning.speech.bpe import Tokenizer
-from pruning.speech.data import DataConfig, training_batches
+from pruning.speech.data import manifests, sources
+from pruning.speech.data.batches import DataConfig, training_batches
+from pruning.speech.ngrams import arpa
+from pruning.speech.text.bpe import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ["train-clean-mini", "dev-clean-mini", "test-clean", "test-other"]

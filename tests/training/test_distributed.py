@@ -12,9 +12,9 @@ from torch import nn
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.low_rank import factorise, linear_names
 from pruning.errors import UserError
+from pruning.methods.criterion import CriterionConfig
+from pruning.methods.low_rank import LowRankPruning
 from pruning.training import distributed
-from pruning.training.criterion_pruning import CriterionConfig
-from pruning.training.low_rank_pruning import LowRankPruning
 from pruning.training.task import StepInfo
 from tests.models.test_transformer_lm import network as language_model
 

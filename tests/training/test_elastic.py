@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from pruning.errors import UserError
-from pruning.training import elastic, experiment
+from pruning.experiments import directory
+from pruning.training import elastic
 from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 from tests.training.test_interruption import finish, start, wait
 from tests.training.test_trainer import weights
@@ -60,7 +61,7 @@ def nodes() -> Iterator[Nodes]:
 
 def until_it_trains(exp_dir: Path, launchers: Launchers) -> None:
     """Until it has saved a state, which comes after the first metrics."""
-    until(lambda: experiment.resumable_state(exp_dir) or any(launcher.poll() is not None for launcher in launchers))
+    until(lambda: directory.resumable_state(exp_dir) or any(launcher.poll() is not None for launcher in launchers))
     assert all(launcher.poll() is None for launcher in launchers)
 
 
@@ -93,7 +94,7 @@ def test_all_stop_when_one_launcher_is_asked_to_and_no_process_is_restarted(node
     told = [wait(launcher) for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [REQUEUE_STATUS] * 2, told
     assert all("resuming" not in text and "is saved; run the same command again" in text for text in told)
-    assert experiment.resumable_state(tmp_path / "exp") is not None
+    assert directory.resumable_state(tmp_path / "exp") is not None
 
 
 @pytest.mark.slow

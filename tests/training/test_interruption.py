@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning.training import checkpoint, experiment, trainer
+from pruning.experiments import checkpoint, directory
+from pruning.training import trainer
 from pruning.training.interruption import REQUEUE_STATUS, StopRequest
 from tests.training.test_trainer import assert_equal_experiments, rows, weights
 from tests.training.toy import CONFIG, ToyBatch, development, make
@@ -88,7 +89,7 @@ def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: 
     errors = wait(process)
     assert process.returncode == REQUEUE_STATUS, errors
     assert "run the same command again" in errors and "Traceback" not in errors
-    assert experiment.resumable_state(tmp_path) is not None and not experiment.is_done(tmp_path)
+    assert directory.resumable_state(tmp_path) is not None and not directory.is_done(tmp_path)
     assert "resuming" in finish(start(tmp_path))
     assert_equal_experiments(whole_run, tmp_path)
     assert "done already" in finish(start(tmp_path))
@@ -109,7 +110,7 @@ def test_two_processes_are_one_with_accumulation(tmp_path: Path) -> None:
     for name, tensor in weights(tmp_path / "one/epoch-2.safetensors").items():
         assert torch.allclose(tensor, weights(tmp_path / "two/epoch-2.safetensors")[name], atol=1e-6)
     assert checkpoint.read_header(tmp_path / "two/epoch-2.safetensors")["step"] == 14
-    assert experiment.is_done(tmp_path / "two")
+    assert directory.is_done(tmp_path / "two")
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     for row, other in zip(one, two):  # terms are means over the batches of both, in training and on dev
         assert row["error"] == pytest.approx(other["error"], rel=1e-5)
@@ -122,7 +123,7 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     errors = wait(process)
     assert process.returncode == REQUEUE_STATUS, errors
-    assert experiment.resumable_state(tmp_path / "stopped") is not None and not experiment.is_done(tmp_path / "stopped")
+    assert directory.resumable_state(tmp_path / "stopped") is not None and not directory.is_done(tmp_path / "stopped")
     finish(start(tmp_path / "stopped", "num_epochs=2", launcher=LAUNCHER))
     finish(start(tmp_path / "whole", "num_epochs=2", launcher=LAUNCHER))
     assert_equal_experiments(tmp_path / "whole", tmp_path / "stopped")  # both processes' terms, too
@@ -156,7 +157,7 @@ def test_asked_to_stop_at_the_end_of_an_epoch_it_leaves_before_the_next(
         with pytest.raises(SystemExit) as leaving:
             make(tmp_path / "stopped", config, dev_batches=asking).run()
         assert leaving.value.code == REQUEUE_STATUS
-        state = experiment.resumable_state(tmp_path / "stopped")
+        state = directory.resumable_state(tmp_path / "stopped")
         assert state is not None and state.name == f"epoch-{epoch:04d}-batch-000000"
         if epoch == 2:  # as states were before they held the terms of all processes
             saved = json.loads((state / "state.json").read_text())

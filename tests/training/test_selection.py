@@ -10,12 +10,12 @@ import pytest
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.gates import GateConfig
 from pruning.errors import UserError
-from pruning.speech.losses import LossConfig
-from pruning.training import experiment
-from pruning.training.gating import Gating, GatingConfig
+from pruning.experiments import directory
+from pruning.methods.l0 import Gating, GatingConfig
+from pruning.speech.losses.combined import LossConfig
+from pruning.tasks.transducer import TransducerTask
 from pruning.training.task import StepInfo
-from pruning.training.transducer_task import TransducerTask
-from tests.training.test_gating import network
+from tests.methods.test_l0 import network
 from tests.training.toy import ToyTask, crashing, make
 
 MODULES = ("attention_module", "ffn_module", "conv_module")
@@ -36,12 +36,12 @@ def test_a_run_without_what_its_task_needs_is_not_done_and_says_so_each_time(tmp
         trainer = make(tmp_path, task=Never(), **({"train_batches": crashing(0)} if again else {}))
         with pytest.raises(UserError, match=f"{tmp_path} has no best.*: nothing was reached by step 21; train longer"):
             trainer.run()
-        assert not experiment.is_done(tmp_path)
+        assert not directory.is_done(tmp_path)
 
 
 def test_without_development_set_nothing_is_selected(tmp_path: Path) -> None:
     make(tmp_path, task=Never(), dev_batches=None).run()
-    assert experiment.is_done(tmp_path)
+    assert directory.is_done(tmp_path)
 
 
 def test_only_gates_need_a_best_checkpoint() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.training import checkpoint, experiment
+from pruning.experiments import checkpoint, directory
 from pruning.training.optimiser import OptimiserConfig
 from pruning.training.schedule import ScheduleConfig
 from pruning.training.task import StepInfo
@@ -188,7 +188,7 @@ def test_stopped_after_its_last_step_it_still_ends_the_epoch(tmp_path: Path, set
     with pytest.raises(Crash):
         trainer.run()
     make(tmp_path, config).run()
-    assert list(tmp_path.glob("epoch-*.safetensors")) and experiment.is_done(tmp_path)
+    assert list(tmp_path.glob("epoch-*.safetensors")) and directory.is_done(tmp_path)
     validated = [row["step"] for row in rows(tmp_path) if row["kind"] == "dev"]
     assert validated == sorted(set(validated)) and validated[-1] == config.max_steps
 
@@ -252,7 +252,7 @@ def test_too_many_skipped_steps_stop_with_one_line(tmp_path: Path) -> None:
     config = replace(CONFIG, max_skipped_steps=3)
     with pytest.raises(UserError, match="not finite for 3 steps in a row, the last in epoch 1, batch 4"):
         make(tmp_path, config, Poisoned(set(range(2, 7)))).run()
-    assert not experiment.is_done(tmp_path)
+    assert not directory.is_done(tmp_path)
 
 
 class Late(ToyTask):
@@ -293,7 +293,7 @@ def test_frozen_modules_are_not_in_the_state(tmp_path: Path) -> None:
     before = task.teacher.weight.clone()
     with pytest.raises(Crash):
         make(tmp_path, task=task, train_batches=crashing(10)).run()
-    state = experiment.resumable_state(tmp_path)
+    state = directory.resumable_state(tmp_path)
     assert state is not None
     assert not [name for name in weights(state / "tensors.safetensors") if "teacher" in name]
     again = toy_task()

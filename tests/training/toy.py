@@ -13,7 +13,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from pruning.training import configuration, distributed
+from pruning import configuration
+from pruning.training import distributed
 from pruning.training.schedule import ScheduleConfig
 from pruning.training.seeding import seed_everything
 from pruning.training.task import ParameterGroup, StepInfo, Task, weight_groups

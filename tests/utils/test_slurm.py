@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning.training import experiment
+from pruning.experiments import directory
 from tests.training.test_interruption import SETTINGS
 from tests.training.test_interruption import finish as finish_here
 from tests.training.test_interruption import start as start_here
@@ -109,7 +109,7 @@ def until_it_trains(runner: Runner) -> None:
 
 
 def until_it_can_resume(runner: Runner) -> None:
-    until(lambda: experiment.resumable_state(runner.directory / "exp"), seconds=120)
+    until(lambda: directory.resumable_state(runner.directory / "exp"), seconds=120)
 
 
 def log(runner: Runner) -> str:
@@ -232,7 +232,7 @@ def test_a_cancelled_job_is_a_failure_and_not_queued_again(runner: Runner) -> No
     runner.ask("scancel", runner.job())
     error = process.communicate(timeout=300)[1]
     assert process.returncode == 1 and "ended without jobs 1" in error
-    assert "# Ended (code 75)" in log(runner) and experiment.resumable_state(runner.directory / "exp") is not None
+    assert "# Ended (code 75)" in log(runner) and directory.resumable_state(runner.directory / "exp") is not None
     assert not runner.ask("squeue", "--noheader").strip()
 
 

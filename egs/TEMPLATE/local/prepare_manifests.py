@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Optional
 
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.speech import kaldi_dir, manifests
+from pruning.speech.data import kaldi_dir, manifests
 
 if TYPE_CHECKING:
     from lhotse import RecordingSet, SupervisionSet
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def read_part(corpus_dir: Path, part: str, audio_dir: Path) -> tuple[RecordingSet, SupervisionSet]:
     """The recordings and the utterances (supervisions) of one part of the corpus.
 
-    A recording is an audio file (``pruning.speech.audio.recording(path, id)``), a supervision an utterance in it
+    A recording is an audio file (``pruning.speech.data.audio.recording(path, id)``), a supervision an utterance in it
     (``lhotse.SupervisionSegment``: id, recording_id, start and duration in seconds, text, speaker and, if it is not the
     first, channel). Write texts as they are to be recognised: one case, no punctuation, nothing that nobody says.
 

@@ -20,7 +20,7 @@ from typing import Optional
 from pruning import files
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.speech import kaldi_dir, manifests
+from pruning.speech.data import kaldi_dir, manifests
 
 PARTS = ("train", "dev", "test")
 _RESTORE = "unpack an4_sphere.tar.gz again, or give another --corpus-dir"

@@ -11,7 +11,8 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.speech import librispeech, manifests
+from pruning.speech.corpora import librispeech
+from pruning.speech.data import manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech import librispeech
+from pruning.speech.corpora import librispeech
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -41,7 +41,7 @@ for share in "${removed[@]}"; do
     one=$exp_dir/incremental/sizes/last
   else
     settings=("trainer.max_steps=$(python -c "
-from pruning.training.checkpoint import read_header
+from pruning.experiments.checkpoint import read_header
 print(read_header('$exp_dir/incremental/snapshots/size-$kept.safetensors')['step'])")")
   fi
   own=$exp_dir/own-$kept

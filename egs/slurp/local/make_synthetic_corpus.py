@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import command
-from pruning.speech.synthetic.slurp_corpus import SlurpCorpusConfig, fingerprint, make_corpus
+from pruning.speech.corpora.synthetic.slurp_corpus import SlurpCorpusConfig, fingerprint, make_corpus
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech import manifests, slurp
+from pruning.speech.corpora import slurp
+from pruning.speech.data import manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -1,0 +1,1 @@
+"""Extraction, exported networks and runtimes."""

@@ -1,0 +1,223 @@
+"""From a pruning run to an ordinary small checkpoint: cut, check that the outputs agree, re-estimate batch norms."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Optional, cast
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from pruning.core.cost import MACS, SIZE, CostModel, summarise
+from pruning.core.extraction import cut_tensors, extract
+from pruning.core.masking import Masker
+from pruning.core.prunable import Prunable
+from pruning.core.repair import repair
+from pruning.core.single_weights import SingleWeights, is_of_single_weights, view_of
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.files import PathLike, write_json
+from pruning.models import registry
+from pruning.models.conformer import ConformerEncoder
+from pruning.models.facts import network_facts, reference_length, write_facts
+from pruning.speech.data.batches import Batch
+
+logger = logging.getLogger(__name__)
+
+EXACTNESS = 1e-4
+ORIGIN = "extracted_from"
+"""The key of a header that says what the network was extracted from."""
+
+
+def relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """``max|a - b| / max|b|`` of two tensors of one shape."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+@torch.no_grad()
+def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float:
+    """Relative difference of the masked and the extracted network's outputs on a made-up input."""
+    dense, small = dense.eval(), small.eval()
+    with Masker(dense, view_of(dense, structure).unit_groups()).applied(structure.masks()):
+        masked = cast(Prunable, dense).probe(torch.Generator().manual_seed(0))
+    return relative_difference(cast(Prunable, small).probe(torch.Generator().manual_seed(0)), masked)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a network that hears has statistics to be estimated again."""
+    return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
+    """Replace running statistics by the mean over ``batches``, everything else as in evaluation.
+
+    Returns:
+        The number of batches seen.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # type: ignore[assignment]  # a cumulative mean
+        norm.train()
+    count = 0
+    for batch in batches:
+        model(batch.features, batch.lengths)
+        count += 1
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.eval()
+    return count
+
+
+def repaired(
+    teacher: nn.Module,
+    model: nn.Module,
+    structure: Structure,
+    batches: Iterable[Any],
+    utterances: int,
+    forward: Callable[[nn.Module, Any], object],
+) -> Structure:
+    """Solve the weights of ``model`` that follow cut units anew, in place (see `pruning.core.repair`).
+
+    Args:
+        teacher: the dense network whose outputs they are to come near; may be ``model`` itself.
+        model: dense weights of which ``structure`` will be kept.
+        structure: what to keep.
+        batches: calibration data.
+        utterances: how many of them to use, at least; whole batches.
+        forward: ``forward(network, batch)`` makes a forward pass.
+
+    Returns:
+        The structure that the weights are made for: without soft scales.
+
+    Raises:
+        UserError: the teacher is another network.
+    """
+    if registry.describe(teacher) != registry.describe(model):
+        raise UserError("the teacher has other dimensions than the pruned network", "give the one it was pruned from")
+    calibration: list[Any] = []
+    for batch in batches:
+        calibration.append(batch)
+        if sum(len(seen.ids) for seen in calibration) >= utterances:
+            break
+    teacher = copy.deepcopy(teacher) if teacher is model else teacher
+    count = repair(teacher.eval(), model.eval(), structure, calibration, forward)
+    logger.info("%d modules repaired on %d utterances", count, sum(len(batch.ids) for batch in calibration))
+    return structure.without_scale()
+
+
+def before_after(dense: nn.Module, structure: Structure) -> str:
+    """A table of parameters and MACs by kind, before and after."""
+    length, at = reference_length(dense)
+    view = view_of(dense, structure)
+    costs = CostModel(view.unit_groups(), view.cost_terms(length))
+    rows = summarise(costs, {group.name: structure.count(group.name) for group in costs.groups})
+    total: dict[str, Any] = {"kind": "all"}
+    for cost in (SIZE, MACS):
+        before, after = costs.dense[cost], costs.structure_cost(structure)[cost]
+        total |= {f"{cost} before": before, f"{cost} after": after, f"{cost} removed": 1 - after / before}
+    lines = [
+        [
+            row["kind"],
+            f"{row['size before'] / 1e6:.3f} M",
+            f"{row['size after'] / 1e6:.3f} M",
+            f"{row['size removed']:.1%}",
+            f"{row['macs before'] / 1e9:.3f} G",
+            f"{row['macs after'] / 1e9:.3f} G",
+            f"{row['macs removed']:.1%}",
+        ]
+        for row in [*rows, total]
+    ]
+    headers = ["part", "parameters", "kept", "removed", f"MACs at {at}", "kept", "removed"]
+    return tabulate(lines, headers, colalign=("left",) + ("right",) * 6)
+
+
+def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
+    """Check that an extraction that is there already was made from ``origin``.
+
+    Args:
+        exp_dir: holds the extraction.
+        origin: option of the extraction -> a JSON value that stands for it, e.g. a file's fingerprint; None: not given.
+
+    Raises:
+        UserError: an option differs, or the extraction does not say what it was made from.
+    """
+    recorded = checkpoint.read_header(checkpoint.best_path(exp_dir)).get(ORIGIN) or {}
+    differing = [option for option in {**origin, **recorded} if origin.get(option) != recorded.get(option)]
+    if differing:
+        what = f"{exp_dir} holds an extraction with another {', '.join(differing)}"
+        raise UserError(what, "remove it and what was trained from it, or give another --exp-dir")
+
+
+def _with_fresh_weights(model: nn.Module, seed: int, structure: Structure) -> nn.Module:
+    torch.manual_seed(seed)
+    fresh = registry.build(registry.describe(model)).eval()
+    for one, other in zip(model.modules(), fresh.modules()):
+        if isinstance(one, ConformerEncoder) and isinstance(other, ConformerEncoder):
+            other.set_feature_statistics(one.feature_mean, 1 / one.feature_scale)
+    if is_of_single_weights(structure):  # of these, the zeros are the structure
+        groups = SingleWeights(fresh).unit_groups()
+        fresh.load_state_dict(cut_tensors(fresh.state_dict(), groups, structure.without_scale()))
+    return fresh
+
+
+def extract_experiment(
+    dense: nn.Module,
+    header: checkpoint.Header,
+    structure: Structure,
+    exp_dir: PathLike,
+    batches: Optional[Iterable[Batch]] = None,
+    origin: Optional[Mapping[str, Any]] = None,
+    reinitialise: Optional[int] = None,
+) -> nn.Module:
+    """Cut ``structure`` out of ``dense`` and write the small network as an experiment of its own.
+
+    Args:
+        dense: the network with its dense weights.
+        header: its checkpoint's header.
+        structure: what to keep.
+        exp_dir: gets ``best.safetensors``, ``structure.json`` and ``model.json``.
+        batches: training batches for batch norms' statistics; None leaves them.
+        origin: what it is extracted from, for the header (JSON values); see `check_origin`.
+        reinitialise: seed of fresh weights that the small network gets in place of those of ``dense``: its structure
+            alone is inherited, and the statistics of features.
+
+    Raises:
+        UserError: the structure is not of this network.
+        RuntimeError: the outputs of the masked and the small network differ: a fault of ours.
+    """
+    structure = structure.resolved(view_of(dense, structure).unit_groups())
+    small = extract(dense, structure)
+    difference = exactness(dense, structure, small)
+    logger.info("masked and extracted outputs differ by %.1e relative", difference)
+    if not difference <= EXACTNESS:
+        raise RuntimeError(f"masked and extracted outputs differ by {difference:.1e} relative, more than {EXACTNESS:g}")
+    if reinitialise is not None:
+        small = _with_fresh_weights(small, reinitialise, structure)
+    elif batches is not None and has_batch_norm(small):
+        logger.info("batch norms re-estimated on %d batches", reestimate_batch_norm(small, batches))
+    facts = header.get("dense") or network_facts(dense)
+    kept = structure.without_scale().to_dict()
+    new_header = {
+        "model": registry.describe(small),
+        "tokenizer": header["tokenizer"],
+        "structure": kept,
+        "dense": facts,
+        "exactness": difference,
+        ORIGIN: dict(origin or {}),
+    }
+    for key in ("targets", checkpoint.PRETRAINED):  # of the pruning run
+        if key in header:
+            new_header[key] = header[key]
+    write_json(Path(exp_dir) / "structure.json", kept)
+    write_facts(exp_dir, small, facts)
+    checkpoint.save_model(checkpoint.best_path(exp_dir), small, new_header)
+    return small

@@ -1,0 +1,76 @@
+"""An export decoded by sherpa-onnx itself, from the recordings, as it will run where it is deployed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pruning.deploy.exported import FORMS, PARTS
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.optional import package
+from pruning.speech.data.manifests import iterate_cuts
+from pruning.speech.decoding.recognition import Recognition
+from pruning.speech.scoring.word_errors import Transcript
+
+
+def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, feature_dim: int = 80) -> Any:
+    """sherpa-onnx's offline recogniser of an export, greedy search.
+
+    Args:
+        directory: of the export.
+        form: ``float32`` or ``int8``.
+        threads: of the computation.
+        feature_dim: bins of the features that it is to compute.
+
+    Raises:
+        UserError: sherpa-onnx is not installed, a file is missing, or it is TorchScript.
+    """
+    if not FORMS[form].endswith(".onnx"):
+        raise UserError(f"sherpa-onnx does not load {form}", "choose float32 or int8")
+    files = {name: Path(directory) / f"{name}{FORMS[form]}" for name in PARTS}
+    files["tokens"] = Path(directory) / "tokens.txt"
+    for path in files.values():
+        if not path.is_file():
+            raise UserError(f"{path} does not exist", "export it: python -m pruning.bin.export --help")
+    sherpa_onnx = package("sherpa_onnx", "this engine")
+    paths = {name: str(path) for name, path in files.items()}
+    return sherpa_onnx.OfflineRecognizer.from_transducer(
+        **paths, num_threads=threads, feature_dim=feature_dim, decoding_method="greedy_search"
+    )
+
+
+def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[str]] = str.split) -> Recognition:
+    """Decode the recordings of a test set one by one; the time is of all that sherpa-onnx does, features included.
+
+    Args:
+        recognizer: of `recogniser`.
+        cuts: of the test set, with recordings.
+        words_in: divides reference and hypothesis into what is scored.
+
+    Raises:
+        UserError: a cut has no recording.
+    """
+    transcripts: list[Transcript] = []
+    audio = computing = 0.0
+    for cut in tqdm(iterate_cuts(Path(cuts)), unit="cut", disable=None):
+        if not cut.has_recording:
+            raise UserError(f"{cuts}: cut {cut.id} has no recording", "sherpa-onnx begins with the audio")
+        try:
+            samples = np.ascontiguousarray(cut.load_audio()[0], dtype=np.float32)
+        except Exception as error:  # of any audio backend
+            raise UserError(f"{cuts}: cut {cut.id} cannot be read ({error})", "see where its recording is") from None
+        started = time.perf_counter()
+        stream = recognizer.create_stream()
+        stream.accept_waveform(cut.sampling_rate, samples)
+        recognizer.decode_stream(stream)
+        computing += time.perf_counter() - started
+        audio += cut.duration
+        reference = " ".join(one.text or "" for one in cut.supervisions)
+        transcripts.append(Transcript(cut.id, words_in(reference), words_in(stream.result.text)))
+    return Recognition(transcripts, audio, computing, 0.0)

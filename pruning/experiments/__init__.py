@@ -1,0 +1,1 @@
+"""Experiment directories and what is in them."""

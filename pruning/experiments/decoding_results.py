@@ -1,0 +1,117 @@
+"""The facts of a decoding, kept as ``decode-<set>-<suffix>.json`` beside its transcripts, for tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional
+
+from pruning import provenance
+from pruning.errors import UserError
+from pruning.files import PathLike, read_json, write_json
+from pruning.speech.decoding.recognition import FeatureTiming, Recognition
+from pruning.speech.scoring.word_errors import Score
+
+
+def path_of(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
+    """Where the facts of a decoding are."""
+    return Path(exp_dir) / method / f"decode-{set_name}-{suffix}.json"
+
+
+def likelihood_path(exp_dir: PathLike, set_name: str) -> Path:
+    """Where the likelihoods of a set under an experiment's best checkpoint are."""
+    return Path(exp_dir) / "likelihood" / f"likelihood-{set_name}.json"
+
+
+def intents_path(exp_dir: PathLike, set_name: str) -> Path:
+    """Where the intents are that an experiment's best checkpoint found in a set."""
+    return Path(exp_dir) / "intents" / f"intents-{set_name}.json"
+
+
+def perplexity_path(exp_dir: PathLike, set_name: str) -> Path:
+    """Where the perplexity of a text under an experiment's best checkpoint is."""
+    return Path(exp_dir) / "perplexity" / f"perplexity-{set_name}.json"
+
+
+def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: bool) -> str:
+    """The part of a suffix that says which weights of an experiment were decoded with; no epoch: the best on dev."""
+    name = "best" if epoch is None else f"epoch-{epoch}"
+    if avg is not None:
+        name += f"-avg-{avg}" + ("-use-averaged-model" if use_averaged_model else "")
+    return name
+
+
+def n_best_path(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
+    """Where the n-best lists of a decoding are, if they were asked for."""
+    return Path(exp_dir) / method / f"nbest-{set_name}-{suffix}.txt"
+
+
+def is_done(path: Path, parameters: dict[str, Any], num_hypotheses: int = 0) -> bool:
+    """Whether the decoding at ``path`` was made with these parameters and has so many hypotheses an utterance."""
+    if not path.is_file():
+        return False
+    facts = _read(path)
+    names = [facts["recogs"]] + ([facts["nbest"]] if "nbest" in facts else [])
+    found = facts.get("parameters") == parameters and all((path.parent / name).is_file() for name in names)
+    return found and num_hypotheses in (0, facts.get("num_hypotheses", 0))
+
+
+def error_facts(result: Score) -> dict[str, Any]:
+    """Word errors; the rate and its interval in percent."""
+    return {
+        "wer": round(result.wer, 4),
+        "interval": [round(bound, 4) for bound in result.interval],
+        "errors": result.errors,
+        "words": result.words,
+        "ins": result.insertions,
+        "del": result.deletions,
+        "sub": result.substitutions,
+        "utterances": result.utterances,
+    }
+
+
+def time_facts(recognition: Recognition, features: Optional[FeatureTiming]) -> dict[str, Any]:
+    """Seconds of audio and of computing; the real-time factor is their quotient."""
+    decoding = recognition.encoder_seconds + recognition.search_seconds + (features.seconds if features else 0.0)
+    return {
+        "audio_seconds": round(recognition.audio_seconds, 3),
+        "feature_seconds": round(features.seconds, 4) if features else None,
+        "features_included": features is not None,
+        "encoder_seconds": round(recognition.encoder_seconds, 4),
+        "search_seconds": round(recognition.search_seconds, 4),
+        "decoding_seconds": round(decoding, 4),
+        "real_time_factor": decoding / recognition.audio_seconds,
+    }
+
+
+def note_asked(path: Path) -> None:
+    """Record that a decoding that is done was asked for again, so that it counts as the newest."""
+    write_json(path, {**_read(path), "asked": provenance.today()})
+
+
+def read_results(
+    exp_dir: PathLike, method: str, set_name: str, epoch: Optional[int] = None, avg: Optional[int] = None
+) -> Optional[dict[str, Any]]:
+    """The decoding of a set by a method that was asked for last; None if there is none.
+
+    Args:
+        exp_dir: of the network.
+        method: of decoding.
+        set_name: of the test set.
+        epoch, avg: of the weights that were decoded with, as :mod:`pruning.bin.decode` takes them.
+
+    Raises:
+        UserError: a file that is not one of :mod:`pruning.bin.decode`'s.
+    """
+    names = {weights_name(epoch, avg, use_averaged_model) for use_averaged_model in (False, True)}
+    patterns = (f"decode-{set_name}-{name}-{method}*.json" for name in names)
+    found = (_read(path) for pattern in patterns for path in Path(exp_dir, method).glob(pattern))
+    of_set = (facts for facts in found if facts["set"] == set_name)  # a set's name may begin with another's
+    return max(of_set, key=lambda facts: facts.get("asked", facts["date"]), default=None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    remedy = "remove it and decode again"
+    facts = read_json(path, remedy)
+    if not isinstance(facts, dict) or not {"set", "date", "recogs"} <= facts.keys():
+        raise UserError(f"{path} does not hold the facts of a decoding", remedy)
+    return facts

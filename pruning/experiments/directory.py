@@ -1,0 +1,136 @@
+"""The experiment directory of a training run: its configuration, its lock, its done mark, its spent checkpoints."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+
+from pruning import configuration, processor
+from pruning.errors import UserError
+from pruning.experiments.state import latest_state
+from pruning.files import read_json, write_json
+
+DONE = ".done"
+CONFIG = "config.yaml"
+RUN = "run.json"
+LOCK = ".lock"
+# settings that change what is told or kept, never the weights; they may change when a run is resumed
+_HARMLESS = {"log_interval", "tensorboard", "save_interval", "keep_last_k", "state_interval", "state_interval_seconds",
+             "num_workers", "on_empty"}
+
+
+def is_done(exp_dir: Path) -> bool:
+    """Whether a run ended there."""
+    return (exp_dir / DONE).is_file()
+
+
+def state_dir(exp_dir: Path) -> Path:
+    """Where the training states are."""
+    return exp_dir / "state"
+
+
+def resumable_state(exp_dir: Path) -> Optional[Path]:
+    """The state to go on from, or None."""
+    return latest_state(state_dir(exp_dir))
+
+
+@contextmanager
+def locked(exp_dir: Path) -> Iterator[None]:
+    """Keep other processes from training in ``exp_dir``; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: another process has it.
+    """
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    with open(exp_dir / LOCK, "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise UserError(f"{exp_dir} is in use by {stream.read().strip() or 'another process'}",
+                            "wait for it or stop it, or use another --exp-dir") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        yield
+
+
+def check_unchanged(
+    exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any], defaults: Optional[Mapping[str, Any]] = None
+) -> None:
+    """Refuse to go on with (or to call done) a run that began with another configuration or other inputs.
+
+    How MKL computes (`processor.KEY`) is compared where both runs have it and something is left to compute: not with
+    an experiment of a version that did not write it, nor with a run on a GPU or by a torch whose MKL does not read it.
+
+    Args:
+        exp_dir: the experiment.
+        config: its configuration.
+        run: what else the weights depend on: the number of processes, fingerprints of the inputs.
+        defaults: of the configuration: a run of a version that did not have a key yet goes on with its default.
+
+    Raises:
+        UserError: a key differs that changes the weights; names the key.
+    """
+    if not (is_done(exp_dir) or resumable_state(exp_dir)):
+        return
+    began = [(_read_config(exp_dir / CONFIG), config)]
+    if (exp_dir / RUN).exists():
+        written = read_json(exp_dir / RUN, "restore it, or use another --exp-dir")
+        if not isinstance(written, Mapping):
+            raise UserError(f"{exp_dir / RUN} holds no keys", "restore it, or use another --exp-dir")
+        began.append((written, run))
+    for before, now in began:
+        for key, (old, new) in configuration.changed_keys(before, now, defaults if now is config else None).items():
+            of_mkl = now is run and key == processor.KEY
+            if of_mkl and (is_done(exp_dir) or not (key in before and key in now)):
+                continue
+            if key.rsplit(".", 1)[-1] not in _HARMLESS:
+                remedy = "give the same configuration and inputs, or use another --exp-dir"
+                raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}",
+                                processor.remedy(old) if of_mkl else remedy)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "restore it, or use another --exp-dir") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML ({error})", "restore it, or use another --exp-dir") from None
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path} holds no keys", "restore it, or use another --exp-dir")
+    return config
+
+
+def prepare(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Make the directory ready: write ``config.yaml`` and ``run.json``, remove what a killed process left half written.
+
+    ``config.yaml`` is whole: it serves another run as its ``--config``.
+    """
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    for directory in (exp_dir, state_dir(exp_dir)):
+        for leftover in directory.glob(".tmp-*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+    configuration.save(config, exp_dir / CONFIG)
+    write_json(exp_dir / RUN, run)
+
+
+def rotate_batch_checkpoints(exp_dir: Path, keep: int) -> None:
+    """Remove all but the ``keep`` newest ``batch-N`` checkpoints; 0 keeps all."""
+    if not keep:
+        return
+    numbered = [(int(path.stem[6:]), path) for path in exp_dir.glob("batch-*.safetensors") if path.stem[6:].isdigit()]
+    for _, path in sorted(numbered)[:-keep]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""icefall's checkpoints: the files that ``--epoch``, ``--iter``, ``--avg`` and ``--use-averaged-model`` mean, averaged.
+
+Files are read without executing what is in them (`pruning.experiments.unpickle`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from torch import Tensor
+
+from pruning.errors import UserError
+from pruning.experiments import average, unpickle
+from pruning.files import PathLike
+
+_STATES = ("model", "model_avg", "optimizer", "scheduler", "grad_scaler", "sampler")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which checkpoints of an experiment, as icefall's ``decode.py`` is told.
+
+    Attributes:
+        epoch: the last epoch, from 1 (from 0 where there is an ``epoch-0.pt``).
+        iteration: instead: ``checkpoint-N.pt`` of the largest N up to this one.
+        avg: how many epochs, or checkpoints, up to it.
+        use_averaged_model: the mean over all moments that the running average saw in them, not over their ends.
+    """
+
+    epoch: Optional[int] = None
+    iteration: Optional[int] = None
+    avg: int = 1
+    use_averaged_model: bool = True
+
+    def described(self) -> dict[str, Any]:
+        """In icefall's words."""
+        last = {"epoch": self.epoch} if self.iteration is None else {"iter": self.iteration}
+        return {**last, "avg": self.avg, "use-averaged-model": self.use_averaged_model}
+
+
+class Found(NamedTuple):
+    """Weights, and what else icefall wrote beside them.
+
+    Attributes:
+        state: of the network, under icefall's names.
+        settings: the training's parameters and counts, of the last file.
+        files: that they are from.
+    """
+
+    state: dict[str, Tensor]
+    settings: dict[str, Any]
+    files: list[Path]
+
+
+def load(source: PathLike, choice: Choice) -> Found:
+    """The weights that are chosen of an experiment, or those of one file, such as ``pretrained.pt``.
+
+    Args:
+        source: an experiment's directory, or a file; of that its ``model`` is taken as it is.
+        choice: of a directory.
+
+    Raises:
+        UserError: a file is missing or damaged, does not hold what is asked for, or nothing is chosen of a directory.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"{source} does not exist", "give icefall's experiment directory, or a file of weights")
+    if not source.is_dir():
+        if choice.epoch is not None or choice.iteration is not None or choice.avg != 1:
+            raise UserError(f"{source} is no experiment directory", "give one, or leave out --epoch, --iter and --avg")
+        return _ends([source])
+    files = _files(source, choice)
+    return _running_mean(files[0], files[-1]) if choice.use_averaged_model else _ends(files)
+
+
+def _files(directory: Path, choice: Choice) -> list[Path]:
+    """From the first to the last; of running averages that before the first and the last."""
+    if (choice.epoch is None) == (choice.iteration is None):
+        raise UserError(f"which checkpoint of {directory} is meant is not said", "give --epoch or --iter")
+    if choice.avg < 1:
+        raise UserError(f"an average over {choice.avg} checkpoints is none", "give an --avg of at least 1")
+    wanted = choice.avg + choice.use_averaged_model
+    if choice.iteration is not None:
+        numbered = sorted((int(found.group(1)), path) for path in directory.glob("checkpoint-*.pt")
+                          for found in [re.fullmatch(r"checkpoint-(\d+)\.pt", path.name)] if found)  # fmt: skip
+        files = [path for number, path in numbered if number <= choice.iteration][-wanted:]
+        if len(files) < wanted:
+            raise UserError(f"{directory} has {len(files)} files checkpoint-N.pt up to {choice.iteration}, "
+                            f"of which {wanted} are needed", "choose another --iter or --avg")  # fmt: skip
+        return files
+    assert choice.epoch is not None
+    first = choice.epoch + 1 - wanted
+    if first < (0 if (directory / "epoch-0.pt").is_file() else 1):  # some recipes count from 0
+        needs = "the running average before them, too" if choice.use_averaged_model else "so many epochs"
+        raise UserError(f"an average over {choice.avg} epochs up to {choice.epoch} needs {needs}",
+                        "choose a smaller --avg" + (", or --use-averaged-model false" * choice.use_averaged_model))
+    numbers = [first, choice.epoch] if choice.use_averaged_model else range(first, choice.epoch + 1)
+    return _existing([directory / f"epoch-{number}.pt" for number in numbers], choice)
+
+
+def _existing(files: list[Path], choice: Choice) -> list[Path]:
+    """The files of epochs, if all are there."""
+    for path in reversed(files):  # a wrong --epoch is named before a wrong --avg
+        if not path.is_file():
+            there = len(list(path.parent.glob("epoch-*.pt")))
+            raise UserError(f"{path} does not exist, which --epoch {choice.epoch} --avg {choice.avg} needs; "
+                            f"{there} files epoch-N.pt are there", "choose another --epoch or --avg")  # fmt: skip
+    return files
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = unpickle.load(path)
+    if not isinstance(found, Mapping) or not isinstance(found.get("model"), Mapping):
+        raise UserError(f"{path} has no 'model'", "give a checkpoint that icefall's train.py or export.py wrote")
+    return dict(found)
+
+
+def _state(found: Mapping[str, Any], key: str, path: Path) -> dict[str, Tensor]:
+    state = found.get(key)
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        remedy = "give --use-averaged-model false" if key == "model_avg" else "give another checkpoint"
+        raise UserError(f"{path} has no tensors in '{key}'", remedy)
+    return {name[len("module.") :] if name.startswith("module.") else name: value for name, value in state.items()}
+
+
+def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key not in _STATES}
+
+
+def _ends(files: list[Path]) -> Found:
+    states, settings = [], {}
+    for path in files:  # one after the other: each holds the optimiser's state, too
+        found = _read(path)
+        states.append(_state(found, "model", path))
+        settings = _settings(found)
+    try:
+        return Found(states[0] if len(states) == 1 else average.mean(states), settings, files)
+    except ValueError as error:
+        raise _unlike(files, error) from None
+
+
+def _running_mean(start: Path, end: Path) -> Found:
+    """As icefall's ``average_checkpoints_with_averaged_model``."""
+    first, last = _read(start), _read(end)
+    averages = [_state(found, "model_avg", path) for found, path in ((first, start), (last, end))]
+    counts = []
+    for found, path in ((first, start), (last, end)):
+        try:
+            counts.append(int(found["batch_idx_train"]) // int(first["average_period"]))
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            raise UserError(f"{path} does not say how many batches its average is over",
+                            "give --use-averaged-model false") from None  # fmt: skip
+    try:
+        state = average.mean_between(averages[0], counts[0], averages[1], counts[1])
+    except ValueError as error:
+        raise _unlike([start, end], error) from None
+    return Found(state, _settings(last), [start, end])
+
+
+def _unlike(files: list[Path], error: ValueError) -> UserError:
+    return UserError(f"{files[0]} and {files[-1]} cannot be averaged ({error})", "choose others, or a smaller --avg")

@@ -1,0 +1,152 @@
+"""A Conformer transducer of icefall's as an experiment of ours: what is pruned, and what the small one learns from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+from torch import Tensor, nn
+
+from pruning.errors import UserError
+from pruning.experiments import checkpoint, directory
+from pruning.files import PathLike, write_json
+from pruning.importers import icefall_checkpoint
+from pruning.importers.icefall_checkpoint import Choice, Found
+from pruning.importers.icefall_transducer import converted, form_of
+from pruning.models import icefall_encoder, registry
+from pruning.models.conformer import REWORKED
+from pruning.models.facts import describe, network_facts, write_facts
+from pruning.models.icefall_encoder import RECIPES, IcefallModules
+from pruning.models.icefall_names import COMBINER
+from pruning.models.transducer import Transducer
+from pruning.provenance import file_fingerprint
+from pruning.speech.text.bpe import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+ORIGIN = "icefall"
+"""Key of a checkpoint's header: the files that it is from, and how they were averaged."""
+EXACTNESS = 1e-4
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The user's icefall.
+
+    Attributes:
+        directory: of it.
+        recipe: folder in it that holds the encoder's ``conformer.py``; None: that of LibriSpeech by the name of the
+            folder that holds the experiment, or else by the checkpoint's form.
+    """
+
+    directory: PathLike
+    recipe: Optional[str] = None
+
+    def modules(self, source: PathLike, kind: str) -> IcefallModules:
+        """Where the classes are of a checkpoint ``source`` of a form's ``kind``; they may be executed from now on."""
+        icefall_encoder.trust(self.directory)
+        places = (Path(source).absolute(), Path(source).resolve())  # the experiment may be a link to a larger disk
+        names = [folder.name for place in places for folder in place.parents]
+        named = [name for name in names if (Path(self.directory) / RECIPES / name / "conformer.py").is_file()]
+        name = [*named, "pruned_transducer_stateless2" if kind == REWORKED else kind][0]
+        return IcefallModules(str(Path(self.directory).resolve()), self.recipe or f"{RECIPES}/{name}")
+
+
+def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) -> tuple[Transducer, Found]:
+    """A checkpoint of icefall's as a transducer, in evaluation mode on the CPU.
+
+    Args:
+        source, choice: see `pruning.importers.icefall_checkpoint.load`.
+        checkout: a reworked Conformer then keeps its own modules while it is pruned (scaled layers,
+            balancers); a standard one is checked against them. None: all of it is a network of ours, scales multiplied
+            out.
+
+    Raises:
+        UserError: the checkpoint is of no network that is known here, or the checkout computes something else.
+    """
+    found = icefall_checkpoint.load(source, choice)
+    form = form_of(found.state, found.settings, str(source))
+    if not found.settings:
+        logger.warning("%s does not say how it was trained: convolutions are taken for not causal", source)
+    model = Transducer(form.config)
+    model.load_state_dict(converted(found.state, form, model.state_dict(), str(source)))
+    model.eval()
+    if checkout is None:
+        return model, found
+    modules = checkout.modules(source, form.kind)
+    foreign = _foreign(model, modules, found.state, str(source)) if form.kind == REWORKED else None
+    if foreign is not None:
+        difference = icefall_encoder.difference(model.encoder, foreign.encoder, form.config.encoder.feature_dim)
+    else:
+        theirs = icefall_encoder.build(modules, form.config.encoder, output_dim=form.config.joiner_dim).eval()
+        checkpoint.load_weights(theirs, _encoders(found.state), source)
+        difference = icefall_encoder.difference(_Projected(model), theirs, form.config.encoder.feature_dim)
+    logger.info("%s: the checkout's encoder and ours differ by %.1e relative", source, difference)
+    if not difference <= EXACTNESS:
+        raise UserError(f"{modules.recipe} of the checkout computes something else than is known here "
+                        f"({difference:.1e} relative)", "give one of October 2022 or later (before, padding reached "
+                        "into convolutions), or leave --icefall-dir out")  # fmt: skip
+    return model if foreign is None else foreign, found
+
+
+def _encoders(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len("encoder.") :]: tensor for name, tensor in state.items() if name.startswith("encoder.")}
+
+
+def _foreign(model: Transducer, modules: IcefallModules, state: Mapping[str, Tensor], source: str) -> Transducer:
+    """The same transducer with the checkout's encoder, which has the checkpoint's weights as they are."""
+    foreign = Transducer(replace(model.config, icefall=modules))
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    weights.update({f"encoder.network.{name}": tensor for name, tensor in _encoders(state).items()
+                    if not name.startswith(COMBINER) or f"encoder.network.{name}" in foreign.state_dict()})  # fmt: skip
+    checkpoint.load_weights(foreign, weights, source)
+    return foreign.eval()
+
+
+class _Projected(nn.Module):
+    """Our encoder with the layer that is a part of the encoder there."""
+
+    def __init__(self, model: Transducer) -> None:
+        super().__init__()
+        self.encoder, self.projection = model.encoder, model.joiner.encoder_proj
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """``(N, T, C)``, ``(N,)`` -> ``(N, T', J)``, ``(N,)``."""
+        encoded = self.encoder(features, lengths)
+        return self.projection(encoded.output), encoded.lengths
+
+
+def import_experiment(
+    source: PathLike,
+    choice: Choice,
+    lang_dir: PathLike,
+    exp_dir: PathLike,
+    checkout: Optional[Checkout] = None,
+) -> None:
+    """Write a checkpoint of icefall's as a finished experiment of ours; one that is there from the same files stays.
+
+    Args:
+        source, choice, checkout: see `load`.
+        lang_dir: ``data/lang_bpe_*`` that it was trained with.
+        exp_dir: gets ``best.safetensors``, ``model.json`` and ``.done``.
+
+    Raises:
+        UserError: as `load`; another number of tokens; ``exp_dir`` holds something else.
+    """
+    tokenizer, place = Tokenizer(lang_dir), Path(exp_dir)
+    model, found = load(source, choice, checkout)
+    tokenizer.check_matches({"vocab_size": model.config.vocab_size}, str(source))
+    origin: dict[str, Any] = {path.name: file_fingerprint(path) for path in found.files}
+    origin.update(choice.described(), recipe=None if model.config.icefall is None else model.config.icefall.recipe)
+    if checkpoint.best_path(place).exists():
+        if checkpoint.read_header(checkpoint.best_path(place)).get(ORIGIN) != origin:
+            raise UserError(f"{place} holds another network", "remove it, or give another directory")
+    else:
+        write_facts(place, model, None)
+        header = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), ORIGIN: origin}
+        checkpoint.save_model(checkpoint.best_path(place), model, header)
+    write_json(place / directory.DONE, origin)
+    logger.info("%s: %s", place, describe(network_facts(model)))

@@ -1,0 +1,195 @@
+"""How long language models take to score whole sentences, and to read one more token of many histories."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import torch
+
+from pruning import provenance
+from pruning.core.cost import MACS, CostModel
+from pruning.deploy.exported_lm import LM_FORMS, STEP, WHOLE, ExportedLM
+from pruning.deploy.lm_exporting import by_steps, export_onnx
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.kinds.language_model import load_network
+from pruning.measure import timing
+from pruning.measure.timing import PYTORCH, Timing
+from pruning.models.facts import network_facts
+from pruning.models.transformer_lm import TransformerLM
+
+BACKENDS = (PYTORCH, "onnx", "int8")
+SCORING, STEPS = "scoring", "steps"
+_FORM_OF = {"onnx": "float32", "int8": "int8"}
+_FILE_OF = {SCORING: WHOLE, STEPS: STEP}
+_REPEATED = 8  # steps in one call, each from the same histories: one alone takes less than clocks tell well
+_FEW = 0.1  # networks have some zeros that nobody pruned, such as fresh biases
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a language model is given.
+
+    Attributes:
+        threads: of the computation.
+        work: `SCORING`, log-probabilities of whole sentences, or `STEPS`, one more token of each history.
+        batch: sentences or histories.
+        tokens: of each.
+    """
+
+    threads: int
+    work: str
+    batch: int
+    tokens: int
+
+    @property
+    def read(self) -> int:
+        """Tokens that one call reads."""
+        return self.batch * (self.tokens if self.work == SCORING else _REPEATED)
+
+    @property
+    def attended(self) -> int:
+        """Places that a token's attention is computed over, counted as `TransformerLM.cost_terms` counts them."""
+        return self.tokens if self.work == SCORING else self.tokens + 1
+
+
+def export(model: TransformerLM, directory: Path, backends: Sequence[str]) -> None:
+    """Write what the backends need under ``directory``, unless that of the same weights is there."""
+    forms = [_FORM_OF[backend] for backend in backends if backend != PYTORCH]
+    if forms:
+        names = [f"{name}{LM_FORMS[form]}" for name in (WHOLE, STEP) for form in {*forms, "float32"}]
+        timing.keep_export(model, directory, names, lambda: export_onnx(model, directory, int8="int8" in forms))
+
+
+def bytes_on_disk(model: TransformerLM, directory: Path, backend: str, work: str) -> int:
+    """Of the file for that work; for PyTorch of the network's parameters."""
+    if backend == PYTORCH:
+        return timing.tensor_bytes(model)
+    return (directory / f"{_FILE_OF[work]}{LM_FORMS[_FORM_OF[backend]]}").stat().st_size
+
+
+def macs_per_token(model: TransformerLM, attended: int) -> int:
+    """Multiply-accumulates of dense kernels for a token that attends to so many places, output layer included."""
+    costs = CostModel(model.unit_groups(), model.cost_terms(attended))
+    return int(costs.dense[MACS] / attended) + model.config.d_model * model.config.vocab_size
+
+
+def on_random_tokens(network: Union[TransformerLM, ExportedLM], vocab_size: int, setting: Setting) -> Callable[[], Any]:
+    """A call that reads random tokens, the same for all; log-probabilities come out of it either way."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocab_size, (setting.batch, setting.tokens), generator=generator)
+    if setting.work == SCORING:
+        if isinstance(network, ExportedLM):
+            return lambda: network(tokens)
+        return lambda: network(tokens).log_softmax(dim=2)
+    _, state = by_steps(network, tokens)
+    read: Callable[..., Any] = network.step
+    return lambda: [read(tokens[:, 0], state) for _ in range(_REPEATED)]
+
+
+def measure(
+    systems: Mapping[str, tuple[TransformerLM, Path]],
+    backends: Sequence[str],
+    settings: Sequence[Setting],
+    repeats: int,
+    seed: int = 0,
+) -> Iterator[Timing[Setting]]:
+    """Time every system with every backend in every setting; see `timing.measure`.
+
+    Args:
+        systems: name -> network and directory of its export.
+        backends: of `BACKENDS`.
+        settings, repeats, seed: as there.
+
+    Raises:
+        UserError: the systems have vocabularies of different sizes.
+    """
+    sizes = sorted({model.config.vocab_size for model, _ in systems.values()})
+    if len(sizes) > 1:
+        what = f"the systems have vocabularies of {' and '.join(map(str, sizes))} tokens"
+        raise UserError(what, "compare networks of the same tokens")
+
+    def call_of(system: str, backend: str, setting: Setting) -> Callable[[], Any]:
+        model, directory = systems[system]
+        network = _network(model.eval(), directory, backend, setting.threads)
+        return on_random_tokens(network, sizes[0], setting)
+
+    return timing.measure(systems, backends, settings, call_of, repeats, seed)
+
+
+def _network(model: TransformerLM, directory: Path, backend: str, threads: int) -> Union[TransformerLM, ExportedLM]:
+    return model if backend == PYTORCH else ExportedLM(directory, _FORM_OF[backend], threads)
+
+
+def peak_memory(source: PathLike, directory: Path, backend: str, setting: Setting) -> float:
+    """Peak MiB of a process of its own that loads one language model and runs it once."""
+    arguments = [str(source), str(directory), backend, json.dumps(asdict(setting))]
+    return timing.peak_memory("pruning.measure.lm_benchmark", arguments)
+
+
+def facts(
+    sources: Mapping[str, PathLike],
+    systems: Mapping[str, tuple[TransformerLM, Path]],
+    timings: Sequence[Timing[Setting]],
+    memory: Mapping[tuple[str, str, Setting], float],
+) -> dict[str, Any]:
+    """All that was measured, as JSON can hold it; memory is by system, backend and setting, where it was measured."""
+    rows = []
+    for one in timings:
+        model, directory = systems[one.system]
+        known = network_facts(model)
+        rows.append({
+            **timing.common(one, sources[one.system]),
+            "tokens_per_second": one.setting.read / one.median,
+            "bytes": bytes_on_disk(model, directory, one.backend, one.setting.work),
+            "peak_memory_mib": memory.get((one.system, one.backend, one.setting)),
+            "macs_per_token": macs_per_token(model, one.setting.attended),
+            "parameters": known["parameters"], "nonzero_parameters": known["nonzero_parameters"],
+        })  # fmt: skip
+    return {"rows": rows}
+
+
+def note(row: Mapping[str, Any]) -> str:
+    """What a reader must know of a row's network: that its zeros are computed with, if it has many."""
+    zeros = 1 - row["nonzero_parameters"] / row["parameters"]
+    return f"{zeros:.0%} zeros: no gain in dense kernels" if zeros > _FEW else ""
+
+
+def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
+    """A row for every system, backend and setting; speed-ups against the first system, same backend and setting."""
+    noted = any(note(row) for row in rows)
+    lines = [
+        {
+            "system": row["system"], "backend": row["backend"], "work": row["work"], "threads": str(row["threads"]),
+            "batch x tokens": f"{row['batch']} x {row['tokens']}", "tokens/s": f"{row['tokens_per_second']:.0f}",
+            **timing.speed_cells(row, reference, "macs_per_token"), **timing.size_cells(row),
+            **({"note": note(row)} if noted else {}),
+        }
+        for row, reference in zip(rows, timing.references(rows, ("backend", "threads", "work", "batch", "tokens")))
+    ]  # fmt: skip
+    return timing.as_text(lines, style, ("system", "backend", "work", "note"))
+
+
+def _one(source: str, directory: str, backend: str, setting: Mapping[str, Any]) -> None:
+    """What `peak_memory` runs."""
+    given = Setting(**setting)
+    torch.set_num_threads(given.threads)
+    network: Union[TransformerLM, ExportedLM]
+    if backend == PYTORCH:
+        network = load_network(source)[0].eval()
+        vocab_size = network.config.vocab_size
+    else:
+        network = ExportedLM(directory, _FORM_OF[backend], given.threads)
+        vocab_size = network.vocab_size
+    with torch.no_grad():
+        on_random_tokens(network, vocab_size, given)()
+    print(provenance.peak_memory_mib())
+
+
+if __name__ == "__main__":
+    _one(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))

@@ -1,0 +1,220 @@
+"""What a run will cost before it is started: parameters, MACs, memory, steps and hours, from a few timed steps."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pruning import compat
+from pruning.errors import UserError
+from pruning.kinds.runs import new_pruner
+from pruning.kinds.transducer import PruneConfig, RunConfig
+from pruning.models.facts import frames_of, network_facts
+from pruning.models.transducer import Transducer
+from pruning.speech.data.augment import SpecAugment
+from pruning.speech.data.batches import Batch
+from pruning.tasks.transducer import Guidance, TransducerTask
+from pruning.training import distributed
+from pruning.training.optimiser import Optimiser
+from pruning.training.task import StepInfo
+
+TOKENS_PER_SECOND = 3.5  # of English read speech in some 500 word pieces; the loss's share of a step depends on it
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How much training audio there is, speed-perturbed copies included."""
+
+    hours: float
+    utterances: int
+
+    @property
+    def mean_seconds(self) -> float:
+        """Mean length of an utterance."""
+        return 3600 * self.hours / self.utterances
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The estimate for one run.
+
+    Attributes:
+        name: of the run.
+        facts: parameters and MACs of the trained network (see `training.facts`).
+        steps: optimiser steps.
+        epochs: passes over the corpus that these steps are.
+        step_seconds: measured, scaled to a whole batch.
+        state_bytes: weights, gradients, optimiser moments, running average, and the teacher's weights.
+        activation_bytes: what autograd keeps for the backward pass of a whole batch, in float32; measured, scaled.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    steps: int
+    epochs: float
+    step_seconds: float
+    state_bytes: int
+    activation_bytes: int
+
+    @property
+    def hours(self) -> float:
+        """Estimated hours of the run."""
+        return self.steps * self.step_seconds / 3600
+
+
+def synthetic_batch(
+    seconds: float, mean_seconds: float, vocab_size: int, feature_dim: int = 80, seed: int = 0
+) -> Batch:
+    """Noise in the shape of speech: utterances of the corpus' mean length, about ``seconds`` of audio together."""
+    generator = torch.Generator().manual_seed(seed)
+    count = max(1, round(seconds / mean_seconds))
+    frames = frames_of(mean_seconds)
+    symbols = max(1, int(mean_seconds * TOKENS_PER_SECOND))
+    tokens = torch.randint(1, vocab_size, (count, symbols), generator=generator)
+    return Batch(
+        features=torch.randn(count, frames, feature_dim, generator=generator),
+        lengths=torch.full((count,), frames, dtype=torch.int64),
+        tokens=tokens.tolist(),
+        ids=[str(index) for index in range(count)],
+        texts=[""] * count,
+        seconds=count * mean_seconds,
+    )
+
+
+def saved_bytes(task: TransducerTask, batch: Batch, info: StepInfo) -> int:
+    """Bytes that autograd saves in one forward pass, parameters not counted."""
+    own = {compat.storage_id(tensor) for tensor in [*task.parameters(), *task.buffers()]}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if compat.storage_id(tensor) not in own:
+            seen[compat.storage_id(tensor)] = compat.storage_bytes(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss, _ = task(batch, info)
+    del loss
+    return sum(seen.values())
+
+
+def make_task(model: Transducer, config: RunConfig) -> TransducerTask:
+    """The run's task with a teacher of fresh weights where one is wanted: times and sizes do not depend on weights."""
+    guidance = Guidance(Transducer(model.config), config.distillation) if config.distillation.wanted else None
+    pruner = new_pruner(model, config) if isinstance(config, PruneConfig) else None
+    return TransducerTask(model, config.loss, SpecAugment(config.data.spec_augment), guidance, pruner)
+
+
+def plan_run(
+    name: str,
+    model: Transducer,
+    config: RunConfig,
+    corpus: Corpus,
+    processes: int = 1,
+    timed_seconds: float = 30.0,
+    timed_steps: int = 3,
+    teacher: Optional[Transducer] = None,
+) -> RunPlan:
+    """Estimate a run by timing real steps on synthetic batches.
+
+    Args:
+        name: of the run.
+        model: the network to be trained.
+        config: the run's configuration.
+        corpus: how much audio there is.
+        processes: training processes, a device each.
+        timed_seconds: audio in a timed batch; time and activations are scaled to ``data.max_duration``.
+        timed_steps: the median of so many steps, after one that warms up.
+        teacher: where it has other dimensions than ``model``.
+
+    Raises:
+        UserError: the run has no end.
+    """
+    seconds = config.data.max_duration
+    batches_per_epoch = math.ceil(3600 * corpus.hours / seconds / processes)
+    steps_per_epoch = math.ceil(batches_per_epoch / config.trainer.accumulate)
+    steps = _steps(name, config, steps_per_epoch)
+    task = make_task(model, config)
+    if teacher is not None and task.teacher is not None:
+        task.teacher = teacher.eval().requires_grad_(False)
+    vocab_size, feature_dim = model.config.vocab_size, model.config.encoder.feature_dim
+    batch = synthetic_batch(min(timed_seconds, seconds), corpus.mean_seconds, vocab_size, feature_dim)
+    scale = seconds / batch.seconds
+    info = StepInfo(1, 0, steps, steps)
+    activation = saved_bytes(task, batch, info)
+    trained = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in task.parameters() if not parameter.requires_grad)
+    average = sum(parameter.numel() for parameter in model.parameters()) if config.trainer.average_period else 0
+    return RunPlan(
+        name=name,
+        facts=network_facts(model),
+        steps=steps,
+        epochs=steps / steps_per_epoch,
+        step_seconds=_time_steps(task, config, batch, info, timed_steps) * scale * config.trainer.accumulate,
+        state_bytes=4 * (4 * trained + frozen + average),
+        activation_bytes=int(activation * scale),
+    )
+
+
+def _steps(name: str, config: RunConfig, steps_per_epoch: int) -> int:
+    ends = []
+    if config.trainer.max_steps is not None:
+        ends.append(config.trainer.max_steps)
+    if config.trainer.num_epochs is not None:
+        ends.append(config.trainer.num_epochs * steps_per_epoch)
+    if not ends:
+        raise UserError(f"the {name} run has no end", "set trainer.max_steps or trainer.num_epochs")
+    return min(ends)
+
+
+def _time_steps(task: TransducerTask, config: RunConfig, batch: Batch, info: StepInfo, count: int) -> float:
+    """Median seconds of a whole step: forward, backward, update."""
+    device = distributed.initialise(config.trainer.device).device
+    if config.trainer.num_threads is not None:
+        torch.set_num_threads(config.trainer.num_threads)
+    task = task.to(device).train()
+    batch = batch.to(device)
+    optimiser = Optimiser(config.trainer.optimiser, config.trainer.schedule, task.parameter_groups(), task)
+    enabled = config.trainer.amp != "none" and device.type == "cuda"  # on a CPU the timing stays in float32
+    dtype = torch.float16 if config.trainer.amp == "fp16" else torch.bfloat16
+    times = []
+    for _ in range(count + 1):
+        began = time.perf_counter()
+        with torch.autocast(device.type, dtype=dtype, enabled=enabled):
+            loss, _ = task(batch, info)
+        loss.backward()
+        optimiser.clip_gradients()
+        optimiser.adamw.step()
+        optimiser.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def table(plans: Sequence[RunPlan]) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows, for people."""
+    sizes = ["encoder", "model", "MACs at 10 s"]
+    headers = ["run", *sizes, "steps", "epochs", "state", "activations", "s / step", "hours"]
+    rows = [
+        [
+            plan.name,
+            f"{plan.facts['encoder_parameters'] / 1e6:.2f} M",
+            f"{plan.facts['parameters'] / 1e6:.2f} M",
+            f"{plan.facts['macs_10s'] / 1e9:.2f} G",
+            f"{plan.steps}",
+            f"{plan.epochs:.1f}",
+            f"{plan.state_bytes / 2**30:.2f} GiB",
+            f"{plan.activation_bytes / 2**30:.1f} GiB",
+            f"{plan.step_seconds:.2f}",
+            f"{plan.hours:.1f}",
+        ]
+        for plan in plans
+    ]
+    return headers, rows

@@ -1,0 +1,159 @@
+"""How long networks take: systems measured in turn, again and again, so that a slow moment hits all of them alike."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from pruning import provenance
+from pruning.files import read_json, write_json
+
+PYTORCH = "pytorch"
+WARM_UP = 2
+
+
+class HasThreads(Protocol):
+    """What is measured, on so many threads."""
+
+    @property
+    def threads(self) -> int:
+        """At least 1."""
+
+
+Setting = TypeVar("Setting", bound=HasThreads)
+
+
+@dataclass(frozen=True)
+class Timing(Generic[Setting]):
+    """Seconds that one call of a network took, over and over.
+
+    Attributes:
+        system, backend: which network.
+        setting: what it was given.
+        seconds: of each repetition.
+    """
+
+    system: str
+    backend: str
+    setting: Setting
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """Median of the repetitions."""
+        return statistics.median(self.seconds)
+
+    @property
+    def percentile_95(self) -> float:
+        """95th percentile of the repetitions."""
+        ordered = sorted(self.seconds)
+        return ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
+
+
+def measure(
+    systems: Iterable[str],
+    backends: Sequence[str],
+    settings: Sequence[Setting],
+    call_of: Callable[[str, str, Setting], Callable[[], Any]],
+    repeats: int,
+    seed: int = 0,
+) -> Iterator[Timing[Setting]]:
+    """Time every system with every backend, a setting at a time, all of them in a new order in every round.
+
+    Args:
+        systems: names.
+        backends: names.
+        settings: what the networks are given.
+        call_of: what to time, of a system, a backend and a setting.
+        repeats: rounds, after `WARM_UP` that do not count.
+        seed: of the orders.
+    """
+    names = [(name, backend) for name in systems for backend in backends]
+    for setting in settings:
+        torch.set_num_threads(setting.threads)
+        rounds = interleaved([call_of(name, backend, setting) for name, backend in names], repeats, seed)
+        yield from (Timing(name, backend, setting, times) for (name, backend), times in zip(names, rounds))
+
+
+@torch.no_grad()
+def interleaved(calls: Sequence[Callable[[], Any]], repeats: int, seed: int = 0) -> list[list[float]]:
+    """Seconds of each call in each round; every round has all of them, in an order of its own."""
+    order = random.Random(seed)
+    seconds: list[list[float]] = [[] for _ in calls]
+    for round_ in range(WARM_UP + repeats):
+        for index in order.sample(range(len(calls)), len(calls)):
+            started = time.perf_counter()
+            calls[index]()
+            if round_ >= WARM_UP:
+                seconds[index].append(time.perf_counter() - started)
+    return seconds
+
+
+def keep_export(model: nn.Module, directory: Path, names: Sequence[str], write: Callable[[], Any]) -> None:
+    """Have ``write`` make the files ``names`` in ``directory``, unless those of the same weights are there."""
+    made_of, stamp = provenance.weights_fingerprint(model), directory / "weights.json"
+    current = stamp.is_file() and read_json(stamp).get("weights") == made_of
+    if current and all((directory / name).is_file() for name in names):
+        return
+    stamp.unlink(missing_ok=True)
+    write()
+    write_json(stamp, {"weights": made_of})
+
+
+def tensor_bytes(model: nn.Module) -> int:
+    """Of parameters and buffers, those that share memory once."""
+    tensors: dict[int, Tensor] = {}
+    for tensor in model.state_dict().values():
+        tensors[tensor.data_ptr()] = tensor
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def peak_memory(module: str, arguments: Sequence[str]) -> float:
+    """Peak MiB of a process of its own that runs ``module`` with ``arguments`` and prints it last."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring memory with {' '.join(arguments)} failed: {done.stderr.strip()[-300:]}")
+    return float(done.stdout.split()[-1])
+
+
+def common(timing: Timing[Any], source: object) -> dict[str, Any]:
+    """The part of a measurement's row that every kind of network has, as JSON can hold it."""
+    return {
+        "system": timing.system, "source": str(source), "backend": timing.backend, **vars(timing.setting),
+        "median_seconds": timing.median, "p95_seconds": timing.percentile_95, "repeats": len(timing.seconds),
+    }  # fmt: skip
+
+
+def references(rows: Sequence[Mapping[str, Any]], alike: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Of each row, that of the first system that is ``alike`` in these keys."""
+    first = {tuple(row[key] for key in alike): row for row in rows if row["system"] == rows[0]["system"]}
+    return [first[tuple(row[key] for key in alike)] for row in rows]
+
+
+def speed_cells(row: Mapping[str, Any], reference: Mapping[str, Any], macs: str) -> dict[str, str]:
+    """The columns that compare a row with its reference; ``macs`` is the key of the multiply-accumulates."""
+    speedup, ratio = reference["median_seconds"] / row["median_seconds"], reference[macs] / row[macs]
+    return {"speed-up": f"{speedup:.2f}", "MAC ratio": f"{ratio:.2f}", "of it": f"{speedup / ratio:.2f}"}
+
+
+def size_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of bytes and memory."""
+    memory = row["peak_memory_mib"]
+    return {"MiB on disk": f"{row['bytes'] / 2**20:.2f}", "peak MiB": "-" if memory is None else f"{memory:.0f}"}
+
+
+def as_text(lines: Sequence[Mapping[str, str]], style: str, left: Sequence[str]) -> str:
+    """A table whose columns ``left`` are aligned left, the others right."""
+    alignment = ["left" if title in left else "right" for title in lines[0]]
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)

@@ -1,0 +1,1 @@
+"""How the units that go are chosen."""

@@ -1,0 +1,167 @@
+"""L0 pruning: gates over the units, trained with the weights under a Lagrangian (method A)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Optional, cast
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.constraint import ConstraintConfig, Lagrangian
+from pruning.core.gates import GateConfig, HardConcreteGates
+from pruning.core.prunable import Prunable
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.methods.base import TOLERANCE, Pruner
+from pruning.training.task import ParameterGroup, StepInfo
+
+_HALVINGS, _FINE_HALVINGS = 10, 6  # of the range in which a level is searched, and then around it
+_AROUND = 0.1
+_MATCHED_EVERY = 50  # steps
+
+
+@dataclass(frozen=True)
+class GatingConfig:
+    """L0 gates in a training run.
+
+    Attributes:
+        gates: the hard-concrete gates.
+        gate_lr: constant learning rate of log alpha. Published rates (2e-2) assume tens of thousands of steps; a gate
+            needs some ``7 / gate_lr`` steps to close.
+        multiplier_lr: constant learning rate of the Lagrange multipliers, which ascend.
+    """
+
+    gates: GateConfig = GateConfig()
+    gate_lr: float = 0.02
+    multiplier_lr: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.gate_lr < math.inf and 0 <= self.multiplier_lr < math.inf):
+            raise ValueError("gating: gate_lr and multiplier_lr are at least 0")
+
+
+class Gating(Pruner):
+    """Gates over a network's units with the Lagrangian that brings their expected cost to its target.
+
+    Args:
+        model: a network that declares its units (see `pruning.core.prunable.Prunable`).
+        config: see `GatingConfig`.
+        constraint: the cost and its target.
+        frames: input frames at which MACs are counted.
+        seed: for the gates' initial values.
+
+    Raises:
+        UserError: the target is beyond reach with the enabled kinds, or a kind is unknown.
+    """
+
+    level: Optional[Tensor]
+
+    def __init__(
+        self, model: nn.Module, config: GatingConfig, constraint: ConstraintConfig, frames: int, seed: int = 0
+    ) -> None:
+        try:
+            gates = HardConcreteGates(cast(Prunable, model).unit_groups(), config.gates, seed)
+        except ValueError as error:
+            raise UserError(str(error), "correct gating.gates.kinds") from None
+        super().__init__(model, gates.units, constraint, frames)
+        self.config = config
+        self.gates = gates
+        # what all targets are multiplied by, for constraint.match; a part of the state that a run resumes from
+        self.register_buffer("level", torch.ones(()) if constraint.match else None)
+        self.lagrangian = Lagrangian(self.targets)
+        self._structure: Optional[Structure] = None  # of the last validation, until gates move again
+
+    def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
+        """Sampled masks in training; in validation those of the structure that the ramp asks for now."""
+        if step.training:
+            self._structure = None
+            return self.gates.masks(self.gates.sample())
+        if self._structure is None:
+            self._structure = self.structure(self.share(step))
+        return self._structure.masks()
+
+    def penalty(self, step: StepInfo) -> Tensor:
+        """The Lagrangian penalty, a scalar; float32 whatever autocast says."""
+        with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
+            counts = self.gates.expected_counts()
+            sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
+            return self.lagrangian(sparsity, self._asked(step))
+
+    def hard_counts(self) -> Tensor:
+        """Counts ``(G,)`` by the published rule alone."""
+        return self.units.hard_counts(self.gates.rule())
+
+    def structure(self, share: float = 1.0) -> Structure:
+        """The hard structure at ``share`` of the goals: the published rule, moved to them where it misses them."""
+        keep = self._keep(share * self._level(share))
+        for cost, wanted in self.constraint.match.items():
+            reached = self.costs.sparsity(self.units.hard_counts(keep), cost).item()
+            if abs(reached - wanted * share) > TOLERANCE / 2:  # units are too coarse: whatever units come nearer
+                alpha = self.gates.log_alpha.detach().cpu()
+                keep = self.units.fitted(keep, alpha, self.costs, {cost: wanted * share})
+        return self.gates.structure(keep)
+
+    def _keep(self, share: float, fill: bool = True) -> Tensor:
+        return self.gates.fitted(self.costs, {cost: target * share for cost, target in self.targets.items()}, fill)
+
+    def _asked(self, step: StepInfo) -> float:
+        """The share of the targets that the penalty asks for."""
+        return self.share(step) * (1.0 if self.level is None else float(self.level))
+
+    def _level(self, share: float, fine: bool = True) -> float:
+        """What all targets are multiplied by, so that their hard structure has ``constraint.match`` at ``share``."""
+        if not self.constraint.match or share <= 0:
+            return 1.0
+        most = self.costs.reachable(self.units.chosen)
+        highest = min(most[cost] / target for cost, target in self.targets.items()) / share
+        level = self._searched(share, 0.0, highest, _HALVINGS, fill=False)
+        if not fine:
+            return level
+        around = (1 - _AROUND) * level, min((1 + _AROUND) * level, highest)  # filled structures are finer, and slower
+        return self._searched(share, *around, _FINE_HALVINGS, fill=True)
+
+    def _searched(self, share: float, low: float, high: float, halvings: int, fill: bool) -> float:
+        """The level between two whose structure comes nearest."""
+        ((cost, wanted),) = self.constraint.match.items()
+        best = (math.inf, high)
+        for _ in range(halvings):
+            level = (low + high) / 2
+            counts = self.units.hard_counts(self._keep(level * share, fill))
+            missed = self.costs.sparsity(counts, cost).item() - wanted * share
+            best = min(best, (abs(missed), level))
+            low, high = (level, high) if missed < 0 else (low, level)
+        return best[1]
+
+    @torch.no_grad()
+    def log_values(self, step: StepInfo) -> dict[str, float]:
+        """Also the expected sparsity, the hard one by the rule alone, and the multipliers of each cost."""
+        values = super().log_values(step)
+        expected, by_rule = self.gates.expected_counts(), self.hard_counts()
+        for index, cost in enumerate(self.targets):
+            if self.level is not None:
+                values[f"sparsity/{cost}/asked"] = self.targets[cost] * self._asked(step)
+            values[f"sparsity/{cost}/expected"] = self.costs.sparsity(expected, cost).item()
+            values[f"sparsity/{cost}/hard_rule"] = self.costs.sparsity(by_rule, cost).item()
+            values[f"multipliers/{cost}/linear"] = self.lagrangian.linear[index].item()
+            values[f"multipliers/{cost}/quadratic"] = self.lagrangian.quadratic[index].item()
+        return values
+
+    def after_step(self, step: StepInfo) -> None:
+        """Keep log alpha in its range; now and then see which targets give what is to be matched."""
+        self.gates.limit()
+        if self.level is not None and step.step % _MATCHED_EVERY == 0:
+            self.level.fill_(self._level(self.share(step), fine=False))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Gates descend, multipliers ascend; both outside weight decay, the norm clip and the weights' schedule."""
+        config = self.config
+        multipliers = (self.lagrangian.linear, self.lagrangian.quadratic)
+        return [
+            ParameterGroup("gates", (self.gates.log_alpha,), config.gate_lr, 0.0, clip=False, schedule="constant"),
+            ParameterGroup(
+                "multipliers", multipliers, config.multiplier_lr, 0.0, maximize=True, clip=False, schedule="constant"
+            ),
+        ]

@@ -1,0 +1,240 @@
+"""What people see of a sweep: a table of each target, a line over all sizes, verdicts on claims, and the plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Optional
+
+import numpy as np
+from tabulate import tabulate
+
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.speech.scoring.statistics import Estimate
+from pruning.sweeps.comparison import Comparison, Line
+from pruning.sweeps.lines import TEACHER
+
+
+def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
+    low, high = sorted((show(value.low), show(value.high)))  # of accuracy, the most errors are the least
+    return f"{show(value.value):{'+' if sign else ''}.2f} ({low:.2f} to {high:.2f})"
+
+
+def _seeds(comparison: Comparison, line: Line) -> str:
+    wanted = len(comparison.planned.get((line.target, line.method), ()))
+    return f"{len(line.seeds)} of {wanted}" if len(line.seeds) < wanted else str(len(line.seeds))
+
+
+def _likelihood(line: Line) -> dict[str, str]:
+    return {} if line.nll_per_token is None else {"NLL / token": f"{line.nll_per_token:.4f}"}
+
+
+_OF_SETTINGS = ("threads", "work", "batch", "seconds", "tokens")
+
+
+def times(speed: Mapping[str, Any], backend: str) -> tuple[dict[str, float], str]:
+    """Median milliseconds of networks, from a benchmark whose systems are named as the runs: teacher, quarter/l0, ...
+
+    Args:
+        speed: the JSON file of ``pruning.bin.benchmark`` or ``benchmark_lm``.
+        backend: of which; its first setting counts.
+
+    Returns:
+        The times by system, and the setting in words.
+
+    Raises:
+        UserError: the benchmark has no such backend.
+    """
+    rows = [row for row in speed["rows"] if row["backend"] == backend]
+    if not rows:
+        raise UserError(f"the benchmark did not measure {backend}", "choose a backend that it has")
+    first = {key: rows[0][key] for key in _OF_SETTINGS if key in rows[0]}
+    found = {row["system"]: 1000 * row["median_seconds"] for row in rows if first.items() <= row.items()}
+    return found, ", ".join(f"{key} {value}" for key, value in first.items())
+
+
+def _zeros(line: Line) -> int:
+    """Weights that an unstructured method left zero; 0 where hardly any parameter is."""
+    parameters = int(line.network["parameters"])
+    zeros = parameters - int(line.network.get("nonzero_parameters", parameters))
+    return zeros if zeros > 0.05 * parameters else 0
+
+
+def table(
+    comparison: Comparison, target: str, style: str = "github", milliseconds: Optional[Mapping[str, float]] = None
+) -> str:
+    """The lines at one target, the teacher first; with ``milliseconds`` (see `times`) also what they take."""
+    differences = comparison.differences(target, comparison.reference, list(comparison.legend))
+    names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
+    measure, rows = comparison.measure, []
+    any_zeros = any(_zeros(line) for line in comparison.lines)
+    any_dev = any(line.dev is not None for line in comparison.lines)
+    for line in comparison.lines:
+        if line.target not in ("", target):
+            continue
+        measured = np.array([measure.shown(rate) for rate in line.rates])
+        spread = f"{measured.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
+        row = {"method": line.method, "seeds": _seeds(comparison, line)}
+        row |= {f"{measure.name} pooled": _shown(comparison.sample(line).interval, measure.shown)}
+        row["sd over seeds"] = spread
+        if len(names) > 1:
+            row |= {f"{measure.name} {name}": f"{measure.shown(line.set_rate(name)):.2f}" for name in names}
+        row |= _likelihood(line)
+        if any_dev:
+            row["dev loss"] = "-" if line.dev is None else f"{line.dev:.4f}"
+        for key, unit, scale in (measure.size, measure.computation):
+            row[unit] = f"{line.network[key] / scale:.3f}"
+        if any_zeros:
+            row["of them zero"] = f"{_zeros(line) / 1e6:.3f}" if _zeros(line) else "-"
+        if milliseconds is not None:
+            row["ms"] = f"{milliseconds[line.name]:.1f}" if line.name in milliseconds else "-"
+        difference = differences.get(line.method) if line.target else None
+        shown = _shown(difference[0], measure.shown_difference, sign=True) if difference else ""
+        row[f"{measure.difference} {comparison.reference}"] = shown
+        row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
+        rows.append(row)
+    alignment = ["left", *["right"] * (len(rows[0]) - 1)]
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+
+
+def across(comparison: Comparison, method: str, style: str = "github") -> str:
+    """The teacher and one method at all of its targets, with what each loses to the teacher.
+
+    Raises:
+        UserError: the method was run at no target.
+    """
+    lines = [line for line in comparison.lines if line.method in (TEACHER, method)]
+    if len(lines) < 2:
+        raise UserError(f"there is no result of {method!r}", f"choose from {', '.join(comparison.legend)}")
+    measure, rows = comparison.measure, []
+    for line in lines:
+        sample = comparison.sample(line)
+        loss = (sample - comparison.sample(lines[0])).interval
+        share = line.network[measure.size[0]] / lines[0].network[measure.size[0]]
+        rows.append({"network": line.target or TEACHER, "share": f"{share:.3f}", "seeds": str(len(line.seeds)),
+                     f"{measure.name} pooled": _shown(sample.interval, measure.shown),
+                     **_likelihood(line),
+                     f"{measure.difference} {TEACHER}":
+                         _shown(loss, measure.shown_difference, sign=True) if line.target else ""})  # fmt: skip
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def grid(comparison: Comparison, target: str, style: str = "github") -> str:
+    """The lines that a sweep's grid made (METHOD-TECHNIQUE-RAMP) as a table of criteria against the rest; a dash where
+    there is no definition. Empty where there are no such lines.
+    """
+    names = [name.split("-") for name in comparison.legend if len(name.split("-")) == 3]
+    if not names:
+        return ""
+    columns = list(dict.fromkeys((technique, ramp) for _, technique, ramp in names))
+    rows = []
+    for method in dict.fromkeys(method for method, _, _ in names):
+        row = {"criterion": method}
+        for technique, ramp in columns:
+            name = f"{method}-{technique}-{ramp}"
+            line, planned = comparison.line(name, target), (target, name) in comparison.planned
+            value = None if line is None else comparison.measure.shown(float(line.rates.mean()))
+            row[f"{technique}, {ramp}"] = "-" if not planned else "not run" if value is None else f"{value:.2f}"
+        if any(value not in ("-", method) for value in row.values()):
+            rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def verdict(differences: Mapping[str, tuple[Estimate, float]], margin: float = 0.0) -> str:
+    """On the claim that a method is better than others, from their differences to it (see `Comparison.differences`).
+
+    *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better, likewise; else
+    the data cannot tell. With a ``margin`` (of the rate) intervals of 95 % decide: it errs less than that more than
+    each of them, or at least that more than one.
+    """
+    if margin > 0:
+        if any(value.high < -margin for value, _ in differences.values()):
+            return "does not hold"
+        held = all(value.low > -margin for value, _ in differences.values())
+        return "holds" if held else "not resolvable here"
+    if any(p < 0.05 and value.value < 0 for value, p in differences.values()):
+        return "does not hold"
+    if all(p < 0.05 and value.value > 0 for value, p in differences.values()):
+        return "holds"
+    return "not resolvable here"
+
+
+def _seed_list(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def claims_table(comparison: Comparison, style: str = "github") -> str:
+    """Every claim of the sweep at every target where its methods were to be run, with its verdict."""
+    rows = []
+    for claim, parts in comparison.claims.items():
+        for target in comparison.targets:
+            methods = [name for name in (parts["better"], *parts["than"])
+                       if name == TEACHER or (target, name) in comparison.planned]  # fmt: skip
+            if len(methods) < 2 or parts["better"] not in methods:
+                continue
+            lacking = {name: comparison.missing(name, target) for name in methods}
+            missing = [f"{name} ({_seed_list(seeds)})" for name, seeds in lacking.items() if seeds]
+            differences = comparison.differences(target, parts["better"], methods[1:])
+            show = comparison.measure.shown_difference
+            shown = (f"{name} {_shown(value, show, sign=True)}" for name, (value, _) in differences.items())
+            margin = parts.get("margin", 0.0)  # results of earlier versions have none
+            outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences, margin)
+            if comparison.seed_deviation is None and not missing:
+                outcome += " (one seed: what another would give is not known)"
+            better = f"that of {parts['better']}"
+            heading = f"{comparison.measure.name} {comparison.measure.difference}"
+            said = claim + (f" (at most {margin:g} more)" if margin else "")
+            rows.append({"claim": said, "target": target, heading: better, "is": "; ".join(shown),
+                         "verdict": outcome})  # fmt: skip
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def plot(
+    comparison: Comparison,
+    path: PathLike,
+    milliseconds: Optional[Mapping[str, float]] = None,
+    names: Optional[Sequence[str]] = None,
+) -> None:
+    """The measure against parameters, MACs and time, a line for each method (of ``names``), with intervals; a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot, ticker
+
+    from pruning.files import atomic_path
+
+    measure = comparison.measure
+    (size, size_unit, size_scale), (work, work_unit, work_scale) = measure.size, measure.computation
+    left_out = ", zeros left out" if any(_zeros(line) for line in comparison.lines) else ""
+    axes: dict[str, Callable[[Line], float]] = {
+        f"{measure.part}: {size_unit}{left_out}": lambda line: (line.network[size] - _zeros(line)) / size_scale,
+        f"{measure.part}: {work_unit}": lambda line: line.network[work] / work_scale,
+    }
+    if milliseconds is not None:
+        axes["ms of the network, measured"] = lambda line: milliseconds.get(line.name, math.nan)
+    figure, panels = pyplot.subplots(1, len(axes), figsize=(2 + 5 * len(axes), 5), sharey=True)
+    methods = [name for name in dict.fromkeys(line.method for line in comparison.lines)
+               if names is None or name in (TEACHER, *names)]  # fmt: skip
+    for panel, (label, place) in zip(panels, axes.items()):
+        for index, method in enumerate(methods):
+            lines = sorted((ln for ln in comparison.lines if ln.method == method), key=place)
+            rates = [comparison.sample(line).interval for line in lines]
+            first, middle, second = (np.array([measure.shown(value) for value in values]) for values in
+                                     ([r.low for r in rates], [r.value for r in rates], [r.high for r in rates]))
+            errors = np.stack([middle - np.minimum(first, second), np.maximum(first, second) - middle])
+            panel.errorbar([place(line) for line in lines], middle, errors,
+                           marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    if measure.logarithmic:
+        panels[0].set_yscale("log")
+        panels[0].yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 4, 6)))
+        for set_formatter in (panels[0].yaxis.set_major_formatter, panels[0].yaxis.set_minor_formatter):
+            set_formatter(ticker.StrMethodFormatter("{x:g}"))
+    panels[0].set_ylabel(f"{measure.name} (95 % interval)")
+    panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,135 @@
+"""Utterances spoken and recorded, each by a process of its own, and corpora of them that appear whole."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+import soundfile
+
+from pruning import files
+from pruning.errors import UserError
+from pruning.speech.corpora.synthetic import acoustics
+from pruning.speech.corpora.synthetic.espeak import Espeak
+from pruning.speech.corpora.synthetic.voices import Speaker
+
+DONE_MARK = ".synthetic.json"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance to be spoken; ``seed`` is its own stream of random numbers, whoever speaks it when."""
+
+    identifier: str
+    text: str
+    speaker: Speaker
+    conditions: acoustics.Conditions
+    seed: tuple[int, ...]
+
+
+_espeak: Optional[Espeak] = None  # initialised before the fork, silent until after it: see espeak.py
+
+
+def speak_all(tasks: Sequence[tuple[Utterance, Path]], num_workers: int) -> dict[str, float]:
+    """Speak every utterance into its FLAC file, whose directory exists; seconds by identifier.
+
+    Raises:
+        UserError: eSpeak NG is missing or fails.
+    """
+    global _espeak
+    _espeak = Espeak()
+    context = multiprocessing.get_context("fork")
+    seconds: dict[str, float] = {}
+    with context.Pool(num_workers, maxtasksperchild=1) as pool:
+        for result in pool.imap_unordered(_speak, tasks, chunksize=1):
+            name, value = result
+            if isinstance(value, str):
+                raise UserError(name, value)
+            seconds[name] = value
+    return seconds
+
+
+def _speak(task: tuple[Utterance, Path]) -> Union[tuple[str, float], tuple[str, str]]:
+    """Speak and record one utterance into its file; returns its identifier and its seconds.
+
+    A UserError comes back as what and remedy, because it cannot be raised again in another process.
+    """
+    utterance, path = task
+    try:
+        return utterance.identifier, _record(utterance, path)
+    except UserError as error:
+        return error.what, error.remedy
+
+
+def _record(utterance: Utterance, path: Path) -> float:
+    assert _espeak is not None
+    generator = np.random.default_rng(utterance.seed)
+    voice = utterance.speaker.voice.jittered(generator)
+    speech = _espeak.speak(utterance.text, voice, int(generator.integers(2**31)))
+    wave = acoustics.record(speech, _espeak.sampling_rate, utterance.conditions, generator)
+    encoded = io.BytesIO()  # a full disk is then an OSError and not one of libsndfile's
+    soundfile.write(encoded, wave, acoustics.SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    path.write_bytes(encoded.getvalue())
+    return len(wave) / acoustics.SAMPLING_RATE
+
+
+def make_whole(
+    output_dir: Path, config: Mapping[str, Any], build: Callable[[Path], Mapping[str, Mapping[str, float]]]
+) -> None:
+    """Let ``build`` write a corpus to ``output_dir``, which appears whole; do nothing if it is there already.
+
+    Args:
+        output_dir: of the corpus.
+        config: what it is made of.
+        build: writes it to the directory it is given, and returns statistics of its parts.
+
+    Raises:
+        UserError: ``output_dir`` holds something else, or a synthetic corpus of another configuration.
+    """
+    mark = output_dir / DONE_MARK
+    wanted = _plain(config)
+    if mark.is_file():
+        if files.read_json(mark, f"remove {output_dir}")["config"] != wanted:
+            raise UserError(f"{output_dir} holds a corpus of other options", "remove it or choose another --output-dir")
+        logging.info("%s is there already", output_dir)
+        return
+    _check_empty(output_dir)
+    with files.atomic_path(output_dir) as temporary:
+        temporary.mkdir()
+        statistics = build(temporary)
+        files.write_json(temporary / DONE_MARK, {"config": wanted, "parts": statistics})
+        _check_empty(output_dir)  # the directory would be replaced, whatever has come there meanwhile
+    for name, values in statistics.items():
+        logging.info("%s: %s", name, ", ".join(f"{value} {key}" for key, value in values.items()))
+
+
+def _check_empty(directory: Path) -> None:
+    if directory.exists() and any(directory.iterdir()):
+        raise UserError(f"{directory} exists and is not a synthetic corpus", "choose another --output-dir")
+
+
+def statistics(utterances: Sequence[Utterance], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Of a part: numbers of utterances, words, different words and speakers, and hours."""
+    words = [word for utterance in utterances for word in utterance.text.split()]
+    return {
+        "utterances": len(utterances),
+        "words": len(words),
+        "vocabulary": len(set(words)),
+        "speakers": len({utterance.speaker.number for utterance in utterances}),
+        "hours": round(sum(seconds[utterance.identifier] for utterance in utterances) / 3600, 3),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON gives it back, for comparing."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,276 @@
+"""Batches of features and transcripts from lhotse cuts: the same for the same seed, whatever the workers do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+
+from pruning import files
+from pruning.errors import UserError
+from pruning.speech.data import manifests, sampler, workers
+from pruning.speech.data.augment import SampleAugmentConfig, SpecAugmentConfig
+from pruning.speech.data.sources import FEATURES, Source
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.intents import Intents, intent_of
+
+Table = Union[Tokenizer, Intents]
+"""What turns a cut into a network's targets: transcripts into tokens, or the intent into its number."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How cuts become batches.
+
+    Attributes:
+        max_duration: seconds of audio in a batch, at most.
+        num_buckets: cuts of like duration are batched together; fewer for small corpora.
+        buffer_size: cuts held in memory to draw from; None: 5,000 a bucket, as icefall.
+        num_workers: processes that load features; 0: the training process itself.
+        shuffle: whether an epoch of training has a random order.
+        drop_last: leave out of an epoch the batches at its end that did not fill up, as icefall does. They are as few
+            as the buckets, but small: each step on a single utterance undoes a little. False for seconds of data.
+        min_cut_duration: shorter cuts (s) are dropped from training.
+        max_cut_duration: longer cuts (s) are dropped from training.
+        musan_cuts: cuts with features of noise to mix in, e.g. ``data/fbank/musan_cuts.jsonl.gz``; None: no noise.
+        musan_probability: of mixing noise into a training cut.
+        musan_snr: signal-to-noise ratio in dB, drawn uniformly from this range.
+        spec_augment: augmentation of training features, done by the training process (see ``speech.augment``).
+        sample_augment: the same of training audio, for networks that hear samples.
+    """
+
+    max_duration: float = 200.0
+    num_buckets: int = 30
+    buffer_size: Optional[int] = None
+    num_workers: int = 2
+    shuffle: bool = True
+    drop_last: bool = False
+    min_cut_duration: float = 0.3
+    max_cut_duration: float = 20.0
+    musan_cuts: Optional[str] = None
+    musan_probability: float = 0.5
+    musan_snr: tuple[float, float] = (10.0, 20.0)
+    spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    sample_augment: SampleAugmentConfig = field(default_factory=SampleAugmentConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("max_duration", "num_buckets", "max_cut_duration"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"data.{name} is {getattr(self, name)}", "give a value above 0")
+        if self.num_workers < 0:
+            raise UserError(f"data.num_workers is {self.num_workers}", "give 0 or more")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances of like duration.
+
+    Attributes:
+        features: (N, T, C) float32; of networks with a frontend of their own (N, S) samples.
+        lengths: (N,) int64, frames or samples.
+        tokens: N lists of token ids; blank (0) does not occur. Of intents: one number each, -1 for what training does
+            not have. Empty lists where no table was given.
+        ids: of the cuts.
+        texts: transcripts.
+        seconds: of audio, without padding.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    tokens: list[list[int]]
+    ids: list[str]
+    texts: list[str]
+    seconds: float
+
+    def to(self, device: Union[str, torch.device]) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        return Batch(
+            self.features.to(device, non_blocking=True),
+            self.lengths.to(device, non_blocking=True),
+            self.tokens,
+            self.ids,
+            self.texts,
+            self.seconds,
+        )
+
+
+def training_batches(
+    config: DataConfig,
+    cuts_paths: Sequence[files.PathLike],
+    tokenizer: Table,
+    seed: int,
+    epoch: int,
+    skip_batches: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    source: Source = FEATURES,
+) -> Iterator[Batch]:
+    """Batches of one epoch of training.
+
+    Order and noise depend on (seed, epoch, batch, rank) alone, so that a run that resumes with ``skip_batches`` sees
+    what an uninterrupted one sees, with any number of workers; skipped batches are not loaded. Every rank gets the
+    same number of batches.
+
+    Args:
+        config: of the data.
+        cuts_paths: manifests of cuts with features; several are merged at random, each cut equally likely anywhere.
+        tokenizer: of the transcripts, or the table of intents.
+        seed: of the run.
+        epoch: any whole number; every epoch has its own order.
+        skip_batches: so many batches of this rank were consumed before.
+        rank: of this process, from 0.
+        world_size: number of processes.
+        source: what the network hears.
+
+    Raises:
+        UserError: a manifest or a file of features is missing or damaged, or no cut is fit for training.
+    """
+    paths = manifests.check_exists(cuts_paths)
+    key = random.Random(f"{seed} {epoch}").getrandbits(31)  # a string seeds by all of its bits
+    selection = sampler.Selection(config, _spelling(tokenizer), source=source)
+    batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
+    dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None, source)
+    schedule = sampler.Skipping(batches, skip_batches)
+    yield from _load(config, schedule, dataset)
+    if config.drop_last and not schedule.drawn:
+        what = f"no batch of {config.max_duration:g} s fills up with {config.num_buckets} buckets of durations"
+        raise UserError(what, "lower data.max_duration or data.num_buckets, or give data.drop_last=false")
+    selection.report(epoch)
+
+
+def evaluation_batches(
+    config: DataConfig,
+    cuts_paths: Sequence[files.PathLike],
+    tokenizer: Optional[Table] = None,
+    for_loss: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    source: Source = FEATURES,
+) -> Iterator[Batch]:
+    """Batches of all cuts in a fixed order, without augmentation.
+
+    Args:
+        config: of the data.
+        cuts_paths: manifests of cuts with features.
+        tokenizer: None: batches have no tokens.
+        for_loss: leave out, as in training, cuts that have more tokens than frames (a loss is not defined for them).
+        rank: of this process, from 0.
+        world_size: number of processes.
+        source: what the network hears.
+
+    Raises:
+        UserError: a manifest or a file of features is missing or damaged.
+    """
+    paths = manifests.check_exists(cuts_paths)
+    config = replace(config, drop_last=False)
+    selection = sampler.Selection(config, _spelling(tokenizer) if for_loss else None, durations=False, source=source)
+    batches = sampler.bucketing_sampler(config, paths, selection, None, rank, world_size)
+    yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None, source))
+    selection.report(None)
+
+
+def count_batches(
+    config: DataConfig,
+    cuts_paths: Sequence[files.PathLike],
+    tokenizer: Table,
+    seed: int = 0,
+    world_size: int = 1,
+    source: Source = FEATURES,
+) -> int:
+    """Batches of one epoch on each rank, counted by drawing them without loading any features.
+
+    Epochs differ by a few batches, as the order decides which cuts fit together.
+    """
+    paths = manifests.check_exists(cuts_paths)
+    key = random.Random(f"{seed} 0").getrandbits(31)
+    order, selection = key if config.shuffle else None, sampler.Selection(config, _spelling(tokenizer), source=source)
+    batches = sampler.bucketing_sampler(config, paths, selection, order, 0, world_size)
+    return sum(1 for _ in batches)
+
+
+class _Noise:
+    """Mixes noise into cuts, with random numbers of each batch's own."""
+
+    def __init__(self, config: DataConfig, key: str) -> None:
+        assert config.musan_cuts is not None
+        (path,) = manifests.check_exists([config.musan_cuts])
+        from lhotse import CutSet
+
+        self._cuts = CutSet.from_cuts(cut.drop_supervisions() for cut in manifests.iterate_cuts(path))
+        self._config, self._key = config, key
+
+    def __call__(self, index: int, cuts: Any) -> Any:
+        from lhotse.dataset.cut_transforms import CutMix
+
+        mix = CutMix(
+            self._cuts,
+            snr=self._config.musan_snr,
+            p=self._config.musan_probability,
+            pad_to_longest=False,
+            preserve_id=True,
+            seed=random.Random(f"{self._key} {index}"),
+            random_mix_offset=True,
+        )
+        return mix(cuts)
+
+
+class _Fault(NamedTuple):
+    """A UserError on its way out of a worker, which could raise it only as another type."""
+
+    what: str
+    remedy: str
+
+
+class _Dataset(torch.utils.data.Dataset):
+    """Loads a batch of cuts; runs in the workers."""
+
+    def __init__(self, table: Optional[Table], noise: Optional[_Noise], source: Source) -> None:
+        self._table, self._noise, self._source = table, noise, source
+
+    def __getitem__(self, item: tuple[int, Any]) -> Union[Batch, _Fault]:
+        index, cuts = item
+        try:
+            return self._batch(self._noise(index, cuts) if self._noise else cuts)
+        except UserError as error:
+            return _Fault(error.what, error.remedy)
+
+    def _batch(self, cuts: Any) -> Batch:
+        loaded = [self._source.load(cut) for cut in cuts]
+        lengths = torch.tensor([len(features) for features in loaded], dtype=torch.int64)
+        features = torch.nn.utils.rnn.pad_sequence(loaded, batch_first=True, padding_value=self._source.padding)
+        texts = [sampler.transcript(cut) for cut in cuts]
+        tokens = [self._targets(cut, text) for cut, text in zip(cuts, texts)]
+        return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(cut.duration for cut in cuts))
+
+
+    def _targets(self, cut: Any, text: str) -> list[int]:
+        if isinstance(self._table, Intents):
+            number = self._table.number(intent_of(cut))
+            return [-1 if number is None else number]
+        return self._table.encode(text) if self._table is not None else []
+
+
+def _spelling(table: Optional[Table]) -> Optional[Tokenizer]:
+    """What spells transcripts, if the table does."""
+    return table if isinstance(table, Tokenizer) else None
+
+
+def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> Iterator[Batch]:
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        sampler=schedule,
+        batch_size=None,
+        num_workers=config.num_workers,
+        generator=torch.Generator().manual_seed(0),  # else it would draw from the generator that training uses
+        worker_init_fn=workers.heed_parent_alone,
+    )
+    with workers.sigterm_blocked():
+        batches = iter(loader)
+    for batch in batches:
+        if isinstance(batch, _Fault):
+            raise UserError(batch.what, batch.remedy)
+        yield batch

@@ -1,0 +1,229 @@
+"""Filter-bank features by lhotse, computed in independent jobs and joined; a part's cuts appear when all is done."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruning import files
+from pruning.errors import UserError
+from pruning.speech.data import audio, manifests
+
+_MISSING_SECONDS = 0.025
+"""How much shorter than its manifest says a recording may be: a frame. lhotse fills the rest with mirrored sound."""
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Log-Mel filter banks as icefall's.
+
+    Attributes:
+        num_mel_bins: channels.
+        sampling_rate: Hz; recordings of another rate are resampled.
+        speed_factors: besides the recordings themselves, copies at these speeds are made of every cut.
+    """
+
+    num_mel_bins: int = 80
+    sampling_rate: int = 16000
+    speed_factors: tuple[float, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "speed_factors": list(self.speed_factors)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Split number ``split`` (from 1) of ``num_splits`` of a part."""
+
+    paths: manifests.Paths
+    part: str
+    split: int
+    num_splits: int
+
+    @property
+    def directory(self) -> Path:
+        """Where the features of the part lie."""
+        return self.paths.directory / f"{self.paths.prefix}_feats_{self.part}"
+
+    def storage(self, version: str) -> Path:
+        """The archive of this split's features; ``version``: see ``_version``."""
+        return self.directory / f"feats-{self.split}-of-{self.num_splits}-{version}.lca"
+
+    def cuts(self, version: str) -> Path:
+        """The cuts of this split; their presence means that the split is done."""
+        return self.directory / f"cuts-{self.split}-of-{self.num_splits}-{version}.jsonl.gz"
+
+
+def _version(config: FeatureConfig, source: manifests.Paths, part: str) -> str:
+    """What splits are computed from, in 8 characters: so splits of other manifests or settings have other names."""
+    digest = hashlib.sha256(json.dumps(config.describe()).encode())
+    for path in (source.recordings(part), source.supervisions(part)):
+        with manifests.naming(path), gzip.open(path, "rb") as stream:  # unpacked: the archive holds its date
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:8]
+
+
+def _utterances(source: manifests.Paths, part: str) -> str:
+    """What is said in the manifests, by whom and when, in 8 characters; not where the audio lies."""
+    with manifests.naming(source.supervisions(part)), gzip.open(source.supervisions(part), "rb") as stream:
+        return hashlib.sha256(stream.read()).hexdigest()[:8]
+
+
+def _is_done(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str) -> bool:
+    """Whether the cuts of ``part`` are there.
+
+    Raises:
+        UserError: they were made with another configuration, or of other utterances than the manifests have now.
+            (icefall's come without a description and are taken as they are.)
+    """
+    cuts, description = paths.cuts(part), _description(paths, part)
+    if not cuts.is_file():
+        return False
+    if description.is_file():
+        made, wanted = files.read_json(description), config.describe()
+        utterances = made.pop("utterances", None)
+        remedy = f"give other options or another output directory, or remove {cuts} and {description.parent}"
+        if made != wanted:
+            raise UserError(f"{cuts} was made with {json.dumps(made)}, not with {json.dumps(wanted)}", remedy)
+        now = source.supervisions(part)
+        if utterances is not None and now.is_file() and utterances != _utterances(source, part):
+            raise UserError(f"{cuts} was made of other utterances than {now} has now", remedy)
+    return True
+
+
+def _description(paths: manifests.Paths, part: str) -> Path:
+    """The configuration that the cuts of ``part`` were made with."""
+    return Job(paths, part, 1, 1).directory / "config.json"
+
+
+def compute_split(config: FeatureConfig, source: manifests.Paths, job: Job) -> None:
+    """Compute the features of one split; does nothing if the split, or the whole part, is done.
+
+    Raises:
+        UserError: a manifest is missing or damaged, or an audio file is (naming it), and nothing of the split remains;
+            or the part is done, with another configuration or of other utterances.
+    """
+    from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
+
+    whole = _is_done(config, source, job.paths, job.part)
+    version = "" if whole else _version(config, source, job.part)
+    if whole or job.cuts(version).is_file():
+        logging.info("%s: split %d of %d is done", job.part, job.split, job.num_splits)
+        return
+    cuts = list(manifests.read(source, job.part))
+    chosen = cuts[len(cuts) * (job.split - 1) // job.num_splits : len(cuts) * job.split // job.num_splits]
+    extractor = Fbank(FbankConfig(num_mel_bins=config.num_mel_bins, sampling_rate=config.sampling_rate))
+    _refuse_missing_audio()
+    job.directory.mkdir(parents=True, exist_ok=True)
+    done = False
+    try:
+        with LilcomChunkyWriter(str(job.storage(version))) as writer:
+            made = [_with_features(cut, extractor, writer) for cut in _perturbed(config, chosen)]
+        with files.atomic_path(job.cuts(version)) as temporary:
+            CutSet.from_cuts(made).to_file(temporary)
+        done = True
+    finally:
+        if not done:
+            job.storage(version).unlink(missing_ok=True)
+    logging.info("%s: split %d of %d: %d cuts", job.part, job.split, job.num_splits, len(made))
+
+
+def _refuse_missing_audio() -> None:
+    """Let lhotse raise where a recording is shorter than its manifest says; it fills up to half a second otherwise."""
+    import lhotse
+
+    if lhotse.get_audio_duration_mismatch_tolerance() != _MISSING_SECONDS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that augmentation may break: changing speed or rate adds some samples
+            lhotse.set_audio_duration_mismatch_tolerance(_MISSING_SECONDS)
+
+
+def _perturbed(config: FeatureConfig, cuts: Iterable[Any]) -> Iterator[Any]:
+    for cut in cuts:
+        resampled = cut if cut.sampling_rate == config.sampling_rate else cut.resample(config.sampling_rate)
+        yield resampled
+        for factor in config.speed_factors:
+            yield resampled.perturb_speed(factor)
+
+
+def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
+    """``cut`` with its features computed and stored.
+
+    Raises:
+        UserError: the audio cannot be read, is shorter than the manifest says, has several channels or samples that
+            are not finite, or is too short for one frame.
+        OSError: the disk is full.
+    """
+    from lhotse.utils import fastcopy
+
+    source = cut.recording.sources[0].source
+    try:
+        samples = cut.load_audio()
+    except Exception as error:  # of whichever audio backend lhotse took
+        raise UserError(
+            f"{source}: the audio of {cut.id} is truncated or unreadable ({audio.first_line(error)})",
+            "restore the file, or remove it and its transcript, and prepare the manifests again",
+        ) from None
+    if samples.shape[0] != 1:
+        raise UserError(f"{source}: {cut.id} has {samples.shape[0]} channels", audio.CHOOSE_CHANNEL)
+    if not np.isfinite(samples).all():
+        raise UserError(f"{source}: the audio of {cut.id} {audio.NOT_FINITE[0]}", audio.NOT_FINITE[1])
+    if samples.shape[1] < extractor.config.sampling_rate * 0.025:
+        raise UserError(f"{source}: the audio of {cut.id} is shorter than one frame", "remove it and its transcript")
+    stored = extractor.extract_from_samples_and_store(
+        samples, storage=writer, sampling_rate=cut.sampling_rate, offset=cut.start, channel=cut.channel
+    )
+    return fastcopy(cut, features=stored)
+
+
+def combine(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str, num_splits: int) -> None:
+    """Join the splits of ``part`` into its cuts, in the order of the manifests; does nothing if they are there.
+
+    Raises:
+        UserError: a split is missing or damaged, or its utterances are not those of the manifests; or the cuts are
+            there, made with another configuration or of other utterances.
+    """
+    from lhotse import CutSet
+
+    if _is_done(config, source, paths, part):
+        logging.info("%s: the cuts are there already", part)
+        return
+    version = _version(config, source, part)
+    jobs = [Job(paths, part, split, num_splits) for split in range(1, num_splits + 1)]
+    for job in jobs:
+        for path in (job.cuts(version), job.storage(version)):
+            if not path.is_file():
+                raise UserError(f"{path} does not exist", f"compute split {job.split} of {num_splits} of {part} first")
+    made = (cut for job in jobs for cut in manifests.iterate_cuts(job.cuts(version)))
+    with files.atomic_path(paths.cuts(part)) as temporary:
+        with CutSet.open_writer(temporary) as writer:
+            for cut, wanted in zip_longest(made, _perturbed(config, manifests.read(source, part))):
+                _check_same(cut, wanted, jobs[0].directory)
+                writer.write(cut)
+        described = {**config.describe(), "utterances": _utterances(source, part)}
+        files.write_json(_description(paths, part), described)
+    for job in jobs:
+        job.cuts(version).unlink()
+    logging.info("%s: %s", part, paths.cuts(part))
+
+
+def _check_same(cut: Any, wanted: Any, directory: Path) -> None:
+    """Check that the cut with features is the utterance that comes next in the manifests; None: there is no more."""
+    remedy = "remove that directory and compute the features again"
+    if cut is None:
+        raise UserError(f"{directory} has no features of {wanted.id}", remedy)
+    texts = [each.text for each in cut.supervisions]
+    if wanted is None or (cut.id, texts) != (wanted.id, [each.text for each in wanted.supervisions]):
+        raise UserError(f"{directory} has features of {cut.id}, which the manifests have not, or not there", remedy)

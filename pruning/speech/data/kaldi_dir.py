@@ -1,0 +1,228 @@
+"""Kaldi data directories (wav.scp, text, utt2spk, optionally segments) as lhotse manifests, checked line by line."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+from pruning import files
+from pruning.errors import UserError
+from pruning.speech.data import audio as audio_files
+
+if TYPE_CHECKING:
+    from lhotse import RecordingSet, SupervisionSet
+
+_OVERSHOOT = 0.5
+"""How far (s) the end of a segment may lie beyond its recording, as in Kaldi's extract-segments."""
+
+
+def read_table(path: Path, value_may_be_empty: bool = False) -> dict[str, str]:
+    """A Kaldi table: key, white space, value, one a line.
+
+    Raises:
+        UserError: the file is missing or not UTF-8, a key occurs twice, or a value is empty.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "a Kaldi data directory holds wav.scp, text and utt2spk")
+    table: dict[str, str] = {}
+    for number, line in enumerate(files.read_lines(path), 1):
+        fields = line.split(maxsplit=1)
+        if not fields or (len(fields) < 2 and not value_may_be_empty):
+            what = f"{path}: {fields[0]} has no value" if fields else f"{path}: line {number} is empty"
+            raise UserError(what, "complete or remove the line")
+        if fields[0] in table:
+            raise UserError(f"{path}: {fields[0]} occurs twice (line {number})", "remove one of the lines")
+        table[fields[0]] = fields[1].strip() if len(fields) == 2 else ""
+    if not table:
+        raise UserError(f"{path} is empty", "a Kaldi data directory holds wav.scp, text and utt2spk")
+    return table
+
+
+def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSet, SupervisionSet]:
+    """Read a Kaldi data directory.
+
+    Args:
+        directory: holds ``wav.scp`` (plain paths, also relative to the working directory; or commands ending in a
+            pipe), ``text``, ``utt2spk`` and, where recordings hold several utterances, ``segments``, whose fifth
+            column, if there is one, is the channel (from 0).
+        audio_dir: where NIST SPHERE files are converted to, because lhotse would need an external program for them;
+            None: refuse them.
+
+    Returns:
+        recordings and supervisions, the latter with speakers.
+
+    Raises:
+        UserError: naming the file and the line's key: audio that is missing, unreadable or cut short, utterances
+            without transcript, speaker or recording, beyond their recording, or in one of several channels that is not
+            said, transcripts or recordings without utterance.
+    """
+    from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
+
+    audio = read_table(directory / "wav.scp")
+    texts = read_table(directory / "text", value_may_be_empty=True)
+    speakers = read_table(directory / "utt2spk")
+    recordings = {key: _recording(directory, key, value, audio_dir) for key, value in audio.items()}
+    segments = list(_segments(directory, recordings))
+    _check_keys(directory, {segment.utterance for segment in segments}, texts, speakers)
+    supervisions = [
+        SupervisionSegment(
+            id=segment.utterance,
+            recording_id=segment.recording,
+            start=segment.start,
+            duration=round(segment.end - segment.start, 8),
+            channel=segment.channel,
+            text=texts[segment.utterance],
+            speaker=speakers[segment.utterance],
+        )
+        for segment in segments
+    ]
+    return RecordingSet.from_recordings(recordings.values()), SupervisionSet.from_segments(supervisions)
+
+
+class _Segment(NamedTuple):
+    """Where an utterance is: times in seconds."""
+
+    utterance: str
+    recording: str
+    start: float
+    end: float
+    channel: int
+
+
+def _segments(directory: Path, recordings: dict[str, Any]) -> Iterator[_Segment]:
+    """The utterances: of ``segments``, or the recordings themselves where it is absent."""
+    path = directory / "segments"
+    if not path.is_file():
+        for key, recording in recordings.items():
+            yield _Segment(key, key, 0.0, recording.duration, _channel(directory / "wav.scp", key, recording, None))
+        return
+    for utterance, value in read_table(path).items():
+        name, start, end, chosen = _parsed(path, utterance, value)
+        if name not in recordings:
+            raise UserError(f"{path}: {utterance} refers to {name}, which wav.scp has not", "add or remove it")
+        recording = recordings[name]
+        if end < 0:  # Kaldi: to the end of the recording
+            end = recording.duration
+        if not 0 <= start < end:
+            raise UserError(f"{path}: {utterance} lasts from {start} to {end} s", "correct its times")
+        if start >= recording.duration or end > recording.duration + _OVERSHOOT:
+            what = f"{path}: {utterance} lasts from {start} to {end} s, but {name} has {recording.duration} s"
+            raise UserError(what, "correct its times, or restore the recording")
+        channel = _channel(path, utterance, recording, chosen)
+        yield _Segment(utterance, name, start, min(end, recording.duration), channel)
+
+
+def _parsed(path: Path, utterance: str, value: str) -> tuple[str, float, float, Optional[int]]:
+    """Recording, start, end (s) and, if it is there, channel of a line of ``segments``."""
+    try:
+        name, start, end, *channels = value.split()
+        (channel,) = (int(each) for each in channels or ["-1"])
+        return name, float(start), float(end), channel if channels else None
+    except ValueError:  # another number of fields, too
+        what = f"{path}: the line of {utterance} is not `utterance recording start end` with or without a channel"
+        raise UserError(what, "correct it") from None
+
+
+def _channel(path: Path, utterance: str, recording: Any, chosen: Optional[int]) -> int:
+    """The channel of an utterance; ``path`` is the table to blame."""
+    if chosen is None and recording.num_channels > 1:
+        what = f"{path}: {utterance} is in a recording of {recording.num_channels} channels, and none is chosen"
+        raise UserError(what, f"add the channel (from 0) as fifth column of segments, or {audio_files.CHOOSE_CHANNEL}")
+    if chosen is not None and chosen not in recording.channel_ids:
+        what = f"{path}: {utterance} is in channel {chosen} of {recording.id}, which has {recording.num_channels}"
+        raise UserError(what, "correct the fifth column: channels are counted from 0")
+    return recording.channel_ids[0] if chosen is None else chosen
+
+
+def _check_keys(directory: Path, utterances: set[str], texts: dict[str, str], speakers: dict[str, str]) -> None:
+    for name, table in (("text", texts), ("utt2spk", speakers)):
+        if utterances - set(table):
+            what = f"{directory / name} has no line for {min(utterances - set(table))}"
+            raise UserError(what, "add it, or remove the utterance (utils/fix_data_dir.sh)")
+        if set(table) - utterances:
+            what = f"{directory / name} has a line for {min(set(table) - utterances)}, which has no audio"
+            raise UserError(what, "add the audio, or remove the line (utils/fix_data_dir.sh)")
+
+
+def _recording(directory: Path, key: str, value: str, audio_dir: Optional[Path]) -> Any:
+    """The recording of one line of wav.scp."""
+    if value.endswith("|"):
+        return _piped(directory, key, value[:-1].strip())
+    path = Path(value)
+    if not path.is_file():
+        raise UserError(f"{directory / 'wav.scp'}: {path} of {key} does not exist", "restore it or correct the path")
+    if path.suffix.lower() in (".sph", ".wv1", ".wv2"):
+        path = _to_flac(path, key, audio_dir)
+    return audio_files.recording(path, key)
+
+
+def _piped(directory: Path, key: str, shell_command: str) -> Any:
+    """The recording that a command of wav.scp writes to its standard output; runs it once to learn its length."""
+    import io
+    import subprocess
+
+    import soundfile
+    from lhotse import AudioSource, Recording
+
+    done = subprocess.run(shell_command, shell=True, capture_output=True)  # a shell: that is Kaldi's contract
+    reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+    what = f"{directory / 'wav.scp'}: the command of {key}"
+    remedy = "correct the command, install the program, or restore the file"
+    if done.returncode != 0:  # there may be audio all the same, up to where the program stopped
+        raise UserError(f"{what} failed (status {done.returncode}: {reason})", remedy)
+    missing = audio_files.missing_bytes(io.BytesIO(done.stdout))
+    if missing:
+        raise UserError(f"{what} gives truncated audio: {missing} bytes are missing ({reason})", remedy)
+    try:
+        information = soundfile.info(io.BytesIO(done.stdout))
+    except (RuntimeError, OSError):
+        raise UserError(f"{what} gives no audio ({reason})", remedy) from None
+    if information.frames == 0:
+        raise UserError(f"{what} gives no audio", remedy)
+    channels = list(range(information.channels))
+    return Recording(
+        id=key,
+        sources=[AudioSource(type="command", channels=channels, source=shell_command)],
+        sampling_rate=information.samplerate,
+        num_samples=information.frames,
+        duration=information.frames / information.samplerate,
+    )
+
+
+def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
+    """Convert a NIST SPHERE file once; another file, or the same one after a change, gets another name."""
+    import io
+
+    import soundfile
+
+    if audio_dir is None:
+        raise UserError(f"{path} of {key} is a NIST SPHERE file", "give a directory to convert such files to")
+    status = path.stat()
+    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    target = audio_dir / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.flac"
+    if target.is_file():
+        return target
+    try:
+        samples, rate = soundfile.read(path, dtype="int16")
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{path} of {key} cannot be read as audio ({error})", "restore the file") from None
+    announced = _announced_samples(path)
+    if len(samples) < announced:  # libsndfile reads what is there and does not complain
+        what = f"{path} of {key} is truncated: it has {len(samples)} of {announced} samples"
+        raise UserError(what, "restore the file")
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, rate, format="FLAC", subtype="PCM_16")
+    with files.atomic_path(target) as temporary:
+        temporary.write_bytes(encoded.getvalue())
+    return target
+
+
+def _announced_samples(path: Path) -> int:
+    """How many samples (of each channel) the header of a NIST SPHERE file announces; 0 if it does not say."""
+    with open(path, "rb") as stream:
+        header = stream.read(1024)
+    found = re.search(rb"^sample_count -i (\d+)", header, re.MULTILINE)
+    return int(found[1]) if found else 0

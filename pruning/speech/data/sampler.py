@@ -1,0 +1,187 @@
+"""Which cuts of which manifests come into which batch: selection, merging, bucketing by lhotse; no audio is read."""
+
+from __future__ import annotations
+
+import logging
+import random
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from pruning.errors import UserError
+from pruning.speech.data import manifests
+from pruning.speech.data.sources import FEATURES, Source
+from pruning.speech.text.bpe import Tokenizer
+
+if TYPE_CHECKING:
+    from pruning.speech.data.batches import DataConfig
+
+_BINS_FROM = 10_000  # the durations of so many cuts set the limits of the buckets
+
+
+class Selection:
+    """Which cuts are fit for training; counts the others, and the tokens of all whose duration fits."""
+
+    def __init__(
+        self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True, source: Source = FEATURES
+    ) -> None:
+        self._config, self._tokenizer, self._durations, self._source = config, tokenizer, durations, source
+        self.kept, self.wrong_duration, self.too_many_tokens = 0, 0, 0
+        self.unknown, self.tokens = 0, 0
+
+    def __call__(self, cut: Any) -> bool:
+        if self._durations and not self._config.min_cut_duration <= cut.duration <= self._config.max_cut_duration:
+            self.wrong_duration += 1
+            return False
+        if self._tokenizer is not None:
+            tokens = self._tokenizer.encode(transcript(cut))
+            unknown, count = self._tokenizer.count_unknown(tokens)
+            self.unknown, self.tokens = self.unknown + unknown, self.tokens + count
+            if not tokens or self._source.frames(cut) < len(tokens):
+                self.too_many_tokens += 1
+                return False
+        self.kept += 1
+        return True
+
+    def copy(self) -> Selection:
+        """The same selection, with nothing counted."""
+        return Selection(self._config, self._tokenizer, self._durations, self._source)
+
+    def check_known(self, names: str) -> None:
+        """Check that the tokens are those of the transcripts seen so far.
+
+        Args:
+            names: of the manifests, for the message.
+
+        Raises:
+            UserError: more than half of the tokens are unknown.
+        """
+        if self._tokenizer is not None and 2 * self.unknown > self.tokens:
+            what = f"{self.unknown} of {self.tokens} tokens of {names} are unknown to {self._tokenizer.lang_dir}"
+            raise UserError(what, "give the --lang-dir of these transcripts, or write them in its letters and case")
+
+    def report(self, epoch: Optional[int]) -> None:
+        """Log how many cuts were dropped and how many tokens are unknown, if any."""
+        dropped = self.wrong_duration + self.too_many_tokens
+        where = "evaluation" if epoch is None else f"epoch {epoch}"
+        if self.unknown:
+            logging.info("%s: %d of %d tokens are unknown (<unk>)", where, self.unknown, self.tokens)
+        if dropped:
+            logging.info(
+                "%s: dropped %d of %d cuts: %d too short or too long, %d with more tokens than frames",
+                where, dropped, dropped + self.kept, self.wrong_duration, self.too_many_tokens,
+            )  # fmt: skip
+
+
+def transcript(cut: Any) -> str:
+    """The text of ``cut``, accents joined to their letters (NFC), as tokenizers spell them.
+
+    Raises:
+        UserError: it has none, several, or one that is no text.
+    """
+    if len(cut.supervisions) != 1:
+        what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
+        raise UserError(what, "split it with lhotse's `cut trim-to-supervisions`, or prepare the data again")
+    text = cut.supervisions[0].text
+    if not isinstance(text or "", str):
+        raise UserError(f"the transcript of cut {cut.id}, {text!r}, is no text", "quote it")
+    if not (text or "").strip():
+        raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
+    return unicodedata.normalize("NFC", text)
+
+
+class _Merged:
+    """Cuts of several manifests, read lazily: shuffled together in proportion to what is left of each, or in turn."""
+
+    def __init__(self, paths: Sequence[Path], key: Optional[int]) -> None:
+        self._sources = [manifests.LazyCuts(path) for path in paths]
+        self._counts = [manifests.count_lines(path) for path in paths] if len(paths) > 1 else []
+        self._key = key
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._key is None or len(self._sources) == 1:
+            for source in self._sources:
+                yield from source
+            return
+        generator = random.Random(self._key)
+        left, iterators = list(self._counts), [iter(source) for source in self._sources]
+        while sum(left) > 0:
+            (chosen,) = generator.choices(range(len(left)), weights=left)
+            left[chosen] -= 1
+            yield next(iterators[chosen])
+
+
+def bucketing_sampler(
+    config: DataConfig, paths: Sequence[Path], selection: Selection, key: Optional[int], rank: int, world_size: int
+) -> Any:
+    """Lhotse's bucketing sampler over ``paths``; ``key`` seeds the order, None keeps the manifests' own.
+
+    Raises:
+        UserError: there is no cut that ``selection`` lets through, or most of their tokens are unknown.
+    """
+    from lhotse.dataset import DynamicBucketingSampler
+
+    cuts = _Merged(paths, key)
+    names = ", ".join(str(path) for path in paths)
+    trial = selection.copy()  # what is looked at here does not count
+    first = _first_durations(cuts, trial)
+    trial.check_known(names)
+    if not first:
+        raise UserError(
+            f"no cut of {names} is fit for training", "check durations, transcripts and min/max_cut_duration"
+        )
+    sampler = DynamicBucketingSampler(
+        cuts,
+        max_duration=config.max_duration,
+        duration_bins=_duration_bins(first, config.num_buckets),
+        buffer_size=config.buffer_size or 5000 * config.num_buckets,
+        shuffle=key is not None,
+        drop_last=config.drop_last,  # where it is False, lhotse shares the last cuts among the ranks
+        rank=rank,
+        world_size=world_size,
+        seed=key or 0,
+    )
+    sampler.filter(selection)
+    return sampler
+
+
+def _first_durations(cuts: Iterable[Any], selection: Selection) -> list[float]:
+    """Durations (s) of the first cuts fit for training."""
+    durations: list[float] = []
+    for cut in cuts:
+        if selection(cut):
+            durations.append(cut.duration)
+        if len(durations) == _BINS_FROM:
+            break
+    return durations
+
+
+def _duration_bins(durations: Sequence[float], num_buckets: int) -> list[float]:
+    """Limits between buckets (s) such that each holds about as much audio as the others."""
+    ordered = sorted(durations)
+    share, filled = sum(ordered) / num_buckets, 0.0
+    limits: list[float] = []
+    for duration in ordered:
+        if filled >= share * (len(limits) + 1) and (not limits or duration > limits[-1]):
+            limits.append(duration)
+        filled += duration
+    return limits[: num_buckets - 1]
+
+
+class Skipping:
+    """Numbered batches of cuts of a sampler, from ``skip`` on; those before are drawn and thrown away.
+
+    Attributes:
+        drawn: batches drawn so far, those thrown away among them.
+    """
+
+    def __init__(self, sampler: Any, skip: int) -> None:
+        self._sampler, self._skip = sampler, skip
+        self.drawn = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        for index, cuts in enumerate(self._sampler):
+            self.drawn = index + 1
+            if index >= self._skip:
+                yield index, cuts

@@ -1,0 +1,118 @@
+"""What a network hears of a cut: its features, or its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.errors import UserError
+from pruning.speech.data.audio import NOT_FINITE, first_line
+
+PADDING = math.log(1e-10)
+"""What features are padded with: the logarithm of no energy, as lhotse's."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A way from cuts to a network's inputs. It travels to worker processes, so its functions are those of modules.
+
+    Attributes:
+        load: the input of one cut, ``(T, C)`` features or ``(S,)`` samples, float32.
+        frames: frames of the encoder's output for a cut, without loading it.
+        padding: what shorter inputs of a batch are filled with.
+    """
+
+    load: Callable[[Any], Tensor]
+    frames: Callable[[Any], int]
+    padding: float
+
+
+def frames_after_subsampling(frames: int) -> int:
+    """Frames after convolutional subsampling by 4 (two kernels of 3 with stride 2, no padding)."""
+    return max(0, ((frames - 1) // 2 - 1) // 2)
+
+
+def num_frames(cut: Any) -> int:
+    """Feature frames of a cut.
+
+    Raises:
+        UserError: it has no features.
+    """
+    if not cut.has_features:
+        raise UserError(f"cut {cut.id} has no features", "compute them with local/compute_features.py")
+    return int(cut.num_frames)
+
+
+def load_features(cut: Any) -> Tensor:
+    """(T, C) float32 features of ``cut``.
+
+    Raises:
+        UserError: they were not computed, or their file is missing or damaged.
+    """
+    num_frames(cut)
+    try:
+        return torch.from_numpy(cut.load_features()).to(torch.float32)
+    except Exception as error:  # lilcom and the storage types of lhotse raise what they like
+        stored = getattr(cut, "features", None)
+        where = getattr(stored, "storage_path", "the features")
+        reason = str(error).split("[extra info]")[0].strip()  # lhotse goes on with all of the cut
+        what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {reason})"
+        raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
+
+
+def _frames_of_features(cut: Any) -> int:
+    return frames_after_subsampling(num_frames(cut))
+
+
+FEATURES = Source(load_features, _frames_of_features, PADDING)
+"""Filter banks, for encoders that subsample by 4."""
+
+
+def load_audio(sampling_rate: int, cut: Any) -> Tensor:
+    """(S,) float32 samples of ``cut``, within -1 and 1.
+
+    Raises:
+        UserError: it has no recording, another sampling rate, several channels or samples that are not finite, or its
+            file is missing or damaged.
+    """
+    _check_recorded(cut)
+    rate = getattr(cut, "recording", cut).sampling_rate  # a cut's own may be that of its features
+    if rate != sampling_rate:
+        what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
+        raise UserError(what, "make its cuts with local/make_cuts.py, which resamples")
+    try:
+        samples = torch.from_numpy(cut.load_audio()).to(torch.float32)
+    except Exception as error:  # of whichever audio backend lhotse took
+        what = f"cannot read the audio of cut {cut.id} ({type(error).__name__}: {first_line(error)})"
+        raise UserError(what, "restore the file") from None
+    if len(samples) != 1:
+        raise UserError(f"cut {cut.id} has {len(samples)} channels", "choose one of them")
+    if not samples.isfinite().all():
+        raise UserError(f"the audio of cut {cut.id} {NOT_FINITE[0]}", NOT_FINITE[1])
+    return samples[0]
+
+
+def _check_recorded(cut: Any) -> None:
+    if not cut.has_recording:
+        raise UserError(f"cut {cut.id} has no recording", "make its cuts from recordings, not from features alone")
+
+
+def _frames_of_audio(frames: Callable[[int], int], cut: Any) -> int:
+    _check_recorded(cut)
+    return frames(int(cut.num_samples))
+
+
+def audio(sampling_rate: int, frames: Callable[[int], int]) -> Source:
+    """Samples, for encoders with a frontend of their own.
+
+    Args:
+        sampling_rate: that the encoder was made for, in hertz.
+        frames: number of samples -> frames of the encoder's output.
+    """
+    return Source(partial(load_audio, sampling_rate), partial(_frames_of_audio, frames), 0.0)

@@ -1,0 +1,140 @@
+"""Recognising a test set: batches of features in, transcripts and the time it took out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import torch
+from tqdm import tqdm
+
+from pruning.files import PathLike
+from pruning.speech.data.manifests import iterate_cuts
+from pruning.speech.decoding.beam import Hypothesis
+from pruning.speech.decoding.graphs import DecodingGraph
+from pruning.speech.decoding.methods import DecodingConfig, LanguageModel, decode, decode_n_best
+from pruning.speech.decoding.rescoring import Entry
+from pruning.speech.scoring.word_errors import Transcript
+
+logger = logging.getLogger(__name__)
+
+
+class Recognition(NamedTuple):
+    """Transcripts of a test set and where the time went, in seconds of wall clock; and n-best lists, if asked for."""
+
+    transcripts: list[Transcript]
+    audio_seconds: float
+    encoder_seconds: float
+    search_seconds: float
+    entries: Sequence[Entry] = ()
+
+
+@torch.no_grad()
+def recognise(
+    model: Any,
+    batches: Iterable[Any],
+    words_of: Callable[[list[int]], str],
+    config: DecodingConfig,
+    device: str = "cpu",
+    words_in: Callable[[str], list[str]] = str.split,
+    lm: Optional[LanguageModel] = None,
+    graph: Optional[DecodingGraph] = None,
+    num_hypotheses: int = 0,
+) -> Recognition:
+    """Decode a test set.
+
+    Args:
+        model: a transducer with its encoder, in evaluation mode, on ``device``.
+        batches: of :class:`pruning.speech.data.batches.Batch`; reading them is not timed.
+        words_of: turns token ids into text.
+        config: method and settings.
+        device: where to compute.
+        words_in: divides reference and hypothesis into what is scored.
+        lm: of the methods that need a language model, on ``device``.
+        graph: for the methods that need one.
+        num_hypotheses: of each utterance in the n-best lists, with the methods that have them; 0: no lists.
+    """
+    entries: list[Entry] = []
+    transcripts: list[Transcript] = []
+    audio = encoding = searching = 0.0
+    for batch in tqdm(batches, unit="batch", disable=None):  # None: only on a terminal
+        batch = batch.to(device)
+        started = _now(device)
+        encoded = model.encoder(batch.features, batch.lengths)
+        between = _now(device)
+        if num_hypotheses:
+            ranked = decode_n_best(model, encoded.output, encoded.lengths, config, lm)
+            tokens = [hypotheses[0].tokens if hypotheses else [] for hypotheses in ranked]
+        else:
+            tokens = decode(model, encoded.output, encoded.lengths, config, lm, graph)
+        searching += _now(device) - between
+        encoding += between - started
+        audio += batch.seconds
+        transcripts += [
+            Transcript(name, words_in(text), words_in(words_of(hypothesis)))
+            for name, text, hypothesis in zip(batch.ids, batch.texts, tokens)
+        ]
+        if num_hypotheses:
+            for name, hypotheses in zip(batch.ids, ranked):
+                entries += _distinct(name, hypotheses, words_of)[:num_hypotheses]
+    return Recognition(transcripts, audio, encoding, searching, entries)
+
+
+def _distinct(name: str, hypotheses: Iterable[Hypothesis], words_of: Callable[[list[int]], str]) -> list[Entry]:
+    """Of an utterance, in their order; of those with equal words, the first."""
+    found: dict[str, Entry] = {}
+    for hypothesis in hypotheses:
+        text = words_of(hypothesis.tokens)
+        found.setdefault(text, Entry(name, hypothesis.score, text))
+    return list(found.values())
+
+
+def _now(device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class FeatureTiming:
+    """What computing features from waveforms in memory took."""
+
+    seconds: float
+    audio_seconds: float
+
+
+def time_features(cuts_path: PathLike) -> Optional[FeatureTiming]:
+    """Compute the features of a test set again from its recordings, for the real-time factor.
+
+    Args:
+        cuts_path: cuts with features and, if the time is to be known, recordings.
+
+    Returns:
+        The time; None where a recording is not at hand or cannot be used, with a line in the log that says which.
+    """
+    from lhotse import Fbank, FbankConfig
+
+    seconds = audio_seconds = 0.0
+    extractor = None
+    for cut in iterate_cuts(Path(cuts_path)):
+        if not cut.has_recording:
+            logger.warning("%s: cut %s has no recording; the real-time factor will exclude features", cuts_path, cut.id)
+            return None
+        try:
+            samples = cut.load_audio()
+            extractor = extractor or Fbank(
+                FbankConfig(sampling_rate=cut.sampling_rate, num_mel_bins=cut.num_features or 80)
+            )
+            started = time.perf_counter()
+            extractor.extract(samples, cut.sampling_rate)
+            seconds += time.perf_counter() - started
+        except Exception as error:  # of any audio backend; to lose the time is better than to lose the decoding
+            logger.warning("%s: cut %s: features cannot be computed (%s); the real-time factor will exclude features",
+                           cuts_path, cut.id, error)  # fmt: skip
+            return None
+        audio_seconds += cut.duration
+    return FeatureTiming(seconds, audio_seconds)

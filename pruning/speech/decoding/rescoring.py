@@ -1,0 +1,131 @@
+"""Choosing again among hypotheses with a language model: of our searches, or of any recogniser's n-best list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pruning.errors import UserError
+from pruning.files import PathLike, atomic_path, read_lines
+from pruning.speech.decoding.beam import Hypothesis
+from pruning.speech.decoding.fusion import internal_scores, lm_scores
+from pruning.speech.network import LanguageModelNetwork, TransducerNetwork
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """Choosing by ``score + lm_scale log P_LM - ilm_scale log P_ILM`` of whole hypotheses.
+
+    Attributes:
+        lm: over the tokens of the transducer, in evaluation mode.
+        boundary: the token that begins and ends its sentences.
+        lm_scale: weight of the language model.
+        ilm_scale: weight at which the transducer's internal one is taken off; 0: it stays.
+        length_norm: compare by the sum divided by the number of tokens, the initial context included, as beam search.
+    """
+
+    lm: LanguageModelNetwork
+    boundary: int
+    lm_scale: float
+    ilm_scale: float = 0.0
+    length_norm: bool = False
+
+    def best(
+        self, model: TransducerNetwork, found: Sequence[Sequence[Hypothesis]], encoder_out: Tensor
+    ) -> list[list[int]]:
+        """The tokens of the best hypothesis of each utterance; none of one without hypotheses.
+
+        Args:
+            model: that the hypotheses are of.
+            found: hypotheses of each utterance.
+            encoder_out: the encoder's outputs, ``(N, T, D)``.
+        """
+        every = [hypothesis for of_utterance in found for hypothesis in of_utterance]
+        sequences = [hypothesis.tokens for hypothesis in every]
+        scores = torch.tensor([hypothesis.score for hypothesis in every], dtype=torch.float64)
+        if every:
+            scores += self.lm_scale * torch.tensor(lm_scores(self.lm, sequences, self.boundary), dtype=torch.float64)
+        if every and self.ilm_scale:
+            scores -= self.ilm_scale * torch.tensor(internal_scores(model, sequences, encoder_out), dtype=torch.float64)
+        if self.length_norm:
+            scores /= torch.tensor([len(tokens) + model.decoder.context_size for tokens in sequences])
+        chosen, start = [], 0
+        for of_utterance in found:
+            part: Tensor = scores[start : start + len(of_utterance)]
+            chosen.append(of_utterance[int(part.argmax())].tokens if len(of_utterance) else [])
+            start += len(of_utterance)
+        return chosen
+
+
+class Entry(NamedTuple):
+    """A hypothesis of an n-best list.
+
+    Attributes:
+        utterance: its name.
+        score: log-probability, natural, or whatever the recogniser compares by; larger is better.
+        text: words, separated by spaces.
+    """
+
+    utterance: str
+    score: float
+    text: str
+
+
+def read_nbest(path: PathLike) -> dict[str, list[Entry]]:
+    """Read an n-best list: lines of utterance, score and text, separated by tabs or spaces; the text may be empty.
+
+    Returns:
+        Utterance -> its hypotheses, in the order of the file.
+
+    Raises:
+        UserError: the file is missing, or a line is broken; names it.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"n-best list {path} does not exist", "correct the path")
+    found: dict[str, list[Entry]] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        words = line.split()
+        try:
+            score = float(words[1])
+        except (IndexError, ValueError):
+            score = math.nan
+        if not math.isfinite(score):
+            raise UserError(f"{path} line {number}: {line[:60]!r} has no score", "write UTTERANCE SCORE TEXT")
+        found.setdefault(words[0], []).append(Entry(words[0], score, " ".join(words[2:])))
+    if not found:
+        raise UserError(f"n-best list {path} is empty", "write lines of UTTERANCE SCORE TEXT")
+    return found
+
+
+def write_nbest(path: PathLike, entries: Iterable[Entry]) -> None:
+    """Write what `read_nbest` reads, by rename."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for entry in entries:
+            stream.write(f"{entry.utterance}\t{entry.score:.6f}\t{entry.text}\n")
+
+
+def rescore(
+    lists: dict[str, list[Entry]], score_texts: Callable[[Sequence[str]], Sequence[float]], scale: float
+) -> dict[str, list[Entry]]:
+    """The lists with ``score + scale log P_LM(text)``, the best first.
+
+    Args:
+        lists: see `read_nbest`.
+        score_texts: natural log-probabilities of texts.
+        scale: weight of the language model.
+    """
+    texts = sorted({entry.text for entries in lists.values() for entry in entries})
+    known = dict(zip(texts, score_texts(texts)))
+    found = {}
+    for name, entries in lists.items():
+        new = [Entry(name, entry.score + scale * known[entry.text], entry.text) for entry in entries]
+        found[name] = sorted(new, key=lambda entry: -entry.score)
+    return found

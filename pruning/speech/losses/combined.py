@@ -1,0 +1,177 @@
+"""The recogniser's training loss, and what distils a teacher's outputs into it: per batch, as sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pruning.errors import check_numbers
+from pruning.speech.decoding.ctc import ctc_loss
+from pruning.speech.losses.pruned_range import BACKENDS, pad_tokens, pruned_range_loss
+from pruning.speech.network import TransducerNetwork
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How the pruned-range transducer loss and the CTC loss are put together."""
+
+    prune_range: int = 5
+    """Symbol positions kept for each frame."""
+    am_scale: float = 0.0
+    """Weight of the encoder-only part in the simple loss."""
+    lm_scale: float = 0.25
+    """Weight of the decoder-only part in the simple loss."""
+    simple_loss_scale: float = 0.5
+    """Weight of the simple loss after the warm-up."""
+    warmup_steps: int = 0
+    """Steps in which the weight of the simple loss falls from 1 and that of the pruned loss rises from 0.1 to 1: the
+    simple loss must have learned an alignment before its ranges mean anything."""
+    ctc_weight: float = 0.2
+    """Weight of the CTC loss; 0 leaves it out."""
+    backend: str = "auto"
+    """``k2``, ``torch``, or ``auto``: k2 when it is installed."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"loss.backend is {self.backend!r}, not one of {', '.join(BACKENDS)}")
+        check_numbers(self, "prune_range", least=2)
+        check_numbers(self, "am_scale", "lm_scale", "simple_loss_scale", "warmup_steps", "ctc_weight", least=0)
+
+    def scales(self, step: int) -> tuple[float, float]:
+        """Weights of the simple and the pruned loss at a step counted from 0."""
+        done = 1.0 if step >= self.warmup_steps else step / self.warmup_steps
+        return 1.0 - done * (1.0 - self.simple_loss_scale), 0.1 + 0.9 * done
+
+
+class RecognitionLoss(NamedTuple):
+    """Sums over the counted utterances of a batch, and what output distillation looks at again."""
+
+    total: Tensor
+    """Scalar, differentiable."""
+    simple: Tensor
+    """Scalar."""
+    pruned: Tensor
+    """Scalar."""
+    ctc: Tensor
+    """Scalar; 0 without CTC."""
+    frames: Tensor
+    """Scalar int64: encoder frames of the counted utterances, to divide by."""
+    counted: Tensor
+    """(N,) bool: False where an utterance had more symbols than frames or no finite loss."""
+    ranges: Tensor
+    """(N, T, R) int64."""
+    logits: Tensor
+    """(N, T, R, V): the joiner's."""
+    ctc_log_probs: Tensor | None
+    """(N, T, V); None without CTC."""
+    targets: Tensor
+    """(N, U) int64, padded with 0."""
+    target_lengths: Tensor
+    """(N,) int64; 0 where not counted."""
+
+
+def recognition_loss(
+    model: TransducerNetwork,
+    encoder_out: Tensor,
+    lengths: Tensor,
+    tokens: list[list[int]],
+    config: LossConfig,
+    step: int,
+) -> RecognitionLoss:
+    """Transducer and CTC loss of a batch.
+
+    Args:
+        model: the network whose decoder, joiner and heads are trained.
+        encoder_out: (N, T, D).
+        lengths: frames of each utterance, (N,).
+        tokens: token ids of each utterance, without blank.
+        config: weights and ranges.
+        step: counted from 0, for the warm-up.
+    """
+    targets, target_lengths = pad_tokens(tokens, encoder_out.device)
+    transducer = pruned_range_loss(
+        model,
+        encoder_out,
+        lengths,
+        targets,
+        target_lengths,
+        config.prune_range,
+        config.am_scale,
+        config.lm_scale,
+        config.backend,
+    )
+    simple_scale, pruned_scale = config.scales(step)
+    total = simple_scale * transducer.simple + pruned_scale * transducer.pruned
+    target_lengths = target_lengths.masked_fill(~transducer.counted, 0)
+    log_probs, ctc = None, total.new_zeros(())
+    if config.ctc_weight > 0.0:
+        log_probs = model.ctc(encoder_out)
+        kept = transducer.counted
+        ctc = ctc_loss(log_probs[kept], lengths[kept], targets[kept], target_lengths[kept])
+        total = total + config.ctc_weight * ctc
+    return RecognitionLoss(
+        total=total,
+        simple=transducer.simple,
+        pruned=transducer.pruned,
+        ctc=ctc,
+        frames=lengths.masked_fill(~transducer.counted, 0).sum(),
+        counted=transducer.counted,
+        ranges=transducer.ranges,
+        logits=transducer.logits,
+        ctc_log_probs=log_probs,
+        targets=targets,
+        target_lengths=target_lengths,
+    )
+
+
+def _collapse(logits: Tensor, symbols: Tensor, blank: int = 0) -> Tensor:
+    """Log-posteriors of {next symbol, blank, all else}, (..., 3), from logits (..., V) and symbols (..., 1)."""
+    chosen = torch.cat((symbols, torch.full_like(symbols, blank)), dim=-1)
+    rest = logits.scatter(-1, chosen, float("-inf")).logsumexp(dim=-1, keepdim=True)
+    return torch.cat((logits.gather(-1, chosen), rest), dim=-1) - logits.logsumexp(dim=-1, keepdim=True)
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) over the last dimension of log-probabilities."""
+    return (teacher.exp() * (teacher - student)).sum(dim=-1)
+
+
+def transducer_distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    ranges: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    target_lengths: Tensor,
+) -> Tensor:
+    """KL(teacher || student) of the joiners' posteriors collapsed to {next symbol, blank, all else} (arXiv:2011.06110).
+
+    Both joiners are evaluated on the *student's* ranges, since the teacher would choose others. Where all symbols were
+    emitted there is no next symbol, so the posterior there is {blank, all else}.
+
+    Args:
+        student_logits: (N, T, R, V).
+        teacher_logits: (N, T, R, V), see :func:`pruning.speech.losses.pruned_range.joiner_logits`.
+        ranges: (N, T, R) int64, the student's.
+        targets: (N, U) int64.
+        lengths: frames of each utterance, (N,).
+        target_lengths: symbols of each utterance, (N,).
+
+    Returns:
+        The sum over the lattice nodes inside ranges and utterances, a scalar in float32.
+    """
+    frames, last = ranges.size(1), target_lengths.view(-1, 1, 1)
+    following = torch.nn.functional.pad(targets, (0, 1)).unsqueeze(1).expand(-1, frames, -1)
+    ended = ranges >= last
+    # Blank stands in for the missing symbol: scattered twice it is counted once, and its copy is dropped below.
+    symbols = following.gather(2, ranges.clamp(max=targets.size(1))).masked_fill(ended, 0).unsqueeze(3)
+    student = _collapse(student_logits.float(), symbols)
+    teacher = _collapse(teacher_logits.float(), symbols)
+    copies = torch.zeros_like(student, dtype=torch.bool)
+    copies[..., 0] = ended
+    divergence = _divergence(student.masked_fill(copies, 0.0), teacher.masked_fill(copies, 0.0))
+    inside = (torch.arange(frames, device=ranges.device).view(1, -1, 1) < lengths.view(-1, 1, 1)) & (ranges <= last)
+    return divergence.masked_fill(~inside, 0.0).sum()

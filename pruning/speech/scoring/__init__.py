@@ -1,0 +1,1 @@
+"""Error rates, likelihoods and their statistics."""

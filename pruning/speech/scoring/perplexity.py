@@ -1,0 +1,129 @@
+"""How probable text is under language models of any kind, per token and per word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import SentenceBatch
+
+_WORD_MARK = "▁"
+
+
+class WordScores(NamedTuple):
+    """Of one sentence.
+
+    Attributes:
+        place: its number in the file, from 0.
+        nll: negative log-likelihood of each word and of the sentence's end, in nats, ``(words + 1,)``.
+        tokens: of the sentence, its end included.
+    """
+
+    place: int
+    nll: np.ndarray
+    tokens: int
+
+
+class Perplexity(NamedTuple):
+    """Of a text.
+
+    Attributes:
+        sentences: of the text.
+        words: that are counted, the end of each sentence among them.
+        left_out: words outside the vocabulary, which are not counted.
+        tokens: all of them, ends among them.
+        word_nll: of the counted words, summed, in nats.
+        token_nll: of all tokens, summed, in nats.
+        sums: ``(sentences, 2)``: of each sentence, ``word_nll`` and the counted words.
+    """
+
+    sentences: int
+    words: int
+    left_out: int
+    tokens: int
+    word_nll: float
+    token_nll: float
+    sums: np.ndarray
+
+    @property
+    def per_word(self) -> float:
+        """Perplexity of the counted words and ends of sentences."""
+        return math.exp(self.word_nll / max(1, self.words))
+
+    @property
+    def per_token(self) -> float:
+        """Perplexity of all tokens and ends of sentences."""
+        return math.exp(self.token_nll / max(1, self.tokens))
+
+
+@torch.no_grad()
+def token_nll(model: Callable[[Tensor], Tensor], batch: SentenceBatch) -> Tensor:
+    """Negative log-likelihood of every target of a batch, ``(N, U)`` float32; 0 on padding.
+
+    Args:
+        model: tokens ``(N, U)`` -> logits ``(N, U, V)``.
+        batch: on the device of the model.
+    """
+    logits = model(batch.inputs).float()
+    targets = batch.targets.clamp(min=0)
+    chosen = logits.gather(2, targets[:, :, None]).squeeze(2) - logits.logsumexp(dim=2)
+    return -chosen.masked_fill(~batch.mask, 0.0)
+
+
+def word_scores(
+    model: Callable[[Tensor], Tensor], batches: Iterable[SentenceBatch], tokenizer: Tokenizer
+) -> list[WordScores]:
+    """Score sentences by a language model over word pieces, in the order of their file.
+
+    Args:
+        model: tokens ``(N, U)`` -> logits ``(N, U, V)``, in evaluation mode.
+        batches: whole sentences.
+        tokenizer: of the model.
+    """
+    begins = np.array([piece.startswith(_WORD_MARK) for piece in tokenizer.tokens()])
+    found = []
+    for batch in batches:
+        nll, targets = token_nll(model, batch).cpu().numpy(), batch.targets.cpu().numpy()
+        for row, tokens, place in zip(nll, targets, batch.places.tolist()):
+            length = int((tokens >= 0).sum())
+            word = np.cumsum(begins[tokens[: length - 1]]) - 1
+            of_words = np.bincount(np.maximum(word, 0), weights=row[: length - 1])
+            found.append(WordScores(place, np.append(of_words, row[length - 1]), length))
+    return sorted(found, key=lambda scores: scores.place)
+
+
+def perplexity(
+    scores: Sequence[WordScores], sentences: Sequence[str], vocabulary: Optional[Collection[str]] = None
+) -> Perplexity:
+    """Sum scores up. Words outside the vocabulary are left out, whatever the model made of them, so that models over
+    words and models over word pieces compare.
+
+    Args:
+        scores: of the sentences, in their order.
+        sentences: the text, without empty lines.
+        vocabulary: words that count; None: all.
+
+    Raises:
+        ValueError: scores and sentences do not match.
+    """
+    sums = np.zeros((len(sentences), 2))
+    left_out = tokens = 0
+    total = 0.0
+    for index, (of_sentence, sentence) in enumerate(zip(scores, sentences)):
+        words = sentence.split()
+        if len(of_sentence.nll) != len(words) + 1:
+            raise ValueError(f"sentence {index + 1} has {len(words)} words and {len(of_sentence.nll) - 1} scores")
+        counted = np.array([*(vocabulary is None or word in vocabulary for word in words), True])
+        sums[index] = of_sentence.nll[counted].sum(), counted.sum()
+        left_out += int((~counted).sum())
+        total += float(of_sentence.nll.sum())
+        tokens += of_sentence.tokens
+    if len(scores) != len(sentences):
+        raise ValueError(f"{len(scores)} scores for {len(sentences)} sentences")
+    return Perplexity(len(sentences), int(sums[:, 1].sum()), left_out, tokens, float(sums[:, 0].sum()), total, sums)

@@ -1,0 +1,184 @@
+"""Sentences for language models: text files to batches of token ids."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.speech.text.bpe import SOS_EOS, Tokenizer
+from pruning.speech.text.text_files import ON_EMPTY, empty_line
+from pruning.speech.text.tokenized import FileFacts, tokenized
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How sentences are put into batches.
+
+    Attributes:
+        max_tokens: of a batch, padding included.
+        max_length: longer sentences are split into pieces of so many tokens.
+        max_unknown: share of tokens that the tokenizer may not know; more is an error.
+        on_empty: ``error`` or ``skip``: empty lines.
+    """
+
+    max_tokens: int = 4096
+    max_length: int = 256
+    max_unknown: float = 0.01
+    on_empty: str = ON_EMPTY[0]
+
+    def __post_init__(self) -> None:
+        if self.on_empty not in ON_EMPTY:
+            raise ValueError(f"data.on_empty is {self.on_empty!r}, not one of {', '.join(ON_EMPTY)}")
+        if self.max_length < 1 or self.max_tokens <= self.max_length:
+            raise ValueError("data.max_length is at least 1, and data.max_tokens larger than it")
+
+
+@dataclass(frozen=True)
+class SentenceBatch:
+    """Sentences of a language model.
+
+    Attributes:
+        inputs: ``(N, U)`` int64, the token that begins sentences and what follows; padded with it.
+        targets: ``(N, U)`` int64, what comes next, at last the token that ends sentences; -1 on padding.
+        places: ``(N,)`` number of each sentence in its file, from 0.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    places: Tensor
+
+    def to(self, device: torch.device) -> SentenceBatch:
+        """The batch on ``device``."""
+        return SentenceBatch(self.inputs.to(device), self.targets.to(device), self.places.to(device))
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the sentences."""
+        return [str(place) for place in self.places.tolist()]
+
+    @property
+    def mask(self) -> Tensor:
+        """``(N, U)`` bool, True where there is a target."""
+        return self.targets >= 0
+
+
+def boundary_id(tokenizer: Tokenizer) -> int:
+    """The token that begins and ends sentences: ``<sos/eos>``, or blank where the model has none."""
+    pieces = tokenizer.tokens()
+    return pieces.index(SOS_EOS) if SOS_EOS in pieces else 0
+
+
+class Sentences:
+    """All sentences of text files as token ids.
+
+    Args:
+        paths: text files, one sentence a line, plain or gzipped.
+        tokenizer: of the recipe.
+        config: see `TextConfig`.
+        keep: whether ``text`` of the language directory keeps the ids (see `pruning.speech.text.tokenized`).
+
+    Raises:
+        UserError: a file is missing, is no text, has no sentence, an empty line or too many characters that are not
+            covered.
+    """
+
+    def __init__(
+        self, paths: Sequence[PathLike], tokenizer: Tokenizer, config: TextConfig, keep: bool = False
+    ) -> None:
+        self.config = config
+        self.boundary = boundary_id(tokenizer)
+        text = tokenized(paths, tokenizer, tokenizer.lang_dir / "text" if keep else None)
+        for facts in text.files:
+            _check_covered(facts, config.max_unknown)
+            if facts.first_empty and config.on_empty == "error":
+                raise empty_line(facts.path, facts.first_empty, "data.on_empty=skip")
+        empty = sum(facts.empty for facts in text.files)
+        if not len(text.ids):
+            raise UserError(f"{', '.join(map(str, paths))} holds no sentence", "give text, one sentence a line")
+        if empty:
+            logger.info("%d empty lines left out", empty)
+        pieces = -(-text.lengths // config.max_length)
+        self.places = np.repeat(np.arange(len(pieces)), pieces)
+        before = np.repeat(np.cumsum(pieces) - pieces, pieces)  # pieces of earlier sentences
+        offsets = (np.arange(len(self.places)) - before) * config.max_length
+        self.lengths = np.minimum(config.max_length, text.lengths[self.places] - offsets)
+        self._flat = text.ids
+        self._starts = (np.cumsum(text.lengths, dtype=np.int64) - text.lengths)[self.places] + offsets
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Targets: all tokens and the end of each sentence."""
+        return len(self._flat) + len(self)
+
+    def batch(self, index: np.ndarray) -> SentenceBatch:
+        """The sentences ``index (N,)``."""
+        length = int(self.lengths[index].max())
+        grid = np.arange(length)[None, :]
+        inside = grid < self.lengths[index][:, None]  # (N, U - 1)
+        ids = self._flat[np.where(inside, self._starts[index][:, None] + grid, 0)].astype(np.int64)
+        targets = np.full((len(index), length + 1), -1, dtype=np.int64)
+        targets[:, :length][inside] = ids[inside]
+        targets[np.arange(len(index)), self.lengths[index]] = self.boundary
+        inputs = np.full_like(targets, self.boundary)
+        inputs[:, 1:][inside] = ids[inside]
+        return SentenceBatch(*(torch.from_numpy(values) for values in (inputs, targets, self.places[index])))
+
+    def _plan(self, order: np.ndarray) -> list[np.ndarray]:
+        """Consecutive sentences of ``order`` cut into batches of at most ``max_tokens`` with padding."""
+        longest = np.maximum.accumulate(self.lengths[order] + 1)
+        plan, start = [], 0
+        while start < len(order):
+            window = longest[start : start + max(1, self.config.max_tokens // int(longest[start]))]
+            area = window * np.arange(1, len(window) + 1)
+            count = max(1, int(np.searchsorted(area, self.config.max_tokens, side="right")))
+            plan.append(order[start : start + count])
+            start += count
+        return plan
+
+    def _epoch(self, seed: int, epoch: int, world_size: int) -> list[np.ndarray]:
+        """The batches of an epoch, a multiple of ``world_size``, shuffled."""
+        draw = np.random.default_rng([seed, epoch])
+        plan = self._plan(np.argsort(self.lengths * draw.uniform(0.9, 1.1, len(self)), kind="stable"))
+        shuffled = [plan[index] for index in draw.permutation(len(plan))]
+        return shuffled[: len(shuffled) // world_size * world_size]
+
+    def training_batches(
+        self, seed: int, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[SentenceBatch]:
+        """Batches of one epoch, in an order of its own; the same for the same arguments, as many for every rank.
+
+        Sentences of like length come together.
+        """
+        for index in self._epoch(seed, epoch, world_size)[rank::world_size][skip:]:
+            yield self.batch(index)
+
+    def evaluation_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[SentenceBatch]:
+        """All sentences, by length."""
+        for index in self._plan(np.argsort(self.lengths, kind="stable"))[rank::world_size]:
+            yield self.batch(index)
+
+    def count_batches(self, seed: int, world_size: int = 1) -> int:
+        """Batches of the first epoch, for each process."""
+        return len(self._epoch(seed, 1, world_size)) // world_size
+
+
+def _check_covered(facts: FileFacts, most: float) -> None:
+    share = facts.unknown / max(1, facts.tokens)
+    if share > most:
+        what = f"{facts.path}: {share:.1%} of its tokens are unknown to the word pieces, first in {facts.first}"
+        raise UserError(what, "normalise the text as the transcripts, or raise data.max_unknown")
+    if facts.unknown:
+        logger.warning("%s: %d of %d tokens are unknown to the word pieces, first in %s", facts.path, facts.unknown,
+                       facts.tokens, facts.first)  # fmt: skip

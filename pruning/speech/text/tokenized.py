@@ -1,0 +1,169 @@
+"""Text as token ids in files: made once, read by every process without a copy of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, Optional
+
+import numpy as np
+
+from pruning.errors import UserError
+from pruning.files import PathLike, atomic_path, read_json, write_json
+from pruning.speech.text.bpe import UNKNOWN_ID, Tokenizer
+from pruning.speech.text.text_files import check_texts, read_sentences
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 20_000
+_VERSION = 2
+_FACTS, _IDS, _LENGTHS = "facts.json", "ids.npy", "lengths.npy"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a text file held.
+
+    Attributes:
+        path, size, changed: which, its bytes, and when it was changed (ns).
+        sentences, empty: lines with and without words.
+        tokens, unknown: tokens but marks between words, and those that are not known.
+        first: where the first unknown one is, in words; empty: nowhere.
+        first_empty: number of the first empty line, from 1; 0: there is none.
+    """
+
+    path: str
+    size: int
+    changed: int
+    sentences: int
+    empty: int
+    tokens: int
+    unknown: int
+    first: str
+    first_empty: int
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """All sentences of some files, one after the other.
+
+    Attributes:
+        ids: ``(T,)`` tokens, in as few bytes each as the vocabulary needs.
+        lengths: ``(S,)`` int32 tokens of each sentence.
+        files: see `FileFacts`.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    files: tuple[FileFacts, ...]
+
+
+def tokenized(paths: Sequence[PathLike], tokenizer: Tokenizer, cache: Optional[PathLike] = None) -> TokenizedText:
+    """The sentences of text files.
+
+    Args:
+        paths: text files, one sentence a line, plain or gzipped; empty lines are left out.
+        tokenizer: of the recipe.
+        cache: directory that keeps the ids, by files and tokenizer; they are made again when a file's size or time of
+            change is another. One process makes them while others wait. None, or where nothing can be written: in
+            memory, every time.
+
+    Raises:
+        UserError: a file is missing or is no text.
+    """
+    files = check_texts(paths)
+    if cache is not None:
+        named = "\n".join([*(str(path.resolve()) for path in files), tokenizer.fingerprint, str(_VERSION)])
+        place = Path(cache) / f"{files[0].name.split('.')[0]}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+        try:
+            with _alone(place):
+                if not _is_of(place, files):
+                    with atomic_path(place) as directory:
+                        _write(files, tokenizer, directory)
+            return _read(place, mapped=True)
+        except OSError as error:
+            logger.warning("%s cannot keep token ids (%s): they are made at every start", cache, error)
+    with tempfile.TemporaryDirectory() as temporary:
+        _write(files, tokenizer, Path(temporary))
+        return _read(Path(temporary), mapped=False)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Hold the lock of ``place``, waiting for it; it ends with the process."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place.with_name(f".{place.name}.lock"), "a", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _is_of(place: Path, files: Sequence[Path]) -> bool:
+    if not (place / _FACTS).is_file():
+        return False
+    known = [(facts["size"], facts["changed"]) for facts in read_json(place / _FACTS)["files"]]
+    return known == [_stamp(path) for path in files]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _write(files: Sequence[Path], tokenizer: Tokenizer, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+    with open(directory / "ids", "wb") as ids, open(directory / "lengths", "wb") as lengths:
+        facts = [asdict(_write_file(path, tokenizer, kind, ids, lengths)) for path in files]
+    for raw, name, dtype in (("ids", _IDS, kind), ("lengths", _LENGTHS, np.int32)):
+        _to_npy(directory / raw, directory / name, dtype)
+    write_json(directory / _FACTS, {"files": facts})
+
+
+def _to_npy(raw: Path, path: Path, dtype: Any) -> None:
+    """Numbers as they are in memory to NumPy's format, whose header needs their count."""
+    size = raw.stat().st_size
+    values = np.memmap(raw, dtype, mode="r") if size else np.zeros(0, dtype)
+    np.save(path, values)
+    del values
+    raw.unlink()
+
+
+def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], lengths: IO[bytes]) -> FileFacts:
+    size, changed = _stamp(path)
+    sentences = empty = tokens = unknown = first_empty = 0
+    first = ""
+    numbered = enumerate(read_sentences(path), start=1)
+    while lines := list(itertools.islice(numbered, _CHUNK)):
+        filled = [(number, line) for number, line in lines if line]
+        if len(filled) < len(lines) and not first_empty:
+            first_empty = next(number for number, line in lines if not line)
+        rows = tokenizer.encode_all([line for _, line in filled])
+        counts = np.fromiter(map(len, rows), np.int32, len(rows))
+        flat = np.fromiter(itertools.chain.from_iterable(rows), kind, int(counts.sum()))
+        flat.tofile(ids)
+        counts.tofile(lengths)
+        strange, counted = tokenizer.count_unknown(flat)
+        if strange and not first:
+            row = int(np.searchsorted(np.cumsum(counts), np.argmax(flat == UNKNOWN_ID), side="right"))
+            first = f"line {filled[row][0]}, {filled[row][1][:40]!r}"
+        sentences, empty = sentences + len(filled), empty + len(lines) - len(filled)
+        tokens, unknown = tokens + counted, unknown + strange
+    return FileFacts(str(path), size, changed, sentences, empty, tokens, unknown, first, first_empty)
+
+
+def _read(place: Path, mapped: bool) -> TokenizedText:
+    try:
+        facts = read_json(place / _FACTS)["files"]
+        filled = any(one["sentences"] for one in facts)  # what is empty cannot be mapped
+        mode: Optional[Literal["r"]] = "r" if mapped and filled else None
+        ids, lengths = (np.load(place / name, mmap_mode=mode) for name in (_IDS, _LENGTHS))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{place} is broken ({error})", "remove it; it is made again") from None
+    return TokenizedText(ids, lengths, tuple(FileFacts(**one) for one in facts))

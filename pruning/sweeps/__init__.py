@@ -1,0 +1,1 @@
+"""Methods x targets x seeds."""

@@ -1,0 +1,307 @@
+"""A sweep's outcome: what each run measured, in small files, and what these say together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.files import PathLike, read_json, write_json
+from pruning.models.facts import read_facts
+from pruning.speech.data import manifests
+from pruning.speech.scoring.statistics import Design, Estimate, Sample, holm
+from pruning.speech.text.text_files import check_texts, read_sentences, set_name
+from pruning.sweeps import measures
+from pruning.sweeps.definition import SweepConfig
+from pruning.sweeps.lines import TEACHER
+from pruning.sweeps.measures import SPOKEN, blocks_of, stamp
+from pruning.sweeps.sweep import Run, expand, final_dir
+
+logger = logging.getLogger(__name__)
+
+UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
+_KEPT = ("encoder_parameters", "blocks_parameters", "parameters", "nonzero_parameters", "macs_10s", "macs_30s",
+         "macs_per_token")  # fmt: skip
+
+
+def result_path(results: PathLike, run: Optional[Run]) -> Path:
+    """The file of a run's result; None: of the teacher's."""
+    return Path(results) / f"{TEACHER if run is None else run.name}.json"
+
+
+def is_done(results: PathLike, run: Optional[Run], made_by: str) -> bool:
+    """Whether the result of a run is there and was made by the same commands and configurations."""
+    path = result_path(results, run)
+    return path.is_file() and read_json(path).get("made_by") == made_by
+
+
+def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: PathLike, made_by: str) -> None:
+    """Write what a run measured as one small JSON file: sizes, loss on dev, errors and likelihood of every utterance.
+
+    Args:
+        config: of the sweep.
+        run: which; None: the teacher itself.
+        exp_dir: of the sweep.
+        results: directory of the files, which may be kept in a repository.
+        made_by: stands for the commands and configurations of the run.
+
+    Raises:
+        UserError: a test set was not decoded or measured.
+    """
+    place = final_dir(exp_dir, run)
+    facts = read_facts(place)
+    sets = measures.of(config).gather(config, place, run is None)
+    named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
+    network, dense = ({key: known[key] for key in _KEPT if key in known} for known in (facts, facts["dense"]))
+    value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
+    dev = checkpoint.read_header(checkpoint.best_path(place)).get("dev")
+    if dev is not None:
+        value["dev"] = dev["task"]
+    write_json(result_path(results, run), value)
+
+
+def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[str, str]) -> None:
+    """Write who speaks each test utterance, what the lines of the sweep are, and which results belong to it.
+
+    Args:
+        config: of the sweep.
+        results: directory of the files.
+        made_by: name of a run (or the teacher) -> what its result must have been made by.
+    """
+    sets: dict[str, Any] = {}
+    for path in check_texts(config.test_text):
+        count = sum(1 for line in read_sentences(path) if line)
+        names = blocks_of(count)
+        sets[set_name(path)] = {"ids": names, "speakers": [f"block {name}" for name in names]}
+    for path in manifests.check_exists(config.test_cuts) if config.test_cuts else []:
+        pairs = sorted((cut.id, str(cut.supervisions[0].speaker or cut.id)) for cut in manifests.iterate_cuts(path))
+        ids, speakers = zip(*pairs)
+        sets[manifests.set_name_of(path)] = {"ids": ids, "speakers": speakers}
+    write_json(Path(results) / UTTERANCES, sets)
+    legend = {"reference": config.reference, "decoding": config.decoding,
+              "measure": measures.of(config).measure,
+              "methods": {name: line.words for name, line in config.methods.items()},
+              "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
+              "targets": {name: list(settings) for name, settings in config.targets.items()},
+              "runs": [[run.target, run.method, run.seed] for run in expand(config)],
+              "results": dict(made_by)}  # fmt: skip
+    write_json(Path(results) / LEGEND, legend)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a rate is shown. Of perplexity, the rate is 100 times the nats a word, so that differences are ratios.
+
+    Attributes:
+        name: heading of the rate.
+        difference: of a difference.
+        shown: the rate as people read it.
+        shown_difference: the same of a difference.
+        part: of the network, that sizes are of.
+        timed: what is timed.
+        logarithmic: its scale in plots.
+        size, computation: keys of a network's facts that are its axes, each with its unit and the unit's size.
+    """
+
+    name: str
+    difference: str
+    shown: Callable[[float], float]
+    shown_difference: Callable[[float], float]
+    part: str
+    timed: str
+    logarithmic: bool
+    size: tuple[str, str, float]
+    computation: tuple[str, str, float]
+
+
+MEASURES = {
+    "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate, "encoder", "encoder", False,
+                   ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
+    "perplexity": Measure("perplexity / word", "% above", lambda rate: math.exp(rate / 100),
+                          lambda rate: 100 * math.expm1(rate / 100), "blocks", "network", True,
+                          ("blocks_parameters", "M parameters", 1e6), ("macs_per_token", "M MACs / token", 1e6)),
+    "intents": Measure("intent accuracy %", "minus", lambda rate: 100 - rate, lambda rate: -rate, "encoder", "encoder",
+                       False, ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method at a target: its runs over seeds. Of language models, "errors" are nats of the words that count.
+
+    Attributes:
+        method, target: which; the teacher has an empty target.
+        seeds: of its runs.
+        network, dense: sizes of the first run's network, and of the teacher.
+        errors, words, nll, tokens: ``(seeds, U)`` of all test sets' utterances in one order.
+        sets: ``(U,)`` the set of each utterance.
+        dev: the loss on dev by which checkpoints are chosen, a mean over the seeds; None: not known.
+    """
+
+    method: str
+    target: str
+    seeds: tuple[int, ...]
+    network: Mapping[str, float]
+    dense: Mapping[str, float]
+    errors: np.ndarray
+    words: np.ndarray
+    nll: np.ndarray
+    tokens: np.ndarray
+    sets: np.ndarray
+    dev: Optional[float] = None
+
+    @property
+    def name(self) -> str:
+        """As runs are named: the teacher, or target/method."""
+        return f"{self.target}/{self.method}" if self.target else TEACHER
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Pooled word error rate of each run, in percent."""
+        return 100.0 * self.errors.sum(axis=1) / self.words.sum(axis=1)
+
+    def set_rate(self, name: str) -> float:
+        """Word error rate over the runs on one set, in percent."""
+        of_set = self.sets == name
+        return float(100.0 * self.errors[:, of_set].sum() / self.words[:, of_set].sum())
+
+    @property
+    def nll_per_token(self) -> Optional[float]:
+        """Over the runs and sets, utterances without a likelihood left out; None where none has one."""
+        known = np.isfinite(self.nll)
+        if not known.any():
+            return None
+        return float(self.nll[known].sum() / self.tokens[known].sum())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All lines of a sweep over the same utterances.
+
+    Attributes:
+        lines: targets and methods in the order of the sweep's file, the teacher first.
+        design: how the utterances are drawn again.
+        reference: the method that others are compared with.
+        legend: method -> what it is.
+        claims: claim -> ``{"better": method, "than": [methods], "margin": how much more it may err}``.
+        planned: (target, method) -> seeds that the sweep is to have.
+        commits: that the results were measured at.
+        measure: what the rates are.
+    """
+
+    lines: list[Line]
+    design: Design
+    reference: str
+    legend: Mapping[str, str]
+    claims: Mapping[str, Mapping[str, Any]]
+    planned: Mapping[tuple[str, str], list[int]]
+    commits: tuple[str, ...]
+    measure: Measure = MEASURES["wer"]
+
+    @property
+    def targets(self) -> list[str]:
+        """In order."""
+        return list(dict.fromkeys(line.target for line in self.lines if line.target))
+
+    def line(self, method: str, target: str) -> Optional[Line]:
+        """The line of a method at a target, if it was run; the teacher is one at every target."""
+        at = "" if method == TEACHER else target
+        found = [line for line in self.lines if (line.method, line.target) == (method, at)]
+        return found[0] if found else None
+
+    def sample(self, line: Line) -> Sample:
+        """Pooled word error rate over seeds, drawn again over speakers, utterances and seeds.
+
+        Where only one seed of a line was run, it is taken to spread as the lines with several do (`seed_deviation`).
+        """
+        drawn = self.design.rate(line.errors, line.words[0], line.name)
+        if len(line.seeds) > 1 or not line.target or self.seed_deviation is None:
+            return drawn
+        return drawn.spread(self.seed_deviation, line.name)
+
+    @functools.cached_property
+    def seed_deviation(self) -> Optional[float]:
+        """Standard deviation between seeds, pooled over the lines that have several; None if there are none."""
+        several = [line.rates for line in self.lines if len(line.seeds) > 1]
+        freedom = sum(len(rates) - 1 for rates in several)
+        return math.sqrt(sum(rates.var() * len(rates) for rates in several) / freedom) if freedom else None
+
+    def missing(self, method: str, target: str) -> list[int]:
+        """Seeds of a line that the sweep has and no result."""
+        line = self.line(method, target)
+        return [seed for seed in self.planned.get((target, method), []) if line is None or seed not in line.seeds]
+
+    def differences(self, target: str, of: str, others: Sequence[str]) -> dict[str, tuple[Estimate, float]]:
+        """Of each of ``others`` that was run at ``target``: its rate minus that of ``of``, and p by Holm over them."""
+        base = self.line(of, target)
+        found = [line for line in (self.line(name, target) for name in others) if line is not None and line is not base]
+        if base is None:
+            return {}
+        excess = {line.method: self.sample(line) - self.sample(base) for line in found}
+        corrected = holm({name: value.p_value for name, value in excess.items()})
+        return {name: (value.interval, corrected[name]) for name, value in excess.items()}
+
+
+def read(results: PathLike) -> Comparison:
+    """Read what `gather` and `write_utterances` left.
+
+    Raises:
+        UserError: files are missing, or two runs were measured on different utterances.
+    """
+    directory, remedy = Path(results), "give the results directory of a sweep"
+    sets, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
+    paths = {directory / f"{name}.json": made_by for name, made_by in legend["results"].items()}
+    files = [path for path, made_by in paths.items() if path.is_file() and read_json(path).get("made_by") == made_by]
+    lacking = [str(path.relative_to(directory)) for path in paths if path not in files]
+    if lacking:
+        logger.warning("%s: missing or of other settings, and left out: %s; run the sweep again", directory,
+                       ", ".join(lacking))  # fmt: skip
+    if not files:
+        raise UserError(f"{directory} holds no results", remedy)
+    stamps = {name: stamp(of_set["ids"]) for name, of_set in sets.items()}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in files:
+        value = read_json(path, remedy)
+        if {name: of_set.get("utterances") for name, of_set in value["sets"].items()} != stamps:
+            raise UserError(f"{path} was measured on other utterances than {UTTERANCES} names", "run the sweep again")
+        found.setdefault((value["method"], value.get("target", "")), []).append(value)
+    if (TEACHER, "") not in found:
+        raise UserError(f"{directory} has no result of the teacher", "run the sweep again, which measures it")
+    (of_teacher,) = found[TEACHER, ""]
+    lines = [_line(method, target, values, of_teacher["sets"]) for (method, target), values in found.items()]
+    ranks = {name: index for index, name in enumerate([TEACHER, *legend["methods"]])}
+    targets = {name: index for index, name in enumerate(["", *legend["targets"]])}
+    lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
+    commits = {facts["commit"] for values in found.values() for value in values for facts in value["sets"].values()}
+    design = Design.of([f"{name}/{speaker}" for name, of_set in sets.items() for speaker in of_set["speakers"]])
+    planned: dict[tuple[str, str], list[int]] = {}
+    for target, method, seed in legend["runs"]:
+        planned.setdefault((target, method), []).append(seed)
+    return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], planned,
+                      tuple(sorted(commits)), MEASURES[legend.get("measure", "wer")])  # fmt: skip
+
+
+def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken: Mapping[str, Any]) -> Line:
+    """From the results of its seeds; ``spoken`` are the teacher's sets, which have the words and tokens."""
+    values = sorted(values, key=lambda value: value.get("seed", 0))
+    names = list(spoken)
+
+    def stacked(key: str) -> np.ndarray:
+        rows = [[number for name in names for number in (spoken if key in SPOKEN else value["sets"])[name][key]]
+                for value in values]  # fmt: skip
+        return np.array([[np.nan if number is None else number for number in row] for row in rows], dtype=float)
+
+    sets = np.array([name for name in names for _ in spoken[name]["words"]])
+    seeds = tuple(int(value.get("seed", 0)) for value in values)
+    dev = [value["dev"] for value in values if "dev" in value]
+    return Line(method, target, seeds, values[0]["network"], values[0]["dense"], stacked("errors"), stacked("words"),
+                stacked("nll"), stacked("tokens"), sets, sum(dev) / len(dev) if dev else None)  # fmt: skip

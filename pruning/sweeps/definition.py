@@ -1,0 +1,265 @@
+"""What a sweep file says, and that all of it can be done before anything starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+from torch import nn
+
+from pruning import configuration
+from pruning.core.cost import COSTS
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.kinds import encoder_head, language_model, runs, transducer
+from pruning.models.facts import cost_model
+from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.models.uniform import narrowed_config
+from pruning.speech.data import manifests
+from pruning.speech.data.batches import Table
+from pruning.speech.decoding.methods import SETTINGS, WEIGHT_OF
+from pruning.speech.text.text_files import check_texts
+from pruning.sweeps.lines import TEACHER, ClaimConfig, GridConfig, MethodConfig, check_list
+
+PARTS = ("train", "dev", "test")
+_ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
+_DECODINGS = {"transducer": _ACOUSTIC, "ctc": tuple(name for name in _ACOUSTIC if name.startswith("ctc"))}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A comparison of methods.
+
+    Attributes:
+        teacher: experiment of the dense network.
+        lang_dir: the tokens.
+        train_cuts, dev_cuts, test_cuts: the data of networks that hear; a test set is named by its manifest.
+        train_text, dev_text, test_text: the data of a language model; a test set is named by its file.
+        vocabulary: of a language model: file of the words that count (see ``pruning.bin.perplexity``).
+        prune, finetune, scratch: configurations that every line shares.
+        settings: over all three, e.g. ``["trainer.num_threads=1"]`` for several runs at once.
+        targets: name -> settings of the constraint, e.g. ``half: [constraint.size=0.5]``.
+        methods: name -> line.
+        grids: more lines, of combinations.
+        seeds: of training.
+        reference: the line that the others are compared with.
+        claims: what the comparison is to tell, by name.
+        decoding: method of decoding, of networks that recognise; those for CTC have ``ctc_greedy_search``.
+    """
+
+    teacher: str
+    lang_dir: str
+    prune: str
+    finetune: str
+    targets: dict[str, list[str]]
+    reference: str
+    methods: dict[str, MethodConfig] = field(default_factory=dict)
+    grids: list[GridConfig] = field(default_factory=list)
+    train_cuts: tuple[str, ...] = ()
+    dev_cuts: tuple[str, ...] = ()
+    test_cuts: tuple[str, ...] = ()
+    train_text: tuple[str, ...] = ()
+    dev_text: tuple[str, ...] = ()
+    test_text: tuple[str, ...] = ()
+    vocabulary: Optional[str] = None
+    claims: dict[str, ClaimConfig] = field(default_factory=dict)
+    scratch: Optional[str] = None
+    settings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1,)
+    decoding: str = "greedy_search"
+
+    @property
+    def of_text(self) -> bool:
+        """Whether language models are compared."""
+        return bool(self.train_text)
+
+    @functools.cached_property
+    def kind(self) -> str:
+        """``text``; of cuts ``ctc`` or ``intent`` as ``task`` in the pruning configuration says, else ``transducer``.
+
+        Raises:
+            UserError: the configuration cannot be read.
+        """
+        return "text" if self.of_text else str(configuration.said(self.prune, "task") or "transducer")
+
+    @property
+    def recipe(self) -> Any:
+        """The module that runs such networks."""
+        return {"text": language_model, "transducer": transducer}.get(self.kind, encoder_head)
+
+    def load_teacher(self) -> tuple[nn.Module, Mapping[str, Any]]:
+        """The dense network and the header of its checkpoint.
+
+        Raises:
+            UserError: it is not there, or not of the sweep's kind and tokens.
+        """
+        network: tuple[nn.Module, Mapping[str, Any]] = self.recipe.load_network(self.teacher, self.table)
+        return network
+
+    @functools.cached_property
+    def table(self) -> Table:
+        """Tokens or intents."""
+        return encoder_head.table_of(self.kind, self.lang_dir)
+
+    def data(self, part: str) -> tuple[str, ...]:
+        """Files of ``train``, ``dev`` or ``test``."""
+        return tuple(getattr(self, f"{part}_{'text' if self.of_text else 'cuts'}"))
+
+    def data_options(self, *parts: str) -> list[str]:
+        """The options by which commands are given these parts."""
+        kind = "text" if self.of_text else "cuts"
+        return [word for part in parts for word in (f"--{part}-{kind}", *self.data(part))]
+
+    def __post_init__(self) -> None:
+        given = [bool(getattr(self, f"{part}_{kind}")) for kind in ("cuts", "text") for part in PARTS]
+        if given not in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3):
+            raise ValueError("give train_cuts, dev_cuts and test_cuts, or train_text, dev_text and test_text")
+        if self.vocabulary is not None and not self.of_text:
+            raise ValueError("vocabulary is of language models")
+        for grid in self.grids:
+            for name, line in grid.lines().items():
+                if name in self.methods:
+                    raise ValueError(f"the line {name!r} is there twice")
+                self.methods[name] = line
+        for name in ("seeds", "targets", "methods"):
+            check_list(list(getattr(self, name)), name)
+        for name in (*self.targets, *self.methods):
+            if "/" in name or name == TEACHER:
+                raise ValueError(f"a line or target cannot be named {name!r}")
+
+
+def load(path: PathLike, thorough: bool = True) -> SweepConfig:
+    """Read a sweep file and check that its lines and targets fit each other.
+
+    Args:
+        path: of the file.
+        thorough: also whether every line can be run, for which a network is prepared for each.
+
+    Raises:
+        UserError: naming the file, and the line where there is one.
+    """
+    config = configuration.load(SweepConfig, path)
+
+    def wrong(what: str, remedy: str, *keys: str) -> UserError:
+        line = line_of(path, keys)
+        return UserError(f"{path}{f' line {line}' if line else ''}: {what}", remedy)
+
+    decodings = _DECODINGS.get(config.kind, (config.decoding,))
+    if config.decoding not in decodings:
+        raise wrong(f"networks for {config.kind} cannot be compared by {config.decoding!r}",
+                    f"choose from {', '.join(decodings)}", "decoding")  # fmt: skip
+    if config.reference not in config.methods:
+        raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
+    for name, claim in config.claims.items():
+        for line in (claim.better, *claim.than):
+            if line not in config.methods and line != TEACHER:
+                raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
+    for name, method in config.methods.items():
+        where = _keys(config, name)
+        if method.method is not None and method.method not in runs.METHODS:
+            known = ", ".join(runs.METHODS)
+            raise wrong(f"there is no method {method.method!r}", f"choose from {known}", *where, "method")
+        if method.stands_on is not None and method.stands_on not in config.methods:
+            key = "structure_from" if method.structure_from else "counts_from"
+            raise wrong(f"{name} stands on {method.stands_on!r}, which is no line", "correct it", *where, key)
+        if method.stands_on is not None and config.methods[method.stands_on].method is None:
+            what = f"{name} stands on {method.stands_on!r}, which prunes nothing itself"
+            raise wrong(what, "name a line with a method", *where)
+        if method.uniform and config.scratch is None:
+            raise wrong(f"{name} is trained from scratch", "give the sweep a configuration scratch", *where)
+        for target in (*(method.targets or ()), *method.more_seeds):
+            if target not in config.targets:
+                raise wrong(f"{name} names the target {target!r}", "name one of targets", *where, "targets")
+    if thorough:
+        _check_settings(config, path)
+    return config
+
+
+def _check_settings(config: SweepConfig, path: PathLike) -> None:
+    """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
+    files = [path for part in PARTS for path in config.data(part)]
+    if config.of_text:
+        check_texts(files)
+    else:
+        manifests.check_exists(files)
+    if config.vocabulary is not None:
+        check_texts([config.vocabulary])
+    network, _ = config.load_teacher()
+    for name, method in config.methods.items():
+        for target in method.targets or config.targets:
+            for keys, check in _checks(config, network, name, target):
+                try:
+                    check()
+                except UserError as error:
+                    line = line_of(path, keys)
+                    where = f"{path}{f' line {line}' if line else ''}, {name} at {target}"
+                    raise UserError(f"{where}: {error.what}", error.remedy) from None
+
+
+def _checks(
+    config: SweepConfig, network: nn.Module, name: str, target: str
+) -> Iterator[tuple[Sequence[str], Callable[[], object]]]:
+    """What must not fail, in this order, each with the keys of the value that is at fault if it does."""
+    method, of_target = config.methods[name], ("targets", target)
+    of_line = _keys(config, name)
+
+    def load(kind: type, base: str, settings: Sequence[str]) -> Callable[[], object]:
+        return functools.partial(configuration.load, kind, base, settings)
+
+    yield ("settings",), load(config.recipe.RunConfig, config.finetune, config.settings)
+    base = config.scratch if method.uniform else config.finetune
+    assert base is not None
+    settings = (*config.settings, *method.finetune_settings)
+    yield (*of_line, "finetune_settings"), load(config.recipe.RunConfig, base, settings)
+    shared = (*config.settings, *config.targets[target])
+    yield of_target, load(config.recipe.PruneConfig, config.prune, shared)
+    if method.uniform:
+        yield of_target, lambda: _uniform_config(config, network, str(method.uniform), target)
+    if method.method is not None:
+        settings = (*shared, f"method={method.method}", *method.settings)
+        yield (*of_line, "settings"), load(config.recipe.PruneConfig, config.prune, settings)
+        yield of_target, lambda: runs.new_pruner(
+            network, configuration.load(config.recipe.PruneConfig, config.prune, settings)
+        )
+
+
+def _keys(config: SweepConfig, name: str) -> tuple[str, ...]:
+    """Where in the file a line is."""
+    return ("grids",) if any(name in grid.lines() for grid in config.grids) else ("methods", name)
+
+
+def _uniform_config(config: SweepConfig, network: nn.Module, narrow: str, target: str) -> TransducerConfig:
+    if not isinstance(network, Transducer):
+        raise UserError("uniform networks are of transducers", "leave the line out")
+    cost, sparsity = uniform_target(config, target)
+    return narrowed_config(network, narrow, cost, (1 - sparsity) * cost_model(network, 10.0).dense[cost])
+
+
+def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
+    """The cost and the sparsity that a uniformly narrowed network of a target has."""
+    targets = configuration.load(config.recipe.PruneConfig, config.prune, config.targets[name]).constraint.goals()
+    cost, target = next(iter(targets.items()))
+    if cost not in COSTS:
+        what = f"a uniform network cannot be made for {cost} alone"
+        raise UserError(what, "name its targets, among those of size or MACs")
+    return cost, target
+
+
+def line_of(path: PathLike, keys: Sequence[str]) -> Optional[int]:
+    """The line, from 1, on which the value under ``keys`` begins in a YAML file; None if there is none."""
+    try:
+        node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError):
+        return None
+    line = None
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = [(name, value) for name, value in pairs if str(name.value) == str(key)]
+        if not found:
+            return line
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return line

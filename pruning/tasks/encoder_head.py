@@ -1,0 +1,178 @@
+"""Training an encoder with a head: CTC over frames or the intent of utterances, dense or under pruning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pruning.core.distillation import DistillationConfig, LayerDistillation, frame_distillation, frame_mask
+from pruning.errors import UserError
+from pruning.methods.base import Pruner
+from pruning.models import encoders
+from pruning.models.facts import SAMPLES_PER_SECOND
+from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
+from pruning.speech.data.augment import SampleAugment, SpecAugment
+from pruning.speech.data.batches import Batch
+from pruning.speech.decoding.ctc import ctc_loss
+from pruning.tasks.pruned import PrunedTask
+from pruning.tasks.spectrum import SpectrumLoss
+from pruning.training.task import ParameterGroup, StepInfo, weight_groups
+
+
+@dataclass(frozen=True)
+class SpeechLossConfig:
+    """How an encoder with a head is trained.
+
+    Attributes:
+        label_smoothing: of ``intent``.
+        freeze: prefixes of parameters that stay as they are, e.g. ``[encoder.feature_extractor]``; gates and masks act
+            on them all the same.
+        head_lr: learning rate of the head, where it is not that of the encoder.
+        spectrum_weight: of `pruning.tasks.spectrum.SpectrumLoss` on what enters the Transformer, for encoders of
+            samples with fresh weights.
+    """
+
+    label_smoothing: float = 0.0
+    freeze: tuple[str, ...] = ()
+    head_lr: Optional[float] = None
+    spectrum_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError("loss.label_smoothing is in [0, 1)")
+        if self.spectrum_weight < 0:
+            raise ValueError("loss.spectrum_weight is at least 0")
+
+
+def _spectrum_loss(model: SpeechModel) -> SpectrumLoss:
+    """Of frames of the encoder.
+
+    Raises:
+        UserError: it hears no samples.
+    """
+    encoder: Any = model.encoder
+    if not encoders.hears_samples(encoder):
+        raise UserError("loss.spectrum_weight is of encoders that hear samples", "leave it out")
+    dim, _ = encoders.dimensions(encoder)
+    return SpectrumLoss(dim, SAMPLES_PER_SECOND, math.prod(encoder.config.conv_strides))
+
+
+class SpeechTask(PrunedTask):
+    """CTC loss per encoder frame, or cross-entropy per utterance, with distillation and the constraint's penalty.
+
+    Args:
+        model: what is trained.
+        loss: see `SpeechLossConfig`.
+        augment: of what the encoder hears, features or samples; or None.
+        teacher: the dense model, frozen, in evaluation mode; None: no distillation.
+        distillation: what is learned from it: ``layers``, and the head's distribution by ``output_weight``.
+        pruner: prunes ``model``, or None for a fixed structure.
+    """
+
+    frozen_modules = ("teacher",)
+
+    def __init__(
+        self,
+        model: SpeechModel,
+        loss: SpeechLossConfig,
+        augment: Union[SpecAugment, SampleAugment, None] = None,
+        teacher: Optional[SpeechModel] = None,
+        distillation: Optional[DistillationConfig] = None,
+        pruner: Optional[Pruner] = None,
+    ) -> None:
+        super().__init__(pruner)
+        self.model: SpeechModel = model
+        self.loss = loss
+        self.augment = augment
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.distillation = distillation or DistillationConfig()
+        self.layer_distillation: Optional[LayerDistillation] = None
+        if self.teacher is not None and self.distillation.layers and self.distillation.layer_weight > 0:
+            dims = (encoders.dimensions(one.encoder)[0] for one in (model, self.teacher))
+            self.layer_distillation = LayerDistillation(self.distillation, *dims)
+        self.spectrum: Optional[SpectrumLoss] = None
+        if loss.spectrum_weight > 0:
+            self.spectrum = _spectrum_loss(model)
+        for prefix in loss.freeze:
+            if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
+                tops = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()}))
+                raise UserError(f"loss.freeze has {prefix!r}, and no parameter is named so", f"choose from {tops}")
+        for name, parameter in model.named_parameters():
+            if name.startswith(loss.freeze):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SpeechTask:
+        """As ever, but the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch; terms are means per frame (``ctc``) or per utterance (``intent``)."""
+        inputs = batch.features
+        if self.augment is not None and step.training:
+            inputs = self.augment(inputs, batch.lengths)
+        with self.pruned(step):
+            output: SpeechOutput = self.model(inputs, batch.lengths)
+        of_task = self._ctc if self.model.config.task == CTC else self._intent
+        loss, terms, weight = of_task(output, batch, step)
+        terms = {"task": loss, **terms}
+        if self.spectrum is not None:
+            encoded = output.encoded
+            terms["spectrum"] = self.spectrum(encoded.layers[0], encoded.lengths, batch.features)
+            loss = loss + self.loss.spectrum_weight * terms["spectrum"]
+        if self.teacher is not None:
+            distilled = self._distil(inputs, batch, output)
+            terms.update(distilled)
+            weights = {"distil_layers": self.distillation.layer_weight,
+                       "distil_output": self.distillation.output_weight}  # fmt: skip
+            loss = loss + torch.stack([weights[name] * term for name, term in distilled.items()]).sum()
+        return self.with_penalty(loss, terms, weight, step)
+
+    def _ctc(self, output: SpeechOutput, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        lengths = output.encoded.lengths
+        counts = torch.tensor([len(tokens) for tokens in batch.tokens], device=lengths.device)
+        rows = [torch.tensor(tokens, dtype=torch.long) for tokens in batch.tokens]
+        targets = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(lengths.device)
+        frames = lengths.sum().clamp(min=1)
+        return ctc_loss(output.logits.log_softmax(dim=2), lengths, targets, counts) / frames, {}, frames
+
+    def _intent(self, output: SpeechOutput, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        wanted = torch.tensor([numbers[0] for numbers in batch.tokens], device=output.logits.device)  # -1: not known
+        smoothing = self.loss.label_smoothing if step.training else 0.0
+        summed = cross_entropy(output.logits, wanted, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
+        known = (wanted >= 0).sum().clamp(min=1)
+        right = (output.logits.argmax(dim=1) == wanted).sum() / known
+        return summed / known, {"accuracy": right}, known
+
+    def _distil(self, inputs: Tensor, batch: Batch, student: SpeechOutput) -> dict[str, Tensor]:
+        """Distillation terms, unweighted."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            teacher: SpeechOutput = self.teacher(inputs, batch.lengths)
+        terms, lengths = {}, student.encoded.lengths
+        if self.layer_distillation is not None:
+            terms["distil_layers"] = self.layer_distillation(student.encoded.layers, teacher.encoded.layers, lengths)
+        if self.distillation.output_weight > 0:
+            ours, goal = (one.logits.log_softmax(dim=-1) for one in (student, teacher))
+            mask = frame_mask(lengths, ours.shape[1]) if ours.ndim == 3 else torch.ones_like(batch.lengths[:, None]) > 0
+            if ours.ndim == 2:  # an utterance is a frame
+                ours, goal = ours[:, None], goal[:, None]
+            terms["distil_output"] = frame_distillation(ours, goal, mask, self.distillation.temperature)
+        return terms
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Weights and vectors of encoder and head, projections of distillation, what the pruning method trains."""
+        groups = weight_groups([self.model.encoder])
+        groups += weight_groups([self.model.head], lr=self.loss.head_lr, prefix="head_")
+        if self.layer_distillation is not None:
+            groups += weight_groups([self.layer_distillation], weight_decay=0.0, prefix="distillation_")
+        if self.spectrum is not None:
+            groups += weight_groups([self.spectrum], weight_decay=0.0, prefix="spectrum_")
+        return groups + self.pruner_groups()

@@ -1,0 +1,88 @@
+"""Training a language model: from scratch, under pruning, or with its structure fixed; with or without a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from pruning.core.distillation import frame_distillation
+from pruning.core.linear_loss import linear_cross_entropy
+from pruning.methods.base import Pruner
+from pruning.models.transformer_lm import TransformerLM
+from pruning.speech.text.sentences import SentenceBatch
+from pruning.tasks.pruned import PrunedTask
+from pruning.training.task import ParameterGroup, StepInfo, weight_groups
+
+
+@dataclass(frozen=True)
+class LmDistillationConfig:
+    """What a language model learns from its teacher besides the text.
+
+    Attributes:
+        weight: of the KL divergence between the distributions of the next token; 0: none.
+        temperature: of both.
+    """
+
+    weight: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.temperature <= 0:
+            raise ValueError("distillation.weight is at least 0 and distillation.temperature above it")
+
+
+class LmTask(PrunedTask):
+    """Cross-entropy of the next token, per token, and distillation.
+
+    Args:
+        model: the language model that is trained.
+        distillation: what is learned from ``teacher``.
+        teacher: frozen, in evaluation mode; None: no distillation.
+        pruner: prunes ``model``, or None for a fixed structure.
+    """
+
+    frozen_modules = ("teacher",)
+
+    def __init__(
+        self,
+        model: TransformerLM,
+        distillation: LmDistillationConfig,
+        teacher: Optional[TransformerLM] = None,
+        pruner: Optional[Pruner] = None,
+    ) -> None:
+        super().__init__(pruner)
+        self.model: TransformerLM = model
+        self.distillation = distillation
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> LmTask:
+        """As ever, but the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: SentenceBatch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch; terms are means per token."""
+        with self.pruned(step):
+            hidden = self.model.hidden(batch.inputs)  # (N, U, D)
+        mask = batch.mask
+        tokens, weight = mask.sum(), self.model.output_weight
+        loss = linear_cross_entropy(hidden[mask], weight, batch.targets[mask]) / tokens.clamp(min=1)
+        terms = {"task": loss}
+        if self.teacher is not None:
+            with torch.no_grad():
+                goal = self.teacher(batch.inputs).float().log_softmax(dim=2)
+            ours = linear(hidden, weight).float().log_softmax(dim=2)
+            divergence = frame_distillation(ours, goal, mask, self.distillation.temperature)
+            terms["distil"] = divergence
+            loss = loss + self.distillation.weight * divergence
+        return self.with_penalty(loss, terms, tokens, step)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Weights and vectors of the network, what the pruning method trains."""
+        return weight_groups([self.model]) + self.pruner_groups()

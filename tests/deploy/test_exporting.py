@@ -1,0 +1,153 @@
+"""Exported networks compute what PyTorch's do, for any length and batch, with irregular layers and removed modules."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pruning.bin import export
+from pruning.core.extraction import extract
+from pruning.core.structure import Structure
+from pruning.deploy import sherpa
+from pruning.deploy.exported import ExportedTransducer
+from pruning.deploy.exporting import agreement, export_onnx, export_torchscript
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.models import registry
+from pruning.models.transducer import Transducer
+from pruning.speech.decoding.beam import modified_beam_search
+from pruning.speech.decoding.greedy import greedy_search
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.bpe import train as train_bpe
+from tests.methods.test_l0 import network
+
+pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+pytest.importorskip("onnx", reason="the extra 'export' is not installed")
+
+
+@pytest.fixture(scope="module")
+def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("lang") / "lang_bpe_24"
+    texts = ["SOME WORDS OF A TEXT", "ANOTHER LINE WITH LETTERS", "QUITE ENOUGH OF THEM"]
+    train_bpe(texts, directory, 24, "unigram")
+    return directory
+
+
+def irregular(vocab_size: int = 24) -> Transducer:
+    """A network of which no two layers have the same shape, some modules gone, that says something."""
+    torch.manual_seed(3)
+    dense = Transducer(replace(network().config, vocab_size=vocab_size))
+    generator = torch.Generator().manual_seed(5)
+    masks = {}
+    for index, group in enumerate(dense.unit_groups()):
+        if group.size > 1:
+            mask = (torch.rand(group.size, generator=generator) < 0.3 + 0.04 * (index % 12)).float()
+            mask[0] = 1.0
+            masks[group.name] = mask
+    for gone in ("encoder.layers.1.attention", "encoder.layers.2.convolution", "encoder.layers.0.macaron"):
+        masks[gone] = torch.zeros(1)
+    small = extract(dense, Structure.from_masks(dense.unit_groups(), masks)).eval()
+    assert isinstance(small, Transducer)
+    with torch.no_grad():
+        small.joiner.output.weight *= 12
+        small.decoder.embedding.weight *= 3
+    return small
+
+
+@pytest.fixture(scope="module")
+def exported(lang_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transducer, Path]:
+    model, directory = irregular(), tmp_path_factory.mktemp("export")
+    export_onnx(model, directory, lang_dir)
+    export_torchscript(model, directory)
+    return model, directory
+
+
+@pytest.mark.parametrize("form", ["float32", "torchscript"])
+@pytest.mark.parametrize(("seconds"), [(1.1,), (3.0, 0.4), (12.0, 11.0, 5.0), (0.07,), (0.06, 0.03)])
+def test_outputs_and_hypotheses_agree(
+    exported: tuple[Transducer, Path], form: str, seconds: tuple[float, ...]
+) -> None:
+    model, directory = exported
+    found = agreement(model, ExportedTransducer(directory, form), [export.noise(80, seconds)])
+    assert found.difference < 1e-4
+    assert found.utterances == len(seconds) and found.differing == []
+    batch = export.noise(80, seconds)
+    lengths = ExportedTransducer(directory, form).encoder(batch.features, batch.lengths).lengths
+    with torch.no_grad():
+        assert lengths.tolist() == model(batch.features, batch.lengths).lengths.tolist()
+
+
+def test_the_searches_take_an_exported_network(exported: tuple[Transducer, Path]) -> None:
+    model, directory = exported
+    batch, onnx = export.noise(80), ExportedTransducer(directory)
+    with torch.no_grad():
+        encoded = model(batch.features, batch.lengths)
+    other = onnx.encoder(batch.features, batch.lengths)
+    ours = greedy_search(model, encoded.output, encoded.lengths)
+    assert any(len(tokens) > 2 for tokens in ours)
+    assert greedy_search(onnx, other.output, other.lengths) == ours  # type: ignore[arg-type]
+    beams = [modified_beam_search(net, out.output, out.lengths, 4)  # type: ignore[arg-type]
+             for net, out in ((model, encoded), (onnx, other))]  # fmt: skip
+    assert beams[0] == beams[1]
+
+
+def test_int8_is_near(exported: tuple[Transducer, Path]) -> None:
+    model, directory = exported
+    found = agreement(model, ExportedTransducer(directory, "int8"), [export.noise(80)])
+    assert 0 < found.difference < 0.1
+
+
+def test_the_command_exports_compares_and_refuses(
+    lang_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = Tokenizer(lang_dir)
+    model = irregular(tokenizer.vocab_size)
+    header = {"model": registry.describe(model), "tokenizer": tokenizer.describe()}
+    checkpoint.save_model(checkpoint.best_path(tmp_path / "small"), model, header)
+    arguments = ["--lang-dir", str(lang_dir), "--output", str(tmp_path / "export")]
+    with caplog.at_level(logging.INFO):
+        export.main(["--exp-dir", str(tmp_path / "small"), *arguments, "--torchscript"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[-3:]] == ["float32", "int8", "torchscript"]
+    assert "0 of 3 greedy hypotheses differ" in lines[-3]
+    assert (tmp_path / "export/tokens.txt").read_text() == (lang_dir / "tokens.txt").read_text()
+    assert (tmp_path / "export/int8/model.json").is_file()
+    checkpoint.save_model(checkpoint.best_path(tmp_path / "pruned"), model, {**header, "found_structure": {}})
+    with pytest.raises(UserError, match="is of a pruning run; extract it first"):
+        export.main(["--exp-dir", str(tmp_path / "pruned"), *arguments])
+
+
+def test_missing_and_broken_exports_are_named(exported: tuple[Transducer, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="encoder.onnx does not exist; export it"):
+        ExportedTransducer(tmp_path)
+    for name in ("encoder", "decoder", "joiner"):
+        (tmp_path / f"{name}.onnx").write_bytes((exported[1] / f"{name}.onnx").read_bytes()[:2000])
+    with pytest.raises(UserError, match="encoder.onnx cannot be loaded"):
+        ExportedTransducer(tmp_path)
+
+
+def test_sherpa_onnx_loads_it_unchanged(exported: tuple[Transducer, Path], lang_dir: Path) -> None:
+    """Its greedy search on its own features says what ours says on the same samples."""
+    pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
+    from lhotse import Fbank, FbankConfig
+
+    model, directory = exported
+    recogniser = sherpa.recogniser(directory)
+    time = np.arange(32000) / 16000
+    samples = (0.3 * np.sin(2 * np.pi * (200 + 900 * time) * time)).astype(np.float32)
+    samples += np.random.default_rng(0).normal(scale=0.01, size=len(samples)).astype(np.float32)
+    stream = recogniser.create_stream()
+    stream.accept_waveform(16000, samples)
+    recogniser.decode_stream(stream)
+    features = torch.from_numpy(Fbank(FbankConfig(num_mel_bins=80)).extract(samples, 16000))[None]
+    with torch.no_grad():
+        encoded = model(features, torch.tensor([features.shape[1]]))
+    (ours,) = greedy_search(model, encoded.output, encoded.lengths)
+    tokens = Tokenizer(lang_dir).tokens()
+    assert [token.replace(" ", "▁") for token in stream.result.tokens] == [tokens[index] for index in ours]
+    assert ours

@@ -1,0 +1,363 @@
+"""From teacher to fine-tuned network on seconds of data: resumed runs equal undisturbed ones, bad input stops early."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pruning import configuration
+from pruning.core.structure import Structure
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.files import read_json, write_json
+from pruning.kinds import runs, transducer
+from pruning.models import facts
+from pruning.models.conformer import ConformerConfig
+from pruning.models.transducer import TransducerConfig
+from pruning.speech.data.batches import DataConfig, training_batches
+from pruning.speech.losses.combined import LossConfig
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.bpe import train as train_bpe
+from pruning.training.trainer_config import TrainerConfig
+from tests.training import kill_at_random
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DISTILLATION = "distillation:\n  layers: [0, 2]\n  output_weight: 0.1\n  ctc_weight: 0.1\n"
+COMMON = """
+loss: {backend: torch, ctc_weight: 0.3}
+data: {max_duration: 15, num_buckets: 2, num_workers: 0}
+trainer: {max_steps: 12, num_threads: 1, valid_interval: 5, state_interval: 1, tensorboard: false, log_interval: 2}
+"""
+GATING = """
+constraint: {size: 0.5, ramp_share: 0.4}
+gating: {gate_lr: 0.3, multiplier_lr: 0.3}
+criterion: {interval: 2}
+"""
+
+
+def inputs(data_dir: Path) -> transducer.Inputs:
+    cuts = data_dir / "fbank"
+    train = [cuts / f"librispeech_cuts_{part}.jsonl.gz" for part in ("train-a", "train-b")]
+    return transducer.Inputs(train, [cuts / "librispeech_cuts_dev.jsonl.gz"], data_dir / "lang_bpe_30")
+
+
+def dimensions() -> TransducerConfig:
+    encoder = ConformerConfig(
+        d_model=24,
+        num_layers=2,
+        head_dim=8,
+        num_heads=(3,),
+        macaron_dim=(48,),
+        ffn_dim=(48,),
+        conv_channels=(24,),
+        conv_kernel=5,
+        subsampling_channels=(6, 6),
+        subsampling_strides=(2, 2),
+    )
+    return TransducerConfig(encoder=encoder, decoder_dim=12, joiner_dim=12)
+
+
+@pytest.fixture(scope="module")
+def work(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a trained teacher and the configurations of what follows."""
+    directory = tmp_path_factory.mktemp("runs")
+    (directory / "train.yaml").write_text(COMMON)
+    (directory / "finetune.yaml").write_text(COMMON + DISTILLATION)
+    (directory / "prune.yaml").write_text(COMMON + DISTILLATION + GATING)
+    trainer = TrainerConfig(max_steps=6, num_threads=1, tensorboard=False)
+    config = transducer.RunConfig(
+        model=dimensions(),
+        loss=LossConfig(backend="torch", ctc_weight=0.3),
+        data=DataConfig(max_duration=15, num_buckets=2, num_workers=0),
+        trainer=trainer,
+    )
+    transducer.RECIPE(config, inputs(data_dir)).train(directory / "teacher")
+    return directory
+
+
+def command(name: str, data_dir: Path, *arguments: str) -> list[str]:
+    data = inputs(data_dir)
+    return [
+        sys.executable, "-m", f"pruning.bin.{name}", "--lang-dir", str(data.lang_dir),
+        "--train-cuts", *map(str, data.train_cuts), "--dev-cuts", *map(str, data.dev_cuts), *arguments,
+    ]  # fmt: skip
+
+
+def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Optional[Path] = None) -> str:
+    """Run to the end, or kill it with SIGKILL once the state of a step is there; returns what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    if kill_after_step is not None:
+        assert exp_dir is not None
+        while process.poll() is None and not any(f"step {kill_after_step}/" in line for line in process.stdout or []):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    return output
+
+
+@pytest.mark.slow
+def test_pruning_killed_at_random_moments_ends_bit_equal(
+    work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few of them; kill_at_random is also a program, for more."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    arguments = command("prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"))
+    durations = kill_at_random.undisturbed(arguments, tmp_path / "whole")
+    kill_at_random.disturbed(arguments, tmp_path / "killed", 3, 0, durations)
+    kill_at_random.compare(tmp_path / "whole", tmp_path / "killed")
+    assert (tmp_path / "killed" / "structure.json").exists(), "and of gates"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["taylor", "activation"])
+def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_dir: Path, method: str) -> None:
+    for name in ("whole", "killed"):
+        exp_dir = work / f"{name}-{method}"
+        arguments = command(
+            "prune", data_dir, "--method", method, "--config", str(work / "prune.yaml"),
+            "--teacher", str(work / "teacher"), "--exp-dir", str(exp_dir),
+        )  # fmt: skip
+        if name == "killed":
+            run(arguments, kill_after_step=4, exp_dir=exp_dir)
+        output = run(arguments)
+        assert (exp_dir / ".done").exists(), output
+    whole, killed = (work / f"{name}-{method}" for name in ("whole", "killed"))
+    weights = load_file(killed / "best.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(whole / "best.safetensors").items())
+    assert read_json(whole / "structure.json") == read_json(killed / "structure.json")
+    assert "method: " + method in (whole / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> None:
+    """Its counts with units drawn at random, and its structure with fresh weights."""
+    config = configuration.load(transducer.PruneConfig, work / "prune.yaml",
+                                ["method=magnitude", "constraint.ramp=one_shot"])  # fmt: skip
+    transducer.RECIPE(config, inputs(data_dir)).prune(work / "magnitude", work / "teacher")
+    found = runs.read_structure(work / "magnitude" / "structure.json")
+    drawn = replace(config, method="random", counts_from=str(work / "magnitude"))
+    transducer.RECIPE(drawn, inputs(data_dir)).prune(work / "drawn", work / "teacher")
+    other = runs.found_structure(work / "drawn")
+    assert all(other.count(name) == found.count(name) for name in found.groups)
+    assert any(other.groups[name].kept != found.groups[name].kept for name in found.groups)
+
+    fresh = ["--pruned", str(work / "magnitude"), "--exp-dir", str(work / "fresh"), "--reinitialise", "7"]
+    inherited = ["--pruned", str(work / "magnitude"), "--exp-dir", str(work / "inherited")]
+    for arguments in (fresh, inherited):
+        run([sys.executable, "-m", "pruning.bin.extract", *arguments])
+    (new, _), (old, _) = (checkpoint.load_model(work / name) for name in ("fresh", "inherited"))
+    assert {k: v.shape for k, v in new.state_dict().items()} == {k: v.shape for k, v in old.state_dict().items()}
+    assert torch.equal(new.encoder.feature_mean, old.encoder.feature_mean)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(new.joiner.output.weight, old.joiner.output.weight)  # type: ignore[union-attr,arg-type]
+    assert "another --reinitialise" in run([sys.executable, "-m", "pruning.bin.extract", *fresh[:-1], "8"])
+
+
+@pytest.mark.slow
+def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir: Path) -> None:
+    settings = ["method=taylor", "constraint.ramp=one_shot", "constraint.ramp_share=0.8", "trainer.max_steps=5",
+                "trainer.optimiser.lr=0", "constraint.size=0.3"]  # fmt: skip
+    config = configuration.load(transducer.PruneConfig, work / "prune.yaml", settings)
+    transducer.RECIPE(config, inputs(data_dir)).prune(work / "post", work / "teacher")
+    (after, _), (before, _) = (checkpoint.load_model(work / name) for name in ("post", "teacher"))
+    weights = dict(before.named_parameters())
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in after.named_parameters())
+    data = inputs(data_dir)
+    arguments = ["--pruned", str(work / "post"), "--train-cuts", *map(str, data.train_cuts), "--lang-dir",
+                 str(data.lang_dir), "--max-duration", "15"]  # fmt: skip
+    for name, more in {"cut": [], "repaired": ["--repair", "40", "--teacher", str(work / "teacher")]}.items():
+        output = run([sys.executable, "-m", "pruning.bin.extract", *arguments, "--exp-dir", str(work / name), *more])
+        assert ("modules repaired on" in output) == (name == "repaired"), output
+    (cut, _), (repaired, _) = (checkpoint.load_model(work / name) for name in ("cut", "repaired"))
+    batch = next(training_batches(config.data, data.dev_cuts, Tokenizer(data.lang_dir), 0, 1))
+    with torch.no_grad():
+        wanted, *got = (net.eval()(batch.features, batch.lengths).output for net in (before, cut, repaired))
+    errors = [(output - wanted).pow(2).mean().item() for output in got]
+    assert errors[1] < errors[0], "on other speech than it was repaired on"
+
+
+@pytest.mark.slow
+def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
+    config = configuration.load(transducer.PruneConfig, work / "prune.yaml")
+    transducer.RECIPE(config, inputs(data_dir)).prune(work / "pruned", work / "teacher")
+    structure = Structure.from_dict(read_json(work / "pruned" / "structure.json"))
+    arguments = ["--pruned", str(work / "pruned"), "--exp-dir", str(work / "small"), "--print"]
+    data = inputs(data_dir)
+    cuts = ["--train-cuts", *map(str, data.train_cuts), "--lang-dir", str(data.lang_dir), "--max-duration", "15"]
+    output = run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
+    assert "subsampling" in output
+    assert "batch norms re-estimated" in output
+    small, header = checkpoint.load_model(work / "small")
+    assert header["exactness"] <= 1e-4
+    known = facts.read_facts(work / "small")
+    sparsity = 1 - known["encoder_parameters"] / known["dense"]["encoder_parameters"]
+    assert sparsity == pytest.approx(0.5, abs=0.01)
+    assert known["encoder_parameters"] == sum(parameter.numel() for parameter in small.encoder.parameters())
+    assert sum(len(group["kept"]) for group in header["structure"]["groups"].values()) == sum(
+        structure.count(name) for name in structure.groups
+    )
+    assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
+
+    fine = configuration.load(transducer.RunConfig, work / "finetune.yaml")
+    transducer.RECIPE(fine, inputs(data_dir)).train(work / "fine", init=work / "small", teacher=work / "teacher")
+    tuned, tuned_header = checkpoint.load_model(work / "fine")
+    assert tuned_header["structure"] == header["structure"]
+    assert tuned.state_dict().keys() == small.state_dict().keys()
+    assert facts.read_facts(work / "fine")["dense"] == known["dense"]
+
+    dimensions_file = work / "uniform.json"
+    run([sys.executable, "-m", "pruning.bin.uniform", "--dense", str(work / "teacher"), "--reference",
+         str(work / "small"), "--output", str(dimensions_file)])  # fmt: skip
+    uniform = TransducerConfig.from_dict(read_json(dimensions_file))
+    assert uniform.encoder.d_model == 24
+    assert uniform.encoder.ffn_dim[0] < 48
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["l0", "taylor"])
+def test_two_processes_prune_together(work: Path, data_dir: Path, method: str) -> None:
+    """Through torchrun, as --num-processes 2 does: one checkpoint, one log, the sampler's shares."""
+    two = work / f"two-{method}"
+    arguments = command(
+        "prune", data_dir, "--method", method, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"),
+        "--exp-dir", str(two), "trainer.max_steps=4", "data.max_duration=8",
+    )  # fmt: skip
+    launcher = [sys.executable, "-m", "pruning.bin.torchrun", "--standalone", "--nproc_per_node", "2"]
+    output = run([*launcher, *arguments[1:]])
+    assert (two / ".done").exists(), output
+    assert read_json(two / ".done")["step"] == 4
+    weights = load_file(two / "epoch-1.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    lines = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == sorted(set(steps)), "only the first process writes"
+
+
+def train_error(work: Path, data_dir: Path, *arguments: str, name: str = "train", config: str = "train.yaml") -> str:
+    """The one line with which a command refuses its input."""
+    exp_dir = work / "refused"
+    output = run(command(name, data_dir, "--config", str(work / config), "--exp-dir", str(exp_dir), *arguments))
+    lines = output.strip().splitlines()
+    assert lines[-1].startswith("error: "), output
+    assert not any(exp_dir.glob("*.safetensors"))
+    return lines[-1]
+
+
+@pytest.mark.slow
+def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
+    teacher = str(work / "teacher")
+    assert "trainer.max_stpes" in train_error(work, data_dir, "trainer.max_stpes=3")
+    assert "has no 'model'" in train_error(work, data_dir)
+    assert "give --teacher" in train_error(work, data_dir, "--init", teacher, config="finetune.yaml")
+    prune = ("--teacher", teacher)
+    line = train_error(work, data_dir, *prune, "constraint.size=0.999", name="prune", config="prune.yaml")
+    assert "beyond reach: at most 0.9" in line
+    line = train_error(work, data_dir, *prune, "distillation.layers=[7]", name="prune", config="prune.yaml")
+    assert "the teacher has layers 0 (input) to 2; say others, such as distillation.layers=[0,1,2]" in line
+    line = train_error(work, data_dir, "--teacher", str(work / "nothing"), name="prune", config="prune.yaml")
+    assert "nothing" in line
+
+
+def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_path: Path) -> None:
+    whole = dimensions()
+    config = transducer.RunConfig(model=replace(whole, encoder=replace(whole.encoder, feature_dim=40)))
+    with pytest.raises(UserError, match="has 80 features a frame, the network takes 40; give cuts"):
+        transducer.RECIPE(config, inputs(data_dir)).train(tmp_path / "exp")
+    assert not (tmp_path / "exp").exists()
+
+
+class Recorded:
+    """In the place of the trainer: what a run gives it."""
+
+    given: dict[str, Any]
+
+    def __init__(self, config: TrainerConfig, **options: Any) -> None:
+        Recorded.given = options
+
+    def run(self) -> None:
+        """Trains nothing."""
+
+
+def small_run(**settings: Any) -> transducer.RunConfig:
+    data = {"max_duration": 15, "num_buckets": 2, "num_workers": 0, **settings.pop("data", {})}
+    trainer = TrainerConfig(**{"num_threads": 1, "tensorboard": False, **settings})
+    return transducer.RunConfig(model=dimensions(), data=DataConfig(**data), trainer=trainer)
+
+
+def test_of_two_ends_the_first_is_known(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "Trainer", Recorded)
+    transducer.RECIPE(small_run(num_epochs=2, max_steps=1000), inputs(data_dir)).train(tmp_path / "both")
+    counted = Recorded.given["steps_per_epoch"]
+    assert counted == pytest.approx(len(list(Recorded.given["train_batches"](1, 0))), abs=2)
+    transducer.RECIPE(small_run(max_steps=1000), inputs(data_dir)).train(tmp_path / "steps")
+    assert Recorded.given["steps_per_epoch"] is None, "counting takes time"
+
+
+def test_noise_is_one_of_the_inputs(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "Trainer", Recorded)
+    noise = tmp_path / "musan_cuts.jsonl.gz"
+    shutil.copy(inputs(data_dir).dev_cuts[0], noise)
+    config = small_run(max_steps=9, data={"musan_cuts": str(noise)})
+    transducer.RECIPE(config, inputs(data_dir)).train(tmp_path / "exp")
+    (told,) = Recorded.given["inputs"]["musan_cuts"]
+    assert told.startswith("musan_cuts.jsonl.gz ")
+    with pytest.raises(UserError, match="nothing.jsonl.gz does not exist"):
+        missing = {"musan_cuts": str(tmp_path / "nothing.jsonl.gz"), "musan_probability": 0.0}
+        transducer.RECIPE(small_run(max_steps=9, data=missing), inputs(data_dir)).train(tmp_path / "exp")
+
+
+def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, data_dir: Path) -> None:
+    before = (work / "teacher" / facts.FILE).read_bytes()
+    wider = replace(small_run(max_steps=6), model=replace(dimensions(), joiner_dim=20))
+    with pytest.raises(UserError, match="was begun with"):
+        transducer.RECIPE(wider, inputs(data_dir)).train(work / "teacher")
+    assert (work / "teacher" / facts.FILE).read_bytes() == before
+
+
+def test_an_unfinished_pruning_run_has_no_structure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no best checkpoint"):
+        runs.found_structure(tmp_path)
+
+
+def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:
+    texts = ["SOME OTHER WORDS ENTIRELY", "A QUITE DIFFERENT TEXT WITH LETTERS"]
+    train_bpe(texts, tmp_path / "lang_bpe_25", 25, "unigram")
+    other = transducer.Inputs(inputs(data_dir).train_cuts, inputs(data_dir).dev_cuts, tmp_path / "lang_bpe_25")
+    config = configuration.load(transducer.RunConfig, work / "train.yaml")
+    with pytest.raises(UserError, match="bpe.model|pieces|tokens"):
+        transducer.RECIPE(config, other).train(tmp_path / "exp", init=work / "teacher")
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:
+    weights = load_file(work / "teacher" / "best.safetensors")
+    header = checkpoint.read_header(work / "teacher" / "best.safetensors")
+    header["model"]["config"]["encoder"]["ffn_dim"] = [40, 48]
+    checkpoint.save_weights(tmp_path / "other.safetensors", weights, header)
+    with pytest.raises(UserError, match="another architecture: tensor encoder.layers.0.ffn"):
+        checkpoint.load_model(tmp_path / "other.safetensors")
+    header["model"] = {"type": "zipformer", "config": {}}
+    checkpoint.save_weights(tmp_path / "other.safetensors", weights, header)
+    with pytest.raises(UserError, match="'zipformer'; this version knows .*transducer"):
+        checkpoint.load_model(tmp_path / "other.safetensors")
+
+
+def test_a_structure_of_another_network_is_refused_at_extraction(work: Path, tmp_path: Path) -> None:
+    structure = {"groups": {"encoder.layers.0.ffn": {"kind": "ffn_module", "size": 1, "kept": [0]}}}
+    write_json(tmp_path / "structure.json", structure)
+    output = run([sys.executable, "-m", "pruning.bin.extract", "--pruned", str(work / "teacher"), "--exp-dir",
+                  str(tmp_path / "out"), "--structure", str(tmp_path / "structure.json")])  # fmt: skip
+    assert output.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,70 @@
+"""The page about a pruned network and its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pruning.bin import page as command
+from pruning.core.structure import KeptUnits, Structure
+from pruning.errors import UserError
+from pruning.files import read_json, write_json, write_text
+from pruning.models.facts import FILE
+from pruning.reports import page, pictures
+from pruning.speech.scoring.word_errors import Transcript
+from tests.methods.test_l0 import network
+from tests.reports.test_report import systems  # noqa: F401
+
+
+def test_units_are_laid_out_by_layer_and_part() -> None:
+    structure = Structure.dense(network().unit_groups())
+    gone = {"encoder.layers.1.attention.heads": KeptUnits("heads", 4, ())}
+    rows, columns, cells = pictures.grid(Structure({**structure.groups, **gone}))
+    assert rows == ["encoder.subsampling.convs", "layer 0", "layer 1", "layer 2"]
+    assert columns == ["0.channels", "1.channels", "macaron.hidden", "ffn.hidden", "attention.heads",
+                       "convolution.channels"]  # fmt: skip
+    assert cells["layer 1", "attention.heads"] == (0, 4) and cells["layer 2", "ffn.hidden"] == (64, 64)
+    assert ("layer 0", "attention") not in cells, "its heads say it"
+    modules_only = Structure({"encoder.layers.0.ffn": KeptUnits("ffn_module", 1, ())})
+    assert pictures.grid(modules_only)[2] == {("layer 0", "ffn"): (0, 1)}
+
+
+def test_the_worst_are_those_that_pruning_spoiled() -> None:
+    def said(**hypotheses: str) -> list[Transcript]:
+        return [Transcript(name, ["A", "B", "C"], words.split()) for name, words in hypotheses.items()]
+
+    teacher = said(right="A B C", lost="A B C", both="A X X", little="A B X")
+    pruned = said(right="A B C", lost="X X X", both="A X X", little="A X X", unknown="X X X")
+    worst = page.worst_utterances(teacher, pruned)
+    assert [(wrong.id, wrong.errors) for wrong in worst] == [("lost", (0, 3)), ("little", (1, 2)), ("both", (2, 2))]
+    assert len(page.worst_utterances(teacher, pruned, count=1)) == 1
+
+
+def test_the_page_and_the_picture(systems: list[tuple[str, Path]], tmp_path: Path) -> None:  # noqa: F811
+    kinds = {"ffn": {"size": 3_000_000, "macs": 800_000_000}, "attention": {"size": 1_000_000, "macs": 0}}
+    half = {"ffn": {"size": 1_000_000, "macs": 300_000_000}}
+    for name, place in systems:
+        facts = read_json(place / FILE)
+        facts["dense"]["by_kind"], facts["by_kind"] = kinds, kinds if name == "teacher" else half
+        write_json(place / FILE, facts)
+        lines = [f'{{"kind": "dev", "step": {step}, "task": {1 / step}, "ctc": 0.0}}' for step in (10, 20, 30)]
+        write_text(place / "metrics.jsonl", "\n".join(lines) + "\n")
+    extracted = systems[1][1]
+    write_json(extracted / "structure.json", Structure.dense(network().unit_groups()).to_dict())
+    rows = [f"{name}={place}" for name, place in systems]
+    arguments = ["--systems", *rows, "--sets", "test-clean", "test-other", "--structure", str(extracted)]
+    command.main([*arguments, "--output", str(tmp_path / "index.html"), "--title", "Half <as> large"])
+    text = (tmp_path / "index.html").read_text()
+    assert "Half &lt;as&gt; large" in text and text.count("data:image/png;base64,") == 2
+    assert "66.7%" in text and "100.0%" in text, "what is gone of FFNs, and of attention, which is gone"
+    assert '<span class="wrong">X</span>' in text and "test-other-4" in text
+    assert "http" not in text.split("<body>")[0], "nothing from elsewhere"
+    assert (tmp_path / "index.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_needs_two_systems_and_their_logs(systems: list[tuple[str, Path]]) -> None:  # noqa: F811
+    with pytest.raises(UserError, match="compares a teacher with a pruned network"):
+        page.page(systems[:1], ["test-clean"], "greedy_search", systems[0][1], {})
+    with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
+        pictures.read_metrics(systems[0][1])

@@ -1,0 +1,97 @@
+"""Faults of cuts are named after reading the manifest alone; words beyond the tokens are counted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.errors import UserError
+from pruning.speech.data import checks, manifests
+from pruning.speech.scoring.word_errors import SCORED
+from pruning.speech.text import bpe
+
+TEXTS = ["ONE TWO", "THREE", "TWO ONE"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> bpe.Tokenizer:
+    return bpe.train([*TEXTS, "CAFÉ", "语音"], tmp_path_factory.mktemp("lang"), None, "char")
+
+
+def make(directory: Path, *texts: str, **change: Any) -> Path:
+    """A manifest of cuts with these transcripts and features that no file holds; ``change`` is of the last cut."""
+    items = []
+    for index, text in enumerate(texts):
+        identifier, times = f"utt{index}", {"start": 0, "duration": 1.0}
+        spoken = {"id": identifier, "recording_id": identifier, **times, "channel": 0, "text": text}
+        stored = {
+            "type": "kaldifeat-fbank", "num_frames": 100, "num_features": 80, "frame_shift": 0.01, "channels": 0,
+            "sampling_rate": 16000, "storage_type": "lilcom_chunky", "storage_path": "absent.lca", "storage_key": "0",
+            "recording_id": identifier, **times,
+        }  # fmt: skip
+        items.append(
+            {"id": identifier, **times, "channel": 0, "supervisions": [spoken], "features": stored, "type": "MonoCut"}
+        )
+    if "num_features" in change:
+        items[-1]["features"]["num_features"] = change.pop("num_features")  # type: ignore[index]
+    if items:
+        items[-1] = {key: value for key, value in {**items[-1], **change}.items() if value is not None}
+    path = directory / "cuts.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("texts", "change", "message"),
+    [
+        (TEXTS, {"id": "utt1"}, "cuts.jsonl: cut utt1 occurs twice; remove the repetitions"),
+        (TEXTS, {"num_features": 40}, "cuts.jsonl: cut utt2 has 40 features a frame, the network takes 80; give cuts"),
+        ([*TEXTS, " "], {}, "the transcript of cut utt3 is empty"),
+        (TEXTS, {"supervisions": []}, "cut utt2 has 0 transcripts instead of one"),
+        (TEXTS, {"features": None}, "cut utt2 has no features"),
+        ([], {}, "cuts.jsonl holds no cuts"),
+    ],
+)
+def test_faults_of_a_test_set_are_named(
+    tmp_path: Path, tokenizer: bpe.Tokenizer, texts: list[str], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        checks.check_test_set(make(tmp_path, *texts, **change), tokenizer, 80)
+
+
+def test_the_first_features_are_looked_at(tmp_path: Path) -> None:
+    checks.check_first_features(make(tmp_path, *TEXTS), 80)
+    with pytest.raises(UserError, match="cut utt0 has 80 features a frame, the network takes 40"):
+        checks.check_first_features(make(tmp_path, *TEXTS), 40)
+    checks.check_first_features(make(tmp_path, *["ONE"] * 101, num_features=40), 80)  # the last is not
+
+
+def test_words_that_the_tokens_cannot_spell_are_told(
+    tmp_path: Path, tokenizer: bpe.Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make(tmp_path, "ONE", "ONE ｔＷＯ", "ONE QUITE ODD", "THREE")
+    checks.check_test_set(path, tokenizer, 80)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and record.message == (
+        f"2 of 4 transcripts of {path} hold words that these tokens cannot spell (first: utt1 'ｔＷＯ'); "
+        "they count as errors"
+    )
+
+
+def test_accents_of_their_own_are_joined_and_characters_can_be_spelled(
+    tmp_path: Path, tokenizer: bpe.Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    checks.check_test_set(make(tmp_path, "CAFE\u0301", "语音 ONE"), tokenizer, 80, SCORED["characters"])
+    assert not caplog.records
+
+
+def test_the_manifest_is_read_with_its_name(tmp_path: Path) -> None:
+    path = make(tmp_path, *TEXTS)
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(UserError, match="cuts.jsonl is not a whole manifest"):
+        checks.check_first_features(path, 80)
+    assert manifests.count_lines(path) == 3

@@ -1,0 +1,88 @@
+"""What networks hear: samples of cuts, in batches, and what is said about recordings that cannot be heard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from pruning.errors import UserError
+from pruning.speech.data import sources
+from pruning.speech.data.batches import DataConfig, evaluation_batches, training_batches
+
+SOURCE = sources.audio(16000, lambda samples: samples // 320)
+
+
+def cuts(directory: Path, rate: int = 16000, channels: int = 1, level: float = 0.1) -> Path:
+    """A manifest of six recordings of noise."""
+    from lhotse import CutSet, Recording, SupervisionSegment
+
+    generator, found = np.random.default_rng(0), []
+    for index in range(6):
+        path = directory / (f"{index}.flac" if np.isfinite(level) else f"{index}.wav")
+        noise = level * generator.normal(size=(rate // 2 + 400 * index, channels))
+        soundfile.write(path, noise, rate, subtype="PCM_16" if np.isfinite(level) else "FLOAT")
+        recording = Recording.from_file(path, recording_id=f"r{index}")
+        cut = recording.to_cut()
+        cut.supervisions = [SupervisionSegment(f"s{index}", recording.id, 0.0, recording.duration, text="ONE TWO")]
+        found.append(cut)
+    path = directory / "slurp_cuts_test.jsonl.gz"
+    CutSet.from_cuts(found).to_file(path)
+    return path
+
+
+def test_batches_of_samples(tmp_path: Path) -> None:
+    path = cuts(tmp_path)
+    config = DataConfig(max_duration=1.7, num_buckets=2, num_workers=0)
+    batches = list(evaluation_batches(config, [path], source=SOURCE))
+    assert sorted(name for batch in batches for name in batch.ids) == [f"r{index}" for index in range(6)]
+    for batch in batches:
+        assert batch.features.shape == (len(batch.ids), int(batch.lengths.max()))
+        for row, length, name in zip(batch.features, batch.lengths.tolist(), batch.ids):
+            samples, _ = soundfile.read(tmp_path / f"{name[1:]}.flac", dtype="float32")
+            assert torch.equal(row[:length], torch.from_numpy(samples)) and not row[length:].any()
+
+
+def test_what_is_too_short_for_its_tokens(tmp_path: Path) -> None:
+    """The encoder's frames decide, as the source counts them."""
+    from pruning.speech.text import bpe
+
+    path = cuts(tmp_path)
+    tokenizer = bpe.train(["ONE TWO"] * 20, tmp_path / "lang", None, "char")
+    config = DataConfig(max_duration=10.0, num_buckets=1, num_workers=0)
+    tokens = len(tokenizer.encode("ONE TWO"))
+    limit = 8000 + 400 * 3  # samples of the fourth
+    source = sources.audio(16000, lambda samples: tokens if samples >= limit else tokens - 1)
+    (batch,) = training_batches(config, [path], tokenizer, 0, 1, source=source)
+    assert sorted(batch.ids) == ["r3", "r4", "r5"]
+
+
+def test_what_cannot_be_heard(tmp_path: Path) -> None:
+    config = DataConfig(max_duration=1.7, num_buckets=2, num_workers=0)
+    (tmp_path / "rate").mkdir()
+    with pytest.raises(UserError, match="r0 has a sampling rate of 8000 Hz, not 16000"):
+        list(evaluation_batches(config, [cuts(tmp_path / "rate", 8000)], source=SOURCE))
+    (tmp_path / "stereo").mkdir()
+    with pytest.raises(UserError, match="has 2 channels"):
+        sources.load_audio(16000, _first(cuts(tmp_path / "stereo", channels=2)))
+    (tmp_path / "nan").mkdir()
+    with pytest.raises(UserError, match="the audio of cut r0 has samples that are not finite numbers"):
+        sources.load_audio(16000, _first(cuts(tmp_path / "nan", level=float("nan"))))
+    path = cuts(tmp_path)
+    (tmp_path / "0.flac").write_bytes(b"fLaC and nothing more")
+    with pytest.raises(UserError, match="cannot read the audio of cut r0"):
+        list(evaluation_batches(config, [path], source=SOURCE))
+    cut = _first(path)
+    cut.recording = None
+    for hear in (lambda: sources.load_audio(16000, cut), lambda: SOURCE.frames(cut)):
+        with pytest.raises(UserError, match="has no recording"):
+            hear()
+
+
+def _first(path: Path) -> object:
+    from lhotse import load_manifest
+
+    return next(iter(load_manifest(path)))

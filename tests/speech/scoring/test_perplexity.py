@@ -1,0 +1,79 @@
+"""Perplexity: of words out of that of their pieces, with the same words left out for every model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pruning.speech.scoring.perplexity import WordScores, perplexity, word_scores
+from pruning.speech.text import bpe
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import Sentences, TextConfig
+from tests.speech.text.test_sentences import lines
+
+VOCABULARY = 28
+
+
+def fixed(tokens: Tensor) -> Tensor:
+    """Logits that depend on the last token alone."""
+    table = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    return table[tokens]
+
+
+@pytest.mark.parametrize("unit", ["unigram", "char"])
+def test_words_are_the_sum_of_their_pieces(tmp_path: Path, unit: str) -> None:
+    tokenizer = bpe.train(lines(200), tmp_path / "lang", VOCABULARY if unit == "unigram" else None, unit)
+    path = tmp_path / "text.txt"
+    text = lines(20)
+    path.write_text("\n".join(text))
+    sentences = Sentences([path], tokenizer, TextConfig(max_tokens=300, max_length=200))
+    found = word_scores(fixed, sentences.evaluation_batches(), tokenizer)
+    assert [scores.place for scores in found] == list(range(20))
+    for scores, line in zip(found, text):
+        history, expected = [1], []
+        for word in line.split():
+            total = 0.0
+            for token in tokenizer.encode(word):
+                total -= float(fixed(torch.tensor(history[-1])).log_softmax(dim=0)[token])
+                history.append(token)
+            expected.append(total)
+        expected.append(-float(fixed(torch.tensor(history[-1])).log_softmax(dim=0)[1]))
+        assert scores.tokens == len(history)
+        assert scores.nll == pytest.approx(expected, abs=1e-4)
+
+
+def test_words_outside_the_vocabulary_do_not_count() -> None:
+    scores = [WordScores(0, np.array([1.0, 2.0, 4.0]), 5), WordScores(1, np.array([8.0, 16.0]), 3)]
+    found = perplexity(scores, ["A B", "B"], {"A"})
+    assert (found.words, found.left_out, found.tokens) == (3, 2, 8)
+    assert found.sums.tolist() == [[5.0, 2.0], [16.0, 1.0]]
+    assert found.per_word == pytest.approx(math.exp(21 / 3)) and found.per_token == pytest.approx(math.exp(31 / 8))
+    assert perplexity(scores, ["A B", "B"]).per_word == pytest.approx(math.exp(31 / 5))
+    with pytest.raises(ValueError, match="sentence 2 has 2 words and 1 scores"):
+        perplexity(scores, ["A B", "B C"])
+
+
+def test_a_tokenizer_without_a_boundary(tmp_path: Path) -> None:
+    """A character model has <sos/eos>, too; the helper knows what to do where there is none."""
+    from pruning.speech.text.sentences import boundary_id
+
+    class Bare(Tokenizer):
+        def __init__(self) -> None: ...
+
+        def tokens(self) -> list[str]:
+            return ["<blk>", "A"]
+
+    assert boundary_id(Bare()) == 0
+
+
+def test_spaces_that_cannot_be_seen(tmp_path: Path) -> None:
+    from pruning.speech.text.text_files import read_sentences
+
+    path = tmp_path / "text.txt"
+    path.write_text("ONE\u200bTWO \ufeff\n\u200b\n", encoding="utf-8")
+    assert list(read_sentences(path)) == ["ONE TWO", ""]

@@ -1,0 +1,99 @@
+"""Bootstrap by speaker and utterance, p-values and Holm's correction, against known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruning.errors import UserError
+from pruning.speech.scoring.statistics import Design, Sample, holm
+
+
+def test_a_replication_draws_speakers_and_then_their_utterances() -> None:
+    speakers = ["a"] * 4 + ["b"] * 2 + ["c"] * 2
+    weights = Design.of(speakers, replications=500).weights
+    per_speaker = [weights[:, :4].sum(axis=1) / 4, weights[:, 4:6].sum(axis=1) / 2, weights[:, 6:].sum(axis=1) / 2]
+    assert all(np.array_equal(drawn, np.round(drawn)) for drawn in per_speaker), "a speaker comes whole or not"
+    assert np.array_equal(sum(per_speaker), np.full(500, 3.0)), "as many speakers as there are"
+    assert weights.mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_one_utterance_a_speaker_is_the_plain_bootstrap() -> None:
+    generator = np.random.default_rng(1)
+    words, errors = np.full(400, 10.0), generator.binomial(10, 0.1, size=400).astype(float)
+    found = Design.of([str(i) for i in range(400)]).rate(errors, words).interval
+    assert found.value == pytest.approx(100 * errors.sum() / 4000)
+    spread = 100 * errors.std() / 10 / np.sqrt(400)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.06)
+
+
+def test_speakers_that_err_alike_widen_the_interval() -> None:
+    generator = np.random.default_rng(2)
+    rates = np.repeat(generator.uniform(0, 0.4, size=10), 40)
+    words, errors = np.full(400, 10.0), generator.binomial(10, rates).astype(float)
+    by_utterance = Design.of([str(i) for i in range(400)]).rate(errors, words).interval
+    by_speaker = Design.of([str(i // 40) for i in range(400)]).rate(errors, words).interval
+    assert by_speaker.high - by_speaker.low > 2 * (by_utterance.high - by_utterance.low)
+
+
+def test_p_values() -> None:
+    generator = np.random.default_rng(3)
+    design, words = Design.of([str(i // 4) for i in range(400)], replications=2000), np.full(400, 10.0)
+    nothing = generator.normal(size=400)
+    nothing -= nothing.mean()
+    base = design.rate(np.full(400, 3.0), words)
+    assert (design.rate(nothing + 3, words) - base).p_value > 0.8
+    assert (design.rate(nothing + 3.5, words) - base).p_value < 0.01
+    assert (design.rate(nothing + 2.5, words) - base).p_value == pytest.approx(2 / 2001)
+    assert (base - base).p_value == 1.0
+
+
+def test_seeds_are_drawn_as_well() -> None:
+    """Against the textbook: the interval of a mean of S seeds that differ by nothing but their seeds."""
+    generator = np.random.default_rng(5)
+    design, words = Design.of([str(i) for i in range(50)], replications=20_000), np.full(50, 10.0)
+    rates = generator.normal(2.0, 0.2, size=5)
+    errors = np.tile(rates[:, None], (1, 50))  # (S, U): every utterance alike, so that utterances spread nothing
+    found = design.rate(errors, words, "a").interval
+    assert found.value == pytest.approx(10 * rates.mean(), rel=1e-5)
+    assert design.rate(errors, words, "a").drawn.std() == pytest.approx(10 * rates.std(ddof=1) / np.sqrt(5), rel=0.03)
+    one = design.rate(errors[0], words).interval
+    assert one.low == pytest.approx(one.high, rel=1e-5), "one seed says nothing of others"
+    apart = design.rate(errors, words, "a") - design.rate(errors, words, "b")
+    assert apart.drawn.std() == pytest.approx(np.sqrt(2) * design.rate(errors, words, "a").drawn.std(), rel=0.05)
+
+
+def test_difference_of_samples() -> None:
+    first, second = Sample(3.0, np.array([1.0, 2.0, 6.0])), Sample(1.0, np.array([1.0, 1.0, 1.0]))
+    assert (first - second).value == 2.0 and (first - second).drawn.tolist() == [0.0, 1.0, 5.0]
+
+
+def test_p_values_do_not_claim_too_much() -> None:
+    """Drawing speakers and then utterances is on the safe side where speakers do not differ."""
+    generator, words = np.random.default_rng(4), np.full(120, 8.0)
+    design = Design.of([str(i // 4) for i in range(120)], replications=400)
+    found = [design.rate(generator.normal(size=120), words).p_value for _ in range(200)]
+    assert np.mean(np.array(found) < 0.1) <= 0.1 + 0.04
+
+
+def test_holm_by_hand() -> None:
+    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert corrected == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({}) == {} and holm({"a": 0.7}) == {"a": 0.7}
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0, 1), max_size=8))
+def test_holm_is_between_no_correction_and_bonferroni(values: dict[str, float]) -> None:
+    corrected = holm(values)
+    for name, value in values.items():
+        assert value <= corrected[name] <= min(1.0, len(values) * value) or corrected[name] == pytest.approx(value)
+    order = sorted(values, key=lambda name: values[name])
+    assert all(corrected[a] <= corrected[b] for a, b in zip(order, order[1:]))
+
+
+def test_nothing_to_compare_on() -> None:
+    with pytest.raises(UserError, match="no utterances"):
+        Design.of([])

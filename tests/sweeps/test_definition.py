@@ -1,0 +1,35 @@
+"""The sweep files of the recipes: each line at each target is a configuration that can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pruning import configuration
+from pruning.sweeps import definition, sweep
+
+EGS = Path(__file__).resolve().parents[2] / "egs"
+FILES = sorted(path for path in EGS.glob("*/conf/**/*.yaml") if "targets" in (yaml.safe_load(path.read_text()) or {}))
+
+
+def test_there_are_some() -> None:
+    assert {path.parts[-4] for path in FILES} >= {"slurp", "librispeech"}
+    assert any(path.parts[-3] == "lm" for path in FILES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EGS)))
+def test_every_line_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EGS / path.relative_to(EGS).parts[0])
+    config = definition.load(path, thorough=False)  # without the data and the teacher
+    assert sweep.levels(sweep.expand(config))
+    for name, line in config.methods.items():
+        base = config.scratch if line.uniform else config.finetune
+        configuration.load(config.recipe.RunConfig, base, [*config.settings, *line.finetune_settings])
+        for target in line.targets or config.targets:
+            if line.method is None:
+                continue
+            settings = [*config.settings, *config.targets[target], f"method={line.method}", *line.settings]
+            loaded = configuration.load(config.recipe.PruneConfig, config.prune, settings)
+            assert loaded.method == line.method and loaded.asked().goals(), (name, target)

@@ -1,0 +1,149 @@
+"""The transducer's task: terms, teacher, gates; and that a masked network is what an extraction computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from pruning.core.constraint import ConstraintConfig
+from pruning.core.distillation import DistillationConfig
+from pruning.core.extraction import extract
+from pruning.deploy.extract import exactness, reestimate_batch_norm
+from pruning.methods.l0 import Gating, GatingConfig
+from pruning.models.transducer import Transducer
+from pruning.speech.data.augment import SpecAugment, SpecAugmentConfig
+from pruning.speech.data.batches import Batch
+from pruning.speech.losses.combined import LossConfig
+from pruning.tasks.transducer import Guidance, TransducerTask
+from pruning.training.task import StepInfo
+from tests.methods.test_l0 import network
+
+LOSS = LossConfig(backend="torch", ctc_weight=0.3)
+EVERYTHING = DistillationConfig(layers=(0, 1, 3), layer_weight=1.0, output_weight=0.5, ctc_weight=0.5)
+
+
+def batch(seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([80, 61, 47])
+    tokens = [[3, 4, 5, 1], [2, 2], [8]]
+    return Batch(torch.randn(3, 80, 80, generator=generator), lengths, tokens, ["a", "b", "c"], ["A", "B", "C"], 1.88)
+
+
+def step(training: bool = True, index: int = 50) -> StepInfo:
+    return StepInfo(1, index, index, 100, training)
+
+
+def test_a_teacher_equal_to_the_student_distils_nothing() -> None:
+    model = network().eval()
+    task = TransducerTask(model, LOSS, guidance=Guidance(copy.deepcopy(model), EVERYTHING)).eval()
+    _, terms = task(batch(), step(training=False))
+    assert terms["distil_layers"].item() == pytest.approx(-1.0, abs=1e-5)
+    assert terms["distil_output"].item() == pytest.approx(0.0, abs=1e-6)
+    assert terms["distil_ctc"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    torch.manual_seed(1)
+    model, other = network(), network()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    with torch.no_grad():
+        gating.lagrangian.linear.fill_(0.7)
+    task = TransducerTask(model, LOSS, guidance=Guidance(other, EVERYTHING), pruner=gating).train()
+    loss, terms = task(batch(), step())
+    expected = terms["task"] + terms["distil_layers"] + 0.5 * (terms["distil_output"] + terms["distil_ctc"])
+    assert loss.item() == pytest.approx((expected + terms["penalty"]).item(), rel=1e-5)
+    assert terms["penalty"].item() != 0
+
+
+def test_gradients_reach_everything_that_is_trained_and_nothing_of_the_teacher() -> None:
+    model, teacher = network(), network()
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), pruner=gating).train()
+    assert not teacher.training
+    loss, _ = task(batch(), step(index=10))
+    loss.backward()
+    trained = {id(parameter) for group in task.parameter_groups() for parameter in group.parameters}
+    for name, parameter in task.named_parameters():
+        if name.startswith("teacher."):
+            assert parameter.grad is None
+            assert id(parameter) not in trained
+        else:
+            assert parameter.grad is not None, name
+            assert id(parameter) in trained, name
+    names = {group.name: group for group in task.parameter_groups()}
+    assert names["multipliers"].maximize
+    assert not names["gates"].clip
+    assert names["gates"].weight_decay == names["multipliers"].weight_decay == 0.0
+
+
+def test_validation_of_a_masked_network_is_that_of_the_extracted_one() -> None:
+    model = network()
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    with torch.no_grad():
+        gating.gates.log_alpha.normal_(0.5, 2.0)
+    task = TransducerTask(model, LOSS, pruner=gating).eval()
+    end = step(training=False, index=100)
+    _, masked = task(batch(), end)
+    structure = gating.structure()
+    small = extract(model, structure)
+    assert isinstance(small, Transducer)
+    _, cut = TransducerTask(small.eval(), LOSS).eval()(batch(), end)
+    for name in ("task", "transducer", "ctc"):
+        assert cut[name].item() == pytest.approx(masked[name].item(), rel=1e-4)
+    assert exactness(model, structure, small) < 1e-4
+
+
+def test_all_terms_and_gradients_under_bf16_autocast() -> None:
+    torch.manual_seed(1)
+    model, teacher = network(), network()
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), pruner=gating).train()
+    terms = []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss, of_batch = task(batch(), step(index=10))
+        terms.append(of_batch)
+    loss.backward()
+    for name, value in terms[0].items():
+        assert terms[1][name].item() == pytest.approx(value.item(), rel=0.05, abs=0.02), name
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_augmentation_is_for_training_alone() -> None:
+    torch.manual_seed(0)
+    task = TransducerTask(network().eval(), LOSS, SpecAugment(SpecAugmentConfig(probability=1.0, time_warp_factor=0)))
+    _, first = task(batch(), step(training=False))
+    _, second = task(batch(), step(training=False))
+    _, augmented = task(batch(), step())
+    assert first["task"] == second["task"] != augmented["task"]
+
+
+def test_reestimated_batch_norms_are_the_mean_over_batches() -> None:
+    model = network()
+    batches = [batch(seed) for seed in range(3)]
+    inputs: list[torch.Tensor] = []
+    norm = model.encoder.layers[0].convolution.norm
+    hook = norm.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    before = norm.momentum
+    assert reestimate_batch_norm(model, batches) == 3
+    hook.remove()
+    means = torch.stack([value.mean(dim=0) for value in inputs])  # (frames of all utterances, C)
+    assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-5)
+    assert norm.momentum == before
+    assert not model.training
+
+
+def test_moments_of_the_ramp_are_never_averaged() -> None:
+    model = network()
+    task = TransducerTask(model, LOSS, pruner=Gating(model, GatingConfig(), ConstraintConfig(), 1000))
+    assert task.averaging_key(step(index=5)) is None
+    assert task.averaging_key(step(index=60)) == TransducerTask(network(), LOSS).averaging_key(step(index=5)) == ""
