@@ -46,13 +46,14 @@ def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str]
     return _merge(cls, sources, whole)
 
 
-def said(path: PathLike, key: str) -> Any:
-    """What a YAML file says of a ``key`` at its top; None: nothing.
+def read(path: PathLike) -> Mapping[str, Any]:
+    """What a YAML file says, as plain values, whatever it is the configuration of.
 
     Raises:
         UserError: the file is missing or is not YAML.
     """
-    return _read_yaml(Path(path)).get(key)
+    values: Any = OmegaConf.to_container(_read_yaml(Path(path)))
+    return values
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], origin: str) -> T:

@@ -9,7 +9,7 @@ import pytest
 from pruning import configuration
 from pruning.errors import UserError, check_numbers
 from pruning.kinds import encoder_head, language_model, transducer
-from pruning.models import registry
+from pruning.models import encoders
 
 _ENCODER = "model.encoder={d_model: 8, num_layers: 1, head_dim: 4, num_heads: [2], macaron_dim: [8], ffn_dim: [8], "
 _TRANSDUCER = [_ENCODER + "conv_channels: [8]}", "model.vocab_size=5"]
@@ -70,6 +70,6 @@ def test_networks_of_a_checkpoint_check_theirs(values: dict[str, Any]) -> None:
     config = {"kind": "wav2vec2", "conv_channels": [4, 4], "conv_kernels": [3, 3], "conv_strides": [2, 2],
               "frontend_norm": "group", "d_model": 8, "num_layers": 1, "head_dim": 4, "original_heads": 2,
               "heads": [[0, 1]], "ffn_dim": [8], "pos_kernel": 3, "pos_groups": 2}  # fmt: skip
-    registry.build({"type": "speech_encoder", "config": config})
+    encoders.build({"type": "speech_encoder", "config": config})
     with pytest.raises(UserError, match="does not build"):
-        registry.build({"type": "speech_encoder", "config": {**config, **values}})
+        encoders.build({"type": "speech_encoder", "config": {**config, **values}})

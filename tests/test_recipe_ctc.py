@@ -12,7 +12,9 @@ import pytest
 from pruning import configuration
 from pruning.experiments import checkpoint
 from pruning.files import read_json
-from pruning.kinds import encoder_head, runs
+from pruning.kinds import encoder_head
+from pruning.methods.choice import new_pruner
+from pruning.methods.config import HJ
 from pruning.models import facts
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from tests.test_recipe_an4 import make_an4
@@ -64,7 +66,7 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["an4/conf/ctc", "librispeech/conf/ctc", "librispeech/conf/mini_ctc"])
-@pytest.mark.parametrize("method", runs.HJ)
+@pytest.mark.parametrize("method", HJ)
 def test_configurations_fit_each_other(folder: str, method: str) -> None:
     """Each can be read, its targets are within reach of the encoder, and distilled layers are there."""
     place = EGS / folder
@@ -75,7 +77,7 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     assert finetune.distillation.layers == config.distillation.layers
     if dense.model.encoder:  # else the user's
         model = SpeechModel(SpeechModelConfig(dense.model.encoder, task="ctc", outputs=5))
-        assert list(runs.new_pruner(model, config).targets)
+        assert list(new_pruner(model, config, config.trainer.seed).targets)
         assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]
     if (place / "warm_up.yaml").is_file():
         warm_up = configuration.load(encoder_head.RunConfig, place / "warm_up.yaml")

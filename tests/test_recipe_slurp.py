@@ -11,7 +11,9 @@ import pytest
 
 from pruning import configuration
 from pruning.experiments import checkpoint
-from pruning.kinds import encoder_head, runs
+from pruning.kinds import encoder_head
+from pruning.methods.choice import new_pruner
+from pruning.methods.config import HJ
 from pruning.models import facts
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.speech.corpora.synthetic import slurp_corpus
@@ -62,7 +64,7 @@ def test_from_speech_to_the_table(tmp_path: Path, hears: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["conf", "conf/mini", "conf/mini_features"])
-@pytest.mark.parametrize("method", runs.HJ)
+@pytest.mark.parametrize("method", HJ)
 def test_configurations_fit_each_other(folder: str, method: str) -> None:
     """Each can be read, its targets are within reach of the encoder, and distilled layers are there."""
     place = RECIPE / folder
@@ -75,7 +77,7 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     part = "subsampling" if folder.endswith("features") else "frontend"
     targets = [setting.replace("frontend", part) for setting in TARGETS[method]]
     config = configuration.load(encoder_head.PruneConfig, place / "prune.yaml", [f"method={method}", *targets])
-    assert list(runs.new_pruner(model, config).targets)
+    assert list(new_pruner(model, config, config.trainer.seed).targets)
     if folder != "conf":  # whose encoder is the user's
         assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]
     finetune = configuration.load(encoder_head.RunConfig, place / "finetune.yaml")

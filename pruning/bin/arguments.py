@@ -11,11 +11,13 @@ from typing import Any, Optional
 
 import torch
 
-from pruning import configuration
+from pruning import configuration, registry
 from pruning.errors import UserError
 from pruning.importers import icefall_teacher
 from pruning.importers.icefall_checkpoint import Choice
-from pruning.kinds import encoder_head, language_model, transducer
+from pruning.kinds import kind as kinds
+from pruning.kinds.kind import Inputs, Kind
+from pruning.registry import CUTS, TEXT
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
@@ -131,30 +133,36 @@ def parse_run(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) ->
     return options
 
 
-def of_text(options: argparse.Namespace) -> bool:
-    """Whether `add_data`'s options name text, not cuts.
+def data_form(options: argparse.Namespace) -> str:
+    """Whether `add_data`'s options name cuts or text.
 
     Raises:
         UserError: they name both, or one of them for training alone.
     """
-    cuts, text = ([getattr(options, f"{part}_{kind}") for part in ("train", "dev")] for kind in ("cuts", "text"))
-    if (all(cuts) and not any(text)) or (all(text) and not any(cuts)):
-        return all(text)
+    given = {form: [getattr(options, f"{part}_{form}") for part in ("train", "dev")] for form in (CUTS, TEXT)}
+    for form, other in ((CUTS, TEXT), (TEXT, CUTS)):
+        if all(given[form]) and not any(given[other]):
+            return form
     raise UserError("the data are not clear",
                     "give --train-cuts and --dev-cuts, or --train-text and --dev-text for a language model")
 
 
-def recipe(options: argparse.Namespace) -> Any:
-    """The module that runs what the options ask for: `language_model` for text; for cuts `transducer`, or
-    `encoder_head` where the configuration says ``task``.
+def kind(options: argparse.Namespace) -> type[Kind[Any]]:
+    """The kind of network that the configuration of a run is for.
+
+    Raises:
+        UserError: there is no such kind, or it takes other data.
     """
-    if of_text(options):
-        return language_model
-    return encoder_head if configuration.said(options.config, "task") else transducer
+    form = data_form(options)
+    found = kinds.find(registry.name_for(configuration.read(options.config), form), str(options.config))
+    if found.data_form != form:
+        raise UserError(f"{options.config} is for {found.called}, and --train-{form} is given",
+                        f"give --train-{found.data_form} and --dev-{found.data_form}")  # fmt: skip
+    return found
 
 
-def inputs(options: argparse.Namespace) -> Any:
-    """The data that `add_data`'s options name, of the `recipe`'s ``Inputs``."""
-    kind = "text" if of_text(options) else "cuts"
-    train, dev = (tuple(getattr(options, f"{part}_{kind}")) for part in ("train", "dev"))
-    return recipe(options).Inputs(train, dev, options.lang_dir)
+def inputs(options: argparse.Namespace) -> Inputs:
+    """The data that `add_data`'s options name."""
+    form = data_form(options)
+    train, dev = (tuple(getattr(options, f"{part}_{form}")) for part in ("train", "dev"))
+    return Inputs(train, dev, options.lang_dir)

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from pruning.bin import arguments, benchmark, command
 from pruning.errors import UserError
-from pruning.kinds import language_model
+from pruning.kinds.language_model import LanguageModelKind
 from pruning.measure import lm_benchmark
 from pruning.measure.lm_benchmark import SCORING, STEPS, Setting
 
@@ -51,7 +51,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     sources = dict(options.systems)
     with tempfile.TemporaryDirectory() as temporary:
         place = options.export_dir or Path(temporary)
-        systems = {name: (language_model.load_network(source)[0], place / name) for name, source in sources.items()}
+        systems = {name: (LanguageModelKind.load_network(source)[0], place / name) for name, source in sources.items()}
         for model, directory in systems.values():
             lm_benchmark.export(model, directory, options.backends)
         timings = list(lm_benchmark.measure(systems, options.backends, settings, options.repeats))

@@ -22,10 +22,11 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.decoding_results import intents_path
 from pruning.files import read_json, write_json
-from pruning.kinds import encoder_head
+from pruning.kinds.encoder_head import EncoderHeadKind, source_of
 from pruning.models.speech_model import INTENT, SpeechModel
 from pruning.speech.data import manifests
-from pruning.speech.data.batches import DataConfig, evaluation_batches
+from pruning.speech.data.batches import evaluation_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.scoring.statistics import Design
 from pruning.speech.text.intents import Intent, Intents, accuracy, intent_of
 
@@ -47,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments.check_device(options.device)
     torch.set_num_threads(options.num_threads)
     known = Intents(options.lang_dir)
-    model, _ = encoder_head.load_network(options.exp_dir, known)
+    model, _ = EncoderHeadKind.load_network(options.exp_dir, known)
     if model.config.task != INTENT:
         raise UserError(f"{options.exp_dir} holds a network for {model.config.task}", "give one for intents")
     model = model.to(options.device).eval()
@@ -77,7 +78,7 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     data = DataConfig(max_duration=max_duration, num_workers=0)
     found: dict[str, Intent] = {}
     computing = audio = 0.0
-    for batch in evaluation_batches(data, [cuts], known, source=encoder_head.source_of(model)):
+    for batch in evaluation_batches(data, [cuts], known, source=source_of(model)):
         batch = batch.to(device)
         started = time.perf_counter()
         best = model(batch.features, batch.lengths).logits.argmax(dim=1).tolist()

@@ -8,26 +8,11 @@ from typing import Optional
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
+from pruning.kinds.measured_text import BLOCK
+from pruning.kinds.measuring import MEASURES
 from pruning.reports import comparison_tables, report
-from pruning.sweeps import comparison, measures
+from pruning.sweeps import comparison
 
-EXPLANATION = {
-    "WER %": """\
-WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws speakers, then their
-utterances, and seeds where there are several. {seeds} Minus the reference: paired, the same utterances for both; p is
-two-sided, corrected by Holm over the lines of the table. Sizes are the encoder's.""",
-    "intent accuracy %": """\
-Percent of utterances whose scenario and action are both right, over all test sets, averaged over seeds, with the 95 %
-interval of a bootstrap that draws speakers, then their utterances, and seeds where there are several. {seeds} Minus the
-reference: paired, the same utterances for both; p is two-sided, corrected by Holm over the lines of the table. Sizes
-are the encoder's, its frontend included.""",
-    "perplexity / word": """\
-Perplexity per word (the sentence's end counts, words outside the vocabulary do not), geometric mean over seeds, with
-the 95 % interval of a bootstrap that draws blocks of {block} sentences, and seeds where there are several. {seeds}
-Above the reference: in percent of perplexity, paired, the same sentences for both; p is two-sided, corrected by Holm
-over the lines of the table. Sizes are those of the blocks, without the embedding. What is zero
-(unstructured) saves nothing in dense kernels: neither memory nor time.""",
-}
 SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} {unit}, pooled over them."
 ONE_SEED = "All lines have one seed: of what another would give, the intervals say nothing."
 LIKELIHOOD = "NLL: nats a token of the transcripts, over the whole transducer lattice."
@@ -57,11 +42,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         speed = read_json(options.speed, "measure with pruning.bin.benchmark or benchmark_lm first")
         milliseconds, setting = comparison_tables.times(speed, options.backend)
     deviation = found.seed_deviation
-    unit = "% of perplexity" if found.measure is comparison.MEASURES["perplexity"] else "points"
-    seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=unit)
+    seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=found.measure.unit)
     parts = [options.note] if options.note else []
-    parts.append(EXPLANATION[found.measure.name].format(seeds=seeds, block=measures.BLOCK))
-    if found.measure is comparison.MEASURES["wer"] and found.lines[0].nll_per_token is not None:
+    parts.append(found.measure.explanation.format(seeds=seeds, block=BLOCK))
+    if found.measure is MEASURES["wer"] and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
     if found.claims:
         print(f"{comparison_tables.claims_table(found, 'simple')}\n")

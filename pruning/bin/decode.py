@@ -21,16 +21,20 @@ from pruning import provenance
 from pruning.bin import command
 from pruning.bin.arguments import boolean, check_device, check_least
 from pruning.deploy import sherpa
-from pruning.deploy.exported import FORMS, ExportedTransducer
+from pruning.deploy.exported import read_parts
 from pruning.errors import UserError
 from pruning.experiments import decoding_results
-from pruning.experiments.checkpoint import Header, file_of, load_model
+from pruning.experiments.checkpoint import file_of, load_model
+from pruning.experiments.structures import check_extracted
 from pruning.files import read_json, write_json
-from pruning.kinds import encoder_head, language_model, runs
-from pruning.models import encoders, facts
-from pruning.models.speech_model import CTC, CtcRecogniser, SpeechModel
+from pruning.kinds import kind as kinds
+from pruning.kinds.exports import FORMS
+from pruning.kinds.language_model import LanguageModelKind
+from pruning.kinds.transducer_export import PARTS, ExportedTransducer
+from pruning.models import facts
 from pruning.speech.data import checks
-from pruning.speech.data.batches import DataConfig, evaluation_batches
+from pruning.speech.data.batches import evaluation_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.data.sources import FEATURES, Source
 from pruning.speech.decoding import graphs
@@ -123,49 +127,30 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     if arguments.exported is not None:
         return _load_exported(arguments, tokenizer)
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
-    runs.check_extracted(header, source)
-    feature_dim, hears = _feature_dim(model, header, arguments), FEATURES
-    fingerprint, recorded = provenance.weights_fingerprint(model), header.get("tokenizer", {})
-    if isinstance(model, SpeechModel):
-        hears, model = encoder_head.source_of(model), CtcRecogniser(model)
-    else:
-        recorded = {"vocab_size": header["model"]["config"]["vocab_size"], **recorded}
-    tokenizer.check_matches(recorded, str(source))
+    check_extracted(header, source)
+    found = kinds.of(model).recogniser(model, source)
+    if arguments.method not in found.methods:
+        raise UserError(f"{source} cannot be decoded by {arguments.method}", found.remedy)
+    fingerprint = provenance.weights_fingerprint(model)
+    of_network = {key: value for key, value in header["model"]["config"].items() if key == "vocab_size"}
+    tokenizer.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
     place, name = (source, name) if arguments.checkpoint is None else (source.parent, source.stem)
-    return _Source(model, place, name, feature_dim, fingerprint, hears)
-
-
-def _feature_dim(model: Any, header: Header, arguments: argparse.Namespace) -> Optional[int]:
-    """Of what a network hears; None for samples.
-
-    Raises:
-        UserError: it cannot be decoded, or not by that method.
-    """
-    source = arguments.exp_dir or arguments.checkpoint
-    if not isinstance(model, SpeechModel):
-        if not hasattr(model, "joiner"):
-            raise UserError(f"{source} holds a {header['model']['type']}", "give a transducer's checkpoint")
-        return int(model.config.encoder.feature_dim)
-    if model.config.task != CTC:
-        raise UserError(f"{source} holds a network for {model.config.task}", "use pruning.bin.classify")
-    if not arguments.method.startswith(("ctc", "hlg")):
-        raise UserError(f"{source} has a CTC head alone", "choose ctc_greedy_search, ctc_decoding or hlg_decoding")
-    encoder: Any = model.encoder
-    return None if encoders.hears_samples(encoder) else int(encoder.config.feature_dim)
+    return _Source(found.network, place, name, found.feature_dim, fingerprint, found.hears)
 
 
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     if (arguments.exported / "model.onnx").is_file():
         raise UserError(f"{arguments.exported} holds the export of an encoder with a head, which is not decoded here",
                         "decode the experiment that it is of: --exp-dir")  # fmt: skip
-    model = ExportedTransducer(arguments.exported, arguments.form, arguments.num_threads)
+    files = read_parts(arguments.exported, PARTS, arguments.form, arguments.num_threads)
+    model = ExportedTransducer(files, arguments.exported)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
     if arguments.method.startswith(("ctc", "hlg")):
         raise UserError("an export has no CTC head", "decode it with greedy_search or a beam search")
     if arguments.device != "cpu":
         raise UserError("an export runs on the processor", "leave out --device")
-    fingerprint = " ".join(provenance.file_fingerprint(path)[:12] for path in model.files)
+    fingerprint = " ".join(provenance.file_fingerprint(path)[:12] for path in (part.path for part in files.values()))
     place = arguments.exported / arguments.form
     if arguments.engine == ENGINES[0]:
         return _Source(model, place, "best", model.feature_dim, fingerprint)
@@ -191,7 +176,7 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
         raise UserError(f"--lm-exp-dir has no effect with {arguments.method}", f"choose one of {', '.join(WITH_LM)}")
     if not wanted:
         return None
-    network, _ = language_model.load_network(arguments.lm_exp_dir, tokenizer)
+    network, _ = LanguageModelKind.load_network(arguments.lm_exp_dir, tokenizer)
     return LanguageModel(network.to(arguments.device).eval(), boundary_id(tokenizer))
 
 

@@ -10,51 +10,21 @@ with a head for CTC or intents model.onnx.
 from __future__ import annotations
 
 import argparse
-import itertools
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.bin import arguments, command
-from pruning.deploy import exporting, lm_exporting, speech_exporting
-from pruning.deploy.exported import FORMS, PARTS, ExportedPart, ExportedTransducer
-from pruning.deploy.exported_lm import LM_FORMS, WHOLE, ExportedLM
+from pruning.deploy.export import write
+from pruning.deploy.exported import read_parts
 from pruning.deploy.extract import EXACTNESS
 from pruning.errors import UserError
-from pruning.experiments import checkpoint
-from pruning.kinds import encoder_head, language_model, transducer
-from pruning.models import encoders
-from pruning.models.facts import SAMPLES_PER_SECOND, frames_of, write_facts
-from pruning.models.speech_model import SpeechModel
-from pruning.speech.data import manifests
-from pruning.speech.data.batches import Batch, DataConfig, evaluation_batches
-from pruning.speech.text.bpe import Tokenizer
-from pruning.speech.text.sentences import Sentences, TextConfig, boundary_id
-
-logger = logging.getLogger(__name__)
-
-
-def noise(feature_dim: int, seconds: Sequence[float] = (2.0, 7.0, 3.3)) -> Batch:
-    """Utterances of noise of several lengths, to compare networks where no speech is at hand."""
-    lengths = torch.tensor([frames_of(value) for value in seconds])
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(len(seconds), int(lengths.max()), feature_dim, generator=generator)
-    names = [f"noise-{index}" for index in range(len(seconds))]
-    return Batch(features, lengths, [[] for _ in names], names, ["" for _ in names], sum(seconds))
-
-
-def random_tokens(vocab_size: int, boundary: int, lengths: Sequence[int] = (20, 1, 9)) -> list[Tensor]:
-    """Batches ``(4, U)`` of random tokens that begin as sentences do, to compare where no text is at hand."""
-    generator = torch.Generator().manual_seed(1)
-    batches = [torch.randint(vocab_size, (4, length), generator=generator) for length in lengths]
-    for tokens in batches:
-        tokens[:, 0] = boundary
-    return batches
+from pruning.kinds import kind as kinds
+from pruning.kinds.exports import FORMS, Exports
+from pruning.models.facts import write_facts
+from pruning.registry import CUTS, TEXT
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -71,87 +41,24 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--check", action="store_true", help="compare the files that are there; write none")
     parser.add_argument("--max-batches", type=int, default=20, help="of --cuts or --text")
     options = parser.parse_args(argv)
-    header = checkpoint.read_header(checkpoint.file_of(options.exp_dir))
-    kind = header.get("model", {}).get("type")
-    export, of_others = {"transformer_lm": (_language_model, ("torchscript", "cuts")),
-                         "speech_model": (_speech_model, ("torchscript", "text"))}.get(kind, (_transducer, ("text",)))
-    for option in of_others:
-        if getattr(options, option):
-            raise UserError(f"--{option} is given, and {options.exp_dir} holds a {kind}", "leave it out")
-    export(options)
-
-
-def _transducer(options: argparse.Namespace) -> None:
-    model, header = transducer.load_network(options.exp_dir, Tokenizer(options.lang_dir))
-    model = model.plain()
+    kind, model, header = kinds.load(options.exp_dir)
+    kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
+    _check_options(options, kind)
+    exports = kind.exports(model, options.lang_dir)
+    if options.torchscript and "torchscript" not in exports.forms:
+        raise UserError(f"--torchscript is given, and {options.exp_dir} holds a {kind.name}", "leave it out")
     if not options.check:
-        written = exporting.export_onnx(model, options.output, options.lang_dir)
-        _tell(written + (exporting.export_torchscript(model, options.output) if options.torchscript else []))
-
-    def compare(form: str) -> tuple[float, str]:
-        batches: Iterable[Batch] = [noise(model.config.encoder.feature_dim)]
-        if options.cuts is not None:
-            (cuts,) = manifests.check_exists([options.cuts])
-            data = DataConfig(max_duration=100.0, num_workers=0)
-            batches = itertools.islice(evaluation_batches(data, [cuts]), options.max_batches)
-        same = exporting.agreement(model, ExportedTransducer(options.output, form), batches)
-        return same.difference, (f"outputs differ by {same.difference:.1e} relative; {len(same.differing)} of "
-                                 f"{same.utterances} greedy hypotheses differ")  # fmt: skip
-
-    _compare(options.output, {form: f"{PARTS[0]}{ending}" for form, ending in FORMS.items()}, compare, model, header)
+        forms = [form for form in exports.forms if form != "torchscript" or options.torchscript]
+        _tell(write(exports, options.output, forms, options.lang_dir))
+    data = getattr(options, kind.data_form)
+    _compare(options, exports, data, model, header)
 
 
-def _speech_model(options: argparse.Namespace) -> None:
-    model, header = encoder_head.load_network(options.exp_dir)
-    table = encoder_head.table_of(model.config.task, options.lang_dir)
-    table.check_matches(header["tokenizer"])
-    source = encoder_head.source_of(model)
-    if not options.check:
-        _tell(speech_exporting.export_onnx(model, options.output, options.lang_dir))
-
-    def compare(form: str) -> tuple[float, str]:
-        batches: Iterable[Batch] = [_heard_noise(model)]
-        if options.cuts is not None:
-            (cuts,) = manifests.check_exists([options.cuts])
-            data = DataConfig(max_duration=100.0, num_workers=0)
-            batches = itertools.islice(evaluation_batches(data, [cuts], source=source), options.max_batches)
-        exported = ExportedPart(options.output / speech_exporting.FORMS[form], 1)
-        same = speech_exporting.agreement(model, exported, batches)
-        return same.difference, (f"outputs differ by {same.difference:.1e} relative; the best outputs of "
-                                 f"{len(same.differing)} of {same.utterances} utterances differ")  # fmt: skip
-
-    _compare(options.output, speech_exporting.FORMS, compare, model, header)
-
-
-def _heard_noise(model: SpeechModel) -> Batch:
-    """What `noise` is for a transducer, as the network's encoder hears it."""
-    encoder: Any = model.encoder
-    if not encoders.hears_samples(encoder):
-        return noise(encoder.config.feature_dim)
-    one = noise(round(SAMPLES_PER_SECOND / frames_of(1.0)))
-    return replace(one, features=one.features.flatten(1), lengths=one.lengths * one.features.shape[2])
-
-
-def _language_model(options: argparse.Namespace) -> None:
-    tokenizer = Tokenizer(options.lang_dir)
-    model, header = language_model.load_network(options.exp_dir, tokenizer)
-    boundary = boundary_id(tokenizer)
-    if not options.check:
-        _tell(lm_exporting.export_onnx(model, options.output, options.lang_dir, boundary))
-
-    def compare(form: str) -> tuple[float, str]:
-        batches: Iterable[Tensor] = random_tokens(tokenizer.vocab_size, boundary)
-        if options.text is not None:
-            sentences = Sentences([options.text], tokenizer, TextConfig(on_empty="skip"))
-            found = itertools.islice(sentences.evaluation_batches(), options.max_batches)
-            batches = (batch.inputs for batch in found)
-        same = lm_exporting.agreement(model, ExportedLM(options.output, form), batches)
-        return max(same.whole, same.steps), (
-            f"log-probabilities differ by {same.whole:.1e} relative, step by step by {same.steps:.1e}; "
-            f"{len(same.differing)} of {same.sentences} greedy continuations differ"
-        )
-
-    _compare(options.output, {form: f"{WHOLE}{ending}" for form, ending in LM_FORMS.items()}, compare, model, header)
+def _check_options(options: argparse.Namespace, kind: type[kinds.Kind[Any]]) -> None:
+    """Refuse data of another kind of network."""
+    for form in (CUTS, TEXT):
+        if form != kind.data_form and getattr(options, form) is not None:
+            raise UserError(f"--{form} is given, and {options.exp_dir} holds a {kind.name}", "leave it out")
 
 
 def _tell(written: Sequence[Path]) -> None:
@@ -160,26 +67,23 @@ def _tell(written: Sequence[Path]) -> None:
 
 
 def _compare(
-    output: Path,
-    files: dict[str, str],
-    compare: Callable[[str], tuple[float, str]],
-    model: nn.Module,
-    header: dict[str, Any],
+    options: argparse.Namespace, exports: Exports, data: Optional[Path], model: nn.Module, header: dict[str, Any]
 ) -> None:
-    """Compare every form of ``files`` (form -> one of its files) that is there, and write what the network costs.
+    """Compare every form that is there, and write what the network costs.
 
     Raises:
         UserError: there is no form, or one other than int8 differs by more than `EXACTNESS`.
     """
-    found = {form for form, name in files.items() if (output / name).is_file()}
+    first = next(iter(exports.parts))
+    found = [form for form in exports.forms if (options.output / f"{first}{FORMS[form]}").is_file()]
     if not found:
-        raise UserError(f"{output} holds no export", "leave out --check to make it")
+        raise UserError(f"{options.output} holds no export", "leave out --check to make it")
     for form in sorted(found):
-        write_facts(output / form, model, header.get("dense"))
-        difference, words = compare(form)
-        print(f"{form}: {words}")
-        if form != "int8" and not difference <= EXACTNESS:
-            what = f"the {form} export differs by {difference:.1e}, more than {EXACTNESS:g}"
+        write_facts(options.output / form, model, header.get("dense"))
+        same = exports.agreement(read_parts(options.output, list(exports.parts), form), data, options.max_batches)
+        print(f"{form}: {same.words}")
+        if form != "int8" and not same.difference <= EXACTNESS:
+            what = f"the {form} export differs by {same.difference:.1e}, more than {EXACTNESS:g}"
             raise UserError(what, "export it again; if it is of these weights, report it")
 
 

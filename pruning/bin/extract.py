@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,14 +16,10 @@ from pruning.core.prunable import plain
 from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.kinds import encoder_head, language_model, runs, transducer
-from pruning.models.speech_model import SpeechModel
+from pruning.experiments.structures import read_structure
+from pruning.kinds import kind as kinds
 from pruning.provenance import file_fingerprint
 from pruning.speech.data import manifests
-from pruning.speech.data.batches import DataConfig, training_batches
-from pruning.speech.data.sources import FEATURES
-from pruning.speech.text.bpe import Tokenizer
-from pruning.speech.text.sentences import Sentences, TextConfig
 from pruning.speech.text.text_files import check_texts
 
 
@@ -76,7 +71,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--reinitialise is {options.reinitialise}", "give a seed of at least 0 and below 2^63")
     if options.repair and options.reinitialise is not None:
         raise UserError("--repair solves weights that --reinitialise would draw anew", "give one of them")
-    structure = runs.read_structure(options.structure or options.pruned)
+    structure = read_structure(options.structure or options.pruned)
     origin = _origin(options)
     if checkpoint.best_path(options.exp_dir).exists():
         check_origin(options.exp_dir, origin)
@@ -90,17 +85,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.print:
         print("\n".join(structure.lines()))
     print(before_after(model, structure))
-    kinds = {group.kind for group in structure.groups.values()}
-    if options.repair and kinds & {single_weights.KIND, low_rank.KIND}:
-        what = f"--repair solves what follows units that were cut; here {' and '.join(sorted(kinds))} were"
+    units = {group.kind for group in structure.groups.values()}
+    if options.repair and units & {single_weights.KIND, low_rank.KIND}:
+        what = f"--repair solves what follows units that were cut; here {' and '.join(sorted(units))} were"
         raise UserError(what, "leave it out (low rank by wanda is the least-squares solution already)")
     batches = _batches(options, model, header)
     if options.repair:
         if batches is None:
             raise UserError("--repair is given without data", "give --train-cuts or --train-text, and --lang-dir")
         teacher, model = plain(checkpoint.load_model(options.teacher or options.pruned)[0]), plain(model)
-        forward = (language_model if options.train_text else transducer).forward
-        structure = repaired(teacher, model, structure, batches(), options.repair, forward)
+        if not kinds.of(model).capabilities(model).repair:
+            raise UserError(f"--repair is not possible with {kinds.of(model).called}", "leave it out")
+        structure = repaired(teacher, model, structure, batches(), options.repair, kinds.of(model).forward)
     normalising = None if batches is None else itertools.islice(batches(), options.batch_norm_batches)
     extract_experiment(model, header, structure, Path(options.exp_dir), normalising, origin, options.reinitialise)
 
@@ -118,20 +114,12 @@ def _batches(
         return None
     if not options.lang_dir:
         raise UserError(f"{name} is given without --lang-dir", "give the language directory")
-    kind = header["model"]["type"]
-    if bool(options.train_text) != (kind == "transformer_lm"):
-        raise UserError(f"{options.pruned} holds a {kind}, and {name} is given", "give the data of its kind")
-    table: Any
-    if isinstance(model, SpeechModel):
-        table, source = encoder_head.table_of(model.config.task, options.lang_dir), encoder_head.source_of(model)
-    else:
-        table, source = Tokenizer(options.lang_dir), FEATURES
+    kind = kinds.of(model)
+    if f"--train-{kind.data_form}" != name:
+        raise UserError(f"{options.pruned} holds a {kind.name}, and {name} is given", "give the data of its kind")
+    table = kind.table_of(model, options.lang_dir)
     table.check_matches(header["tokenizer"])
-    if options.train_text:
-        sentences = Sentences(files, table, TextConfig(on_empty="skip"), keep=True)
-        return partial(sentences.training_batches, seed=0, epoch=1)
-    config = DataConfig(max_duration=options.max_duration)
-    return partial(training_batches, config, options.train_cuts, table, seed=0, epoch=1, source=source)
+    return lambda: iter(kind.calibration(model, table, files, options.max_duration))
 
 
 if __name__ == "__main__":

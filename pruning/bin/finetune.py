@@ -7,6 +7,7 @@ from typing import Optional
 
 from pruning import configuration
 from pruning.bin import arguments, command
+from pruning.kinds import run
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -16,9 +17,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
-    config = configuration.load(arguments.recipe(options).RunConfig, options.config, options.overrides)
-    recipe = arguments.recipe(options).RECIPE(config, arguments.inputs(options))
-    recipe.train(options.exp_dir, options.init, options.teacher)
+    kind = arguments.kind(options)
+    config = configuration.load(kind.training, options.config, options.overrides)
+    run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import write_json
-from pruning.kinds import transducer
+from pruning.kinds.transducer import TransducerKind
 from pruning.measure import benchmark, latency
 
 
@@ -34,7 +34,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(what, "correct them")
     setting = benchmark.Setting(options.threads, options.batch, options.seconds)
     table = latency.measure(
-        transducer.load_network(options.network)[0], setting, options.backend, options.points, options.repeats
+        TransducerKind.load_network(options.network)[0], setting, options.backend, options.points, options.repeats
     )
     write_json(options.output, {**table.to_dict(), **provenance.environment("pruning.bin.latency", argv, "cpu")})
     shares = [f"{index / (options.points - 1):.2f}" for index in range(options.points)]

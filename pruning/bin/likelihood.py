@@ -17,9 +17,10 @@ from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.experiments.decoding_results import likelihood_path
 from pruning.files import read_json, write_json
-from pruning.kinds import transducer
+from pruning.kinds.transducer import TransducerKind
 from pruning.speech.data import checks, manifests
-from pruning.speech.data.batches import DataConfig, evaluation_batches
+from pruning.speech.data.batches import evaluation_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.scoring.likelihood import likelihoods
 from pruning.speech.text.bpe import Tokenizer
 
@@ -38,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments.check_least(options, num_threads=1)
     torch.set_num_threads(options.num_threads)
     tokenizer = Tokenizer(options.lang_dir)
-    model, header = transducer.load_network(options.exp_dir, tokenizer)
+    model, header = TransducerKind.load_network(options.exp_dir, tokenizer)
     weights = provenance.weights_fingerprint(model)
     for cuts in options.cuts:
         path = likelihood_path(options.exp_dir, manifests.set_name_of(cuts))

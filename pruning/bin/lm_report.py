@@ -14,11 +14,11 @@ from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.experiments.decoding_results import perplexity_path
 from pruning.files import read_json
+from pruning.kinds.measured_text import BLOCK, blocks_of, in_blocks
 from pruning.models import facts
 from pruning.reports import report
 from pruning.speech.decoding.methods import SETTINGS
 from pruning.speech.scoring.statistics import Design, Estimate
-from pruning.sweeps.measures import BLOCK, blocks_of, in_blocks
 
 NOTE = """\
 Perplexity per word: the end of a sentence counts as a word, words outside the vocabulary do not, for every model alike.

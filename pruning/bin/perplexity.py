@@ -19,7 +19,7 @@ from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.experiments.decoding_results import perplexity_path
 from pruning.files import read_json, write_json
-from pruning.kinds import language_model
+from pruning.kinds.language_model import LanguageModelKind
 from pruning.speech.ngrams import arpa
 from pruning.speech.scoring.perplexity import WordScores, perplexity, word_scores
 from pruning.speech.text.bpe import Tokenizer
@@ -90,7 +90,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:
     """What scores the sentences of a file by a network, and what stands for it."""
     tokenizer = Tokenizer(options.lang_dir)
-    model, _ = language_model.load_network(options.exp_dir, tokenizer)
+    model, _ = LanguageModelKind.load_network(options.exp_dir, tokenizer)
     model.eval()
 
     def score(text: Path, lines: Sequence[str]) -> list[WordScores]:

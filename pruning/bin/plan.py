@@ -21,7 +21,7 @@ from pruning.bin import arguments, command
 from pruning.core.cost import COSTS
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
-from pruning.kinds import transducer
+from pruning.kinds.transducer import PruneConfig, RunConfig
 from pruning.measure.plan import Corpus, RunPlan, plan_run, table
 from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer
@@ -67,7 +67,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_intermixed_args(argv)
     arguments.check_least(options, copies=1, vocab_size=2, processes=1, timed_seconds=0)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
-    teacher_config = configuration.load(transducer.RunConfig, options.teacher_config, options.overrides)
+    teacher_config = configuration.load(RunConfig, options.teacher_config, options.overrides)
     if teacher_config.model is None:
         raise UserError(f"{options.teacher_config} has no 'model'", "give its dimensions")
     vocab = options.vocab_size
@@ -93,7 +93,7 @@ def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
 
 
 def _plans(
-    options: argparse.Namespace, teacher_config: transducer.RunConfig, corpus: Corpus, vocab: int
+    options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpus, vocab: int
 ) -> list[RunPlan]:
     """One plan for each configuration that is given."""
     assert teacher_config.model is not None
@@ -102,7 +102,7 @@ def _plans(
     plans = [estimate("teacher", dense, teacher_config)]
     targets = {"size": 0.5}
     if options.prune_config:
-        prune = configuration.load(transducer.PruneConfig, options.prune_config)
+        prune = configuration.load(PruneConfig, options.prune_config)
         targets = {cost: goal for cost, goal in prune.constraint.goals().items() if cost in COSTS} or targets
         plans.append(estimate("pruning", dense, prune))
     cost, target = next(iter(targets.items()))
@@ -110,7 +110,7 @@ def _plans(
     structure = uniform_structure(dense.unit_groups(), costs, cost, (1 - target) * costs.dense[cost])
     for name, path in (("fine-tuning", options.finetune_config), ("uniform", options.uniform_config)):
         if path:
-            config = configuration.load(transducer.RunConfig, path)
+            config = configuration.load(RunConfig, path)
             small = dense.shrink(structure)
             plans.append(estimate(name, small, config, teacher=dense))
     return plans

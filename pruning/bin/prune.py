@@ -11,18 +11,20 @@ from typing import Optional
 from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.core.constraint import RAMPS
+from pruning.deploy.extract import extract_snapshots
 from pruning.errors import UserError
 from pruning.experiments.directory import is_done
 from pruning.files import PathLike
-from pruning.kinds import runs
+from pruning.kinds import run
+from pruning.methods.config import METHODS, TECHNIQUES
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
-    parser.add_argument("--method", choices=runs.METHODS, help="pruning method; default: the configuration's, else l0")
-    parser.add_argument("--technique", choices=runs.TECHNIQUES,
+    parser.add_argument("--method", choices=METHODS, help="pruning method; default: the configuration's, else l0")
+    parser.add_argument("--technique", choices=TECHNIQUES,
                         help="what goes: units, single weights or rank-1 components; default: the configuration's")
     parser.add_argument("--scheduler", choices=RAMPS, help="how the target is come to; default: the configuration's")
     parser.add_argument("--teacher", help="checkpoint or experiment directory of the dense network")
@@ -32,9 +34,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = arguments.parse_run(parser, argv)
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
-    config = configuration.load(arguments.recipe(options).PruneConfig, options.config, overrides)
-    recipe = arguments.recipe(options).RECIPE(config, arguments.inputs(options))
-    recipe.prune(options.exp_dir, _teacher(options))
+    kind = arguments.kind(options)
+    config = configuration.load(kind.pruning, options.config, overrides)
+    world = run.prune(kind(config, arguments.inputs(options)), options.exp_dir, _teacher(options))
+    if world.is_main:
+        extract_snapshots(options.exp_dir)
 
 
 def _teacher(options: argparse.Namespace) -> PathLike:

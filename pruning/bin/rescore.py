@@ -16,7 +16,7 @@ import torch
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_lines
-from pruning.kinds import language_model
+from pruning.kinds.language_model import LanguageModelKind
 from pruning.speech.decoding.fusion import lm_scores
 from pruning.speech.decoding.rescoring import Entry, read_nbest, rescore, write_nbest
 from pruning.speech.ngrams import arpa
@@ -38,7 +38,7 @@ def _scorer(options: argparse.Namespace) -> Scorer:
     if options.lang_dir is None:
         raise UserError("--lm-exp-dir is given without --lang-dir", "give the language directory")
     tokenizer = Tokenizer(options.lang_dir)
-    network, _ = language_model.load_network(options.lm_exp_dir, tokenizer)
+    network, _ = LanguageModelKind.load_network(options.lm_exp_dir, tokenizer)
     network.eval()
 
     def scores(texts: Sequence[str]) -> list[float]:

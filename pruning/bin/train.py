@@ -9,6 +9,7 @@ from typing import Any, Optional
 from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.files import read_json
+from pruning.kinds import run
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -23,9 +24,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.model is not None:
         dimensions: Any = read_json(options.model, "write it with python -m pruning.bin.uniform")
         overrides.insert(0, f"model={json.dumps(dimensions)}")
-    config = configuration.load(arguments.recipe(options).RunConfig, options.config, overrides)
-    recipe = arguments.recipe(options).RECIPE(config, arguments.inputs(options))
-    recipe.train(options.exp_dir, options.init, options.teacher)
+    kind = arguments.kind(options)
+    config = configuration.load(kind.training, options.config, overrides)
+    run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pruning.bin import arguments, command
 from pruning.core.cost import COSTS, SIZE
 from pruning.errors import UserError
 from pruning.files import write_json
-from pruning.kinds import transducer
+from pruning.kinds.transducer import TransducerKind
 from pruning.models import uniform
 from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer
@@ -34,11 +34,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds is {options.seconds}", "give a length above 0")
-    dense, _ = transducer.load_network(options.dense)
+    dense, _ = TransducerKind.load_network(options.dense)
     costs = cost_model(dense, options.seconds)
     reference, targets = None, {}
     if options.reference is not None:
-        reference, header = transducer.load_network(options.reference)
+        reference, header = TransducerKind.load_network(options.reference)
         targets = header.get("targets", {})
     cost = getattr(options, "cost", next((name for name in COSTS if name in targets), SIZE))
     if reference is not None:

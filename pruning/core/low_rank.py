@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional, Protocol, cast, runtime_checkable
+from typing import Optional, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,17 @@ class Factorable(Protocol):
 
     def with_ranks(self, ranks: Mapping[str, int]) -> nn.Module:
         """A new network whose layers ``ranks`` (name -> rank) are factored; its weights are not set."""
+
+
+def factorable(model: nn.Module) -> Factorable:
+    """``model`` as a network that says which linear layers it has.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not isinstance(model, Factorable):
+        raise UserError(f"a {type(model).__name__} does not say which weights may go", "use another technique")
+    return model
 
 
 def break_even(outputs: int, inputs: int) -> float:
@@ -259,9 +270,7 @@ def linear_names(model: nn.Module) -> list[str]:
     Raises:
         UserError: the network cannot be factored.
     """
-    if not isinstance(model, Factorable):
-        raise UserError(f"a {type(model).__name__} has no linear layers to factor", "use another technique")
-    return [layer.name for layer in model.linear_layers(1)]
+    return [layer.name for layer in factorable(model).linear_layers(1)]
 
 
 @torch.no_grad()
@@ -288,7 +297,7 @@ def factorise(model: nn.Module, names: Sequence[str], metrics: Optional[Mapping[
         if f"{name}.bias" in state:
             state[f"{name}.u.bias"] = state.pop(f"{name}.bias")
         ranks[name] = len(right)
-    factored = cast(Factorable, model).with_ranks(ranks)
+    factored = factorable(model).with_ranks(ranks)
     factored.load_state_dict(state, strict=True)
     parameter = next(model.parameters())
     return factored.to(device=parameter.device, dtype=parameter.dtype).train(model.training)

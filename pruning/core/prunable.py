@@ -29,6 +29,17 @@ class Prunable(Protocol):
         """A new network of the shapes that ``structure`` leaves; its weights are not set."""
 
 
+def prunable(model: nn.Module) -> Prunable:
+    """``model`` as a network that declares its units.
+
+    Raises:
+        TypeError: it does not.
+    """
+    if not isinstance(model, Prunable):
+        raise TypeError(f"a {type(model).__name__} declares no units: it needs what `Prunable` names")
+    return model
+
+
 @runtime_checkable
 class HasPlainState(Protocol):
     """A network whose tensors have other names or another form than those of what `Prunable.shrink` makes."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pruning.core.linear_inputs import flattened_outputs, flattened_parts
 from pruning.core.masking import Masker
-from pruning.core.prunable import Prunable
+from pruning.core.prunable import prunable
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
 
@@ -154,7 +154,7 @@ def repair(
     Raises:
         TypeError: what follows pruned units is neither linear nor a convolution without groups.
     """
-    groups = cast(Prunable, dense).unit_groups()
+    groups = prunable(dense).unit_groups()
     structure = structure.without_scale().resolved(groups)
     masker = Masker(cut, groups)
     sites = _sites(dense, groups, structure)

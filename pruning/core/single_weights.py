@@ -6,17 +6,15 @@ A zero among the weights saves no time in dense kernels, and no memory but in a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.cost import CostModel, CostTerm
-from pruning.core.low_rank import Factorable
-from pruning.core.prunable import Prunable
+from pruning.core.low_rank import factorable
+from pruning.core.prunable import Prunable, prunable
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
-from pruning.errors import UserError
 
 KIND = "weights"
 
@@ -32,26 +30,24 @@ class SingleWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, Factorable):
-            raise UserError(f"a {type(model).__name__} does not say which weights may go", "use another technique")
-        self.model = model
+        self.model, self._layers, self._whole = model, factorable(model), prunable(model)
 
     def unit_groups(self) -> list[UnitGroup]:
         """One group for the matrix of each linear layer."""
         groups = []
-        for layer in cast(Factorable, self.model).linear_layers(1):
+        for layer in self._layers.linear_layers(1):
             name = f"{layer.name}.weight"
-            weight = cast(nn.Module, self.model).get_parameter(name)
+            weight = self.model.get_parameter(name)
             groups.append(UnitGroup(f"{name}s", KIND, weight.numel(), (Span(name, None),), rows=len(weight)))
         return groups
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
         """As the network's own, its matrices by their weights: MACs are those that a sparse kernel would compute."""
-        whole = CostModel(cast(Prunable, self.model).unit_groups(), cast(Prunable, self.model).cost_terms(frames))
+        whole = CostModel(self._whole.unit_groups(), self._whole.cost_terms(frames))
         constant = whole.by_kind(whole.dense_counts())
         terms = []
-        for layer in cast(Factorable, self.model).linear_layers(frames):
-            weights = cast(nn.Module, self.model).get_parameter(f"{layer.name}.weight").numel()
+        for layer in self._layers.linear_layers(frames):
+            weights = self.model.get_parameter(f"{layer.name}.weight").numel()
             constant[layer.kind]["size"] -= weights
             constant[layer.kind]["macs"] -= weights * layer.calls
             terms.append(CostTerm(layer.kind, (f"{layer.name}.weights",), 1, layer.calls))
@@ -59,12 +55,12 @@ class SingleWeights:
 
     def probe(self, generator: torch.Generator) -> Tensor:
         """As the network's own."""
-        return cast(Prunable, self.model).probe(generator)
+        return self._whole.probe(generator)
 
     def shrink(self, structure: Structure) -> nn.Module:
         """A network of the same shapes: what goes is zero."""
-        ranks: Mapping[str, int] = getattr(cast(nn.Module, self.model).config, "ranks", {})
-        return cast(Factorable, self.model).with_ranks(ranks)
+        ranks: Mapping[str, int] = getattr(self.model.config, "ranks", {})
+        return self._layers.with_ranks(ranks)
 
 
 def hold_zeros(model: nn.Module) -> None:
@@ -92,4 +88,4 @@ def is_of_single_weights(structure: Structure) -> bool:
 
 def view_of(model: nn.Module, structure: Structure) -> Prunable:
     """What ``structure`` is a structure of: the network, or its single weights."""
-    return SingleWeights(model) if is_of_single_weights(structure) else cast(Prunable, model)
+    return SingleWeights(model) if is_of_single_weights(structure) else prunable(model)

@@ -1,27 +1,18 @@
-"""An exported transducer as the searches take it: onnxruntime or TorchScript in the place of PyTorch's modules."""
+"""Reading exported files: onnxruntime or TorchScript in the place of PyTorch's modules."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.kinds.exports import FORMS
 from pruning.optional import package
-
-FORMS = {"float32": ".onnx", "int8": ".int8.onnx", "torchscript": ".pt"}
-"""Endings of the files of each form of export."""
-PARTS = ("encoder", "decoder", "joiner")
-
-
-class Encoded(NamedTuple):
-    """Output of an encoder, projected to the joiner's dimension: ``(N, T', J)`` and ``(N,)``."""
-
-    output: Tensor
-    lengths: Tensor
 
 
 class ExportedPart:
@@ -66,78 +57,24 @@ class ExportedPart:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Of an ONNX file."""
+        """Of an ONNX file; of TorchScript that of the ONNX file beside it."""
+        if self._session is None:
+            return ExportedPart(self.path.with_suffix(".onnx"), 1).metadata
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
 
-class _Decoder:
-    blank_id = 0
-
-    def __init__(self, part: ExportedPart, context_size: int, vocab_size: int) -> None:
-        self._part, self.context_size, self.vocab_size = part, context_size, vocab_size
-
-    def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
-        """``(N, U) -> (N, U', J)``, projected already."""
-        if pad:
-            tokens = torch.nn.functional.pad(tokens, (self.context_size - 1, 0), value=-1)
-        contexts = tokens.unfold(1, self.context_size, 1)  # (N, U', context)
-        (output,) = self._part(contexts.flatten(0, 1).contiguous())
-        return output.view(*contexts.shape[:2], -1)
-
-
-class _Joiner:
-    def __init__(self, part: ExportedPart) -> None:
-        self._part = part
-
-    @staticmethod
-    def encoder_proj(encoder_out: Tensor) -> Tensor:
-        """The exported encoder has it."""
-        return encoder_out
-
-    @staticmethod
-    def decoder_proj(decoder_out: Tensor) -> Tensor:
-        """The exported decoder has it."""
-        return decoder_out
-
-    def __call__(self, encoder_out: Tensor, decoder_out: Tensor, project: bool = True) -> Tensor:
-        encoder_out, decoder_out = torch.broadcast_tensors(encoder_out, decoder_out)
-        width = encoder_out.shape[-1]
-        (logits,) = self._part(encoder_out.reshape(-1, width), decoder_out.reshape(-1, width))
-        return logits.view(*encoder_out.shape[:-1], -1)
-
-
-class ExportedTransducer:
-    """Encoder, decoder and joiner from the files of an export.
+def read_parts(directory: PathLike, names: Sequence[str], form: str, threads: int = 1) -> dict[str, ExportedPart]:
+    """Exported files of a directory by the names of their parts.
 
     Args:
-        directory: holds them and ``encoder.onnx`` with its metadata, whatever the form.
-        form: one of `FORMS`.
+        directory: of the export.
+        names: of the parts.
+        form: one of `pruning.kinds.exports.FORMS`.
         threads: of onnxruntime; TorchScript takes torch's.
-
-    Attributes:
-        decoder, joiner: as `pruning.speech.network.TransducerNetwork` has them.
-        feature_dim: bins per frame.
-        files: the three files.
 
     Raises:
         UserError: a file is missing or broken, or an unknown form.
     """
-
-    def __init__(self, directory: PathLike, form: str = "float32", threads: int = 1) -> None:
-        if form not in FORMS:
-            raise UserError(f"there is no form {form!r} of export", f"choose from {', '.join(FORMS)}")
-        self.files = [Path(directory) / f"{name}{FORMS[form]}" for name in PARTS]
-        self._encoder, decoder, joiner = (ExportedPart(path, threads) for path in self.files)
-        described = [part if part.path.suffix == ".onnx" else ExportedPart(Path(directory) / f"{name}.onnx", 1)
-                     for name, part in (("encoder", self._encoder), ("decoder", decoder))]  # fmt: skip
-        try:
-            self.feature_dim = int(described[0].metadata["feature_dim"])
-            context_size, vocab_size = (int(described[1].metadata[key]) for key in ("context_size", "vocab_size"))
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{directory} lacks metadata ({error})", "export it again") from None
-        self.decoder, self.joiner = _Decoder(decoder, context_size, vocab_size), _Joiner(joiner)
-
-    def encoder(self, features: Tensor, lengths: Tensor) -> Encoded:
-        """``(N, T, C)``, ``(N,)`` -> projected output and lengths."""
-        output, frames = self._encoder(features, lengths)
-        return Encoded(output, frames)
+    if form not in FORMS:
+        raise UserError(f"there is no form {form!r} of export", f"choose from {', '.join(FORMS)}")
+    return {name: ExportedPart(Path(directory) / f"{name}{FORMS[form]}", threads) for name in names}

@@ -6,30 +6,32 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 import torch
 from tabulate import tabulate
 from torch import nn
 
+from pruning import registry
 from pruning.core.cost import MACS, SIZE, CostModel, summarise
 from pruning.core.extraction import cut_tensors, extract
 from pruning.core.masking import Masker
-from pruning.core.prunable import Prunable
+from pruning.core.prunable import prunable
 from pruning.core.repair import repair
 from pruning.core.single_weights import SingleWeights, is_of_single_weights, view_of
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.experiments.structures import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
-from pruning.models import registry
-from pruning.models.conformer import ConformerEncoder
-from pruning.models.facts import network_facts, reference_length, write_facts
+from pruning.models.facts import describe, network_facts, read_facts, write_facts
+from pruning.provenance import file_fingerprint
 from pruning.speech.data.batches import Batch
 
 logger = logging.getLogger(__name__)
 
 EXACTNESS = 1e-4
+SIZES = "sizes"
 ORIGIN = "extracted_from"
 """The key of a header that says what the network was extracted from."""
 
@@ -44,8 +46,8 @@ def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float
     """Relative difference of the masked and the extracted network's outputs on a made-up input."""
     dense, small = dense.eval(), small.eval()
     with Masker(dense, view_of(dense, structure).unit_groups()).applied(structure.masks()):
-        masked = cast(Prunable, dense).probe(torch.Generator().manual_seed(0))
-    return relative_difference(cast(Prunable, small).probe(torch.Generator().manual_seed(0)), masked)
+        masked = prunable(dense).probe(torch.Generator().manual_seed(0))
+    return relative_difference(prunable(small).probe(torch.Generator().manual_seed(0)), masked)
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -116,7 +118,7 @@ def repaired(
 
 def before_after(dense: nn.Module, structure: Structure) -> str:
     """A table of parameters and MACs by kind, before and after."""
-    length, at = reference_length(dense)
+    length, at = registry.of(dense).reference(dense)
     view = view_of(dense, structure)
     costs = CostModel(view.unit_groups(), view.cost_terms(length))
     rows = summarise(costs, {group.name: structure.count(group.name) for group in costs.groups})
@@ -160,13 +162,27 @@ def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
 def _with_fresh_weights(model: nn.Module, seed: int, structure: Structure) -> nn.Module:
     torch.manual_seed(seed)
     fresh = registry.build(registry.describe(model)).eval()
-    for one, other in zip(model.modules(), fresh.modules()):
-        if isinstance(one, ConformerEncoder) and isinstance(other, ConformerEncoder):
-            other.set_feature_statistics(one.feature_mean, 1 / one.feature_scale)
+    statistics = dict(model.named_buffers())
+    for name, buffer in fresh.named_buffers():
+        if name.endswith(("feature_mean", "feature_scale")):
+            buffer.copy_(statistics[name])
     if is_of_single_weights(structure):  # of these, the zeros are the structure
         groups = SingleWeights(fresh).unit_groups()
         fresh.load_state_dict(cut_tensors(fresh.state_dict(), groups, structure.without_scale()))
     return fresh
+
+
+def extract_snapshots(exp_dir: PathLike) -> None:
+    """Cut the networks out that a pruning run kept on its way, each into an experiment of its own under ``sizes/``."""
+    for path in sorted(checkpoint.snapshot_path(exp_dir, "all").parent.glob("*.safetensors")):
+        place = Path(exp_dir) / SIZES / path.stem
+        origin = {"--pruned": file_fingerprint(path)}
+        if checkpoint.best_path(place).exists():
+            check_origin(place, origin)
+            continue
+        model, header = checkpoint.load_model(path)
+        extract_experiment(model, header, found_structure(path), place, origin=origin)
+        logger.info("%s: %s", place, describe(read_facts(place)))
 
 
 def extract_experiment(
@@ -217,7 +233,7 @@ def extract_experiment(
     for key in ("targets", checkpoint.PRETRAINED):  # of the pruning run
         if key in header:
             new_header[key] = header[key]
-    write_json(Path(exp_dir) / "structure.json", kept)
+    write_json(Path(exp_dir) / STRUCTURE, kept)
     write_facts(exp_dir, small, facts)
     checkpoint.save_model(checkpoint.best_path(exp_dir), small, new_header)
     return small

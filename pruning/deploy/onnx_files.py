@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
-import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from pruning.files import PathLike, atomic_path
+from pruning.kinds.exports import FORMS, Part
 from pruning.optional import package
 
 OPSET = 17  # the first with layer normalisation
-AUTHOR = {"model_author": "structured pruning", "version": "1"}
-"""Metadata of every file."""
-Axes = Mapping[str, Mapping[int, str]]
-
-
-class Part(NamedTuple):
-    """What becomes one file.
-
-    Attributes:
-        module: takes and gives tensors.
-        inputs: to trace it with.
-        takes, gives: names of its inputs and outputs, in order -> names of their dynamic axes.
-        metadata: of the file.
-    """
-
-    module: nn.Module
-    inputs: tuple[Tensor, ...]
-    takes: Axes
-    gives: Axes
-    metadata: Mapping[str, str]
-
-
-def padded(x: Tensor, least: int) -> Tensor:
-    """``x (N, L, ...)`` with zeros behind it where it is shorter than ``least``, in operations that can be traced."""
-    one = x[0] if x.dim() == 2 else x[0, :, 0]
-    length = torch.ones_like(one, dtype=torch.int64).sum()  # where x.shape would be a constant
-    longer = torch.cat([x, x.new_zeros(x.shape[0], least, *x.shape[2:])], dim=1)
-    return longer[:, : length.clamp(min=least)]
 
 
 @torch.no_grad()
-def write(
-    parts: Mapping[str, Part], directory: PathLike, lang_dir: Optional[PathLike] = None, int8: bool = True
-) -> list[Path]:
-    """Write ``NAME.onnx`` of every part, their int8 forms, and ``tokens.txt``.
+def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> list[Path]:
+    """Write ``NAME.onnx`` of every part, and their int8 forms.
 
     Args:
         parts: by name.
         directory: where to.
-        lang_dir: has the tokens; None writes none.
         int8: also write ``NAME.int8.onnx``, matrices quantised dynamically.
 
     Returns:
@@ -70,7 +36,7 @@ def write(
     quantization = package("onnxruntime.quantization", "int8 export") if int8 else None
     written = []
     for name, part in parts.items():
-        path, small = (Path(directory) / f"{name}{ending}" for ending in (".onnx", ".int8.onnx"))
+        path, small = (Path(directory) / f"{name}{ending}" for ending in (FORMS["float32"], FORMS["int8"]))
         with atomic_path(path) as temporary:
             _trace(part, temporary)
             network = onnx.load(str(temporary))
@@ -84,9 +50,6 @@ def write(
             _share_transposed(onnx, network)
             onnx.save(network, str(temporary))
         written += [path] if quantization is None else [path, small]
-    if lang_dir is not None:
-        with atomic_path(Path(directory) / "tokens.txt") as temporary:
-            shutil.copyfile(Path(lang_dir) / "tokens.txt", temporary)
     return written
 
 
@@ -121,27 +84,8 @@ def _quantise(quantization: Any, source: Path, target: Path) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a preparation that changes nothing here
     try:
         quantization.quantize_dynamic(
-            str(source), str(target), op_types_to_quantize=["MatMul"], weight_type=quantization.QuantType.QInt8
+            str(source), str(target), op_types_to_quantize=["MatMul"], weight_type=quantization.QuantType.QInt8,
+            reduce_range=True,  # 7 bits: 8 saturate in kernels of processors without VNNI
         )
     finally:
         logging.getLogger().setLevel(level)
-
-
-@dataclass
-class Difference:
-    """The largest difference between outputs that were added, ``relative`` to the largest output."""
-
-    largest: float = 0.0
-    reach: float = 1e-30
-
-    def add(self, got: Tensor, wanted: Tensor) -> None:
-        """Compare two tensors of one shape; nothing where they are empty."""
-        if wanted.numel():
-            difference = float((got - wanted).abs().max())
-            self.largest = max(self.largest, difference if math.isfinite(difference) else math.inf)  # NaN passes max()
-            self.reach = max(self.reach, float(wanted.abs().max()))
-
-    @property
-    def relative(self) -> float:
-        """Over all that was added."""
-        return self.largest / self.reach

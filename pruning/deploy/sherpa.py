@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pruning.deploy.exported import FORMS, PARTS
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.kinds.exports import FORMS
+from pruning.kinds.transducer_export import PARTS
 from pruning.optional import package
 from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.recognition import Recognition

@@ -1,6 +1,6 @@
 """Checkpoints: safetensors whose header holds everything needed to rebuild the network.
 
-The header's values are JSON. ``model`` is what ``pruning.models.registry.describe`` says of the network; further keys
+The header's values are JSON. ``model`` is what `pruning.registry.describe` says of the network; further keys
 are the recipe's (tokenizer, structure, sparsity) and the trainer's (epoch, step, averaging).
 """
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pruning import registry
 from pruning.errors import UserError
 from pruning.experiments import average, unpickle
 from pruning.files import PathLike, atomic_path
@@ -53,6 +54,8 @@ def best_path(exp_dir: PathLike) -> Path:
     return Path(exp_dir) / "best.safetensors"
 
 
+FOUND = "found_structure"
+"""Key of the headers of a pruning run: the structure at that moment."""
 PRETRAINED = "pretrained"
 """Key of a header, and of those of all networks made from it: the name of the pre-trained one that was the start."""
 
@@ -193,7 +196,7 @@ def load_model(
         avg: A: average over the epochs E-A+1 ... E; None takes the weights at the end of epoch E as they are.
         use_average: average all moments that the running average saw in these epochs (icefall's
             ``--use-averaged-model true``); otherwise the weights at the ends of the A epochs.
-        build: makes the network from ``header["model"]``; by default ``pruning.models.registry.build``.
+        build: makes the network from ``header["model"]``; by default `pruning.registry.build`.
 
     Returns:
         The network and the header (of epoch E), with ``averaged_epochs`` added when averaged.
@@ -205,11 +208,7 @@ def load_model(
     """
     source = Path(source)
     weights, header = _choose(source, epoch, avg, use_average)
-    if build is None:
-        from pruning.models import registry
-
-        build = registry.build
-    model = build(header["model"])
+    model = (build or registry.build)(header["model"])
     load_weights(model, weights, source)
     _check_weights(model, weights, source)
     return model.eval(), header

@@ -10,13 +10,14 @@ from typing import Any, Optional
 
 from torch import Tensor, nn
 
+from pruning import registry
 from pruning.errors import UserError
 from pruning.experiments import checkpoint, directory
 from pruning.files import PathLike, write_json
 from pruning.importers import icefall_checkpoint
 from pruning.importers.icefall_checkpoint import Choice, Found
 from pruning.importers.icefall_transducer import converted, form_of
-from pruning.models import icefall_encoder, registry
+from pruning.models import icefall_encoder
 from pruning.models.conformer import REWORKED
 from pruning.models.facts import describe, network_facts, write_facts
 from pruning.models.icefall_encoder import RECIPES, IcefallModules

@@ -1,38 +1,49 @@
-"""Runs of an encoder with a head on recordings, for recognition by CTC or for intents; what commands call."""
+"""Encoders with a head on recordings, for recognition by CTC or for intents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from torch import nn
 
 from pruning.core.distillation import DistillationConfig
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike
 from pruning.importers import hugging_face
-from pruning.kinds import runs, transducer
-from pruning.kinds.kind import Recipe
+from pruning.kinds.capabilities import Capabilities
+from pruning.kinds.cuts_data import cuts_data
+from pruning.kinds.encoder_head_export import encoder_head_exports
+from pruning.kinds.exports import ONNX_FORMS, Exports
+from pruning.kinds.kind import Inputs, Kind
+from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS, word_errors
+from pruning.kinds.measuring import Measuring
+from pruning.kinds.recogniser import Recogniser
+from pruning.kinds.transducer import by_ctc, set_feature_statistics
 from pruning.methods.base import Pruner
-from pruning.models import encoders
-from pruning.models.conformer import ConformerEncoder
-from pruning.models.facts import SAMPLES_PER_SECOND
-from pruning.models.speech_model import CTC, INTENT, TASKS, SpeechModel, SpeechModelConfig
+from pruning.methods.config import TECHNIQUES, PruningConfig
+from pruning.models import encoders, facts
+from pruning.models.encoder import Encoder
+from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
+from pruning.registry import CUTS
 from pruning.speech.data import manifests, sources
 from pruning.speech.data.augment import SampleAugment, SpecAugment
-from pruning.speech.data.batches import Batch, DataConfig, Table, count_batches, evaluation_batches, training_batches
+from pruning.speech.data.batches import Batch, Table, training_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, Source
+from pruning.speech.decoding.methods import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
 from pruning.tasks.encoder_head import SpeechLossConfig, SpeechTask
 from pruning.training import distributed
+from pruning.training.run_data import RunData
 from pruning.training.trainer_config import TrainerConfig
 
+NAME = "speech_model"
 HEARS = ("samples", "features")
 
 
@@ -50,6 +61,7 @@ class RunConfig:
         data: batches; their augmentation is `SpecAugment` or `SampleAugment`, by what the encoder hears.
         distillation: what is learned from a teacher, where one is given.
         trainer: the loop.
+        kind: of the network.
     """
 
     task: str
@@ -60,6 +72,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    kind: str = NAME
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -73,7 +86,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class PruneConfig(runs.PruningConfig, RunConfig):
+class PruneConfig(PruningConfig, RunConfig):
     """A pruning run."""
 
     task: str = CTC
@@ -83,9 +96,6 @@ class PruneConfig(runs.PruningConfig, RunConfig):
         self.check(self.trainer)
 
 
-Inputs = transducer.Inputs
-
-
 def table_of(task: str, lang_dir: PathLike) -> Table:
     """What a network's outputs mean: tokens or intents."""
     return Intents(lang_dir) if task == INTENT else Tokenizer(lang_dir)
@@ -93,31 +103,14 @@ def table_of(task: str, lang_dir: PathLike) -> Table:
 
 def source_of(model: SpeechModel) -> Source:
     """What a network hears."""
-    encoder: Any = model.encoder
-    if not encoders.hears_samples(encoder):
-        return FEATURES
-    return sources.audio(SAMPLES_PER_SECOND, partial(_frames, encoder))
+    return FEATURES if model.encoder.bins else sources.audio(facts.SAMPLES_PER_SECOND, partial(_frames, model.encoder))
 
 
-def _frames(encoder: Any, samples: int) -> int:
+def _frames(encoder: Encoder, samples: int) -> int:
     return int(encoder.frame_lengths(torch.tensor([samples])))
 
 
-def load_network(source: PathLike, table: Optional[Table] = None) -> tuple[SpeechModel, checkpoint.Header]:
-    """A model, dense or extracted, from a checkpoint or experiment directory.
-
-    Raises:
-        UserError: no such checkpoint, another kind of network, one that is not extracted yet, or another table.
-    """
-    model, header = runs.load_network(source, SpeechModel, _WANTED, table)
-    assert isinstance(model, SpeechModel)
-    return model, header
-
-
-_WANTED = "the checkpoint of an encoder with a head for CTC or intents"
-
-
-class SpeechRecipe(Recipe):
+class EncoderHeadKind(Kind[SpeechModel]):
     """Encoders with a head on cuts with features or recordings.
 
     Args:
@@ -125,18 +118,86 @@ class SpeechRecipe(Recipe):
         inputs: the data.
     """
 
-    kind, wanted = SpeechModel, _WANTED
+    name = NAME
+    network = SpeechModel
+    wanted, called = "the checkpoint of an encoder with a head for CTC or intents", "an encoder with a head"
+    data_form = CUTS
+    training, pruning = RunConfig, PruneConfig
 
     def __init__(self, config: RunConfig, inputs: Inputs) -> None:
-        super().__init__(config, inputs.lang_dir)
-        self.inputs = inputs
+        super().__init__(config, inputs)
         self._source = FEATURES
 
-    def table(self, lang_dir: PathLike) -> Table:
-        """Of tokens or of intents."""
-        return table_of(self.config.task, lang_dir)
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> SpeechModel:
+        """A model of plain values."""
+        return SpeechModel(SpeechModelConfig(**config))
 
-    def build(self, vocab_size: int) -> SpeechModel:
+    @classmethod
+    def input_length(cls, network: SpeechModel, seconds: float) -> int:
+        """Feature frames or samples."""
+        return facts.frames_of(seconds) if network.encoder.bins else facts.samples_of(seconds)
+
+    @classmethod
+    def reference(cls, network: SpeechModel) -> tuple[int, str]:
+        """Ten seconds."""
+        seconds = facts.MACS_SECONDS[0]
+        return cls.input_length(network, seconds), f"{seconds} s"
+
+    @classmethod
+    def facts(cls, network: SpeechModel) -> dict[str, Any]:
+        """Of the encoder."""
+        return facts.of_encoder(network)
+
+    @classmethod
+    def capabilities(cls, network: SpeechModel) -> Capabilities:
+        """What the encoder can do; decoding by CTC."""
+        techniques = TECHNIQUES if network.encoder.factorable else TECHNIQUES[:1]
+        decodings = _BY_CTC if network.config.task == CTC else ()
+        return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
+
+    @classmethod
+    def table(cls, config: RunConfig, lang_dir: PathLike) -> Table:
+        """Of tokens or of intents."""
+        return table_of(config.task, lang_dir)
+
+    @classmethod
+    def table_of(cls, network: SpeechModel, lang_dir: PathLike) -> Table:
+        """Of tokens or of intents."""
+        return table_of(network.config.task, lang_dir)
+
+    @classmethod
+    def forward(cls, network: SpeechModel, batch: Batch) -> object:
+        """Of encoder and head."""
+        return network(batch.features, batch.lengths)
+
+    @classmethod
+    def calibration(
+        cls, network: SpeechModel, table: Table, files: Sequence[PathLike], max_duration: float
+    ) -> Iterable[Batch]:
+        """Batches of cuts."""
+        config = DataConfig(max_duration=max_duration)
+        return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network))
+
+    @classmethod
+    def measuring(cls, config: RunConfig) -> Measuring:
+        """Word errors, or intents."""
+        return INTENTS if config.task == INTENT else word_errors(_BY_CTC_ALONE, likelihood=False)
+
+    @classmethod
+    def recogniser(cls, network: SpeechModel, source: PathLike) -> Recogniser:
+        """With a head for CTC, as decoding by CTC takes it."""
+        if network.config.task != CTC:
+            raise UserError(f"{source} holds a network for {network.config.task}", "use pruning.bin.classify")
+        remedy = "choose ctc_greedy_search, ctc_decoding or hlg_decoding"
+        return Recogniser(CtcRecogniser(network), source_of(network), network.encoder.bins or None, _BY_CTC, remedy)
+
+    @classmethod
+    def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:
+        """Encoder and head in one file."""
+        return encoder_head_exports(network, source_of(network))
+
+    def new(self, vocab_size: int) -> SpeechModel:
         """A model of the configuration's dimensions, or around a pre-trained encoder."""
         config = replace(self.config.model, outputs=vocab_size)
         if self.config.pretrained is None:
@@ -149,16 +210,15 @@ class SpeechRecipe(Recipe):
         model.encoder.load_state_dict(encoder.state_dict(), strict=True)
         return model
 
-    def _pretrained(self, source: str) -> nn.Module:
+    def _pretrained(self, source: str) -> Encoder:
         if checkpoint.best_path(source).is_file():
-            return load_network(source)[0].encoder
+            return self.load_network(source)[0].encoder
         return hugging_face.load_hf(source).plain()  # a network of ours: it is saved and copied without transformers
 
-    def begin(self, network: nn.Module) -> None:
+    def begin(self, network: SpeechModel) -> None:
         """Statistics of features, of an encoder that hears them and comes without."""
-        assert isinstance(network, SpeechModel)
-        if self.config.pretrained is None and isinstance(network.encoder, ConformerEncoder):
-            transducer.set_feature_statistics(network.encoder, self.first_batches())
+        if self.config.pretrained is None and network.encoder.bins:
+            set_feature_statistics(network.encoder, self.first_batches())
 
     def origin(self) -> dict[str, Any]:
         """The name of what was pre-trained, handed on where training starts from an experiment."""
@@ -177,9 +237,8 @@ class SpeechRecipe(Recipe):
             return {}
         return {"pretrained": source if checkpoint.best_path(source).is_file() else hugging_face.weights_file(source)}
 
-    def check(self, network: nn.Module) -> None:
+    def check(self, network: SpeechModel) -> None:
         """The network says what it hears, and its task must be the configuration's."""
-        assert isinstance(network, SpeechModel)
         if network.config.task != self.config.task:
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
             raise UserError(what, "give one for the same task")
@@ -188,53 +247,35 @@ class SpeechRecipe(Recipe):
         if self.config.hears not in (None, heard):
             raise UserError(f"the encoder hears {heard}, the run is to hear {self.config.hears}",
                             "give another configuration (model.encoder), or another --hears")  # fmt: skip
-        manifests.check_exists([*self.inputs.train_cuts, *self.inputs.dev_cuts])
+        manifests.check_exists([*self.inputs.train, *self.inputs.dev])
 
     def wants_teacher(self) -> bool:
         """Whether layers or the head's distribution are to be distilled."""
         return bool(self.config.distillation.wanted)
 
-    def check_teacher(self, teacher: nn.Module) -> None:
+    def check_teacher(self, teacher: SpeechModel) -> None:
         """The layers must be there."""
-        assert isinstance(teacher, SpeechModel)
-        self.check_layers(encoders.dimensions(teacher.encoder)[1])
+        self.check_layers(teacher.encoder.depth)
 
-    def task(self, network: nn.Module, teacher: Optional[nn.Module], pruner: Optional[Pruner] = None) -> SpeechTask:
+    def task(
+        self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None
+    ) -> SpeechTask:
         """CTC or cross-entropy, distillation."""
-        assert isinstance(network, SpeechModel) and (teacher is None or isinstance(teacher, SpeechModel))
         data = self.config.data
-        augment = (SampleAugment(data.sample_augment, SAMPLES_PER_SECOND) if encoders.hears_samples(network.encoder)
-                   else SpecAugment(data.spec_augment))  # fmt: skip
+        augment = (SpecAugment(data.spec_augment) if network.encoder.bins
+                   else SampleAugment(data.sample_augment, facts.SAMPLES_PER_SECOND))  # fmt: skip
         return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner)
 
     def first_batches(self) -> Iterable[Batch]:
         """Those of the first epoch in a single process."""
-        return training_batches(self.config.data, self.inputs.train_cuts, self.tokenizer, seed=self.seed, epoch=1,
+        return training_batches(self.config.data, self.inputs.train, self.tokenizer, seed=self.seed, epoch=1,
                                 source=self._source)  # fmt: skip
 
-    def data(self, world: distributed.World) -> runs.RunData:
+    def data(self, world: distributed.World) -> RunData:
         """This process's share of the cuts."""
-        config, inputs, source = self.config, self.inputs, self._source
-        files = {name: manifests.check_exists(getattr(inputs, name)) for name in ("train_cuts", "dev_cuts")}
-        if config.data.musan_cuts is not None:
-            files["musan_cuts"] = manifests.check_exists([config.data.musan_cuts])
-
-        def train_batches(epoch: int, skip: int) -> Iterable[Batch]:
-            return training_batches(config.data, inputs.train_cuts, self.tokenizer, self.seed, epoch, skip, world.rank,
-                                    world.size, source)  # fmt: skip
-
-        dev_batches = partial(evaluation_batches, config.data, inputs.dev_cuts, self.tokenizer, for_loss=True,
-                              rank=world.rank, world_size=world.size, source=source)  # fmt: skip
-        counted = None
-        if config.trainer.num_epochs is not None and config.trainer.max_steps is not None:
-            counted = count_batches(config.data, inputs.train_cuts, self.tokenizer, self.seed, world.size, source)
-        return runs.RunData(train_batches, dev_batches, files, counted)
+        return cuts_data(self.config, self.inputs, self.tokenizer, world, self._source)
 
 
-RECIPE = SpeechRecipe
-"""What `train`, `prune` and `finetune` run."""
-
-
-def forward(model: nn.Module, batch: Batch) -> object:
-    """A forward pass."""
-    return model(batch.features, batch.lengths)
+_BY_CTC = tuple(method for method in SETTINGS if by_ctc(method))
+_BY_CTC_ALONE = tuple(method for method in ACOUSTIC if method in _BY_CTC)
+KIND = EncoderHeadKind

@@ -1,53 +1,211 @@
-"""Training and pruning of any kind of network: what is the same whatever the network and its data are."""
+"""What a kind of network says: everything that differs between transducers, encoders with heads and language models."""
 
 from __future__ import annotations
 
-import itertools
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Optional
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Optional, Protocol, TypeVar
 
-import torch
 from torch import nn
 
-from pruning.core.criteria import LOOK_INSIDE
-from pruning.core.low_rank import Metric, linear_names
+from pruning import registry
 from pruning.core.prunable import plain
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.experiments.structures import check_extracted
 from pruning.files import PathLike
-from pruning.kinds import runs
+from pruning.kinds.capabilities import Capabilities
+from pruning.kinds.exports import Exports
+from pruning.kinds.measuring import Measure, Measuring
+from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
-from pruning.methods.low_rank import calibrate
-from pruning.models.facts import network_facts
+from pruning.registry import NetworkKind
 from pruning.speech.data.batches import Table
-from pruning.speech.text.bpe import Tokenizer
 from pruning.tasks.pruned import PrunedTask
 from pruning.training import distributed
+from pruning.training.run_data import RunData
+from pruning.training.trainer_config import TrainerConfig
+
+N = TypeVar("N", bound=nn.Module)
 
 
-class Recipe(ABC):
-    """A kind of network with its configuration and data.
-
-    Args:
-        config: of the run: ``model``, ``distillation``, ``trainer``; for pruning `runs.PruningConfig`'s fields, too.
-        lang_dir: holds ``bpe.model`` and ``tokens.txt``.
+@dataclass(frozen=True)
+class Inputs:
+    """Where a run's data are.
 
     Attributes:
-        kind: class of the networks.
-        wanted: what to give where a checkpoint is of another kind, for messages.
+        train, dev: cut manifests or text files, as the kind takes them.
+        lang_dir: holds what says what the network's outputs mean: tokens, intents.
     """
 
-    kind: ClassVar[type[nn.Module]]
+    train: Sequence[PathLike]
+    dev: Sequence[PathLike]
+    lang_dir: PathLike
+
+
+class HasVocabulary(Protocol):
+    """The dimensions of a network."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens; 0: the tokenizer's."""
+
+
+class RunSettings(Protocol):
+    """What the configurations of all kinds have."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+
+    @property
+    def model(self) -> Optional[HasVocabulary]:
+        """Dimensions; None where training starts from a checkpoint."""
+
+    @property
+    def trainer(self) -> TrainerConfig:
+        """The loop."""
+
+
+class Kind(NetworkKind[N], Generic[N]):
+    """A kind of network. Its class says what is true of all of its networks; an object is a kind with the configuration
+    and the data of a run, which `pruning.kinds.run` trains and prunes.
+
+    Args:
+        config: of the run.
+        inputs: its data.
+
+    Attributes:
+        network: class of the networks.
+        wanted: what to give where a checkpoint is of another kind, for messages.
+        called: its networks in words, for messages.
+        data_form: `pruning.registry.CUTS` or ``TEXT``: by which options commands are given the data.
+        training: class of the configurations of training and fine-tuning.
+        pruning: class of the configurations of pruning.
+    """
+
+    network: ClassVar[type[nn.Module]]
     wanted: ClassVar[str]
+    called: ClassVar[str]
+    data_form: ClassVar[str]
+    training: ClassVar[type[Any]]
+    pruning: ClassVar[type[Any]]
 
-    def __init__(self, config: Any, lang_dir: PathLike) -> None:
-        self.config = config
-        self.tokenizer: Any = self.table(lang_dir)
+    def __init__(self, config: Any, inputs: Inputs) -> None:
+        if config.kind != self.name:
+            raise UserError(f"the configuration is for {config.kind}, and was read as one for {self.name}",
+                            "write kind in the file, not on the command line")  # fmt: skip
+        self.config, self.inputs = config, inputs
+        self.tokenizer: Any = self.table(config, inputs.lang_dir)
 
-    def table(self, lang_dir: PathLike) -> Table:
-        """What says what the network's outputs mean: tokens, if nothing else."""
-        return Tokenizer(lang_dir)
+    # of any network of this kind
+
+    @classmethod
+    def described(cls, network: N) -> dict[str, Any]:
+        """Its configuration, a dataclass, as plain values."""
+        config: Any = network.config
+        return dataclasses.asdict(config)
+
+    @classmethod
+    @abstractmethod
+    def capabilities(cls, network: N) -> Capabilities:
+        """What can be done with a network."""
+
+    @classmethod
+    @abstractmethod
+    def table(cls, config: Any, lang_dir: PathLike) -> Table:
+        """What says what the outputs of a network mean."""
+
+    @classmethod
+    @abstractmethod
+    def table_of(cls, network: N, lang_dir: PathLike) -> Table:
+        """The same, of a network that is there."""
+
+    @classmethod
+    @abstractmethod
+    def forward(cls, network: N, batch: Any) -> object:
+        """A forward pass."""
+
+    @classmethod
+    @abstractmethod
+    def calibration(
+        cls, network: N, table: Any, files: Sequence[PathLike], max_duration: float
+    ) -> Iterable[Any]:
+        """Training batches from the first on, for statistics and repair.
+
+        Args:
+            network: what they are for.
+            table: see `table_of`.
+            files: the training data.
+            max_duration: seconds of audio in a batch, where there is audio.
+        """
+
+    @classmethod
+    @abstractmethod
+    def measuring(cls, config: Any) -> Measuring:
+        """How networks of a configuration (of fine-tuning) are measured in a sweep."""
+
+    @classmethod
+    def own_measures(cls) -> Mapping[str, Measure]:
+        """Measures besides `pruning.kinds.measuring.MEASURES`, by name."""
+        return {}
+
+    @classmethod
+    def recogniser(cls, network: N, source: PathLike) -> Recogniser:
+        """A network as decoding takes it; ``source`` is where it is from, for the message.
+
+        Raises:
+            UserError: it does not recognise words.
+        """
+        raise UserError(f"{source} holds {cls.called}", "give a network that recognises words")
+
+    @classmethod
+    def exports(cls, network: N, lang_dir: Optional[PathLike]) -> Exports:
+        """How a network is exported.
+
+        Args:
+            network: dense or extracted.
+            lang_dir: of its tokens; None: where only its computation is looked at.
+
+        Raises:
+            UserError: networks of this kind are not exported.
+        """
+        raise UserError(f"{cls.called} cannot be exported", "give a network of another kind")
+
+    @classmethod
+    def own(cls, network: nn.Module) -> N:
+        """``network`` as one of this kind.
+
+        Raises:
+            TypeError: it is of another kind.
+        """
+        if not isinstance(network, cls.network):
+            raise TypeError(f"a {type(network).__name__} is no {cls.network.__name__}")
+        return network  # type: ignore[return-value]  # cls.network is the class that N stands for
+
+    @classmethod
+    def load_network(cls, source: PathLike, table: Optional[Table] = None) -> tuple[N, checkpoint.Header]:
+        """A network of this kind, dense or extracted, from a checkpoint or experiment directory.
+
+        Args:
+            source: checkpoint or experiment.
+            table: whose tokens it must have been trained with; None: any.
+
+        Raises:
+            UserError: no such checkpoint, another kind of network, one that is not extracted yet, or another table.
+        """
+        header = checkpoint.read_header(checkpoint.file_of(source))
+        check_extracted(header, source)
+        if header["model"].get("type") != cls.name:
+            raise UserError(f"{source} holds a {header['model'].get('type')}", f"give {cls.wanted}")
+        model, header = checkpoint.load_model(source)
+        if table is not None:
+            table.check_matches(header["tokenizer"])
+        return cls.own(model), header
+
+    # of a run
 
     @property
     def seed(self) -> int:
@@ -55,15 +213,15 @@ class Recipe(ABC):
         return int(self.config.trainer.seed)
 
     @abstractmethod
-    def build(self, vocab_size: int) -> nn.Module:
+    def new(self, vocab_size: int) -> N:
         """A network of the configuration's dimensions, with fresh weights."""
 
     @abstractmethod
-    def task(self, network: nn.Module, teacher: Optional[nn.Module], pruner: Optional[Pruner] = None) -> PrunedTask:
+    def task(self, network: N, teacher: Optional[N], pruner: Optional[Pruner] = None) -> PrunedTask:
         """What the loss of a batch is."""
 
     @abstractmethod
-    def data(self, world: distributed.World) -> runs.RunData:
+    def data(self, world: distributed.World) -> RunData:
         """This process's batches."""
 
     @abstractmethod
@@ -74,10 +232,10 @@ class Recipe(ABC):
     def wants_teacher(self) -> bool:
         """Whether the configuration asks for distillation."""
 
-    def check(self, network: nn.Module) -> None:  # noqa: B027  # nothing, for most
+    def check(self, network: N) -> None:  # nothing, for most
         """Refuse data that do not fit the network."""
 
-    def begin(self, network: nn.Module) -> None:  # noqa: B027
+    def begin(self, network: N) -> None:
         """Prepare a network of fresh weights for its data."""
 
     def stands_on(self) -> dict[str, PathLike]:
@@ -88,7 +246,7 @@ class Recipe(ABC):
         """What the header of a network that begins here says of its start."""
         return {}
 
-    def check_teacher(self, teacher: nn.Module) -> None:  # noqa: B027
+    def check_teacher(self, teacher: N) -> None:
         """Refuse a distillation that the teacher cannot give."""
 
     def check_layers(self, last: int) -> None:
@@ -103,33 +261,15 @@ class Recipe(ABC):
                 raise UserError(f"distillation.layers has {layer}; the teacher has layers 0 (input) to {last}",
                                 f"say others, such as distillation.layers=[{there}]")  # fmt: skip
 
-    def load(self, source: PathLike) -> tuple[nn.Module, checkpoint.Header]:
+    def load(self, source: PathLike) -> tuple[N, checkpoint.Header]:
         """A network of this kind and these tokens, dense or extracted.
 
         Raises:
-            UserError: see `runs.load_network`.
+            UserError: see `load_network`.
         """
-        return runs.load_network(source, self.kind, self.wanted, self.tokenizer)
+        return self.load_network(source, self.tokenizer)
 
-    def fresh(self) -> nn.Module:
-        """A network of fresh weights, its vocabulary that of the tokenizer.
-
-        Raises:
-            UserError: no dimensions are given, some that make no network, or another vocabulary size.
-        """
-        size = runs.vocabulary(self.config.model, self.tokenizer)
-        torch.manual_seed(self.seed)
-        try:
-            network = self.build(size)
-        except (ValueError, RuntimeError) as error:  # dimensions that do not fit together
-            reason = str(error).split("\n", 1)[0]
-            raise UserError(f"the network of the configuration's model cannot be made ({reason})",
-                            "correct its dimensions") from None  # fmt: skip
-        self.check(network)
-        self.begin(network)
-        return network
-
-    def teacher(self, source: Optional[PathLike]) -> Optional[nn.Module]:
+    def teacher(self, source: Optional[PathLike]) -> Optional[N]:
         """The teacher, if one is given and wanted.
 
         Raises:
@@ -141,72 +281,36 @@ class Recipe(ABC):
             raise UserError("the configuration asks for distillation", "give --teacher, or set its weights to 0")
         network, _ = self.load(source)
         self.check_teacher(network)
-        return plain(network)
+        return self.own(plain(network))
 
-    def train(self, exp_dir: PathLike, init: Optional[PathLike] = None, teacher: Optional[PathLike] = None) -> None:
-        """Train a network, from scratch or from a checkpoint, with or without a teacher; the structure stays.
 
-        Args:
-            exp_dir: the experiment's directory; resumed when it holds a state.
-            init: checkpoint or experiment to start from (fine-tuning); None starts with fresh weights.
-            teacher: checkpoint or experiment to learn from.
 
-        Raises:
-            UserError: for anything wrong with the configuration, the data or the checkpoints.
-        """
-        header: dict[str, Any] = {}
-        if init is not None:
-            if self.config.model is not None:
-                raise UserError("the configuration has a 'model' but --init brings one", "leave one of them out")
-            network, found = self.load(init)
-            self.check(network)
-            header = runs.continued(network, found)
-        else:
-            network = self.fresh()
-            header = self.origin()
-        task = self.task(network.train(), self.teacher(teacher))
-        self._fit(task, exp_dir, {"init": init, "teacher": teacher, **self.stands_on()}, header, header.get("dense"))
 
-    def prune(self, exp_dir: PathLike, teacher: PathLike) -> None:
-        """Train a copy of the teacher while it is pruned, until it costs what the constraint says.
+def find(name: object, source: str = "the checkpoint") -> type[Kind[Any]]:
+    """A kind by its name, whole.
 
-        Args:
-            exp_dir: the experiment's directory; its checkpoints hold dense weights and the structure that was found.
-            teacher: checkpoint or experiment of the dense network.
+    Raises:
+        UserError: there is no such kind.
+        TypeError: what is registered under this name is none.
+    """
+    kind = registry.find(name, source)
+    if not issubclass(kind, Kind):
+        raise TypeError(f"KIND of the module of {name!r} is a {kind.__name__}, which is no Kind")
+    return kind
 
-        Raises:
-            UserError: as `train`, and for a target that the enabled kinds cannot reach.
-        """
-        config: runs.PruningConfig = self.config
-        if self.config.model is not None:
-            raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
-        network, found = self.load(teacher)
-        self.check(network)
-        if config.technique != "structured" or config.method in LOOK_INSIDE:
-            network = plain(network)
-        guide = self.teacher(teacher)
-        facts = network_facts(network)
-        metrics: dict[str, Metric] = {}
-        if config.technique == "low_rank":
-            world = distributed.initialise(self.config.trainer.device)
-            batches = map(world.take, itertools.islice(self.first_batches(), config.calibration_batches))
-            task = self.task(network, None).to(world.device)
-            metrics = calibrate(task, linear_names(network), batches, config.method)
-            network.cpu()
-        pruner = runs.new_pruner(network, config, metrics)
-        task = self.task(pruner.network.train(), guide, pruner)
-        networks = {"teacher": teacher, "counts_from": config.counts_from,
-                    "latency_table": config.constraint.latency_table}  # fmt: skip
-        kept = {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
-        self._fit(task, exp_dir, networks, {"dense": facts, **kept}, facts)
 
-    def _fit(
-        self,
-        task: PrunedTask,
-        exp_dir: PathLike,
-        networks: Mapping[str, Optional[PathLike]],
-        header: Mapping[str, Any],
-        dense: Optional[dict[str, Any]],
-    ) -> None:
-        world = distributed.initialise(self.config.trainer.device)
-        runs.fit(task, self.config, self.data(world), self.tokenizer, exp_dir, networks, header, dense, world)
+def of(network: nn.Module) -> type[Kind[Any]]:
+    """The kind of a network, whole."""
+    return find(registry.of(network).name)
+
+
+def load(source: PathLike) -> tuple[type[Kind[Any]], Any, checkpoint.Header]:
+    """A network of any kind, dense or extracted, with its kind and the header of its checkpoint.
+
+    Raises:
+        UserError: no such checkpoint, or one that is not extracted yet.
+    """
+    header = checkpoint.read_header(checkpoint.file_of(source))
+    kind = find(header["model"].get("type"), str(source))
+    network, header = kind.load_network(source)
+    return kind, network, header

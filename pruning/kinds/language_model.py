@@ -1,25 +1,35 @@
-"""Runs of a language model on text: training from scratch, pruning by any method, fine-tuning; what commands call."""
+"""Language models on text: a Transformer over word pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Optional
+from typing import Any, Optional
 
-from torch import nn
-
-from pruning.experiments import checkpoint
 from pruning.files import PathLike
-from pruning.kinds import runs
-from pruning.kinds.kind import Recipe
+from pruning.kinds.capabilities import Capabilities
+from pruning.kinds.exports import ONNX_FORMS, Exports
+from pruning.kinds.kind import Inputs, Kind
+from pruning.kinds.language_model_export import language_model_exports
+from pruning.kinds.measured_text import perplexity
+from pruning.kinds.measuring import Measuring
 from pruning.methods.base import Pruner
-from pruning.models.transformer_lm import LanguageModelConfig, TransformerLM
+from pruning.methods.config import TECHNIQUES, PruningConfig
+from pruning.models import facts
+from pruning.models.transformer_lm import TransformerLM
+from pruning.models.transformer_lm_config import LanguageModelConfig
+from pruning.registry import TEXT
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.sentences import SentenceBatch, Sentences, TextConfig
 from pruning.speech.text.text_files import check_texts
 from pruning.tasks.language_model import LmDistillationConfig, LmTask
 from pruning.training import distributed
+from pruning.training.run_data import RunData
 from pruning.training.trainer_config import TrainerConfig
+
+NAME = "transformer_lm"
+LM_TOKENS = 32
+"""Length of the sentences at which a language model's MACs are counted."""
 
 
 @dataclass(frozen=True)
@@ -31,79 +41,108 @@ class RunConfig:
         data: batches.
         distillation: what is learned from a teacher, where one is given.
         trainer: the loop.
+        kind: of the network.
     """
 
     model: Optional[LanguageModelConfig] = None
     data: TextConfig = field(default_factory=TextConfig)
     distillation: LmDistillationConfig = field(default_factory=LmDistillationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    kind: str = NAME
 
 
 @dataclass(frozen=True)
-class PruneConfig(runs.PruningConfig, RunConfig):
-    """A pruning run; MACs are counted for sentences of `pruning.models.facts.LM_TOKENS`."""
+class PruneConfig(PruningConfig, RunConfig):
+    """A pruning run; MACs are counted for sentences of `LM_TOKENS`."""
 
     def __post_init__(self) -> None:
         self.check(self.trainer)
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Where a run's data are.
-
-    Attributes:
-        train_text, dev_text: text files, one sentence a line.
-        lang_dir: holds ``bpe.model`` and ``tokens.txt``; gets ``text``, the training text as token ids.
-    """
-
-    train_text: Sequence[PathLike]
-    dev_text: Sequence[PathLike]
-    lang_dir: PathLike
-
-
-def load_network(source: PathLike, tokenizer: Optional[Tokenizer] = None) -> tuple[TransformerLM, checkpoint.Header]:
-    """A language model, dense or extracted, from a checkpoint or experiment directory.
-
-    Args:
-        source: checkpoint or experiment.
-        tokenizer: whose tokens it must have been trained with; None: any.
-
-    Raises:
-        UserError: no such checkpoint, another kind of network, one that is not extracted yet, or another BPE model.
-    """
-    model, header = runs.load_network(source, TransformerLM, "a language model's checkpoint", tokenizer)
-    assert isinstance(model, TransformerLM)
-    return model, header
-
-
-def forward(model: nn.Module, batch: SentenceBatch) -> object:
-    """A forward pass."""
-    return model(batch.inputs)
-
-
-class LmRecipe(Recipe):
+class LanguageModelKind(Kind[TransformerLM]):
     """Language models on text.
 
     Args:
         config: of the run.
-        inputs: the data.
+        inputs: text files, one sentence a line; ``lang_dir`` gets ``text``, the training text as token ids.
     """
 
-    kind, wanted = TransformerLM, "a language model's checkpoint"
+    name = NAME
+    network = TransformerLM
+    wanted, called = "a language model's checkpoint", "a language model"
+    data_form = TEXT
+    training, pruning = RunConfig, PruneConfig
 
     def __init__(self, config: RunConfig, inputs: Inputs) -> None:
-        super().__init__(config, inputs.lang_dir)
-        self.inputs = inputs
+        super().__init__(config, inputs)
         self._train_text: Optional[Sentences] = None
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> TransformerLM:
+        """A language model of plain values."""
+        return TransformerLM(LanguageModelConfig.from_dict(config))
+
+    @classmethod
+    def input_length(cls, network: TransformerLM, seconds: float) -> int:
+        """Tokens, whatever the seconds."""
+        return LM_TOKENS
+
+    @classmethod
+    def reference(cls, network: TransformerLM) -> tuple[int, str]:
+        """A sentence."""
+        return LM_TOKENS, f"{LM_TOKENS} tokens"
+
+    @classmethod
+    def facts(cls, network: TransformerLM) -> dict[str, Any]:
+        """Of the blocks."""
+        return facts.of_blocks(network, LM_TOKENS)
+
+    @classmethod
+    def capabilities(cls, network: TransformerLM) -> Capabilities:
+        """All of pruning; ONNX of whole sentences and of steps."""
+        return Capabilities(TECHNIQUES, repair=True, streaming=True, exports=ONNX_FORMS)
+
+    @classmethod
+    def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
+        """Tokens."""
+        return Tokenizer(lang_dir)
+
+    @classmethod
+    def table_of(cls, network: TransformerLM, lang_dir: PathLike) -> Tokenizer:
+        """Tokens."""
+        return Tokenizer(lang_dir)
+
+    @classmethod
+    def forward(cls, network: TransformerLM, batch: SentenceBatch) -> object:
+        """Logits."""
+        return network(batch.inputs)
+
+    @classmethod
+    def calibration(
+        cls, network: TransformerLM, table: Tokenizer, files: Sequence[PathLike], max_duration: float
+    ) -> Iterable[SentenceBatch]:
+        """Batches of sentences."""
+        sentences = Sentences(check_texts(files), table, TextConfig(on_empty="skip"), keep=True)
+        return sentences.training_batches(seed=0, epoch=1)
+
+    @classmethod
+    def measuring(cls, config: RunConfig) -> Measuring:
+        """Perplexity."""
+        return perplexity(config.data.on_empty)
+
+    @classmethod
+    def exports(cls, network: TransformerLM, lang_dir: Optional[PathLike]) -> Exports:
+        """Whole sentences, and one more token of each of several histories."""
+        return language_model_exports(network, None if lang_dir is None else Tokenizer(lang_dir))
 
     @property
     def train_text(self) -> Sentences:
         """The sentences of training, read once."""
         if self._train_text is None:
-            self._train_text = Sentences(self.inputs.train_text, self.tokenizer, self.config.data, keep=True)
+            self._train_text = Sentences(self.inputs.train, self.tokenizer, self.config.data, keep=True)
         return self._train_text
 
-    def build(self, vocab_size: int) -> TransformerLM:
+    def new(self, vocab_size: int) -> TransformerLM:
         """A language model of the configuration's dimensions."""
         return TransformerLM(replace(self.config.model, vocab_size=vocab_size))
 
@@ -111,26 +150,26 @@ class LmRecipe(Recipe):
         """Whether the distribution of the next token is to be distilled."""
         return bool(self.config.distillation.weight)
 
-    def task(self, network: nn.Module, teacher: Optional[nn.Module], pruner: Optional[Pruner] = None) -> LmTask:
+    def task(
+        self, network: TransformerLM, teacher: Optional[TransformerLM], pruner: Optional[Pruner] = None
+    ) -> LmTask:
         """Cross-entropy, distillation."""
-        assert isinstance(network, TransformerLM) and (teacher is None or isinstance(teacher, TransformerLM))
         return LmTask(network, self.config.distillation, teacher, pruner)
 
     def first_batches(self) -> Iterable[SentenceBatch]:
         """Those of the first epoch in a single process."""
         return self.train_text.training_batches(self.seed, 1)
 
-    def data(self, world: distributed.World) -> runs.RunData:
+    def data(self, world: distributed.World) -> RunData:
         """This process's share of the sentences."""
         train_text, seed = self.train_text, self.seed
-        dev_text = Sentences(self.inputs.dev_text, self.tokenizer, self.config.data)
-        return runs.RunData(
+        dev_text = Sentences(self.inputs.dev, self.tokenizer, self.config.data)
+        return RunData(
             lambda epoch, skip: train_text.training_batches(seed, epoch, skip, world.rank, world.size),
             lambda: dev_text.evaluation_batches(world.rank, world.size),
-            {"train_text": check_texts(self.inputs.train_text), "dev_text": check_texts(self.inputs.dev_text)},
+            {"train_text": check_texts(self.inputs.train), "dev_text": check_texts(self.inputs.dev)},
             train_text.count_batches(seed, world.size),
         )
 
 
-RECIPE = LmRecipe
-"""What `train`, `prune` and `finetune` run."""
+KIND = LanguageModelKind

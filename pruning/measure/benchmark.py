@@ -7,29 +7,43 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from pruning import provenance
-from pruning.deploy import onnx_files, speech_exporting
-from pruning.deploy.exported import FORMS, ExportedPart, ExportedTransducer
-from pruning.deploy.exporting import export_onnx, export_torchscript
+from pruning.core.prunable import plain
+from pruning.deploy.export import write
+from pruning.deploy.exported import ExportedPart
 from pruning.errors import UserError
-from pruning.experiments import checkpoint
 from pruning.files import PathLike
-from pruning.kinds import runs
+from pruning.kinds import kind
+from pruning.kinds.exports import FORMS, Exports
 from pruning.measure import timing
 from pruning.measure.timing import PYTORCH, Timing
-from pruning.models import encoders
 from pruning.models.facts import SAMPLES_PER_SECOND, frames_of, network_facts
-from pruning.models.speech_model import SpeechModel
-from pruning.models.transducer import Transducer
 
 BACKENDS = (PYTORCH, "torchscript", "onnx", "int8")
 _FORM_OF = {"torchscript": "torchscript", "onnx": "float32", "int8": "int8"}
-Timed = Union[Transducer, SpeechModel]
-"""Of a transducer the encoder is timed, of an encoder with a head both."""
+
+
+class Timed(NamedTuple):
+    """A network that hears: its encoder is timed, with its head if that is in one file with it.
+
+    Attributes:
+        network: in evaluation mode, of this toolkit's modules.
+        exports: see `pruning.kinds.kind.Kind.exports`.
+    """
+
+    network: nn.Module
+    exports: Exports
+
+    @property
+    def bins(self) -> int:
+        """Of the features that it takes; 0: samples."""
+        inputs = self.exports.parts[self.exports.timed].inputs[0]
+        return inputs.shape[2] if inputs.dim() == 3 else 0
 
 
 @dataclass(frozen=True)
@@ -45,28 +59,30 @@ def load(source: PathLike) -> Timed:
     """A network, dense or extracted, from a checkpoint or experiment directory.
 
     Raises:
-        UserError: no such checkpoint, one that is not extracted yet, or of a language model.
+        UserError: no such checkpoint, one that is not extracted yet, or of a network that does not hear.
     """
-    runs.check_extracted(checkpoint.read_header(checkpoint.file_of(source)), source)
-    model, header = checkpoint.load_model(source)
-    if not isinstance(model, (Transducer, SpeechModel)):
-        raise UserError(f"{source} holds a {header['model']['type']}", "benchmark_lm is of language models")
-    return speech_exporting.plain(model).eval() if isinstance(model, SpeechModel) else model
+    of, model, header = kind.load(source)
+    return timed(plain(model), f"{source} holds a {header['model']['type']}")
 
 
-def input_dim(model: Timed) -> int:
-    """Bins of the features that it takes; 0: samples."""
-    encoder: Any = model.encoder
-    return 0 if encoders.hears_samples(encoder) else int(encoder.config.feature_dim)
+def timed(model: nn.Module, what: str = "the network does not hear") -> Timed:
+    """A network as it is timed; ``what`` is wrong with one that does not hear.
+
+    Raises:
+        UserError: it does not.
+    """
+    exports = kind.of(model).exports(model.eval(), None)
+    if not exports.timed:
+        raise UserError(what, "benchmark_lm is of language models")
+    return Timed(model, exports)
 
 
 def _file(model: Timed, backend: str) -> str:
     form = _FORM_OF[backend]
-    if isinstance(model, Transducer):
-        return f"encoder{FORMS[form]}"
-    if form not in speech_exporting.FORMS:
-        raise UserError(f"{backend} is of transducers", "leave the backend out")
-    return speech_exporting.FORMS[form]
+    if form not in model.exports.forms:
+        called = kind.of(model.network).called
+        raise UserError(f"{backend} is not possible with {called}", "leave the backend out")
+    return f"{model.exports.timed}{FORMS[form]}"
 
 
 def export(model: Timed, directory: Path, backends: Sequence[str]) -> None:
@@ -75,34 +91,21 @@ def export(model: Timed, directory: Path, backends: Sequence[str]) -> None:
     Raises:
         UserError: a backend is not of such networks.
     """
-    if not set(backends) - {PYTORCH}:
-        return
     needed = [_file(model, backend) for backend in backends if backend != PYTORCH]
-
-    def write() -> None:
-        if isinstance(model, SpeechModel):
-            onnx_files.write(speech_exporting.parts(model), directory, int8="int8" in backends)
-            return
-        export_onnx(model, directory, int8="int8" in backends)
-        if "torchscript" in backends:
-            export_torchscript(model, directory)
-
-    timing.keep_export(model, directory, needed, write)
+    if needed:
+        forms = [_FORM_OF[backend] for backend in backends if backend != PYTORCH]
+        timing.keep_export(model.network, directory, needed, lambda: write(model.exports, directory, forms))
 
 
 def encoder_of(model: Timed, directory: Path, backend: str, threads: int) -> Callable[..., Any]:
     """A call that takes ``(features or samples, lengths)``."""
-    if backend == PYTORCH:
-        return model
-    if isinstance(model, SpeechModel):
-        return ExportedPart(directory / _file(model, backend), threads)
-    return ExportedTransducer(directory, _FORM_OF[backend], threads).encoder
+    return model.network if backend == PYTORCH else ExportedPart(directory / _file(model, backend), threads)
 
 
 def bytes_on_disk(model: Timed, directory: Path, backend: str) -> int:
     """Of the exported file; for PyTorch of the encoder's parameters and buffers."""
     if backend == PYTORCH:
-        return timing.tensor_bytes(model.encoder)
+        return timing.tensor_bytes(model.network.get_submodule("encoder"))
     return (directory / _file(model, backend)).stat().st_size
 
 
@@ -123,7 +126,7 @@ def measure(
     Raises:
         UserError: the systems take different features.
     """
-    dims = {input_dim(model) for model, _ in systems.values()}
+    dims = {model.bins for model, _ in systems.values()}
     if len(dims) > 1:
         what = " and ".join(f"features of {dim} bins" if dim else "samples" for dim in sorted(dims))
         raise UserError(f"the systems take {what}", "compare networks that hear the same")
@@ -146,9 +149,9 @@ def on_noise(encode: Callable[..., Any], dim: int, setting: Setting) -> Callable
 
 def peak_memory(source: PathLike, model: Timed, directory: Path, backend: str, setting: Setting) -> float:
     """Peak MiB of a process of its own that loads one encoder and runs it once."""
-    name = _file(model, backend) if isinstance(model, SpeechModel) and backend != PYTORCH else ""
-    arguments = [str(source), str(directory), backend, json.dumps(asdict(setting)), str(input_dim(model)), name]
-    return timing.peak_memory("pruning.measure.benchmark", arguments)
+    file = "" if backend == PYTORCH else str(directory / _file(model, backend))
+    return timing.peak_memory("pruning.measure.benchmark",
+                              [str(source), file, json.dumps(asdict(setting)), str(model.bins)])  # fmt: skip
 
 
 def facts(
@@ -166,7 +169,7 @@ def facts(
             "real_time_factor": one.median / (one.setting.batch * one.setting.seconds),
             "bytes": bytes_on_disk(model, directory, one.backend),
             "peak_memory_mib": memory.get((one.system, one.backend)) if one.setting == first else None,
-            "macs_10s": network_facts(model)["macs_10s"],
+            "macs_10s": network_facts(model.network)["macs_10s"],
         })  # fmt: skip
     return {"rows": rows}
 
@@ -185,20 +188,15 @@ def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
     return timing.as_text(lines, style, ("system", "backend"))
 
 
-def _one(source: str, directory: str, backend: str, setting: Mapping[str, Any], dim: int, name: str) -> None:
-    """What `peak_memory` runs; ``name`` is of the file, for encoders with a head."""
+def _one(source: str, file: str, setting: Mapping[str, Any], dim: int) -> None:
+    """What `peak_memory` runs; without a ``file`` it is PyTorch's network."""
     given = Setting(**setting)
     torch.set_num_threads(given.threads)
-    if backend == PYTORCH:
-        call: Callable[..., Any] = load(source)
-    elif name:
-        call = ExportedPart(Path(directory) / name, given.threads)
-    else:
-        call = ExportedTransducer(directory, _FORM_OF[backend], given.threads).encoder
+    call: Callable[..., Any] = ExportedPart(Path(file), given.threads) if file else load(source).network
     with torch.no_grad():
         on_noise(call, dim, given)()
     print(provenance.peak_memory_mib())
 
 
 if __name__ == "__main__":
-    _one(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    _one(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]))

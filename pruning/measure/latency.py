@@ -35,7 +35,6 @@ def cut_kind(model: Transducer, kind: str, share: float) -> tuple[Transducer, fl
             kept[group.name] = kept[group.name].with_kept(range(count))
             left, size = left + count, size + group.size
     small = model.shrink(Structure(kept).resolved(groups)).eval()
-    assert isinstance(small, Transducer)
     return small, left / size
 
 
@@ -53,9 +52,9 @@ def curve(shares: Sequence[float], saved: Sequence[float], points: int) -> tuple
 
 
 def _call(model: Transducer, backend: str, setting: Setting, place: Path) -> Callable[[], Any]:
-    benchmark.export(model, place, [backend])
-    encode = benchmark.encoder_of(model, place, backend, setting.threads)
-    return benchmark.on_noise(encode, model.config.encoder.feature_dim, setting)
+    timed = benchmark.timed(model)
+    benchmark.export(timed, place, [backend])
+    return benchmark.on_noise(benchmark.encoder_of(timed, place, backend, setting.threads), timed.bins, setting)
 
 
 @torch.no_grad()

@@ -13,11 +13,13 @@ import torch
 
 from pruning import provenance
 from pruning.core.cost import MACS, CostModel
-from pruning.deploy.exported_lm import LM_FORMS, STEP, WHOLE, ExportedLM
-from pruning.deploy.lm_exporting import by_steps, export_onnx
+from pruning.deploy.export import export_onnx
+from pruning.deploy.exported import read_parts
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.kinds.language_model import load_network
+from pruning.kinds.exports import FORMS
+from pruning.kinds.language_model import LanguageModelKind
+from pruning.kinds.language_model_export import STEP, WHOLE, ExportedLM, by_steps
 from pruning.measure import timing
 from pruning.measure.timing import PYTORCH, Timing
 from pruning.models.facts import network_facts
@@ -62,7 +64,7 @@ def export(model: TransformerLM, directory: Path, backends: Sequence[str]) -> No
     """Write what the backends need under ``directory``, unless that of the same weights is there."""
     forms = [_FORM_OF[backend] for backend in backends if backend != PYTORCH]
     if forms:
-        names = [f"{name}{LM_FORMS[form]}" for name in (WHOLE, STEP) for form in {*forms, "float32"}]
+        names = [f"{name}{FORMS[form]}" for name in (WHOLE, STEP) for form in {*forms, "float32"}]
         timing.keep_export(model, directory, names, lambda: export_onnx(model, directory, int8="int8" in forms))
 
 
@@ -70,7 +72,7 @@ def bytes_on_disk(model: TransformerLM, directory: Path, backend: str, work: str
     """Of the file for that work; for PyTorch of the network's parameters."""
     if backend == PYTORCH:
         return timing.tensor_bytes(model)
-    return (directory / f"{_FILE_OF[work]}{LM_FORMS[_FORM_OF[backend]]}").stat().st_size
+    return (directory / f"{_FILE_OF[work]}{FORMS[_FORM_OF[backend]]}").stat().st_size
 
 
 def macs_per_token(model: TransformerLM, attended: int) -> int:
@@ -84,9 +86,7 @@ def on_random_tokens(network: Union[TransformerLM, ExportedLM], vocab_size: int,
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, (setting.batch, setting.tokens), generator=generator)
     if setting.work == SCORING:
-        if isinstance(network, ExportedLM):
-            return lambda: network(tokens)
-        return lambda: network(tokens).log_softmax(dim=2)
+        return lambda: network.log_probs(tokens)
     _, state = by_steps(network, tokens)
     read: Callable[..., Any] = network.step
     return lambda: [read(tokens[:, 0], state) for _ in range(_REPEATED)]
@@ -123,7 +123,12 @@ def measure(
 
 
 def _network(model: TransformerLM, directory: Path, backend: str, threads: int) -> Union[TransformerLM, ExportedLM]:
-    return model if backend == PYTORCH else ExportedLM(directory, _FORM_OF[backend], threads)
+    return model if backend == PYTORCH else exported_lm(directory, _FORM_OF[backend], threads)
+
+
+def exported_lm(directory: PathLike, form: str = "float32", threads: int = 1) -> ExportedLM:
+    """A language model from the files of an export in one of its forms."""
+    return ExportedLM(read_parts(directory, (WHOLE, STEP), form, threads), directory)
 
 
 def peak_memory(source: PathLike, directory: Path, backend: str, setting: Setting) -> float:
@@ -181,10 +186,10 @@ def _one(source: str, directory: str, backend: str, setting: Mapping[str, Any]) 
     torch.set_num_threads(given.threads)
     network: Union[TransformerLM, ExportedLM]
     if backend == PYTORCH:
-        network = load_network(source)[0].eval()
+        network = LanguageModelKind.load_network(source)[0].eval()
         vocab_size = network.config.vocab_size
     else:
-        network = ExportedLM(directory, _FORM_OF[backend], given.threads)
+        network = exported_lm(Path(directory), _FORM_OF[backend], given.threads)
         vocab_size = network.vocab_size
     with torch.no_grad():
         on_random_tokens(network, vocab_size, given)()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pruning import compat
 from pruning.errors import UserError
-from pruning.kinds.runs import new_pruner
-from pruning.kinds.transducer import PruneConfig, RunConfig
+from pruning.kinds.transducer import PruneConfig, RunConfig, TransducerKind
+from pruning.methods.choice import new_pruner
 from pruning.models.facts import frames_of, network_facts
 from pruning.models.transducer import Transducer
 from pruning.speech.data.augment import SpecAugment
@@ -47,7 +47,7 @@ class RunPlan:
 
     Attributes:
         name: of the run.
-        facts: parameters and MACs of the trained network (see `training.facts`).
+        facts: parameters and MACs of the trained network (see `pruning.models.facts`).
         steps: optimiser steps.
         epochs: passes over the corpus that these steps are.
         step_seconds: measured, scaled to a whole batch.
@@ -107,8 +107,13 @@ def saved_bytes(task: TransducerTask, batch: Batch, info: StepInfo) -> int:
 def make_task(model: Transducer, config: RunConfig) -> TransducerTask:
     """The run's task with a teacher of fresh weights where one is wanted: times and sizes do not depend on weights."""
     guidance = Guidance(Transducer(model.config), config.distillation) if config.distillation.wanted else None
-    pruner = new_pruner(model, config) if isinstance(config, PruneConfig) else None
-    return TransducerTask(model, config.loss, SpecAugment(config.data.spec_augment), guidance, pruner)
+    augment = SpecAugment(config.data.spec_augment)
+    if not isinstance(config, PruneConfig):
+        return TransducerTask(model, config.loss, augment, guidance)
+    TransducerKind.capabilities(model).check_technique(config.technique, TransducerKind.called)
+    # low rank prunes a factored copy; which metric it approximates in changes neither times nor sizes
+    pruner = new_pruner(model, config, config.trainer.seed)
+    return TransducerTask(TransducerKind.own(pruner.network), config.loss, augment, guidance, pruner)
 
 
 def plan_run(
@@ -141,6 +146,7 @@ def plan_run(
     steps_per_epoch = math.ceil(batches_per_epoch / config.trainer.accumulate)
     steps = _steps(name, config, steps_per_epoch)
     task = make_task(model, config)
+    model = TransducerKind.own(task.model)  # low rank: a factored copy
     if teacher is not None and task.teacher is not None:
         task.teacher = teacher.eval().requires_grad_(False)
     vocab_size, feature_dim = model.config.vocab_size, model.config.encoder.feature_dim

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from pruning.core.constraint import ConstraintConfig, check_reachable, ramp
 from pruning.core.cost import CostModel
 from pruning.core.latency import LatencyTable
 from pruning.core.masking import Masker
-from pruning.core.prunable import Prunable
+from pruning.core.prunable import Prunable, prunable
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.errors import UserError
@@ -49,7 +49,7 @@ class Pruner(nn.Module, ABC):
         super().__init__()
         self.units = units
         self.constraint = constraint
-        terms = (view or cast(Prunable, model)).cost_terms(frames)
+        terms = (view or prunable(model)).cost_terms(frames)
         try:
             self.costs = CostModel(units.groups, terms, _latency_table(constraint), list(constraint.parts))
         except ValueError as error:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores
-from pruning.core.prunable import Prunable
+from pruning.core.prunable import Prunable, prunable
 from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
@@ -104,7 +104,7 @@ class CriterionPruning(Pruner):
     ) -> None:
         if criterion not in CRITERIA:
             raise UserError(f"there is no criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
-        view = cast(Prunable, model) if view is None else view
+        view = prunable(model) if view is None else view
         groups = view.unit_groups()
         try:
             selection = Selection(groups, unit_kinds(groups) if config.kinds is None else config.kinds)

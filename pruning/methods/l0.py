@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.constraint import ConstraintConfig, Lagrangian
 from pruning.core.gates import GateConfig, HardConcreteGates
-from pruning.core.prunable import Prunable
+from pruning.core.prunable import prunable
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.methods.base import TOLERANCE, Pruner
@@ -63,7 +63,7 @@ class Gating(Pruner):
         self, model: nn.Module, config: GatingConfig, constraint: ConstraintConfig, frames: int, seed: int = 0
     ) -> None:
         try:
-            gates = HardConcreteGates(cast(Prunable, model).unit_groups(), config.gates, seed)
+            gates = HardConcreteGates(prunable(model).unit_groups(), config.gates, seed)
         except ValueError as error:
             raise UserError(str(error), "correct gating.gates.kinds") from None
         super().__init__(model, gates.units, constraint, frames)

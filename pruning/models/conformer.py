@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.core.units import UnitGroup
 from pruning.errors import check_numbers
 from pruning.models.attention import RelativePositionAttention, relative_positions
 from pruning.models.layers import BasicNorm, FeedForward, double_swish, per_layer
@@ -18,6 +19,7 @@ from pruning.models.subsampling import ConvSubsampling, beyond
 
 STANDARD, REWORKED = "standard", "reworked"
 CONV_NORMS = ("batch", "layer", "none")
+PROBE_FRAMES = 500
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,14 @@ class ConformerEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config, index) for index in range(config.num_layers))
         self.after_norm = nn.LayerNorm(config.d_model) if config.after_norm else None
+
+    def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
+        """The groups of the encoder that stands under ``prefix``: its tensors have the names that they say."""
+        return groups
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Its own tensors."""
+        return dict(self.state_dict())
 
     @torch.no_grad()
     def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 from torch import nn
 
+from pruning import registry
 from pruning.core.cost import MACS, SIZE, CostModel
-from pruning.core.prunable import Prunable
+from pruning.core.prunable import prunable
 from pruning.files import PathLike, read_json, write_json
-from pruning.models.encoders import hears_samples
-from pruning.models.speech_model import SpeechModel
-from pruning.models.transformer_lm import TransformerLM
 
 FILE = "model.json"
 FRAMES_PER_SECOND, SAMPLES_PER_SECOND = 100, 16000
 MACS_SECONDS = (10, 30)
 _BEFORE_BLOCKS = ("subsampling", "frontend", "projection", "positional")
-LM_TOKENS = 32
-"""Length of the sentences at which a language model's MACs are counted."""
 
 
 def frames_of(seconds: float) -> int:
@@ -28,42 +24,33 @@ def frames_of(seconds: float) -> int:
     return int(round(seconds * FRAMES_PER_SECOND))
 
 
-def input_length(model: nn.Module, seconds: float) -> int:
-    """Length of a network's input for ``seconds`` of audio: feature frames or samples; of a language model `LM_TOKENS`,
-    whatever the seconds."""
-    if isinstance(model, TransformerLM):
-        return LM_TOKENS
-    if isinstance(model, SpeechModel) and hears_samples(model.encoder):
-        return int(round(seconds * SAMPLES_PER_SECOND))
-    return frames_of(seconds)
-
-
-def reference_length(model: nn.Module) -> tuple[int, str]:
-    """The input at which a network's MACs are told: its length, and what that is in words."""
-    in_words = f"{LM_TOKENS} tokens" if isinstance(model, TransformerLM) else f"{MACS_SECONDS[0]} s"
-    return input_length(model, MACS_SECONDS[0]), in_words
+def samples_of(seconds: float) -> int:
+    """Samples of ``seconds`` of audio."""
+    return int(round(seconds * SAMPLES_PER_SECOND))
 
 
 def cost_model(model: nn.Module, seconds: float) -> CostModel:
-    """Cost of what is pruned of a network, MACs at ``seconds`` of audio."""
-    prunable = cast(Prunable, model)
-    return CostModel(prunable.unit_groups(), prunable.cost_terms(input_length(model, seconds)))
+    """Cost of what is pruned of a network, MACs at ``seconds`` of audio (or at its kind's number of tokens)."""
+    return costs_at(model, registry.of(model).input_length(model, seconds))
+
+
+def costs_at(model: nn.Module, length: int) -> CostModel:
+    """Cost of what is pruned of a network, MACs at an input of so many frames, samples or tokens."""
+    declared = prunable(model)
+    return CostModel(declared.unit_groups(), declared.cost_terms(length))
 
 
 def network_facts(model: nn.Module) -> dict[str, Any]:
-    """What a network is in numbers.
-
-    With an encoder: parameters of it (what is before its blocks included), of its blocks alone and of the network, the
-    encoder's MACs. Of a language model: parameters of its blocks and of the network, MACs of the blocks per token. Of
-    both: how many parameters are not zero.
-    """
-    facts = _lm_facts(model) if isinstance(model, TransformerLM) else _encoder_facts(model)
+    """What a network is in numbers: what its kind says, its parameters, and how many of these are not zero."""
+    facts = registry.of(model).facts(model)
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     facts["nonzero_parameters"] = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
     return facts
 
 
-def _encoder_facts(model: nn.Module) -> dict[str, Any]:
+def of_encoder(model: nn.Module) -> dict[str, Any]:
+    """Facts of a network that hears: parameters of its encoder, what is before its blocks included, and of its blocks
+    alone; the encoder's MACs."""
     costs = {seconds: cost_model(model, seconds) for seconds in MACS_SECONDS}
     by_kind = _by_kind(costs[MACS_SECONDS[0]])
     encoder = costs[MACS_SECONDS[0]].dense[SIZE]
@@ -72,11 +59,12 @@ def _encoder_facts(model: nn.Module) -> dict[str, Any]:
     return {"encoder_parameters": int(encoder), "blocks_parameters": blocks, **macs, "by_kind": by_kind}
 
 
-def _lm_facts(model: TransformerLM) -> dict[str, Any]:
-    costs = CostModel(model.unit_groups(), model.cost_terms(LM_TOKENS))
+def of_blocks(model: nn.Module, tokens: int) -> dict[str, Any]:
+    """Facts of a network that reads: parameters of its blocks, their MACs per token in a text of ``tokens``."""
+    costs = costs_at(model, tokens)
     return {
         "blocks_parameters": int(costs.dense[SIZE]),
-        "macs_per_token": int(costs.dense[MACS] / LM_TOKENS),
+        "macs_per_token": int(costs.dense[MACS] / tokens),
         "by_kind": _by_kind(costs),
     }
 

@@ -46,6 +46,7 @@ class HfEncoder(WaveformEncoder):
         UserError: the network has parts or norms that are not known here.
     """
 
+    form = "hugging_face"
     feature_projection: nn.Module
     encoder: nn.Module
 

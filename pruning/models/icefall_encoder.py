@@ -95,6 +95,14 @@ class IcefallEncoder(nn.Module):
                 handle.remove()
         return EncoderOutput(output, lengths, layers)
 
+    def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        """Not of this encoder.
+
+        Raises:
+            ValueError: always; it was trained on features as they are.
+        """
+        raise ValueError("an encoder of icefall's takes features as they are")
+
     def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
         """The groups of our encoder that stands under ``prefix``, with this one's tensors; names of groups stay."""
 

@@ -6,16 +6,13 @@ Kinds of units: ``heads`` and ``ffn``; kinds of whole modules: ``attention_modul
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pruning.core.cost import CostTerm
 from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models.module_units import attention_groups, ffn_groups
-
-if TYPE_CHECKING:
-    from pruning.models.transformer_lm import LanguageModelConfig
+from pruning.models.transformer_lm_config import LanguageModelConfig
 
 _ATTENTION, _FFN = ("in_proj", "out_proj"), ("linear1", "linear2")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Optional
+from dataclasses import asdict, replace
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,13 @@ from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import speech_encoder_units as units
 from pruning.models.conformer import EncoderOutput
+from pruning.models.encoder import Encoder
 from pruning.models.speech_encoder_config import ACTIVATIONS, GROUP_NORM, SpeechEncoderConfig
 
 _PROBED = 8000  # samples
 
 
-class WaveformEncoder(nn.Module):
+class WaveformEncoder(Encoder):
     """What Hugging Face's encoders and ours have in common: how audio goes through them, and what may be removed.
 
     A subclass has the modules ``feature_extractor`` and ``encoder`` under Hugging Face's names.
@@ -40,6 +41,35 @@ class WaveformEncoder(nn.Module):
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def width(self) -> int:
+        """Dimension of its outputs."""
+        return self.config.d_model
+
+    @property
+    def depth(self) -> int:
+        """Number of its blocks."""
+        return self.config.num_layers
+
+    @property
+    def bins(self) -> int:
+        """None: it takes samples."""
+        return 0
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.config.conv_strides)
+
+    @property
+    def shortest(self) -> int:
+        """The fewest samples that give a frame."""
+        return int(self.config.receptive_field)
+
+    def encode(self, inputs: Tensor, lengths: Tensor) -> EncoderOutput:
+        """See `forward`."""
+        return self(inputs, lengths)
 
     def projected(self, features: Tensor) -> Tensor:
         """The frontend's output ``(N, T, C)`` in the Transformer's dimension, ``(N, T, D)``."""
@@ -369,6 +399,8 @@ class SpeechTransformer(nn.Module):
 class SpeechEncoder(WaveformEncoder):
     """An encoder of the wav2vec2 family with whatever dimensions its configuration has."""
 
+    form = "speech_encoder"
+
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__(config)
         self.feature_extractor = Frontend(config)
@@ -388,6 +420,10 @@ class SpeechEncoder(WaveformEncoder):
                 nn.init.normal_(module.weight, std=2 / math.sqrt(self.config.pos_kernel * self.config.d_model))
             if isinstance(module, (nn.Linear, nn.Conv1d)) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+    def described(self) -> dict[str, Any]:
+        """The configuration."""
+        return asdict(self.config)
 
     def projected(self, features: Tensor) -> Tensor:
         """See `WaveformEncoder.projected`."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.cost import CostTerm
 from pruning.core.distillation import frame_mask
-from pruning.core.low_rank import Factorable, LinearLayer
+from pruning.core.low_rank import LinearLayer
 from pruning.core.precision import at_least_float32
-from pruning.core.prunable import Prunable, plain_state
+from pruning.core.prunable import plain_state
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup, prefixed
 from pruning.errors import check_numbers
 from pruning.models import encoders
 from pruning.models.conformer import EncoderOutput
+from pruning.models.encoder import Encoder
 
 CTC, INTENT = "ctc", "intent"
 TASKS = (CTC, INTENT)
@@ -33,7 +34,7 @@ class SpeechModelConfig:
     Attributes:
         encoder: ``{"type": ..., "config": {...}}``, see `pruning.models.encoders`.
         task: ``ctc``: symbols over frames, blank 0; ``intent``: one class of an utterance.
-        outputs: symbols or classes; 0: as many as the recipe's table has.
+        outputs: symbols or classes; 0: as many as the language directory's table has.
         mix: whether the head sees a learned weighted sum of all layers (SUPERB, arXiv 2105.01051, section 3.2), not the
             last alone.
         hidden: dimension of a layer with ReLU before pooling or output; 0: none.
@@ -127,14 +128,15 @@ class SpeechModel(nn.Module):
         UserError: the encoder's description is not one.
     """
 
+    kind: ClassVar[str] = "speech_model"
+
     def __init__(self, config: SpeechModelConfig) -> None:
         super().__init__()
         if config.outputs < 2:
             raise ValueError(f"model.outputs is {config.outputs}: two symbols or classes are the least")
         self.config = config
         self.encoder = encoders.build(config.encoder)
-        dim, layers = encoders.dimensions(self.encoder)
-        self.head = Head(config, dim, layers + 1)
+        self.head = Head(config, self.encoder.width, self.encoder.depth + 1)
 
     @property
     def blank_id(self) -> int:
@@ -148,44 +150,53 @@ class SpeechModel(nn.Module):
             inputs: ``(N, T, C)`` features or ``(N, S)`` samples, as the encoder takes them.
             lengths: ``(N,)`` valid ones.
         """
-        encoded = encoders.encode(self.encoder, inputs, lengths)
+        encoded = self.encoder.encode(inputs, lengths)
         with torch.autocast(inputs.device.type, enabled=False):
             return SpeechOutput(self.head(encoded), encoded)
 
     def unit_groups(self) -> list[UnitGroup]:
         """Those of the encoder."""
-        return [prefixed(group, _PREFIX) for group in cast(Prunable, self.encoder).unit_groups()]
+        return [prefixed(group, _PREFIX) for group in self.encoder.unit_groups()]
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
         """Those of the encoder, for ``frames`` feature frames or samples."""
         return [replace(term, groups=tuple(f"{_PREFIX}{name}" for name in term.groups))
-                for term in cast(Prunable, self.encoder).cost_terms(frames)]  # fmt: skip
+                for term in self.encoder.cost_terms(frames)]  # fmt: skip
 
     def linear_layers(self, frames: int) -> list[LinearLayer]:
         """Those of the encoder."""
         return [replace(layer, name=f"{_PREFIX}{layer.name}")
-                for layer in cast(Factorable, self.encoder).linear_layers(frames)]  # fmt: skip
+                for layer in self.encoder.linear_layers(frames)]  # fmt: skip
 
     def probe(self, generator: torch.Generator) -> Tensor:
         """The encoder's outputs for noise."""
-        return cast(Prunable, self.encoder).probe(generator)
+        return self.encoder.probe(generator)
 
     def plain_state(self) -> dict[str, Tensor]:
         """The tensors under the names of what `shrink` makes."""
         of_encoder = {f"{_PREFIX}{name}": tensor for name, tensor in plain_state(self.encoder).items()}
         return {**of_encoder, **{f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}}
 
+    def plain(self) -> SpeechModel:
+        """The same network out of this toolkit's modules alone; itself if it is that already."""
+        encoder = self.encoder.plain()
+        if encoder is self.encoder:
+            return self
+        model = self._around(encoder).to(next(self.parameters()).device)
+        model.load_state_dict(self.plain_state(), strict=True)
+        return model.train(self.training)
+
     def shrink(self, structure: Structure) -> SpeechModel:
         """A new model whose encoder has what ``structure`` leaves."""
         own = {name[len(_PREFIX) :]: kept for name, kept in structure.groups.items()}
-        return self._around(cast(Prunable, self.encoder).shrink(Structure(own)))
+        return self._around(self.encoder.shrink(Structure(own)))
 
     def with_ranks(self, ranks: Mapping[str, int]) -> SpeechModel:
         """A new model with the encoder's layers ``ranks`` factored; its weights are not set."""
         own = {name[len(_PREFIX) :]: rank for name, rank in ranks.items()}
-        return self._around(cast(Factorable, self.encoder).with_ranks(own))
+        return self._around(self.encoder.with_ranks(own))
 
-    def _around(self, encoder: nn.Module) -> SpeechModel:
+    def _around(self, encoder: Encoder) -> SpeechModel:
         """A new model with an encoder like ``encoder``."""
         return SpeechModel(replace(self.config, encoder=encoders.describe(encoder)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError, check_numbers
 from pruning.models import conformer_units
-from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
+from pruning.models.conformer import PROBE_FRAMES, ConformerConfig, ConformerEncoder, EncoderOutput
 from pruning.models.icefall_encoder import IcefallEncoder, IcefallModules
 from pruning.models.subsampling import beyond
 
@@ -66,9 +66,6 @@ class TransducerConfig:
         modules = value.get("icefall")
         icefall = None if modules is None else IcefallModules(**modules)
         return cls(**{**value, "encoder": ConformerConfig(**value["encoder"]), "icefall": icefall})
-
-
-PROBE_FRAMES = 500
 
 
 class StatelessDecoder(nn.Module):
@@ -143,6 +140,8 @@ class Transducer(nn.Module):
     The encoder, subsampling included, is what is pruned; the rest is small and is copied from the teacher.
     """
 
+    kind: ClassVar[str] = "transducer"
+
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
         if config.vocab_size < 2:
@@ -152,8 +151,10 @@ class Transducer(nn.Module):
             raise ValueError(f"without decoder_proj, {dims} must be equal")
         self.config = config
         d = config.encoder.d_model
-        self.encoder: nn.Module = ConformerEncoder(config.encoder)
-        if config.icefall is not None:
+        self.encoder: Union[ConformerEncoder, IcefallEncoder]
+        if config.icefall is None:
+            self.encoder = ConformerEncoder(config.encoder)
+        else:
             self.encoder = IcefallEncoder(config.icefall, config.encoder)
         self.decoder = StatelessDecoder(
             config.vocab_size, config.decoder_dim, config.context_size, config.decoder_relu, config.blank_embedding
@@ -186,8 +187,7 @@ class Transducer(nn.Module):
         """Unit groups of the encoder; of factored layers, their components alone."""
         if self.config.ranks:
             return low_rank.component_groups(self)
-        groups = self.plain_unit_groups()
-        return self.encoder.renamed(groups, "encoder.") if isinstance(self.encoder, IcefallEncoder) else groups
+        return self.encoder.renamed(self.plain_unit_groups(), "encoder.")
 
     def plain_unit_groups(self) -> list[UnitGroup]:
         """Those of the transducer that `plain_state` is of."""
@@ -197,10 +197,7 @@ class Transducer(nn.Module):
 
     def plain_state(self) -> dict[str, Tensor]:
         """The tensors of the transducer with an encoder of ours."""
-        state = self.state_dict()
-        if not isinstance(self.encoder, IcefallEncoder):
-            return dict(state)
-        around = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
+        around = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("encoder.")}
         return {**{f"encoder.{name}": tensor for name, tensor in self.encoder.plain_state().items()}, **around}
 
     def plain(self) -> Transducer:

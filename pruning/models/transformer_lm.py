@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,53 +17,10 @@ from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-from pruning.errors import check_numbers
 from pruning.models import lm_units
 from pruning.models.attention import CausalAttention, rotation
-from pruning.models.layers import FeedForward, per_layer
-
-
-@dataclass(frozen=True)
-class LanguageModelConfig:
-    """Dimensions of a `TransformerLM`.
-
-    A per-layer value is a list with one entry for all layers or one for each; 0 leaves that module out.
-
-    Attributes:
-        d_model: dimension of the residual stream and of the embedding.
-        num_layers: blocks.
-        head_dim: dimension of an attention head, even (never derived from ``d_model``).
-        num_heads: attention heads, per layer.
-        ffn_dim: hidden units of the feed-forward module, per layer.
-        vocab_size: tokens; 0 takes the tokenizer's.
-        tied: whether the output layer uses the embedding's weights.
-        dropout: on embeddings, module outputs, FFN hidden units and attention weights.
-        ranks: linear layer -> rank of its factored form; others are dense.
-    """
-
-    d_model: int
-    num_layers: int
-    head_dim: int
-    num_heads: tuple[int, ...]
-    ffn_dim: tuple[int, ...]
-    vocab_size: int = 0
-    tied: bool = True
-    dropout: float = 0.1
-    ranks: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "d_model", "num_layers", "head_dim", least=1)
-        check_numbers(self, "num_heads", "ffn_dim", "vocab_size", least=0)
-        check_numbers(self, "dropout", least=0, below=1)
-        for name in ("num_heads", "ffn_dim"):
-            object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} must be even, for rotary positions")
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> LanguageModelConfig:
-        """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
-        return cls(**value)
+from pruning.models.layers import FeedForward
+from pruning.models.transformer_lm_config import LanguageModelConfig
 
 
 class LmState(NamedTuple):
@@ -128,6 +84,8 @@ class TransformerLM(nn.Module):
     Its blocks are what is pruned; the embedding, tied or not, stays.
     """
 
+    kind: ClassVar[str] = "transformer_lm"
+
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         if config.vocab_size < 2:
@@ -152,6 +110,10 @@ class TransformerLM(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith(("out_proj.weight", "linear2.weight")):
                 nn.init.normal_(parameter, std=deep)
+
+    def log_probs(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities ``(N, U, V)`` of what follows each prefix of ``tokens (N, U)``."""
+        return self(tokens).log_softmax(dim=2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of what follows each prefix.

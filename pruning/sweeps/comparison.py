@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -16,14 +16,12 @@ import numpy as np
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike, read_json, write_json
+from pruning.kinds import kind as kinds
+from pruning.kinds.measuring import MEASURES, SPOKEN, Measure, stamp
 from pruning.models.facts import read_facts
-from pruning.speech.data import manifests
 from pruning.speech.scoring.statistics import Design, Estimate, Sample, holm
-from pruning.speech.text.text_files import check_texts, read_sentences, set_name
-from pruning.sweeps import measures
 from pruning.sweeps.definition import SweepConfig
 from pruning.sweeps.lines import TEACHER
-from pruning.sweeps.measures import SPOKEN, blocks_of, stamp
 from pruning.sweeps.sweep import Run, expand, final_dir
 
 logger = logging.getLogger(__name__)
@@ -59,7 +57,7 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     """
     place = final_dir(exp_dir, run)
     facts = read_facts(place)
-    sets = measures.of(config).gather(config, place, run is None)
+    sets = config.measuring.gather(config.test_data, place, run is None)
     named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
     network, dense = ({key: known[key] for key in _KEPT if key in known} for known in (facts, facts["dense"]))
     value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
@@ -77,61 +75,17 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
         results: directory of the files.
         made_by: name of a run (or the teacher) -> what its result must have been made by.
     """
-    sets: dict[str, Any] = {}
-    for path in check_texts(config.test_text):
-        count = sum(1 for line in read_sentences(path) if line)
-        names = blocks_of(count)
-        sets[set_name(path)] = {"ids": names, "speakers": [f"block {name}" for name in names]}
-    for path in manifests.check_exists(config.test_cuts) if config.test_cuts else []:
-        pairs = sorted((cut.id, str(cut.supervisions[0].speaker or cut.id)) for cut in manifests.iterate_cuts(path))
-        ids, speakers = zip(*pairs)
-        sets[manifests.set_name_of(path)] = {"ids": ids, "speakers": speakers}
+    drawn = config.measuring.utterances(config.test_data)
+    sets = {name: {"ids": ids, "speakers": speakers} for name, (ids, speakers) in drawn.items()}
     write_json(Path(results) / UTTERANCES, sets)
     legend = {"reference": config.reference, "decoding": config.decoding,
-              "measure": measures.of(config).measure,
+              "measure": config.measuring.name, "kind": config.kind.name,
               "methods": {name: line.words for name, line in config.methods.items()},
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
               "targets": {name: list(settings) for name, settings in config.targets.items()},
               "runs": [[run.target, run.method, run.seed] for run in expand(config)],
               "results": dict(made_by)}  # fmt: skip
     write_json(Path(results) / LEGEND, legend)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a rate is shown. Of perplexity, the rate is 100 times the nats a word, so that differences are ratios.
-
-    Attributes:
-        name: heading of the rate.
-        difference: of a difference.
-        shown: the rate as people read it.
-        shown_difference: the same of a difference.
-        part: of the network, that sizes are of.
-        timed: what is timed.
-        logarithmic: its scale in plots.
-        size, computation: keys of a network's facts that are its axes, each with its unit and the unit's size.
-    """
-
-    name: str
-    difference: str
-    shown: Callable[[float], float]
-    shown_difference: Callable[[float], float]
-    part: str
-    timed: str
-    logarithmic: bool
-    size: tuple[str, str, float]
-    computation: tuple[str, str, float]
-
-
-MEASURES = {
-    "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate, "encoder", "encoder", False,
-                   ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
-    "perplexity": Measure("perplexity / word", "% above", lambda rate: math.exp(rate / 100),
-                          lambda rate: 100 * math.expm1(rate / 100), "blocks", "network", True,
-                          ("blocks_parameters", "M parameters", 1e6), ("macs_per_token", "M MACs / token", 1e6)),
-    "intents": Measure("intent accuracy %", "minus", lambda rate: 100 - rate, lambda rate: -rate, "encoder", "encoder",
-                       False, ("encoder_parameters", "M parameters", 1e6), ("macs_10s", "GMACs 10 s", 1e9)),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -287,7 +241,13 @@ def read(results: PathLike) -> Comparison:
     for target, method, seed in legend["runs"]:
         planned.setdefault((target, method), []).append(seed)
     return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], planned,
-                      tuple(sorted(commits)), MEASURES[legend.get("measure", "wer")])  # fmt: skip
+                      tuple(sorted(commits)), _measure_of(legend))  # fmt: skip
+
+
+def _measure_of(legend: Mapping[str, Any]) -> Measure:
+    """Of a sweep: one that is known here, or its kind's own."""
+    name = legend.get("measure", "wer")
+    return MEASURES[name] if name in MEASURES else kinds.find(legend.get("kind"), LEGEND).own_measures()[name]
 
 
 def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken: Mapping[str, Any]) -> Line:

@@ -11,23 +11,26 @@ from typing import Any, Optional
 import yaml
 from torch import nn
 
-from pruning import configuration
+from pruning import configuration, registry
 from pruning.core.cost import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.kinds import encoder_head, language_model, runs, transducer
+from pruning.kinds import kind as kinds
+from pruning.kinds.kind import Kind
+from pruning.kinds.measuring import Measuring, TestData
+from pruning.kinds.transducer import TransducerKind
+from pruning.methods.choice import new_pruner
+from pruning.methods.config import METHODS
 from pruning.models.facts import cost_model
-from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.models.transducer import TransducerConfig
 from pruning.models.uniform import narrowed_config
+from pruning.registry import CUTS, TEXT
 from pruning.speech.data import manifests
 from pruning.speech.data.batches import Table
-from pruning.speech.decoding.methods import SETTINGS, WEIGHT_OF
 from pruning.speech.text.text_files import check_texts
 from pruning.sweeps.lines import TEACHER, ClaimConfig, GridConfig, MethodConfig, check_list
 
 PARTS = ("train", "dev", "test")
-_ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
-_DECODINGS = {"transducer": _ACOUSTIC, "ctc": tuple(name for name in _ACOUSTIC if name.startswith("ctc"))}
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,28 @@ class SweepConfig:
     decoding: str = "greedy_search"
 
     @property
-    def of_text(self) -> bool:
-        """Whether language models are compared."""
-        return bool(self.train_text)
+    def form(self) -> str:
+        """Of the data: cuts or text."""
+        return TEXT if self.train_text else CUTS
 
     @functools.cached_property
-    def kind(self) -> str:
-        """``text``; of cuts ``ctc`` or ``intent`` as ``task`` in the pruning configuration says, else ``transducer``.
+    def kind(self) -> type[Kind[Any]]:
+        """Of the networks: as the pruning configuration says.
 
         Raises:
-            UserError: the configuration cannot be read.
+            UserError: the configuration cannot be read, or names no kind.
         """
-        return "text" if self.of_text else str(configuration.said(self.prune, "task") or "transducer")
+        return kinds.find(registry.name_for(configuration.read(self.prune), self.form), self.prune)
+
+    @functools.cached_property
+    def measuring(self) -> Measuring:
+        """How the networks are measured."""
+        return self.kind.measuring(configuration.load(self.kind.training, self.finetune))
 
     @property
-    def recipe(self) -> Any:
-        """The module that runs such networks."""
-        return {"text": language_model, "transducer": transducer}.get(self.kind, encoder_head)
+    def test_data(self) -> TestData:
+        """What the networks are measured on."""
+        return TestData(self.data("test"), self.lang_dir, self.decoding, self.vocabulary)
 
     def load_teacher(self) -> tuple[nn.Module, Mapping[str, Any]]:
         """The dense network and the header of its checkpoint.
@@ -97,28 +105,26 @@ class SweepConfig:
         Raises:
             UserError: it is not there, or not of the sweep's kind and tokens.
         """
-        network: tuple[nn.Module, Mapping[str, Any]] = self.recipe.load_network(self.teacher, self.table)
-        return network
+        return self.kind.load_network(self.teacher, self.table)
 
     @functools.cached_property
     def table(self) -> Table:
         """Tokens or intents."""
-        return encoder_head.table_of(self.kind, self.lang_dir)
+        return self.kind.table(configuration.load(self.kind.training, self.finetune), self.lang_dir)
 
     def data(self, part: str) -> tuple[str, ...]:
         """Files of ``train``, ``dev`` or ``test``."""
-        return tuple(getattr(self, f"{part}_{'text' if self.of_text else 'cuts'}"))
+        return tuple(getattr(self, f"{part}_{self.form}"))
 
     def data_options(self, *parts: str) -> list[str]:
         """The options by which commands are given these parts."""
-        kind = "text" if self.of_text else "cuts"
-        return [word for part in parts for word in (f"--{part}-{kind}", *self.data(part))]
+        return [word for part in parts for word in (f"--{part}-{self.form}", *self.data(part))]
 
     def __post_init__(self) -> None:
-        given = [bool(getattr(self, f"{part}_{kind}")) for kind in ("cuts", "text") for part in PARTS]
+        given = [bool(getattr(self, f"{part}_{kind}")) for kind in (CUTS, TEXT) for part in PARTS]
         if given not in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3):
             raise ValueError("give train_cuts, dev_cuts and test_cuts, or train_text, dev_text and test_text")
-        if self.vocabulary is not None and not self.of_text:
+        if self.vocabulary is not None and self.form != TEXT:
             raise ValueError("vocabulary is of language models")
         for grid in self.grids:
             for name, line in grid.lines().items():
@@ -148,9 +154,9 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
         line = line_of(path, keys)
         return UserError(f"{path}{f' line {line}' if line else ''}: {what}", remedy)
 
-    decodings = _DECODINGS.get(config.kind, (config.decoding,))
-    if config.decoding not in decodings:
-        raise wrong(f"networks for {config.kind} cannot be compared by {config.decoding!r}",
+    decodings = config.measuring.decodings
+    if decodings and config.decoding not in decodings:
+        raise wrong(f"such networks ({config.kind.called}) cannot be compared by {config.decoding!r}",
                     f"choose from {', '.join(decodings)}", "decoding")  # fmt: skip
     if config.reference not in config.methods:
         raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
@@ -160,8 +166,8 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
                 raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
     for name, method in config.methods.items():
         where = _keys(config, name)
-        if method.method is not None and method.method not in runs.METHODS:
-            known = ", ".join(runs.METHODS)
+        if method.method is not None and method.method not in METHODS:
+            known = ", ".join(METHODS)
             raise wrong(f"there is no method {method.method!r}", f"choose from {known}", *where, "method")
         if method.stands_on is not None and method.stands_on not in config.methods:
             key = "structure_from" if method.structure_from else "counts_from"
@@ -182,10 +188,7 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
 def _check_settings(config: SweepConfig, path: PathLike) -> None:
     """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
     files = [path for part in PARTS for path in config.data(part)]
-    if config.of_text:
-        check_texts(files)
-    else:
-        manifests.check_exists(files)
+    (check_texts if config.form == TEXT else manifests.check_exists)(files)
     if config.vocabulary is not None:
         check_texts([config.vocabulary])
     network, _ = config.load_teacher()
@@ -210,21 +213,25 @@ def _checks(
     def load(kind: type, base: str, settings: Sequence[str]) -> Callable[[], object]:
         return functools.partial(configuration.load, kind, base, settings)
 
-    yield ("settings",), load(config.recipe.RunConfig, config.finetune, config.settings)
+    yield ("settings",), load(config.kind.training, config.finetune, config.settings)
     base = config.scratch if method.uniform else config.finetune
     assert base is not None
     settings = (*config.settings, *method.finetune_settings)
-    yield (*of_line, "finetune_settings"), load(config.recipe.RunConfig, base, settings)
+    yield (*of_line, "finetune_settings"), load(config.kind.training, base, settings)
     shared = (*config.settings, *config.targets[target])
-    yield of_target, load(config.recipe.PruneConfig, config.prune, shared)
+    yield of_target, load(config.kind.pruning, config.prune, shared)
     if method.uniform:
         yield of_target, lambda: _uniform_config(config, network, str(method.uniform), target)
     if method.method is not None:
         settings = (*shared, f"method={method.method}", *method.settings)
-        yield (*of_line, "settings"), load(config.recipe.PruneConfig, config.prune, settings)
-        yield of_target, lambda: runs.new_pruner(
-            network, configuration.load(config.recipe.PruneConfig, config.prune, settings)
-        )
+        yield (*of_line, "settings"), load(config.kind.pruning, config.prune, settings)
+        loaded = functools.partial(configuration.load, config.kind.pruning, config.prune, settings)
+        yield (*of_line, "settings"), lambda: _check_technique(config, network, loaded().technique)
+        yield of_target, lambda: new_pruner(network, loaded(), loaded().trainer.seed)
+
+
+def _check_technique(config: SweepConfig, network: nn.Module, technique: str) -> None:
+    config.kind.capabilities(network).check_technique(technique, config.kind.called)
 
 
 def _keys(config: SweepConfig, name: str) -> tuple[str, ...]:
@@ -233,15 +240,16 @@ def _keys(config: SweepConfig, name: str) -> tuple[str, ...]:
 
 
 def _uniform_config(config: SweepConfig, network: nn.Module, narrow: str, target: str) -> TransducerConfig:
-    if not isinstance(network, Transducer):
-        raise UserError("uniform networks are of transducers", "leave the line out")
+    if not config.kind.capabilities(network).uniform:
+        raise UserError(f"uniform networks are not of such networks ({config.kind.called})", "leave the line out")
     cost, sparsity = uniform_target(config, target)
-    return narrowed_config(network, narrow, cost, (1 - sparsity) * cost_model(network, 10.0).dense[cost])
+    budget = (1 - sparsity) * cost_model(network, 10.0).dense[cost]
+    return narrowed_config(TransducerKind.own(network), narrow, cost, budget)
 
 
 def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
     """The cost and the sparsity that a uniformly narrowed network of a target has."""
-    targets = configuration.load(config.recipe.PruneConfig, config.prune, config.targets[name]).constraint.goals()
+    targets = configuration.load(config.kind.pruning, config.prune, config.targets[name]).constraint.goals()
     cost, target = next(iter(targets.items()))
     if cost not in COSTS:
         what = f"a uniform network cannot be made for {cost} alone"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from pruning.kinds import runs
+from pruning.methods.config import NO_CELL
 from pruning.models.uniform import NARROW
 
 TEACHER = "teacher"
@@ -29,7 +29,7 @@ class MethodConfig:
     it is.
 
     Attributes:
-        method: prune the teacher by this method of `pruning.kinds.runs.METHODS`, extract and fine-tune.
+        method: prune the teacher by this method of `pruning.methods.config.METHODS`, extract and fine-tune.
         settings: over the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
         structure_from: take the structure that another line found (same target and seed), and fine-tune.
         uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``: of its ``units`` or in its
@@ -106,7 +106,7 @@ class GridConfig:
     """Lines of every combination, named METHOD-TECHNIQUE-RAMP; those without a definition are left out.
 
     Attributes:
-        method, technique: see `pruning.kinds.runs.PruningConfig`.
+        method, technique: see `pruning.methods.config.PruningConfig`.
         ramp: see `pruning.core.constraint.ConstraintConfig`.
         settings, finetune_settings, targets, seeds: of all of them, as of `MethodConfig`.
         more_seeds: line -> target -> seeds besides.
@@ -129,7 +129,7 @@ class GridConfig:
         """
         found = {}
         for method, technique, ramp in itertools.product(self.method, self.technique, self.ramp):
-            if (method, technique) in runs.NO_CELL:
+            if (method, technique) in NO_CELL:
                 continue
             name = f"{method}-{technique}-{ramp}"
             settings = (f"technique={technique}", f"constraint.ramp={ramp}", *self.settings)

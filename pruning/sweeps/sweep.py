@@ -13,11 +13,11 @@ from pruning import configuration
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike
+from pruning.kinds.measuring import python
 from pruning.provenance import file_fingerprint
-from pruning.sweeps import definition, measures
+from pruning.sweeps import definition
 from pruning.sweeps.definition import PARTS, SweepConfig, uniform_target
 from pruning.sweeps.lines import TEACHER, MethodConfig
-from pruning.sweeps.measures import python
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _content(path: str, modified: int) -> str:
 
 def _fingerprints(config: SweepConfig, target: str) -> list[str]:
     """Stand for the content of all files that a run reads: configurations, data, tokens, teacher, table of latency."""
-    loaded = configuration.load(config.recipe.PruneConfig, config.prune, config.targets.get(target, []))
+    loaded = configuration.load(config.kind.pruning, config.prune, config.targets.get(target, []))
     constraint = loaded.constraint
     names = [config.prune, config.finetune, config.scratch, constraint.latency_table,
              *(path for part in PARTS for path in config.data(part)), str(config.table.path),
@@ -125,7 +125,7 @@ def commands(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> Iter
     """
     if run is not None:
         yield from _training(config, run, exp_dir)
-    yield from measures.of(config).commands(config, final_dir(exp_dir, run))
+    yield from config.measuring.commands(config.test_data, final_dir(exp_dir, run))
 
 
 def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -13,12 +12,11 @@ from torch.nn.functional import cross_entropy
 from pruning.core.distillation import DistillationConfig, LayerDistillation, frame_distillation, frame_mask
 from pruning.errors import UserError
 from pruning.methods.base import Pruner
-from pruning.models import encoders
 from pruning.models.facts import SAMPLES_PER_SECOND
 from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
 from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch
-from pruning.speech.decoding.ctc import ctc_loss
+from pruning.speech.losses.ctc import ctc_loss
 from pruning.tasks.pruned import PrunedTask
 from pruning.tasks.spectrum import SpectrumLoss
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
@@ -55,11 +53,10 @@ def _spectrum_loss(model: SpeechModel) -> SpectrumLoss:
     Raises:
         UserError: it hears no samples.
     """
-    encoder: Any = model.encoder
-    if not encoders.hears_samples(encoder):
+    encoder = model.encoder
+    if encoder.bins:
         raise UserError("loss.spectrum_weight is of encoders that hear samples", "leave it out")
-    dim, _ = encoders.dimensions(encoder)
-    return SpectrumLoss(dim, SAMPLES_PER_SECOND, math.prod(encoder.config.conv_strides))
+    return SpectrumLoss(encoder.width, SAMPLES_PER_SECOND, encoder.stride)
 
 
 class SpeechTask(PrunedTask):
@@ -93,7 +90,7 @@ class SpeechTask(PrunedTask):
         self.distillation = distillation or DistillationConfig()
         self.layer_distillation: Optional[LayerDistillation] = None
         if self.teacher is not None and self.distillation.layers and self.distillation.layer_weight > 0:
-            dims = (encoders.dimensions(one.encoder)[0] for one in (model, self.teacher))
+            dims = (one.encoder.width for one in (model, self.teacher))
             self.layer_distillation = LayerDistillation(self.distillation, *dims)
         self.spectrum: Optional[SpectrumLoss] = None
         if loss.spectrum_weight > 0:

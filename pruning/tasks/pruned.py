@@ -9,11 +9,9 @@ from typing import Any, Optional
 from torch import Tensor
 
 from pruning.errors import UserError
+from pruning.experiments.checkpoint import FOUND
 from pruning.methods.base import Pruner
 from pruning.training.task import ParameterGroup, StepInfo, Task
-
-FOUND = "found_structure"
-"""The key of a pruning run's checkpoint headers that holds the structure at that moment."""
 
 
 class PrunedTask(Task):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pruning import registry
 from pruning.bin import average
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
 

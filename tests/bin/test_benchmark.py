@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from pruning import registry
 from pruning.bin import benchmark as command
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json
 from pruning.measure import benchmark
-from pruning.models import registry
 from tests.deploy.test_speech_exporting import irregular
 from tests.methods.test_l0 import network
 from tests.models.speech_encoders import SHAPES
@@ -98,7 +98,7 @@ def test_what_cannot_be_timed_together(tmp_path: Path) -> None:
     ours, theirs = saved(irregular(SHAPES[0]), tmp_path / "samples"), saved(network(), tmp_path / "features")
     with pytest.raises(UserError, match="the systems take samples and features of 80 bins"):
         command.main(["--systems", ours, theirs, "--backends", "pytorch", *output])
-    with pytest.raises(UserError, match="torchscript is of transducers; leave the backend out"):
+    with pytest.raises(UserError, match="torchscript is not possible with an encoder with a head; leave the backend out"):
         command.main(["--systems", ours, "--backends", "torchscript", *output])
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pruning import registry
 from pruning.bin import benchmark as encoders
 from pruning.bin import benchmark_lm as command
 from pruning.core.cost import CostModel
@@ -16,7 +17,6 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
 from pruning.measure import lm_benchmark
-from pruning.models import registry
 from tests.deploy.test_lm_exporting import NETWORKS
 from tests.methods.test_l0 import network as transducer
 from tests.models.test_transformer_lm import network

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 import torch
 
+from pruning import registry
 from pruning.bin import decode, export, report, rescore
 from pruning.errors import UserError
 from pruning.experiments.checkpoint import save_model
-from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.facts import write_facts
 from pruning.models.transducer import Transducer, TransducerConfig

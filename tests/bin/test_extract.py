@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from pruning import registry
 from pruning.bin import extract
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import write_json
-from pruning.models import registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
 

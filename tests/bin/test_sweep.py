@@ -29,9 +29,9 @@ def config(work: Path, data_dir: Path, tmp_path: Path) -> Path:  # noqa: F811
     value = {
         "teacher": str(work / "teacher"),
         "lang_dir": str(data.lang_dir),
-        "train_cuts": [str(path) for path in data.train_cuts],
-        "dev_cuts": [str(path) for path in data.dev_cuts],
-        "test_cuts": [str(path) for path in data.dev_cuts],
+        "train_cuts": [str(path) for path in data.train],
+        "dev_cuts": [str(path) for path in data.dev],
+        "test_cuts": [str(path) for path in data.dev],
         "prune": str(work / "prune.yaml"),
         "finetune": str(work / "finetune.yaml"),
         "scratch": str(work / "train.yaml"),

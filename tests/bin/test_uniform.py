@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pruning import registry
 from pruning.bin import uniform
 from pruning.core.cost import MACS, SIZE
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json
-from pruning.models import registry
 from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer, TransducerConfig
 from tests.methods.test_l0 import network

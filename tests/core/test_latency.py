@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pruning import registry
 from pruning.bin import latency as command
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.cost import CostModel
@@ -17,7 +18,6 @@ from pruning.files import read_json, write_json
 from pruning.measure.latency import curve, cut_kind
 from pruning.methods.criterion import CriterionConfig, CriterionPruning
 from pruning.methods.l0 import Gating, GatingConfig
-from pruning.models import registry
 from tests.methods.test_l0 import network, optimise
 
 TABLE = LatencyTable(

@@ -85,7 +85,7 @@ def test_what_is_left_is_turned_into_the_same_form(shape: tuple[int, int, int], 
 
 
 def test_what_cannot_be_factored_is_refused() -> None:
-    with pytest.raises(UserError, match="a Conv1d has no linear layers to factor"):
+    with pytest.raises(UserError, match="a Conv1d does not say which weights may go"):
         linear_names(torch.nn.Conv1d(2, 2, 1))
     from tests.models.test_transformer_lm import network
 

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from pruning import registry
 from pruning.bin import export
 from pruning.core.extraction import extract
 from pruning.core.structure import Structure
 from pruning.deploy import sherpa
-from pruning.deploy.exported import ExportedTransducer
-from pruning.deploy.exporting import agreement, export_onnx, export_torchscript
+from pruning.deploy.export import export_onnx, write_torchscript
+from pruning.deploy.exported import read_parts
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.models import registry
+from pruning.kinds.transducer_export import PARTS, ExportedTransducer, agreement, noise, parts
 from pruning.models.transducer import Transducer
 from pruning.speech.decoding.beam import modified_beam_search
 from pruning.speech.decoding.greedy import greedy_search
@@ -59,11 +60,15 @@ def irregular(vocab_size: int = 24) -> Transducer:
     return small
 
 
+def read(directory: Path, form: str = "float32") -> ExportedTransducer:
+    return ExportedTransducer(read_parts(directory, PARTS, form), directory)
+
+
 @pytest.fixture(scope="module")
 def exported(lang_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transducer, Path]:
     model, directory = irregular(), tmp_path_factory.mktemp("export")
     export_onnx(model, directory, lang_dir)
-    export_torchscript(model, directory)
+    write_torchscript(parts(model), directory)
     return model, directory
 
 
@@ -73,18 +78,18 @@ def test_outputs_and_hypotheses_agree(
     exported: tuple[Transducer, Path], form: str, seconds: tuple[float, ...]
 ) -> None:
     model, directory = exported
-    found = agreement(model, ExportedTransducer(directory, form), [export.noise(80, seconds)])
+    found = agreement(model, read(directory, form), [noise(80, seconds)])
     assert found.difference < 1e-4
     assert found.utterances == len(seconds) and found.differing == []
-    batch = export.noise(80, seconds)
-    lengths = ExportedTransducer(directory, form).encoder(batch.features, batch.lengths).lengths
+    batch = noise(80, seconds)
+    lengths = read(directory, form).encoder(batch.features, batch.lengths).lengths
     with torch.no_grad():
         assert lengths.tolist() == model(batch.features, batch.lengths).lengths.tolist()
 
 
 def test_the_searches_take_an_exported_network(exported: tuple[Transducer, Path]) -> None:
     model, directory = exported
-    batch, onnx = export.noise(80), ExportedTransducer(directory)
+    batch, onnx = noise(80), read(directory)
     with torch.no_grad():
         encoded = model(batch.features, batch.lengths)
     other = onnx.encoder(batch.features, batch.lengths)
@@ -98,7 +103,7 @@ def test_the_searches_take_an_exported_network(exported: tuple[Transducer, Path]
 
 def test_int8_is_near(exported: tuple[Transducer, Path]) -> None:
     model, directory = exported
-    found = agreement(model, ExportedTransducer(directory, "int8"), [export.noise(80)])
+    found = agreement(model, read(directory, "int8"), [noise(80)])
     assert 0 < found.difference < 0.1
 
 
@@ -124,11 +129,11 @@ def test_the_command_exports_compares_and_refuses(
 
 def test_missing_and_broken_exports_are_named(exported: tuple[Transducer, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="encoder.onnx does not exist; export it"):
-        ExportedTransducer(tmp_path)
+        read(tmp_path)
     for name in ("encoder", "decoder", "joiner"):
         (tmp_path / f"{name}.onnx").write_bytes((exported[1] / f"{name}.onnx").read_bytes()[:2000])
     with pytest.raises(UserError, match="encoder.onnx cannot be loaded"):
-        ExportedTransducer(tmp_path)
+        read(tmp_path)
 
 
 def test_sherpa_onnx_loads_it_unchanged(exported: tuple[Transducer, Path], lang_dir: Path) -> None:

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruning import registry
 from pruning.bin import export
 from pruning.core import low_rank
 from pruning.core.extraction import extract
-from pruning.deploy.exported_lm import ExportedLM
-from pruning.deploy.lm_exporting import agreement, by_steps, continued, export_onnx
+from pruning.deploy.export import export_onnx
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.models import registry
+from pruning.kinds.language_model_export import ExportedLM, agreement, by_steps, continued
+from pruning.measure.lm_benchmark import exported_lm
 from pruning.models.facts import network_facts
 from pruning.models.transformer_lm import TransformerLM
 from pruning.speech.text.bpe import Tokenizer
@@ -65,17 +66,17 @@ def test_whole_sentences_and_steps_agree(name: str, tmp_path: Path) -> None:
     """Whatever the numbers of sentences and tokens, to 1e-4 nats; histories of different lengths step together."""
     model = NETWORKS[name]()
     export_onnx(model, tmp_path)
-    exported = ExportedLM(tmp_path)
+    exported = exported_lm(tmp_path)
     batches = [sentences(3, 7), sentences(5, 1), sentences(1, 40)]
     for tokens in batches:
         with torch.no_grad():
             wanted = model(tokens).log_softmax(dim=2)
-        assert torch.allclose(exported(tokens), wanted, atol=1e-4)
+        assert torch.allclose(exported.log_probs(tokens), wanted, atol=1e-4)
         assert torch.allclose(by_steps(exported, tokens)[0], wanted, atol=1e-4)
     same = agreement(model, exported, batches)
     assert same.whole < 1e-4 and same.steps < 1e-4 and same.sentences == 9 and same.differing == []
     _check_mixed(model, exported)
-    near = agreement(model, ExportedLM(tmp_path, "int8"), batches)
+    near = agreement(model, exported_lm(tmp_path, "int8"), batches)
     assert 0 < near.whole < 0.1 and 0 < near.steps < 0.1
 
 
@@ -111,7 +112,7 @@ def test_greedy_continuations(tmp_path: Path) -> None:
     model, tokens = talkative(), sentences(2, 3)
     export_onnx(model, tmp_path, int8=False)
     found = continued(model, tokens, 12)
-    assert torch.equal(continued(ExportedLM(tmp_path), tokens, 12), found)
+    assert torch.equal(continued(exported_lm(tmp_path), tokens, 12), found)
     assert len(set(found.flatten().tolist())) > 2
     for _ in range(12):
         tokens = torch.cat([tokens, model(tokens)[:, -1].argmax(dim=1, keepdim=True)], dim=1)
@@ -124,11 +125,11 @@ def test_an_export_of_other_weights_is_told(tmp_path: Path) -> None:
     assert other.output is not None
     with torch.no_grad():
         other.output.weight.mul_(-1)
-    same = agreement(other, ExportedLM(tmp_path), [sentences()])
+    same = agreement(other, exported_lm(tmp_path), [sentences()])
     assert same.whole > 1e-2 and same.steps > 1e-2 and same.differing == [0, 1, 2]
     with torch.no_grad():
         other.norm.weight.fill_(torch.nan)
-    assert not agreement(other, ExportedLM(tmp_path), [sentences()]).whole <= 1e-4
+    assert not agreement(other, exported_lm(tmp_path), [sentences()]).whole <= 1e-4
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -138,7 +139,7 @@ def test_tied_weights_are_in_the_file_once(tied: bool, tmp_path: Path) -> None:
     parameters = 4 * sum(parameter.numel() for parameter in model.parameters())
     for name in ("lm", "lm_step"):
         assert (tmp_path / f"{name}.onnx").stat().st_size == pytest.approx(parameters, rel=0.3)
-    assert agreement(model, ExportedLM(tmp_path), [sentences()]).whole < 1e-4
+    assert agreement(model, exported_lm(tmp_path), [sentences()]).whole < 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_the_command_exports_and_compares(lang_dir: Path, tmp_path: Path, capsys
     assert not [path for path in place.rglob("*") if path.name.startswith(".tmp")]
     boundary = boundary_id(Tokenizer(lang_dir))
     for form in ("float32", "int8"):
-        exported = ExportedLM(place, form)
+        exported = exported_lm(place, form)
         assert (exported.vocab_size, exported.boundary) == (24, boundary)
     (tmp_path / "text.txt").write_text("SOME WORDS\nOF A TEXT\n")
     made = (place / "lm.onnx").stat().st_mtime_ns
@@ -204,10 +205,10 @@ def test_what_the_command_refuses(lang_dir: Path, tmp_path: Path) -> None:
 
 def test_missing_and_broken_exports_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lm.onnx does not exist; export it"):
-        ExportedLM(tmp_path)
-    with pytest.raises(UserError, match="no form 'torchscript' of a language model's export"):
-        ExportedLM(tmp_path, "torchscript")
+        exported_lm(tmp_path)
+    with pytest.raises(UserError, match="lm.pt does not exist"):
+        exported_lm(tmp_path, "torchscript")
     export_onnx(network(), tmp_path, int8=False)
     (tmp_path / "lm_step.onnx").write_bytes((tmp_path / "lm.onnx").read_bytes()[:900])
     with pytest.raises(UserError, match="lm_step.onnx cannot be loaded"):
-        ExportedLM(tmp_path)
+        exported_lm(tmp_path)

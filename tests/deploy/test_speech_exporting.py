@@ -12,10 +12,10 @@ import torch
 from pruning.bin import export
 from pruning.core.extraction import extract
 from pruning.core.structure import Structure
+from pruning.deploy.export import export_onnx
 from pruning.deploy.exported import ExportedPart
-from pruning.deploy.speech_exporting import agreement, export_onnx
 from pruning.errors import UserError
-from pruning.models import encoders
+from pruning.kinds.encoder_head_export import agreement
 from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.speech.data.batches import Batch
@@ -67,7 +67,7 @@ def noise(*lengths: int) -> Batch:
 def test_outputs_agree(tmp_path: Path, lang: Path, shape: dict[str, Any], task: str) -> None:
     model = irregular(shape, task)
     whole, small = export_onnx(model, tmp_path, lang)
-    shortest = model.encoder.config.receptive_field  # type: ignore[union-attr]
+    shortest = model.encoder.shortest
     lengths = ((900,), (3000, 2000, 500), (12000, 11000), (shortest,), (20, 7))
     exported = ExportedPart(whole, 1)
     same = agreement(model, exported, [noise(*each) for each in lengths])
@@ -97,7 +97,7 @@ def test_disagreement_is_told(tmp_path: Path, lang: Path) -> None:
 def test_modules_of_hugging_face_go_as_ours(tmp_path: Path, lang: Path) -> None:
     pytest.importorskip("transformers", reason="its encoder is exported")
     model = stirred(SpeechModel(SpeechModelConfig(description("hugging_face"), outputs=7)))
-    assert isinstance(model, SpeechModel) and encoders.hears_samples(model.encoder)
+    assert isinstance(model, SpeechModel) and not model.encoder.bins
     (path,) = export_onnx(model, tmp_path, lang, int8=False)
     batch = noise(3000, 2000)
     wanted = model.eval()(batch.features, batch.lengths)

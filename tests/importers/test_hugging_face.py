@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pruning import registry
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.importers.hugging_face import load_hf
-from pruning.models import registry
 from pruning.models.hf_encoder import WEIGHT_NORMS, HfEncoder
 from tests.models.speech_encoders import (
     SHAPES,

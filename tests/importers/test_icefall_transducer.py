@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pruning import registry
 from pruning.core import low_rank
 from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
@@ -23,7 +24,6 @@ from pruning.core.structure import Structure
 from pruning.core.units import check_groups
 from pruning.errors import UserError
 from pruning.importers.icefall_transducer import converted, form_of
-from pruning.models import registry
 from pruning.models.conformer_units import MODULE_KINDS, UNIT_KINDS
 from pruning.models.transducer import Transducer
 from tests.icefall import networks

@@ -19,11 +19,16 @@ from pruning.core.constraint import ConstraintConfig
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.decoding_results import intents_path
-from pruning.kinds import encoder_head, runs
+from pruning.kinds import encoder_head
+from pruning.kinds import run as runs
+from pruning.kinds.encoder_head import EncoderHeadKind
+from pruning.kinds.kind import Inputs
+from pruning.methods.choice import new_pruner
 from pruning.models import facts
 from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
-from pruning.speech.data.batches import DataConfig, evaluation_batches
+from pruning.speech.data.batches import evaluation_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.scoring.word_errors import read_transcripts
 from pruning.speech.text import bpe
 from pruning.speech.text.intents import Intent, write_table
@@ -103,9 +108,9 @@ def test_from_speech_to_a_small_network(work: Path, tmp_path: Path, kind: str, t
     tuning = settings(work, tmp_path / "finetune.yaml", task, distillation=distillation)
     finetune.main([*options(work, tmp_path / "tuned", tuning), "--init", str(tmp_path / "small"), "--teacher",
                    str(teacher)])  # fmt: skip
-    model, header = encoder_head.load_network(tmp_path / "tuned", encoder_head.table_of(task, work / "lang"))
+    model, header = EncoderHeadKind.load_network(tmp_path / "tuned", encoder_head.table_of(task, work / "lang"))
     assert model.config.task == task and "structure" in header
-    before, after = (facts.cost_model(one, 1.0).dense["macs"] for one in (encoder_head.load_network(teacher)[0], model))
+    before, after = (facts.cost_model(one, 1.0).dense["macs"] for one in (EncoderHeadKind.load_network(teacher)[0], model))
     assert after == pytest.approx(0.6 * before, abs=0.015 * before)
     of_dense, of_teacher = facts.read_facts(tmp_path / "tuned")["dense"], facts.read_facts(teacher)
     assert all(of_dense[key] == of_teacher[key] for key in ("parameters", "encoder_parameters", "macs_10s"))
@@ -136,7 +141,7 @@ def test_a_fresh_frontend_is_told_of_the_spectrum(work: Path, tmp_path: Path) ->
     rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     first, last = ([row for row in rows if row["kind"] == "dev"][index] for index in (0, -1))
     assert last["spectrum"] < first["spectrum"] < 1.5 and last["loss"] == pytest.approx(last["task"] + last["spectrum"])
-    assert not any("spectrum" in name for name in encoder_head.load_network(place)[0].state_dict())
+    assert not any("spectrum" in name for name in EncoderHeadKind.load_network(place)[0].state_dict())
     with pytest.raises(UserError, match="spectrum_weight is of encoders that hear samples; leave it out"):
         dense(work, tmp_path / "other", "conformer", "ctc", loss={"spectrum_weight": 1.0})
 
@@ -171,7 +176,7 @@ def test_ctc_is_decoded(work: Path, tmp_path: Path, kind: str) -> None:
     decode.main([*arguments, "--method", "ctc_greedy_search"])
     facts_of = json.loads(next((place / "ctc_greedy_search").glob("decode-dev-*.json")).read_text())
     assert facts_of["utterances"] == 6 and facts_of["features_included"]
-    model, _ = encoder_head.load_network(place)
+    model, _ = EncoderHeadKind.load_network(place)
     tokenizer, found = bpe.Tokenizer(work / "lang"), {}
     with torch.no_grad():
         for batch in evaluation_batches(DataConfig(num_workers=0), [cuts], source=encoder_head.source_of(model.eval())):
@@ -181,7 +186,7 @@ def test_ctc_is_decoded(work: Path, tmp_path: Path, kind: str) -> None:
                 found[name] = tokenizer.decode(path).split()
     transcripts = read_transcripts(place / "ctc_greedy_search" / facts_of["recogs"])
     assert {one.id: one.hypothesis for one in transcripts} == found
-    with pytest.raises(UserError, match="has a CTC head alone"):
+    with pytest.raises(UserError, match="cannot be decoded by greedy_search; choose ctc_greedy_search"):
         decode.main([*arguments, "--method", "greedy_search"])
     intents = dense(work, tmp_path / "intents", "conformer", "intent")
     with pytest.raises(UserError, match="use pruning.bin.classify"):
@@ -224,7 +229,7 @@ def test_the_start_is_part_of_the_run(work: Path, tmp_path: Path) -> None:
 def test_a_conformer_keeps_the_statistics_of_its_data(work: Path, tmp_path: Path) -> None:
     """Of features, from the first batches; of batch norms, made again for the small network."""
     teacher = dense(work, tmp_path, "conformer", "ctc")
-    model, _ = encoder_head.load_network(teacher)
+    model, _ = EncoderHeadKind.load_network(teacher)
     batches = evaluation_batches(DataConfig(num_workers=0), [work / "slurp_cuts_train.jsonl.gz"],
                                  encoder_head.table_of("ctc", work / "lang"))  # fmt: skip
     frames = torch.cat([batch.features[row, :length] for batch in batches for row, length in enumerate(batch.lengths)])
@@ -235,13 +240,13 @@ def test_a_conformer_keeps_the_statistics_of_its_data(work: Path, tmp_path: Path
     for name, data in (("with", ["--train-cuts", str(work / "slurp_cuts_train.jsonl.gz"), "--lang-dir",
                                  str(work / "lang")]), ("without", [])):  # fmt: skip
         extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / name), *data])
-        state = encoder_head.load_network(tmp_path / name)[0].state_dict()
+        state = EncoderHeadKind.load_network(tmp_path / name)[0].state_dict()
         means.append(torch.cat([value for key, value in state.items() if key.endswith("running_mean")]))
         torch.testing.assert_close(state["encoder.feature_mean"], model.encoder.feature_mean)
     assert not torch.equal(*means)
     fresh = ["--reinitialise", "1"]
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "fresh"), *fresh])
-    found = encoder_head.load_network(tmp_path / "fresh")[0].encoder.feature_mean
+    found = EncoderHeadKind.load_network(tmp_path / "fresh")[0].encoder.feature_mean
     torch.testing.assert_close(found, model.encoder.feature_mean)
 
 
@@ -254,11 +259,11 @@ def test_a_hugging_face_checkpoint_is_a_start(work: Path, tmp_path: Path) -> Non
     theirs = transformers.Wav2Vec2Model(values)
     theirs.save_pretrained(tmp_path / "hf")
     config = settings(work, tmp_path / "ctc.yaml", "ctc", model={"task": "ctc"}, pretrained=str(tmp_path / "hf"))
-    recipe = encoder_head.SpeechRecipe(
+    recipe = EncoderHeadKind(
         configuration.load(encoder_head.RunConfig, config),
-        encoder_head.Inputs([work / "slurp_cuts_train.jsonl.gz"], [work / "slurp_cuts_dev.jsonl.gz"], work / "lang"),
+        Inputs([work / "slurp_cuts_train.jsonl.gz"], [work / "slurp_cuts_dev.jsonl.gz"], work / "lang"),
     )
-    model = recipe.fresh()
+    model = runs.fresh(recipe)
     assert isinstance(model, SpeechModel) and isinstance(model.encoder, SpeechEncoder)
     name = "feature_extractor.conv_layers.1.conv.weight"
     assert torch.equal(model.encoder.state_dict()[name], theirs.state_dict()[name])
@@ -281,7 +286,7 @@ def test_hj_pruning_by_name(method: str, kind: str) -> None:
     constraint = ConstraintConfig(**{**HJ[method], "seconds": 1.0})  # type: ignore[arg-type]
     config = encoder_head.PruneConfig(task="ctc", method=method, constraint=constraint, trainer=trainer)
     model = SpeechModel(SpeechModelConfig(description(kind), outputs=7))
-    pruner = runs.new_pruner(model, config)
+    pruner = new_pruner(model, config, config.trainer.seed)
     wanted = HJ[method].get("parts", HJ[method])
     assert pruner.targets == wanted
     assert {group.kind for group in pruner.units.chosen} == {"frontend", "heads", "ffn"}

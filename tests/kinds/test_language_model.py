@@ -13,7 +13,11 @@ from pruning.bin import extract, finetune, perplexity, prune, train
 from pruning.core.low_rank import linear_names
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.kinds import language_model, runs
+from pruning.kinds import language_model
+from pruning.kinds import run as runs
+from pruning.kinds.language_model import LanguageModelKind
+from pruning.methods.choice import new_pruner
+from pruning.methods.config import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.methods.criterion import CriterionPruning
 from pruning.methods.low_rank import LowRankPruning, calibrate
 from pruning.models.facts import read_facts
@@ -34,8 +38,8 @@ criterion: {interval: 3}
 calibration_batches: 2
 distillation: {weight: 0.5, temperature: 2.0}
 """
-CELLS = [(method, technique) for technique in runs.TECHNIQUES for method in runs.METHODS
-         if (method, technique) not in runs.NO_CELL]  # fmt: skip
+CELLS = [(method, technique) for technique in TECHNIQUES for method in METHODS
+         if (method, technique) not in NO_CELL]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +83,13 @@ def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(("method", "technique"), CELLS)
 def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str, technique: str) -> None:
     """And its extraction is exact, reloads, and is as large as asked for."""
-    settings = ["gating.gate_lr=0.5"] if method in (runs.L0, *runs.HJ) else []
+    settings = ["gating.gate_lr=0.5"] if method in (L0, *HJ) else []
     settings += {"hj-mac": ["constraint.macs=0.5"],
                  "hj-sepsize": ["constraint.parts={size:attention: 0.48, size:ffn: 0.5}"]}.get(method, [])  # fmt: skip
     prune.main(["--config", str(work / "prune.yaml"), *settings, "--method", method, "--technique", technique,
                 "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
-    model, header = language_model.load_network(tmp_path / "small")
+    model, header = LanguageModelKind.load_network(tmp_path / "small")
     assert header["exactness"] < 1e-4
     facts = read_facts(tmp_path / "small")
     removed = facts["dense"]["parameters"] - facts["parameters" if technique != "unstructured" else
@@ -110,8 +114,8 @@ def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> 
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
     finetune.main(["--config", str(work / "finetune.yaml"), "--init", str(tmp_path / "small"), "--exp-dir",
                    str(tmp_path / "tuned"), *data(work)])  # fmt: skip
-    before, _ = language_model.load_network(tmp_path / "small")
-    after, _ = language_model.load_network(tmp_path / "tuned")
+    before, _ = LanguageModelKind.load_network(tmp_path / "small")
+    after, _ = LanguageModelKind.load_network(tmp_path / "tuned")
     for name in linear_names(before):
         old, new = (model.get_parameter(f"{name}.weight") for model in (before, after))
         assert torch.equal(old == 0, new == 0) and not torch.equal(old, new)
@@ -126,7 +130,7 @@ def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> 
     assert fewer["perplexity_per_token"] == found["perplexity_per_token"]
 
 
-@pytest.mark.parametrize(("method", "technique"), list(runs.NO_CELL))
+@pytest.mark.parametrize(("method", "technique"), list(NO_CELL))
 def test_cells_without_a_definition_are_refused_with_the_reason(work: Path, method: str, technique: str) -> None:
     with pytest.raises(UserError, match=f"there is no {method} with {technique}: .+"):
         configuration.load(language_model.PruneConfig, work / "prune.yaml", [f"method={method}", f"technique={technique}"])
@@ -158,18 +162,18 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     class Stop(Exception):
         pass
 
-    def stopping(self: language_model.runs.Trainer) -> None:
+    def stopping(self: runs.Trainer) -> None:
         original(self)
         if self.step == stop:
             raise Stop
 
-    original = language_model.runs.Trainer._after_step
-    language_model.runs.Trainer._after_step = stopping  # type: ignore[method-assign]
+    original = runs.Trainer._after_step
+    runs.Trainer._after_step = stopping  # type: ignore[method-assign]
     try:
         with pytest.raises(Stop):
             prune.main([*common, "--exp-dir", str(tmp_path / "broken")])
     finally:
-        language_model.runs.Trainer._after_step = original  # type: ignore[method-assign]
+        runs.Trainer._after_step = original  # type: ignore[method-assign]
     prune.main([*common, "--exp-dir", str(tmp_path / "broken")])
     ours, theirs = (checkpoint.load_model(tmp_path / name)[0].state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -181,9 +185,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 
 def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> None:
     """The outputs stay, and a step along the turned first moment moves ``U V`` as before, to first order."""
-    model, _ = language_model.load_network(work / "dense")
+    model, _ = LanguageModelKind.load_network(work / "dense")
     config = configuration.load(language_model.PruneConfig, work / "prune.yaml", ["method=magnitude", "technique=low_rank"])
-    pruner = runs.new_pruner(model, config)
+    pruner = new_pruner(model, config, config.trainer.seed)
     assert isinstance(pruner, LowRankPruning)
     group = pruner.units.chosen[0]
     layer = pruner.network.get_submodule(group.name.rpartition(".")[0])
@@ -214,7 +218,7 @@ def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> N
 
 def test_metrics_come_from_the_data(work: Path) -> None:
     """Fisher's rows are the root of the summed squared gradients; the inputs' factor is that of their moments."""
-    model, _ = language_model.load_network(work / "dense")
+    model, _ = LanguageModelKind.load_network(work / "dense")
     from pruning.speech.text.sentences import Sentences, TextConfig
     from pruning.tasks.language_model import LmDistillationConfig, LmTask
 
@@ -261,7 +265,7 @@ def test_data_of_another_kind_are_refused(work: Path) -> None:
                     "--exp-dir", str(work / "kind"), *data(work)])  # fmt: skip
         extract.main(["--pruned", str(work / "kind"), "--exp-dir", str(work / "no"), "--train-cuts", str(cuts),
                       "--lang-dir", str(work / "lang")])  # fmt: skip
-    model, _ = language_model.load_network(work / "dense")
+    model, _ = LanguageModelKind.load_network(work / "dense")
     assert isinstance(model, TransformerLM)
 
 
@@ -287,10 +291,10 @@ def test_one_run_delivers_several_sizes(work: Path, tmp_path: Path, technique: s
 
 def test_snapshots_rest_as_long_as_asked(work: Path) -> None:
     """A network is kept ``rest`` steps after its cut; in them nothing is cut, and after them the ramp goes on."""
-    model, _ = language_model.load_network(work / "dense")
+    model, _ = LanguageModelKind.load_network(work / "dense")
     settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.size=0.7", "constraint.ramp=linear",
                 "constraint.ramp_share=0.9", "criterion.interval=2", "criterion.rest=5"]  # fmt: skip
-    pruner = runs.new_pruner(model, configuration.load(language_model.PruneConfig, work / "prune.yaml", settings))
+    pruner = new_pruner(model, configuration.load(language_model.PruneConfig, work / "prune.yaml", settings), seed=1)
     assert isinstance(pruner, CriterionPruning)
     cut, kept = [], {}
     for step in range(40):
@@ -319,9 +323,9 @@ def test_snapshots_that_cannot_be(work: Path) -> None:
 
 def test_one_shot_low_rank_is_the_svd_of_what_was_trained(work: Path) -> None:
     """Factors that training moved are brought into their form before they are scored and cut."""
-    model, _ = language_model.load_network(work / "dense")
+    model, _ = LanguageModelKind.load_network(work / "dense")
     settings = ["method=magnitude", "technique=low_rank", "constraint.ramp=one_shot", "constraint.size=0.6"]
-    pruner = runs.new_pruner(model, configuration.load(language_model.PruneConfig, work / "prune.yaml", settings))
+    pruner = new_pruner(model, configuration.load(language_model.PruneConfig, work / "prune.yaml", settings), seed=1)
     assert isinstance(pruner, LowRankPruning)
     before = {}
     with torch.no_grad():
@@ -346,8 +350,8 @@ def test_a_structure_of_zeros_with_fresh_weights(work: Path, tmp_path: Path) -> 
                 "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
     for name, more in {"small": [], "fresh": ["--reinitialise", "3"]}.items():
         extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / name), *more])
-    small, _ = language_model.load_network(tmp_path / "small")
-    fresh, _ = language_model.load_network(tmp_path / "fresh")
+    small, _ = LanguageModelKind.load_network(tmp_path / "small")
+    fresh, _ = LanguageModelKind.load_network(tmp_path / "fresh")
     for name in linear_names(small):
         old, new = (model.get_parameter(f"{name}.weight") for model in (small, fresh))
         assert torch.equal(old == 0, new == 0) and not torch.equal(old, new)
@@ -357,9 +361,9 @@ def test_low_rank_is_not_pruned_again(work: Path, tmp_path: Path) -> None:
     common = ["--config", str(work / "prune.yaml"), "--method", "magnitude", *data(work)]
     prune.main([*common, "--technique", "low_rank", "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "a")])
     extract.main(["--pruned", str(tmp_path / "a"), "--exp-dir", str(tmp_path / "small"), "--round-to", "4"])
-    ranks = language_model.load_network(tmp_path / "small")[0].config.ranks
+    ranks = LanguageModelKind.load_network(tmp_path / "small")[0].config.ranks
     assert ranks and all(rank % 4 == 0 or rank < 4 for rank in ranks.values())
-    for technique in runs.TECHNIQUES:
+    for technique in TECHNIQUES:
         with pytest.raises(UserError, match="the network is of low rank already; prune the dense one"):
             prune.main([*common, "--technique", technique, "--teacher", str(tmp_path / "small"), "--exp-dir",
                         str(tmp_path / "b")])  # fmt: skip
@@ -373,9 +377,9 @@ def test_snapshots_need_room_and_hold_averages_up(work: Path, tmp_path: Path) ->
               *data(work), "snapshots=[0.2,0.3,0.4]"]  # fmt: skip
     with pytest.raises(UserError, match="3 snapshots, 3 steps each, hold the ramp up beyond the end; lower"):
         prune.main([*common, "constraint.ramp=one_shot", "constraint.ramp_share=0.9", "--exp-dir", str(tmp_path / "a")])
-    model, _ = language_model.load_network(work / "dense")
+    model, _ = LanguageModelKind.load_network(work / "dense")
     settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.ramp=one_shot", "constraint.ramp_share=0.3"]
-    pruner = runs.new_pruner(model, configuration.load(language_model.PruneConfig, work / "prune.yaml", settings))
+    pruner = new_pruner(model, configuration.load(language_model.PruneConfig, work / "prune.yaml", settings), seed=1)
     still = []
     for step in range(24):
         info = StepInfo(1, 0, step, total_steps=24)

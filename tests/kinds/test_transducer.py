@@ -21,12 +21,17 @@ from pruning import configuration
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.experiments.structures import found_structure, read_structure
 from pruning.files import read_json, write_json
-from pruning.kinds import runs, transducer
+from pruning.kinds import run as runs
+from pruning.kinds import transducer
+from pruning.kinds.kind import Inputs
+from pruning.kinds.transducer import TransducerKind
 from pruning.models import facts
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import TransducerConfig
-from pruning.speech.data.batches import DataConfig, training_batches
+from pruning.speech.data.batches import training_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.bpe import train as train_bpe
@@ -47,10 +52,10 @@ criterion: {interval: 2}
 """
 
 
-def inputs(data_dir: Path) -> transducer.Inputs:
+def inputs(data_dir: Path) -> Inputs:
     cuts = data_dir / "fbank"
     train = [cuts / f"librispeech_cuts_{part}.jsonl.gz" for part in ("train-a", "train-b")]
-    return transducer.Inputs(train, [cuts / "librispeech_cuts_dev.jsonl.gz"], data_dir / "lang_bpe_30")
+    return Inputs(train, [cuts / "librispeech_cuts_dev.jsonl.gz"], data_dir / "lang_bpe_30")
 
 
 def dimensions() -> TransducerConfig:
@@ -83,7 +88,7 @@ def work(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         data=DataConfig(max_duration=15, num_buckets=2, num_workers=0),
         trainer=trainer,
     )
-    transducer.RECIPE(config, inputs(data_dir)).train(directory / "teacher")
+    runs.train(TransducerKind(config, inputs(data_dir)), directory / "teacher")
     return directory
 
 
@@ -91,7 +96,7 @@ def command(name: str, data_dir: Path, *arguments: str) -> list[str]:
     data = inputs(data_dir)
     return [
         sys.executable, "-m", f"pruning.bin.{name}", "--lang-dir", str(data.lang_dir),
-        "--train-cuts", *map(str, data.train_cuts), "--dev-cuts", *map(str, data.dev_cuts), *arguments,
+        "--train-cuts", *map(str, data.train), "--dev-cuts", *map(str, data.dev), *arguments,
     ]  # fmt: skip
 
 
@@ -146,11 +151,11 @@ def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> N
     """Its counts with units drawn at random, and its structure with fresh weights."""
     config = configuration.load(transducer.PruneConfig, work / "prune.yaml",
                                 ["method=magnitude", "constraint.ramp=one_shot"])  # fmt: skip
-    transducer.RECIPE(config, inputs(data_dir)).prune(work / "magnitude", work / "teacher")
-    found = runs.read_structure(work / "magnitude" / "structure.json")
+    runs.prune(TransducerKind(config, inputs(data_dir)), work / "magnitude", work / "teacher")
+    found = read_structure(work / "magnitude" / "structure.json")
     drawn = replace(config, method="random", counts_from=str(work / "magnitude"))
-    transducer.RECIPE(drawn, inputs(data_dir)).prune(work / "drawn", work / "teacher")
-    other = runs.found_structure(work / "drawn")
+    runs.prune(TransducerKind(drawn, inputs(data_dir)), work / "drawn", work / "teacher")
+    other = found_structure(work / "drawn")
     assert all(other.count(name) == found.count(name) for name in found.groups)
     assert any(other.groups[name].kept != found.groups[name].kept for name in found.groups)
 
@@ -170,18 +175,18 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
     settings = ["method=taylor", "constraint.ramp=one_shot", "constraint.ramp_share=0.8", "trainer.max_steps=5",
                 "trainer.optimiser.lr=0", "constraint.size=0.3"]  # fmt: skip
     config = configuration.load(transducer.PruneConfig, work / "prune.yaml", settings)
-    transducer.RECIPE(config, inputs(data_dir)).prune(work / "post", work / "teacher")
+    runs.prune(TransducerKind(config, inputs(data_dir)), work / "post", work / "teacher")
     (after, _), (before, _) = (checkpoint.load_model(work / name) for name in ("post", "teacher"))
     weights = dict(before.named_parameters())
     assert all(torch.equal(parameter, weights[name]) for name, parameter in after.named_parameters())
     data = inputs(data_dir)
-    arguments = ["--pruned", str(work / "post"), "--train-cuts", *map(str, data.train_cuts), "--lang-dir",
+    arguments = ["--pruned", str(work / "post"), "--train-cuts", *map(str, data.train), "--lang-dir",
                  str(data.lang_dir), "--max-duration", "15"]  # fmt: skip
     for name, more in {"cut": [], "repaired": ["--repair", "40", "--teacher", str(work / "teacher")]}.items():
         output = run([sys.executable, "-m", "pruning.bin.extract", *arguments, "--exp-dir", str(work / name), *more])
         assert ("modules repaired on" in output) == (name == "repaired"), output
     (cut, _), (repaired, _) = (checkpoint.load_model(work / name) for name in ("cut", "repaired"))
-    batch = next(training_batches(config.data, data.dev_cuts, Tokenizer(data.lang_dir), 0, 1))
+    batch = next(training_batches(config.data, data.dev, Tokenizer(data.lang_dir), 0, 1))
     with torch.no_grad():
         wanted, *got = (net.eval()(batch.features, batch.lengths).output for net in (before, cut, repaired))
     errors = [(output - wanted).pow(2).mean().item() for output in got]
@@ -191,11 +196,11 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
 @pytest.mark.slow
 def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     config = configuration.load(transducer.PruneConfig, work / "prune.yaml")
-    transducer.RECIPE(config, inputs(data_dir)).prune(work / "pruned", work / "teacher")
+    runs.prune(TransducerKind(config, inputs(data_dir)), work / "pruned", work / "teacher")
     structure = Structure.from_dict(read_json(work / "pruned" / "structure.json"))
     arguments = ["--pruned", str(work / "pruned"), "--exp-dir", str(work / "small"), "--print"]
     data = inputs(data_dir)
-    cuts = ["--train-cuts", *map(str, data.train_cuts), "--lang-dir", str(data.lang_dir), "--max-duration", "15"]
+    cuts = ["--train-cuts", *map(str, data.train), "--lang-dir", str(data.lang_dir), "--max-duration", "15"]
     output = run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
     assert "subsampling" in output
     assert "batch norms re-estimated" in output
@@ -211,7 +216,7 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
 
     fine = configuration.load(transducer.RunConfig, work / "finetune.yaml")
-    transducer.RECIPE(fine, inputs(data_dir)).train(work / "fine", init=work / "small", teacher=work / "teacher")
+    runs.train(TransducerKind(fine, inputs(data_dir)), work / "fine", init=work / "small", teacher=work / "teacher")
     tuned, tuned_header = checkpoint.load_model(work / "fine")
     assert tuned_header["structure"] == header["structure"]
     assert tuned.state_dict().keys() == small.state_dict().keys()
@@ -274,7 +279,7 @@ def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_
     whole = dimensions()
     config = transducer.RunConfig(model=replace(whole, encoder=replace(whole.encoder, feature_dim=40)))
     with pytest.raises(UserError, match="has 80 features a frame, the network takes 40; give cuts"):
-        transducer.RECIPE(config, inputs(data_dir)).train(tmp_path / "exp")
+        runs.train(TransducerKind(config, inputs(data_dir)), tmp_path / "exp")
     assert not (tmp_path / "exp").exists()
 
 
@@ -298,46 +303,46 @@ def small_run(**settings: Any) -> transducer.RunConfig:
 
 def test_of_two_ends_the_first_is_known(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "Trainer", Recorded)
-    transducer.RECIPE(small_run(num_epochs=2, max_steps=1000), inputs(data_dir)).train(tmp_path / "both")
+    runs.train(TransducerKind(small_run(num_epochs=2, max_steps=1000), inputs(data_dir)), tmp_path / "both")
     counted = Recorded.given["steps_per_epoch"]
     assert counted == pytest.approx(len(list(Recorded.given["train_batches"](1, 0))), abs=2)
-    transducer.RECIPE(small_run(max_steps=1000), inputs(data_dir)).train(tmp_path / "steps")
+    runs.train(TransducerKind(small_run(max_steps=1000), inputs(data_dir)), tmp_path / "steps")
     assert Recorded.given["steps_per_epoch"] is None, "counting takes time"
 
 
 def test_noise_is_one_of_the_inputs(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "Trainer", Recorded)
     noise = tmp_path / "musan_cuts.jsonl.gz"
-    shutil.copy(inputs(data_dir).dev_cuts[0], noise)
+    shutil.copy(inputs(data_dir).dev[0], noise)
     config = small_run(max_steps=9, data={"musan_cuts": str(noise)})
-    transducer.RECIPE(config, inputs(data_dir)).train(tmp_path / "exp")
+    runs.train(TransducerKind(config, inputs(data_dir)), tmp_path / "exp")
     (told,) = Recorded.given["inputs"]["musan_cuts"]
     assert told.startswith("musan_cuts.jsonl.gz ")
     with pytest.raises(UserError, match="nothing.jsonl.gz does not exist"):
         missing = {"musan_cuts": str(tmp_path / "nothing.jsonl.gz"), "musan_probability": 0.0}
-        transducer.RECIPE(small_run(max_steps=9, data=missing), inputs(data_dir)).train(tmp_path / "exp")
+        runs.train(TransducerKind(small_run(max_steps=9, data=missing), inputs(data_dir)), tmp_path / "exp")
 
 
 def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, data_dir: Path) -> None:
     before = (work / "teacher" / facts.FILE).read_bytes()
     wider = replace(small_run(max_steps=6), model=replace(dimensions(), joiner_dim=20))
     with pytest.raises(UserError, match="was begun with"):
-        transducer.RECIPE(wider, inputs(data_dir)).train(work / "teacher")
+        runs.train(TransducerKind(wider, inputs(data_dir)), work / "teacher")
     assert (work / "teacher" / facts.FILE).read_bytes() == before
 
 
 def test_an_unfinished_pruning_run_has_no_structure(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no best checkpoint"):
-        runs.found_structure(tmp_path)
+        found_structure(tmp_path)
 
 
 def test_a_checkpoint_with_another_bpe_model_is_refused(work: Path, data_dir: Path, tmp_path: Path) -> None:
     texts = ["SOME OTHER WORDS ENTIRELY", "A QUITE DIFFERENT TEXT WITH LETTERS"]
     train_bpe(texts, tmp_path / "lang_bpe_25", 25, "unigram")
-    other = transducer.Inputs(inputs(data_dir).train_cuts, inputs(data_dir).dev_cuts, tmp_path / "lang_bpe_25")
+    other = Inputs(inputs(data_dir).train, inputs(data_dir).dev, tmp_path / "lang_bpe_25")
     config = configuration.load(transducer.RunConfig, work / "train.yaml")
     with pytest.raises(UserError, match="bpe.model|pieces|tokens"):
-        transducer.RECIPE(config, other).train(tmp_path / "exp", init=work / "teacher")
+        runs.train(TransducerKind(config, other), tmp_path / "exp", init=work / "teacher")
     assert not (tmp_path / "exp").exists()
 
 

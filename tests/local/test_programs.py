@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pruning.speech.data import manifests, sources
-from pruning.speech.data.batches import DataConfig, training_batches
+from pruning.speech.data.batches import training_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.ngrams import arpa
 from pruning.speech.text.bpe import Tokenizer
 

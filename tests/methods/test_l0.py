@@ -8,7 +8,7 @@ import torch
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.gates import GateConfig
 from pruning.errors import UserError
-from pruning.kinds.runs import PruningConfig
+from pruning.methods.config import PruningConfig
 from pruning.methods.l0 import Gating, GatingConfig
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig

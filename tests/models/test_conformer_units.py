@@ -19,8 +19,8 @@ from pruning.core.structure import Structure
 from pruning.core.units import check_groups
 from pruning.models.conformer import REWORKED, ConformerConfig
 from pruning.models.conformer_units import MODULE_KINDS, UNIT_KINDS
-from pruning.models.registry import build, describe
 from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.registry import build, describe
 from tests.counter import count_macs
 from tests.models.test_transformer_lm import random_structure
 

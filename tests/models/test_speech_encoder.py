@@ -17,7 +17,7 @@ from pruning.core.extraction import extract
 from pruning.core.structure import Structure
 from pruning.core.units import check_groups
 from pruning.errors import UserError
-from pruning.models import registry, speech_encoder_units
+from pruning.models import encoders, speech_encoder_units
 from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_encoder_config import SpeechEncoderConfig
 from tests.counter import count_macs
@@ -79,7 +79,7 @@ def test_masked_equals_extracted_again_and_again(shape: dict[str, Any]) -> None:
     check_groups(model, model.unit_groups())
     once = check_exact(model, random_structure(model, 1, 0.8))
     twice = check_exact(once, random_structure(once, 2, 0.7))
-    again = registry.build(json.loads(json.dumps(registry.describe(twice))))
+    again = encoders.build(json.loads(json.dumps(encoders.describe(twice))))
     again.load_state_dict(twice.state_dict(), strict=True)
     with torch.no_grad():
         assert largest_difference(again.eval()(*utterances()), twice(*utterances())) == 0

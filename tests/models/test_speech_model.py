@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from pruning import registry
 from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.low_rank import factorise, linear_names
 from pruning.core.masking import Masker
 from pruning.core.units import check_groups
 from pruning.errors import UserError
-from pruning.models import encoders, registry
 from pruning.models.conformer import ConformerConfig
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from tests.models.speech_encoders import SHAPES, config, hf_values, random_structure, stirred
@@ -36,7 +36,7 @@ def description(kind: str) -> dict[str, Any]:
 def inputs(model: SpeechModel) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch with padding."""
     generator = torch.Generator().manual_seed(1)
-    if encoders.hears_samples(model.encoder):
+    if not model.encoder.bins:
         return torch.randn(3, 1600, generator=generator), torch.tensor([1600, 1200, 700])
     return torch.randn(3, 60, 20, generator=generator), torch.tensor([60, 44, 30])
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pruning import registry
 from pruning.core import low_rank
 from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
@@ -19,9 +20,9 @@ from pruning.core.selection import Selection
 from pruning.core.single_weights import SingleWeights, view_of
 from pruning.core.structure import Structure
 from pruning.core.units import check_groups
-from pruning.models import registry
 from pruning.models.attention import rotated, rotation
-from pruning.models.transformer_lm import LanguageModelConfig, TransformerLM
+from pruning.models.transformer_lm import TransformerLM
+from pruning.models.transformer_lm_config import LanguageModelConfig
 
 CONFIG = LanguageModelConfig(d_model=16, num_layers=3, head_dim=6, num_heads=(2, 3, 2), ffn_dim=(20, 8, 16),
                              vocab_size=11, dropout=0.3)  # fmt: skip

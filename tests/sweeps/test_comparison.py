@@ -10,9 +10,10 @@ import pytest
 
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.kinds import measuring
 from pruning.reports import comparison_tables
 from pruning.speech.scoring.statistics import Estimate
-from pruning.sweeps import comparison, measures
+from pruning.sweeps import comparison
 
 DENSE = {"encoder_parameters": 4e6, "parameters": 5e6, "macs_10s": 1e9, "macs_30s": 4e9}
 HALF = {"encoder_parameters": 2e6, "parameters": 3e6, "macs_10s": 6e8, "macs_30s": 2e9}
@@ -29,7 +30,7 @@ def write(directory: Path, method: str, rates: dict[str, float], target: str = "
         nll[0] = None
         ids = [f"{name}-{i:03d}" for i in range(count)]
         spoken = {"words": [10] * count, "tokens": [5] * count} if not target else {}
-        sets[name] = {"utterances": measures.stamp(ids), "errors": errors, "nll": nll, **spoken,
+        sets[name] = {"utterances": measuring.stamp(ids), "errors": errors, "nll": nll, **spoken,
                       "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
     named = {"method": method} if not target else {"method": method, "target": target, "seed": seed}
     file = "teacher.json" if not target else f"{target}/{method}/seed{seed}.json"

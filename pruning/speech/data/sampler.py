@@ -7,15 +7,13 @@ import random
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from pruning.errors import UserError
 from pruning.speech.data import manifests
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, Source
 from pruning.speech.text.bpe import Tokenizer
-
-if TYPE_CHECKING:
-    from pruning.speech.data.batches import DataConfig
 
 _BINS_FROM = 10_000  # the durations of so many cuts set the limits of the buckets
 

@@ -1,4 +1,4 @@
-"""The CTC head: its loss, its greedy path, and its best path through a k2 lattice."""
+"""The CTC head in decoding: its greedy path, and its best path through a k2 lattice."""
 
 from __future__ import annotations
 
@@ -12,29 +12,6 @@ from pruning.errors import UserError
 
 MAX_VOCAB_SIZE = 2000
 """Of a CTC lattice, whose topology has the square of this many arcs."""
-
-
-def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """Sum of the CTC losses of a batch, in float32; utterances too short for their targets count as 0.
-
-    Args:
-        log_probs: (N, T, V), blank 0.
-        lengths: frames of each utterance, (N,).
-        targets: (N, U) int64, padded with anything.
-        target_lengths: symbols of each utterance, (N,).
-
-    Returns:
-        A scalar.
-    """
-    with torch.autocast(log_probs.device.type, enabled=False):
-        return torch.nn.functional.ctc_loss(
-            log_probs.float().transpose(0, 1),
-            targets,
-            lengths,
-            target_lengths,
-            reduction="sum",
-            zero_infinity=True,
-        )
 
 
 def ctc_greedy_search(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:

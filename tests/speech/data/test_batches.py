@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from pruning.errors import UserError
 from pruning.speech.data import manifests, sampler, sources
-from pruning.speech.data.batches import Batch, DataConfig, count_batches, evaluation_batches, training_batches
+from pruning.speech.data.batches import Batch, count_batches, evaluation_batches, training_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, PADDING
 from pruning.speech.text.bpe import Tokenizer
 from tests.waiting import until

@@ -11,7 +11,8 @@ import torch
 
 from pruning.errors import UserError
 from pruning.speech.data import sources
-from pruning.speech.data.batches import DataConfig, evaluation_batches, training_batches
+from pruning.speech.data.batches import evaluation_batches, training_batches
+from pruning.speech.data.data_config import DataConfig
 
 SOURCE = sources.audio(16000, lambda samples: samples // 320)
 

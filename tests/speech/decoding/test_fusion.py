@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.models.transformer_lm import LanguageModelConfig, TransformerLM
+from pruning.models.transformer_lm import TransformerLM
+from pruning.models.transformer_lm_config import LanguageModelConfig
 from pruning.speech.decoding.beam import Hypothesis, modified_beam_search, n_best
 from pruning.speech.decoding.fusion import Fusion, internal_scores, lm_scores
 from pruning.speech.decoding.methods import WITH_LM, DecodingConfig, LanguageModel, decode

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.models.transducer import Joiner, StatelessDecoder
-from pruning.speech.decoding.ctc import ctc_loss
 from pruning.speech.losses import combined
+from pruning.speech.losses.ctc import ctc_loss
 from pruning.speech.losses.lattice import lattice_score, symbol_windows
 from pruning.speech.losses.pruned_range import (
     decoder_output,

@@ -10,19 +10,61 @@ metadata ``vocab_size``, ``sos_id``, ``eos_id``, ``layers``, ``heads`` (of each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pruning.deploy import onnx_files
-from pruning.deploy.exported_lm import STEP, WHOLE, ExportedLM
+from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.kinds.exports import AUTHOR, ONNX_FORMS, Agreement, Calls, Difference, Exports, Part
 from pruning.models.transformer_lm import LmState, TransformerLM
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.sentences import Sentences, TextConfig, boundary_id
 
+WHOLE, STEP = "lm", "lm_step"
+"""Names of the files: whole sentences, and one more token of each history."""
 _PREFIX, _CONTINUED = 8, 16  # tokens of the compared continuations
+
+
+class ReadsSteps(Protocol):
+    """A language model that reads token by token."""
+
+    def start(self, histories: int) -> Any:
+        """The state of so many empty histories."""
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One more token ``(N,)`` of each history: log-probabilities of what follows ``(N, V)``, and the state."""
+
+
+def language_model_exports(model: TransformerLM, tokenizer: Optional[Tokenizer]) -> Exports:
+    """How a language model is exported; without its tokens, sentences begin with 0 and compare with nothing."""
+    boundary = 0 if tokenizer is None else boundary_id(tokenizer)
+
+    def agree(calls: Calls, text: Optional[Path], max_batches: int) -> Agreement:
+        batches: Iterable[Tensor] = random_tokens(model.config.vocab_size, boundary)
+        if text is not None and tokenizer is not None:
+            sentences = Sentences([text], tokenizer, TextConfig(on_empty="skip"))
+            batches = (batch.inputs for batch in itertools.islice(sentences.evaluation_batches(), max_batches))
+        same = agreement(model, ExportedLM(calls, "the export"), batches)
+        return Agreement(max(same.whole, same.steps), (
+            f"log-probabilities differ by {same.whole:.1e} relative, step by step by {same.steps:.1e}; "
+            f"{len(same.differing)} of {same.sentences} greedy continuations differ"
+        ))  # fmt: skip
+
+    return Exports(parts(model.eval(), boundary), "", ONNX_FORMS, ("tokens.txt",), agree)
+
+
+def random_tokens(vocab_size: int, boundary: int, lengths: Sequence[int] = (20, 1, 9)) -> list[Tensor]:
+    """Batches ``(4, U)`` of random tokens that begin as sentences do, to compare where no text is at hand."""
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randint(vocab_size, (4, length), generator=generator) for length in lengths]
+    for tokens in batches:
+        tokens[:, 0] = boundary
+    return batches
 
 
 class ExportedWhole(nn.Module):
@@ -34,7 +76,7 @@ class ExportedWhole(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(N, U)`` -> ``(N, U, V)``."""
-        return self.model(tokens).log_softmax(dim=2)
+        return self.model.log_probs(tokens)
 
 
 class ExportedStep(nn.Module):
@@ -63,11 +105,11 @@ def _with_room(cache: Tensor, lengths: Tensor) -> Tensor:
     return longer[:, :, : torch.maximum(places, lengths.max() + 1)]
 
 
-def parts(model: TransformerLM, boundary: int = 0) -> dict[str, onnx_files.Part]:
+def parts(model: TransformerLM, boundary: int = 0) -> dict[str, Part]:
     """Both files; ``boundary`` is the token that begins and ends sentences."""
     config = model.config
     facts = {
-        **onnx_files.AUTHOR, "comment": "pruned Transformer language model", "model_type": "transformer_lm",
+        **AUTHOR, "comment": "pruned Transformer language model", "model_type": "transformer_lm",
         "vocab_size": str(config.vocab_size), "sos_id": str(boundary), "eos_id": str(boundary),
         "layers": str(config.num_layers), "heads": ",".join(map(str, config.num_heads)),
         "head_dim": str(config.head_dim),
@@ -78,8 +120,8 @@ def parts(model: TransformerLM, boundary: int = 0) -> dict[str, onnx_files.Part]
     n, n_u = {0: "N"}, {0: "N", 1: "U"}
     tokens = torch.ones(2, 7, dtype=torch.int64)
     return {
-        WHOLE: onnx_files.Part(ExportedWhole(model), (tokens,), {"tokens": n_u}, {"log_probs": n_u}, facts),
-        STEP: onnx_files.Part(
+        WHOLE: Part(ExportedWhole(model), (tokens,), {"tokens": n_u}, {"log_probs": n_u}, facts),
+        STEP: Part(
             step, (tokens[:, 0], torch.tensor([5, 3]), *caches),
             {"tokens": n, "lengths": n, **dict.fromkeys(names, cached)},
             {"log_probs": n, **{f"new_{name}": {0: "N", 2: "new T"} for name in names}}, facts,
@@ -87,24 +129,62 @@ def parts(model: TransformerLM, boundary: int = 0) -> dict[str, onnx_files.Part]
     }  # fmt: skip
 
 
-def export_onnx(
-    model: TransformerLM,
-    directory: PathLike,
-    lang_dir: Optional[PathLike] = None,
-    boundary: int = 0,
-    int8: bool = True,
-) -> list[Path]:
-    """Write ``lm.onnx``, ``lm_step.onnx``, their int8 forms, and ``tokens.txt``; see `onnx_files.write`.
+class ExportedState(NamedTuple):
+    """What an exported language model remembers of N histories, which may be of different lengths.
+
+    ``caches`` are keys and values ``(N, H, T, D)`` of every layer with attention, one after the other; entries from a
+    history's length on are without meaning. ``lengths (N,)`` int64, none above T.
+    """
+
+    caches: tuple[Tensor, ...]
+    lengths: Tensor
+
+    def select(self, index: Tensor) -> ExportedState:
+        """The histories ``index (K,)``, in that order."""
+        return ExportedState(tuple(cache[index] for cache in self.caches), self.lengths[index])
+
+
+class ExportedLM:
+    """A language model from exported files, as scoring and searches take it.
 
     Args:
-        model: an extracted or dense network; irregular layers, removed modules and factored layers are as good as any.
-        directory, lang_dir, int8: as there.
+        calls: the files, by name.
+        source: of them, for the message.
+
+    Attributes:
+        vocab_size: tokens.
         boundary: the token that begins and ends sentences.
+
+    Raises:
+        UserError: a file lacks metadata.
     """
-    return onnx_files.write(parts(model.eval(), boundary), directory, lang_dir, int8)
+
+    def __init__(self, calls: Calls, source: PathLike) -> None:
+        self._whole, self._step = calls[WHOLE], calls[STEP]
+        facts = self._step.metadata
+        try:
+            self.vocab_size, self.boundary = int(facts["vocab_size"]), int(facts["sos_id"])
+            self._head_dim = int(facts["head_dim"])
+            self._heads = [int(count) for count in facts["heads"].split(",") if int(count)]
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{source} lacks metadata ({error})", "export it again") from None
+
+    def log_probs(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities ``(N, U, V)`` of what follows each prefix of ``tokens (N, U)``."""
+        return self._whole(tokens)[0]
+
+    def start(self, histories: int) -> ExportedState:
+        """The state of ``histories`` empty ones."""
+        empty = (torch.zeros(histories, heads, 0, self._head_dim) for heads in self._heads for _ in range(2))
+        return ExportedState(tuple(empty), torch.zeros(histories, dtype=torch.int64))
+
+    def step(self, tokens: Tensor, state: ExportedState) -> tuple[Tensor, ExportedState]:
+        """Read one more token ``(N,)`` of each history: log-probabilities ``(N, V)`` of what follows, the new state."""
+        log_probs, *caches = self._step(tokens, state.lengths, *state.caches)
+        return log_probs, ExportedState(tuple(caches), state.lengths + 1)
 
 
-class Agreement(NamedTuple):
+class LanguageModelAgreement(NamedTuple):
     """How an exported language model compares with PyTorch's on the same sentences.
 
     Attributes:
@@ -121,21 +201,21 @@ class Agreement(NamedTuple):
 
 
 @torch.no_grad()
-def agreement(model: TransformerLM, exported: ExportedLM, batches: Iterable[Tensor]) -> Agreement:
+def agreement(model: TransformerLM, exported: ExportedLM, batches: Iterable[Tensor]) -> LanguageModelAgreement:
     """Compare log-probabilities and greedy continuations of tokens ``(N, U)``, batch by batch."""
-    whole, steps, differing, count = onnx_files.Difference(), onnx_files.Difference(), list[int](), 0
+    whole, steps, differing, count = Difference(), Difference(), list[int](), 0
     for tokens in batches:
-        wanted = model.eval()(tokens).log_softmax(dim=2)
-        whole.add(exported(tokens), wanted)
+        wanted = model.eval().log_probs(tokens)
+        whole.add(exported.log_probs(tokens), wanted)
         steps.add(by_steps(exported, tokens)[0], wanted)
         ours, theirs = (continued(network, tokens[:, :_PREFIX], _CONTINUED) for network in (model, exported))
         differing += [count + row for row in range(len(tokens)) if not torch.equal(ours[row], theirs[row])]
         count += len(tokens)
-    return Agreement(whole.relative, steps.relative, count, differing)
+    return LanguageModelAgreement(whole.relative, steps.relative, count, differing)
 
 
 @torch.no_grad()
-def by_steps(network: Any, tokens: Tensor) -> tuple[Tensor, Any]:
+def by_steps(network: ReadsSteps, tokens: Tensor) -> tuple[Tensor, Any]:
     """Log-probabilities ``(N, U, V)`` of tokens ``(N, U)`` that are read one by one, and the state after them.
 
     Args:
@@ -150,7 +230,7 @@ def by_steps(network: Any, tokens: Tensor) -> tuple[Tensor, Any]:
 
 
 @torch.no_grad()
-def continued(network: Any, tokens: Tensor, length: int) -> Tensor:
+def continued(network: ReadsSteps, tokens: Tensor, length: int) -> Tensor:
     """The ``length`` most probable tokens ``(N, length)``, one after the other, that follow ``tokens (N, U)``."""
     log_probs, state = by_steps(network, tokens)
     found = [log_probs[:, -1].argmax(dim=1)]

@@ -1,0 +1,77 @@
+"""Export of a network of any kind, as its kind says."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Optional
+
+import torch
+from torch import nn
+
+from pruning.deploy import onnx_files
+from pruning.files import PathLike, atomic_path
+from pruning.kinds import kind
+from pruning.kinds.exports import FORMS, Exports, Part
+
+
+def export_onnx(
+    model: nn.Module, directory: PathLike, lang_dir: Optional[PathLike] = None, int8: bool = True
+) -> list[Path]:
+    """Write a network's ONNX files, their int8 forms, and what says what its outputs mean.
+
+    Args:
+        model: extracted or dense; irregular layers, removed modules and factored layers are as good as any.
+        directory: where to.
+        lang_dir: has the tables that go with it; None: none go.
+        int8: whether to write the int8 forms, matrices quantised dynamically.
+
+    Returns:
+        The model files.
+
+    Raises:
+        UserError: such networks are not exported, or onnx or onnxruntime is not installed.
+    """
+    exports = kind.of(model).exports(model, lang_dir)
+    return write(exports, directory, ["float32", *(["int8"] if int8 else [])], lang_dir)
+
+
+def write(
+    exports: Exports, directory: PathLike, forms: Sequence[str], lang_dir: Optional[PathLike] = None
+) -> list[Path]:
+    """Write the files of several forms.
+
+    Args:
+        exports: see `pruning.kinds.kind.Kind.exports`.
+        directory: where to.
+        forms: of `FORMS`; ``float32`` is written with any.
+        lang_dir: has the tables that go with them; None: none go.
+
+    Returns:
+        The model files.
+    """
+    written = onnx_files.write(exports.parts, directory, int8="int8" in forms)
+    if "torchscript" in forms:
+        written += write_torchscript(exports.parts, directory)
+    for table in exports.tables if lang_dir is not None else ():
+        with atomic_path(Path(directory) / table) as temporary:
+            shutil.copyfile(Path(str(lang_dir)) / table, temporary)
+    return written
+
+
+@torch.no_grad()
+def write_torchscript(parts: Mapping[str, Part], directory: PathLike) -> list[Path]:
+    """Write ``NAME.pt`` of every part: traced modules with the interface of the ONNX files."""
+    written = []
+    for name, part in parts.items():
+        path = Path(directory) / f"{name}{FORMS['torchscript']}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(part.module.eval(), part.inputs)
+        with atomic_path(path) as temporary:
+            torch.jit.save(traced, str(temporary))
+        written.append(path)
+    return written

@@ -1,0 +1,42 @@
+"""What can be done with a network, said by its kind and asked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pruning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What can be done with a network.
+
+    Attributes:
+        techniques: of pruning, see `pruning.methods.config.TECHNIQUES`.
+        repair: whether what follows cut units can be solved anew, by least squares.
+        streaming: whether it computes while its input goes on.
+        exports: forms of exported files, see `pruning.kinds.exports.FORMS`.
+        decodings: methods of decoding, see `pruning.speech.decoding.methods.SETTINGS`; none: it recognises no words.
+        uniform: whether uniformly narrowed networks can be made of it.
+    """
+
+    techniques: tuple[str, ...] = ("structured",)
+    repair: bool = False
+    streaming: bool = False
+    exports: tuple[str, ...] = ()
+    decodings: tuple[str, ...] = ()
+    uniform: bool = False
+
+    def check_technique(self, technique: str, network: str) -> None:
+        """Refuse a technique of pruning that is not among `techniques`.
+
+        Args:
+            technique: that is asked for.
+            network: what it is asked for, in words.
+
+        Raises:
+            UserError: it is not.
+        """
+        if technique not in self.techniques:
+            raise UserError(f"{network} cannot be pruned by technique {technique}",
+                            f"choose from {', '.join(self.techniques)}")  # fmt: skip

@@ -1,0 +1,134 @@
+"""Export of an encoder with its head to ONNX: recognition by CTC, or intents, in one file.
+
+`model.onnx` takes ``audio (N, S)`` or ``features (N, T, C)`` and ``lengths (N,)`` int64, in samples or frames; it
+normalises audio itself if the network is used to that. For CTC it gives ``log_probs (N, T', V)`` and
+``log_probs_lens (N,)``, and `tokens.txt` is beside it; for intents ``logits (N, V)``, and `intents.txt`. Its metadata
+say ``task``, ``hears``, what the encoder is, and how many samples or frames are the fewest that give an output.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.distillation import frame_mask
+from pruning.kinds.exports import AUTHOR, ONNX_FORMS, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
+from pruning.kinds.transducer_export import noise
+from pruning.models.facts import SAMPLES_PER_SECOND, frames_of
+from pruning.models.speech_model import INTENT, SpeechModel
+from pruning.speech.data import manifests
+from pruning.speech.data.batches import Batch, evaluation_batches
+from pruning.speech.data.data_config import DataConfig
+from pruning.speech.data.sources import Source
+from pruning.speech.text.intents import TABLE
+
+PART = "model"
+_TRACED_SECONDS = 3.0
+_TRACED = 40  # frames of an encoder of samples, about
+
+
+def encoder_head_exports(model: SpeechModel, source: Source) -> Exports:
+    """How an encoder with its head is exported.
+
+    Args:
+        model: see there; Hugging Face's own modules are exported as ours.
+        source: what it hears.
+    """
+    ours = model.plain()
+
+    def agree(calls: Calls, cuts: Optional[Path], max_batches: int) -> Agreement:
+        batches: Iterable[Batch] = [_heard_noise(model)]
+        if cuts is not None:
+            data = DataConfig(max_duration=100.0, num_workers=0)
+            found = evaluation_batches(data, manifests.check_exists([cuts]), source=source)
+            batches = itertools.islice(found, max_batches)
+        same = agreement(ours, calls[PART], batches)
+        return Agreement(same.difference, f"outputs differ by {same.difference:.1e} relative; the best outputs of "
+                                          f"{len(same.differing)} of {same.utterances} utterances differ")  # fmt: skip
+
+    table = TABLE if model.config.task == INTENT else "tokens.txt"
+    return Exports(parts(ours.eval()), PART, ONNX_FORMS, (table,), agree)
+
+
+def _heard_noise(model: SpeechModel) -> Batch:
+    """What `noise` is for a transducer, as the network's encoder hears it."""
+    if model.encoder.bins:
+        return noise(model.encoder.bins)
+    one = noise(round(SAMPLES_PER_SECOND / frames_of(1.0)))
+    return replace(one, features=one.features.flatten(1), lengths=one.lengths * one.features.shape[2])
+
+
+class ExportedSpeechModel(nn.Module):
+    """A network that gives tensors alone."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__()
+        self.model, self.least = model, model.encoder.shortest
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Any:
+        """``(N, S)`` or ``(N, T, C)``, ``(N,)`` -> ``(N, T', V)``, ``(N,)`` or ``(N, V)``."""
+        output = self.model(padded(inputs, self.least), lengths)
+        if self.model.config.task == INTENT:
+            return output.logits
+        return output.logits.log_softmax(dim=2), output.encoded.lengths
+
+
+def parts(model: SpeechModel) -> dict[str, Part]:
+    """The one file, with its metadata."""
+    encoder, generator, n = model.encoder, torch.Generator().manual_seed(0), {0: "N"}
+    if encoder.bins:
+        count = frames_of(_TRACED_SECONDS)
+        name, axes, inputs = "features", {0: "N", 1: "T"}, torch.randn(2, count, encoder.bins, generator=generator)
+    else:
+        count = encoder.shortest + _TRACED * encoder.stride
+        name, axes, inputs = "audio", {0: "N", 1: "S"}, torch.randn(2, count, generator=generator)
+    gives = {"logits": n} if model.config.task == INTENT else {"log_probs": {0: "N", 1: "T_out"}, "log_probs_lens": n}
+    facts = {**AUTHOR, "comment": f"pruned encoder with a head for {model.config.task}",
+             "task": model.config.task, "hears": name, "model_type": str(model.config.encoder["type"]),
+             "outputs": str(model.config.outputs), "shortest": str(encoder.shortest)}  # fmt: skip
+    lengths = torch.tensor([count, count * 3 // 4])
+    return {PART: Part(ExportedSpeechModel(model), (inputs, lengths), {name: axes, "lengths": n}, gives, facts)}
+
+
+class HeadAgreement(NamedTuple):
+    """How an exported network compares with PyTorch's on the same input.
+
+    Attributes:
+        difference: largest difference of outputs on valid frames, relative to the largest output.
+        utterances: compared.
+        differing: ids of those whose best intent, or best symbol of some frame, differs.
+    """
+
+    difference: float
+    utterances: int
+    differing: list[str]
+
+
+@torch.no_grad()
+def agreement(model: SpeechModel, exported: ExportedCall, batches: Iterable[Batch]) -> HeadAgreement:
+    """Compare outputs, batch by batch; infinite where lengths differ."""
+    difference, differing, count = Difference(), list[str](), 0
+    ours = ExportedSpeechModel(model.plain().eval())
+    for batch in batches:
+        got = exported(batch.features, batch.lengths)
+        count += len(batch.ids)
+        if model.config.task == INTENT:
+            wanted = ours(batch.features, batch.lengths)
+            same = got[0].argmax(dim=1) == wanted.argmax(dim=1)
+            difference.add(got[0], wanted)
+        else:
+            wanted, lengths = ours(batch.features, batch.lengths)
+            if not torch.equal(got[1], lengths) or got[0].shape != wanted.shape:
+                return HeadAgreement(math.inf, count, list(batch.ids))
+            valid = frame_mask(lengths, wanted.shape[1])
+            difference.add(got[0][valid], wanted[valid])
+            same = ((got[0].argmax(dim=2) == wanted.argmax(dim=2)) | ~valid).all(dim=1)
+        differing += [name for name, alike in zip(batch.ids, same.tolist()) if not alike]
+    return HeadAgreement(difference.relative, count, differing)

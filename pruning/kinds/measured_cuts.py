@@ -1,0 +1,93 @@
+"""Measuring networks that hear, on cuts: word errors and likelihood, or intents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import UserError
+from pruning.experiments.decoding_results import intents_path, likelihood_path, read_results
+from pruning.files import PathLike, read_json
+from pruning.kinds.measuring import MEASURES, SPOKEN, Measuring, TestData, made, python, stamp
+from pruning.speech.data import manifests
+from pruning.speech.decoding.methods import SETTINGS, WEIGHT_OF
+from pruning.speech.scoring.word_errors import count_errors, read_transcripts
+
+ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
+"""Methods of decoding by the network alone."""
+
+
+def _on_cuts(data: TestData, place: PathLike) -> list[str]:
+    return ["--exp-dir", str(place), "--cuts", *data.files, "--lang-dir", data.lang_dir]
+
+
+def _speakers(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
+    """By test set, ids of the utterances and their speakers."""
+    sets = {}
+    for path in manifests.check_exists(list(data.files)):
+        pairs = sorted((cut.id, str(cut.supervisions[0].speaker or cut.id)) for cut in manifests.iterate_cuts(path))
+        sets[manifests.set_name_of(path)] = ([name for name, _ in pairs], [speaker for _, speaker in pairs])
+    return sets
+
+
+def word_errors(decodings: tuple[str, ...], likelihood: bool) -> Measuring:
+    """Word errors; of transducers also the likelihood of the transcripts.
+
+    Args:
+        decodings: methods that may be chosen.
+        likelihood: whether it is measured.
+    """
+
+    def commands(data: TestData, place: PathLike) -> Iterator[list[str]]:
+        yield python("decode", *_on_cuts(data, place), "--method", data.decoding)
+        if likelihood:
+            yield python("likelihood", *_on_cuts(data, place))
+
+    def gather(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
+        return dict(_decodings(data, place, whole, likelihood))
+
+    return Measuring(MEASURES["wer"], "wer", commands, gather, _speakers, decodings)
+
+
+def _decodings(data: TestData, place: Path, whole: bool, likelihood: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    for cuts in map(Path, data.files):
+        name = manifests.set_name_of(cuts)
+        decoded = read_results(place, data.decoding, name)
+        if decoded is None:
+            raise UserError(f"{place} was not decoded on {name}", "run the sweep again")
+        transcripts = sorted(read_transcripts(place / data.decoding / decoded["recogs"]))
+        nll: dict[str, tuple[Any, int]] = {one.id: (None, 0) for one in transcripts}
+        if likelihood:
+            found = read_json(likelihood_path(place, name), "run the sweep again")
+            nll = dict(zip(found["ids"], zip(found["nll"], found["tokens"])))
+        result = {
+            "utterances": stamp([one.id for one in transcripts]),
+            "errors": [count_errors(one)["total"] for one in transcripts],
+            "nll": [None if nll[one.id][0] is None else round(nll[one.id][0], 3) for one in transcripts],
+            **made(decoded),
+        }
+        if whole:
+            counts = [(len(one.reference), nll[one.id][1]) for one in transcripts]
+            result |= dict(zip(SPOKEN, map(list, zip(*counts))))
+        yield name, result
+
+
+def _classify(data: TestData, place: PathLike) -> Iterator[list[str]]:
+    yield python("classify", *_on_cuts(data, place))
+
+
+def _intents(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
+    """Errors are utterances whose scenario or action is another."""
+    sets: dict[str, Any] = {}
+    for cuts in map(Path, data.files):
+        name = manifests.set_name_of(cuts)
+        found = read_json(intents_path(place, name), "run the sweep again")
+        errors = [1 - right for right in found["right"]]
+        sets[name] = {"utterances": stamp(found["ids"]), "errors": errors, "nll": [None] * len(errors), **made(found)}
+        if whole:
+            sets[name] |= {"words": [1] * len(errors), "tokens": [0] * len(errors)}
+    return sets
+
+
+INTENTS = Measuring(MEASURES["intents"], "intents", _classify, _intents, _speakers)

@@ -1,0 +1,54 @@
+"""From the configuration of a pruning run to its method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Optional
+
+from torch import nn
+
+from pruning import registry
+from pruning.core.low_rank import FactoredLinear, Metric, factorise, linear_names
+from pruning.core.prunable import prunable
+from pruning.core.single_weights import SingleWeights
+from pruning.core.units import unit_kinds
+from pruning.errors import UserError
+from pruning.experiments.structures import read_structure
+from pruning.methods.base import Pruner
+from pruning.methods.config import HJ, L0, PruningConfig
+from pruning.methods.criterion import CriterionPruning
+from pruning.methods.l0 import Gating, GatingConfig
+from pruning.methods.low_rank import LowRankPruning
+
+
+def new_pruner(
+    model: nn.Module, config: PruningConfig, seed: int, metrics: Optional[Mapping[str, Metric]] = None
+) -> Pruner:
+    """The method of a pruning run over a network, or of ``low_rank`` over a factored copy of it.
+
+    Args:
+        model: the network.
+        config: of the run.
+        seed: that the method draws with.
+        metrics: of ``low_rank``, see `pruning.methods.low_rank.calibrate`.
+
+    Raises:
+        UserError: the target is beyond reach, a kind is unknown, or counts are of another network.
+    """
+    if any(isinstance(module, FactoredLinear) for module in model.modules()):
+        raise UserError("the network is of low rank already", "prune the dense one (snapshots give several sizes)")
+    length = registry.of(model).input_length(model, config.constraint.seconds)
+    if config.method in (L0, *HJ):
+        gating: GatingConfig = config.gating
+        if config.method in HJ and gating.gates.kinds is None:
+            kinds = tuple(unit_kinds(prunable(model).unit_groups()))
+            gating = replace(gating, gates=replace(gating.gates, kinds=kinds))
+        return Gating(model, gating, config.asked(), length, seed)
+    common = (config.method, config.criterion, config.constraint, length, seed)
+    if config.technique == "low_rank":
+        factored = factorise(model, linear_names(model), metrics)
+        return LowRankPruning(factored, *common, metrics, config.snapshots)
+    view = SingleWeights(model) if config.technique == "unstructured" else None
+    counts = None if config.counts_from is None else read_structure(config.counts_from)
+    return CriterionPruning(model, *common, counts, view, config.snapshots)

@@ -1,0 +1,95 @@
+"""A Conformer encoder by itself, to stand under a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.core.cost import CostTerm
+from pruning.core.low_rank import LinearLayer
+from pruning.core.structure import Structure
+from pruning.core.units import UnitGroup
+from pruning.models import conformer_units
+from pruning.models.conformer import PROBE_FRAMES, ConformerEncoder, EncoderOutput
+from pruning.models.encoder import Encoder
+from pruning.models.subsampling import SHORTEST
+
+
+class PrunableConformer(ConformerEncoder, Encoder):
+    """A Conformer encoder that declares its units under its own names; see `Encoder`."""
+
+    form = "conformer"
+    factorable = False
+
+    @property
+    def width(self) -> int:
+        """Dimension of its outputs."""
+        return self.config.d_model
+
+    @property
+    def depth(self) -> int:
+        """Number of its blocks."""
+        return self.config.num_layers
+
+    @property
+    def bins(self) -> int:
+        """Of a frame of features."""
+        return self.config.feature_dim
+
+    @property
+    def stride(self) -> int:
+        """Frames of features from one frame of its outputs to the next."""
+        return math.prod(self.config.subsampling_strides)
+
+    @property
+    def shortest(self) -> int:
+        """The fewest frames of features that give one."""
+        return SHORTEST
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of outputs ``(N,)`` of ``lengths (N,)`` frames of features."""
+        for stride in self.config.subsampling_strides:
+            lengths = lengths if stride == 1 else torch.div(lengths - 1, 2, rounding_mode="floor")
+        return lengths.clamp(min=0)
+
+    def encode(self, inputs: Tensor, lengths: Tensor) -> EncoderOutput:
+        """Outputs and all layers of features ``(N, T, C)``."""
+        return self(inputs, lengths, return_layers=True)
+
+    def described(self) -> dict[str, Any]:
+        """The configuration."""
+        return asdict(self.config)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """All of the encoder, subsampling included."""
+        return conformer_units.unit_groups(self.config, "")
+
+    def cost_terms(self, frames: int) -> list[CostTerm]:
+        """Cost for ``frames`` feature frames."""
+        return conformer_units.cost_terms(self.config, frames, "")
+
+    def linear_layers(self, frames: int) -> list[LinearLayer]:
+        """Of the blocks, for ``frames`` feature frames."""
+        return conformer_units.linear_layers(self.config, frames, "")
+
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """Outputs ``(frames, D)`` for an utterance of noise."""
+        features = torch.randn(1, PROBE_FRAMES, self.config.feature_dim, generator=generator)
+        return self(features, torch.tensor([PROBE_FRAMES])).output[0]
+
+    def shrink(self, structure: Structure) -> PrunableConformer:
+        """A new encoder that has what ``structure`` leaves."""
+        return PrunableConformer(conformer_units.shrink(self.config, structure, ""))
+
+    def with_ranks(self, ranks: Mapping[str, int]) -> PrunableConformer:
+        """Not of this encoder: its configuration has no ranks.
+
+        Raises:
+            ValueError: always; `factorable` says so before.
+        """
+        raise ValueError("a Conformer under a head has no factored layers")

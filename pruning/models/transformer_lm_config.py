@@ -1,0 +1,53 @@
+"""The dimensions of a Transformer language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pruning.errors import check_numbers
+from pruning.models.layers import per_layer
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """Dimensions of a `TransformerLM`.
+
+    A per-layer value is a list with one entry for all layers or one for each; 0 leaves that module out.
+
+    Attributes:
+        d_model: dimension of the residual stream and of the embedding.
+        num_layers: blocks.
+        head_dim: dimension of an attention head, even (never derived from ``d_model``).
+        num_heads: attention heads, per layer.
+        ffn_dim: hidden units of the feed-forward module, per layer.
+        vocab_size: tokens; 0 takes the tokenizer's.
+        tied: whether the output layer uses the embedding's weights.
+        dropout: on embeddings, module outputs, FFN hidden units and attention weights.
+        ranks: linear layer -> rank of its factored form; others are dense.
+    """
+
+    d_model: int
+    num_layers: int
+    head_dim: int
+    num_heads: tuple[int, ...]
+    ffn_dim: tuple[int, ...]
+    vocab_size: int = 0
+    tied: bool = True
+    dropout: float = 0.1
+    ranks: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "d_model", "num_layers", "head_dim", least=1)
+        check_numbers(self, "num_heads", "ffn_dim", "vocab_size", least=0)
+        check_numbers(self, "dropout", least=0, below=1)
+        for name in ("num_heads", "ffn_dim"):
+            object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be even, for rotary positions")
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> LanguageModelConfig:
+        """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
+        return cls(**value)

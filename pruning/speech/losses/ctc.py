@@ -1,0 +1,29 @@
+"""The CTC loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Sum of the CTC losses of a batch, in float32; utterances too short for their targets count as 0.
+
+    Args:
+        log_probs: (N, T, V), blank 0.
+        lengths: frames of each utterance, (N,).
+        targets: (N, U) int64, padded with anything.
+        target_lengths: symbols of each utterance, (N,).
+
+    Returns:
+        A scalar.
+    """
+    with torch.autocast(log_probs.device.type, enabled=False):
+        return torch.nn.functional.ctc_loss(
+            log_probs.float().transpose(0, 1),
+            targets,
+            lengths,
+            target_lengths,
+            reduction="sum",
+            zero_infinity=True,
+        )
