@@ -11,14 +11,24 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pruning"
-GROUND = {"errors", "files", "optional", "processor", "compat"}
-ALLOWED = {
-    "core": {"core"} | GROUND,
-    "speech": {"speech"} | GROUND,
-    "models": {"models", "core"} | GROUND,
-    "training": {"training", "models", "core", "speech"} | GROUND,
-    "bin": {"bin", "training", "models", "core", "speech"} | GROUND,
-}
+GROUND = {"errors", "files", "optional", "processor", "compat", "configuration", "provenance", "registry"}
+_MODELS = {"core"}
+_EXPERIMENTS = {"models", "speech"} | _MODELS
+_IMPORTERS = _TRAINING = {"experiments"} | _EXPERIMENTS
+_METHODS = {"training"} | _TRAINING
+_TASKS = {"methods"} | _METHODS
+_KINDS = {"tasks", "importers"} | _TASKS
+_DEPLOY = _SWEEPS = {"kinds"} | _KINDS
+_MEASURE = {"deploy"} | _DEPLOY
+_REPORTS = {"sweeps"} | _SWEEPS
+BELOW: dict[str, set[str]] = {
+    "core": set(), "speech": set(), "models": _MODELS, "experiments": _EXPERIMENTS, "importers": _IMPORTERS,
+    "training": _TRAINING, "methods": _METHODS, "tasks": _TASKS, "kinds": _KINDS, "deploy": _DEPLOY, "measure": _MEASURE,
+    "sweeps": _SWEEPS, "reports": _REPORTS, "bin": {"reports", "measure"} | _REPORTS | _MEASURE,
+}  # fmt: skip
+ALLOWED = {floor: {floor} | below | GROUND for floor, below in BELOW.items()}
+NETWORKS = {"Transducer", "SpeechModel", "TransformerLM", "ConformerEncoder", "PrunableConformer", "WaveformEncoder",
+            "SpeechEncoder", "HfEncoder", "IcefallEncoder"}  # fmt: skip
 OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader",
             "kaldilm", "huggingface_hub"}  # fmt: skip
 
@@ -45,6 +55,48 @@ def test_imports_go_down(floor: str) -> None:
             parts = name.split(".")
             if parts[0] == "pruning" and len(parts) > 1:
                 assert parts[1] in ALLOWED[floor], f"{path.name} of {floor} imports {name}"
+
+
+def test_every_folder_is_a_floor() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ALLOWED)
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == GROUND
+
+
+def test_the_ground_stands_on_itself() -> None:
+    for name in GROUND:
+        for imported, _ in imports(PACKAGE / f"{name}.py"):
+            parts = imported.split(".")
+            assert parts[0] != "pruning" or len(parts) == 1 or parts[1] in GROUND, f"{name} imports {imported}"
+
+
+def _module(name: str) -> str:
+    """The module that an imported name is, or is of."""
+    while name and not (PACKAGE.parent / f"{name.replace('.', '/')}.py").is_file():
+        name = name.rpartition(".")[0]
+    return name
+
+
+def test_no_modules_import_each_other() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = [f"{node.module}.{alias.name}" for node in tree.body if isinstance(node, ast.ImportFrom)
+                 for alias in node.names if (node.module or "").startswith("pruning")]  # fmt: skip
+        graph[name] = {_module(each) for each in found} - {"", name}
+    while graph:  # take away those that import nothing which is left
+        free = {name for name, needed in graph.items() if not needed & graph.keys()}
+        assert free, f"these import each other: {sorted(graph)}"
+        graph = {name: needed for name, needed in graph.items() if name not in free}
+
+
+def test_nothing_asks_what_a_network_is() -> None:
+    """Its kind says what differs."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+                asked = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+                assert not asked & NETWORKS, f"{path} line {node.lineno} tests for {asked & NETWORKS}"
 
 
 def test_optional_packages_are_imported_where_used() -> None:

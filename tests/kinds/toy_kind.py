@@ -1,0 +1,304 @@
+"""A kind of network from another package: a classifier of four numbers a line. `python -m toy_kind` measures it."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pruning import provenance
+from pruning.core.cost import CostTerm
+from pruning.core.structure import Structure
+from pruning.core.units import UnitGroup
+from pruning.errors import UserError
+from pruning.files import PathLike, read_json, write_json
+from pruning.kinds.capabilities import Capabilities
+from pruning.kinds.kind import Kind
+from pruning.kinds.measuring import Measure, Measuring, TestData, made, stamp
+from pruning.methods.base import Pruner
+from pruning.methods.config import PruningConfig
+from pruning.models import facts
+from pruning.models.layers import FeedForward
+from pruning.models.module_units import ffn_groups
+from pruning.registry import TEXT
+from pruning.tasks.pruned import PrunedTask
+from pruning.training import distributed
+from pruning.training.run_data import RunData
+from pruning.training.task import ParameterGroup, StepInfo, weight_groups
+from pruning.training.trainer_config import TrainerConfig
+
+NAME = "toy_classifier"
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """Dimensions: of the residual stream, of the hidden layer, of the output (0: the table's)."""
+
+    d_model: int = 8
+    hidden: int = 16
+    vocab_size: int = 0
+
+
+class Toy(nn.Module):
+    """Four numbers to logits, by way of one feed-forward module with a norm."""
+
+    kind: ClassVar[str] = NAME
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input = nn.Linear(4, config.d_model)
+        self.ffn_norm = nn.LayerNorm(config.d_model) if config.hidden else None
+        self.ffn = FeedForward(config.d_model, config.hidden, 0.0) if config.hidden else None
+        self.output = nn.Linear(config.d_model, config.vocab_size)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(N, 4) -> (N, V)``."""
+        x = self.input(inputs)
+        if self.ffn is not None and self.ffn_norm is not None:
+            x = x + self.ffn(self.ffn_norm(x))
+        return self.output(x)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """The module and its hidden units."""
+        return ffn_groups("", "ffn", self.config.hidden, self.config.d_model) if self.config.hidden else []
+
+    def cost_terms(self, frames: int) -> list[CostTerm]:
+        """Of the module, for ``frames`` lines."""
+        if not self.config.hidden:
+            return [CostTerm("ffn", (), 0, 0)]
+        d = self.config.d_model
+        return [CostTerm("ffn", ("ffn", "ffn.hidden"), 2 * d + 1, 2 * d * frames), CostTerm("ffn", ("ffn",), 3 * d, 0)]
+
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """Outputs for noise."""
+        return self(torch.randn(5, 4, generator=generator))
+
+    def shrink(self, structure: Structure) -> Toy:
+        """A network of what is left."""
+        return Toy(replace(self.config, hidden=structure.count("ffn.hidden")))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lines: numbers ``(N, 4)``, classes ``(N,)`` and names."""
+
+    inputs: Tensor
+    labels: Tensor
+    ids: list[str]
+
+    def to(self, device: Any) -> Batch:
+        """The same on a device."""
+        return Batch(self.inputs.to(device), self.labels.to(device), self.ids)
+
+
+class Classes:
+    """The classes of ``classes.txt``, one a line."""
+
+    def __init__(self, lang_dir: PathLike) -> None:
+        self.path = Path(lang_dir) / "classes.txt"
+        self.names = self.path.read_text().split()
+        self.vocab_size = len(self.names)
+
+    def describe(self) -> dict[str, Any]:
+        """For the header of a checkpoint."""
+        return {"classes": self.names}
+
+    def check_matches(self, recorded: Mapping[str, Any], source: str = "the checkpoint") -> None:
+        """Refuse other classes."""
+        if recorded != self.describe():
+            raise UserError(f"{source} has other classes than {self.path}", "give the matching --lang-dir")
+
+    def batches(self, files: Sequence[PathLike]) -> Iterator[Batch]:
+        """Batches of 16 lines in their order."""
+        lines = [line.split() for file in files for line in Path(file).read_text().splitlines()]
+        for start in range(0, len(lines), 16):
+            part = lines[start : start + 16]
+            inputs = torch.tensor([[float(value) for value in line[1:]] for line in part])
+            labels = torch.tensor([self.names.index(line[0]) for line in part])
+            yield Batch(inputs, labels, [str(start + index) for index in range(len(part))])
+
+
+class ToyTask(PrunedTask):
+    """Cross-entropy a line."""
+
+    def __init__(self, model: Toy, pruner: Optional[Pruner]) -> None:
+        super().__init__(pruner)
+        self.model: Toy = model
+
+    def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch."""
+        with self.pruned(step):
+            loss = nn.functional.cross_entropy(self.model(batch.inputs), batch.labels)
+        return self.with_penalty(loss, {"task": loss}, torch.tensor(float(len(batch.ids))), step)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Weights and vectors, what the pruning method trains."""
+        return weight_groups([self.model]) + self.pruner_groups()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Of training and fine-tuning."""
+
+    model: Optional[ToyConfig] = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    kind: str = NAME
+
+
+@dataclass(frozen=True)
+class PruneConfig(PruningConfig, RunConfig):
+    """Of pruning."""
+
+    def __post_init__(self) -> None:
+        self.check(self.trainer)
+
+
+MISTAKES = Measure("mistakes %", "minus", lambda rate: rate, lambda rate: rate, "blocks", "network", False,
+                   ("blocks_parameters", "parameters", 1.0), ("macs_per_token", "MACs / line", 1.0), "points",
+                   "Mistakes over all lines. {seeds}")  # fmt: skip
+
+
+class ToyKind(Kind[Toy]):
+    """Classifiers of lines of numbers."""
+
+    name = NAME
+    network = Toy
+    wanted, called = "a toy's checkpoint", "a toy"
+    data_form = TEXT
+    training, pruning = RunConfig, PruneConfig
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> Toy:
+        """Of plain values."""
+        return Toy(ToyConfig(**config))
+
+    @classmethod
+    def input_length(cls, network: Toy, seconds: float) -> int:
+        """A line."""
+        return 1
+
+    @classmethod
+    def reference(cls, network: Toy) -> tuple[int, str]:
+        """A line."""
+        return 1, "a line"
+
+    @classmethod
+    def facts(cls, network: Toy) -> dict[str, Any]:
+        """Of the module."""
+        return facts.of_blocks(network, 1)
+
+    @classmethod
+    def capabilities(cls, network: Toy) -> Capabilities:
+        """Units alone."""
+        return Capabilities()
+
+    @classmethod
+    def table(cls, config: Any, lang_dir: PathLike) -> Any:
+        """Classes."""
+        return Classes(lang_dir)
+
+    @classmethod
+    def table_of(cls, network: Toy, lang_dir: PathLike) -> Any:
+        """Classes."""
+        return Classes(lang_dir)
+
+    @classmethod
+    def forward(cls, network: Toy, batch: Batch) -> object:
+        """Logits."""
+        return network(batch.inputs)
+
+    @classmethod
+    def calibration(cls, network: Toy, table: Classes, files: Sequence[PathLike], max_duration: float) -> Any:
+        """Lines."""
+        return table.batches(files)
+
+    @classmethod
+    def measuring(cls, config: RunConfig) -> Measuring:
+        """By a command of this module."""
+        return Measuring(MISTAKES, "mistakes", _commands, _gather, _utterances)
+
+    @classmethod
+    def own_measures(cls) -> Mapping[str, Measure]:
+        """Mistakes."""
+        return {"mistakes": MISTAKES}
+
+    def new(self, vocab_size: int) -> Toy:
+        """Of the configuration's dimensions."""
+        return Toy(replace(self.config.model, vocab_size=vocab_size))
+
+    def wants_teacher(self) -> bool:
+        """Nothing is distilled."""
+        return False
+
+    def task(self, network: Toy, teacher: Optional[Toy], pruner: Optional[Pruner] = None) -> ToyTask:
+        """Cross-entropy."""
+        return ToyTask(network, pruner)
+
+    def first_batches(self) -> Iterable[Batch]:
+        """In their order."""
+        return self.tokenizer.batches(self.inputs.train)
+
+    def data(self, world: distributed.World) -> RunData:
+        """Batches in an order of the epoch's own."""
+
+        def train_batches(epoch: int, skip: int) -> Iterable[Batch]:
+            batches = list(self.first_batches())
+            random.Random(f"{self.seed} {epoch}").shuffle(batches)
+            return batches[skip:]
+
+        files = {f"{part}_text": [Path(file) for file in getattr(self.inputs, part)] for part in ("train", "dev")}
+        return RunData(train_batches, lambda: self.tokenizer.batches(self.inputs.dev), files)
+
+
+def _place(exp_dir: PathLike, file: PathLike) -> Path:
+    return Path(exp_dir) / f"mistakes-{Path(file).stem}.json"
+
+
+def _commands(data: TestData, place: PathLike) -> Iterator[list[str]]:
+    yield [sys.executable, "-m", "toy_kind", str(place), data.lang_dir, *data.files]
+
+
+def _utterances(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
+    sets = {}
+    for file in data.files:
+        names = [str(index) for index in range(len(Path(file).read_text().splitlines()))]
+        sets[Path(file).stem] = (names, names)
+    return sets
+
+
+def _gather(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
+    sets: dict[str, Any] = {}
+    for file in data.files:
+        found = read_json(_place(place, file))
+        count = len(found["errors"])
+        names = [str(index) for index in range(count)]
+        sets[Path(file).stem] = {"utterances": stamp(names), "errors": found["errors"], "nll": [None] * count,
+                                 **made(found)}  # fmt: skip
+        if whole:
+            sets[Path(file).stem] |= {"words": [1] * count, "tokens": [0] * count}
+    return sets
+
+
+def main(exp_dir: str, lang_dir: str, *files: str) -> None:
+    """Measure an experiment's network on files."""
+    model, _ = ToyKind.load_network(exp_dir, ToyKind.table(None, lang_dir))
+    for file in files:
+        errors: list[int] = []
+        for batch in Classes(lang_dir).batches([file]):
+            errors += (model(batch.inputs).argmax(dim=1) != batch.labels).long().tolist()
+        write_json(_place(exp_dir, file), {"errors": errors, **provenance.environment("toy_kind", None, "cpu")})
+    print(json.dumps({"mistakes": sum(errors)}))
+
+
+KIND = ToyKind
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
