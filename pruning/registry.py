@@ -92,7 +92,7 @@ def find(name: object, source: str = "the checkpoint") -> type[NetworkKind[Any]]
     module = _MODULES.get(str(name)) or _modules().get(str(name))
     if module is None:
         known = ", ".join(sorted(_modules()))
-        raise UserError(f"{source} names a network of kind {name!r}", f"this version knows {known}")
+        raise UserError(f"{source} names a network of type {name!r}", f"this version knows {known}")
     kind: type[NetworkKind[Any]] = importlib.import_module(module).KIND
     return kind
 

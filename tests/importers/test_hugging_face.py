@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pruning import registry
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.importers.hugging_face import load_hf
+from pruning.models import encoders
 from pruning.models.hf_encoder import WEIGHT_NORMS, HfEncoder
 from tests.models.speech_encoders import (
     SHAPES,
@@ -72,8 +72,8 @@ def test_a_checkpoint_with_a_head_loads_is_pruned_and_reloads(tmp_path: Path, sh
     assert_same(loaded, original)
     small = check_exact(loaded, random_structure(loaded, 1, 0.6))
     path = tmp_path / "small.safetensors"
-    checkpoint.save_model(path, small, {"model": registry.describe(small)})
-    again, _ = checkpoint.load_model(path)
+    checkpoint.save_model(path, small, {"model": encoders.describe(small)})
+    again, _ = checkpoint.load_model(path, build=encoders.build)
     with torch.no_grad():
         assert largest_difference(again(*utterances()), small(*utterances())) == 0  # type: ignore[arg-type]
 
