@@ -29,8 +29,9 @@ def vocabulary(path: Path) -> list[str]:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Parse options, estimate, and write."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--text", type=Path, nargs="+", required=True,
-                         help="words separated by spaces, UTF-8, plain or gzipped")
+    options.add_argument(
+        "--text", type=Path, nargs="+", required=True, help="words separated by spaces, UTF-8, plain or gzipped"
+    )
     options.add_argument("--order", type=int, default=4, help="length of the longest n-grams; default: 4")
     options.add_argument("--output", type=Path, required=True, help="e.g. data/lm/4-gram.arpa.gz; .gz compresses")
     known = options.add_mutually_exclusive_group()

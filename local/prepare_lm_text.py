@@ -73,8 +73,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--dev-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are dev")
     options.add_argument("--test-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are test")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/lm")
-    options.add_argument("--block", type=int, default=200,
-                         help="lines of --text that stay together; in short texts fewer")
+    options.add_argument(
+        "--block", type=int, default=200, help="lines of --text that stay together; in short texts fewer"
+    )
     options.add_argument("--dev-share", type=float, default=0.02, help="share of --text for dev.txt")
     options.add_argument("--test-share", type=float, default=0.02, help="share of --text for test.txt; 0: none")
     values = options.parse_args(argv)
@@ -89,8 +90,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     words: collections.Counter[str] = collections.Counter()
     counts: collections.Counter[str] = collections.Counter()
     values.output_dir.mkdir(parents=True, exist_ok=True)
-    wanted = [part for part in PARTS
-              if part == "train" or _cuts(values, part) or (values.text and getattr(values, f"{part}_share"))]
+    wanted = [
+        part
+        for part in PARTS
+        if part == "train" or _cuts(values, part) or (values.text and getattr(values, f"{part}_share"))
+    ]
     with contextlib.ExitStack() as stack:
         streams = {}
         for part in wanted:

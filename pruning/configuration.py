@@ -134,8 +134,9 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
             OmegaConf.update(given, key, value, merge=False, force_add=True)
         return given, whole
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"settings {' '.join(overrides)} cannot be read ({_first_line(error)})",
-                        "quote the value as YAML wants it") from None
+        raise UserError(
+            f"settings {' '.join(overrides)} cannot be read ({_first_line(error)})", "quote the value as YAML wants it"
+        ) from None
 
 
 def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str] = ()) -> T:
@@ -197,7 +198,7 @@ def _proposal(cls: type, unknown: str) -> str:
     if candidates:
         return "did you mean " + " or ".join(f"'{key}'" for key in candidates) + "?"
     level = unknown.rsplit(".", 1)[0] + "." if "." in unknown else ""
-    siblings = [key for key in known if key.startswith(level) and "." not in key[len(level):]]
+    siblings = [key for key in known if key.startswith(level) and "." not in key[len(level) :]]
     return "known keys are " + ", ".join(siblings or known)
 
 

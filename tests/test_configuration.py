@@ -71,11 +71,28 @@ def write(path: Path, text: str) -> Path:
 
 def test_file_then_overrides_over_defaults(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "optimiser: {lr: 1e-2, clip: null}\nlayer: {heads: [1, 2, 3]}\nkind: macs\n")
-    config = configuration.load(Config, path, ["optimiser.lr=3e-4", "layer.rates=[1,2]", "teacher.dim=8", "amp=bf16",
-                                               "targets.size=0.5", "more=[{dim: 5}]", "name=a=b"])
+    config = configuration.load(
+        Config,
+        path,
+        [
+            "optimiser.lr=3e-4",
+            "layer.rates=[1,2]",
+            "teacher.dim=8",
+            "amp=bf16",
+            "targets.size=0.5",
+            "more=[{dim: 5}]",
+            "name=a=b",
+        ],
+    )
     assert config == Config(
-        optimiser=Optimiser(lr=3e-4, clip=None), layer=Layer(heads=(1, 2, 3), rates=[1.0, 2.0]), teacher=Layer(dim=8),
-        more=[Layer(dim=5)], targets={"size": 0.5}, kind=Kind.macs, amp="bf16", name="a=b",
+        optimiser=Optimiser(lr=3e-4, clip=None),
+        layer=Layer(heads=(1, 2, 3), rates=[1.0, 2.0]),
+        teacher=Layer(dim=8),
+        more=[Layer(dim=5)],
+        targets={"size": 0.5},
+        kind=Kind.macs,
+        amp="bf16",
+        name="a=b",
     )
     assert isinstance(config.layer.heads, tuple) and isinstance(config.layer.rates, list)
     assert isinstance(config.layer.rates[0], float) and hash(config.optimiser) is not None
@@ -157,15 +174,22 @@ def test_values_that_the_dataclass_refuses_are_named() -> None:
 
 configs = st.builds(
     Config,
-    optimiser=st.builds(Optimiser, lr=st.floats(1e-9, 1e3), weight_decay=st.floats(0, 1),
-                        clip=st.none() | st.floats(0.1, 10)),
-    layer=st.builds(Layer, dim=st.integers(1, 9), heads=st.lists(st.integers(), max_size=3).map(tuple),
-                    rates=st.lists(st.floats(0, 1), max_size=3)),
+    optimiser=st.builds(
+        Optimiser, lr=st.floats(1e-9, 1e3), weight_decay=st.floats(0, 1), clip=st.none() | st.floats(0.1, 10)
+    ),
+    layer=st.builds(
+        Layer,
+        dim=st.integers(1, 9),
+        heads=st.lists(st.integers(), max_size=3).map(tuple),
+        rates=st.lists(st.floats(0, 1), max_size=3),
+    ),
     teacher=st.none() | st.builds(Layer, dim=st.integers(1, 9)),
     more=st.lists(st.builds(Layer, dim=st.integers(1, 9)), max_size=2),
     targets=st.dictionaries(st.sampled_from(["size", "macs"]), st.floats(0, 1)),
-    kind=st.sampled_from(Kind), amp=st.sampled_from(["none", "bf16"]),
-    name=st.text("ab: #'\"=é1.", min_size=1), shuffle=st.booleans(),
+    kind=st.sampled_from(Kind),
+    amp=st.sampled_from(["none", "bf16"]),
+    name=st.text("ab: #'\"=é1.", min_size=1),
+    shuffle=st.booleans(),
 )
 
 

@@ -158,7 +158,11 @@ def test_configurations_are_whole_and_fair(folder: str) -> None:
 @pytest.mark.parametrize("folder", ["TEMPLATE/conf", "an4/conf", "librispeech/conf/lm", "librispeech/conf/mini"])
 def test_configurations_of_language_models_fit_each_other(folder: str) -> None:
     """Each can be read, and the small network of what the first makes is within reach of the second."""
-    kinds = {"lm": language_model.RunConfig, "lm_prune": language_model.PruneConfig, "lm_finetune": language_model.RunConfig}
+    kinds = {
+        "lm": language_model.RunConfig,
+        "lm_prune": language_model.PruneConfig,
+        "lm_finetune": language_model.RunConfig,
+    }
     config = {name: configuration.load(kind, EGS / folder / f"{name}.yaml") for name, kind in kinds.items()}
     assert config["lm"].model is not None and config["lm_prune"].model is config["lm_finetune"].model is None
     dense = TransformerLM(replace(config["lm"].model, vocab_size=30))

@@ -98,12 +98,23 @@ def add_icefall(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--epoch", type=int, help="of icefall's experiment: epoch-N.pt, the last to average")
     arguments.add_argument("--iter", type=int, help="instead: checkpoint-N.pt of the largest N up to this; 0: none")
     arguments.add_argument("--avg", type=int, default=1, help="epochs, or checkpoints, to average")
-    arguments.add_argument("--use-averaged-model", type=boolean, default=True, metavar="true|false",
-                           help="average all moments that icefall's running average saw, not the ends of epochs")
-    arguments.add_argument("--icefall-dir", help="checkout of icefall: a reworked Conformer keeps its own modules "
-                           "while it is pruned, any other is checked against them")
-    arguments.add_argument("--icefall-recipe", help="folder of the checkout that holds the encoder's conformer.py; "
-                           "default: LibriSpeech's, by the experiment's place or the checkpoint's form")
+    arguments.add_argument(
+        "--use-averaged-model",
+        type=boolean,
+        default=True,
+        metavar="true|false",
+        help="average all moments that icefall's running average saw, not the ends of epochs",
+    )
+    arguments.add_argument(
+        "--icefall-dir",
+        help="checkout of icefall: a reworked Conformer keeps its own modules "
+        "while it is pruned, any other is checked against them",
+    )
+    arguments.add_argument(
+        "--icefall-recipe",
+        help="folder of the checkout that holds the encoder's conformer.py; "
+        "default: LibriSpeech's, by the experiment's place or the checkpoint's form",
+    )
 
 
 def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> None:
@@ -143,8 +154,10 @@ def data_form(options: argparse.Namespace) -> str:
     for form, other in ((CUTS, TEXT), (TEXT, CUTS)):
         if all(given[form]) and not any(given[other]):
             return form
-    raise UserError("the data are not clear",
-                    "give --train-cuts and --dev-cuts, or --train-text and --dev-text for a language model")
+    raise UserError(
+        "the data are not clear",
+        "give --train-cuts and --dev-cuts, or --train-text and --dev-text for a language model",
+    )
 
 
 def kind(options: argparse.Namespace) -> type[Kind[Any]]:

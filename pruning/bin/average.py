@@ -20,8 +20,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--exp-dir", required=True, help="experiment directory")
     parser.add_argument("--epoch", type=int, required=True, help="the last epoch")
     parser.add_argument("--avg", type=int, required=True, help="how many epochs, up to and with the last")
-    parser.add_argument("--use-averaged-model", type=boolean, default=True, metavar="true|false",
-                        help="true: all moments that the running average saw; false: the ends of the epochs")
+    parser.add_argument(
+        "--use-averaged-model",
+        type=boolean,
+        default=True,
+        metavar="true|false",
+        help="true: all moments that the running average saw; false: the ends of the epochs",
+    )
     parser.add_argument("--output", required=True, help="checkpoint to write (.safetensors)")
     options = parser.parse_args(argv)
     model, header = checkpoint.load_model(options.exp_dir, options.epoch, options.avg, options.use_averaged_model)

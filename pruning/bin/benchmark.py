@@ -41,8 +41,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def add_options(parser: argparse.ArgumentParser, backends: Sequence[str], default: Sequence[str]) -> None:
     """Options of a benchmark of any kind of network."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--systems", nargs="+", type=arguments.system, metavar="NAME=EXP_DIR",
-                      help="experiments or checkpoints; the first is the dense one")
+    what.add_argument(
+        "--systems",
+        nargs="+",
+        type=arguments.system,
+        metavar="NAME=EXP_DIR",
+        help="experiments or checkpoints; the first is the dense one",
+    )
     what.add_argument("--read", type=Path, help="a JSON file of this command instead: make its table again")
     parser.add_argument("--backends", nargs="+", choices=backends, default=default, help="what runs them")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")

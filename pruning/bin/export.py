@@ -33,11 +33,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--exp-dir", required=True, help="experiment or checkpoint")
     parser.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
     parser.add_argument("--output", type=Path, required=True, help="directory of the files, e.g. exp/finetuned/export")
-    parser.add_argument("--torchscript", action="store_true",
-                        help="of a transducer: write encoder.pt, decoder.pt and joiner.pt as well")
+    parser.add_argument(
+        "--torchscript", action="store_true", help="of a transducer: write encoder.pt, decoder.pt and joiner.pt as well"
+    )
     parser.add_argument("--cuts", type=Path, help="compare on these utterances; default: on noise")
-    parser.add_argument("--text", type=Path,
-                        help="of a language model: compare on these sentences; default: on random tokens")
+    parser.add_argument(
+        "--text", type=Path, help="of a language model: compare on these sentences; default: on random tokens"
+    )
     parser.add_argument("--check", action="store_true", help="compare the files that are there; write none")
     parser.add_argument("--max-batches", type=int, default=20, help="of --cuts or --text")
     options = parser.parse_args(argv)

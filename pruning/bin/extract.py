@@ -56,8 +56,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--structure", help="keep this structure.json instead of the one that the run found")
     parser.add_argument("--round-to", type=int, default=1, help="round kept counts to multiples of this")
     parser.add_argument("--reinitialise", type=int, metavar="SEED", help="keep the structure, draw the weights anew")
-    parser.add_argument("--repair", type=int, default=0, metavar="UTTERANCES",
-                        help="solve the weights after a cut anew, by least squares on so many utterances or sentences")
+    parser.add_argument(
+        "--repair",
+        type=int,
+        default=0,
+        metavar="UTTERANCES",
+        help="solve the weights after a cut anew, by least squares on so many utterances or sentences",
+    )
     parser.add_argument("--teacher", help="whose outputs repair aims at; default: the pruning run's dense weights")
     parser.add_argument("--print", action="store_true", help="print the structure, one line a unit group")
     parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts, and repair on them")

@@ -58,8 +58,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="Intents", help="heading")
     options = parser.parse_args(argv)
     print(f"{table(options.systems, options.sets, 'simple')}\n")
-    fresh = [name for name, place in options.systems
-             if checkpoint.PRETRAINED not in checkpoint.read_header(checkpoint.file_of(place))]
+    fresh = [
+        name
+        for name, place in options.systems
+        if checkpoint.PRETRAINED not in checkpoint.read_header(checkpoint.file_of(place))
+    ]
     parts = [*([FRESH.format(names=", ".join(fresh))] if fresh else []), NOTE, table(options.systems, options.sets)]
     report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.intent_report", argv)
 

@@ -129,11 +129,23 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--lms", nargs="+", type=arguments.system, metavar="NAME=DIR", help="language models")
-    parser.add_argument("--against", nargs="+", default=[], type=arguments.system, metavar="NAME=NAME",
-                        help="of --lms: which is compared with which, in percent of perplexity")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        type=arguments.system,
+        metavar="NAME=NAME",
+        help="of --lms: which is compared with which, in percent of perplexity",
+    )
     parser.add_argument("--texts", nargs="+", default=["test"], help="texts that their perplexity was measured on")
-    parser.add_argument("--systems", nargs="*", default=[], type=arguments.system, metavar="NAME=DIR",
-                        help="transducers that were decoded with and without them")
+    parser.add_argument(
+        "--systems",
+        nargs="*",
+        default=[],
+        type=arguments.system,
+        metavar="NAME=DIR",
+        help="transducers that were decoded with and without them",
+    )
     parser.add_argument("--sets", nargs="+", default=[], help="test sets of the systems")
     parser.add_argument("--output", type=Path, required=True, help="Markdown")
     parser.add_argument("--title", default="Language models", help="heading")

@@ -18,13 +18,25 @@ from pruning.speech.decoding.methods import SETTINGS
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--systems", nargs="+", type=arguments.system, required=True, metavar="NAME=EXP_DIR",
-                        help="rows of the table: the teacher, the pruned network, others")
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        type=arguments.system,
+        required=True,
+        metavar="NAME=EXP_DIR",
+        help="rows of the table: the teacher, the pruned network, others",
+    )
     parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
     parser.add_argument("--method", choices=list(SETTINGS), default="greedy_search", help="of decoding")
     parser.add_argument("--structure", type=Path, required=True, help="extracted experiment")
-    parser.add_argument("--runs", nargs="*", type=arguments.system, default=argparse.SUPPRESS, metavar="NAME=EXP_DIR",
-                        help="training runs whose curves are drawn; default: the systems")
+    parser.add_argument(
+        "--runs",
+        nargs="*",
+        type=arguments.system,
+        default=argparse.SUPPRESS,
+        metavar="NAME=EXP_DIR",
+        help="training runs whose curves are drawn; default: the systems",
+    )
     parser.add_argument("--plot", type=Path, help="PNG of pruning.bin.compare to put in")
     parser.add_argument("--output", type=Path, required=True, help="HTML file")
     parser.add_argument("--title", default="A pruned network", help="heading")

@@ -34,13 +34,18 @@ Scorer = Callable[[Path, Sequence[str]], list[WordScores]]
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--exp-dir", type=Path, required=True,
-                        help="experiment, whose best checkpoint is measured; with --arpa: where the results go")
+    parser.add_argument(
+        "--exp-dir",
+        type=Path,
+        required=True,
+        help="experiment, whose best checkpoint is measured; with --arpa: where the results go",
+    )
     parser.add_argument("--arpa", type=Path, help="an n-gram of words instead")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="text files, a set each")
     parser.add_argument("--lang-dir", help="directory with bpe.model and tokens.txt; not with --arpa")
-    parser.add_argument("--vocabulary", type=Path,
-                        help="words, one a line, that count; others are left out of the measure per word")
+    parser.add_argument(
+        "--vocabulary", type=Path, help="words, one a line, that count; others are left out of the measure per word"
+    )
     parser.add_argument("--on-empty", choices=ON_EMPTY, default=ON_EMPTY[0], help="where a line is empty")
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
@@ -58,8 +63,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for text in check_texts(options.text):
         name = set_name(text)
         path = perplexity_path(options.exp_dir, name)
-        parameters = {**made_of, "text": provenance.file_fingerprint(text),
-                      "vocabulary": options.vocabulary and provenance.file_fingerprint(options.vocabulary)}
+        parameters = {
+            **made_of,
+            "text": provenance.file_fingerprint(text),
+            "vocabulary": options.vocabulary and provenance.file_fingerprint(options.vocabulary),
+        }
         if path.is_file() and read_json(path).get("parameters") == parameters:
             logger.info("%s is done", path)
             continue
@@ -112,8 +120,10 @@ def _ngram(options: argparse.Namespace, vocabulary: Optional[frozenset[str]]) ->
     model = arpa.read(options.arpa)
     strange = sorted((vocabulary or frozenset()) - set(model.vocabulary))
     if strange:
-        raise UserError(f"{options.arpa} does not know {strange[0]!r} of {options.vocabulary}",
-                        "make it with --vocabulary, or leave words out")
+        raise UserError(
+            f"{options.arpa} does not know {strange[0]!r} of {options.vocabulary}",
+            "make it with --vocabulary, or leave words out",
+        )
 
     def score(text: Path, lines: Sequence[str]) -> list[WordScores]:
         scored = (model.score(line.split()) for line in lines)

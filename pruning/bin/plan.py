@@ -92,9 +92,7 @@ def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
     return tabulate(rows, headers, style, colalign=alignment, disable_numparse=True)
 
 
-def _plans(
-    options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpus, vocab: int
-) -> list[RunPlan]:
+def _plans(options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:
     """One plan for each configuration that is given."""
     assert teacher_config.model is not None
     dense = Transducer(replace(teacher_config.model, vocab_size=vocab))

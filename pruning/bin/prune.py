@@ -24,12 +24,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
     parser.add_argument("--method", choices=METHODS, help="pruning method; default: the configuration's, else l0")
-    parser.add_argument("--technique", choices=TECHNIQUES,
-                        help="what goes: units, single weights or rank-1 components; default: the configuration's")
+    parser.add_argument(
+        "--technique",
+        choices=TECHNIQUES,
+        help="what goes: units, single weights or rank-1 components; default: the configuration's",
+    )
     parser.add_argument("--scheduler", choices=RAMPS, help="how the target is come to; default: the configuration's")
     parser.add_argument("--teacher", help="checkpoint or experiment directory of the dense network")
-    parser.add_argument("--teacher-icefall", metavar="EXP_DIR", help="instead: experiment or checkpoint of icefall's; "
-                        "it is brought into the directory teacher of --exp-dir first")
+    parser.add_argument(
+        "--teacher-icefall",
+        metavar="EXP_DIR",
+        help="instead: experiment or checkpoint of icefall's; "
+        "it is brought into the directory teacher of --exp-dir first",
+    )
     arguments.add_icefall(parser)
     options = arguments.parse_run(parser, argv)
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}

@@ -44,8 +44,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             sys.exit(128 + signal.SIGTERM)  # before training began: there was nothing to save
         for rank, failure in error.failures.items():
             if failure.exitcode < 0:  # such a process could not say anything itself
-                print(f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name}; run the same "
-                      "command again to continue", file=sys.stderr)
+                print(
+                    f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name}; run the same "
+                    "command again to continue",
+                    file=sys.stderr,
+                )
         sys.exit(1 if BAD_INPUT_STATUS in codes else max([1, *codes]))
     except SignalException as error:
         if error.sigval == signal.SIGINT:

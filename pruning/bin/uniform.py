@@ -25,10 +25,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     budgets = parser.add_mutually_exclusive_group(required=True)
     budgets.add_argument("--reference", help="checkpoint or experiment that sets the budget")
     budgets.add_argument("--share", type=float, help="the budget as a share of the dense network's cost")
-    parser.add_argument("--narrow", choices=uniform.NARROW, default="units",
-                        help="what can be pruned (d_model stays), or every dimension (heads and layers stay)")
-    parser.add_argument("--cost", choices=COSTS, default=argparse.SUPPRESS,
-                        help="what is not to be exceeded; default: what the reference was pruned for, else size")
+    parser.add_argument(
+        "--narrow",
+        choices=uniform.NARROW,
+        default="units",
+        help="what can be pruned (d_model stays), or every dimension (heads and layers stay)",
+    )
+    parser.add_argument(
+        "--cost",
+        choices=COSTS,
+        default=argparse.SUPPRESS,
+        help="what is not to be exceeded; default: what the reference was pruned for, else size",
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
     parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)

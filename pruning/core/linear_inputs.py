@@ -43,9 +43,7 @@ def flattened_outputs(module: nn.Module, y: Tensor) -> Tensor:
 
 
 @contextmanager
-def watched_inputs(
-    model: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]
-) -> Iterator[None]:
+def watched_inputs(model: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
     """While open, ``see(name, x)`` is called with what enters the modules ``names``: ``x (rows, in * kernel)``, of
     convolutions for each utterance.
 

@@ -223,9 +223,7 @@ class Selection:
         return Structure(kept).resolved(self.groups)
 
 
-def _bracket(
-    keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]
-) -> tuple[Tensor, Tensor]:
+def _bracket(keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]) -> tuple[Tensor, Tensor]:
     """The last state before flips in ``order`` pass the target, and the first one after it."""
     low, high = 0, len(order) + 1
     while high - low > 1:

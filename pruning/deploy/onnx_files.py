@@ -84,7 +84,10 @@ def _quantise(quantization: Any, source: Path, target: Path) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a preparation that changes nothing here
     try:
         quantization.quantize_dynamic(
-            str(source), str(target), op_types_to_quantize=["MatMul"], weight_type=quantization.QuantType.QInt8,
+            str(source),
+            str(target),
+            op_types_to_quantize=["MatMul"],
+            weight_type=quantization.QuantType.QInt8,
             reduce_range=True,  # 7 bits: 8 saturate in kernels of processors without VNNI
         )
     finally:

@@ -236,8 +236,10 @@ def _choose(source: Path, epoch: Optional[int], avg: Optional[int], use_average:
             raise UserError(f"{source} has no {best_path(source).name}", _epochs_remedy(source))
         return _read(best_path(source))
     if epoch < 1 or (avg is not None and not 1 <= avg <= epoch):
-        raise UserError(f"epoch {epoch} with an average over {avg} is not possible",
-                        "give an epoch from 1 and an average of at most that many epochs")
+        raise UserError(
+            f"epoch {epoch} with an average over {avg} is not possible",
+            "give an epoch from 1 and an average of at most that many epochs",
+        )
     if not epoch_path(source, epoch).exists():
         raise UserError(f"{epoch_path(source, epoch)} does not exist", _epochs_remedy(source))
     if avg is None:
@@ -260,8 +262,10 @@ def _running_mean(exp_dir: Path, epoch: int, avg: int) -> tuple[dict, Header]:
     try:
         weights = average.mean_between(start, start_updates, last, header["average_updates"])
     except ValueError as error:
-        raise UserError(f"epochs {first_epoch + 1} to {epoch} of {exp_dir} cannot be averaged ({error})",
-                        "average over more epochs, or train with a smaller average_period") from None
+        raise UserError(
+            f"epochs {first_epoch + 1} to {epoch} of {exp_dir} cannot be averaged ({error})",
+            "average over more epochs, or train with a smaller average_period",
+        ) from None
     return weights, {**header, "averaged_epochs": [first_epoch + 1, epoch]}
 
 
@@ -278,14 +282,18 @@ def _check_same_network(path: Path, header: Header, other_path: Path, other: Hea
         if key == "averaging_key":
             _check_averaging_key(header.get(key), other.get(key), path.parent)
         elif header.get(key) != other.get(key):
-            raise UserError(f"{path} and {other_path} differ in {key} and cannot be averaged",
-                            "average over fewer epochs, or take a single one")
+            raise UserError(
+                f"{path} and {other_path} differ in {key} and cannot be averaged",
+                "average over fewer epochs, or take a single one",
+            )
 
 
 def _check_averaging_key(first: Any, last: Any, exp_dir: Path) -> None:
     if first is None or last is None or first != last:
-        raise UserError(f"these epochs of {exp_dir} cannot be averaged: pruning went on during them",
-                        "average over later and fewer epochs, or take a single one")
+        raise UserError(
+            f"these epochs of {exp_dir} cannot be averaged: pruning went on during them",
+            "average over later and fewer epochs, or take a single one",
+        )
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Header]:
@@ -294,8 +302,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Header]:
 
 
 def _epochs_remedy(exp_dir: Path) -> str:
-    epochs = sorted(int(path.stem.split("-")[1]) for path in exp_dir.glob("epoch-*.safetensors")
-                    if path.stem.split("-")[1].isdigit() and not path.stem.endswith("average"))
+    epochs = sorted(
+        int(path.stem.split("-")[1])
+        for path in exp_dir.glob("epoch-*.safetensors")
+        if path.stem.split("-")[1].isdigit() and not path.stem.endswith("average")
+    )
     if not epochs:
         return "train first"
     return f"epochs {', '.join(str(epoch) for epoch in epochs)} are there"

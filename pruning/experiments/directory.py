@@ -23,8 +23,16 @@ CONFIG = "config.yaml"
 RUN = "run.json"
 LOCK = ".lock"
 # settings that change what is told or kept, never the weights; they may change when a run is resumed
-_HARMLESS = {"log_interval", "tensorboard", "save_interval", "keep_last_k", "state_interval", "state_interval_seconds",
-             "num_workers", "on_empty"}
+_HARMLESS = {
+    "log_interval",
+    "tensorboard",
+    "save_interval",
+    "keep_last_k",
+    "state_interval",
+    "state_interval_seconds",
+    "num_workers",
+    "on_empty",
+}
 
 
 def is_done(exp_dir: Path) -> bool:
@@ -55,8 +63,10 @@ def locked(exp_dir: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            raise UserError(f"{exp_dir} is in use by {stream.read().strip() or 'another process'}",
-                            "wait for it or stop it, or use another --exp-dir") from None
+            raise UserError(
+                f"{exp_dir} is in use by {stream.read().strip() or 'another process'}",
+                "wait for it or stop it, or use another --exp-dir",
+            ) from None
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
@@ -95,8 +105,10 @@ def check_unchanged(
                 continue
             if key.rsplit(".", 1)[-1] not in _HARMLESS:
                 remedy = "give the same configuration and inputs, or use another --exp-dir"
-                raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}",
-                                processor.remedy(old) if of_mkl else remedy)
+                raise UserError(
+                    f"{exp_dir} was begun with {key}={old}, not {key}={new}",
+                    processor.remedy(old) if of_mkl else remedy,
+                )
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

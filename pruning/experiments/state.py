@@ -58,8 +58,9 @@ def save_state(directory: Path, state: TrainingState) -> Path:
         with atomic_path(target) as temporary:
             temporary.mkdir(parents=True)
             write_tensors(temporary / TENSORS, state.tensors)
-            write_json(temporary / NUMBERS, {"version": VERSION, "epoch": state.epoch, "batch": state.batch,
-                                             **state.numbers})
+            write_json(
+                temporary / NUMBERS, {"version": VERSION, "epoch": state.epoch, "batch": state.batch, **state.numbers}
+            )
             _sync(temporary / TENSORS)
     for other in directory.iterdir():
         if other != target:

@@ -76,8 +76,10 @@ def load(path: PathLike) -> Any:
     try:
         return _load_zip(path) if zipfile.is_zipfile(path) else _load_legacy(path)
     except _Refused as refused:
-        raise UserError(f"{path} holds {refused}, which is not loaded from a checkpoint: it could run code",
-                        "save the weights alone, as a plain dictionary of tensors") from None
+        raise UserError(
+            f"{path} holds {refused}, which is not loaded from a checkpoint: it could run code",
+            "save the weights alone, as a plain dictionary of tensors",
+        ) from None
     except (OSError, UserError):
         raise
     except Exception as error:  # a damaged pickle may raise anything

@@ -96,8 +96,10 @@ def _files(directory: Path, choice: Choice) -> list[Path]:
     first = choice.epoch + 1 - wanted
     if first < (0 if (directory / "epoch-0.pt").is_file() else 1):  # some recipes count from 0
         needs = "the running average before them, too" if choice.use_averaged_model else "so many epochs"
-        raise UserError(f"an average over {choice.avg} epochs up to {choice.epoch} needs {needs}",
-                        "choose a smaller --avg" + (", or --use-averaged-model false" * choice.use_averaged_model))
+        raise UserError(
+            f"an average over {choice.avg} epochs up to {choice.epoch} needs {needs}",
+            "choose a smaller --avg" + (", or --use-averaged-model false" * choice.use_averaged_model),
+        )
     numbers = [first, choice.epoch] if choice.use_averaged_model else range(first, choice.epoch + 1)
     return _existing([directory / f"epoch-{number}.pt" for number in numbers], choice)
 

@@ -157,9 +157,7 @@ def _feature_dim(said: Any, bins: int, source: str) -> int:
     return 4 * bins + 4 if said is None else int(said)
 
 
-def converted(
-    state: Mapping[str, Tensor], form: Form, network: Mapping[str, Tensor], source: str
-) -> dict[str, Tensor]:
+def converted(state: Mapping[str, Tensor], form: Form, network: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The state dict of our network, strictly: every tensor of either is in the other.
 
     Args:

@@ -257,9 +257,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """The layers must be there."""
         self.check_layers(teacher.encoder.depth)
 
-    def task(
-        self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None
-    ) -> SpeechTask:
+    def task(self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None) -> SpeechTask:
         """CTC or cross-entropy, distillation."""
         data = self.config.data
         augment = (SpecAugment(data.spec_augment) if network.encoder.bins

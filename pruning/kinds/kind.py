@@ -130,9 +130,7 @@ class Kind(NetworkKind[N], Generic[N]):
 
     @classmethod
     @abstractmethod
-    def calibration(
-        cls, network: N, table: Any, files: Sequence[PathLike], max_duration: float
-    ) -> Iterable[Any]:
+    def calibration(cls, network: N, table: Any, files: Sequence[PathLike], max_duration: float) -> Iterable[Any]:
         """Training batches from the first on, for statistics and repair.
 
         Args:
@@ -282,8 +280,6 @@ class Kind(NetworkKind[N], Generic[N]):
         network, _ = self.load(source)
         self.check_teacher(network)
         return self.own(plain(network))
-
-
 
 
 def find(name: object, source: str = "the checkpoint") -> type[Kind[Any]]:

@@ -150,9 +150,7 @@ class LanguageModelKind(Kind[TransformerLM]):
         """Whether the distribution of the next token is to be distilled."""
         return bool(self.config.distillation.weight)
 
-    def task(
-        self, network: TransformerLM, teacher: Optional[TransformerLM], pruner: Optional[Pruner] = None
-    ) -> LmTask:
+    def task(self, network: TransformerLM, teacher: Optional[TransformerLM], pruner: Optional[Pruner] = None) -> LmTask:
         """Cross-entropy, distillation."""
         return LmTask(network, self.config.distillation, teacher, pruner)
 

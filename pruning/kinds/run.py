@@ -192,9 +192,7 @@ def _fit(
     return world
 
 
-def _fingerprints(
-    files: Mapping[str, Sequence[Path]], networks: Mapping[str, Optional[PathLike]]
-) -> dict[str, Any]:
+def _fingerprints(files: Mapping[str, Sequence[Path]], networks: Mapping[str, Optional[PathLike]]) -> dict[str, Any]:
     """What a run reads, by content: files may move while it is interrupted, but not change."""
     all_files = {name: list(paths) for name, paths in files.items()}
     for name, path in networks.items():

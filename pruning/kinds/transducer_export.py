@@ -221,8 +221,11 @@ def agreement(model: Transducer, exported: ExportedTransducer, batches: Iterable
         got = exported.encoder(batch.features, batch.lengths)
         valid = frame_mask(encoded.lengths, wanted.shape[1])
         difference.add(got.output[:, : wanted.shape[1]][valid], wanted[valid])  # none: fewer than 7 frames
-        pairs = zip(batch.ids, greedy_search(model, encoded.output, encoded.lengths),
-                    greedy_search(exported, got.output, got.lengths))  # type: ignore[arg-type]
+        pairs = zip(
+            batch.ids,
+            greedy_search(model, encoded.output, encoded.lengths),
+            greedy_search(exported, got.output, got.lengths),
+        )  # type: ignore[arg-type]
         differing += [name for name, ours, theirs in pairs if ours != theirs]
         count += len(batch.ids)
     return TransducerAgreement(difference.relative, count, differing)

@@ -163,4 +163,3 @@ class LowRankPruning(CriterionPruning):
             for tensor, new in ((u, new_u), (v.T, new_v.T)):
                 tensor[:, :rank] = new.to(tensor)
                 tensor[:, rank:] = 0
-

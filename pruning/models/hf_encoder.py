@@ -50,9 +50,7 @@ class HfEncoder(WaveformEncoder):
     feature_projection: nn.Module
     encoder: nn.Module
 
-    def __init__(
-        self, network: nn.Module, preprocessor: Optional[Mapping[str, Any]] = None, source: str = ""
-    ) -> None:
+    def __init__(self, network: nn.Module, preprocessor: Optional[Mapping[str, Any]] = None, source: str = "") -> None:
         theirs: Any = network.config
         super().__init__(SpeechEncoderConfig.from_hf(theirs.to_dict(), preprocessor, source or type(network).__name__))
         self._described = {"network": theirs.to_dict(), "preprocessor": dict(preprocessor or {})}
@@ -84,8 +82,10 @@ class HfEncoder(WaveformEncoder):
             network = getattr(transformers, f"{name}Model")(config)
         except Exception as error:  # its versions have different types for dimensions that do not fit
             reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-            raise UserError(f"{source} describes no {values['model_type']} network ({reason})",
-                            "give a checkpoint of a standard architecture") from None
+            raise UserError(
+                f"{source} describes no {values['model_type']} network ({reason})",
+                "give a checkpoint of a standard architecture",
+            ) from None
         return cls(network, preprocessor, source)
 
     def described(self) -> dict[str, Any]:

@@ -59,9 +59,7 @@ class BasicNorm(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with an activation (Swish, by default) between, ``(N, T, d_model) -> (N, T, d_model)``."""
 
-    def __init__(
-        self, d_model: int, hidden: int, dropout: float, activation: Activation = nn.functional.silu
-    ) -> None:
+    def __init__(self, d_model: int, hidden: int, dropout: float, activation: Activation = nn.functional.silu) -> None:
         super().__init__()
         self.linear1 = nn.Linear(d_model, hidden)
         self.linear2 = nn.Linear(hidden, d_model)

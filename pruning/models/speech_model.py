@@ -58,7 +58,6 @@ class SpeechModelConfig:
         check_numbers(self, "hidden", "outputs", least=0)
         check_numbers(self, "dropout", least=0, below=1)
 
-
     @property
     def vocab_size(self) -> int:
         """As other networks' configurations call the number of outputs."""

@@ -39,7 +39,6 @@ class LmState(NamedTuple):
         keys, values = ({layer: cached[index] for layer, cached in part.items()} for part in (self.keys, self.values))
         return LmState(keys, values, self.lengths[index])
 
-
     def put(self, index: Tensor, other: LmState) -> LmState:
         """The same with the histories ``index (K,)`` replaced by those of ``other``."""
         parts = []

@@ -220,8 +220,10 @@ def plot(
         for index, method in enumerate(methods):
             lines = sorted((ln for ln in comparison.lines if ln.method == method), key=place)
             rates = [comparison.sample(line).interval for line in lines]
-            first, middle, second = (np.array([measure.shown(value) for value in values]) for values in
-                                     ([r.low for r in rates], [r.value for r in rates], [r.high for r in rates]))
+            first, middle, second = (
+                np.array([measure.shown(value) for value in values])
+                for values in ([r.low for r in rates], [r.value for r in rates], [r.high for r in rates])
+            )
             errors = np.stack([middle - np.minimum(first, second), np.maximum(first, second) - middle])
             panel.errorbar([place(line) for line in lines], middle, errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip

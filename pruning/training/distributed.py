@@ -136,8 +136,10 @@ def _device(name: str, local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError("device 'cuda' is not there: torch sees no GPU", "use device=cpu or a machine with a GPU")
     if local_rank >= torch.cuda.device_count():
-        raise UserError(f"process {local_rank} has no GPU: torch sees {torch.cuda.device_count()}",
-                        "start at most one process per GPU")
+        raise UserError(
+            f"process {local_rank} has no GPU: torch sees {torch.cuda.device_count()}",
+            "start at most one process per GPU",
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 

@@ -84,8 +84,18 @@ def slurm_options(environment: Mapping[str, str]) -> list[str]:
     job, nodes, node, address = (environment[name] for name in names)
     restarts = environment.get("SLURM_RESTART_COUNT", "0")
     port = 20000 + int(job) % 20000
-    return ["--nnodes", nodes, "--rdzv_backend", "c10d", "--rdzv_id", f"{job}.{restarts}",
-            "--rdzv_endpoint", f"{address}:{port}", "--rdzv_conf", f"is_host={'true' if node == '0' else 'false'}"]
+    return [
+        "--nnodes",
+        nodes,
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_id",
+        f"{job}.{restarts}",
+        "--rdzv_endpoint",
+        f"{address}:{port}",
+        "--rdzv_conf",
+        f"is_host={'true' if node == '0' else 'false'}",
+    ]
 
 
 def options(arguments: list[str]) -> list[str]:

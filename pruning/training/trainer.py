@@ -139,12 +139,19 @@ class Trainer:
             directory.prepare(self.exp_dir, self._configuration, self._began_with)
         self.world.barrier()
         module = self.world.wrap(self.task, self.config.find_unused_parameters)
-        self.reporter = Reporter(self.exp_dir, self.step, self.total_steps, self._metrics_size,
-                                 self.config.tensorboard, self.world.is_main)
+        self.reporter = Reporter(
+            self.exp_dir, self.step, self.total_steps, self._metrics_size, self.config.tensorboard, self.world.is_main
+        )
         if self.world.is_main and processor.KEY in self._began_with and (explanation := processor.explanation()):
             logger.info("%s", explanation)
-        logger.info("%s %s: epoch %d, batch %d, step %d", "resuming" if resumed else "starting", self.exp_dir,
-                    self.epoch, self.batch, self.step)
+        logger.info(
+            "%s %s: epoch %d, batch %d, step %d",
+            "resuming" if resumed else "starting",
+            self.exp_dir,
+            self.epoch,
+            self.batch,
+            self.step,
+        )
         self._logged_at = self._state_saved_at = time.monotonic()
         try:
             with StopRequest() as stop:
@@ -278,7 +285,7 @@ class Trainer:
     def _log(self) -> None:
         values = self.terms.means(self.world)
         now = time.monotonic()
-        audio, = self.world.sum([self._audio_seconds])
+        (audio,) = self.world.sum([self._audio_seconds])
         rate = audio / max(now - self._logged_at, 1e-9)
         self._audio_seconds, self._logged_at = 0.0, now
         for name, rate_of_group in self.optimiser.learning_rates().items():

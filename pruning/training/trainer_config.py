@@ -75,8 +75,14 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}", "give at least 1")
-        for name in ("average_period", "valid_interval", "save_interval", "keep_last_k", "state_interval",
-                     "state_interval_seconds"):
+        for name in (
+            "average_period",
+            "valid_interval",
+            "save_interval",
+            "keep_last_k",
+            "state_interval",
+            "state_interval_seconds",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}", "give 0 or more")
         if self.amp == "fp16" and device.type != "cuda":

@@ -15,9 +15,12 @@ from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
 
 CONFIG = TransducerConfig(
-    encoder=ConformerConfig(8, 1, 4, (2,), (8,), (8,), (8,), conv_kernel=3, subsampling_channels=(2, 2),
-                            subsampling_strides=(2, 2)),
-    vocab_size=5, decoder_dim=8, joiner_dim=8,
+    encoder=ConformerConfig(
+        8, 1, 4, (2,), (8,), (8,), (8,), conv_kernel=3, subsampling_channels=(2, 2), subsampling_strides=(2, 2)
+    ),
+    vocab_size=5,
+    decoder_dim=8,
+    joiner_dim=8,
 )
 
 

@@ -98,7 +98,9 @@ def test_what_cannot_be_timed_together(tmp_path: Path) -> None:
     ours, theirs = saved(irregular(SHAPES[0]), tmp_path / "samples"), saved(network(), tmp_path / "features")
     with pytest.raises(UserError, match="the systems take samples and features of 80 bins"):
         command.main(["--systems", ours, theirs, "--backends", "pytorch", *output])
-    with pytest.raises(UserError, match="torchscript is not possible with an encoder with a head; leave the backend out"):
+    with pytest.raises(
+        UserError, match="torchscript is not possible with an encoder with a head; leave the backend out"
+    ):
         command.main(["--systems", ours, "--backends", "torchscript", *output])
 
 

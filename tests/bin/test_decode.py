@@ -106,7 +106,9 @@ def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: s
         total = facts["feature_seconds"] + facts["encoder_seconds"] + facts["search_seconds"]
         assert facts["decoding_seconds"] == pytest.approx(total, abs=1e-3)
         assert facts["real_time_factor"] == pytest.approx(
-            total / facts["audio_seconds"], rel=1e-2, abs=2e-3 / facts["audio_seconds"]  # seconds are rounded
+            total / facts["audio_seconds"],
+            rel=1e-2,
+            abs=2e-3 / facts["audio_seconds"],  # seconds are rounded
         )
         assert facts["threads"] == 1 and facts["peak_memory_mib"] > 10 and facts["processor"]
 
@@ -146,9 +148,7 @@ def test_the_same_decoding_is_not_repeated(tmp_path: Path, data: Path) -> None:
     assert "first wer" not in path.read_text()
 
 
-def test_n_best_lists_are_made_to_be_rescored(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_n_best_lists_are_made_to_be_rescored(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exp_dir, beam = make_experiment(tmp_path / "exp", data), ["--method", "modified_beam_search", "--beam-size", "6"]
     run(exp_dir, data, *beam, "--length-norm", "false", sets=("test-clean",))
     before = facts_of(exp_dir, "modified_beam_search", "test-clean")
@@ -202,9 +202,7 @@ def test_epochs_and_single_files_are_named_in_the_suffix(tmp_path: Path, data: P
     assert facts_of(exp_dir, "greedy_search", "test-other")["suffix"] == "epoch-1-greedy_search"
 
 
-def test_without_audio_the_time_excludes_features(
-    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_audio_the_time_excludes_features(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
     exp_dir = make_experiment(tmp_path / "exp", data)
     audio, elsewhere = data / "LibriSpeech", data / "elsewhere"
     audio.rename(elsewhere)

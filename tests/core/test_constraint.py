@@ -57,8 +57,16 @@ def test_a_target_beyond_reach_names_the_maximum() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"size": 1.0}, {"size": 0.0}, {"ramp": "square"}, {"ramp_share": 0.0}, {"parts": {"size:k": 1.0}},
-     {"seconds": 0.0}, {"seconds": -1.0}, {"seconds": float("inf")}],
+    [
+        {"size": 1.0},
+        {"size": 0.0},
+        {"ramp": "square"},
+        {"ramp_share": 0.0},
+        {"parts": {"size:k": 1.0}},
+        {"seconds": 0.0},
+        {"seconds": -1.0},
+        {"seconds": float("inf")},
+    ],
 )
 def test_impossible_constraints_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match="constraint"):

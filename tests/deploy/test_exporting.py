@@ -74,9 +74,7 @@ def exported(lang_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 @pytest.mark.parametrize("form", ["float32", "torchscript"])
 @pytest.mark.parametrize(("seconds"), [(1.1,), (3.0, 0.4), (12.0, 11.0, 5.0), (0.07,), (0.06, 0.03)])
-def test_outputs_and_hypotheses_agree(
-    exported: tuple[Transducer, Path], form: str, seconds: tuple[float, ...]
-) -> None:
+def test_outputs_and_hypotheses_agree(exported: tuple[Transducer, Path], form: str, seconds: tuple[float, ...]) -> None:
     model, directory = exported
     found = agreement(model, read(directory, form), [noise(80, seconds)])
     assert found.difference < 1e-4

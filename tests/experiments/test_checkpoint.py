@@ -23,8 +23,14 @@ def network(seed: int = 0, hidden: int = 8) -> nn.Module:
 
 
 def header_of(epoch: int = 1, hidden: int = 8, **more: Any) -> dict[str, Any]:
-    return {"model": {"type": "toy", "hidden": hidden}, "epoch": epoch, "average_updates": epoch,
-            "averaging_key": "", "initial_averaging_key": "", **more}
+    return {
+        "model": {"type": "toy", "hidden": hidden},
+        "epoch": epoch,
+        "average_updates": epoch,
+        "averaging_key": "",
+        "initial_averaging_key": "",
+        **more,
+    }
 
 
 def test_the_file_alone_rebuilds_the_network(tmp_path: Path) -> None:
@@ -61,7 +67,7 @@ def test_tied_and_strided_weights_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
-    header = {**HEADER, **{f"key {n}": f"ä\n\t\\\"\x01{n}" for n in range(12)}}
+    header = {**HEADER, **{f"key {n}": f'ä\n\t\\"\x01{n}' for n in range(12)}}
     model = build(HEADER["model"])
     for number in range(6):
         checkpoint.save_model(tmp_path / f"{number}.safetensors", model, header)
@@ -72,8 +78,11 @@ def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
 def test_another_architecture_is_refused_by_tensor(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     checkpoint.save_model(path, network(), header_of())
-    with pytest.raises(UserError, match=r"m\.safetensors is of another architecture: tensor 0\.weight has shape "
-                                        r"\(8, 4\) in it and \(6, 4\) in the network"):
+    with pytest.raises(
+        UserError,
+        match=r"m\.safetensors is of another architecture: tensor 0\.weight has shape "
+        r"\(8, 4\) in it and \(6, 4\) in the network",
+    ):
         checkpoint.load_weights(network(hidden=6), checkpoint.read_tensors(path, ""), path)
     wider = nn.Sequential(*network(), nn.Linear(1, 1))
     with pytest.raises(UserError, match=r"tensor 4\.weight has shape none in it"):
@@ -124,8 +133,11 @@ def test_truncated_and_missing_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     checkpoint.save_model(path, network(), header_of())
     path.write_bytes(path.read_bytes()[:-10])
-    for read in (checkpoint.read_header, lambda file: checkpoint.read_tensors(file, "train again"),
-                 lambda file: checkpoint.load_model(file, build=build)):
+    for read in (
+        checkpoint.read_header,
+        lambda file: checkpoint.read_tensors(file, "train again"),
+        lambda file: checkpoint.load_model(file, build=build),
+    ):
         with pytest.raises(UserError, match=r"m\.safetensors is not a"):
             read(path)
         with pytest.raises(UserError, match=r"none\.safetensors does not exist"):

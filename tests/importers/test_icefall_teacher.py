@@ -51,8 +51,8 @@ def choose(exp_dir: Path) -> list[str]:
 
 def data_options(data_dir: Path) -> list[str]:
     data = inputs(data_dir)
-    return ["--lang-dir", str(data.lang_dir), "--train-cuts", *map(str, data.train_cuts),
-            "--dev-cuts", *map(str, data.dev_cuts)]  # fmt: skip
+    return ["--lang-dir", str(data.lang_dir), "--train-cuts", *map(str, data.train),
+            "--dev-cuts", *map(str, data.dev)]  # fmt: skip
 
 
 def kept(small: Transducer, teacher: Path) -> float:
@@ -78,7 +78,7 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
     small, header = checkpoint.load_model(tmp_path / "extracted")
     assert isinstance(small, Transducer) and small.config.icefall is None and header["exactness"] < 1e-4
     assert kept(small, tmp_path / "pruned" / "teacher") < 0.51
-    lang_dir, dev = data_options(data_dir)[1], str(inputs(data_dir).dev_cuts[0])
+    lang_dir, dev = data_options(data_dir)[1], str(inputs(data_dir).dev[0])
     decode.main(["--exp-dir", str(tmp_path / "extracted"), "--cuts", dev, "--lang-dir", lang_dir,
                  "--method", "modified_beam_search"])  # fmt: skip
     assert list((tmp_path / "extracted" / "modified_beam_search").glob("recogs-*.txt"))
@@ -93,9 +93,7 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
     [("taylor", "structured", True), ("magnitude", "structured", False), ("activation", "structured", False),
      ("magnitude", "low_rank", False), ("wanda", "low_rank", False), ("magnitude", "unstructured", False)],
 )  # fmt: skip
-def test_every_method_prunes_it(
-    method: str, technique: str, own_modules: bool, data_dir: Path, tmp_path: Path
-) -> None:
+def test_every_method_prunes_it(method: str, technique: str, own_modules: bool, data_dir: Path, tmp_path: Path) -> None:
     """In its own modules where nothing has to look into its layers; one-shot repair of what was cut there, too."""
     (tmp_path / "prune.yaml").write_text(CONFIG)
     teacher, target = tmp_path / "teacher", 0.5 if technique == "structured" else 0.2  # much is in its convolutions
@@ -108,7 +106,7 @@ def test_every_method_prunes_it(
     model, _ = checkpoint.load_model(tmp_path / "pruned")
     assert isinstance(model, Transducer) and isinstance(model.encoder, IcefallEncoder) == own_modules
     repair = ["--repair", "20", "--lang-dir", data_options(data_dir)[1],
-              "--train-cuts", str(inputs(data_dir).train_cuts[0])]  # fmt: skip
+              "--train-cuts", str(inputs(data_dir).train[0])]  # fmt: skip
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "extracted"),
                   *(repair if technique == "structured" else [])])  # fmt: skip
     small, header = checkpoint.load_model(tmp_path / "extracted")

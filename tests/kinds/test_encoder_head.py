@@ -110,7 +110,9 @@ def test_from_speech_to_a_small_network(work: Path, tmp_path: Path, kind: str, t
                    str(teacher)])  # fmt: skip
     model, header = EncoderHeadKind.load_network(tmp_path / "tuned", encoder_head.table_of(task, work / "lang"))
     assert model.config.task == task and "structure" in header
-    before, after = (facts.cost_model(one, 1.0).dense["macs"] for one in (EncoderHeadKind.load_network(teacher)[0], model))
+    before, after = (
+        facts.cost_model(one, 1.0).dense["macs"] for one in (EncoderHeadKind.load_network(teacher)[0], model)
+    )
     assert after == pytest.approx(0.6 * before, abs=0.015 * before)
     of_dense, of_teacher = facts.read_facts(tmp_path / "tuned")["dense"], facts.read_facts(teacher)
     assert all(of_dense[key] == of_teacher[key] for key in ("parameters", "encoder_parameters", "macs_10s"))

@@ -133,7 +133,9 @@ def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(("method", "technique"), list(NO_CELL))
 def test_cells_without_a_definition_are_refused_with_the_reason(work: Path, method: str, technique: str) -> None:
     with pytest.raises(UserError, match=f"there is no {method} with {technique}: .+"):
-        configuration.load(language_model.PruneConfig, work / "prune.yaml", [f"method={method}", f"technique={technique}"])
+        configuration.load(
+            language_model.PruneConfig, work / "prune.yaml", [f"method={method}", f"technique={technique}"]
+        )
 
 
 _RESTING = ["trainer.max_steps=40", "constraint.size=0.7", "constraint.ramp=linear", "constraint.ramp_share=0.9",
@@ -186,7 +188,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> None:
     """The outputs stay, and a step along the turned first moment moves ``U V`` as before, to first order."""
     model, _ = LanguageModelKind.load_network(work / "dense")
-    config = configuration.load(language_model.PruneConfig, work / "prune.yaml", ["method=magnitude", "technique=low_rank"])
+    config = configuration.load(
+        language_model.PruneConfig, work / "prune.yaml", ["method=magnitude", "technique=low_rank"]
+    )
     pruner = new_pruner(model, config, config.trainer.seed)
     assert isinstance(pruner, LowRankPruning)
     group = pruner.units.chosen[0]

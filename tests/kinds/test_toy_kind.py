@@ -55,7 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def options(place: Path, config: str, name: str) -> list[str]:
     return ["--config", str(place / f"{config}.yaml"), "--exp-dir", str(place / name), "--train-text",
-            str(place / "train.txt"), "--dev-text", str(place / "dev.txt"), "--lang-dir", str(place / "lang")]  # fmt: skip
+            str(place / "train.txt"), "--dev-text", str(place / "dev.txt"), "--lang-dir", str(place / "lang")]  # fmt: skip  # noqa: E501
 
 
 @pytest.mark.slow

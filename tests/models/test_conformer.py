@@ -96,7 +96,7 @@ def test_relative_shift_and_its_gradient_equal_the_plain_form() -> None:
     assert torch.equal(relative_shift(scores), relative_shift(scores.detach()))
     assert torch.autograd.gradcheck(relative_shift, (scores,))
     weight = torch.randn(2, 3, 5, 5, dtype=torch.float64)
-    gradient, = torch.autograd.grad((relative_shift(scores) * weight).sum(), whole)
+    (gradient,) = torch.autograd.grad((relative_shift(scores) * weight).sum(), whole)
     for i in range(5):
         for j in range(5):
             assert torch.equal(gradient[:, :, 2 + i, 4 - (i - j)], weight[:, :, i, j])

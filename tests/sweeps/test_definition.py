@@ -26,10 +26,10 @@ def test_every_line_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sweep.levels(sweep.expand(config))
     for name, line in config.methods.items():
         base = config.scratch if line.uniform else config.finetune
-        configuration.load(config.recipe.RunConfig, base, [*config.settings, *line.finetune_settings])
+        configuration.load(config.kind.training, base, [*config.settings, *line.finetune_settings])
         for target in line.targets or config.targets:
             if line.method is None:
                 continue
             settings = [*config.settings, *config.targets[target], f"method={line.method}", *line.settings]
-            loaded = configuration.load(config.recipe.PruneConfig, config.prune, settings)
+            loaded = configuration.load(config.kind.pruning, config.prune, settings)
             assert loaded.method == line.method and loaded.asked().goals(), (name, target)

@@ -57,8 +57,10 @@ def test_a_grid_is_its_lines(work: Path, tmp_path: Path) -> None:
     [
         ({"test_cuts": ["x"]}, "give train_cuts, dev_cuts and test_cuts, or train_text, dev_text and test_text"),
         ({"test_text": ["nowhere.txt"]}, "text nowhere.txt does not exist"),
-        ({"grids": [{"method": ["best"]}], "reference": "best-structured-cubic", "claims": {}},
-         "line 5: there is no method 'best'"),
+        (
+            {"grids": [{"method": ["best"]}], "reference": "best-structured-cubic", "claims": {}},
+            "line 5: there is no method 'best'",
+        ),
         ({"targets": {"half": ["constraint.size=0.9999"]}}, "beyond reach"),
         ({"grids": [{"method": ["taylor"], "more_seeds": {"x": {"half": [2]}}}]}, "names 'x', which is no line"),
     ],

@@ -24,8 +24,16 @@ from tests.training.toy import CONFIG, ToyBatch, development, make
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = ["num_epochs=4", "average_period=3", "log_interval=2", "save_interval=5", "valid_interval=6",
-            "tensorboard=false", "num_threads=1", "device=cpu"]
+SETTINGS = [
+    "num_epochs=4",
+    "average_period=3",
+    "log_interval=2",
+    "save_interval=5",
+    "valid_interval=6",
+    "tensorboard=false",
+    "num_threads=1",
+    "device=cpu",
+]
 
 
 def start(
@@ -35,8 +43,9 @@ def start(
     program = ["-m", "tests.training.toy", *options, str(exp_dir), *SETTINGS, *settings]
     command = [sys.executable, *launcher, *program]
     # a session of its own, so that a test that fails can end the launcher's processes with it
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def wait(process: subprocess.Popen[str]) -> str:

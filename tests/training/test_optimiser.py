@@ -138,5 +138,9 @@ def test_weight_groups_share_no_parameter_of_tied_modules() -> None:
     other.weight = one.weight
     matrices, vectors = weight_groups([one, other], lr=0.1, prefix="student_")
     assert [id(p) for p in matrices.parameters] == [id(one.weight)] and len(vectors.parameters) == 2
-    assert (matrices.name, matrices.lr, vectors.name, vectors.weight_decay) == ("student_weights", 0.1,
-                                                                               "student_vectors", 0.0)
+    assert (matrices.name, matrices.lr, vectors.name, vectors.weight_decay) == (
+        "student_weights",
+        0.1,
+        "student_vectors",
+        0.0,
+    )

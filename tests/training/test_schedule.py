@@ -51,8 +51,12 @@ def test_eden_is_icefalls_formula(step: int, epoch: int) -> None:
 
 
 @settings(deadline=None)
-@given(kind=st.sampled_from(["constant", "noam", "linear", "cosine", "eden"]), warmup=st.integers(0, 200),
-       step=st.integers(0, 300), total=st.integers(1, 250))
+@given(
+    kind=st.sampled_from(["constant", "noam", "linear", "cosine", "eden"]),
+    warmup=st.integers(0, 200),
+    step=st.integers(0, 300),
+    total=st.integers(1, 250),
+)
 def test_factors_stay_between_0_and_1(kind: str, warmup: int, step: int, total: int) -> None:
     config = ScheduleConfig(kind, warmup_steps=warmup)  # type: ignore[arg-type]
     config.check(total)

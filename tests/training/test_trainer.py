@@ -73,8 +73,17 @@ def test_writes_what_it_promises(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     epochs = {f"epoch-{n}{suffix}.safetensors" for n in (1, 2, 3) for suffix in ("", "-average")}
     batch = {"batch-15.safetensors", "batch-20.safetensors"}  # of 5, 10, 15, 20 the last two
-    assert names == {*epochs, *batch, "best.safetensors", "config.yaml", "run.json", "metrics.jsonl", "state",
-                     ".done", ".lock"}
+    assert names == {
+        *epochs,
+        *batch,
+        "best.safetensors",
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "state",
+        ".done",
+        ".lock",
+    }
     assert [path.name for path in (whole_run / "state").iterdir()] == ["epoch-0004-batch-000000"]
     header = checkpoint.read_header(whole_run / "epoch-2.safetensors")
     assert (header["epoch"], header["step"], header["average_updates"]) == (2, 14, 7)
@@ -109,8 +118,10 @@ def test_logged_terms_are_means_over_the_interval(whole_run: Path) -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(crashes=st.lists(st.integers(0, 20), min_size=1, max_size=3, unique=True).map(sorted),
-       interval=st.sampled_from([0, 1, 4]))
+@given(
+    crashes=st.lists(st.integers(0, 20), min_size=1, max_size=3, unique=True).map(sorted),
+    interval=st.sampled_from([0, 1, 4]),
+)
 def test_interrupted_runs_repeat_the_uninterrupted_one(
     whole_run: Path, tmp_path_factory: pytest.TempPathFactory, crashes: list[int], interval: int
 ) -> None:
@@ -244,7 +255,7 @@ def test_steps_without_finite_gradient_are_skipped_and_counted(tmp_path: Path) -
     make(tmp_path / "without", config, plain(), train_batches=without, dev_batches=None).run()
     for key, tensor in weights(tmp_path / "without/epoch-1.safetensors").items():
         assert torch.equal(tensor, weights(tmp_path / "poisoned/epoch-1.safetensors")[key])
-    row, = rows(tmp_path / "poisoned")
+    (row,) = rows(tmp_path / "poisoned")
     assert row["skipped"] == 2 and row["error"] == row["error"]
 
 
@@ -317,8 +328,9 @@ def test_bf16_autocast_reaches_the_task(tmp_path: Path) -> None:
     assert all(tensor.dtype != torch.bfloat16 for tensor in weights(tmp_path / "epoch-1.safetensors").values())
 
 
-def test_logs_are_plain_lines_with_the_time_left(tmp_path: Path, caplog: pytest.LogCaptureFixture,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_plain_lines_with_the_time_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     with caplog.at_level(logging.INFO):
         make(tmp_path).run()
     lines = [record.getMessage() for record in caplog.records]

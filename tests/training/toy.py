@@ -23,9 +23,19 @@ from pruning.training.trainer_config import TrainerConfig
 
 FEATURES = 4
 HEADER = {"model": {"type": "toy", "hidden": 8}}
-CONFIG = TrainerConfig(num_epochs=3, average_period=2, log_interval=2, save_interval=5, valid_interval=6,
-                       state_interval=4, state_interval_seconds=0, tensorboard=False, num_threads=1,
-                       schedule=ScheduleConfig("cosine", warmup_steps=3), device="cpu")
+CONFIG = TrainerConfig(
+    num_epochs=3,
+    average_period=2,
+    log_interval=2,
+    save_interval=5,
+    valid_interval=6,
+    state_interval=4,
+    state_interval_seconds=0,
+    tensorboard=False,
+    num_threads=1,
+    schedule=ScheduleConfig("cosine", warmup_steps=3),
+    device="cpu",
+)
 STEPS_PER_EPOCH = 7
 
 
@@ -100,8 +110,13 @@ def toy_task(seed: int = 3) -> ToyTask:
 
 
 def make(exp_dir: Path, config: TrainerConfig = CONFIG, task: Optional[ToyTask] = None, **options: Any) -> Trainer:
-    given_options: dict[str, Any] = {"train_batches": batches, "dev_batches": development, "header": HEADER,
-                                     "steps_per_epoch": STEPS_PER_EPOCH, **options}
+    given_options: dict[str, Any] = {
+        "train_batches": batches,
+        "dev_batches": development,
+        "header": HEADER,
+        "steps_per_epoch": STEPS_PER_EPOCH,
+        **options,
+    }
     return Trainer(config, task=task or toy_task(), exp_dir=exp_dir, **given_options)
 
 
@@ -147,8 +162,15 @@ def main() -> None:
             yield batch_of(1000 * epoch + index * world.size + world.rank)
 
     dev_batches = partial(development, world.rank, world.size, args.dev_batches)
-    trainer = Trainer(config, task=task, train_batches=train_batches, dev_batches=dev_batches, exp_dir=args.exp_dir,
-                      header=HEADER, world=world)
+    trainer = Trainer(
+        config,
+        task=task,
+        train_batches=train_batches,
+        dev_batches=dev_batches,
+        exp_dir=args.exp_dir,
+        header=HEADER,
+        world=world,
+    )
     trainer.run()
     if world.size > 1:
         torch.save(task.state_dict(), args.exp_dir / f"rank-{world.rank}.pt")

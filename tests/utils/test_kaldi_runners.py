@@ -82,8 +82,23 @@ def test_a_recipe_with_run_pl_in_its_cmd_sh(run_pl: str, tmp_path: Path) -> None
                 "model.encoder.d_model=32 model.encoder.head_dim=16")  # fmt: skip
     environment = {**os.environ, "PRUNING_ENV": "current", "OMP_NUM_THREADS": "1",
                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
-    command = [str(site / "egs/TEMPLATE/run.sh"), "--corpus-dir", str(corpus), "--nj", "2", "--unit", "char",
-               "--vocab-size", "", "--speed-perturb", "false", "--stop-stage", "4", "--teacher-args", settings]
+    command = [
+        str(site / "egs/TEMPLATE/run.sh"),
+        "--corpus-dir",
+        str(corpus),
+        "--nj",
+        "2",
+        "--unit",
+        "char",
+        "--vocab-size",
+        "",
+        "--speed-perturb",
+        "false",
+        "--stop-stage",
+        "4",
+        "--teacher-args",
+        settings,
+    ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (site / "egs/TEMPLATE/exp/teacher/.done").exists()

@@ -17,7 +17,7 @@ from tests.waiting import until
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 RUN_JOBS = [sys.executable, str(UTILS / "run_jobs.py")]
-SQUEUE = "#!/bin/sh\necho \"$@\" >> asked\ncat state\n"
+SQUEUE = '#!/bin/sh\necho "$@" >> asked\ncat state\n'
 SCONTROL = """#!/bin/sh
 echo "$@" >> asked
 [ ! -e refuses ] || { echo 'Operation is disabled' >&2; exit 1; }

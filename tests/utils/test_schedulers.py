@@ -358,8 +358,17 @@ def test_jobs_of_a_killed_recipe_are_cancelled(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["command", "option mem 4", "option mem=", "default gpu", "default gpu=0 1", "options mem=*", "option mem=* $0",
-     "command sbatch --comment it's", "command sbatch\noption mem=* --mem '$0"],
+    [
+        "command",
+        "option mem 4",
+        "option mem=",
+        "default gpu",
+        "default gpu=0 1",
+        "options mem=*",
+        "option mem=* $0",
+        "command sbatch --comment it's",
+        "command sbatch\noption mem=* --mem '$0",
+    ],
 )
 def test_a_malformed_configuration_names_its_line(text: str) -> None:
     with pytest.raises(JobError, match="x.conf"):  # the last one is well-formed but names no command

@@ -143,7 +143,7 @@ def test_a_submission_that_was_not_answered_becomes_one_array(runner: Runner, ac
     unanswered = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
     (runner.directory / "bin").mkdir()
     wrapper = runner.directory / "bin" / "sbatch"
-    wrapper.write_text(f"#!/bin/bash\nrm -f {wrapper}\n{submit} \"$@\" > /dev/null\necho {unanswered} >&2\nexit 1\n")
+    wrapper.write_text(f'#!/bin/bash\nrm -f {wrapper}\n{submit} "$@" > /dev/null\necho {unanswered} >&2\nexit 1\n')
     wrapper.chmod(0o755)
     runner.environment = {**runner.environment, "PATH": f"{wrapper.parent}:{runner.environment['PATH']}",
                           "RUN_JOBS_RETRY": "1 1 1"}  # fmt: skip

@@ -23,8 +23,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--corpus-dir", type=Path, required=True, help="holds dataset/slurp and slurp_real")
     options.add_argument("--parts", nargs="+", choices=slurp.PARTS, default=list(slurp.PARTS[:3]), help="to prepare")
     options.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="of the manifests")
-    options.add_argument("--on-missing", choices=slurp.ON_MISSING, default="error",
-                         help="missing recordings, broken lines, audio that is not 16 kHz: stop, or count and skip")
+    options.add_argument(
+        "--on-missing",
+        choices=slurp.ON_MISSING,
+        default="error",
+        help="missing recordings, broken lines, audio that is not 16 kHz: stop, or count and skip",
+    )
     options.add_argument("--microphone", choices=slurp.MICROPHONES, help="recordings of this one alone; default: all")
     values = options.parse_args(argv)
     paths = manifests.Paths(values.output_dir, "slurp")

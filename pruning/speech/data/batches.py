@@ -203,7 +203,6 @@ class _Dataset(torch.utils.data.Dataset):
         tokens = [self._targets(cut, text) for cut, text in zip(cuts, texts)]
         return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(cut.duration for cut in cuts))
 
-
     def _targets(self, cut: Any, text: str) -> list[int]:
         if isinstance(self._table, Intents):
             number = self._table.number(intent_of(cut))

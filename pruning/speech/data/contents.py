@@ -62,7 +62,7 @@ def describe(path: PathLike, tokenizer: Optional[Tokenizer] = None) -> PartFacts
     """
     from lhotse.serialization import load_jsonl
 
-    path, = check_exists([path])
+    (path,) = check_exists([path])
     with naming(path):
         return _describe(path.name.split(".")[0], load_jsonl(path), tokenizer)
 

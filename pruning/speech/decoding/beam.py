@@ -160,9 +160,7 @@ def _rows(moves: _Moves, going: Tensor, scores: Tensor) -> tuple[Tensor, Tensor,
 def _sorted(beam: _Beam, scores: Tensor, keys: Tensor) -> list[list[Hypothesis]]:
     """Hypotheses of each utterance in the order of ``keys`` (N, K), without empty places."""
     found, orders = [], keys.argsort(dim=1, descending=True).tolist()
-    for tokens, counts, of_utterance, order in zip(
-        beam.tokens.tolist(), beam.counts.tolist(), scores.tolist(), orders
-    ):
+    for tokens, counts, of_utterance, order in zip(beam.tokens.tolist(), beam.counts.tolist(), scores.tolist(), orders):
         kept = [index for index in order if of_utterance[index] > float("-inf")]
         found.append([Hypothesis(tokens[index][: counts[index]], of_utterance[index]) for index in kept])
     return found

@@ -118,9 +118,7 @@ def lm_scores(
 
 
 @torch.no_grad()
-def internal_scores(
-    model: TransducerNetwork, sequences: Sequence[Sequence[int]], encoder_out: Tensor
-) -> list[float]:
+def internal_scores(model: TransducerNetwork, sequences: Sequence[Sequence[int]], encoder_out: Tensor) -> list[float]:
     """Log-probability of whole sequences, without their end, by a transducer's internal language model (see `Fusion`).
 
     Args:

@@ -146,9 +146,7 @@ def paired_difference(first: Sequence[Transcript], second: Sequence[Transcript])
     return Difference(100.0 * sum(excess) / sum(words), interval)
 
 
-def write_results(
-    directory: PathLike, set_name: str, suffix: str, transcripts: Sequence[Transcript]
-) -> Score:
+def write_results(directory: PathLike, set_name: str, suffix: str, transcripts: Sequence[Transcript]) -> Score:
     """Write ``recogs-``, ``errs-`` and ``wer-summary-<set>-<suffix>.txt``, each by rename, and return the score.
 
     Args:

@@ -91,9 +91,7 @@ class Sentences:
             covered.
     """
 
-    def __init__(
-        self, paths: Sequence[PathLike], tokenizer: Tokenizer, config: TextConfig, keep: bool = False
-    ) -> None:
+    def __init__(self, paths: Sequence[PathLike], tokenizer: Tokenizer, config: TextConfig, keep: bool = False) -> None:
         self.config = config
         self.boundary = boundary_id(tokenizer)
         text = tokenized(paths, tokenizer, tokenizer.lang_dir / "text" if keep else None)

@@ -63,4 +63,3 @@ def read_sentences(path: PathLike) -> Iterator[str]:
                 yield " ".join(unicodedata.normalize("NFC", line).translate(_NO_WIDTH).split())
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read after line {number} ({error})", "give UTF-8 text") from None
-

@@ -39,9 +39,7 @@ def test_scores_are_added_with_the_weight() -> None:
     assert rescore(lists, lambda texts: [known[text] for text in texts], 0.0)["a"][0].text == "X"
 
 
-def test_the_command_chooses_its_weight_on_dev(
-    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_chooses_its_weight_on_dev(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a sentence of the training text is, the recogniser heard a little less well than nonsense."""
     from tests.speech.text.test_sentences import lines
 

@@ -262,7 +262,9 @@ def test_recognition_loss_is_the_weighted_sum(network: Network) -> None:
     torch.testing.assert_close(loss.total, 0.5 * loss.simple + loss.pruned + 0.3 * loss.ctc)
     assert loss.counted.tolist() == [True, False, True] and loss.frames.item() == 16
     assert loss.target_lengths.tolist() == [4, 0, 2]
-    without = combined.recognition_loss(network, encoder_out, lengths, tokens, combined.LossConfig(ctc_weight=0.0), step=0)
+    without = combined.recognition_loss(
+        network, encoder_out, lengths, tokens, combined.LossConfig(ctc_weight=0.0), step=0
+    )
     assert without.ctc_log_probs is None and without.ctc.item() == 0.0
 
 

@@ -72,7 +72,7 @@ def test_result_files_have_icefalls_form(tmp_path: Path) -> None:
     assert lines[0] == "%WER = 66.67"
     assert lines[1] == "Errors: 2 insertions, 1 deletions, 1 substitutions, over 6 reference words (4 correct)"
     assert "u2:\tTHE (CAT->CAP) SAT (*->ON IT)" in lines
-    assert "u1:\t(IT'S->*) A \"DAY\"" in lines
+    assert 'u1:\t(IT\'S->*) A "DAY"' in lines
     assert lines[lines.index("SUBSTITUTIONS: count ref -> hyp") + 1] == "1   CAT -> CAP"
     assert lines[lines.index("DELETIONS: count ref") + 1] == "1   IT'S"
     insertions = lines.index("INSERTIONS: count hyp")

@@ -54,5 +54,3 @@ class Conformer(Base):
             Layer(d_model, nhead, dim_feedforward, cnn_module_kernel, dropout, layer_dropout)
             for _ in range(num_encoder_layers)
         )
-
-
