@@ -23,7 +23,8 @@ _MEASURE = {"deploy"} | _DEPLOY
 _REPORTS = {"sweeps"} | _SWEEPS
 BELOW: dict[str, set[str]] = {
     "core": set(), "speech": set(), "models": _MODELS, "experiments": _EXPERIMENTS, "importers": _IMPORTERS,
-    "training": _TRAINING, "methods": _METHODS, "tasks": _TASKS, "kinds": _KINDS, "deploy": _DEPLOY, "measure": _MEASURE,  # noqa: E501
+    "training": _TRAINING, "methods": _METHODS, "tasks": _TASKS, "kinds": _KINDS, "deploy": _DEPLOY,
+    "measure": _MEASURE,
     "sweeps": _SWEEPS, "reports": _REPORTS, "bin": {"reports", "measure"} | _REPORTS | _MEASURE,
 }  # fmt: skip
 ALLOWED = {floor: {floor} | below | GROUND for floor, below in BELOW.items()}

@@ -23,6 +23,7 @@ eval "$(python -c 'from pruning.processor import print_shell; print_shell()')" #
 if [ "$checks" = true ]; then
   echo "ruff"
   ruff check --quiet .
+  ruff format --check --quiet . || { echo "error: files are not formatted; run ruff format" >&2; exit 1; }
   echo "mypy"
   mypy
   echo "shellcheck"

@@ -30,6 +30,7 @@ from pruning.files import read_json, write_json
 from pruning.kinds import kind as kinds
 from pruning.kinds.exports import FORMS
 from pruning.kinds.language_model import LanguageModelKind
+from pruning.kinds.transducer import by_ctc
 from pruning.kinds.transducer_export import PARTS, ExportedTransducer
 from pruning.models import facts
 from pruning.speech.data import checks
@@ -129,8 +130,9 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
     check_extracted(header, source)
     found = kinds.of(model).recogniser(model, source)
-    if arguments.method not in found.methods:
-        raise UserError(f"{source} cannot be decoded by {arguments.method}", found.remedy)
+    possible = kinds.of(model).capabilities(model).decodings
+    if arguments.method not in possible:
+        raise UserError(f"{source} cannot be decoded by {arguments.method}", f"choose from {', '.join(possible)}")
     fingerprint = provenance.weights_fingerprint(model)
     of_network = {key: value for key, value in header["model"]["config"].items() if key == "vocab_size"}
     tokenizer.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
@@ -146,11 +148,11 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     files = read_parts(arguments.exported, PARTS, arguments.form, arguments.num_threads)
     model = ExportedTransducer(files, arguments.exported)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
-    if arguments.method.startswith(("ctc", "hlg")):
+    if by_ctc(arguments.method):
         raise UserError("an export has no CTC head", "decode it with greedy_search or a beam search")
     if arguments.device != "cpu":
         raise UserError("an export runs on the processor", "leave out --device")
-    fingerprint = " ".join(provenance.file_fingerprint(path)[:12] for path in (part.path for part in files.values()))
+    fingerprint = " ".join(provenance.file_fingerprint(part.path)[:12] for part in files.values())
     place = arguments.exported / arguments.form
     if arguments.engine == ENGINES[0]:
         return _Source(model, place, "best", model.feature_dim, fingerprint)

@@ -47,10 +47,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
     _check_options(options, kind)
     exports = kind.exports(model, options.lang_dir)
-    if options.torchscript and "torchscript" not in exports.forms:
+    possible = kind.capabilities(model).exports
+    if options.torchscript and "torchscript" not in possible:
         raise UserError(f"--torchscript is given, and {options.exp_dir} holds a {kind.name}", "leave it out")
     if not options.check:
-        forms = [form for form in exports.forms if form != "torchscript" or options.torchscript]
+        forms = [form for form in possible if form != "torchscript" or options.torchscript]
         _tell(write(exports, options.output, forms, options.lang_dir))
     data = getattr(options, kind.data_form)
     _compare(options, exports, data, model, header)
@@ -77,7 +78,8 @@ def _compare(
         UserError: there is no form, or one other than int8 differs by more than `EXACTNESS`.
     """
     first = next(iter(exports.parts))
-    found = [form for form in exports.forms if (options.output / f"{first}{FORMS[form]}").is_file()]
+    possible = kinds.of(model).capabilities(model).exports
+    found = [form for form in possible if (options.output / f"{first}{FORMS[form]}").is_file()]
     if not found:
         raise UserError(f"{options.output} holds no export", "leave out --check to make it")
     for form in sorted(found):

@@ -14,7 +14,6 @@ class Capabilities:
     Attributes:
         techniques: of pruning, see `pruning.methods.config.TECHNIQUES`.
         repair: whether what follows cut units can be solved anew, by least squares.
-        streaming: whether it computes while its input goes on.
         exports: forms of exported files, see `pruning.kinds.exports.FORMS`.
         decodings: methods of decoding, see `pruning.speech.decoding.methods.SETTINGS`; none: it recognises no words.
         uniform: whether uniformly narrowed networks can be made of it.
@@ -22,7 +21,6 @@ class Capabilities:
 
     techniques: tuple[str, ...] = ("structured",)
     repair: bool = False
-    streaming: bool = False
     exports: tuple[str, ...] = ()
     decodings: tuple[str, ...] = ()
     uniform: bool = False

@@ -189,8 +189,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """With a head for CTC, as decoding by CTC takes it."""
         if network.config.task != CTC:
             raise UserError(f"{source} holds a network for {network.config.task}", "use pruning.bin.classify")
-        remedy = "choose ctc_greedy_search, ctc_decoding or hlg_decoding"
-        return Recogniser(CtcRecogniser(network), source_of(network), network.encoder.bins or None, _BY_CTC, remedy)
+        return Recogniser(CtcRecogniser(network), source_of(network), network.encoder.bins or None)
 
     @classmethod
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:

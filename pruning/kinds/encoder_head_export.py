@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.distillation import frame_mask
-from pruning.kinds.exports import AUTHOR, ONNX_FORMS, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
+from pruning.kinds.exports import AUTHOR, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
 from pruning.kinds.transducer_export import noise
 from pruning.models.facts import SAMPLES_PER_SECOND, frames_of
 from pruning.models.speech_model import INTENT, SpeechModel
@@ -54,7 +54,7 @@ def encoder_head_exports(model: SpeechModel, source: Source) -> Exports:
                                           f"{len(same.differing)} of {same.utterances} utterances differ")  # fmt: skip
 
     table = TABLE if model.config.task == INTENT else "tokens.txt"
-    return Exports(parts(ours.eval()), PART, ONNX_FORMS, (table,), agree)
+    return Exports(parts(ours.eval()), PART, (table,), agree)
 
 
 def _heard_noise(model: SpeechModel) -> Batch:

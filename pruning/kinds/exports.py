@@ -70,7 +70,6 @@ class Exports:
     Attributes:
         parts: what becomes a file, by name.
         timed: the part that a benchmark of encoders times; empty: none is.
-        forms: of `FORMS`, those that are possible.
         tables: files of the language directory that go with it.
         agreement: ``agreement(calls, data, max_batches)`` compares exported files with PyTorch's network, on a file of
             data, or on what is made up where that is None.
@@ -78,7 +77,6 @@ class Exports:
 
     parts: Mapping[str, Part]
     timed: str
-    forms: tuple[str, ...]
     tables: tuple[str, ...]
     agreement: Callable[[Calls, Optional[Path], int], Agreement]
 

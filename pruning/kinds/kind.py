@@ -6,6 +6,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, Protocol, TypeVar
 
 from torch import nn
@@ -22,11 +23,9 @@ from pruning.kinds.measuring import Measure, Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
 from pruning.registry import NetworkKind
-from pruning.speech.data.batches import Table
 from pruning.tasks.pruned import PrunedTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
-from pruning.training.trainer_config import TrainerConfig
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -45,28 +44,34 @@ class Inputs:
     lang_dir: PathLike
 
 
+class OutputTable(Protocol):
+    """What says what the outputs of a network mean: tokens, intents, or what another package's kind has."""
+
+    @property
+    def path(self) -> Path:
+        """The file that it is read from."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of outputs."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint records."""
+
+    def check_matches(self, recorded: dict[str, Any]) -> None:
+        """Refuse a checkpoint that recorded another table.
+
+        Raises:
+            UserError: it did.
+        """
+
+
 class HasVocabulary(Protocol):
     """The dimensions of a network."""
 
     @property
     def vocab_size(self) -> int:
         """Tokens; 0: the tokenizer's."""
-
-
-class RunSettings(Protocol):
-    """What the configurations of all kinds have."""
-
-    @property
-    def kind(self) -> str:
-        """Name of the kind."""
-
-    @property
-    def model(self) -> Optional[HasVocabulary]:
-        """Dimensions; None where training starts from a checkpoint."""
-
-    @property
-    def trainer(self) -> TrainerConfig:
-        """The loop."""
 
 
 class Kind(NetworkKind[N], Generic[N]):
@@ -115,12 +120,12 @@ class Kind(NetworkKind[N], Generic[N]):
 
     @classmethod
     @abstractmethod
-    def table(cls, config: Any, lang_dir: PathLike) -> Table:
+    def table(cls, config: Any, lang_dir: PathLike) -> OutputTable:
         """What says what the outputs of a network mean."""
 
     @classmethod
     @abstractmethod
-    def table_of(cls, network: N, lang_dir: PathLike) -> Table:
+    def table_of(cls, network: N, lang_dir: PathLike) -> OutputTable:
         """The same, of a network that is there."""
 
     @classmethod
@@ -184,7 +189,7 @@ class Kind(NetworkKind[N], Generic[N]):
         return network  # type: ignore[return-value]  # cls.network is the class that N stands for
 
     @classmethod
-    def load_network(cls, source: PathLike, table: Optional[Table] = None) -> tuple[N, checkpoint.Header]:
+    def load_network(cls, source: PathLike, table: Optional[OutputTable] = None) -> tuple[N, checkpoint.Header]:
         """A network of this kind, dense or extracted, from a checkpoint or experiment directory.
 
         Args:

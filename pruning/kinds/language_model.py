@@ -100,7 +100,7 @@ class LanguageModelKind(Kind[TransformerLM]):
     @classmethod
     def capabilities(cls, network: TransformerLM) -> Capabilities:
         """All of pruning; ONNX of whole sentences and of steps."""
-        return Capabilities(TECHNIQUES, repair=True, streaming=True, exports=ONNX_FORMS)
+        return Capabilities(TECHNIQUES, repair=True, exports=ONNX_FORMS)
 
     @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:

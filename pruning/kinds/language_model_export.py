@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.kinds.exports import AUTHOR, ONNX_FORMS, Agreement, Calls, Difference, Exports, Part
+from pruning.kinds.exports import AUTHOR, Agreement, Calls, Difference, Exports, Part
 from pruning.models.transformer_lm import LmState, TransformerLM
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.sentences import Sentences, TextConfig, boundary_id
@@ -55,7 +55,7 @@ def language_model_exports(model: TransformerLM, tokenizer: Optional[Tokenizer])
             f"{len(same.differing)} of {same.sentences} greedy continuations differ"
         ))  # fmt: skip
 
-    return Exports(parts(model.eval(), boundary), "", ONNX_FORMS, ("tokens.txt",), agree)
+    return Exports(parts(model.eval(), boundary), "", ("tokens.txt",), agree)
 
 
 def random_tokens(vocab_size: int, boundary: int, lengths: Sequence[int] = (20, 1, 9)) -> list[Tensor]:

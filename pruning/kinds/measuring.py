@@ -91,10 +91,6 @@ class TestData:
     decoding: str
     vocabulary: Optional[str] = None
 
-    def options(self, place: PathLike) -> list[str]:
-        """The options by which a command is given them and the network in ``place``, but for the test sets' name."""
-        return ["--exp-dir", str(place), "--lang-dir", self.lang_dir]
-
 
 @dataclass(frozen=True)
 class Measuring:

@@ -16,12 +16,8 @@ class Recogniser(NamedTuple):
         network: its encoder, and decoder and joiner or CTC head.
         hears: what it takes of a cut.
         feature_dim: bins per frame; None: it hears samples.
-        methods: of decoding, that it can be decoded by.
-        remedy: what to do where another method is asked for.
     """
 
     network: nn.Module
     hears: Source
     feature_dim: Optional[int]
-    methods: tuple[str, ...]
-    remedy: str

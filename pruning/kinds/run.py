@@ -21,13 +21,12 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.structures import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
-from pruning.kinds.kind import HasVocabulary, Kind
+from pruning.kinds.kind import HasVocabulary, Kind, OutputTable
 from pruning.methods.choice import new_pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.low_rank import calibrate
 from pruning.models.facts import describe, network_facts, write_facts
 from pruning.provenance import file_fingerprint
-from pruning.speech.data.batches import Table
 from pruning.tasks.pruned import PrunedTask
 from pruning.training import distributed
 from pruning.training.trainer import Trainer
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 N = TypeVar("N", bound=nn.Module)
 
 
-def vocabulary(config: Optional[HasVocabulary], table: Table) -> int:
+def vocabulary(config: Optional[HasVocabulary], table: OutputTable) -> int:
     """The vocabulary of a new network.
 
     Raises:

@@ -154,7 +154,7 @@ class TransducerKind(Kind[Transducer]):
     @classmethod
     def recogniser(cls, network: Transducer, source: PathLike) -> Recogniser:
         """Itself."""
-        return Recogniser(network, FEATURES, network.config.encoder.feature_dim, tuple(SETTINGS), "")
+        return Recogniser(network, FEATURES, network.config.encoder.feature_dim)
 
     @classmethod
     def exports(cls, network: Transducer, lang_dir: Optional[PathLike]) -> Exports:

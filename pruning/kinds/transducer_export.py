@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pruning.core.distillation import frame_mask
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.kinds.exports import AUTHOR, FORMS, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
+from pruning.kinds.exports import AUTHOR, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
 from pruning.models.facts import frames_of
 from pruning.models.subsampling import SHORTEST
 from pruning.models.transducer import Transducer
@@ -46,7 +46,7 @@ def transducer_exports(model: Transducer) -> Exports:
         return Agreement(same.difference, f"outputs differ by {same.difference:.1e} relative; {len(same.differing)} of "
                                           f"{same.utterances} greedy hypotheses differ")  # fmt: skip
 
-    return Exports(parts(model.eval()), "encoder", tuple(FORMS), ("tokens.txt",), agree)
+    return Exports(parts(model.eval()), "encoder", ("tokens.txt",), agree)
 
 
 def noise(feature_dim: int, seconds: Sequence[float] = (2.0, 7.0, 3.3)) -> Batch:
@@ -174,7 +174,7 @@ class ExportedTransducer:
         source: of them, for the message.
 
     Attributes:
-        decoder, joiner: as `pruning.speech.network.TransducerNetwork` has them.
+        decoder, joiner: as `pruning.speech.network.SearchedNetwork` has them.
         feature_dim: bins per frame.
 
     Raises:
@@ -225,7 +225,7 @@ def agreement(model: Transducer, exported: ExportedTransducer, batches: Iterable
             batch.ids,
             greedy_search(model, encoded.output, encoded.lengths),
             greedy_search(exported, got.output, got.lengths),
-        )  # type: ignore[arg-type]
+        )
         differing += [name for name, ours, theirs in pairs if ours != theirs]
         count += len(batch.ids)
     return TransducerAgreement(difference.relative, count, differing)

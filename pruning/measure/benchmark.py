@@ -61,7 +61,7 @@ def load(source: PathLike) -> Timed:
     Raises:
         UserError: no such checkpoint, one that is not extracted yet, or of a network that does not hear.
     """
-    of, model, header = kind.load(source)
+    _, model, header = kind.load(source)
     return timed(plain(model), f"{source} holds a {header['model']['type']}")
 
 
@@ -78,10 +78,9 @@ def timed(model: nn.Module, what: str = "the network does not hear") -> Timed:
 
 
 def _file(model: Timed, backend: str) -> str:
-    form = _FORM_OF[backend]
-    if form not in model.exports.forms:
-        called = kind.of(model.network).called
-        raise UserError(f"{backend} is not possible with {called}", "leave the backend out")
+    form, of = _FORM_OF[backend], kind.of(model.network)
+    if form not in of.capabilities(model.network).exports:
+        raise UserError(f"{backend} is not possible with {of.called}", "leave the backend out")
     return f"{model.exports.timed}{FORMS[form]}"
 
 

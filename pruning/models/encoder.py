@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,18 @@ from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models.conformer import EncoderOutput
+
+
+class Dimensions(Protocol):
+    """What the configurations of all encoders have."""
+
+    @property
+    def d_model(self) -> int:
+        """Dimension of the outputs."""
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
 
 
 class Encoder(nn.Module, ABC):
@@ -26,16 +38,17 @@ class Encoder(nn.Module, ABC):
 
     form: ClassVar[str]
     factorable: ClassVar[bool] = True
+    config: Dimensions
 
     @property
-    @abstractmethod
     def width(self) -> int:
         """Dimension of its outputs."""
+        return self.config.d_model
 
     @property
-    @abstractmethod
     def depth(self) -> int:
         """Number of its blocks."""
+        return self.config.num_layers
 
     @property
     @abstractmethod

@@ -95,5 +95,7 @@ def describe(facts: Mapping[str, Any]) -> str:
     if "encoder_parameters" in facts:
         encoder, macs = facts["encoder_parameters"] / 1e6, facts["macs_10s"] / 1e9
         return f"encoder {encoder:.3f} M parameters, {macs:.3f} GMACs at 10 s; {whole}"
-    blocks, macs = facts["blocks_parameters"] / 1e6, facts["macs_per_token"] / 1e6
-    return f"blocks {blocks:.3f} M parameters, {macs:.3f} M MACs per token; {whole}"
+    if "blocks_parameters" in facts:
+        blocks, macs = facts["blocks_parameters"] / 1e6, facts["macs_per_token"] / 1e6
+        return f"blocks {blocks:.3f} M parameters, {macs:.3f} M MACs per token; {whole}"
+    return whole

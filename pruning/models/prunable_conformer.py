@@ -15,7 +15,7 @@ from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import conformer_units
-from pruning.models.conformer import PROBE_FRAMES, ConformerEncoder, EncoderOutput
+from pruning.models.conformer import PROBE_FRAMES, ConformerConfig, ConformerEncoder, EncoderOutput
 from pruning.models.encoder import Encoder
 from pruning.models.subsampling import SHORTEST
 
@@ -25,16 +25,7 @@ class PrunableConformer(ConformerEncoder, Encoder):
 
     form = "conformer"
     factorable = False
-
-    @property
-    def width(self) -> int:
-        """Dimension of its outputs."""
-        return self.config.d_model
-
-    @property
-    def depth(self) -> int:
-        """Number of its blocks."""
-        return self.config.num_layers
+    config: ConformerConfig
 
     @property
     def bins(self) -> int:

@@ -36,6 +36,7 @@ class WaveformEncoder(Encoder):
     A subclass has the modules ``feature_extractor`` and ``encoder`` under Hugging Face's names.
     """
 
+    config: SpeechEncoderConfig
     feature_extractor: nn.Module
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
@@ -43,18 +44,8 @@ class WaveformEncoder(Encoder):
         self.config = config
 
     @property
-    def width(self) -> int:
-        """Dimension of its outputs."""
-        return self.config.d_model
-
-    @property
-    def depth(self) -> int:
-        """Number of its blocks."""
-        return self.config.num_layers
-
-    @property
     def bins(self) -> int:
-        """None: it takes samples."""
+        """0: it takes samples."""
         return 0
 
     @property

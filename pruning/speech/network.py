@@ -43,8 +43,8 @@ class Joiner(Protocol):
         """(..., D_dec) to (..., J)."""
 
 
-class TransducerNetwork(Protocol):
-    """A transducer with the two simple heads of the pruned-range loss and a CTC head, less its encoder."""
+class SearchedNetwork(Protocol):
+    """What a search over encoder outputs needs of a transducer, PyTorch's or an exported one."""
 
     @property
     def decoder(self) -> Decoder:
@@ -53,6 +53,10 @@ class TransducerNetwork(Protocol):
     @property
     def joiner(self) -> Joiner:
         """The joint network."""
+
+
+class TransducerNetwork(SearchedNetwork, Protocol):
+    """A transducer with the two simple heads of the pruned-range loss and a CTC head, less its encoder."""
 
     def simple_am(self, encoder_out: Tensor) -> Tensor:
         """(N, T, D) to unnormalised scores (N, T, V)."""

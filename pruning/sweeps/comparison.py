@@ -59,7 +59,8 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     facts = read_facts(place)
     sets = config.measuring.gather(config.test_data, place, run is None)
     named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
-    network, dense = ({key: known[key] for key in _KEPT if key in known} for known in (facts, facts["dense"]))
+    axes = (config.measuring.measure.size[0], config.measuring.measure.computation[0])
+    network, dense = ({key: known[key] for key in (*_KEPT, *axes) if key in known} for known in (facts, facts["dense"]))
     value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
     dev = checkpoint.read_header(checkpoint.best_path(place)).get("dev")
     if dev is not None:

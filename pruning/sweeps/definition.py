@@ -16,7 +16,7 @@ from pruning.core.cost import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds import kind as kinds
-from pruning.kinds.kind import Kind
+from pruning.kinds.kind import Kind, OutputTable
 from pruning.kinds.measuring import Measuring, TestData
 from pruning.kinds.transducer import TransducerKind
 from pruning.methods.choice import new_pruner
@@ -26,7 +26,6 @@ from pruning.models.transducer import TransducerConfig
 from pruning.models.uniform import narrowed_config
 from pruning.registry import CUTS, TEXT
 from pruning.speech.data import manifests
-from pruning.speech.data.batches import Table
 from pruning.speech.text.text_files import check_texts
 from pruning.sweeps.lines import TEACHER, ClaimConfig, GridConfig, MethodConfig, check_list
 
@@ -108,8 +107,8 @@ class SweepConfig:
         return self.kind.load_network(self.teacher, self.table)
 
     @functools.cached_property
-    def table(self) -> Table:
-        """Tokens or intents."""
+    def table(self) -> OutputTable:
+        """What the outputs mean: tokens, intents."""
         return self.kind.table(configuration.load(self.kind.training, self.finetune), self.lang_dir)
 
     def data(self, part: str) -> tuple[str, ...]:

@@ -93,8 +93,8 @@ def test_the_searches_take_an_exported_network(exported: tuple[Transducer, Path]
     other = onnx.encoder(batch.features, batch.lengths)
     ours = greedy_search(model, encoded.output, encoded.lengths)
     assert any(len(tokens) > 2 for tokens in ours)
-    assert greedy_search(onnx, other.output, other.lengths) == ours  # type: ignore[arg-type]
-    beams = [modified_beam_search(net, out.output, out.lengths, 4)  # type: ignore[arg-type]
+    assert greedy_search(onnx, other.output, other.lengths) == ours
+    beams = [modified_beam_search(net, out.output, out.lengths, 4)
              for net, out in ((model, encoded), (onnx, other))]  # fmt: skip
     assert beams[0] == beams[1]
 

@@ -188,7 +188,7 @@ def test_ctc_is_decoded(work: Path, tmp_path: Path, kind: str) -> None:
                 found[name] = tokenizer.decode(path).split()
     transcripts = read_transcripts(place / "ctc_greedy_search" / facts_of["recogs"])
     assert {one.id: one.hypothesis for one in transcripts} == found
-    with pytest.raises(UserError, match="cannot be decoded by greedy_search; choose ctc_greedy_search"):
+    with pytest.raises(UserError, match="cannot be decoded by greedy_search; choose from ctc_greedy_search"):
         decode.main([*arguments, "--method", "greedy_search"])
     intents = dense(work, tmp_path / "intents", "conformer", "intent")
     with pytest.raises(UserError, match="use pruning.bin.classify"):

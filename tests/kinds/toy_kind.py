@@ -162,7 +162,7 @@ class PruneConfig(PruningConfig, RunConfig):
 
 
 MISTAKES = Measure("mistakes %", "minus", lambda rate: rate, lambda rate: rate, "blocks", "network", False,
-                   ("blocks_parameters", "parameters", 1.0), ("macs_per_token", "MACs / line", 1.0), "points",
+                   ("hidden_parameters", "parameters", 1.0), ("macs_per_line", "MACs / line", 1.0), "points",
                    "Mistakes over all lines. {seeds}")  # fmt: skip
 
 
@@ -193,7 +193,8 @@ class ToyKind(Kind[Toy]):
     @classmethod
     def facts(cls, network: Toy) -> dict[str, Any]:
         """Of the module."""
-        return facts.of_blocks(network, 1)
+        costs = facts.costs_at(network, 1).dense
+        return {"hidden_parameters": int(costs["size"]), "macs_per_line": int(costs["macs"])}
 
     @classmethod
     def capabilities(cls, network: Toy) -> Capabilities:

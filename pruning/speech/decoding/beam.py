@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.speech.decoding.fusion import Fusion
-from pruning.speech.network import TransducerNetwork, first_contexts
+from pruning.speech.network import SearchedNetwork, first_contexts
 
 
 class _Beam(NamedTuple):
@@ -24,7 +24,7 @@ class _Beam(NamedTuple):
     """(N, K, C): the last tokens, the decoder's input."""
 
 
-def _empty_hypotheses(model: TransducerNetwork, utterances: int, beam_size: int, device: torch.device) -> _Beam:
+def _empty_hypotheses(model: SearchedNetwork, utterances: int, beam_size: int, device: torch.device) -> _Beam:
     decoder = model.decoder
     scores = torch.full((utterances, beam_size), float("-inf"), device=device)
     scores[:, 0] = 0.0
@@ -101,7 +101,7 @@ class Hypothesis(NamedTuple):
 
 @torch.no_grad()
 def n_best(
-    model: TransducerNetwork,
+    model: SearchedNetwork,
     encoder_out: Tensor,
     lengths: Tensor,
     beam_size: int = 4,
@@ -167,7 +167,7 @@ def _sorted(beam: _Beam, scores: Tensor, keys: Tensor) -> list[list[Hypothesis]]
 
 
 def modified_beam_search(
-    model: TransducerNetwork,
+    model: SearchedNetwork,
     encoder_out: Tensor,
     lengths: Tensor,
     beam_size: int = 4,

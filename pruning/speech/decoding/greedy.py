@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruning.speech.network import TransducerNetwork, first_contexts
+from pruning.speech.network import SearchedNetwork, first_contexts
 
 
 @torch.no_grad()
-def greedy_search(model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor) -> list[list[int]]:
+def greedy_search(model: SearchedNetwork, encoder_out: Tensor, lengths: Tensor) -> list[list[int]]:
     """The best symbol of each frame given what was emitted before, at most one a frame.
 
     Args:
