@@ -8,13 +8,14 @@ from typing import Any
 
 from pruning.kinds.kind import Inputs
 from pruning.speech.data import manifests
-from pruning.speech.data.batches import Batch, Table, count_batches, evaluation_batches, training_batches
+from pruning.speech.data.batches import Batch, count_batches, evaluation_batches, training_batches
 from pruning.speech.data.sources import Source
+from pruning.speech.text.table import CutTable
 from pruning.training import distributed
 from pruning.training.run_data import RunData
 
 
-def cuts_data(config: Any, inputs: Inputs, table: Table, world: distributed.World, source: Source) -> RunData:
+def cuts_data(config: Any, inputs: Inputs, table: CutTable, world: distributed.World, source: Source) -> RunData:
     """A process's share of the cuts.
 
     Args:

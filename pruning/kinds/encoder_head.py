@@ -32,12 +32,13 @@ from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, Speec
 from pruning.registry import CUTS
 from pruning.speech.data import manifests, sources
 from pruning.speech.data.augment import SampleAugment, SpecAugment
-from pruning.speech.data.batches import Batch, Table, training_batches
+from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, Source
 from pruning.speech.decoding.methods import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
+from pruning.speech.text.table import CutTable
 from pruning.tasks.encoder_head import SpeechLossConfig, SpeechTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -96,7 +97,7 @@ class PruneConfig(PruningConfig, RunConfig):
         self.check(self.trainer)
 
 
-def table_of(task: str, lang_dir: PathLike) -> Table:
+def table_of(task: str, lang_dir: PathLike) -> CutTable:
     """What a network's outputs mean: tokens or intents."""
     return Intents(lang_dir) if task == INTENT else Tokenizer(lang_dir)
 
@@ -157,14 +158,9 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
 
     @classmethod
-    def table(cls, config: RunConfig, lang_dir: PathLike) -> Table:
+    def table(cls, config: Any, lang_dir: PathLike) -> CutTable:
         """Of tokens or of intents."""
         return table_of(config.task, lang_dir)
-
-    @classmethod
-    def table_of(cls, network: SpeechModel, lang_dir: PathLike) -> Table:
-        """Of tokens or of intents."""
-        return table_of(network.config.task, lang_dir)
 
     @classmethod
     def forward(cls, network: SpeechModel, batch: Batch) -> object:
@@ -173,7 +169,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     @classmethod
     def calibration(
-        cls, network: SpeechModel, table: Table, files: Sequence[PathLike], max_duration: float
+        cls, network: SpeechModel, table: CutTable, files: Sequence[PathLike], max_duration: float
     ) -> Iterable[Batch]:
         """Batches of cuts."""
         config = DataConfig(max_duration=max_duration)

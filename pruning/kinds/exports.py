@@ -71,8 +71,8 @@ class Exports:
         parts: what becomes a file, by name.
         timed: the part that a benchmark of encoders times; empty: none is.
         tables: files of the language directory that go with it.
-        agreement: ``agreement(calls, data, max_batches)`` compares exported files with PyTorch's network, on a file of
-            data, or on what is made up where that is None.
+        agreement: ``agreement(calls, data, max_batches)`` compares exported files with PyTorch's network on a file of
+            data; on noise or random tokens where ``data`` is None.
     """
 
     parts: Mapping[str, Part]

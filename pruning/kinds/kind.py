@@ -6,7 +6,6 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, Protocol, TypeVar
 
 from torch import nn
@@ -23,6 +22,7 @@ from pruning.kinds.measuring import Measure, Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
 from pruning.registry import NetworkKind
+from pruning.speech.text.table import OutputTable
 from pruning.tasks.pruned import PrunedTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -42,28 +42,6 @@ class Inputs:
     train: Sequence[PathLike]
     dev: Sequence[PathLike]
     lang_dir: PathLike
-
-
-class OutputTable(Protocol):
-    """What says what the outputs of a network mean: tokens, intents, or what another package's kind has."""
-
-    @property
-    def path(self) -> Path:
-        """The file that it is read from."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of outputs."""
-
-    def describe(self) -> dict[str, Any]:
-        """What a checkpoint records."""
-
-    def check_matches(self, recorded: dict[str, Any]) -> None:
-        """Refuse a checkpoint that recorded another table.
-
-        Raises:
-            UserError: it did.
-        """
 
 
 class HasVocabulary(Protocol):
@@ -121,12 +99,12 @@ class Kind(NetworkKind[N], Generic[N]):
     @classmethod
     @abstractmethod
     def table(cls, config: Any, lang_dir: PathLike) -> OutputTable:
-        """What says what the outputs of a network mean."""
+        """What the outputs of a network mean; ``config`` is of a run or of the network."""
 
     @classmethod
-    @abstractmethod
     def table_of(cls, network: N, lang_dir: PathLike) -> OutputTable:
-        """The same, of a network that is there."""
+        """The table of a network that is there."""
+        return cls.table(network.config, lang_dir)
 
     @classmethod
     @abstractmethod
@@ -292,7 +270,7 @@ def find(name: object, source: str = "the checkpoint") -> type[Kind[Any]]:
 
     Raises:
         UserError: there is no such kind.
-        TypeError: what is registered under this name is none.
+        TypeError: the class that is registered under this name is no Kind.
     """
     kind = registry.find(name, source)
     if not issubclass(kind, Kind):

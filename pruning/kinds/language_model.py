@@ -108,11 +108,6 @@ class LanguageModelKind(Kind[TransformerLM]):
         return Tokenizer(lang_dir)
 
     @classmethod
-    def table_of(cls, network: TransformerLM, lang_dir: PathLike) -> Tokenizer:
-        """Tokens."""
-        return Tokenizer(lang_dir)
-
-    @classmethod
     def forward(cls, network: TransformerLM, batch: SentenceBatch) -> object:
         """Logits."""
         return network(batch.inputs)

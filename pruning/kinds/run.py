@@ -21,12 +21,13 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.structures import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
-from pruning.kinds.kind import HasVocabulary, Kind, OutputTable
+from pruning.kinds.kind import HasVocabulary, Kind
 from pruning.methods.choice import new_pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.low_rank import calibrate
 from pruning.models.facts import describe, network_facts, write_facts
 from pruning.provenance import file_fingerprint
+from pruning.speech.text.table import OutputTable
 from pruning.tasks.pruned import PrunedTask
 from pruning.training import distributed
 from pruning.training.trainer import Trainer

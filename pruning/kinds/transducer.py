@@ -130,11 +130,6 @@ class TransducerKind(Kind[Transducer]):
         return Tokenizer(lang_dir)
 
     @classmethod
-    def table_of(cls, network: Transducer, lang_dir: PathLike) -> Tokenizer:
-        """Tokens."""
-        return Tokenizer(lang_dir)
-
-    @classmethod
     def forward(cls, network: Transducer, batch: Batch) -> object:
         """The encoder's."""
         return network(batch.features, batch.lengths)

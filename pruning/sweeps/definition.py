@@ -16,7 +16,7 @@ from pruning.core.cost import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds import kind as kinds
-from pruning.kinds.kind import Kind, OutputTable
+from pruning.kinds.kind import Kind
 from pruning.kinds.measuring import Measuring, TestData
 from pruning.kinds.transducer import TransducerKind
 from pruning.methods.choice import new_pruner
@@ -26,6 +26,7 @@ from pruning.models.transducer import TransducerConfig
 from pruning.models.uniform import narrowed_config
 from pruning.registry import CUTS, TEXT
 from pruning.speech.data import manifests
+from pruning.speech.text.table import OutputTable
 from pruning.speech.text.text_files import check_texts
 from pruning.sweeps.lines import TEACHER, ClaimConfig, GridConfig, MethodConfig, check_list
 

@@ -15,7 +15,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json
 from pruning.measure import benchmark
-from tests.deploy.test_speech_exporting import irregular
+from tests.kinds.test_encoder_head_export import irregular
 from tests.methods.test_l0 import network
 from tests.models.speech_encoders import SHAPES
 

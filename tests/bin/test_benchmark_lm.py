@@ -17,7 +17,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
 from pruning.measure import lm_benchmark
-from tests.deploy.test_lm_exporting import NETWORKS
+from tests.kinds.test_language_model_export import NETWORKS
 from tests.methods.test_l0 import network as transducer
 from tests.models.test_transformer_lm import network
 

@@ -207,11 +207,6 @@ class ToyKind(Kind[Toy]):
         return Classes(lang_dir)
 
     @classmethod
-    def table_of(cls, network: Toy, lang_dir: PathLike) -> Any:
-        """Classes."""
-        return Classes(lang_dir)
-
-    @classmethod
     def forward(cls, network: Toy, batch: Batch) -> object:
         """Logits."""
         return network(batch.inputs)

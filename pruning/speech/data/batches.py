@@ -15,11 +15,7 @@ from pruning.errors import UserError
 from pruning.speech.data import manifests, sampler, workers
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, Source
-from pruning.speech.text.bpe import Tokenizer
-from pruning.speech.text.intents import Intents, intent_of
-
-Table = Union[Tokenizer, Intents]
-"""What turns a cut into a network's targets: transcripts into tokens, or the intent into its number."""
+from pruning.speech.text.table import CutTable
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Batch:
 def training_batches(
     config: DataConfig,
     cuts_paths: Sequence[files.PathLike],
-    tokenizer: Table,
+    tokenizer: CutTable,
     seed: int,
     epoch: int,
     skip_batches: int = 0,
@@ -88,7 +84,7 @@ def training_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} {epoch}").getrandbits(31)  # a string seeds by all of its bits
-    selection = sampler.Selection(config, _spelling(tokenizer), source=source)
+    selection = sampler.Selection(config, tokenizer.speller, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
     dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None, source)
     schedule = sampler.Skipping(batches, skip_batches)
@@ -102,7 +98,7 @@ def training_batches(
 def evaluation_batches(
     config: DataConfig,
     cuts_paths: Sequence[files.PathLike],
-    tokenizer: Optional[Table] = None,
+    tokenizer: Optional[CutTable] = None,
     for_loss: bool = False,
     rank: int = 0,
     world_size: int = 1,
@@ -124,7 +120,9 @@ def evaluation_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     config = replace(config, drop_last=False)
-    selection = sampler.Selection(config, _spelling(tokenizer) if for_loss else None, durations=False, source=source)
+    selection = sampler.Selection(
+        config, tokenizer.speller if for_loss and tokenizer is not None else None, durations=False, source=source
+    )
     batches = sampler.bucketing_sampler(config, paths, selection, None, rank, world_size)
     yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None, source))
     selection.report(None)
@@ -133,7 +131,7 @@ def evaluation_batches(
 def count_batches(
     config: DataConfig,
     cuts_paths: Sequence[files.PathLike],
-    tokenizer: Table,
+    tokenizer: CutTable,
     seed: int = 0,
     world_size: int = 1,
     source: Source = FEATURES,
@@ -144,7 +142,7 @@ def count_batches(
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} 0").getrandbits(31)
-    order, selection = key if config.shuffle else None, sampler.Selection(config, _spelling(tokenizer), source=source)
+    order, selection = key if config.shuffle else None, sampler.Selection(config, tokenizer.speller, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, order, 0, world_size)
     return sum(1 for _ in batches)
 
@@ -185,7 +183,7 @@ class _Fault(NamedTuple):
 class _Dataset(torch.utils.data.Dataset):
     """Loads a batch of cuts; runs in the workers."""
 
-    def __init__(self, table: Optional[Table], noise: Optional[_Noise], source: Source) -> None:
+    def __init__(self, table: Optional[CutTable], noise: Optional[_Noise], source: Source) -> None:
         self._table, self._noise, self._source = table, noise, source
 
     def __getitem__(self, item: tuple[int, Any]) -> Union[Batch, _Fault]:
@@ -200,19 +198,8 @@ class _Dataset(torch.utils.data.Dataset):
         lengths = torch.tensor([len(features) for features in loaded], dtype=torch.int64)
         features = torch.nn.utils.rnn.pad_sequence(loaded, batch_first=True, padding_value=self._source.padding)
         texts = [sampler.transcript(cut) for cut in cuts]
-        tokens = [self._targets(cut, text) for cut, text in zip(cuts, texts)]
+        tokens = [[] if self._table is None else self._table.targets(cut, text) for cut, text in zip(cuts, texts)]
         return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(cut.duration for cut in cuts))
-
-    def _targets(self, cut: Any, text: str) -> list[int]:
-        if isinstance(self._table, Intents):
-            number = self._table.number(intent_of(cut))
-            return [-1 if number is None else number]
-        return self._table.encode(text) if self._table is not None else []
-
-
-def _spelling(table: Optional[Table]) -> Optional[Tokenizer]:
-    """What spells transcripts, if the table does."""
-    return table if isinstance(table, Tokenizer) else None
 
 
 def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> Iterator[Batch]:

@@ -102,6 +102,15 @@ class Tokenizer:
         """What a checkpoint records, for ``check_matches``."""
         return {"vocab_size": self.vocab_size, "sha256": self.fingerprint}
 
+    @property
+    def speller(self) -> Tokenizer:
+        """Itself."""
+        return self
+
+    def targets(self, cut: object, text: str) -> list[int]:
+        """The tokens of a transcript, see `encode`."""
+        return self.encode(text)
+
     def check_matches(self, recorded: dict[str, Any], name: str = "the checkpoint") -> None:
         """Check that a checkpoint was trained with this model.
 

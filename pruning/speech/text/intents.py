@@ -85,6 +85,20 @@ class Intents:
         """What a checkpoint records, for `check_matches`."""
         return {"intents": len(self.table), "sha256": self.fingerprint}
 
+    @property
+    def speller(self) -> None:
+        """Intents are not spelled."""
+        return None
+
+    def targets(self, cut: Any, text: str) -> list[int]:
+        """The number of a cut's intent; -1: training does not have it.
+
+        Raises:
+            UserError: the cut has no intent.
+        """
+        number = self.number(intent_of(cut))
+        return [-1 if number is None else number]
+
     def check_matches(self, recorded: dict[str, Any], name: str = "the checkpoint") -> None:
         """Check that a checkpoint was trained with this table.
 
