@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -139,3 +140,66 @@ def test_convolutions_are_unfolded_one_utterance_at_a_time() -> None:
     assert [part.shape for part in flattened_parts(linear, torch.randn(5, 19, 4))] == [(95, 4)]
     x = torch.randn(5, 4, 19)
     assert torch.equal(torch.cat(list(flattened_parts(convolution, x))), flattened_inputs(convolution, x))
+
+
+SITE = "encoder.layers.0.macaron.hidden"
+
+
+def of_one_site(model: Transducer) -> Structure:
+    masks = structure_of(model, 0.4, kinds=("ffn",)).masks()
+    return Structure.from_masks(model.unit_groups(), {SITE: masks[SITE]})
+
+
+def seen(model: Transducer, data: list[Batch], kept: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What enters the kept columns of the repaired layer and a 1 for its bias, and what the dense layer gives."""
+    pairs: list[Batch] = []
+    layer = model.encoder.layers[0].macaron.linear2
+    handle = layer.register_forward_hook(lambda _, x, y: pairs.append((x[0].flatten(0, 1), y.flatten(0, 1))))
+    with torch.no_grad():
+        for batch in data:
+            forward(model, batch)
+    handle.remove()
+    x, y = (torch.cat(parts).double().numpy() for parts in zip(*pairs))
+    return np.hstack([x[:, kept], np.ones((len(x), 1))]), y
+
+
+def solution(model: Transducer, kept: torch.Tensor) -> np.ndarray:
+    layer = model.encoder.layers[0].macaron.linear2
+    return torch.cat([layer.weight[:, kept].T, layer.bias[None]]).detach().double().numpy()
+
+
+def test_the_ridge_is_relative_to_the_mean_square_of_the_inputs() -> None:
+    """Against least squares with a row more for each unknown, which says that it does not change."""
+    model, ridge = network().eval(), 0.05
+    structure, data = of_one_site(model), batches(3)
+    kept, cut = torch.tensor(structure.groups[SITE].kept), copy.deepcopy(model)
+    repair(model, cut, structure, data, forward, ridge)
+    x, y = seen(model, data, kept)
+    old = solution(model, kept)
+    rows = np.sqrt(ridge * (x**2).mean() * len(x)) * np.eye(x.shape[1])
+    change = np.linalg.lstsq(np.vstack([x, rows]), np.vstack([y - x @ old, np.zeros_like(old)]), rcond=None)[0]
+    assert np.abs(change).max() > 0.01
+    np.testing.assert_allclose(solution(cut, kept), old + change, rtol=0, atol=1e-4 * np.abs(change).max())
+
+
+def test_the_ridge_costs_little_and_keeps_weights_small_where_inputs_say_the_same() -> None:
+    """Without another word than the defaults."""
+    model = network().eval()
+    structure, data = of_one_site(model), batches(3)
+    kept = torch.tensor(structure.groups[SITE].kept)
+    cut = copy.deepcopy(model)
+    repair(model, cut, structure, data, forward)
+    x, y = seen(model, data, kept)
+    best = ((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2).sum()
+    before, after = (((y - x @ solution(of, kept)) ** 2).sum() for of in (model, cut))
+    assert after - best < 0.01 * (before - best)
+    with torch.no_grad():  # two kept units that are alike but for rounding, and a third that is never on
+        first = model.encoder.layers[0].macaron.linear1
+        first.weight[kept[1]], first.bias[kept[1]] = first.weight[kept[0]] * (1 + 1e-6), first.bias[kept[0]]
+        first.weight[kept[2]], first.bias[kept[2]] = 0.0, 0.0
+    cut = copy.deepcopy(model)
+    repair(model, cut, structure, data, forward)
+    old, new = solution(model, kept), solution(cut, kept)
+    assert np.abs(new - old).max() < 10 * np.abs(old).max()
+    np.testing.assert_allclose((new - old)[0], (new - old)[1], rtol=0, atol=0.01 * np.abs(new - old)[0].max())
+    np.testing.assert_allclose(new[2], old[2], rtol=0, atol=1e-6)
