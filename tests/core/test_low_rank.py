@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruning.core.low_rank import Metric, break_even, factorise, factors, importance, linear_names, recombined
+from pruning.core.low_rank import (
+    Metric,
+    break_even,
+    component_groups,
+    factorise,
+    factors,
+    importance,
+    install,
+    linear_names,
+    recombined,
+    shrunk_ranks,
+)
+from pruning.core.selection import Selection
 from pruning.errors import UserError
 
 
@@ -91,3 +104,65 @@ def test_what_cannot_be_factored_is_refused() -> None:
 
     with pytest.raises(UserError, match="no linear layer layers.0.nothing to factor"):
         factorise(network(), ["layers.0.nothing"])
+
+
+def test_inputs_of_a_tenth_of_the_others_still_count() -> None:
+    """What the jitter costs: next to nothing of the error that no matrix of that rank is below."""
+    generator = np.random.RandomState(0)
+    weight, inputs = generator.randn(12, 10), generator.randn(10, 200)
+    inputs[5:] *= 0.1
+    weight[:, 5:] *= 10  # the inputs that are small matter as much
+    metric = Metric.of_inputs(torch.from_numpy(inputs @ inputs.T))
+    left, right = (factor.numpy() for factor in factors(torch.from_numpy(weight), metric))
+    values = np.linalg.svd(weight @ inputs, compute_uv=False)
+    for rank in range(1, 10):
+        error = np.linalg.norm((weight - left[:, :rank] @ right[:rank]) @ inputs)
+        assert error <= 1.005 * np.linalg.norm(values[rank:])
+
+
+def test_the_metric_of_inputs_is_their_norm_and_has_an_inverse_where_some_say_nothing() -> None:
+    generator = np.random.RandomState(1)
+    row, inputs = generator.randn(1, 6), generator.randn(6, 50)
+    inputs[4], inputs[5] = inputs[3], 0.0  # of rank 4
+    metric = Metric.of_inputs(torch.from_numpy(inputs @ inputs.T))
+    assert metric.columns is not None
+    assert np.linalg.norm(row @ metric.columns.numpy()) == pytest.approx(np.linalg.norm(row @ inputs), rel=5e-3)
+    values = np.linalg.svd(metric.columns.numpy(), compute_uv=False)
+    assert values[0] < 1e3 * values[-1], "the inverse of the factors magnifies no rounding of float32"
+    assert Metric.of_inputs(torch.zeros(3, 3)).columns is not None, "nothing entered"
+
+
+def test_rows_of_a_hundredth_of_the_others_are_weighed_as_they_are_and_none_by_nothing() -> None:
+    squares = np.ones((5, 4))
+    squares[1], squares[2] = 1e-4, 0.0
+    rows = Metric.of_fisher(torch.from_numpy(squares)).rows
+    assert rows is not None
+    assert rows.numpy()[[0, 1, 3, 4]] == pytest.approx(np.sqrt(squares.sum(axis=1))[[0, 1, 3, 4]])
+    assert 0 < rows[2] < 0.2 * rows[1]
+
+
+class OneLayer(torch.nn.Module):
+    """A linear layer without bias, factored."""
+
+    def __init__(self, outputs: int, inputs: int, rank: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(inputs, outputs, bias=False)
+        install(self, {"linear": rank})
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 40), st.integers(2, 40))
+def test_what_is_kept_in_two_factors_is_no_larger_than_the_matrix(outputs: int, inputs: int) -> None:
+    """By counting the weights of either form: as many components stay as fit, and not one more."""
+    full = min(outputs, inputs)
+    model = OneLayer(outputs, inputs, full)
+    selection = Selection(component_groups(model))
+    for kept in range(1, full + 1):
+        keep = torch.arange(full) < kept
+        structure = selection.structure(keep, torch.arange(float(full)))
+        rank = shrunk_ranks(model, structure).get("linear")
+        weights = kept * (outputs + inputs)
+        if weights <= outputs * inputs:
+            assert rank == kept
+        else:
+            assert rank is None and structure.count("linear.components") == full, "the matrix is the smaller form"

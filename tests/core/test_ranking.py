@@ -215,6 +215,8 @@ def test_counts_on_the_way() -> None:
     assert ranking.interpolated(selection, counts, 0.5)["encoder.layers.0.ffn.hidden"] == 34
     assert ranking.interpolated(selection, counts, 1.0)["encoder.layers.0.ffn.hidden"] == 4
     assert ranking.interpolated(selection, counts, 1.0)["encoder.layers.1.ffn.hidden"] == 64
+    for share, nearest in ((0.01, 63), (0.02, 63), (0.03, 62), (0.99, 5)):  # 63.4, 62.8, 62.2, 4.6
+        assert ranking.interpolated(selection, counts, share)["encoder.layers.0.ffn.hidden"] == nearest
 
 
 @pytest.mark.parametrize("target", [0.3, 0.7])

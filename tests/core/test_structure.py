@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.core.structure import KeptUnits, Structure
-from pruning.core.units import UnitGroup
+from pruning.core.units import COMPONENTS, UnitGroup
 from pruning.errors import UserError
 
 GROUPS = [
@@ -101,3 +101,12 @@ def test_units_that_must_stay_are_kept() -> None:
 
 def test_lines_are_for_people() -> None:
     assert Structure.dense(GROUPS).lines()[1].split() == ["m.h", "ffn", "32/32"]
+
+
+def test_components_are_rounded_down() -> None:
+    """Those that went are zero; a layer that is whole is one matrix, and stays."""
+    groups = [UnitGroup("w", COMPONENTS, 30, (), minimum=1)]
+    scores = tuple(float(-i) for i in range(30))
+    for kept, count in [(15, 8), (8, 8), (23, 16), (29, 24), (30, 30), (5, 5)]:
+        structure = Structure({"w": KeptUnits(COMPONENTS, 30, tuple(range(kept)), None, scores)})
+        assert structure.rounded(8, groups).groups["w"].kept == tuple(range(count))
