@@ -127,6 +127,19 @@ def test_augmentation_is_for_training_alone() -> None:
     assert first["task"] == second["task"] != augmented["task"]
 
 
+@pytest.mark.parametrize("index", [0, 50, 99, 100, 500])
+def test_validation_weighs_losses_as_after_the_warm_up(index: int) -> None:
+    """So that its losses compare over the run; training follows the warm-up."""
+    config = LossConfig(backend="torch", simple_loss_scale=0.3, warmup_steps=100, ctc_weight=0.2)
+    task = TransducerTask(network().eval(), config)
+    for training in (False, True):
+        _, terms = task(batch(), step(training, index))
+        done = min(index / 100, 1.0) if training else 1.0
+        simple, pruned = 1.0 + done * (0.3 - 1.0), 0.1 + done * (1.0 - 0.1)
+        expected = simple * terms["simple"] + pruned * terms["transducer"] + 0.2 * terms["ctc"]
+        assert terms["task"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_reestimated_batch_norms_are_the_mean_over_batches() -> None:
     model = network()
     batches = [batch(seed) for seed in range(3)]
