@@ -9,6 +9,7 @@ import torch
 
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.criteria import CRITERIA
+from pruning.core.ranking import NORMALISATIONS
 from pruning.core.structure import Structure
 from pruning.deploy.extract import exactness
 from pruning.errors import UserError
@@ -90,6 +91,22 @@ def test_every_normalisation_cuts(normalisation: str) -> None:
     method = pruner("magnitude", "one_shot", normalisation=normalisation)
     train(method)
     assert method.on_target(StepInfo(1, STEPS, STEPS, STEPS))
+
+
+@pytest.mark.parametrize("ranking", ["global", "layers"])
+def test_random_gives_every_unit_the_same_chance(ranking: str) -> None:
+    """Whatever it costs and whatever the normalisation: the units with the lowest draws go."""
+    found = []
+    for normalisation in NORMALISATIONS:
+        method = pruner("random", "one_shot", normalisation=normalisation, ranking=ranking)
+        method.after_step(StepInfo(1, STEPS, STEPS, STEPS))
+        found.append(method.kept())
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    if ranking == "global":
+        draws, kept = method.scored(), found[0]
+        fewest = draws.sort().values[int((~kept).sum())]
+        wrong = (kept & (draws < fewest)) | (~kept & (draws > fewest))
+        assert wrong.sum() <= 0.03 * len(kept), "but for some that fill what a coarser unit leaves"
 
 
 def test_a_skipped_step_leaves_nothing_behind() -> None:
