@@ -20,6 +20,7 @@ def test_cubic_ramp_has_the_published_values() -> None:
 
 def test_linear_ramp_stays_at_its_end() -> None:
     assert [ramp("linear", p) for p in (-1, 0, 0.25, 1, 3)] == [0, 0, 0.25, 1, 1]
+    assert [ramp("one_shot", p) for p in (-1, 0, 0.25, 0.99, 1, 3)] == [0, 0, 0, 0, 1, 1]
 
 
 def test_penalty_formula() -> None:

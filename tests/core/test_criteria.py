@@ -10,6 +10,7 @@ from pruning.core.criteria import UnitScores, magnitudes, observed_activations, 
 from pruning.core.masking import Masker
 from pruning.core.selection import Selection
 from pruning.core.single_weights import SingleWeights
+from pruning.core.units import Span, UnitGroup
 from pruning.models.transducer import Transducer
 from tests.methods.test_l0 import network
 from tests.models.test_transformer_lm import network as language_model
@@ -155,6 +156,9 @@ def test_random_scores_repeat_with_their_seed() -> None:
     one, same, other = (UnitScores("random", selection, seed=seed).values(model) for seed in (3, 3, 4))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert len(one.unique()) == selection.num_units
+    drawn = UnitScores("random", selection, seed=3)
+    drawn.forget()
+    assert torch.equal(drawn.values(model), one), "after a cut as before"
 
 
 def test_wanda_weighs_magnitudes_by_inputs() -> None:
@@ -195,3 +199,37 @@ def test_wanda_weighs_magnitudes_by_inputs() -> None:
     scores.observe(model, totals)
     by_hand = (convolution.weight.detach().double().flatten(2).abs() * squares.sqrt()).sum(dim=(0, 2))
     assert scores.values(model)[: len(by_hand)] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_norms_and_biases_do_not_count_as_magnitude() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
+    own = (Span("0.weight", 0), Span("0.bias", 0), Span("1.weight", 0), Span("1.bias", 0), Span("2.weight", 1))
+    selection = Selection([UnitGroup("hidden", "ffn", 4, (Span("2.weight", 1),), own)])
+    found = magnitudes(model, selection)
+    for unit in range(4):
+        entries = [*model[0].weight[unit].tolist(), *model[2].weight[:, unit].tolist()]
+        assert found[unit].item() == pytest.approx(sum(entry**2 for entry in entries) ** 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(("criterion", "norm"), [("magnitude", 1), ("magnitude", 2), ("wanda", 2), ("activation", 2),
+                                                 ("taylor", 2)])  # fmt: skip
+def test_the_power_of_the_price_is_how_a_score_grows_with_its_weights(criterion: str, norm: int) -> None:
+    """Of units with one and with nine columns of equal weights and inputs, whose scores the price makes equal."""
+    model = torch.nn.Sequential(torch.nn.Linear(20, 5, bias=False))
+    torch.nn.init.constant_(model[0].weight, 0.5)
+    groups = [UnitGroup("narrow", "narrow", 2, (Span("0.weight", 1),)),
+              UnitGroup("wide", "wide", 2, (Span("0.weight", 1, width=9, offset=2),))]  # fmt: skip
+    selection = Selection(groups)
+    scores, totals = UnitScores(criterion, selection, norm), {}
+    probe = torch.zeros(selection.num_units, requires_grad=True)
+    with Masker(model, groups).applied(selection.split(1 + probe)):
+        model(torch.ones(6, 20)).sum().backward()
+    if scores.from_gradients:
+        assert probe.grad is not None
+        scores.observe_gradient(probe.grad, 0.1)
+    if scores.observer is not None:
+        with scores.observer(model, selection, totals):
+            model(torch.ones(6, 20))
+        scores.observe(model, totals)
+    narrow, _, wide, _ = scores.values(model).tolist()
+    assert wide / narrow == pytest.approx(9**scores.price_power)

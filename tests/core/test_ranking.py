@@ -184,6 +184,26 @@ def test_prices_of_norms_and_of_negative_scores() -> None:
     assert torch.equal(below.argsort(stable=True), (-prices).argsort(stable=True)), "the costlier of two bad ones goes"
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_prices_of_units_that_are_a_thousand_times_as_cheap_or_save_nothing(power: float) -> None:
+    groups = [UnitGroup(name, "k", 4, (Span(name, 0),)) for name in ("cheap", "dear", "free")]
+    prices = {"cheap": 2.0, "dear": 2000.0}
+    costs = CostModel(groups, [CostTerm("k", (name,), price, price) for name, price in prices.items()])
+    selection = Selection(groups)
+    ones = torch.ones(selection.num_units, dtype=torch.float64)
+    for how, exponent in (("cost", power), ("root_cost", power / 2)):
+        found = selection.split(ranking.normalised(ones, selection, costs, "size", how, power))
+        for name, price in prices.items():
+            assert found[name].tolist() == pytest.approx([price**-exponent] * 4)
+        assert found["cheap"][0] < found["free"][0] < float("inf"), "nothing is won by closing it"
+
+
+def test_closed_units_are_below_the_worst_open_one() -> None:
+    values, keep = torch.tensor([3.0, -1.0, 2.0, -1.0]), torch.tensor([True, True, False, False])
+    assert ranking.last(values, keep)[~keep].max() < ranking.last(values, keep)[keep].min()
+    assert torch.equal(ranking.last(values, keep)[keep], values[keep])
+
+
 def test_normalised_by_group() -> None:
     selection = Selection(GROUPS, ("ffn", "heads"))
     values = ranking.normalised(scores(selection), selection, COSTS, "size", "group")
