@@ -191,10 +191,10 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
     (check_texts if config.form == TEXT else manifests.check_exists)(files)
     if config.vocabulary is not None:
         check_texts([config.vocabulary])
-    network, _ = config.load_teacher()
+    network, header = config.load_teacher()
     for name, method in config.methods.items():
         for target in method.targets or config.targets:
-            for keys, check in _checks(config, network, name, target):
+            for keys, check in _checks(config, network, header["tokenizer"], name, target):
                 try:
                     check()
                 except UserError as error:
@@ -204,22 +204,31 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
 
 
 def _checks(
-    config: SweepConfig, network: nn.Module, name: str, target: str
+    config: SweepConfig, network: nn.Module, tokens: dict[str, Any], name: str, target: str
 ) -> Iterator[tuple[Sequence[str], Callable[[], object]]]:
-    """What must not fail, in this order, each with the keys of the value that is at fault if it does."""
+    """What must not fail, in this order, each with the keys of the value that is at fault if it does.
+
+    ``tokens`` is what the teacher's checkpoint records of its outputs: every configuration must be for these.
+    """
     method, of_target = config.methods[name], ("targets", target)
     of_line = _keys(config, name)
 
     def load(kind: type, base: str, settings: Sequence[str]) -> Callable[[], object]:
         return functools.partial(configuration.load, kind, base, settings)
 
+    def for_tokens(found: Any) -> None:
+        config.kind.table(found, config.lang_dir).check_matches(tokens)
+
     yield ("settings",), load(config.kind.training, config.finetune, config.settings)
     base = config.scratch if method.uniform else config.finetune
     assert base is not None
     settings = (*config.settings, *method.finetune_settings)
     yield (*of_line, "finetune_settings"), load(config.kind.training, base, settings)
+    key = "scratch" if method.uniform else "finetune"
+    yield (key,), lambda: for_tokens(configuration.load(config.kind.training, base, settings))
     shared = (*config.settings, *config.targets[target])
     yield of_target, load(config.kind.pruning, config.prune, shared)
+    yield ("prune",), lambda: for_tokens(configuration.load(config.kind.pruning, config.prune, shared))
     if method.uniform:
         yield of_target, lambda: _uniform_config(config, network, str(method.uniform), target)
     if method.method is not None:

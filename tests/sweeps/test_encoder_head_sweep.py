@@ -96,7 +96,7 @@ def test_accuracy_is_shown_the_right_way_round() -> None:
 
 def test_what_cannot_be_run_is_refused(work: Path, tmp_path: Path) -> None:
     path = sweep_file(work, tmp_path, "ctc", decoding="greedy_search", claims={})
-    message = "line 2: networks for ctc cannot be compared by 'greedy_search'; choose from ctc_greedy_search, ctc_de"
+    message = r"line 2: such networks \(an encoder with a head\) cannot be compared by 'greedy_search'; choose from ctc"
     with pytest.raises(UserError, match=message):
         definition.load(path)
     path = sweep_file(work, tmp_path, "ctc")

@@ -110,4 +110,4 @@ def test_real_recordings(shared_data: Path, tmp_path: Path) -> None:
     cuts = manifests.read(manifests.Paths(tmp_path), "train-clean-5")
     speakers = {cut.supervisions[0].speaker for cut in cuts}
     assert speakers == {path.name for path in (corpus / "train-clean-5").iterdir()}
-    assert len(cuts) == len(list(corpus.rglob("*.flac")))
+    assert len(cuts) == len(list((corpus / "train-clean-5").rglob("*.flac")))

@@ -28,7 +28,7 @@ from pruning.speech.ngrams.ngram import NgramModel, State
 from pruning.speech.text import bpe, lexicon
 from pruning.speech.text.bpe import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEXTS = ["THE CAT SAT", "THE CATS SAT", "A CAT SAT ON THE MAT", "THE MAT", "ON A MAT THE CATS SAT", "A CAT",
          "THE CAT SAT"]  # fmt: skip
 TOO = "DOG"  # spelled by the pieces, none of the model's words

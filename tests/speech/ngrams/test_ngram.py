@@ -24,7 +24,7 @@ from pruning.speech.ngrams import arpa
 from pruning.speech.ngrams.kneser_ney import FALLBACK_DISCOUNTS, estimate
 from pruning.speech.ngrams.ngram import NgramModel, State
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEXTS = ["A B C", "A B D", "B C A", "C C", "A B C D", "D"]
 
 words = st.sampled_from("ABCDE")
