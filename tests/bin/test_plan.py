@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pruning import configuration
 from pruning.bin import plan
+from pruning.core.low_rank import FactoredLinear
 from pruning.errors import UserError
-from pruning.kinds.transducer import RunConfig
-from pruning.measure.plan import Corpus, plan_run, saved_bytes, synthetic_batch
+from pruning.kinds.transducer import PruneConfig, RunConfig
+from pruning.measure.plan import Corpus, make_task, plan_run, saved_bytes, synthetic_batch
 from pruning.models.transducer import Transducer
 from pruning.speech.losses.combined import LossConfig
 from pruning.tasks.transducer import TransducerTask
@@ -46,6 +48,22 @@ def test_saved_activations_grow_with_the_batch() -> None:
     small, large = measured(network(), 4.0), measured(network(), 8.0)
     assert small > 4.0 * 100 / 4 * 32 * 4, "at least one layer's output"
     assert large == pytest.approx(2 * small, rel=0.15)
+
+
+def test_low_rank_is_planned_with_its_factors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training holds the factors of whole rank, which are more parameters than the dense network's."""
+    path = tmp_path / "prune.yaml"
+    path.write_text("method: magnitude\ntechnique: low_rank\nloss: {backend: torch}\nconstraint: {size: 0.05}\n"
+                    "trainer: {max_steps: 10, num_threads: 1}\n")  # fmt: skip
+    task = make_task(network(), configuration.load(PruneConfig, path))
+    assert any(isinstance(module, FactoredLinear) for module in task.model.modules())
+    plan.main(
+        ["--teacher-config", str(CONF / "d512/teacher.yaml"), "--prune-config", str(path), "--parts", "train-clean-100",
+         "--timed-seconds", "12", *TINY, "trainer.max_steps=10", "trainer.num_threads=1"]
+    )  # fmt: skip
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    sizes = {line[0]: float(line[3]) for line in lines if line and line[0] in ("teacher", "pruning")}
+    assert sizes["pruning"] > sizes["teacher"]
 
 
 def test_the_printed_plan(capsys: pytest.CaptureFixture[str]) -> None:

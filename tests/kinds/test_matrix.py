@@ -1,0 +1,153 @@
+"""Kind of network x technique x method: a cell works by the commands, or is refused before anything starts.
+
+Cells of language models: `tests.kinds.test_language_model.test_every_cell_prunes_to_its_target`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pruning import registry
+from pruning.bin import extract, prune, sweep
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.kinds.capabilities import Capabilities
+from pruning.methods.config import HJ, L0, METHODS, NO_CELL, TECHNIQUES
+from pruning.models.facts import costs_at, read_facts
+from tests.kinds.test_encoder_head import dense, options
+from tests.kinds.test_encoder_head import settings as head_settings
+from tests.kinds.test_encoder_head import work as speech  # noqa: F401
+from tests.kinds.test_transducer import inputs
+from tests.kinds.test_transducer import work as recogniser  # noqa: F401
+from tests.sweeps.test_encoder_head_sweep import sweep_file
+
+pytestmark = pytest.mark.slow
+
+NETWORKS = ("transducer", *(f"{kind} {task}" for kind in ("conformer", "speech_encoder") for task in ("ctc", "intent")))
+PARTS = {"transducer": {"size:attention": 0.32, "size:ffn": 0.4}}
+"""Of hj-sepsize, where they are not 0.4: of the transducer's six heads, two or three can go."""
+FEW = ("l0", "hj-mac", "magnitude", "wanda")
+"""Methods of intent networks, whose encoders are those of CTC."""
+STEPS = {"criterion": 8, "gates": 16}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A dense network and what its runs read: options and configuration of a command."""
+
+    place: Path
+    data: list[str]
+    config: dict[str, Any]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its kind says of it."""
+        network, _ = checkpoint.load_model(self.place)
+        return registry.of(network).capabilities(network)  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.fixture(scope="module")
+def teachers(
+    recogniser: Path, speech: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory  # noqa: F811
+) -> dict[str, Teacher]:
+    """A dense network of every kind and variant."""
+    data = inputs(data_dir)
+    of_transducer = ["--lang-dir", str(data.lang_dir), "--train-cuts", *map(str, data.train), "--dev-cuts",
+                     *map(str, data.dev)]  # fmt: skip
+    config = yaml.safe_load((recogniser / "train.yaml").read_text())
+    config["data"]["max_duration"] = 5
+    found = {"transducer": Teacher(recogniser / "teacher", of_transducer, config)}
+    for name in NETWORKS[1:]:
+        kind, task = name.split()
+        place = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        teacher = dense(speech, place, kind, task)
+        config = yaml.safe_load(head_settings(speech, place / "prune.yaml", task).read_text())
+        found[name] = Teacher(teacher, options(speech, place, place)[4:], config)
+    return found
+
+
+def parts_of(name: str) -> dict[str, float]:
+    """The targets of hj-sepsize."""
+    return PARTS.get(name, {"size:attention": 0.4, "size:ffn": 0.4})
+
+
+def command(teacher: Teacher, place: Path, name: str, method: str, technique: str) -> list[str]:
+    """The options of ``prune`` for one cell."""
+    gates = method in (L0, *HJ)
+    parts = parts_of(name) if method == "hj-sepsize" else {}
+    steps = STEPS["gates" if gates else "criterion"]
+    config = {
+        **teacher.config,
+        "constraint": {"size": 0.4, "macs": 0.4 if method == "hj-mac" else 0.0, "seconds": 1.0, "ramp_share": 0.5,
+                       "parts": parts},
+        "gating": {"gate_lr": 0.5, "multiplier_lr": 5.0},
+        "criterion": {"interval": 2},
+        "calibration_batches": 1,
+        "trainer": {**teacher.config["trainer"], "max_steps": steps, "valid_interval": steps, "state_interval": steps,
+                    "optimiser": {"lr": 1e-3}},
+    }  # fmt: skip
+    path = place / "matrix.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return ["--config", str(path), "--teacher", str(teacher.place), "--exp-dir", str(place / "pruned"),
+            "--method", method, "--technique", technique, *teacher.data]  # fmt: skip
+
+
+def refused(arguments: list[str], place: Path, message: str) -> None:
+    """Check that ``prune`` refuses, and leaves neither a state nor a checkpoint."""
+    with pytest.raises(UserError, match=message):
+        prune.main(arguments)
+    assert not list((place / "pruned").glob("**/*"))
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cell_works_or_is_refused(
+    teachers: dict[str, Teacher], tmp_path: Path, name: str, technique: str, method: str
+) -> None:
+    """Prune, extract and reload: the outputs agree, and the size or the MACs are those that were asked for."""
+    teacher = teachers[name]
+    arguments = command(teacher, tmp_path, name, method, technique)
+    if (method, technique) in NO_CELL:
+        refused(arguments, tmp_path, f"there is no {method} with {technique}: {NO_CELL[method, technique]}")
+        return
+    if technique not in teacher.capabilities.techniques:
+        refused(arguments, tmp_path, f"cannot be pruned by technique {technique}")
+        return
+    if name.endswith("intent") and method not in FEW:
+        pytest.skip("its encoder is that of CTC")
+    prune.main(arguments)
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
+    network, header = checkpoint.load_model(tmp_path / "small")
+    assert header["exactness"] < 1e-4
+    facts = read_facts(tmp_path / "small")
+    before, of = facts["dense"], "nonzero_parameters" if technique == "unstructured" else "parameters"
+    removed = (before["parameters"] - facts[of]) / before["encoder_parameters"]
+    if method == "hj-mac":
+        after, dense_macs = (costs_at(one, registry.of(one).input_length(one, 1.0)).dense["macs"]
+                             for one in (network, checkpoint.load_model(teacher.place)[0]))  # fmt: skip
+        assert 1 - after / dense_macs == pytest.approx(0.4, abs=0.05)
+    elif method == "hj-sepsize":
+        for cost, target in parts_of(name).items():
+            part = cost.removeprefix("size:")
+            sizes = [one["by_kind"][part]["size"] for one in (facts, before)]
+            assert 1 - sizes[0] / sizes[1] == pytest.approx(target, abs=0.05), part
+    else:
+        assert removed == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_sweep_names_the_line_that_a_kind_cannot_do(speech: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Before anything starts, by ``--dry-run``."""
+    teacher = dense(speech, tmp_path / "conformer", "conformer", "ctc")
+    lines = {"random": {"method": "random"},
+             "zeros": {"method": "magnitude", "settings": ["technique=unstructured"]}}  # fmt: skip
+    path = sweep_file(speech, tmp_path, "ctc", teacher=str(teacher), claims={}, methods=lines)
+    with pytest.raises(UserError, match=r"line \d+, zeros at 40: an encoder with a head cannot be pruned by technique "
+                                        "unstructured; choose from structured"):
+        sweep.main(["--config", str(path), "--exp-dir", str(tmp_path / "exp"), "--dry-run"])
+    assert not (tmp_path / "exp").exists()
