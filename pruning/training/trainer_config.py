@@ -27,7 +27,8 @@ class TrainerConfig:
         accumulate: batches per optimiser step and process; their gradients are averaged.
         amp: "none", "bf16" or "fp16" autocast of the forward pass.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        num_threads: of torch on the CPU; None leaves torch's choice.
+        num_threads: of torch on the CPU; None leaves torch's choice. More than one seldom make a small network faster, and
+            make it much slower where another process wants the processors too.
         find_unused_parameters: for DistributedDataParallel, when some parameters take no part in some losses.
         average_period: steps between updates of the running average; 0 keeps none.
         valid_interval: steps between validations beside those at the ends of epochs; 0 for none.
@@ -48,7 +49,7 @@ class TrainerConfig:
     accumulate: int = 1
     amp: Literal["none", "bf16", "fp16"] = "none"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: Optional[int] = None
+    num_threads: Optional[int] = 1
     find_unused_parameters: bool = False
     average_period: int = 100
     valid_interval: int = 0
