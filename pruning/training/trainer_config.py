@@ -27,8 +27,8 @@ class TrainerConfig:
         accumulate: batches per optimiser step and process; their gradients are averaged.
         amp: "none", "bf16" or "fp16" autocast of the forward pass.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        num_threads: of torch on the CPU; None leaves torch's choice. More than one seldom make a small network faster, and
-            make it much slower where another process wants the processors too.
+        num_threads: of torch on the CPU; None leaves torch's choice. With more than one, small networks gain little,
+            and are much slower where other processes want the processors too.
         find_unused_parameters: for DistributedDataParallel, when some parameters take no part in some losses.
         average_period: steps between updates of the running average; 0 keeps none.
         valid_interval: steps between validations beside those at the ends of epochs; 0 for none.
