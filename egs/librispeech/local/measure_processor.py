@@ -58,7 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             print(f"no time for round {number}", file=sys.stderr)
             break
         for condition in conditions if number % 2 else conditions[::-1]:
-            measured = measure(options, condition)
+            measured = measure(options, condition, began + options.limit_seconds)
             rows.append({"round": number, "value": condition[0], "threads": condition[1], "jobs": condition[2],
                          **measured})  # fmt: skip
             print(f"round {number}, {name_of(condition)}: {measured}", file=sys.stderr)
@@ -81,7 +81,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, default=60)
     parser.add_argument("--steps", type=int, default=12, help="training steps that are timed, of each stage")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit-seconds", type=float, default=330, help="start no round that would end later")
+    parser.add_argument("--limit-seconds", type=float, default=330, help="start no round that would end later; give up then")
     parser.add_argument("--output", type=Path, default=Path("exp/processor/speed.json"))
     parser.add_argument("--worker", type=int, metavar="THREADS", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -90,8 +90,12 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace, condition: Condition) -> dict[str, Any]:
-    """Means over the jobs that run side by side; with several of them, seconds are those per step of any."""
+def measure(options: argparse.Namespace, condition: Condition, until: float) -> dict[str, Any]:
+    """Means over the jobs that run side by side; with several of them, seconds are those per step of any.
+
+    Raises:
+        UserError: it fails, or has not ended at the time ``until``.
+    """
     value, threads, jobs = condition
     words = [sys.executable, __file__, "--worker", str(threads), "--data-dir", str(options.data_dir), "--exp-dir",
              str(options.exp_dir), "--conf", str(options.conf), "--vocab-size", str(options.vocab_size), "--steps",
@@ -102,7 +106,14 @@ def measure(options: argparse.Namespace, condition: Condition) -> dict[str, Any]
         subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(jobs)
     ]
-    ended = [(process, *process.communicate()) for process in started]
+    try:
+        ended = [(process, *process.communicate(timeout=max(0.0, until - time.monotonic()))) for process in started]
+    except subprocess.TimeoutExpired:
+        raise UserError(f"the limit of {options.limit_seconds:g} s has passed in {name_of(condition)}",
+                        "end what else runs on this machine, or give a higher --limit-seconds") from None
+    finally:
+        for process in started:
+            process.kill()  # nothing where it has ended
     for process, _, errors in ended:
         if process.returncode != 0:
             raise UserError(f"a measurement failed: {errors.strip()[-1000:]}", "see above")
