@@ -81,7 +81,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, default=60)
     parser.add_argument("--steps", type=int, default=12, help="training steps that are timed, of each stage")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit-seconds", type=float, default=330, help="start no round that would end later; give up then")
+    parser.add_argument("--limit-seconds", type=float, default=330, help="begin no round that would end later")
     parser.add_argument("--output", type=Path, default=Path("exp/processor/speed.json"))
     parser.add_argument("--worker", type=int, metavar="THREADS", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
