@@ -22,6 +22,7 @@ DONE = ".done"
 CONFIG = "config.yaml"
 RUN = "run.json"
 LOCK = ".lock"
+_THREADS = "trainer.num_threads"
 # settings that change what is told or kept, never the weights; they may change when a run is resumed
 _HARMLESS = {
     "log_interval",
@@ -78,8 +79,9 @@ def check_unchanged(
 ) -> None:
     """Refuse to go on with (or to call done) a run that began with another configuration or other inputs.
 
-    How MKL computes (`processor.KEY`) is compared where both runs have it and something is left to compute: not with
-    an experiment of a version that did not write it, nor with a run on a GPU or by a torch whose MKL does not read it.
+    What changes rounding alone, the number of threads and how MKL computes (`processor.KEY`), is compared where
+    something is left to compute; the latter where both runs have it: not with an experiment of a version that did not
+    write it, nor with a run on a GPU or by a torch whose MKL does not read it.
 
     Args:
         exp_dir: the experiment.
@@ -101,14 +103,18 @@ def check_unchanged(
     for before, now in began:
         for key, (old, new) in configuration.changed_keys(before, now, defaults if now is config else None).items():
             of_mkl = now is run and key == processor.KEY
-            if of_mkl and (is_done(exp_dir) or not (key in before and key in now)):
+            if of_mkl and not (key in before and key in now):
                 continue
-            if key.rsplit(".", 1)[-1] not in _HARMLESS:
-                remedy = "give the same configuration and inputs, or use another --exp-dir"
-                raise UserError(
-                    f"{exp_dir} was begun with {key}={old}, not {key}={new}",
-                    processor.remedy(old) if of_mkl else remedy,
-                )
+            if (of_mkl or key == _THREADS) and is_done(exp_dir):
+                continue
+            if key.rsplit(".", 1)[-1] in _HARMLESS:
+                continue
+            remedy = "give the same configuration and inputs, or use another --exp-dir"
+            if of_mkl:
+                remedy = processor.remedy(old)
+            elif key == _THREADS:
+                remedy = f"give {key}={'null' if old is None else old}, or use another --exp-dir"
+            raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}", remedy)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

@@ -53,6 +53,18 @@ def test_a_key_of_a_later_version_has_its_default(tmp_path: Path) -> None:
         directory.check_unchanged(tmp_path, {"seed": 2}, BEGAN, {"seed": 2})
 
 
+def test_the_number_of_threads_matters_while_something_is_left_to_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, now = {"trainer": {"num_threads": None}}, {"trainer": {"num_threads": 1}}
+    directory.prepare(tmp_path, before, BEGAN)
+    monkeypatch.setattr(directory, "resumable_state", lambda exp_dir: exp_dir / "state" / "step-1")
+    with pytest.raises(UserError, match=r"trainer.num_threads=None, not trainer.num_threads=1.*num_threads=null, or"):
+        directory.check_unchanged(tmp_path, now, BEGAN)
+    (tmp_path / directory.DONE).touch()
+    directory.check_unchanged(tmp_path, now, BEGAN)
+
+
 def test_what_is_there_must_hold_keys(tmp_path: Path) -> None:
     (tmp_path / directory.DONE).touch()
     (tmp_path / directory.CONFIG).write_bytes(b"\xe9: 1")

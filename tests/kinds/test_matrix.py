@@ -53,7 +53,10 @@ class Teacher:
 
 @pytest.fixture(scope="module")
 def teachers(
-    recogniser: Path, speech: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory  # noqa: F811
+    recogniser: Path,
+    speech: Path,
+    data_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,  # noqa: F811
 ) -> dict[str, Teacher]:
     """A dense network of every kind and variant."""
     data = inputs(data_dir)
@@ -147,7 +150,10 @@ def test_a_sweep_names_the_line_that_a_kind_cannot_do(speech: Path, tmp_path: Pa
     lines = {"random": {"method": "random"},
              "zeros": {"method": "magnitude", "settings": ["technique=unstructured"]}}  # fmt: skip
     path = sweep_file(speech, tmp_path, "ctc", teacher=str(teacher), claims={}, methods=lines)
-    with pytest.raises(UserError, match=r"line \d+, zeros at 40: an encoder with a head cannot be pruned by technique "
-                                        "unstructured; choose from structured"):
+    with pytest.raises(
+        UserError,
+        match=r"line \d+, zeros at 40: an encoder with a head cannot be pruned by technique "
+        "unstructured; choose from structured",
+    ):
         sweep.main(["--config", str(path), "--exp-dir", str(tmp_path / "exp"), "--dry-run"])
     assert not (tmp_path / "exp").exists()

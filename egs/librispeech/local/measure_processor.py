@@ -43,7 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.worker:
         print(json.dumps({"gflops": products(options.worker), "steps": training(options, options.worker)}))
         return
-    from pruning.training import provenance
+    from pruning import provenance
 
     if not processor.reads_variable(provenance.version_of("torch")):
         raise UserError("the MKL of this torch does not read the variable", "measure with a torch older than 2")
@@ -109,8 +109,10 @@ def measure(options: argparse.Namespace, condition: Condition, until: float) -> 
     try:
         ended = [(process, *process.communicate(timeout=max(0.0, until - time.monotonic()))) for process in started]
     except subprocess.TimeoutExpired:
-        raise UserError(f"the limit of {options.limit_seconds:g} s has passed in {name_of(condition)}",
-                        "end what else runs on this machine, or give a higher --limit-seconds") from None
+        raise UserError(
+            f"the limit of {options.limit_seconds:g} s has passed in {name_of(condition)}",
+            "end what else runs on this machine, or give a higher --limit-seconds",
+        ) from None
     finally:
         for process in started:
             process.kill()  # nothing where it has ended
