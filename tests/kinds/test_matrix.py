@@ -21,10 +21,12 @@ from pruning.methods.config import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.models.facts import costs_at, read_facts
 from tests.kinds.test_encoder_head import dense, options
 from tests.kinds.test_encoder_head import settings as head_settings
-from tests.kinds.test_encoder_head import work as speech  # noqa: F401
+from tests.kinds.test_encoder_head import work as speech
 from tests.kinds.test_transducer import inputs
-from tests.kinds.test_transducer import work as recogniser  # noqa: F401
+from tests.kinds.test_transducer import work as recogniser
 from tests.sweeps.test_encoder_head_sweep import sweep_file
+
+__all__ = ["recogniser", "speech"]
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +58,7 @@ def teachers(
     recogniser: Path,
     speech: Path,
     data_dir: Path,
-    tmp_path_factory: pytest.TempPathFactory,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Teacher]:
     """A dense network of every kind and variant."""
     data = inputs(data_dir)
@@ -144,7 +146,7 @@ def test_a_cell_works_or_is_refused(
         assert removed == pytest.approx(0.4, abs=0.05)
 
 
-def test_a_sweep_names_the_line_that_a_kind_cannot_do(speech: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_sweep_names_the_line_that_a_kind_cannot_do(speech: Path, tmp_path: Path) -> None:
     """Before anything starts, by ``--dry-run``."""
     teacher = dense(speech, tmp_path / "conformer", "conformer", "ctc")
     lines = {"random": {"method": "random"},
