@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
@@ -35,6 +36,19 @@ from pruning.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended.
+
+    Attributes:
+        world: the processes that it was trained by.
+        files: those that it read.
+    """
+
+    world: distributed.World
+    files: tuple[Path, ...]
 
 
 def vocabulary(config: Optional[HasVocabulary], table: OutputTable) -> int:
@@ -85,7 +99,7 @@ def continued(model: nn.Module, header: checkpoint.Header) -> dict[str, Any]:
 
 def train(
     kind: Kind[N], exp_dir: PathLike, init: Optional[PathLike] = None, teacher: Optional[PathLike] = None
-) -> None:
+) -> Ended:
     """Train a network, from scratch or from a checkpoint, with or without a teacher; the structure stays.
 
     Args:
@@ -108,19 +122,18 @@ def train(
         network = fresh(kind)
         header = kind.origin()
     task = kind.task(kind.own(network.train()), kind.teacher(teacher))
-    _fit(kind, task, exp_dir, {"init": init, "teacher": teacher, **kind.stands_on()}, header, header.get("dense"))
+    return _fit(
+        kind, task, exp_dir, {"init": init, "teacher": teacher, **kind.stands_on()}, header, header.get("dense")
+    )
 
 
-def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> distributed.World:
+def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> Ended:
     """Train a copy of the teacher while it is pruned, until it costs what the constraint says.
 
     Args:
         kind: with the configuration and the data of the run.
         exp_dir: the experiment's directory; its checkpoints hold dense weights and the structure that was found.
         teacher: checkpoint or experiment of the dense network.
-
-    Returns:
-        The processes that it was trained by.
 
     Raises:
         UserError: as `train`, for what a network of this kind cannot do, and for a target that the enabled kinds of
@@ -158,7 +171,7 @@ def _fit(
     networks: Mapping[str, Optional[PathLike]],
     header: Mapping[str, Any],
     dense: Optional[dict[str, Any]],
-) -> distributed.World:
+) -> Ended:
     """Run the loop on a task and leave ``model.json`` beside its checkpoints, and ``structure.json`` where it pruned.
 
     Args:
@@ -170,6 +183,7 @@ def _fit(
     config, table = kind.config, kind.tokenizer
     world = distributed.initialise(config.trainer.device)
     data = kind.data(world)
+    files = _files({**data.files, "lang_dir": [table.path]}, networks)
     trainer = Trainer(
         config.trainer,
         task=task,
@@ -179,7 +193,7 @@ def _fit(
         header={"model": registry.describe(task.model), "tokenizer": table.describe(), **header},
         configuration=configuration.to_dict(config),
         defaults=configuration.defaults(type(config)),
-        inputs=_fingerprints({**data.files, "lang_dir": [table.path]}, networks),
+        inputs=_fingerprints(files),
         steps_per_epoch=data.steps_per_epoch,
         world=world,
     )
@@ -189,13 +203,18 @@ def _fit(
     trainer.run()
     if world.is_main and task.pruner is not None:
         write_json(Path(exp_dir) / STRUCTURE, found_structure(exp_dir).to_dict())
-    return world
+    return Ended(world, tuple(itertools.chain.from_iterable(files.values())))
 
 
-def _fingerprints(files: Mapping[str, Sequence[Path]], networks: Mapping[str, Optional[PathLike]]) -> dict[str, Any]:
-    """What a run reads, by content: files may move while it is interrupted, but not change."""
-    all_files = {name: list(paths) for name, paths in files.items()}
+def _files(data: Mapping[str, Sequence[Path]], networks: Mapping[str, Optional[PathLike]]) -> dict[str, list[Path]]:
+    """What a run reads, by the name of its option."""
+    files = {name: list(paths) for name, paths in data.items()}
     for name, path in networks.items():
         if path is not None:
-            all_files[name] = [checkpoint.file_of(path)]
-    return {name: [f"{path.name} {file_fingerprint(path)[:12]}" for path in paths] for name, paths in all_files.items()}
+            files[name] = [checkpoint.file_of(path)]
+    return files
+
+
+def _fingerprints(files: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
+    """Files by content: they may move while a run is interrupted, but not change."""
+    return {name: [f"{path.name} {file_fingerprint(path)[:12]}" for path in paths] for name, paths in files.items()}
