@@ -15,6 +15,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.speech.decoding import graphs
+from pruning.speech.decoding.config import GRAPH_KINDS
 from pruning.speech.text.bpe import Tokenizer
 
 
@@ -23,10 +24,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--arpa", type=Path, required=True, help="the model, e.g. data/lm/3-gram.arpa.gz")
     options.add_argument("--lang-dir", type=Path, required=True, help="language directory: bpe.model and tokens.txt")
-    options.add_argument("--which", nargs="+", choices=graphs.KINDS, default=graphs.KINDS, help="default: both")
+    options.add_argument("--which", nargs="+", choices=GRAPH_KINDS, default=GRAPH_KINDS, help="default: both")
     options.add_argument("--max-order", type=int, help="use no longer n-grams than these; default: all")
     values = options.parse_args(argv)
-    kinds = [kind for kind in graphs.KINDS if kind in values.which]
+    kinds = [kind for kind in GRAPH_KINDS if kind in values.which]
     for path in graphs.build(values.arpa, Tokenizer(values.lang_dir), kinds, values.max_order):
         logging.info("%s", path)
 

@@ -13,6 +13,7 @@ from typing import Optional
 from pruning.bin import command
 from pruning.speech.data.contents import transcripts
 from pruning.speech.text import bpe
+from pruning.speech.text.names import MODEL_TYPES
 from pruning.speech.text.text_files import check_texts, read_sentences
 
 
@@ -23,7 +24,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--text", type=Path, nargs="*", default=[], help="text besides, one sentence a line")
     options.add_argument("--lang-dir", type=Path, required=True, help="e.g. data/lang_bpe_500")
     options.add_argument("--vocab-size", type=int, help="tokens, 3 special ones included; optional for --unit char")
-    options.add_argument("--unit", choices=bpe.MODEL_TYPES, default="unigram", help="kind of token")
+    options.add_argument("--unit", choices=MODEL_TYPES, default="unigram", help="kind of token")
     values = options.parse_args(argv)
     text = (line for path in check_texts(values.text) for line in read_sentences(path) if line)
     spoken = transcripts(values.cuts) if values.cuts else ()

@@ -13,18 +13,20 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import processor
 from pruning.files import PathLike
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def processor_name(device: str = "cpu") -> str:
     """The model name of the processor, or of the GPU that ``device`` names."""
     if device != "cpu":
+        import torch
+
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -100,6 +102,8 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 def environment(module: str, argv: Optional[Sequence[str]], device: str) -> dict[str, Any]:
     """What goes beside every measured figure."""
+    import torch
+
     return {
         "processor": processor_name(device),
         "processors": os.cpu_count(),

@@ -14,7 +14,7 @@ from pruning.experiments import checkpoint
 from pruning.files import read_json
 from pruning.kinds import encoder_head
 from pruning.methods.choice import new_pruner
-from pruning.methods.config import HJ
+from pruning.methods.names import HJ
 from pruning.models import facts
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from tests.test_recipe_an4 import make_an4

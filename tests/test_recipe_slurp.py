@@ -13,7 +13,7 @@ from pruning import configuration
 from pruning.experiments import checkpoint
 from pruning.kinds import encoder_head
 from pruning.methods.choice import new_pruner
-from pruning.methods.config import HJ
+from pruning.methods.names import HJ
 from pruning.models import facts
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.speech.corpora.synthetic import slurp_corpus

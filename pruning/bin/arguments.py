@@ -7,17 +7,14 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-import torch
-
-from pruning import configuration, registry
+from pruning import registry
 from pruning.errors import UserError
-from pruning.importers import icefall_teacher
-from pruning.importers.icefall_checkpoint import Choice
-from pruning.kinds import kind as kinds
-from pruning.kinds.kind import Inputs, Kind
 from pruning.registry import CUTS, TEXT
+
+if TYPE_CHECKING:
+    from pruning.kinds.kind import Inputs, Kind
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
@@ -67,6 +64,8 @@ def check_device(name: str) -> str:
     Raises:
         UserError: it is not.
     """
+    import torch
+
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -123,6 +122,9 @@ def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> N
     Raises:
         UserError: see `pruning.importers.icefall_teacher.import_experiment`.
     """
+    from pruning.importers import icefall_teacher
+    from pruning.importers.icefall_checkpoint import Choice
+
     choice = Choice(options.epoch, options.iter or None, options.avg, options.use_averaged_model)
     checkout = None
     if options.icefall_dir is not None:
@@ -166,6 +168,9 @@ def kind(options: argparse.Namespace) -> type[Kind[Any]]:
     Raises:
         UserError: there is no such kind, or it takes other data.
     """
+    from pruning import configuration
+    from pruning.kinds import kind as kinds
+
     form = data_form(options)
     found = kinds.find(registry.name_for(configuration.read(options.config), form), str(options.config))
     if found.data_form != form:
@@ -176,6 +181,8 @@ def kind(options: argparse.Namespace) -> type[Kind[Any]]:
 
 def inputs(options: argparse.Namespace) -> Inputs:
     """The data that `add_data`'s options name."""
+    from pruning.kinds.kind import Inputs
+
     form = data_form(options)
     train, dev = (tuple(getattr(options, f"{part}_{form}")) for part in ("train", "dev"))
     return Inputs(train, dev, options.lang_dir)

@@ -17,6 +17,7 @@ from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.measure import benchmark
+from pruning.measure.names import BACKENDS
 from pruning.reports import report
 
 MODULE = "pruning.bin.benchmark"
@@ -32,10 +33,11 @@ process of its own with one encoder, libraries included, in the first setting. {
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    add_options(parser, benchmark.BACKENDS, ["pytorch", "onnx", "int8"])
+    add_options(parser, BACKENDS, ["pytorch", "onnx", "int8"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="numbers of utterances")
     parser.add_argument("--seconds", nargs="+", type=float, default=[10.0], help="lengths of audio")
-    publish(parser.parse_args(argv), argv, MODULE, _measure, benchmark.table, EXPLANATION, "real_time_factor")
+    options = parser.parse_args(argv)
+    publish(options, argv, MODULE, _measure, benchmark.table, EXPLANATION, "real_time_factor")
 
 
 def add_options(parser: argparse.ArgumentParser, backends: Sequence[str], default: Sequence[str]) -> None:

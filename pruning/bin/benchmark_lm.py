@@ -13,7 +13,8 @@ from pruning.bin import arguments, benchmark, command
 from pruning.errors import UserError
 from pruning.kinds.language_model import LanguageModelKind
 from pruning.measure import lm_benchmark
-from pruning.measure.lm_benchmark import SCORING, STEPS, Setting
+from pruning.measure.lm_benchmark import Setting
+from pruning.measure.names import LM_BACKENDS, SCORING, STEPS
 
 EXPLANATION = """\
 Language models on random tokens, log-probabilities of every token of the vocabulary included. *Scoring*: whole
@@ -27,7 +28,7 @@ of each work. {processor}, torch {torch}."""
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
-    benchmark.add_options(parser, lm_benchmark.BACKENDS, lm_benchmark.BACKENDS)
+    benchmark.add_options(parser, LM_BACKENDS, LM_BACKENDS)
     works = [SCORING, STEPS]
     parser.add_argument("--work", nargs="+", choices=works, default=works, help="what is measured")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="scoring: numbers of sentences")

@@ -66,7 +66,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         _log(manifests.set_name_of(cuts), found)
 
 
-@torch.no_grad()
 def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float, device: str) -> dict[str, Any]:
     """The intent of every utterance of a set, and what they are worth together.
 
@@ -81,7 +80,8 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     for batch in evaluation_batches(data, [cuts], known, source=source_of(model)):
         batch = batch.to(device)
         started = time.perf_counter()
-        best = model(batch.features, batch.lengths).logits.argmax(dim=1).tolist()
+        with torch.no_grad():
+            best = model(batch.features, batch.lengths).logits.argmax(dim=1).tolist()
         computing += time.perf_counter() - started
         audio += batch.seconds
         found.update(zip(batch.ids, (known.table[number] for number in best)))

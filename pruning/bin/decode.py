@@ -28,7 +28,7 @@ from pruning.experiments.checkpoint import file_of, load_model
 from pruning.experiments.structures import check_extracted
 from pruning.files import read_json, write_json
 from pruning.kinds import kind as kinds
-from pruning.kinds.exports import FORMS
+from pruning.kinds.forms import FORMS
 from pruning.kinds.language_model import LanguageModelKind
 from pruning.kinds.transducer import by_ctc
 from pruning.kinds.transducer_export import PARTS, ExportedTransducer
@@ -39,7 +39,8 @@ from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.data.sources import FEATURES, Source
 from pruning.speech.decoding import graphs
-from pruning.speech.decoding.methods import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig, LanguageModel
+from pruning.speech.decoding.config import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig
+from pruning.speech.decoding.methods import LanguageModel
 from pruning.speech.decoding.recognition import FeatureTiming, Recognition, recognise, time_features
 from pruning.speech.decoding.rescoring import write_nbest
 from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write_results
@@ -114,7 +115,7 @@ class _Source(NamedTuple):
     name: str
     feature_dim: Optional[int]
     fingerprint: str
-    hears: Source = FEATURES
+    hears: Source
 
 
 def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
@@ -155,14 +156,14 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     fingerprint = " ".join(provenance.file_fingerprint(part.path)[:12] for part in files.values())
     place = arguments.exported / arguments.form
     if arguments.engine == ENGINES[0]:
-        return _Source(model, place, "best", model.feature_dim, fingerprint)
+        return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES)
     if arguments.method != "greedy_search":
         raise UserError(f"{arguments.method} by {arguments.engine} is not offered", "choose greedy_search")
     theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim)
     known = facts.read_facts(place)
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
     write_json(place / facts.FILE, known)
-    return _Source(theirs, place, "best", model.feature_dim, fingerprint)
+    return _Source(theirs, place, "best", model.feature_dim, fingerprint, FEATURES)
 
 
 def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[LanguageModel]:

@@ -22,7 +22,8 @@ from pruning.deploy.exported import read_parts
 from pruning.deploy.extract import EXACTNESS
 from pruning.errors import UserError
 from pruning.kinds import kind as kinds
-from pruning.kinds.exports import FORMS, Exports
+from pruning.kinds.exports import Exports
+from pruning.kinds.forms import FORMS
 from pruning.models.facts import write_facts
 from pruning.registry import CUTS, TEXT
 

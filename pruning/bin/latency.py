@@ -14,6 +14,7 @@ from pruning.errors import UserError
 from pruning.files import write_json
 from pruning.kinds.transducer import TransducerKind
 from pruning.measure import benchmark, latency
+from pruning.measure.names import BACKENDS, PYTORCH
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -21,7 +22,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--network", required=True, help="checkpoint or experiment of the network to be pruned")
     parser.add_argument("--output", required=True, help="JSON file")
-    parser.add_argument("--backend", choices=benchmark.BACKENDS, default=benchmark.PYTORCH, help="what will run it")
+    parser.add_argument("--backend", choices=BACKENDS, default=PYTORCH, help="what will run it")
     parser.add_argument("--threads", type=int, default=1, help="threads")
     parser.add_argument("--batch", type=int, default=1, help="utterances at once")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each")

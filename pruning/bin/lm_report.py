@@ -17,7 +17,7 @@ from pruning.files import read_json
 from pruning.kinds.measured_text import BLOCK, blocks_of, in_blocks
 from pruning.models import facts
 from pruning.reports import report
-from pruning.speech.decoding.methods import SETTINGS
+from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.scoring.statistics import Design, Estimate
 
 NOTE = """\

@@ -12,7 +12,7 @@ from pruning.core.structure import Structure
 from pruning.files import atomic_path, read_json, write_text
 from pruning.reports import pictures
 from pruning.reports.page import page
-from pruning.speech.decoding.methods import SETTINGS
+from pruning.speech.decoding.config import SETTINGS
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

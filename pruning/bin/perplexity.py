@@ -28,7 +28,7 @@ from pruning.speech.text.text_files import ON_EMPTY, check_texts, empty_line, re
 
 logger = logging.getLogger(__name__)
 LONGEST = 4096
-Scorer = Callable[[Path, Sequence[str]], list[WordScores]]
+Scorer = Callable[[Path, Sequence[str]], "list[WordScores]"]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from pruning import configuration
 from pruning.bin import arguments, command
-from pruning.core.cost import COSTS
+from pruning.core.names import COSTS
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
 from pruning.kinds.transducer import PruneConfig, RunConfig

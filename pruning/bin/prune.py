@@ -10,13 +10,13 @@ from typing import Optional
 
 from pruning import configuration
 from pruning.bin import arguments, command
-from pruning.core.constraint import RAMPS
+from pruning.core.names import RAMPS
 from pruning.deploy.extract import extract_snapshots
 from pruning.errors import UserError
 from pruning.experiments.directory import is_done
 from pruning.files import PathLike
 from pruning.kinds import run
-from pruning.methods.config import METHODS, TECHNIQUES
+from pruning.methods.names import METHODS, TECHNIQUES
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

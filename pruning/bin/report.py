@@ -13,7 +13,7 @@ from pruning.bin.arguments import system
 from pruning.errors import UserError
 from pruning.files import write_text
 from pruning.reports import report
-from pruning.speech.decoding.methods import SETTINGS
+from pruning.speech.decoding.config import SETTINGS
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pruning.bin import arguments, command, decode
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.speech.data.manifests import set_name_of
-from pruning.speech.decoding.methods import WEIGHT_OF, WITH_LM
+from pruning.speech.decoding.config import WEIGHT_OF, WITH_LM
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.core.cost import COSTS, SIZE
+from pruning.core.names import COSTS, SIZE
 from pruning.errors import UserError
 from pruning.files import write_json
 from pruning.kinds.transducer import TransducerKind
 from pruning.models import uniform
 from pruning.models.facts import cost_model
+from pruning.models.names import NARROW
 from pruning.models.transducer import Transducer
 
 
@@ -27,7 +28,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     budgets.add_argument("--share", type=float, help="the budget as a share of the dense network's cost")
     parser.add_argument(
         "--narrow",
-        choices=uniform.NARROW,
+        choices=NARROW,
         default="units",
         help="what can be pruned (d_model stays), or every dimension (heads and layers stay)",
     )

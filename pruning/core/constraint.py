@@ -10,12 +10,10 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from pruning.core.cost import COSTS, CostModel
-from pruning.core.latency import LATENCY
+from pruning.core.cost import CostModel
+from pruning.core.names import COSTS, LATENCY, RAMPS
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
-
-RAMPS = ("linear", "cubic", "one_shot")
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,11 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pruning.core.latency import LATENCY, LatencyModel, LatencyTable
+from pruning.core.latency import LatencyModel, LatencyTable
+from pruning.core.names import COSTS, LATENCY, MACS, SIZE
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-
-SIZE = "size"
-MACS = "macs"
-COSTS = (SIZE, MACS)
 
 
 @dataclass(frozen=True)

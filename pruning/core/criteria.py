@@ -15,16 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.linear_inputs import watched_inputs
+from pruning.core.names import FROM_GRADIENTS
 from pruning.core.precision import at_least_float32
 from pruning.core.selection import Selection
 from pruning.core.units import Span
 from pruning.errors import UserError
-
-CRITERIA = ("magnitude", "taylor", "fisher", "movement", "wanda", "activation", "random")
-LOOK_INSIDE = ("magnitude", "wanda", "activation")
-"""Those that read weights, or what enters layers; the others know nothing but masks and their gradients."""
-FROM_GRADIENTS = ("taylor", "fisher", "movement")
-WEIGHTS = ("own", "following")
 
 Observer = Callable[[nn.Module, Selection, dict[str, Tensor]], AbstractContextManager[None]]
 

@@ -18,8 +18,6 @@ from torch import Tensor
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 
-LATENCY = "latency"
-
 
 @dataclass(frozen=True)
 class LatencyTable:

@@ -14,7 +14,8 @@ from torch import nn
 from pruning.deploy import onnx_files
 from pruning.files import PathLike, atomic_path
 from pruning.kinds import kind
-from pruning.kinds.exports import FORMS, Exports, Part
+from pruning.kinds.exports import Exports, Part
+from pruning.kinds.forms import FORMS
 
 
 def export_onnx(

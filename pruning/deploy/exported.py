@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.kinds.exports import FORMS
+from pruning.kinds.forms import FORMS
 from pruning.optional import package
 
 
@@ -69,7 +69,7 @@ def read_parts(directory: PathLike, names: Sequence[str], form: str, threads: in
     Args:
         directory: of the export.
         names: of the parts.
-        form: one of `pruning.kinds.exports.FORMS`.
+        form: one of `pruning.kinds.forms.FORMS`.
         threads: of onnxruntime; TorchScript takes torch's.
 
     Raises:

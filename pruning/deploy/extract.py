@@ -13,9 +13,10 @@ from tabulate import tabulate
 from torch import nn
 
 from pruning import registry
-from pruning.core.cost import MACS, SIZE, CostModel, summarise
+from pruning.core.cost import CostModel, summarise
 from pruning.core.extraction import cut_tensors, extract
 from pruning.core.masking import Masker
+from pruning.core.names import MACS, SIZE
 from pruning.core.prunable import prunable
 from pruning.core.repair import repair
 from pruning.core.single_weights import SingleWeights, is_of_single_weights, view_of

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from pruning.files import PathLike, atomic_path
-from pruning.kinds.exports import FORMS, Part
+from pruning.kinds.exports import Part
+from pruning.kinds.forms import FORMS
 from pruning.optional import package
 
 OPSET = 17  # the first with layer normalisation

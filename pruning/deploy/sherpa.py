@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.kinds.exports import FORMS
+from pruning.kinds.forms import FORMS
 from pruning.kinds.transducer_export import PARTS
 from pruning.optional import package
 from pruning.speech.data.manifests import iterate_cuts

@@ -12,10 +12,10 @@ class Capabilities:
     """What can be done with a network.
 
     Attributes:
-        techniques: of pruning, see `pruning.methods.config.TECHNIQUES`.
+        techniques: of pruning, see `pruning.methods.names.TECHNIQUES`.
         repair: whether what follows cut units can be solved anew, by least squares.
-        exports: forms of exported files, see `pruning.kinds.exports.FORMS`.
-        decodings: methods of decoding, see `pruning.speech.decoding.methods.SETTINGS`; none: it recognises no words.
+        exports: forms of exported files, see `pruning.kinds.forms.FORMS`.
+        decodings: methods of decoding, see `pruning.speech.decoding.config.SETTINGS`; none: it recognises no words.
         uniform: whether uniformly narrowed networks can be made of it.
     """
 

@@ -18,14 +18,16 @@ from pruning.importers import hugging_face
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.encoder_head_export import encoder_head_exports
-from pruning.kinds.exports import ONNX_FORMS, Exports
+from pruning.kinds.exports import Exports
+from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.kinds.transducer import by_ctc, set_feature_statistics
 from pruning.methods.base import Pruner
-from pruning.methods.config import TECHNIQUES, PruningConfig
+from pruning.methods.config import PruningConfig
+from pruning.methods.names import TECHNIQUES
 from pruning.models import encoders, facts
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
@@ -35,7 +37,7 @@ from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, Source
-from pruning.speech.decoding.methods import SETTINGS
+from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
 from pruning.speech.text.table import CutTable

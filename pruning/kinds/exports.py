@@ -11,9 +11,6 @@ from typing import NamedTuple, Optional, Protocol
 import torch
 from torch import Tensor, nn
 
-FORMS = {"float32": ".onnx", "int8": ".int8.onnx", "torchscript": ".pt"}
-"""Endings of the files of each form of export."""
-ONNX_FORMS = ("float32", "int8")
 AUTHOR = {"model_author": "structured pruning", "version": "1"}
 """Metadata of every file."""
 Axes = Mapping[str, Mapping[int, str]]

@@ -8,13 +8,15 @@ from typing import Any, Optional
 
 from pruning.files import PathLike
 from pruning.kinds.capabilities import Capabilities
-from pruning.kinds.exports import ONNX_FORMS, Exports
+from pruning.kinds.exports import Exports
+from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.language_model_export import language_model_exports
 from pruning.kinds.measured_text import perplexity
 from pruning.kinds.measuring import Measuring
 from pruning.methods.base import Pruner
-from pruning.methods.config import TECHNIQUES, PruningConfig
+from pruning.methods.config import PruningConfig
+from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import LanguageModelConfig

@@ -11,7 +11,7 @@ from pruning.experiments.decoding_results import intents_path, likelihood_path, 
 from pruning.files import PathLike, read_json
 from pruning.kinds.measuring import MEASURES, SPOKEN, Measuring, TestData, made, python, stamp
 from pruning.speech.data import manifests
-from pruning.speech.decoding.methods import SETTINGS, WEIGHT_OF
+from pruning.speech.decoding.config import SETTINGS, WEIGHT_OF
 from pruning.speech.scoring.word_errors import count_errors, read_transcripts
 
 ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)

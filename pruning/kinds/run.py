@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from pruning import configuration, registry
-from pruning.core.criteria import LOOK_INSIDE
 from pruning.core.low_rank import Metric, linear_names
+from pruning.core.names import LOOK_INSIDE
 from pruning.core.prunable import plain
 from pruning.core.single_weights import hold_zeros, is_of_single_weights
 from pruning.core.structure import Structure

@@ -15,14 +15,16 @@ from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
-from pruning.kinds.exports import FORMS, Exports
+from pruning.kinds.exports import Exports
+from pruning.kinds.forms import FORMS
 from pruning.kinds.kind import Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.kinds.transducer_export import transducer_exports
 from pruning.methods.base import Pruner
-from pruning.methods.config import TECHNIQUES, PruningConfig
+from pruning.methods.config import PruningConfig
+from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.registry import CUTS
@@ -31,7 +33,7 @@ from pruning.speech.data.augment import SpecAugment
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES
-from pruning.speech.decoding.methods import SETTINGS
+from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
 from pruning.tasks.transducer import Guidance, TransducerTask

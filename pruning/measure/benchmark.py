@@ -19,12 +19,13 @@ from pruning.deploy.exported import ExportedPart
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds import kind
-from pruning.kinds.exports import FORMS, Exports
+from pruning.kinds.exports import Exports
+from pruning.kinds.forms import FORMS
 from pruning.measure import timing
-from pruning.measure.timing import PYTORCH, Timing
+from pruning.measure.names import PYTORCH
+from pruning.measure.timing import Timing
 from pruning.models.facts import SAMPLES_PER_SECOND, frames_of, network_facts
 
-BACKENDS = (PYTORCH, "torchscript", "onnx", "int8")
 _FORM_OF = {"torchscript": "torchscript", "onnx": "float32", "int8": "int8"}
 
 
@@ -119,7 +120,7 @@ def measure(
 
     Args:
         systems: name -> network and directory of its export.
-        backends: of `BACKENDS`.
+        backends: of `pruning.measure.names.BACKENDS`.
         settings, repeats, seed: as there.
 
     Raises:

@@ -18,7 +18,7 @@ from pruning.core.structure import Structure
 from pruning.core.units import unit_kinds
 from pruning.measure import benchmark, timing
 from pruning.measure.benchmark import Setting
-from pruning.measure.timing import PYTORCH
+from pruning.measure.names import PYTORCH
 from pruning.models.transducer import Transducer
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def measure(
     Args:
         model: the dense network; times do not depend on weights.
         setting: threads, utterances and seconds of audio.
-        backend: of `pruning.measure.benchmark.BACKENDS`.
+        backend: of `pruning.measure.names.BACKENDS`.
         points: of each curve, at least 2.
         repeats: rounds.
     """

@@ -12,21 +12,21 @@ from typing import Any, Union
 import torch
 
 from pruning import provenance
-from pruning.core.cost import MACS, CostModel
+from pruning.core.cost import CostModel
+from pruning.core.names import MACS
 from pruning.deploy.export import export_onnx
 from pruning.deploy.exported import read_parts
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.kinds.exports import FORMS
+from pruning.kinds.forms import FORMS
 from pruning.kinds.language_model import LanguageModelKind
 from pruning.kinds.language_model_export import STEP, WHOLE, ExportedLM, by_steps
 from pruning.measure import timing
-from pruning.measure.timing import PYTORCH, Timing
+from pruning.measure.names import PYTORCH, SCORING, STEPS
+from pruning.measure.timing import Timing
 from pruning.models.facts import network_facts
 from pruning.models.transformer_lm import TransformerLM
 
-BACKENDS = (PYTORCH, "onnx", "int8")
-SCORING, STEPS = "scoring", "steps"
 _FORM_OF = {"onnx": "float32", "int8": "int8"}
 _FILE_OF = {SCORING: WHOLE, STEPS: STEP}
 _REPEATED = 8  # steps in one call, each from the same histories: one alone takes less than clocks tell well
@@ -103,7 +103,7 @@ def measure(
 
     Args:
         systems: name -> network and directory of its export.
-        backends: of `BACKENDS`.
+        backends: of `pruning.measure.names.LM_BACKENDS`.
         settings, repeats, seed: as there.
 
     Raises:

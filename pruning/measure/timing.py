@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from pruning import provenance
 from pruning.files import read_json, write_json
 
-PYTORCH = "pytorch"
 WARM_UP = 2
 
 

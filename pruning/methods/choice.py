@@ -16,10 +16,11 @@ from pruning.core.units import unit_kinds
 from pruning.errors import UserError
 from pruning.experiments.structures import read_structure
 from pruning.methods.base import Pruner
-from pruning.methods.config import HJ, L0, PruningConfig
+from pruning.methods.config import PruningConfig
 from pruning.methods.criterion import CriterionPruning
 from pruning.methods.l0 import Gating, GatingConfig
 from pruning.methods.low_rank import LowRankPruning
+from pruning.methods.names import HJ, L0
 
 
 def new_pruner(

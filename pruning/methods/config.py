@@ -6,26 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from pruning.core.constraint import ConstraintConfig
-from pruning.core.criteria import CRITERIA
 from pruning.errors import check_numbers
 from pruning.methods.criterion import CriterionConfig
 from pruning.methods.l0 import GatingConfig
+from pruning.methods.names import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.training.trainer_config import TrainerConfig
 
-L0 = "l0"
-HJ = ("hj-size", "hj-mac", "hj-sepsize")
-"""HJ-Pruning ("Structured Pruning of Self-Supervised Pre-trained Models for Speech Recognition and Understanding",
-ICASSP 2023): L0 gates on channels of the frontend, heads and hidden units jointly, under one constraint on size, one on
-MACs, or one on the size of each part."""
-METHODS = (L0, *HJ, *CRITERIA)
 _OF_HJ = dict(zip(HJ, ("size", "macs", "parts")))
-TECHNIQUES = ("structured", "unstructured", "low_rank")
-NO_CELL = {
-    (L0, "unstructured"): "gates are of units; every single weight would need one",
-    (L0, "low_rank"): "gates are of units; components are ranked, by magnitude or taylor for example",
-    **{(method, technique): "gates are of units" for method in HJ for technique in ("unstructured", "low_rank")},
-    ("activation", "unstructured"): "what enters a weight is the same for its whole column; wanda weighs it",
-}
 
 
 @dataclass(frozen=True)

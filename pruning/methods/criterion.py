@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.constraint import ConstraintConfig
-from pruning.core.criteria import CRITERIA, WEIGHTS, UnitScores
+from pruning.core.criteria import UnitScores
+from pruning.core.names import CRITERIA, WEIGHTS
 from pruning.core.prunable import Prunable, prunable
 from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
 from pruning.core.selection import Selection
@@ -71,7 +72,7 @@ class CriterionPruning(Pruner):
 
     Args:
         model: a network that declares its units.
-        criterion: one of `pruning.core.criteria.CRITERIA`.
+        criterion: one of `pruning.core.names.CRITERIA`.
         config: see `CriterionConfig`.
         constraint: the cost and its target.
         frames: input frames at which MACs are counted.

@@ -73,7 +73,7 @@ class LowRankPruning(CriterionPruning):
 
     Args:
         model: a network whose layers are factored (see `pruning.core.low_rank.factorise`).
-        criterion: one of `pruning.core.criteria.CRITERIA`.
+        criterion: one of `pruning.core.names.CRITERIA`.
         config, constraint, frames, seed, snapshots: see `CriterionPruning`.
         metrics: by layer; the plain one where absent.
 

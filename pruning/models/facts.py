@@ -9,7 +9,8 @@ from typing import Any, Optional
 from torch import nn
 
 from pruning import registry
-from pruning.core.cost import MACS, SIZE, CostModel
+from pruning.core.cost import CostModel
+from pruning.core.names import MACS, SIZE
 from pruning.core.prunable import prunable
 from pruning.files import PathLike, read_json, write_json
 

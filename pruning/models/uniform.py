@@ -10,8 +10,6 @@ from pruning.errors import UserError
 from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer, TransducerConfig
 
-NARROW = ("units", "width")
-
 
 def narrowed_config(
     dense: Transducer, narrow: str, cost: str, budget: float, seconds: float = 10.0

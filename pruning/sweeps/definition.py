@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from pruning import configuration, registry
-from pruning.core.cost import COSTS
+from pruning.core.names import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds import kind as kinds
@@ -20,7 +20,7 @@ from pruning.kinds.kind import Kind
 from pruning.kinds.measuring import Measuring, TestData
 from pruning.kinds.transducer import TransducerKind
 from pruning.methods.choice import new_pruner
-from pruning.methods.config import METHODS
+from pruning.methods.names import METHODS
 from pruning.models.facts import cost_model
 from pruning.models.transducer import TransducerConfig
 from pruning.models.uniform import narrowed_config

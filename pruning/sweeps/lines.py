@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from pruning.methods.config import NO_CELL
-from pruning.models.uniform import NARROW
+from pruning.methods.names import NO_CELL
+from pruning.models.names import NARROW
 
 TEACHER = "teacher"
 
@@ -29,7 +29,7 @@ class MethodConfig:
     it is.
 
     Attributes:
-        method: prune the teacher by this method of `pruning.methods.config.METHODS`, extract and fine-tune.
+        method: prune the teacher by this method of `pruning.methods.names.METHODS`, extract and fine-tune.
         settings: over the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
         structure_from: take the structure that another line found (same target and seed), and fine-tune.
         uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``: of its ``units`` or in its

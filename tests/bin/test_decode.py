@@ -24,6 +24,7 @@ from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.speech.corpora import librispeech
 from pruning.speech.data import features, manifests
 from pruning.speech.decoding import graphs
+from pruning.speech.decoding.config import GRAPH_KINDS
 from pruning.speech.decoding.rescoring import read_nbest
 from pruning.speech.ngrams import arpa, kneser_ney
 from pruning.speech.scoring.word_errors import read_transcripts
@@ -120,14 +121,14 @@ def test_graphs_of_a_language_model_are_decoded_with(tmp_path: Path, data: Path)
     with pytest.raises(UserError, match=r"lang_bpe_27/HLG.safetensors does not exist; make it with local/make_graphs"):
         run(exp_dir, data, "--method", "hlg_decoding")
     arpa.write(kneser_ney.estimate(SENTENCES, 2), tmp_path / "model.arpa")
-    paths = graphs.build(tmp_path / "model.arpa", bpe.Tokenizer(lang_dir), graphs.KINDS)
+    paths = graphs.build(tmp_path / "model.arpa", bpe.Tokenizer(lang_dir), GRAPH_KINDS)
     elsewhere = [shutil.move(path, tmp_path / f"two-{path.name}") for path in paths]
     known = set(" ".join(SENTENCES).split())
     for method, own in (("fast_beam_search_LG", 0), ("hlg_decoding", 1)):
         graph = ["--graph", str(elsewhere[own]), "--method", method]
         run(exp_dir, data, *graph, sets=("test-clean",))
         facts = facts_of(exp_dir, method, "test-clean")
-        assert facts["suffix"].endswith(f"-two-{graphs.KINDS[own]}") and facts["parameters"]["graph"]
+        assert facts["suffix"].endswith(f"-two-{GRAPH_KINDS[own]}") and facts["parameters"]["graph"]
         transcripts = read_transcripts(exp_dir / method / facts["recogs"])
         assert {word for t in transcripts for word in t.hypothesis} <= known
         with pytest.raises(UserError, match="a graph of kind"):

@@ -8,7 +8,7 @@ import pytest
 
 from pruning import registry
 from pruning.bin import uniform
-from pruning.core.cost import MACS, SIZE
+from pruning.core.names import MACS, SIZE
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json

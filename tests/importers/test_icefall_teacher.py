@@ -18,8 +18,9 @@ from pruning.importers.icefall_checkpoint import Choice
 from pruning.models import icefall_encoder
 from pruning.models.facts import cost_model
 from pruning.models.icefall_encoder import IcefallEncoder
+from pruning.models.names import NARROW
 from pruning.models.transducer import Transducer
-from pruning.models.uniform import NARROW, narrowed_config
+from pruning.models.uniform import narrowed_config
 from tests.icefall import networks
 from tests.icefall.networks import PLACES, PRUNED, REWORKED, STATELESS
 from tests.kinds.test_transducer import inputs

@@ -17,9 +17,9 @@ from pruning.kinds import language_model
 from pruning.kinds import run as runs
 from pruning.kinds.language_model import LanguageModelKind
 from pruning.methods.choice import new_pruner
-from pruning.methods.config import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.methods.criterion import CriterionPruning
 from pruning.methods.low_rank import LowRankPruning, calibrate
+from pruning.methods.names import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.models.facts import read_facts
 from pruning.models.transformer_lm import TransformerLM
 from pruning.speech.text import bpe

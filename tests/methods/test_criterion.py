@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pruning.core.constraint import ConstraintConfig
-from pruning.core.criteria import CRITERIA
+from pruning.core.names import CRITERIA
 from pruning.core.ranking import NORMALISATIONS
 from pruning.core.structure import Structure
 from pruning.deploy.extract import exactness

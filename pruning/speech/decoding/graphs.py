@@ -31,7 +31,6 @@ from pruning.speech.ngrams.ngram import NgramModel
 from pruning.speech.text import lexicon
 from pruning.speech.text.bpe import Tokenizer
 
-KINDS = ("LG", "HLG")
 EPSILON, BACK_OFF = "<eps>", "#0"
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class DecodingGraph:
     """A graph whose output labels are words.
 
     Attributes:
-        kind: one of ``KINDS``.
+        kind: one of ``GRAPH_KINDS``.
         arcs: (A, 4) int32: source, destination, label, bits of the score, as k2 keeps them.
         splits: (A + 1,) int32: where the words of each arc start among ``outputs``.
         outputs: (O,) int32: word ids.
@@ -90,7 +89,7 @@ def load(path: PathLike, kind: str, tokenizer: Tokenizer) -> DecodingGraph:
 
     Args:
         path: of the file.
-        kind: what it must be, one of ``KINDS``.
+        kind: what it must be, one of ``GRAPH_KINDS``.
         tokenizer: of the network to decode with.
 
     Raises:
@@ -138,7 +137,7 @@ def build(arpa_path: PathLike, tokenizer: Tokenizer, kinds: Sequence[str], order
     Args:
         arpa_path: a model of words, compressed when the name ends in ``.gz``.
         tokenizer: of the network to decode with.
-        kinds: of ``KINDS``.
+        kinds: of ``GRAPH_KINDS``.
         order: use no longer n-grams than these; by default all.
 
     Returns:

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from pruning.files import PathLike
 from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.beam import Hypothesis
+from pruning.speech.decoding.config import DecodingConfig
 from pruning.speech.decoding.graphs import DecodingGraph
-from pruning.speech.decoding.methods import DecodingConfig, LanguageModel, decode, decode_n_best
+from pruning.speech.decoding.methods import LanguageModel, decode, decode_n_best
 from pruning.speech.decoding.rescoring import Entry
 from pruning.speech.scoring.word_errors import Transcript
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pruning.optional import k2_is_installed
 from pruning.speech.losses.lattice import lattice_score, symbol_windows
 from pruning.speech.network import TransducerNetwork
 
@@ -74,19 +73,6 @@ def pad_tokens(tokens: list[list[int]], device: torch.device | str) -> tuple[Ten
     flat = torch.tensor([y for x in tokens for y in x], dtype=torch.int64)
     targets[torch.arange(width) < lengths.unsqueeze(1)] = flat
     return targets.to(device), lengths.to(device)
-
-
-@lru_cache(maxsize=1)
-def k2_is_installed() -> bool:
-    """Whether k2 can be imported; one that was built for another torch cannot, and is told of once."""
-    if importlib.util.find_spec("k2") is None:
-        return False
-    try:
-        importlib.import_module("k2")
-    except (ImportError, OSError, RuntimeError) as error:
-        logger.warning("k2 is installed but cannot be imported (%s); install the one built for this torch", error)
-        return False
-    return True
 
 
 def decoder_output(model: TransducerNetwork, targets: Tensor) -> Tensor:

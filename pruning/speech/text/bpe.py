@@ -13,10 +13,10 @@ import numpy as np
 
 from pruning import files
 from pruning.errors import UserError
+from pruning.speech.text.names import MODEL_TYPES
 
 BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 BLANK_ID, UNKNOWN_ID = 0, 2
-MODEL_TYPES = ("unigram", "bpe", "char", "word")
 _WORD_MARK = "▁"
 _SHOWN = 60
 """Characters of a text that are shown where something is wrong with it."""

@@ -15,8 +15,9 @@ from pruning.errors import UserError
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import LanguageModelConfig
 from pruning.speech.decoding.beam import Hypothesis, modified_beam_search, n_best
+from pruning.speech.decoding.config import WITH_LM, DecodingConfig
 from pruning.speech.decoding.fusion import Fusion, internal_scores, lm_scores
-from pruning.speech.decoding.methods import WITH_LM, DecodingConfig, LanguageModel, decode
+from pruning.speech.decoding.methods import LanguageModel, decode
 from pruning.speech.decoding.rescoring import Rescoring
 from tests.speech.decoding.test_methods import Network
 

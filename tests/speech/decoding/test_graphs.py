@@ -20,8 +20,9 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.speech.decoding import graphs
+from pruning.speech.decoding.config import GRAPH_KINDS, DecodingConfig
 from pruning.speech.decoding.graphs import DecodingGraph
-from pruning.speech.decoding.methods import DecodingConfig, decode
+from pruning.speech.decoding.methods import decode
 from pruning.speech.ngrams import arpa
 from pruning.speech.ngrams.kneser_ney import estimate
 from pruning.speech.ngrams.ngram import NgramModel, State
@@ -48,7 +49,7 @@ def built(lang_dir: Path) -> Path:
     """The same with both graphs."""
     pytest.importorskip("k2", reason="k2 is not installed for this torch")
     pytest.importorskip("kaldilm", reason="the extra 'graphs' is not installed")
-    graphs.build(lang_dir / "3-gram.arpa.gz", Tokenizer(lang_dir), graphs.KINDS)
+    graphs.build(lang_dir / "3-gram.arpa.gz", Tokenizer(lang_dir), GRAPH_KINDS)
     return lang_dir
 
 
@@ -152,7 +153,7 @@ def test_graphs_say_the_words_of_their_pieces(built: Path) -> None:
 def test_the_same_model_gives_the_same_files(built: Path, tmp_path: Path) -> None:
     names = ["LG.safetensors", "HLG.safetensors", "words.txt", "lexicon.txt"]
     before = [(built / name).read_bytes() for name in names]
-    graphs.build(built / "3-gram.arpa.gz", Tokenizer(built), graphs.KINDS)
+    graphs.build(built / "3-gram.arpa.gz", Tokenizer(built), GRAPH_KINDS)
     assert [(built / name).read_bytes() for name in names] == before
     words = [line.split() for line in (built / "words.txt").read_text().splitlines()]
     assert [int(index) for _, index in words] == list(range(len(words)))

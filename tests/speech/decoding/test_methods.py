@@ -17,12 +17,13 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Joiner, StatelessDecoder, Transducer, TransducerConfig
+from pruning.optional import k2_is_installed
 from pruning.speech.decoding import ctc
 from pruning.speech.decoding.beam import modified_beam_search
+from pruning.speech.decoding.config import GRAPHS, SETTINGS, WITH_LM, DecodingConfig
 from pruning.speech.decoding.fast_beam import fast_beam_search
 from pruning.speech.decoding.greedy import greedy_search
-from pruning.speech.decoding.methods import GRAPHS, SETTINGS, WITH_LM, DecodingConfig, decode
-from pruning.speech.losses.pruned_range import k2_is_installed
+from pruning.speech.decoding.methods import decode
 
 WITH_K2 = ("fast_beam_search", "ctc_decoding", *GRAPHS)
 ALL_METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS
@@ -213,7 +214,7 @@ def test_a_k2_of_another_torch_counts_as_missing(
 
 
 def test_a_missing_k2_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.speech.decoding.methods.k2_is_installed", lambda: False)
+    monkeypatch.setattr("pruning.speech.decoding.config.k2_is_installed", lambda: False)
     with pytest.raises(UserError, match="needs k2.*greedy_search"):
         DecodingConfig(method="fast_beam_search")
     assert DecodingConfig(method="greedy_search").settings() == {}
