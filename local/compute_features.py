@@ -14,7 +14,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.errors import UserError
-from pruning.speech.data import features, manifests
+from pruning.speech.data import manifests
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +41,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     import torch
 
     values = parser().parse_args(argv)
+
+    from pruning.speech.data import features
+
     if values.num_splits < 1 or (values.split is not None and not 1 <= values.split <= values.num_splits):
         raise UserError(f"split {values.split} of {values.num_splits}", "give a --split from 1 to --num-splits")
     if any(not 0.5 <= factor <= 2.0 for factor in values.speed_factors):

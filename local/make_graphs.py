@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech.decoding import graphs
 from pruning.speech.decoding.config import GRAPH_KINDS
-from pruning.speech.text.bpe import Tokenizer
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -27,6 +25,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--which", nargs="+", choices=GRAPH_KINDS, default=GRAPH_KINDS, help="default: both")
     options.add_argument("--max-order", type=int, help="use no longer n-grams than these; default: all")
     values = options.parse_args(argv)
+
+    from pruning.speech.decoding import graphs
+    from pruning.speech.text.bpe import Tokenizer
+
     kinds = [kind for kind in GRAPH_KINDS if kind in values.which]
     for path in graphs.build(values.arpa, Tokenizer(values.lang_dir), kinds, values.max_order):
         logging.info("%s", path)

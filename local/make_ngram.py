@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech.ngrams import arpa, kneser_ney
 from pruning.speech.text.text_files import check_texts, read_sentences
 
 _NO_WORD = re.compile(r"<eps>|#\d+")  # symbols of Kaldi's word lists
@@ -38,6 +37,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     known.add_argument("--vocabulary", type=Path, help="word list; other words are <unk>. Default: all of the text's")
     known.add_argument("--min-count", type=int, default=1, help="rarer words of the text are <unk>; default: 1")
     values = options.parse_args(argv)
+
+    from pruning.speech.ngrams import arpa, kneser_ney
+
     texts = [line for path in check_texts(values.text) for line in read_sentences(path)]
     words = None if values.vocabulary is None else vocabulary(values.vocabulary)
     model = kneser_ney.estimate(texts, values.order, words, values.min_count)

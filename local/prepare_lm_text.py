@@ -20,7 +20,6 @@ from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import atomic_path, write_text
 from pruning.speech.data import manifests
-from pruning.speech.data.contents import transcripts
 from pruning.speech.text.text_files import check_texts, read_sentences
 
 PARTS = ("train", "dev", "test")
@@ -38,6 +37,8 @@ def part_of(line: int, block: int, dev_share: float, test_share: float) -> str:
 
 def lines_of(values: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """(part, sentence) of everything that is not empty."""
+    from pruning.speech.data.contents import transcripts
+
     for part in PARTS:
         for text in transcripts(_cuts(values, part)) if _cuts(values, part) else ():
             yield part, text

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech.data.contents import transcripts
-from pruning.speech.text import bpe
 from pruning.speech.text.names import MODEL_TYPES
 from pruning.speech.text.text_files import check_texts, read_sentences
 
@@ -26,6 +24,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--vocab-size", type=int, help="tokens, 3 special ones included; optional for --unit char")
     options.add_argument("--unit", choices=MODEL_TYPES, default="unigram", help="kind of token")
     values = options.parse_args(argv)
+
+    from pruning.speech.data.contents import transcripts
+    from pruning.speech.text import bpe
+
     text = (line for path in check_texts(values.text) for line in read_sentences(path) if line)
     spoken = transcripts(values.cuts) if values.cuts else ()
     tokenizer = bpe.train(itertools.chain(spoken, text), values.lang_dir, values.vocab_size, values.unit)

@@ -9,7 +9,6 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.bin.arguments import boolean
-from pruning.experiments import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +28,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     parser.add_argument("--output", required=True, help="checkpoint to write (.safetensors)")
     options = parser.parse_args(argv)
+
+    from pruning.experiments import checkpoint
+
     model, header = checkpoint.load_model(options.exp_dir, options.epoch, options.avg, options.use_averaged_model)
     checkpoint.save_model(options.output, model, header)
     first, last = header["averaged_epochs"]

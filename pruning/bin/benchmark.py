@@ -16,9 +16,7 @@ from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.measure import benchmark
 from pruning.measure.names import BACKENDS
-from pruning.reports import report
 
 MODULE = "pruning.bin.benchmark"
 
@@ -37,6 +35,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="numbers of utterances")
     parser.add_argument("--seconds", nargs="+", type=float, default=[10.0], help="lengths of audio")
     options = parser.parse_args(argv)
+
+    from pruning.measure import benchmark
+
     publish(options, argv, MODULE, _measure, benchmark.table, EXPLANATION, "real_time_factor")
 
 
@@ -83,6 +84,8 @@ def publish(
     Raises:
         UserError: no --output, or --read names a file of another command.
     """
+    from pruning.reports import report
+
     path = options.read or options.output
     if path is None:
         raise UserError("--systems needs --output", "name a JSON file")
@@ -101,6 +104,8 @@ def publish(
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    from pruning.measure import benchmark
+
     lengths = all(0 < seconds < math.inf for seconds in options.seconds)
     if min(options.repeats, *options.threads, *options.batch) < 1 or not lengths:
         raise UserError("--repeats, --threads and --batch must be at least 1, --seconds above 0", "correct them")

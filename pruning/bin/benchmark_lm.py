@@ -11,9 +11,6 @@ from typing import Any, Optional
 
 from pruning.bin import arguments, benchmark, command
 from pruning.errors import UserError
-from pruning.kinds.language_model import LanguageModelKind
-from pruning.measure import lm_benchmark
-from pruning.measure.lm_benchmark import Setting
 from pruning.measure.names import LM_BACKENDS, SCORING, STEPS
 
 EXPLANATION = """\
@@ -36,11 +33,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--histories", nargs="+", type=int, default=[4, 64], help="steps: numbers of histories")
     parser.add_argument("--history-tokens", type=int, default=16, help="steps: tokens of each, 1 at least")
     options = parser.parse_args(argv)
+
+    from pruning.measure import lm_benchmark
+
     benchmark.publish(options, argv, "pruning.bin.benchmark_lm", _measure, lm_benchmark.table, EXPLANATION,
                       "tokens_per_second")  # fmt: skip
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    from pruning.kinds.language_model import LanguageModelKind
+    from pruning.measure import lm_benchmark
+    from pruning.measure.lm_benchmark import Setting
+
     numbers = (options.repeats, options.tokens, options.history_tokens, *options.threads, *options.batch,
                *options.histories)  # fmt: skip
     if min(numbers) < 1:

@@ -11,24 +11,17 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.experiments import checkpoint
-from pruning.experiments.decoding_results import intents_path
 from pruning.files import read_json, write_json
-from pruning.kinds.encoder_head import EncoderHeadKind, source_of
-from pruning.models.speech_model import INTENT, SpeechModel
 from pruning.speech.data import manifests
-from pruning.speech.data.batches import evaluation_batches
-from pruning.speech.data.data_config import DataConfig
-from pruning.speech.scoring.statistics import Design
 from pruning.speech.text.intents import Intent, Intents, accuracy, intent_of
+
+if TYPE_CHECKING:
+    from pruning.models.speech_model import SpeechModel
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +36,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
+
+    import torch
+
+    from pruning.experiments import checkpoint
+    from pruning.experiments.decoding_results import intents_path
+    from pruning.kinds.encoder_head import EncoderHeadKind
+    from pruning.models.speech_model import INTENT
+
     manifests.check_exists(options.cuts)
     arguments.check_least(options, num_threads=1)
     arguments.check_device(options.device)
@@ -72,6 +73,14 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     Raises:
         UserError: a cut has no intent, or its input cannot be read.
     """
+    import numpy as np
+    import torch
+
+    from pruning.kinds.encoder_head import source_of
+    from pruning.speech.data.batches import evaluation_batches
+    from pruning.speech.data.data_config import DataConfig
+    from pruning.speech.scoring.statistics import Design
+
     wanted = {cut.id: (intent_of(cut), str(cut.supervisions[0].speaker or cut.id)) for cut in
               manifests.iterate_cuts(cuts)}  # fmt: skip
     data = DataConfig(max_duration=max_duration, num_workers=0)

@@ -8,10 +8,7 @@ from typing import Optional
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
-from pruning.kinds.measured_text import BLOCK
 from pruning.kinds.measuring import MEASURES
-from pruning.reports import comparison_tables, report
-from pruning.sweeps import comparison
 
 SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} {unit}, pooled over them."
 ONE_SEED = "All lines have one seed: of what another would give, the intervals say nothing."
@@ -36,6 +33,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
     parser.add_argument("--note", help="what is to be said above the table")
     options = parser.parse_args(argv)
+
+    from pruning.kinds.measured_text import BLOCK
+    from pruning.reports import comparison_tables, report
+    from pruning.sweeps import comparison
+
     found = comparison.read(options.results)
     milliseconds, setting = None, ""
     if options.speed is not None:

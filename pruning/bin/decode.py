@@ -12,40 +12,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from pruning import provenance
 from pruning.bin import command
 from pruning.bin.arguments import boolean, check_device, check_least
-from pruning.deploy import sherpa
-from pruning.deploy.exported import read_parts
 from pruning.errors import UserError
-from pruning.experiments import decoding_results
-from pruning.experiments.checkpoint import file_of, load_model
-from pruning.experiments.structures import check_extracted
 from pruning.files import read_json, write_json
-from pruning.kinds import kind as kinds
 from pruning.kinds.forms import FORMS
-from pruning.kinds.language_model import LanguageModelKind
-from pruning.kinds.transducer import by_ctc
-from pruning.kinds.transducer_export import PARTS, ExportedTransducer
-from pruning.models import facts
-from pruning.speech.data import checks
-from pruning.speech.data.batches import evaluation_batches
-from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.manifests import set_name_of
-from pruning.speech.data.sources import FEATURES, Source
-from pruning.speech.decoding import graphs
 from pruning.speech.decoding.config import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig
-from pruning.speech.decoding.methods import LanguageModel
-from pruning.speech.decoding.recognition import FeatureTiming, Recognition, recognise, time_features
-from pruning.speech.decoding.rescoring import write_nbest
 from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write_results
-from pruning.speech.text.bpe import Tokenizer
-from pruning.speech.text.sentences import boundary_id
+
+if TYPE_CHECKING:
+    from pruning.speech.data.sources import Source
+    from pruning.speech.decoding import graphs
+    from pruning.speech.decoding.methods import LanguageModel
+    from pruning.speech.decoding.recognition import FeatureTiming, Recognition
+    from pruning.speech.text.bpe import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +103,11 @@ class _Source(NamedTuple):
 
 
 def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+    from pruning.experiments import decoding_results
+    from pruning.experiments.checkpoint import load_model
+    from pruning.experiments.structures import check_extracted
+    from pruning.kinds import kind as kinds
+
     if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
         raise UserError("it is not clear what to decode with", "give one of --exp-dir, --checkpoint and --exported")
     if arguments.engine != ENGINES[0] and arguments.exported is None:
@@ -143,6 +132,13 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
 
 
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+    from pruning.deploy import sherpa
+    from pruning.deploy.exported import read_parts
+    from pruning.kinds.transducer import by_ctc
+    from pruning.kinds.transducer_export import PARTS, ExportedTransducer
+    from pruning.models import facts
+    from pruning.speech.data.sources import FEATURES
+
     if (arguments.exported / "model.onnx").is_file():
         raise UserError(f"{arguments.exported} holds the export of an encoder with a head, which is not decoded here",
                         "decode the experiment that it is of: --exp-dir")  # fmt: skip
@@ -172,6 +168,10 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
     Raises:
         UserError: it wants one and none is given, or the other way round, or it has other tokens.
     """
+    from pruning.kinds.language_model import LanguageModelKind
+    from pruning.speech.decoding.methods import LanguageModel
+    from pruning.speech.text.sentences import boundary_id
+
     wanted = arguments.method in WITH_LM
     if wanted != (arguments.lm_exp_dir is not None):
         if wanted:
@@ -185,6 +185,8 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
 
 def _graph_path(arguments: argparse.Namespace) -> Optional[Path]:
     """Of the method's graph, if it needs one."""
+    from pruning.speech.decoding import graphs
+
     if arguments.method not in GRAPHS:
         if arguments.graph is not None:
             raise UserError(f"{arguments.method} decodes without a graph", f"choose one of {', '.join(GRAPHS)}")
@@ -208,6 +210,12 @@ def _decode_set(
     lm: Optional[LanguageModel],
     graph: Optional[graphs.DecodingGraph],
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
+    from pruning.deploy import sherpa
+    from pruning.speech.data.batches import evaluation_batches
+    from pruning.speech.data.data_config import DataConfig
+    from pruning.speech.data.sources import FEATURES
+    from pruning.speech.decoding.recognition import FeatureTiming, recognise, time_features
+
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
     batches = evaluation_batches(data, [cuts], source=hears)
     words_in = SCORED[arguments.score_in]
@@ -225,6 +233,9 @@ def _write_n_best(
     source: _Source, set_name: str, suffix: str, recognition: Recognition, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Write the n-best lists, if they were asked for; the facts of it."""
+    from pruning.experiments import decoding_results
+    from pruning.speech.decoding.rescoring import write_nbest
+
     if not arguments.nbest:
         return {}
     path = decoding_results.n_best_path(source.directory, arguments.method, set_name, suffix)
@@ -254,6 +265,10 @@ def _pending(
     source: _Source, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, suffix: str
 ) -> list[_Decoding]:
     """The sets that were not decoded so before, all of them checked before the first is decoded."""
+    from pruning.experiments import decoding_results
+    from pruning.experiments.checkpoint import file_of
+    from pruning.speech.data import checks
+
     pending, graph_path = [], _graph_path(arguments)
     for cuts in arguments.cuts:
         path = decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
@@ -297,6 +312,14 @@ def _check(arguments: argparse.Namespace) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(argv)
+
+    import torch
+    from torch import nn
+
+    from pruning.experiments import decoding_results
+    from pruning.speech.decoding import graphs
+    from pruning.speech.text.bpe import Tokenizer
+
     if arguments.scales_from is not None:
         if arguments.method not in WEIGHT_OF:
             raise UserError(f"--scales-from has no effect with {arguments.method}", "leave it out")

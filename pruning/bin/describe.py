@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.reports import report
-from pruning.speech.data import contents
-from pruning.speech.text.bpe import Tokenizer
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -20,6 +17,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, help="Markdown file, e.g. data/statistics.md")
     parser.add_argument("--title", default="Data", help="heading of the file")
     options = parser.parse_args(argv)
+
+    from pruning.reports import report
+    from pruning.speech.data import contents
+    from pruning.speech.text.bpe import Tokenizer
+
     tokenizer = None if options.lang_dir is None else Tokenizer(options.lang_dir)
     cuts = dict.fromkeys(options.cuts)  # a part that is trained and tested on has one row
     parts = [contents.describe(path, tokenizer) for path in cuts]

@@ -12,20 +12,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
-from pruning.deploy.export import write
-from pruning.deploy.exported import read_parts
-from pruning.deploy.extract import EXACTNESS
 from pruning.errors import UserError
-from pruning.kinds import kind as kinds
-from pruning.kinds.exports import Exports
 from pruning.kinds.forms import FORMS
-from pruning.models.facts import write_facts
 from pruning.registry import CUTS, TEXT
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pruning.kinds import kind as kinds
+    from pruning.kinds.exports import Exports
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -44,6 +42,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--check", action="store_true", help="compare the files that are there; write none")
     parser.add_argument("--max-batches", type=int, default=20, help="of --cuts or --text")
     options = parser.parse_args(argv)
+
+    from pruning.deploy.export import write
+    from pruning.kinds import kind as kinds
+
     kind, model, header = kinds.load(options.exp_dir)
     kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
     _check_options(options, kind)
@@ -78,6 +80,11 @@ def _compare(
     Raises:
         UserError: there is no form, or one other than int8 differs by more than `EXACTNESS`.
     """
+    from pruning.deploy.exported import read_parts
+    from pruning.deploy.extract import EXACTNESS
+    from pruning.kinds import kind as kinds
+    from pruning.models.facts import write_facts
+
     first = next(iter(exports.parts))
     possible = kinds.of(model).capabilities(model).exports
     found = [form for form in possible if (options.output / f"{first}{FORMS[form]}").is_file()]

@@ -6,25 +6,24 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
-from pruning.core import low_rank, single_weights
-from pruning.core.prunable import plain
-from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
 from pruning.errors import UserError
-from pruning.experiments import checkpoint
-from pruning.experiments.structures import read_structure
-from pruning.kinds import kind as kinds
 from pruning.provenance import file_fingerprint
 from pruning.speech.data import manifests
 from pruning.speech.text.text_files import check_texts
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pruning.experiments import checkpoint
+
 
 def _origin(options: argparse.Namespace) -> dict[str, Any]:
     """What the small network follows from, by option; files by their content, for names do not matter."""
+    from pruning.experiments import checkpoint
+
     pruned = checkpoint.file_of(options.pruned)
     checkpoint.read_header(pruned)  # tells in one line if it is no checkpoint
     data = _data(options)
@@ -71,6 +70,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
+
+    from pruning.core import low_rank, single_weights
+    from pruning.core.prunable import plain
+    from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
+    from pruning.experiments import checkpoint
+    from pruning.experiments.structures import read_structure
+    from pruning.kinds import kind as kinds
+
     arguments.check_least(options, repair=0, batch_norm_batches=1)
     if options.reinitialise is not None and not 0 <= options.reinitialise < 2**63:
         raise UserError(f"--reinitialise is {options.reinitialise}", "give a seed of at least 0 and below 2^63")
@@ -114,6 +121,8 @@ def _batches(
     Raises:
         UserError: no ``--lang-dir``, another network's tokens, or data that are not of this kind of network.
     """
+    from pruning.kinds import kind as kinds
+
     name, files = _data(options)
     if not files:
         return None

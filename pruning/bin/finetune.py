@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from pruning import configuration
 from pruning.bin import arguments, command
-from pruning.kinds import run
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -17,6 +15,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
+
+    from pruning import configuration
+    from pruning.kinds import run
+
     kind = arguments.kind(options)
     config = configuration.load(kind.training, options.config, options.overrides)
     run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)

@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from tabulate import tabulate
-
 from pruning.bin import arguments, command
-from pruning.experiments import checkpoint
-from pruning.experiments.decoding_results import intents_path
 from pruning.files import read_json
-from pruning.models import facts
-from pruning.reports import report
 
 NOTE = """\
 Accuracy in percent of utterances: intent is scenario and action together, with the 95 % interval of a bootstrap that
@@ -30,6 +24,11 @@ def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str =
     Raises:
         UserError: a system was not classified.
     """
+    from tabulate import tabulate
+
+    from pruning.experiments.decoding_results import intents_path
+    from pruning.models import facts
+
     rows = []
     for name, place in systems:
         size = facts.read_facts(place)
@@ -57,6 +56,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Markdown")
     parser.add_argument("--title", default="Intents", help="heading")
     options = parser.parse_args(argv)
+
+    from pruning.experiments import checkpoint
+    from pruning.reports import report
+
     print(f"{table(options.systems, options.sets, 'simple')}\n")
     fresh = [
         name

@@ -6,14 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Optional
 
-from tabulate import tabulate
-
 from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import write_json
-from pruning.kinds.transducer import TransducerKind
-from pruning.measure import benchmark, latency
 from pruning.measure.names import BACKENDS, PYTORCH
 
 
@@ -29,6 +25,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--points", type=int, default=5, help="measured shares of each kind, none and all among them")
     parser.add_argument("--repeats", type=int, default=15, help="rounds")
     options = parser.parse_args(argv)
+
+    from tabulate import tabulate
+
+    from pruning.kinds.transducer import TransducerKind
+    from pruning.measure import benchmark, latency
+
     least = min(options.repeats, options.threads, options.batch)
     if options.points < 2 or least < 1 or not 0 < options.seconds < math.inf:
         what = "--points must be at least 2; --repeats, --threads and --batch at least 1; --seconds above 0"

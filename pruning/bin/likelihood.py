@@ -11,18 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
-
 from pruning import provenance
 from pruning.bin import arguments, command
-from pruning.experiments.decoding_results import likelihood_path
 from pruning.files import read_json, write_json
-from pruning.kinds.transducer import TransducerKind
-from pruning.speech.data import checks, manifests
-from pruning.speech.data.batches import evaluation_batches
-from pruning.speech.data.data_config import DataConfig
-from pruning.speech.scoring.likelihood import likelihoods
-from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.data import manifests
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +28,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
+
+    import torch
+
+    from pruning.experiments.decoding_results import likelihood_path
+    from pruning.kinds.transducer import TransducerKind
+    from pruning.speech.data import checks
+    from pruning.speech.data.batches import evaluation_batches
+    from pruning.speech.data.data_config import DataConfig
+    from pruning.speech.scoring.likelihood import likelihoods
+    from pruning.speech.text.bpe import Tokenizer
+
     arguments.check_least(options, num_threads=1)
     torch.set_num_threads(options.num_threads)
     tokenizer = Tokenizer(options.lang_dir)

@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
-
-import numpy as np
-from tabulate import tabulate
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.experiments.decoding_results import perplexity_path
 from pruning.files import read_json
-from pruning.kinds.measured_text import BLOCK, blocks_of, in_blocks
-from pruning.models import facts
-from pruning.reports import report
 from pruning.speech.decoding.config import SETTINGS
-from pruning.speech.scoring.statistics import Design, Estimate
+
+if TYPE_CHECKING:
+    from pruning.speech.scoring.statistics import Estimate
 
 NOTE = """\
 Perplexity per word: the end of a sentence counts as a word, words outside the vocabulary do not, for every model alike.
@@ -36,6 +31,12 @@ def excess(place: Path, other: Path, set_name: str) -> Estimate:
     Raises:
         UserError: one was not measured, or not on the same words.
     """
+    import numpy as np
+
+    from pruning.experiments.decoding_results import perplexity_path
+    from pruning.kinds.measured_text import blocks_of, in_blocks
+    from pruning.speech.scoring.statistics import Design, Estimate
+
     found = [read_json(perplexity_path(one, set_name), "measure it with pruning.bin.perplexity")
              for one in (place, other)]  # fmt: skip
     words = np.array(in_blocks(found[0]["counted"]))
@@ -58,6 +59,9 @@ def perplexities(
     Raises:
         UserError: a text was not measured, or there is no such model.
     """
+    from pruning.experiments.decoding_results import perplexity_path
+    from pruning.models import facts
+
     rows, against, places = [], against or {}, dict(lms)
     for name in (*against, *against.values()):
         if name not in places:
@@ -122,6 +126,8 @@ def _asked(found: dict[str, Any]) -> str:
 
 
 def _tabulated(rows: Sequence[dict[str, Any]], style: str) -> str:
+    from tabulate import tabulate
+
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
@@ -150,6 +156,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Markdown")
     parser.add_argument("--title", default="Language models", help="heading")
     options = parser.parse_args(argv)
+
+    from pruning.kinds.measured_text import BLOCK
+    from pruning.reports import report
+
     against = {name: str(other) for name, other in options.against}
     tables = [table for given, table in (
         (options.lms, lambda style: perplexities(options.lms, options.texts, style, against)),

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.core.structure import Structure
 from pruning.files import atomic_path, read_json, write_text
-from pruning.reports import pictures
-from pruning.reports.page import page
 from pruning.speech.decoding.config import SETTINGS
 
 
@@ -41,6 +38,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="HTML file")
     parser.add_argument("--title", default="A pruned network", help="heading")
     options = parser.parse_args(argv)
+
+    from pruning.core.structure import Structure
+    from pruning.reports import pictures
+    from pruning.reports.page import page
+
     runs = dict(getattr(options, "runs", None) or options.systems)
     text = page(options.systems, options.sets, options.method, options.structure, runs, plot=options.plot,
                 title=options.title)  # fmt: skip

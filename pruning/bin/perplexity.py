@@ -9,22 +9,16 @@ import argparse
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.experiments.decoding_results import perplexity_path
 from pruning.files import read_json, write_json
-from pruning.kinds.language_model import LanguageModelKind
-from pruning.speech.ngrams import arpa
-from pruning.speech.scoring.perplexity import WordScores, perplexity, word_scores
-from pruning.speech.text.bpe import Tokenizer
-from pruning.speech.text.sentences import Sentences, TextConfig
 from pruning.speech.text.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, set_name
+
+if TYPE_CHECKING:
+    from pruning.speech.scoring.perplexity import WordScores
 
 logger = logging.getLogger(__name__)
 LONGEST = 4096
@@ -50,6 +44,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
+
+    import torch
+
+    from pruning.experiments.decoding_results import perplexity_path
+    from pruning.speech.scoring.perplexity import perplexity
+
     arguments.check_least(options, num_threads=1, max_tokens=1)
     torch.set_num_threads(options.num_threads)
     vocabulary = None if options.vocabulary is None else _words(options.vocabulary)
@@ -97,6 +97,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:
     """What scores the sentences of a file by a network, and what stands for it."""
+    from pruning.kinds.language_model import LanguageModelKind
+    from pruning.speech.scoring.perplexity import word_scores
+    from pruning.speech.text.bpe import Tokenizer
+    from pruning.speech.text.sentences import Sentences, TextConfig
+
     tokenizer = Tokenizer(options.lang_dir)
     model, _ = LanguageModelKind.load_network(options.exp_dir, tokenizer)
     model.eval()
@@ -117,6 +122,11 @@ def _ngram(options: argparse.Namespace, vocabulary: Optional[frozenset[str]]) ->
     Raises:
         UserError: the vocabulary has words that the n-gram does not know: it would be blamed for them.
     """
+    import numpy as np
+
+    from pruning.speech.ngrams import arpa
+    from pruning.speech.scoring.perplexity import WordScores
+
     model = arpa.read(options.arpa)
     strange = sorted((vocabulary or frozenset()) - set(model.vocabulary))
     if strange:

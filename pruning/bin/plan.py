@@ -11,29 +11,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
-import torch
-from tabulate import tabulate
-
-from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.core.names import COSTS
-from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
-from pruning.kinds.transducer import PruneConfig, RunConfig
-from pruning.measure.plan import Corpus, RunPlan, plan_run, table
-from pruning.models.facts import cost_model
-from pruning.models.transducer import Transducer
 from pruning.provenance import processor_name
-from pruning.reports import report
 from pruning.speech.corpora.sizes import librispeech_size
-from pruning.speech.data import contents
-from pruning.speech.text.bpe import Tokenizer
+
+if TYPE_CHECKING:
+    from pruning.kinds.transducer import RunConfig
+    from pruning.measure.plan import Corpus, RunPlan
 
 
 def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copies: int) -> tuple[Corpus, str]:
     """The size of the training data and where it is known from."""
+    from pruning.measure.plan import Corpus
+    from pruning.speech.data import contents
+
     if paths and all(Path(path).exists() for path in paths):
         found = [contents.describe(path) for path in paths]
         count = sum(part.cuts for part in found)
@@ -65,6 +60,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="Plan", help="heading of that file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
+
+    from pruning import configuration
+    from pruning.kinds.transducer import RunConfig
+    from pruning.reports import report
+    from pruning.speech.text.bpe import Tokenizer
+
     arguments.check_least(options, copies=1, vocab_size=2, processes=1, timed_seconds=0)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
     teacher_config = configuration.load(RunConfig, options.teacher_config, options.overrides)
@@ -87,6 +88,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
+    from tabulate import tabulate
+
+    from pruning.measure.plan import table
+
     headers, rows = table(plans)
     alignment = ["left"] + ["right"] * (len(headers) - 1)
     return tabulate(rows, headers, style, colalign=alignment, disable_numparse=True)
@@ -94,6 +99,13 @@ def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
 
 def _plans(options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:
     """One plan for each configuration that is given."""
+    from pruning import configuration
+    from pruning.core.uniform import uniform_structure
+    from pruning.kinds.transducer import PruneConfig, RunConfig
+    from pruning.measure.plan import plan_run
+    from pruning.models.facts import cost_model
+    from pruning.models.transducer import Transducer
+
     assert teacher_config.model is not None
     dense = Transducer(replace(teacher_config.model, vocab_size=vocab))
     estimate = partial(plan_run, corpus=corpus, processes=options.processes, timed_seconds=options.timed_seconds)
@@ -116,6 +128,8 @@ def _plans(options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpu
 
 def _device() -> str:
     """The device that steps are timed on."""
+    import torch
+
     if torch.cuda.is_available():
         return processor_name("cuda")
     return f"{processor_name()}, {torch.get_num_threads()} threads"

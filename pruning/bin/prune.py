@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.core.names import RAMPS
-from pruning.deploy.extract import extract_snapshots
 from pruning.errors import UserError
-from pruning.experiments.directory import is_done
 from pruning.files import PathLike
-from pruning.kinds import run
 from pruning.methods.names import METHODS, TECHNIQUES
 
 
@@ -39,6 +35,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     arguments.add_icefall(parser)
     options = arguments.parse_run(parser, argv)
+
+    from pruning import configuration
+    from pruning.deploy.extract import extract_snapshots
+    from pruning.kinds import run
+
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     kind = arguments.kind(options)
@@ -49,6 +50,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _teacher(options: argparse.Namespace) -> PathLike:
+    from pruning.experiments.directory import is_done
+
     if (options.teacher is None) == (options.teacher_icefall is None):
         raise UserError("which network is to be pruned is not clear", "give --teacher or --teacher-icefall")
     if options.teacher is not None:

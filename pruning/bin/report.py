@@ -12,7 +12,6 @@ from pruning.bin import command
 from pruning.bin.arguments import system
 from pruning.errors import UserError
 from pruning.files import write_text
-from pruning.reports import report
 from pruning.speech.decoding.config import SETTINGS
 
 logger = logging.getLogger(__name__)
@@ -37,6 +36,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--append", type=Path, nargs="*", default=[], help="Markdown that describe or plan wrote")
     parser.add_argument("--title", default="Results", help="heading of the file")
     arguments = parser.parse_args(argv)
+
+    from pruning.reports import report
+
     weights = {"epoch": arguments.epoch, "avg": arguments.avg}
     methods = {name: report.collect(arguments.systems, arguments.sets, name, **weights) for name in arguments.method}
     if not any(methods.values()):

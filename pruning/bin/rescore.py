@@ -9,20 +9,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Optional
-
-import torch
+from typing import TYPE_CHECKING, Optional
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_lines
-from pruning.kinds.language_model import LanguageModelKind
-from pruning.speech.decoding.fusion import lm_scores
-from pruning.speech.decoding.rescoring import Entry, read_nbest, rescore, write_nbest
-from pruning.speech.ngrams import arpa
 from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts
-from pruning.speech.text.bpe import Tokenizer
-from pruning.speech.text.sentences import boundary_id
+
+if TYPE_CHECKING:
+    from pruning.speech.decoding.rescoring import Entry
 
 Scorer = Callable[[Sequence[str]], Sequence[float]]
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -30,6 +25,12 @@ SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 def _scorer(options: argparse.Namespace) -> Scorer:
     """What gives texts their log-probability."""
+    from pruning.kinds.language_model import LanguageModelKind
+    from pruning.speech.decoding.fusion import lm_scores
+    from pruning.speech.ngrams import arpa
+    from pruning.speech.text.bpe import Tokenizer
+    from pruning.speech.text.sentences import boundary_id
+
     if (options.arpa is None) == (options.lm_exp_dir is None):
         raise UserError("it is not clear what to rescore with", "give --lm-exp-dir or --arpa")
     if options.arpa is not None:
@@ -79,6 +80,8 @@ def _error_rate(lists: dict[str, list[Entry]], references: dict[str, list[str]])
 
 def _tuned(options: argparse.Namespace, scorer: Scorer) -> float:
     """The scale with the fewest errors on the dev list, the smallest of equals."""
+    from pruning.speech.decoding.rescoring import read_nbest, rescore
+
     lists = read_nbest(options.dev_nbest)
     references = _references(options.dev_references, lists)
     rates = {scale: _error_rate(rescore(lists, scorer, scale), references) for scale in sorted(options.lm_scales)}
@@ -102,6 +105,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--references", type=Path, help="of --nbest, to print its error rate")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
+
+    import torch
+
+    from pruning.speech.decoding.rescoring import read_nbest, rescore, write_nbest
+
     if (options.lm_scale is None) == (options.dev_nbest is None) or (
         (options.dev_nbest is None) != (options.dev_references is None)
     ):

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from tabulate import tabulate
-
 from pruning.bin import command
 from pruning.files import write_text
 from pruning.speech.scoring.word_errors import SCORED, Score, Transcript, error_report, read_transcripts, score
@@ -31,6 +29,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output-dir", type=Path, help="write errs files there; without it they are not written")
     parser.add_argument("--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word")
     arguments = parser.parse_args(argv)
+
+    from tabulate import tabulate
+
     words_in = SCORED[arguments.score_in]
     rows: list[list[str]] = []
     pooled: list[Transcript] = []

@@ -13,16 +13,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
-from pruning.models import facts
-from pruning.sweeps import comparison, sweep
-from pruning.sweeps.definition import SweepConfig
 from pruning.sweeps.lines import TEACHER
+
+if TYPE_CHECKING:
+    from pruning.sweeps import sweep
+    from pruning.sweeps.definition import SweepConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ def make(config: SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: 
     Raises:
         UserError: one of its commands failed.
     """
+    from pruning.sweeps import comparison, sweep
+
     made_by = sweep.fingerprint(config, run, exp_dir)
     if run is None:
         _copy_teacher(config, sweep.final_dir(exp_dir, None))
@@ -47,6 +49,9 @@ def make(config: SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: 
 
 def _copy_teacher(config: SweepConfig, place: Path) -> None:
     """The teacher as an experiment of the sweep's own: measuring it writes nothing beside the original."""
+    from pruning.experiments import checkpoint
+    from pruning.models import facts
+
     model, header = config.load_teacher()
     checkpoint.save_model(checkpoint.best_path(place), model, header)
     facts.write_facts(place, model)
@@ -88,6 +93,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--wave", type=Path, help="list of runs, of which --job is made (what the runner calls)")
     parser.add_argument("--job", type=int, help="number of the run in --wave, from 1")
     options = parser.parse_args(argv)
+
+    from pruning.sweeps import comparison, sweep
+
     config = sweep.load(options.config, thorough=options.wave is None)  # a wave was checked before it began
     results = options.results or options.exp_dir / comparison.RESULTS
     by_name: dict[str, Optional[sweep.Run]] = {TEACHER: None}

@@ -6,10 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from pruning import configuration
 from pruning.bin import arguments, command
 from pruning.files import read_json
-from pruning.kinds import run
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -20,6 +18,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--init", help="checkpoint or experiment directory to start from")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
+
+    from pruning import configuration
+    from pruning.kinds import run
+
     overrides: list[str] = list(options.overrides)
     if options.model is not None:
         dimensions: Any = read_json(options.model, "write it with python -m pruning.bin.uniform")

@@ -12,11 +12,7 @@ from pruning.bin import arguments, command
 from pruning.core.names import COSTS, SIZE
 from pruning.errors import UserError
 from pruning.files import write_json
-from pruning.kinds.transducer import TransducerKind
-from pruning.models import uniform
-from pruning.models.facts import cost_model
 from pruning.models.names import NARROW
-from pruning.models.transducer import Transducer
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -41,6 +37,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
     parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)
+
+    from pruning.kinds.transducer import TransducerKind
+    from pruning.models import uniform
+    from pruning.models.facts import cost_model
+    from pruning.models.transducer import Transducer
+
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds is {options.seconds}", "give a length above 0")
     dense, _ = TransducerKind.load_network(options.dense)

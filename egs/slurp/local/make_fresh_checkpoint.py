@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-import torch
-
 from pruning.bin import command
 from pruning.optional import package
 
@@ -20,6 +18,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+
+    import torch
+
     if (options.output_dir / "preprocessor_config.json").exists():  # which is written last
         return
     transformers = package("transformers", "a checkpoint of Hugging Face", "hf")

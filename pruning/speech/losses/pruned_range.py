@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import NamedTuple
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor
 from pruning.optional import k2_is_installed
 from pruning.speech.losses.lattice import lattice_score, symbol_windows
 from pruning.speech.network import TransducerNetwork
-
-logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "k2", "torch")
 
