@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Parse options, compute, and join."""
-    import torch
-
     values = parser().parse_args(argv)
+
+    import torch
 
     from pruning.speech.data import features
 

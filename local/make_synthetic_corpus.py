@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import command
+from pruning.speech.corpora.synthetic.config import CorpusConfig
 
 
 def parser() -> argparse.ArgumentParser:
     """The options, with the defaults of ``CorpusConfig``."""
-    from pruning.speech.corpora.synthetic.corpus import CorpusConfig
-
     default = CorpusConfig()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/LibriSpeech; appears whole")
@@ -47,7 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Make the corpus, or do nothing if it is there."""
     values: dict[str, Any] = vars(parser().parse_args(argv))
 
-    from pruning.speech.corpora.synthetic.corpus import CorpusConfig, make_corpus
+    from pruning.speech.corpora.synthetic.corpus import make_corpus
 
     output_dir, num_workers = values.pop("output_dir"), values.pop("num_workers")
     for key in ("train_snr", "other_snr", "other_reverberation_time"):

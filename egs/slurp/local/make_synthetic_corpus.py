@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import command
+from pruning.speech.corpora.synthetic.config import SlurpCorpusConfig
 
 
 def parser() -> argparse.ArgumentParser:
     """The options, with the defaults of ``SlurpCorpusConfig``."""
-    from pruning.speech.corpora.synthetic.slurp_corpus import SlurpCorpusConfig
-
     default = SlurpCorpusConfig()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/slurp; appears whole")
@@ -45,7 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Make the corpus, or do nothing if it is there."""
     values: dict[str, Any] = vars(parser().parse_args(argv))
 
-    from pruning.speech.corpora.synthetic.slurp_corpus import SlurpCorpusConfig, fingerprint, make_corpus
+    from pruning.speech.corpora.synthetic.slurp_corpus import fingerprint, make_corpus
 
     output_dir, num_workers, annotations = (values.pop(key) for key in ("output_dir", "num_workers", "annotations"))
     values["snr"] = tuple(values["snr"])

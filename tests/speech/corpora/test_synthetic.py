@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from pruning.errors import UserError
 from pruning.speech.corpora import librispeech
 from pruning.speech.corpora.synthetic import acoustics, corpus, text, voices
+from pruning.speech.corpora.synthetic.config import CorpusConfig
 from pruning.speech.corpora.synthetic.vocabulary import CLASSES, TEMPLATES
 from pruning.speech.data import manifests
 
-SMALL = corpus.CorpusConfig(train_utterances=5, dev_utterances=2, test_words=15, utterances_per_speaker=2)
+SMALL = CorpusConfig(train_utterances=5, dev_utterances=2, test_words=15, utterances_per_speaker=2)
 
 
 def test_sentences_are_unique_and_exclude_what_they_must() -> None:
@@ -220,4 +221,4 @@ def test_a_voice_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("setting", [{"accents": 9}, {"variants": 0}, {"test_words": 0}])
 def test_impossible_settings_are_named(setting: dict[str, int]) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
-        corpus.CorpusConfig(**setting)
+        CorpusConfig(**setting)

@@ -11,7 +11,7 @@ import pytest
 from pruning.errors import UserError
 from pruning.speech.corpora import slurp
 from pruning.speech.corpora.synthetic import commands, slurp_corpus
-from pruning.speech.corpora.synthetic.slurp_corpus import SlurpCorpusConfig
+from pruning.speech.corpora.synthetic.config import SlurpCorpusConfig
 from pruning.speech.data import manifests
 from tests.speech.corpora.test_slurp import line
 

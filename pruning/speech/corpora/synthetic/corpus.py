@@ -9,8 +9,8 @@ from typing import Optional
 
 import numpy as np
 
-from pruning.errors import UserError
 from pruning.speech.corpora.synthetic import acoustics, speaking
+from pruning.speech.corpora.synthetic.config import CorpusConfig
 from pruning.speech.corpora.synthetic.speaking import Utterance
 from pruning.speech.corpora.synthetic.text import Grammar
 from pruning.speech.corpora.synthetic.voices import (
@@ -22,45 +22,6 @@ from pruning.speech.corpora.synthetic.voices import (
 )
 
 TRAIN, DEV, TEST_CLEAN, TEST_OTHER = "train-clean-mini", "dev-clean-mini", "test-clean", "test-other"
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """What the corpus holds. Difficulty: ``vocabulary_size``, ``accents``, ``variants``, ``train_snr``, ``other_*``.
-
-    Attributes:
-        seed: of everything random.
-        train_utterances: in train-clean-mini, about 3.2 s each.
-        dev_utterances: in dev-clean-mini.
-        test_words: at least so many in each of test-clean and test-other.
-        vocabulary_size: about how many words fill the sentence templates.
-        accents: how many English accents are spoken, the nearest to each other first.
-        variants: how many voice variants speak in training, dev and test-clean.
-        utterances_per_speaker: every so many utterances the speaker (accent, variant, speed, pitch) changes.
-        train_snr: signal-to-noise ratio of all parts but test-other, in dB.
-        other_snr: signal-to-noise ratio of test-other, in dB.
-        other_reverberation_time: T60 of test-other's rooms, in seconds.
-    """
-
-    seed: int = 0
-    train_utterances: int = 2000
-    dev_utterances: int = 120
-    test_words: int = 4000
-    vocabulary_size: int = 220
-    accents: int = 2
-    variants: int = 16
-    utterances_per_speaker: int = 12
-    train_snr: tuple[float, float] = (15.0, 40.0)
-    other_snr: tuple[float, float] = (8.0, 25.0)
-    other_reverberation_time: tuple[float, float] = (0.15, 0.4)
-
-    def __post_init__(self) -> None:
-        for name, limit in (("accents", len(ACCENTS)), ("variants", len(TRAINING_VARIANTS))):
-            if not 1 <= getattr(self, name) <= limit:
-                raise UserError(f"{name} is {getattr(self, name)}", f"choose 1 to {limit}")
-        for name in ("train_utterances", "dev_utterances", "test_words", "utterances_per_speaker"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}", "choose at least 1")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,48 +17,11 @@ from pruning.errors import UserError
 from pruning.speech.corpora import slurp
 from pruning.speech.corpora.synthetic import acoustics, commands, speaking
 from pruning.speech.corpora.synthetic.commands import Command
+from pruning.speech.corpora.synthetic.config import SlurpCorpusConfig
 from pruning.speech.corpora.synthetic.voices import ACCENTS, HELD_OUT_VARIANTS, TRAINING_VARIANTS, draw_speaker
 
 TRAIN, DEVEL, TEST = "train", "devel", "test"
 _PARTS = {TRAIN: 1, DEVEL: 2, TEST: 3}  # each with random numbers of its own
-
-
-@dataclass(frozen=True)
-class SlurpCorpusConfig:
-    """What the corpus holds.
-
-    Attributes:
-        seed: of everything random.
-        annotations: fingerprint of the real annotations, which then are the sentences; None: templates.
-        train_sentences, devel_sentences, test_sentences: of the templates.
-        devel_share: of real annotations: share of ``devel.jsonl`` that is devel; the rest is train.
-        recordings: of each training sentence, by different voices.
-        accents, variants: of training and devel, as in
-            `pruning.speech.corpora.synthetic.corpus.CorpusConfig`; test is spoken by other variants.
-        sentences_per_speaker: after so many the speaker changes.
-        snr: signal-to-noise ratio in dB.
-    """
-
-    seed: int = 0
-    annotations: Optional[str] = None
-    train_sentences: int = 1000
-    devel_sentences: int = 100
-    test_sentences: int = 300
-    devel_share: float = 0.1
-    recordings: int = 1
-    accents: int = 2
-    variants: int = 40
-    sentences_per_speaker: int = 12
-    snr: tuple[float, float] = (15.0, 40.0)
-
-    def __post_init__(self) -> None:
-        numbers = (self.train_sentences, self.devel_sentences, self.test_sentences, self.recordings,
-                   self.sentences_per_speaker)  # fmt: skip
-        if min(numbers) < 1 or not 0 < self.devel_share < 1:
-            raise UserError("a number of sentences or recordings is below 1, or a share is not one", "correct it")
-        for name, limit in (("accents", len(ACCENTS)), ("variants", len(TRAINING_VARIANTS))):
-            if not 1 <= getattr(self, name) <= limit:
-                raise UserError(f"{name} is {getattr(self, name)}", f"choose 1 to {limit}")
 
 
 def draw_parts(config: SlurpCorpusConfig) -> dict[str, list[dict[str, Any]]]:
