@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import provenance
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
-from pruning.speech.decoding.recognition import FeatureTiming, Recognition
 from pruning.speech.scoring.word_errors import Score
+
+if TYPE_CHECKING:
+    from pruning.speech.decoding.recognition import FeatureTiming, Recognition
 
 
 def path_of(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:

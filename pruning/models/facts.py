@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import registry
-from pruning.core.cost import CostModel
 from pruning.core.names import MACS, SIZE
-from pruning.core.prunable import prunable
 from pruning.files import PathLike, read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pruning.core.cost import CostModel
 
 FILE = "model.json"
 FRAMES_PER_SECOND, SAMPLES_PER_SECOND = 100, 16000
@@ -37,6 +38,9 @@ def cost_model(model: nn.Module, seconds: float) -> CostModel:
 
 def costs_at(model: nn.Module, length: int) -> CostModel:
     """Cost of what is pruned of a network, MACs at an input of so many frames, samples or tokens."""
+    from pruning.core.cost import CostModel
+    from pruning.core.prunable import prunable
+
     declared = prunable(model)
     return CostModel(declared.unit_groups(), declared.cost_terms(length))
 

@@ -7,13 +7,14 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from pruning import files
 from pruning.errors import UserError
 from pruning.speech.text.names import MODEL_TYPES
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 BLANK_ID, UNKNOWN_ID = 0, 2
@@ -86,6 +87,8 @@ class Tokenizer:
 
     def count_unknown(self, tokens: Union[Sequence[int], np.ndarray]) -> tuple[int, int]:
         """How many of ``tokens`` are ``<unk>``, and how many there are; marks between words do not count."""
+        import numpy as np
+
         ids = np.asarray(tokens, dtype=np.int64)
         marks = 0 if self._mark is None else int((ids == self._mark).sum())
         return int((ids == UNKNOWN_ID).sum()), len(ids) - marks
