@@ -39,15 +39,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Parse options, compute, and join."""
     values = parser().parse_args(argv)
+    if values.num_splits < 1 or (values.split is not None and not 1 <= values.split <= values.num_splits):
+        raise UserError(f"split {values.split} of {values.num_splits}", "give a --split from 1 to --num-splits")
+    if any(not 0.5 <= factor <= 2.0 for factor in values.speed_factors):
+        raise UserError(f"--speed-factors {values.speed_factors}", "give factors from 0.5 to 2")
 
     import torch
 
     from pruning.speech.data import features
 
-    if values.num_splits < 1 or (values.split is not None and not 1 <= values.split <= values.num_splits):
-        raise UserError(f"split {values.split} of {values.num_splits}", "give a --split from 1 to --num-splits")
-    if any(not 0.5 <= factor <= 2.0 for factor in values.speed_factors):
-        raise UserError(f"--speed-factors {values.speed_factors}", "give factors from 0.5 to 2")
     torch.set_num_threads(1)  # the jobs are the parallelism
     config = features.FeatureConfig(values.num_mel_bins, values.sampling_rate, tuple(values.speed_factors))
     source = manifests.Paths(values.manifests_dir, values.prefix)

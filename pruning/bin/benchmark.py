@@ -104,11 +104,12 @@ def publish(
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    from pruning.measure import benchmark
-
     lengths = all(0 < seconds < math.inf for seconds in options.seconds)
     if min(options.repeats, *options.threads, *options.batch) < 1 or not lengths:
         raise UserError("--repeats, --threads and --batch must be at least 1, --seconds above 0", "correct them")
+
+    from pruning.measure import benchmark
+
     settings = [benchmark.Setting(t, b, s) for t in options.threads for b in options.batch for s in options.seconds]
     sources = dict(options.systems)
     with tempfile.TemporaryDirectory() as temporary:

@@ -41,15 +41,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    from pruning.kinds.language_model import LanguageModelKind
-    from pruning.measure import lm_benchmark
-    from pruning.measure.lm_benchmark import Setting
-
     numbers = (options.repeats, options.tokens, options.history_tokens, *options.threads, *options.batch,
                *options.histories)  # fmt: skip
     if min(numbers) < 1:
         raise UserError("every number of threads, rounds, sentences, histories and tokens must be at least 1",
                         "correct them")  # fmt: skip
+
+    from pruning.kinds.language_model import LanguageModelKind
+    from pruning.measure import lm_benchmark
+    from pruning.measure.lm_benchmark import Setting
+
     given = {SCORING: (options.batch, options.tokens), STEPS: (options.histories, options.history_tokens)}
     settings = [Setting(threads, work, batch, given[work][1])
                 for work in options.work for threads in options.threads for batch in given[work][0]]  # fmt: skip

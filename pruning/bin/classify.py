@@ -36,6 +36,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
+    manifests.check_exists(options.cuts)
+    arguments.check_least(options, num_threads=1)
+    arguments.check_device(options.device)
 
     import torch
 
@@ -44,9 +47,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.kinds.encoder_head import EncoderHeadKind
     from pruning.models.speech_model import INTENT
 
-    manifests.check_exists(options.cuts)
-    arguments.check_least(options, num_threads=1)
-    arguments.check_device(options.device)
     torch.set_num_threads(options.num_threads)
     known = Intents(options.lang_dir)
     model, _ = EncoderHeadKind.load_network(options.exp_dir, known)

@@ -312,14 +312,6 @@ def _check(arguments: argparse.Namespace) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(argv)
-
-    import torch
-    from torch import nn
-
-    from pruning.experiments import decoding_results
-    from pruning.speech.decoding import graphs
-    from pruning.speech.text.bpe import Tokenizer
-
     if arguments.scales_from is not None:
         if arguments.method not in WEIGHT_OF:
             raise UserError(f"--scales-from has no effect with {arguments.method}", "leave it out")
@@ -332,6 +324,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             raise UserError(f"{arguments.scales_from} holds no chosen weights", remedy) from None
     config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
     _check(arguments)
+
+    import torch
+    from torch import nn
+
+    from pruning.experiments import decoding_results
+    from pruning.speech.decoding import graphs
+    from pruning.speech.text.bpe import Tokenizer
+
     torch.set_num_threads(arguments.num_threads)
     tokenizer = Tokenizer(arguments.lang_dir)
     graph_path = _graph_path(arguments)

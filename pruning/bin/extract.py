@@ -70,6 +70,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
+    arguments.check_least(options, repair=0, batch_norm_batches=1)
+    if options.reinitialise is not None and not 0 <= options.reinitialise < 2**63:
+        raise UserError(f"--reinitialise is {options.reinitialise}", "give a seed of at least 0 and below 2^63")
+    if options.repair and options.reinitialise is not None:
+        raise UserError("--repair solves weights that --reinitialise would draw anew", "give one of them")
 
     from pruning.core import low_rank, single_weights
     from pruning.core.prunable import plain
@@ -78,11 +83,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.experiments.structures import read_structure
     from pruning.kinds import kind as kinds
 
-    arguments.check_least(options, repair=0, batch_norm_batches=1)
-    if options.reinitialise is not None and not 0 <= options.reinitialise < 2**63:
-        raise UserError(f"--reinitialise is {options.reinitialise}", "give a seed of at least 0 and below 2^63")
-    if options.repair and options.reinitialise is not None:
-        raise UserError("--repair solves weights that --reinitialise would draw anew", "give one of them")
     structure = read_structure(options.structure or options.pruned)
     origin = _origin(options)
     if checkpoint.best_path(options.exp_dir).exists():

@@ -25,16 +25,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--points", type=int, default=5, help="measured shares of each kind, none and all among them")
     parser.add_argument("--repeats", type=int, default=15, help="rounds")
     options = parser.parse_args(argv)
+    least = min(options.repeats, options.threads, options.batch)
+    if options.points < 2 or least < 1 or not 0 < options.seconds < math.inf:
+        what = "--points must be at least 2; --repeats, --threads and --batch at least 1; --seconds above 0"
+        raise UserError(what, "correct them")
 
     from tabulate import tabulate
 
     from pruning.kinds.transducer import TransducerKind
     from pruning.measure import benchmark, latency
 
-    least = min(options.repeats, options.threads, options.batch)
-    if options.points < 2 or least < 1 or not 0 < options.seconds < math.inf:
-        what = "--points must be at least 2; --repeats, --threads and --batch at least 1; --seconds above 0"
-        raise UserError(what, "correct them")
     setting = benchmark.Setting(options.threads, options.batch, options.seconds)
     table = latency.measure(
         TransducerKind.load_network(options.network)[0], setting, options.backend, options.points, options.repeats

@@ -28,6 +28,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
+    arguments.check_least(options, num_threads=1)
 
     import torch
 
@@ -39,7 +40,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.speech.scoring.likelihood import likelihoods
     from pruning.speech.text.bpe import Tokenizer
 
-    arguments.check_least(options, num_threads=1)
     torch.set_num_threads(options.num_threads)
     tokenizer = Tokenizer(options.lang_dir)
     model, header = TransducerKind.load_network(options.exp_dir, tokenizer)

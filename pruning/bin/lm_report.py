@@ -156,10 +156,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Markdown")
     parser.add_argument("--title", default="Language models", help="heading")
     options = parser.parse_args(argv)
-
-    from pruning.kinds.measured_text import BLOCK
-    from pruning.reports import report
-
     against = {name: str(other) for name, other in options.against}
     tables = [table for given, table in (
         (options.lms, lambda style: perplexities(options.lms, options.texts, style, against)),
@@ -167,6 +163,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     ) if given]  # fmt: skip
     if not tables:
         raise UserError("there is nothing to tabulate", "give --lms or --systems")
+
+    from pruning.kinds.measured_text import BLOCK
+    from pruning.reports import report
+
     for table in tables:
         print(f"{table('simple')}\n")
     notes = [NOTE, *([AGAINST.format(block=BLOCK)] if against else [])]

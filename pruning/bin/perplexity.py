@@ -44,13 +44,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens in a batch")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
+    arguments.check_least(options, num_threads=1, max_tokens=1)
 
     import torch
 
     from pruning.experiments.decoding_results import perplexity_path
     from pruning.speech.scoring.perplexity import perplexity
 
-    arguments.check_least(options, num_threads=1, max_tokens=1)
     torch.set_num_threads(options.num_threads)
     vocabulary = None if options.vocabulary is None else _words(options.vocabulary)
     if (options.arpa is None) == (options.lang_dir is None):

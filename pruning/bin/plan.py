@@ -60,13 +60,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="Plan", help="heading of that file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
+    arguments.check_least(options, copies=1, vocab_size=2, processes=1, timed_seconds=0)
 
     from pruning import configuration
     from pruning.kinds.transducer import RunConfig
     from pruning.reports import report
     from pruning.speech.text.bpe import Tokenizer
 
-    arguments.check_least(options, copies=1, vocab_size=2, processes=1, timed_seconds=0)
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
     teacher_config = configuration.load(RunConfig, options.teacher_config, options.overrides)
     if teacher_config.model is None:

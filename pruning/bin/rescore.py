@@ -105,16 +105,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--references", type=Path, help="of --nbest, to print its error rate")
     parser.add_argument("--num-threads", type=int, default=1, help="threads")
     options = parser.parse_args(argv)
-
-    import torch
-
-    from pruning.speech.decoding.rescoring import read_nbest, rescore, write_nbest
-
     if (options.lm_scale is None) == (options.dev_nbest is None) or (
         (options.dev_nbest is None) != (options.dev_references is None)
     ):
         raise UserError("the weight is not clear", "give --lm-scale, or --dev-nbest with --dev-references")
     arguments.check_least(options, num_threads=1)
+
+    import torch
+
+    from pruning.speech.decoding.rescoring import read_nbest, rescore, write_nbest
+
     torch.set_num_threads(options.num_threads)
     lists = read_nbest(options.nbest)
     references = None if options.references is None else _references(options.references, lists)

@@ -37,14 +37,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length at which MACs are counted")
     parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)
+    if not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds is {options.seconds}", "give a length above 0")
 
     from pruning.kinds.transducer import TransducerKind
     from pruning.models import uniform
     from pruning.models.facts import cost_model
     from pruning.models.transducer import Transducer
 
-    if not 0 < options.seconds < math.inf:
-        raise UserError(f"--seconds is {options.seconds}", "give a length above 0")
     dense, _ = TransducerKind.load_network(options.dense)
     costs = cost_model(dense, options.seconds)
     reference, targets = None, {}
