@@ -44,14 +44,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if any(not 0.5 <= factor <= 2.0 for factor in values.speed_factors):
         raise UserError(f"--speed-factors {values.speed_factors}", "give factors from 0.5 to 2")
 
-    import torch
-
     from pruning.speech.data import features
 
-    torch.set_num_threads(1)  # the jobs are the parallelism
     config = features.FeatureConfig(values.num_mel_bins, values.sampling_rate, tuple(values.speed_factors))
     source = manifests.Paths(values.manifests_dir, values.prefix)
     target = manifests.Paths(values.output_dir, values.prefix)
+    if not all(features.is_done(config, source, target, part) for part in values.parts):
+        import torch
+
+        torch.set_num_threads(1)  # the jobs are the parallelism
     splits = range(1, values.num_splits + 1) if values.split is None else [values.split]
     for part in values.parts:
         if not values.combine:

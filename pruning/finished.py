@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Optional, Union
@@ -40,12 +40,27 @@ class Record:
 
     def holds(self) -> bool:
         """Whether this command line has ended well here, and nothing has changed since."""
+        known, code = self._read()
+        return bool(known) and code == _code() and all(_stamp(path) == stamp for path, stamp in known.items())
+
+    def files(self) -> list[Path]:
+        """Those of the record."""
+        return [Path(path) for path in self._read()[0]]
+
+    def written_again(self, paths: Collection[PathLike]) -> None:
+        """Record that the command, which had ended, has written some of its files again."""
+        again = {os.path.abspath(path) for path in paths}
+        known, code = self._read()
+        stamps = {path: _stamp(path) if path in again else stamp for path, stamp in known.items()}
+        write_json(self.path, {"line": self._line, "code": code, "files": stamps})
+
+    def _read(self) -> tuple[dict[str, Stamp], str]:
+        """Files and code of the record; nothing where there is no whole one."""
         try:
             record = json.loads(self.path.read_text(encoding="utf-8"))
-            known, code = dict(record["files"]), record["code"]
+            return dict(record["files"]), str(record["code"])
         except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return bool(known) and code == _code() and all(_stamp(path) == stamp for path, stamp in known.items())
+            return {}, ""
 
     def write(self, files: Iterable[PathLike]) -> None:
         """Record that it has ended well.

@@ -9,8 +9,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
+import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +30,7 @@ from pruning.experiments.checkpoint import load_model
 from tests.fixtures.old_experiment import make
 
 MADE: dict[str, Any] = json.loads((make.HERE / "made.json").read_text())
+REPOSITORY = Path(__file__).resolve().parents[1]
 SAME_MACHINE = (torch.__version__ == MADE["torch"] and make.processor() == MADE["processor"]
                 and processor.setting() is None)  # fmt: skip
 """Whether sums come in the same order. MKL had its own choice of code then: start with MKL_DEBUG_CPU_TYPE= for that."""
@@ -120,6 +125,35 @@ def test_what_is_finished_is_done(
         with pytest.raises(UserError, match="was begun with trainer.seed=1, not trainer.seed=2"):
             make.command(f"{line} trainer.seed=2")
     assert kept(exp_dir) == before
+
+
+AT_ONCE = """
+import importlib, shlex, sys
+name, *arguments = shlex.split(sys.argv[1])
+importlib.import_module(f"pruning.bin.{name}").main(arguments)
+print({"torch", "numpy", "lhotse"} & sys.modules.keys() or "nothing heavy")
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "prune", "extract", "decode"])
+def test_what_is_known_to_be_done_needs_no_torch(place: Path, command: str) -> None:
+    """Once the command has seen that it is done, and until a file changes: here its experiment is written again."""
+    lines = [*MADE["finished"].values(), *MADE["measured"].values()]
+    line = next(line for line in lines if line.startswith(f"{command} "))
+    exp_dir = Path(re.findall(r"--exp-dir (\S+)", line)[0])
+    make.command(line)
+    before = kept(str(exp_dir))
+
+    def again() -> str:
+        ended = subprocess.run([sys.executable, "-c", AT_ONCE, line], capture_output=True, text=True, check=True,
+                               env={**os.environ, "PYTHONPATH": str(REPOSITORY)})  # fmt: skip
+        assert kept(str(exp_dir)) == before
+        return ended.stdout.splitlines()[-1]
+
+    assert again() == again() == "nothing heavy"
+    shutil.copy(exp_dir / "model.json", "copy.json")
+    Path("copy.json").replace(exp_dir / "model.json")
+    assert "torch" in again()
 
 
 @pytest.mark.parametrize("exp_dir", MADE["interrupted"])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import registry
 from pruning.errors import UserError
+from pruning.finished import Record
 from pruning.registry import CUTS, TEXT
 
 if TYPE_CHECKING:
@@ -144,6 +148,24 @@ def parse_run(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) ->
         options.overrides.extend(settings)
         setattr(options, name, [value for value in values if value not in settings])
     return options
+
+
+def words_of(argv: Optional[Sequence[str]]) -> Sequence[str]:
+    """The arguments of a command; None: those of the process."""
+    return sys.argv[1:] if argv is None else argv
+
+
+def record(program: str, options: argparse.Namespace, argv: Optional[Sequence[str]]) -> Record:
+    """That a command has ended well, in its ``--exp-dir``: see `pruning.finished`."""
+    return Record(options.exp_dir, program, [*words_of(argv), f"WORLD_SIZE={os.environ.get('WORLD_SIZE', '1')}"])
+
+
+def is_done(known: Record, options: argparse.Namespace) -> bool:
+    """Whether the record of a training command says that it is done; then say so."""
+    done = known.holds()
+    if done:
+        logging.getLogger(__name__).info("%s is done already", options.exp_dir)
+    return done
 
 
 def data_form(options: argparse.Namespace) -> str:

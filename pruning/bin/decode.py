@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from pruning import provenance
 from pruning.bin import command
-from pruning.bin.arguments import boolean, check_device, check_least
+from pruning.bin.arguments import boolean, check_device, check_least, words_of
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.finished import Record, paths_of
 from pruning.kinds.forms import FORMS
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig
@@ -261,6 +262,20 @@ class _Decoding(NamedTuple):
     parameters: dict[str, Any]
 
 
+def _was_done(record: Record) -> bool:
+    """Whether the same command has decoded all before; its results then count as the newest."""
+    from pruning.experiments import decoding_results
+
+    if not record.holds():
+        return False
+    results = [path for path in record.files() if decoding_results.is_one(path)]
+    for path in results:
+        decoding_results.note_asked(path)
+        logger.info("%s is done", path)
+    record.written_again(results)
+    return True
+
+
 def _pending(
     source: _Source, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, suffix: str
 ) -> list[_Decoding]:
@@ -312,6 +327,9 @@ def _check(arguments: argparse.Namespace) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(argv)
+    record = None if arguments.exp_dir is None else Record(arguments.exp_dir, "decode", words_of(argv))
+    if record is not None and _was_done(record):
+        return
     if arguments.scales_from is not None:
         if arguments.method not in WEIGHT_OF:
             raise UserError(f"--scales-from has no effect with {arguments.method}", "leave it out")
@@ -364,6 +382,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         }
         write_json(path, measured)
         _log(set_name, result, measured)
+    if record is not None:
+        made = [decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
+                for cuts in arguments.cuts]  # fmt: skip
+        record.write(
+            [*paths_of(arguments), *made, *(file for path in made for file in decoding_results.files_of(path))]
+        )
 
 
 if __name__ == "__main__":

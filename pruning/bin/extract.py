@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
+from pruning.finished import paths_of
 from pruning.provenance import file_fingerprint
 from pruning.speech.data import manifests
 from pruning.speech.text.text_files import check_texts
@@ -75,7 +76,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--reinitialise is {options.reinitialise}", "give a seed of at least 0 and below 2^63")
     if options.repair and options.reinitialise is not None:
         raise UserError("--repair solves weights that --reinitialise would draw anew", "give one of them")
+    record = arguments.record("extract", options, argv)
+    if record.holds():
+        print(f"{options.exp_dir} is extracted already")
+        return
+    _extract(options)
+    record.write([*paths_of(options), Path(options.pruned).parent])
 
+
+def _extract(options: argparse.Namespace) -> None:
+    """Extract, if it is not done."""
     from pruning.core import low_rank, single_weights
     from pruning.core.prunable import plain
     from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired

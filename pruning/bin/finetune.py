@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from pruning.bin import arguments, command
+from pruning.finished import paths_of
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -15,13 +16,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
+    record = arguments.record("finetune", options, argv)
+    if arguments.is_done(record, options):
+        return
 
     from pruning import configuration
     from pruning.kinds import run
 
     kind = arguments.kind(options)
     config = configuration.load(kind.training, options.config, options.overrides)
-    run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
+    ended = run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
+    if ended.world.is_main:
+        record.write([*paths_of(options), *ended.files])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pruning.bin import arguments, command
 from pruning.core.names import RAMPS
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.finished import paths_of
 from pruning.methods.names import METHODS, TECHNIQUES
 
 
@@ -35,18 +36,22 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     arguments.add_icefall(parser)
     options = arguments.parse_run(parser, argv)
+    record = arguments.record("prune", options, argv)
+    if arguments.is_done(record, options):
+        return
 
     from pruning import configuration
-    from pruning.deploy.extract import extract_snapshots
+    from pruning.deploy.extract import SIZES, extract_snapshots
     from pruning.kinds import run
 
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     kind = arguments.kind(options)
     config = configuration.load(kind.pruning, options.config, overrides)
-    world = run.prune(kind(config, arguments.inputs(options)), options.exp_dir, _teacher(options))
-    if world.is_main:
+    ended = run.prune(kind(config, arguments.inputs(options)), options.exp_dir, _teacher(options))
+    if ended.world.is_main:
         extract_snapshots(options.exp_dir)
+        record.write([*paths_of(options), *ended.files, *Path(options.exp_dir, SIZES).glob("*")])
 
 
 def _teacher(options: argparse.Namespace) -> PathLike:

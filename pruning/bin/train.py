@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
+from pruning.finished import paths_of
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -18,6 +19,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--init", help="checkpoint or experiment directory to start from")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
+    record = arguments.record("train", options, argv)
+    if arguments.is_done(record, options):
+        return
 
     from pruning import configuration
     from pruning.kinds import run
@@ -28,7 +32,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         overrides.insert(0, f"model={json.dumps(dimensions)}")
     kind = arguments.kind(options)
     config = configuration.load(kind.training, options.config, overrides)
-    run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
+    ended = run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
+    if ended.world.is_main:
+        record.write([*paths_of(options), *ended.files])
 
 
 if __name__ == "__main__":

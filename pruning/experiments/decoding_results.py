@@ -47,13 +47,23 @@ def n_best_path(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> P
     return Path(exp_dir) / method / f"nbest-{set_name}-{suffix}.txt"
 
 
+def is_one(path: Path) -> bool:
+    """Whether a file is named as the facts of a decoding are."""
+    return path.name.startswith("decode-") and path.suffix == ".json"
+
+
+def files_of(path: Path) -> list[Path]:
+    """What the decoding at ``path`` wrote: hypotheses, and n-best lists if they were asked for."""
+    facts = _read(path)
+    return [path.parent / facts[key] for key in ("recogs", "nbest") if key in facts]
+
+
 def is_done(path: Path, parameters: dict[str, Any], num_hypotheses: int = 0) -> bool:
     """Whether the decoding at ``path`` was made with these parameters and has so many hypotheses an utterance."""
     if not path.is_file():
         return False
     facts = _read(path)
-    names = [facts["recogs"]] + ([facts["nbest"]] if "nbest" in facts else [])
-    found = facts.get("parameters") == parameters and all((path.parent / name).is_file() for name in names)
+    found = facts.get("parameters") == parameters and all(file.is_file() for file in files_of(path))
     return found and num_hypotheses in (0, facts.get("num_hypotheses", 0))
 
 

@@ -100,15 +100,15 @@ def prepare(corpus_dir: Path, parts: Sequence[str], output_dir: Path, num_jobs: 
     Raises:
         UserError: see ``check_parts``, ``check_utterances`` and ``manifests.validate``.
     """
-    manifests.quiet_progress()
-    from lhotse.recipes import prepare_librispeech
-
     paths = manifests.Paths(output_dir)
     check_parts(corpus_dir, parts)
     for part in parts:
         if paths.recordings(part).is_file() and paths.supervisions(part).is_file():
             logging.info("%s: manifests are there already", part)
             continue
+        manifests.quiet_progress()
+        from lhotse.recipes import prepare_librispeech
+
         count = check_utterances(corpus_dir / part, num_jobs)
         try:
             made = prepare_librispeech(corpus_dir, dataset_parts=[part], output_dir=None, num_jobs=num_jobs)[part]

@@ -13,8 +13,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pruning import files
 from pruning.errors import UserError
 from pruning.speech.data import audio, manifests
@@ -81,7 +79,7 @@ def _utterances(source: manifests.Paths, part: str) -> str:
         return hashlib.sha256(stream.read()).hexdigest()[:8]
 
 
-def _is_done(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str) -> bool:
+def is_done(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str) -> bool:
     """Whether the cuts of ``part`` are there.
 
     Raises:
@@ -115,13 +113,13 @@ def compute_split(config: FeatureConfig, source: manifests.Paths, job: Job) -> N
         UserError: a manifest is missing or damaged, or an audio file is (naming it), and nothing of the split remains;
             or the part is done, with another configuration or of other utterances.
     """
-    from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
-
-    whole = _is_done(config, source, job.paths, job.part)
+    whole = is_done(config, source, job.paths, job.part)
     version = "" if whole else _version(config, source, job.part)
     if whole or job.cuts(version).is_file():
         logging.info("%s: split %d of %d is done", job.part, job.split, job.num_splits)
         return
+    from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
+
     cuts = list(manifests.read(source, job.part))
     chosen = cuts[len(cuts) * (job.split - 1) // job.num_splits : len(cuts) * job.split // job.num_splits]
     extractor = Fbank(FbankConfig(num_mel_bins=config.num_mel_bins, sampling_rate=config.sampling_rate))
@@ -166,6 +164,7 @@ def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
             are not finite, or is too short for one frame.
         OSError: the disk is full.
     """
+    import numpy as np
     from lhotse.utils import fastcopy
 
     source = cut.recording.sources[0].source
@@ -195,11 +194,11 @@ def combine(config: FeatureConfig, source: manifests.Paths, paths: manifests.Pat
         UserError: a split is missing or damaged, or its utterances are not those of the manifests; or the cuts are
             there, made with another configuration or of other utterances.
     """
-    from lhotse import CutSet
-
-    if _is_done(config, source, paths, part):
+    if is_done(config, source, paths, part):
         logging.info("%s: the cuts are there already", part)
         return
+    from lhotse import CutSet
+
     version = _version(config, source, part)
     jobs = [Job(paths, part, split, num_splits) for split in range(1, num_splits + 1)]
     for job in jobs:
