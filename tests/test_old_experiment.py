@@ -218,6 +218,7 @@ def test_tables_are_made_of_old_results(place: Path) -> None:
         assert row in Path(name).read_text()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("exp_dir", ["exp/transducer/teacher", "exp/transducer/small", "exp/lm/small", "exp/ctc/small",
                                      "exp/intent/small"])  # fmt: skip

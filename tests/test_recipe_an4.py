@@ -252,6 +252,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_every_stage(finished: Path) -> None:
     tokens = (finished / "data/lang_char/tokens.txt").read_text().split()
@@ -266,6 +267,7 @@ def test_every_stage(finished: Path) -> None:
     assert all(f"\n| {name} " in table for name in ("teacher", "pruned", "uniform"))
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_another_size_is_pruned_from_the_same_teacher(finished: Path, tmp_path: Path) -> None:
     options = ["--data-dir", str(finished / "data"), "--teacher", str(finished / "exp/teacher"), "--target", "0.15"]
@@ -279,6 +281,7 @@ def test_another_size_is_pruned_from_the_same_teacher(finished: Path, tmp_path: 
     assert result.returncode == 1 and "is no finished experiment" in result.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_teacher_starts_from_another_one(finished: Path, tmp_path: Path) -> None:
     """With a learning rate of next to nothing it stays what it started from."""

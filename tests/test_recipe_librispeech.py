@@ -89,7 +89,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return finished
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_every_stage_leaves_what_it_promises(recipe: Recipe) -> None:
     for part in ("train-clean-mini", "dev-clean-mini", "test-clean", "test-other"):
         assert (recipe.data / f"fbank/librispeech_cuts_{part}.jsonl.gz").is_file()
@@ -102,7 +102,7 @@ def test_every_stage_leaves_what_it_promises(recipe: Recipe) -> None:
                 assert len(list((recipe.exp / name / "greedy_search").glob(f"{kind}-{set_name}-*.txt"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_table_has_a_row_for_each_system(recipe: Recipe) -> None:
     table = (recipe.exp / "RESULTS.md").read_text()
     assert table.strip() in recipe.output
@@ -111,14 +111,14 @@ def test_the_table_has_a_row_for_each_system(recipe: Recipe) -> None:
     assert "test-clean" in table and "test-other" in table
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_uniform_model_is_not_larger_than_the_pruned_one(recipe: Recipe) -> None:
     facts = {name: json.loads((recipe.exp / name / "model.json").read_text()) for name in SYSTEMS}
     assert facts["uniform"]["encoder_parameters"] <= facts["finetuned"]["encoder_parameters"]
     assert facts["finetuned"]["encoder_parameters"] < facts["teacher"]["encoder_parameters"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_what_is_done_is_not_redone(recipe: Recipe) -> None:
     before = recipe.weights()
     features = {path: path.stat().st_mtime_ns for path in (recipe.data / "fbank").rglob("*") if path.is_file()}
@@ -128,12 +128,13 @@ def test_what_is_done_is_not_redone(recipe: Recipe) -> None:
     assert {path: path.stat().st_mtime_ns for path in features} == features
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_another_configuration_in_the_same_place_is_refused(recipe: Recipe) -> None:
     line = last_line(recipe.run("--stage", "4", "--stop-stage", "4", "--seed", "7"))
     assert line.startswith("error: stage 4, the teacher: ") and "seed" in line
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
     """Text to tables; what is done is not redone; the weight on the test sets is that of dev."""
@@ -158,7 +159,7 @@ def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
     assert recipe.weights() == before
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_stage_goes_through_a_cluster_as_well(recipe: Recipe, tmp_path: Path) -> None:
     """Manifests again, by a scheduler that starts each task of the array at once."""
     for name, text in {

@@ -27,6 +27,7 @@ def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
                           stdin=subprocess.DEVNULL)  # fmt: skip
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_from_text_to_tables(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"

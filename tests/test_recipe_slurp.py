@@ -40,8 +40,8 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
                           check=False, stdin=subprocess.DEVNULL)  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("hears", ["samples", "features"])
+@pytest.mark.processes
+@pytest.mark.parametrize("hears", ["samples", pytest.param("features", marks=pytest.mark.slow)])
 def test_from_speech_to_the_table(tmp_path: Path, hears: str) -> None:
     pytest.importorskip("espeakng_loader", reason="it speaks the synthetic corpus")
     config = slurp_corpus.SlurpCorpusConfig(train_sentences=30, devel_sentences=4, test_sentences=6)

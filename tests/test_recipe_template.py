@@ -67,7 +67,7 @@ def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
     corpus = make_kaldi_dirs(tmp_path / "kaldi")
     options = ["--corpus-dir", str(corpus), "--stop-stage", "3", "--nj", "1", "--unit", "char", "--vocab-size", ""]

@@ -6,6 +6,7 @@ set -euo pipefail
 
 torch=1.13.1  # torch to test with; another one (2.13-cpu) has an environment of its own and skips what needs k2
 checks=true   # also run ruff, mypy and shellcheck
+slow=false    # also run the tests marked slow: every combination, whole sweeps, interrupted runs of every kind
 jobs=         # processes; default: as many as there are processors, at most 4, and one for tests that wait
 k2_index=     # page of k2 wheels, see utils/setup_env.sh
 
@@ -30,5 +31,7 @@ if [ "$checks" = true ]; then
   git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck --external-sources
 fi
 [ -n "$jobs" ] || jobs=$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))) + 1)")
+which=(-m "not slow")
+[ "$slow" = false ] || which=()
 echo "pytest, $jobs processes"
-exec pytest --numprocesses "$jobs" --dist loadfile --no-loadscope-reorder --durations 20 "$@"
+exec pytest ${which[@]+"${which[@]}"} --numprocesses "$jobs" --dist loadfile --no-loadscope-reorder --durations 20 "$@"

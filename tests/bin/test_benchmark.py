@@ -44,6 +44,7 @@ def test_median_and_percentile() -> None:
     assert timing.median == 51 and timing.percentile_95 == 96
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_all_of_it(tmp_path: Path) -> None:
     for name in ("dense", "other"):
@@ -75,6 +76,7 @@ def saved(model: nn.Module, place: Path) -> str:
     return f"{place.name}={place}"
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["ctc", "intent"])
 def test_encoders_with_heads(tmp_path: Path, task: str) -> None:

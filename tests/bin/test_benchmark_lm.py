@@ -105,6 +105,7 @@ def test_all_of_it(tmp_path: Path) -> None:
         encoders.main(["--read", str(tmp_path / "speed.json")])
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(tmp_path: Path) -> None:
     place = save(network(), tmp_path / "dense")

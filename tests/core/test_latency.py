@@ -111,6 +111,7 @@ def test_only_shares_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert small.config.encoder.ffn_dim == (16, 16, 16) and small.config.encoder.num_heads == (4, 4, 4)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["pytorch", "onnx"])
 def test_the_measured_table(tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def kept(small: Transducer, teacher: Path) -> float:
     return sum(int(parameter.count_nonzero()) for parameter in small.encoder.parameters()) / dense
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("place", PLACES)
 def test_a_reworked_conformer_is_pruned_in_its_own_modules(
     place: Callable[[], Path], data_dir: Path, tmp_path: Path
@@ -88,6 +88,7 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
     prune.main(arguments)  # again: all is there
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "technique", "own_modules"),

@@ -93,6 +93,7 @@ def dense(work: Path, place: Path, kind: str, task: str, **values: Any) -> Path:
     return place / "dense"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conformer", "speech_encoder", "speech_encoder_large"])
 @pytest.mark.parametrize("task", ["ctc", "intent"])
 def test_from_speech_to_a_small_network(work: Path, tmp_path: Path, kind: str, task: str) -> None:

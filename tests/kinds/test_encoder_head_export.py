@@ -106,6 +106,7 @@ def test_modules_of_hugging_face_go_as_ours(tmp_path: Path, lang: Path) -> None:
     torch.testing.assert_close(found[0], wanted.logits.log_softmax(dim=2)[0].detach(), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conformer", "speech_encoder"])
 @pytest.mark.parametrize("task", ["ctc", "intent"])
 def test_the_command(work: Path, tmp_path: Path, kind: str, task: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,6 +147,7 @@ _GATES = ["--method", "l0", "--technique", "structured", "trainer.max_steps=70",
           "gating.gate_lr=0.1", "gating.multiplier_lr=1"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "stop"),
     [(_LOW_RANK, 16), ([*_LOW_RANK, *_RESTING], 12), (_GATES, 58)],

@@ -60,7 +60,7 @@ def options(place: Path, config: str, name: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_one_module_and_one_registration(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher = ["--teacher", str(place / "dense")]
     train.main(options(place, "train", "dense"))

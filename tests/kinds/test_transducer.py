@@ -113,6 +113,7 @@ def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Op
     return output
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_pruning_killed_at_random_moments_ends_bit_equal(
     work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -126,6 +127,7 @@ def test_pruning_killed_at_random_moments_ends_bit_equal(
     assert (tmp_path / "killed" / "structure.json").exists(), "and of gates"
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["taylor", "activation"])
 def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_dir: Path, method: str) -> None:
@@ -146,7 +148,7 @@ def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_di
     assert "method: " + method in (whole / "config.yaml").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> None:
     """Its counts with units drawn at random, and its structure with fresh weights."""
     config = configuration.load(transducer.PruneConfig, work / "prune.yaml",
@@ -170,7 +172,7 @@ def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> N
     assert "another --reinitialise" in run([sys.executable, "-m", "pruning.bin.extract", *fresh[:-1], "8"])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir: Path) -> None:
     settings = ["method=taylor", "constraint.ramp=one_shot", "constraint.ramp_share=0.8", "trainer.max_steps=5",
                 "trainer.optimiser.lr=0", "constraint.size=0.3"]  # fmt: skip
@@ -193,7 +195,7 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
     assert errors[1] < errors[0], "on other speech than it was repaired on"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     config = configuration.load(transducer.PruneConfig, work / "prune.yaml")
     runs.prune(TransducerKind(config, inputs(data_dir)), work / "pruned", work / "teacher")
@@ -230,6 +232,7 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     assert uniform.encoder.ffn_dim[0] < 48
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["l0", "taylor"])
 def test_two_processes_prune_together(work: Path, data_dir: Path, method: str) -> None:
@@ -260,7 +263,7 @@ def train_error(work: Path, data_dir: Path, *arguments: str, name: str = "train"
     return lines[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
     teacher = str(work / "teacher")
     assert "trainer.max_stpes" in train_error(work, data_dir, "trainer.max_stpes=3")

@@ -70,6 +70,7 @@ def test_what_cannot_be_run_is_refused(work: Path, tmp_path: Path, changes: dict
         definition.load(sweep_file(work, tmp_path / "sweep.yaml", **changes))
 
 
+@pytest.mark.slow
 def test_perplexities_are_compared(work: Path, tmp_path: Path) -> None:
     """From the sweep's command to the table; the numbers are those that the perplexity command measured."""
     grid = {"method": ["magnitude", "activation"], "technique": ["unstructured", "low_rank"], "ramp": ["cubic"]}

@@ -70,6 +70,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert torch.equal(tensor, weights(other / "epoch-2.safetensors")[name]), name
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_killed_process_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
     nodes: Nodes, tmp_path: Path
@@ -86,7 +87,7 @@ def test_a_killed_process_is_replaced_and_the_weights_are_those_of_an_undisturbe
     assert_same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_all_stop_when_one_launcher_is_asked_to_and_no_process_is_restarted(nodes: Nodes, tmp_path: Path) -> None:
     launchers = nodes.start(tmp_path / "exp", delay=0.5)
     until_it_trains(tmp_path / "exp", launchers)
@@ -97,6 +98,7 @@ def test_all_stop_when_one_launcher_is_asked_to_and_no_process_is_restarted(node
     assert directory.resumable_state(tmp_path / "exp") is not None
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_trainings_on_one_machine_leave_each_other_alone(tmp_path: Path) -> None:
     """The one that began first ends first."""

@@ -70,7 +70,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exp_dir
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_killed_at_random_moments_ends_with_the_same_weights(whole_run: Path, tmp_path: Path) -> None:
     moments = random.Random(0)
     for _ in range(4):
@@ -90,7 +90,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(whole_run: Path, tm
     assert len(places) == len(set(places))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: Path) -> None:
     process = start(tmp_path, options=["--delay", "0.5"])
     until(lambda: (tmp_path / "metrics.jsonl").exists() and rows(tmp_path))
@@ -107,6 +107,7 @@ def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: 
 LAUNCHER = ["-m", "pruning.bin.torchrun", "--nproc_per_node=2", "--standalone"]
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_are_one_with_accumulation(tmp_path: Path) -> None:
     """Gradients are averaged over processes: equal weights on both, and those of one process taking both's batches."""
@@ -125,6 +126,7 @@ def test_two_processes_are_one_with_accumulation(tmp_path: Path) -> None:
         assert row["error"] == pytest.approx(other["error"], rel=1e-5)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     process = start(tmp_path / "stopped", "num_epochs=2", options=["--delay", "0.5"], launcher=LAUNCHER)
@@ -138,7 +140,7 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     assert_equal_experiments(tmp_path / "whole", tmp_path / "stopped")  # both processes' terms, too
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_errors_of_a_process_are_one_line(tmp_path: Path) -> None:
     process = start(tmp_path, "optimizer.lr=1", launcher=LAUNCHER)
     errors = wait(process)

@@ -69,7 +69,7 @@ def test_the_jobs_end_with_the_recipe(run_pl: str, tmp_path: Path) -> None:
     until((tmp_path / "saved").exists)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_recipe_with_run_pl_in_its_cmd_sh(run_pl: str, tmp_path: Path) -> None:
     """The template's stages up to a teacher, in a copy where cmd.sh names Kaldi's runner."""
     site = copy_of_the_recipes(tmp_path / "site")

@@ -122,7 +122,7 @@ def hurry_once(runner: Runner, mark: str, count: int = 1) -> None:
     (runner.directory / "hurry").touch()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_an_array_and_a_failure_in_it(runner: Runner) -> None:
     options = ["--max-jobs-run", "3", "--gpu", "1"]
     finish(runner.start(*options, "JOB=1:5", "log/a.JOB.log", "bash", "-c", "echo JOB of $SLURM_ARRAY_TASK_MAX"))
@@ -136,7 +136,7 @@ def test_an_array_and_a_failure_in_it(runner: Runner) -> None:
     assert error.startswith("error: Slurm refused the jobs (") and error.count("\n") == 1 and refused.returncode == 1
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("accepted", [True, False])
 def test_a_submission_that_was_not_answered_becomes_one_array(runner: Runner, accepted: bool) -> None:
     submit = shutil.which("sbatch") if accepted else "true"
@@ -152,7 +152,7 @@ def test_a_submission_that_was_not_answered_becomes_one_array(runner: Runner, ac
     assert sorted((runner.directory / "ran").read_text().split()) == ["1", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_kaldis_slurm_pl_runs_a_stage_with_the_recipes_configuration(runner: Runner) -> None:
     kaldi = os.environ.get("KALDI_UTILS")
     if not kaldi:
@@ -168,7 +168,7 @@ def test_kaldis_slurm_pl_runs_a_stage_with_the_recipes_configuration(runner: Run
         assert f"<{number}><two words><a{{b,c}}$HOME># Accounting" in text.replace("\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_of_an_array_only_the_job_that_asks_for_it_is_queued_again(runner: Runner) -> None:
     script = "[ ${SLURM_RESTART_COUNT:-0} -gt 0 ] || exit $(( JOB == 2 ? 75 : 0 ))"
     finish(runner.start("JOB=1:2", "a.JOB.log", "bash", "-c", script))
@@ -176,7 +176,7 @@ def test_of_an_array_only_the_job_that_asks_for_it_is_queued_again(runner: Runne
     assert starts == [1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Runner, whole_run: Path) -> None:
     """Slurm's real clock: limits are minutes, and the signal comes up to a minute earlier than asked for.
 
@@ -190,7 +190,7 @@ def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Ru
     assert_equal_experiments(whole_run, runner.directory / "exp")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("disturbance", ["requeued", "killed with its node", "preempted"])
 def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path, disturbance: str) -> None:
     settings = [*SLOWLY, str(runner.directory / "exp"), *SETTINGS, "state_interval=1"]
@@ -225,7 +225,7 @@ def lose_node(runner: Runner, job: str, node: str) -> None:
     subprocess.run(resume, env=runner.environment, capture_output=True, check=False)  # it may be back by itself
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_cancelled_job_is_a_failure_and_not_queued_again(runner: Runner) -> None:
     process = runner.start("train.log", *TOY, *SLOWLY, str(runner.directory / "exp"), *SETTINGS)
     until_it_trains(runner)
@@ -236,7 +236,7 @@ def test_a_cancelled_job_is_a_failure_and_not_queued_again(runner: Runner) -> No
     assert not runner.ask("squeue", "--noheader").strip()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_torchrun_is_asked_to_stop_and_goes_on(runner: Runner, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "pruning.bin.torchrun", "--standalone", "--nproc_per_node", "2"]
     settings = [*SLOWLY, str(runner.directory / "exp"), *SETTINGS, "num_epochs=2"]
@@ -249,7 +249,7 @@ def test_torchrun_is_asked_to_stop_and_goes_on(runner: Runner, tmp_path: Path) -
     assert_as_here(runner, tmp_path / "here")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("disturbance", ["asked to stop", "one killed", "a node lost"])
 def test_two_nodes_are_one_training(runner: Runner, tmp_path: Path, disturbance: str) -> None:
     launcher = ["srun", "--wait", "60", sys.executable, "-m", "pruning.bin.torchrun", "--slurm", "--nproc_per_node",
