@@ -11,7 +11,7 @@
 #     ./run.sh --mini true --annotations /repositories/slurp    # real sentences, spoken by eSpeak NG
 set -euo pipefail
 
-mini=false              # a synthetic corpus and a small encoder of fresh weights, for a core or two
+mini=false              # a synthetic corpus and a small encoder of fresh weights, for 2 cores
 corpus_dir=             # holds dataset/slurp and slurp_real; default: download/slurp (mini: made, by default in corpus/)
 annotations=            # mini: directory with dataset/slurp/{devel,test}.jsonl, whose sentences are spoken
 corpus_args=            # mini: more options of local/make_synthetic_corpus.py: "--recordings 3"

@@ -27,8 +27,10 @@ class TrainerConfig:
         accumulate: batches per optimiser step and process; their gradients are averaged.
         amp: "none", "bf16" or "fp16" autocast of the forward pass.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        num_threads: of torch on the CPU; None leaves torch's choice. With more than one, small networks gain little,
-            and are much slower where other processes want the processors too.
+        num_threads: of torch on the CPU; None leaves torch's choice. Where other processes want the processors too,
+            several threads are slower than one, because they wait for each other in a loop. On idle processors two are
+            1.2 to 2 times as fast as one for small networks; two runs of one thread make 1.1 to 1.8 times as many steps
+            together (egs/librispeech/results/processor.md).
         find_unused_parameters: for DistributedDataParallel, when some parameters take no part in some losses.
         average_period: steps between updates of the running average; 0 keeps none.
         valid_interval: steps between validations beside those at the ends of epochs; 0 for none.

@@ -22,7 +22,7 @@ output=results/speed_d512.json
 cuts=$data_dir/fbank/librispeech_cuts_
 data=(--lang-dir "$data_dir/lang_bpe_$vocab_size" --train-cuts "${cuts}$part.jsonl.gz"
   --dev-cuts "${cuts}$dev_part.jsonl.gz")
-short=(trainer.amp=none trainer.valid_interval=0 trainer.num_threads=1 data.max_duration=10 data.num_workers=0
+short=(trainer.amp=none trainer.valid_interval=0 trainer.num_threads=2 data.max_duration=10 data.num_workers=0
   trainer.optimiser.lr=0)
 python -m pruning.bin.train --config conf/d512/teacher.yaml "${short[@]}" trainer.max_steps=1 \
   --exp-dir "$exp_dir/dense" "${data[@]}"

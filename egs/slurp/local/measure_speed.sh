@@ -21,7 +21,7 @@ env_extras="hf export"
 
 data=(--lang-dir "$data_dir/lang" --train-cuts "$data_dir/cuts/slurp_cuts_$part.jsonl.gz"
   --dev-cuts "$data_dir/cuts/slurp_cuts_$dev_part.jsonl.gz")
-short=(trainer.amp=none trainer.valid_interval=0 trainer.num_threads=1 data.max_duration=10 data.num_workers=0
+short=(trainer.amp=none trainer.valid_interval=0 trainer.num_threads=2 data.max_duration=10 data.num_workers=0
   trainer.optimiser.lr=0)
 python local/make_fresh_checkpoint.py --output-dir "$exp_dir/wav2vec2-base"
 python -m pruning.bin.train --config conf/dense.yaml "${short[@]}" trainer.max_steps=1 \
