@@ -9,7 +9,7 @@ import pytest
 from pruning import configuration
 from pruning.errors import UserError, check_numbers
 from pruning.kinds import encoder_head, language_model, transducer
-from pruning.models import encoders
+from pruning.models import encoder_types as encoders
 
 _ENCODER = "model.encoder={d_model: 8, num_layers: 1, head_dim: 4, num_heads: [2], macaron_dim: [8], ffn_dim: [8], "
 _TRANSDUCER = [_ENCODER + "conv_channels: [8]}", "model.vocab_size=5"]

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154  # what a recipe declares
-# The stages of all recipes. A recipe's run.sh sources asr_options.sh, then this file, with these variables set:
+# The stages of all recipes of transducers. A recipe's run.sh sources asr_options.sh, then this file, with these variables set:
 #
 #     corpus                              names of manifests start so
 #     corpus_dir data_dir exp_dir         the corpus; manifests, features and word pieces; experiments

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# The options of all recipes. A recipe's run.sh declares its own and sources this file, which reads the command line,
+# The options of all recipes of transducers. A recipe's run.sh declares its own and sources this file, which reads the command line,
 # goes to the recipe's folder and defines the stages' helpers; after its defaults it sources asr.sh, which says what the
 # options that every recipe declares itself are.
 
@@ -17,7 +17,7 @@ prune_args=             # the same for pruning
 finetune_args=          # the same for fine-tuning
 uniform_args=           # the same for the uniform model
 init_from=              # start the teacher from this experiment or checkpoint, trained with the same --lang-dir
-method=l0               # of pruning: l0, magnitude, taylor, fisher, movement, activation or random; see docs/methods.md
+method=l0               # of pruning: l0, hj-size, hj-mac, hj-sepsize, magnitude, taylor, fisher, movement, wanda, activation or random
 teacher=                # dense network to prune instead of training one: a finished experiment, of another --exp-dir
 warm_up_cuts=           # cuts with features that teacher and uniform model are trained on first, each for itself
 warm_up_dev_cuts=       # to choose the warm-up's checkpoint by

@@ -79,7 +79,7 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     from pruning.kinds.encoder_head import source_of
     from pruning.speech.data.batches import evaluation_batches
     from pruning.speech.data.data_config import DataConfig
-    from pruning.speech.scoring.statistics import Design
+    from pruning.speech.scoring.bootstrap import Design
 
     wanted = {cut.id: (intent_of(cut), str(cut.supervisions[0].speaker or cut.id)) for cut in
               manifests.iterate_cuts(cuts)}  # fmt: skip

@@ -106,7 +106,7 @@ class _Source(NamedTuple):
 def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     from pruning.experiments import decoding_results
     from pruning.experiments.checkpoint import load_model
-    from pruning.experiments.structures import check_extracted
+    from pruning.experiments.structure_files import check_extracted
     from pruning.kinds import kind as kinds
 
     if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
@@ -133,7 +133,7 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
 
 
 def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
-    from pruning.deploy import sherpa
+    from pruning.deploy import sherpa_decoding as sherpa
     from pruning.deploy.exported import read_parts
     from pruning.kinds.transducer import by_ctc
     from pruning.kinds.transducer_export import PARTS, ExportedTransducer
@@ -211,7 +211,7 @@ def _decode_set(
     lm: Optional[LanguageModel],
     graph: Optional[graphs.DecodingGraph],
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
-    from pruning.deploy import sherpa
+    from pruning.deploy import sherpa_decoding as sherpa
     from pruning.speech.data.batches import evaluation_batches
     from pruning.speech.data.data_config import DataConfig
     from pruning.speech.data.sources import FEATURES

@@ -90,7 +90,7 @@ def _extract(options: argparse.Namespace) -> None:
     from pruning.core.prunable import plain
     from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
     from pruning.experiments import checkpoint
-    from pruning.experiments.structures import read_structure
+    from pruning.experiments.structure_files import read_structure
     from pruning.kinds import kind as kinds
 
     structure = read_structure(options.structure or options.pruned)

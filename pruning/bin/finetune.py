@@ -21,11 +21,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return
 
     from pruning import configuration
-    from pruning.kinds import run
+    from pruning.kinds import train_and_prune
 
     kind = arguments.kind(options)
     config = configuration.load(kind.training, options.config, options.overrides)
-    ended = run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
+    made = kind(config, arguments.inputs(options))
+    ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher)
     if ended.world.is_main:
         record.write([*paths_of(options), *ended.files])
 

@@ -13,7 +13,7 @@ from pruning.files import read_json
 from pruning.speech.decoding.config import SETTINGS
 
 if TYPE_CHECKING:
-    from pruning.speech.scoring.statistics import Estimate
+    from pruning.speech.scoring.bootstrap import Estimate
 
 NOTE = """\
 Perplexity per word: the end of a sentence counts as a word, words outside the vocabulary do not, for every model alike.
@@ -35,7 +35,7 @@ def excess(place: Path, other: Path, set_name: str) -> Estimate:
 
     from pruning.experiments.decoding_results import perplexity_path
     from pruning.kinds.measured_text import blocks_of, in_blocks
-    from pruning.speech.scoring.statistics import Design, Estimate
+    from pruning.speech.scoring.bootstrap import Design, Estimate
 
     found = [read_json(perplexity_path(one, set_name), "measure it with pruning.bin.perplexity")
              for one in (place, other)]  # fmt: skip

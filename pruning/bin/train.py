@@ -24,7 +24,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return
 
     from pruning import configuration
-    from pruning.kinds import run
+    from pruning.kinds import train_and_prune
 
     overrides: list[str] = list(options.overrides)
     if options.model is not None:
@@ -32,7 +32,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         overrides.insert(0, f"model={json.dumps(dimensions)}")
     kind = arguments.kind(options)
     config = configuration.load(kind.training, options.config, overrides)
-    ended = run.train(kind(config, arguments.inputs(options)), options.exp_dir, options.init, options.teacher)
+    made = kind(config, arguments.inputs(options))
+    ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher)
     if ended.world.is_main:
         record.write([*paths_of(options), *ended.files])
 

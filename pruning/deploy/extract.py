@@ -23,7 +23,7 @@ from pruning.core.single_weights import SingleWeights, is_of_single_weights, vie
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.experiments.structures import STRUCTURE, found_structure
+from pruning.experiments.structure_files import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
 from pruning.models.facts import describe, network_facts, read_facts, write_facts
 from pruning.provenance import file_fingerprint

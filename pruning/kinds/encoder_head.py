@@ -28,7 +28,8 @@ from pruning.kinds.transducer import by_ctc, set_feature_statistics
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
-from pruning.models import encoders, facts
+from pruning.models import encoder_types as encoders
+from pruning.models import facts
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
 from pruning.registry import CUTS
@@ -263,12 +264,12 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     def first_batches(self) -> Iterable[Batch]:
         """Those of the first epoch in a single process."""
-        return training_batches(self.config.data, self.inputs.train, self.tokenizer, seed=self.seed, epoch=1,
+        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1,
                                 source=self._source)  # fmt: skip
 
     def data(self, world: distributed.World) -> RunData:
         """This process's share of the cuts."""
-        return cuts_data(self.config, self.inputs, self.tokenizer, world, self._source)
+        return cuts_data(self.config, self.inputs, self.output_table, world, self._source)
 
 
 _BY_CTC = tuple(method for method in SETTINGS if by_ctc(method))

@@ -14,7 +14,7 @@ from pruning import registry
 from pruning.core.prunable import plain
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.experiments.structures import check_extracted
+from pruning.experiments.structure_files import check_extracted
 from pruning.files import PathLike
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.exports import Exports
@@ -54,7 +54,7 @@ class HasVocabulary(Protocol):
 
 class Kind(NetworkKind[N], Generic[N]):
     """A kind of network. Its class says what is true of all of its networks; an object is a kind with the configuration
-    and the data of a run, which `pruning.kinds.run` trains and prunes.
+    and the data of a run, which `pruning.kinds.train_and_prune` trains and prunes.
 
     Args:
         config: of the run.
@@ -81,7 +81,7 @@ class Kind(NetworkKind[N], Generic[N]):
             raise UserError(f"the configuration is for {config.kind}, and was read as one for {self.name}",
                             "write kind in the file, not on the command line")  # fmt: skip
         self.config, self.inputs = config, inputs
-        self.tokenizer: Any = self.table(config, inputs.lang_dir)
+        self.output_table: Any = self.table(config, inputs.lang_dir)
 
     # of any network of this kind
 
@@ -248,7 +248,7 @@ class Kind(NetworkKind[N], Generic[N]):
         Raises:
             UserError: see `load_network`.
         """
-        return self.load_network(source, self.tokenizer)
+        return self.load_network(source, self.output_table)
 
     def teacher(self, source: Optional[PathLike]) -> Optional[N]:
         """The teacher, if one is given and wanted.

@@ -136,7 +136,7 @@ class LanguageModelKind(Kind[TransformerLM]):
     def train_text(self) -> Sentences:
         """The sentences of training, read once."""
         if self._train_text is None:
-            self._train_text = Sentences(self.inputs.train, self.tokenizer, self.config.data, keep=True)
+            self._train_text = Sentences(self.inputs.train, self.output_table, self.config.data, keep=True)
         return self._train_text
 
     def new(self, vocab_size: int) -> TransformerLM:
@@ -158,7 +158,7 @@ class LanguageModelKind(Kind[TransformerLM]):
     def data(self, world: distributed.World) -> RunData:
         """This process's share of the sentences."""
         train_text, seed = self.train_text, self.seed
-        dev_text = Sentences(self.inputs.dev, self.tokenizer, self.config.data)
+        dev_text = Sentences(self.inputs.dev, self.output_table, self.config.data)
         return RunData(
             lambda epoch, skip: train_text.training_batches(seed, epoch, skip, world.rank, world.size),
             lambda: dev_text.evaluation_batches(world.rank, world.size),

@@ -191,11 +191,11 @@ class TransducerKind(Kind[Transducer]):
 
     def first_batches(self) -> Iterable[Batch]:
         """Those of the first epoch in a single process."""
-        return training_batches(self.config.data, self.inputs.train, self.tokenizer, seed=self.seed, epoch=1)
+        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1)
 
     def data(self, world: distributed.World) -> RunData:
         """This process's share of the cuts."""
-        return cuts_data(self.config, self.inputs, self.tokenizer, world, FEATURES)
+        return cuts_data(self.config, self.inputs, self.output_table, world, FEATURES)
 
 
 def by_ctc(method: str) -> bool:

@@ -174,7 +174,7 @@ class ExportedTransducer:
         source: of them, for the message.
 
     Attributes:
-        decoder, joiner: as `pruning.speech.network.SearchedNetwork` has them.
+        decoder, joiner: as `pruning.speech.interfaces.SearchedNetwork` has them.
         feature_dim: bins per frame.
 
     Raises:

@@ -14,7 +14,7 @@ from pruning.core.prunable import prunable
 from pruning.core.single_weights import SingleWeights
 from pruning.core.units import unit_kinds
 from pruning.errors import UserError
-from pruning.experiments.structures import read_structure
+from pruning.experiments.structure_files import read_structure
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.criterion import CriterionPruning

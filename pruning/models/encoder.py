@@ -32,7 +32,7 @@ class Encoder(nn.Module, ABC):
     """An encoder of features or samples that can be pruned; see `pruning.core.prunable.Prunable`.
 
     Attributes:
-        form: its name in a description, see `pruning.models.encoders`.
+        form: its name in a description, see `pruning.models.encoder_types`.
         factorable: whether single weights or rank-1 components may go: `with_ranks` makes a network of them.
     """
 

@@ -17,7 +17,7 @@ from pruning.core.prunable import plain_state
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup, prefixed
 from pruning.errors import check_numbers
-from pruning.models import encoders
+from pruning.models import encoder_types as encoders
 from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder import Encoder
 
@@ -32,7 +32,7 @@ class SpeechModelConfig:
     """An encoder and its head.
 
     Attributes:
-        encoder: ``{"type": ..., "config": {...}}``, see `pruning.models.encoders`.
+        encoder: ``{"type": ..., "config": {...}}``, see `pruning.models.encoder_types`.
         task: ``ctc``: symbols over frames, blank 0; ``intent``: one class of an utterance.
         outputs: symbols or classes; 0: as many as the language directory's table has.
         mix: whether the head sees a learned weighted sum of all layers (SUPERB, arXiv 2105.01051, section 3.2), not the

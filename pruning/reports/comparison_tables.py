@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.speech.scoring.statistics import Estimate
+from pruning.speech.scoring.bootstrap import Estimate
 from pruning.sweeps.comparison import Comparison, Line
 from pruning.sweeps.lines import TEACHER
 

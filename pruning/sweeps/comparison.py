@@ -19,7 +19,7 @@ from pruning.files import PathLike, read_json, write_json
 from pruning.kinds import kind as kinds
 from pruning.kinds.measuring import MEASURES, SPOKEN, Measure, stamp
 from pruning.models.facts import read_facts
-from pruning.speech.scoring.statistics import Design, Estimate, Sample, holm
+from pruning.speech.scoring.bootstrap import Design, Estimate, Sample, holm
 from pruning.sweeps.definition import SweepConfig
 from pruning.sweeps.lines import TEACHER
 from pruning.sweeps.sweep import Run, expand, final_dir

@@ -16,7 +16,7 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.importers.hugging_face import load_hf
-from pruning.models import encoders
+from pruning.models import encoder_types as encoders
 from pruning.models.hf_encoder import WEIGHT_NORMS, HfEncoder
 from tests.models.speech_encoders import (
     SHAPES,

@@ -20,7 +20,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.decoding_results import intents_path
 from pruning.kinds import encoder_head
-from pruning.kinds import run as runs
+from pruning.kinds import train_and_prune as runs
 from pruning.kinds.encoder_head import EncoderHeadKind
 from pruning.kinds.kind import Inputs
 from pruning.methods.choice import new_pruner

@@ -14,7 +14,7 @@ from pruning.core.low_rank import linear_names
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.kinds import language_model
-from pruning.kinds import run as runs
+from pruning.kinds import train_and_prune as runs
 from pruning.kinds.language_model import LanguageModelKind
 from pruning.methods.choice import new_pruner
 from pruning.methods.criterion import CriterionPruning

@@ -21,9 +21,9 @@ from pruning import configuration
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.experiments.structures import found_structure, read_structure
+from pruning.experiments.structure_files import found_structure, read_structure
 from pruning.files import read_json, write_json
-from pruning.kinds import run as runs
+from pruning.kinds import train_and_prune as runs
 from pruning.kinds import transducer
 from pruning.kinds.kind import Inputs
 from pruning.kinds.transducer import TransducerKind

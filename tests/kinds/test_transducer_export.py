@@ -14,7 +14,7 @@ from pruning import registry
 from pruning.bin import export
 from pruning.core.extraction import extract
 from pruning.core.structure import Structure
-from pruning.deploy import sherpa
+from pruning.deploy import sherpa_decoding as sherpa
 from pruning.deploy.export import export_onnx, write_torchscript
 from pruning.deploy.exported import read_parts
 from pruning.errors import UserError

@@ -240,7 +240,7 @@ class ToyKind(Kind[Toy]):
 
     def first_batches(self) -> Iterable[Batch]:
         """In their order."""
-        return self.tokenizer.batches(self.inputs.train)
+        return self.output_table.batches(self.inputs.train)
 
     def data(self, world: distributed.World) -> RunData:
         """Batches in an order of the epoch's own."""
@@ -251,7 +251,7 @@ class ToyKind(Kind[Toy]):
             return batches[skip:]
 
         files = {f"{part}_text": [Path(file) for file in getattr(self.inputs, part)] for part in ("train", "dev")}
-        return RunData(train_batches, lambda: self.tokenizer.batches(self.inputs.dev), files)
+        return RunData(train_batches, lambda: self.output_table.batches(self.inputs.dev), files)
 
 
 def _place(exp_dir: PathLike, file: PathLike) -> Path:

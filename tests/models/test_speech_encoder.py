@@ -17,7 +17,8 @@ from pruning.core.extraction import extract
 from pruning.core.structure import Structure
 from pruning.core.units import check_groups
 from pruning.errors import UserError
-from pruning.models import encoders, speech_encoder_units
+from pruning.models import encoder_types as encoders
+from pruning.models import speech_encoder_units
 from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_encoder_config import SpeechEncoderConfig
 from tests.counter import count_macs

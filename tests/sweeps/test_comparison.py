@@ -12,7 +12,7 @@ from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.kinds import measuring
 from pruning.reports import comparison_tables
-from pruning.speech.scoring.statistics import Estimate
+from pruning.speech.scoring.bootstrap import Estimate
 from pruning.sweeps import comparison
 
 DENSE = {"encoder_parameters": 4e6, "parameters": 5e6, "macs_10s": 1e9, "macs_30s": 4e9}

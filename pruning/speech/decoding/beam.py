@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.speech.decoding.fusion import Fusion
-from pruning.speech.network import SearchedNetwork, first_contexts
+from pruning.speech.interfaces import SearchedNetwork, first_contexts
 
 
 class _Beam(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning.speech.decoding.beam import Hypothesis
 from pruning.speech.decoding.ctc import best_path_tokens
-from pruning.speech.network import TransducerNetwork
+from pruning.speech.interfaces import TransducerNetwork
 
 _LOG_ZERO = -1.0e4
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from pruning.speech.network import LanguageModelNetwork, TransducerNetwork
+from pruning.speech.interfaces import LanguageModelNetwork, TransducerNetwork
 
 
 class Memory(NamedTuple):

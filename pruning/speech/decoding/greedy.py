@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruning.speech.network import SearchedNetwork, first_contexts
+from pruning.speech.interfaces import SearchedNetwork, first_contexts
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from pruning.speech.decoding.fusion import Fusion
 from pruning.speech.decoding.graphs import DecodingGraph
 from pruning.speech.decoding.greedy import greedy_search
 from pruning.speech.decoding.rescoring import Rescoring
-from pruning.speech.network import LanguageModelNetwork, TransducerNetwork
+from pruning.speech.interfaces import LanguageModelNetwork, TransducerNetwork
 
 
 class LanguageModel(NamedTuple):

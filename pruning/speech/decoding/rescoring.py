@@ -15,7 +15,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path, read_lines
 from pruning.speech.decoding.beam import Hypothesis
 from pruning.speech.decoding.fusion import internal_scores, lm_scores
-from pruning.speech.network import LanguageModelNetwork, TransducerNetwork
+from pruning.speech.interfaces import LanguageModelNetwork, TransducerNetwork
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pruning.errors import check_numbers
+from pruning.speech.interfaces import TransducerNetwork
 from pruning.speech.losses.ctc import ctc_loss
 from pruning.speech.losses.pruned_range import BACKENDS, pad_tokens, pruned_range_loss
-from pruning.speech.network import TransducerNetwork
 
 
 @dataclass(frozen=True)

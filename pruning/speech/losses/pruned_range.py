@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pruning.optional import k2_is_installed
+from pruning.speech.interfaces import TransducerNetwork
 from pruning.speech.losses.lattice import lattice_score, symbol_windows
-from pruning.speech.network import TransducerNetwork
 
 BACKENDS = ("auto", "k2", "torch")
 

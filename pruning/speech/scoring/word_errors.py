@@ -72,8 +72,10 @@ def score(transcripts: Sequence[Transcript]) -> Score:
     Raises:
         UserError: no reference word at all.
     """
+    from pruning.speech.scoring.bootstrap import utterance_interval
+
     counts = [count_errors(t) for t in transcripts]
-    interval = bootstrap_interval([c["total"] for c in counts], [c["ref_len"] for c in counts])
+    interval = utterance_interval([c["total"] for c in counts], [c["ref_len"] for c in counts])
     return Score(
         insertions=sum(c["ins"] for c in counts),
         deletions=sum(c["del"] for c in counts),
@@ -89,34 +91,6 @@ def count_errors(transcript: Transcript) -> dict[str, int]:
     import kaldialign
 
     return kaldialign.edit_distance(transcript.reference, transcript.hypothesis)
-
-
-def bootstrap_interval(
-    errors: Sequence[int], words: Sequence[int], replications: int = 10000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % interval of an error rate in percent, by resampling utterances (Bisani and Ney, 2004).
-
-    Args:
-        errors: of each utterance; differences of two systems' errors may be negative.
-        words: of each utterance's reference.
-        replications: resampled sets; the interval runs from the 2.5th to the 97.5th percentile of their rates.
-        seed: of the resampling.
-
-    Raises:
-        UserError: there are no words.
-    """
-    import numpy as np
-
-    if sum(words) == 0:
-        raise UserError("the references hold no words", "give cuts with transcripts")
-    generator, counts = np.random.default_rng(seed), np.stack((errors, words))
-    rates, block = [], max(1, 2_000_000 // len(words))  # so many sets at once, to bound memory
-    for start in range(0, replications, block):
-        chosen = generator.integers(len(words), size=(min(block, replications - start), len(words)))
-        totals = counts[:, chosen].sum(axis=2)
-        rates.append(100.0 * totals[0] / np.maximum(totals[1], 1))
-    low, high = np.percentile(np.concatenate(rates), (2.5, 97.5))
-    return float(low), float(high)
 
 
 class Difference(NamedTuple):
@@ -137,12 +111,14 @@ def paired_difference(first: Sequence[Transcript], second: Sequence[Transcript])
     Raises:
         UserError: the two are not of the same utterances, or have no words.
     """
+    from pruning.speech.scoring.bootstrap import utterance_interval
+
     first, second = sorted(first), sorted(second)
     if [(t.id, t.reference) for t in first] != [(t.id, t.reference) for t in second]:
         raise UserError("two systems were decoded on different utterances", "decode both on the same cuts")
     words = [len(t.reference) for t in first]
     excess = [count_errors(a)["total"] - count_errors(b)["total"] for a, b in zip(first, second)]
-    interval = bootstrap_interval(excess, words)
+    interval = utterance_interval(excess, words)
     return Difference(100.0 * sum(excess) / sum(words), interval)
 
 

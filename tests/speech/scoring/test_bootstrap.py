@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech.scoring.statistics import Design, Sample, holm
+from pruning.speech.scoring.bootstrap import Design, Sample, holm
 
 
 def test_a_replication_draws_speakers_and_then_their_utterances() -> None:

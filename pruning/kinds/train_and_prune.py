@@ -20,7 +20,7 @@ from pruning.core.single_weights import hold_zeros, is_of_single_weights
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.experiments.structures import STRUCTURE, found_structure
+from pruning.experiments.structure_files import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
 from pruning.kinds.kind import HasVocabulary, Kind
 from pruning.methods.choice import new_pruner
@@ -73,7 +73,7 @@ def fresh(kind: Kind[N]) -> N:
     Raises:
         UserError: no dimensions are given, some that make no network, or another vocabulary size.
     """
-    size = vocabulary(kind.config.model, kind.tokenizer)
+    size = vocabulary(kind.config.model, kind.output_table)
     torch.manual_seed(kind.seed)
     try:
         network = kind.new(size)
@@ -180,7 +180,7 @@ def _fit(
         header: for its checkpoints.
         dense: facts of the network it was pruned from, None if it was not.
     """
-    config, table = kind.config, kind.tokenizer
+    config, table = kind.config, kind.output_table
     world = distributed.initialise(config.trainer.device)
     data = kind.data(world)
     files = _files({**data.files, "lang_dir": [table.path]}, networks)
