@@ -40,16 +40,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds is {options.seconds}", "give a length above 0")
 
-    from pruning.kinds.transducer import TransducerKind
-    from pruning.models import uniform
+    from pruning.kinds import kind as kinds
     from pruning.models.facts import cost_model
-    from pruning.models.transducer import Transducer
 
-    dense, _ = TransducerKind.load_network(options.dense)
+    kind, dense, _ = kinds.load(options.dense)
     costs = cost_model(dense, options.seconds)
     reference, targets = None, {}
     if options.reference is not None:
-        reference, header = TransducerKind.load_network(options.reference)
+        reference, header = kind.load_network(options.reference)
         targets = header.get("targets", {})
     cost = getattr(options, "cost", next((name for name in COSTS if name in targets), SIZE))
     if reference is not None:
@@ -58,10 +56,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--share is {options.share:g}", "give a share of the dense network, above 0 and up to 1")
     else:
         budget = options.share * costs.dense[cost]
-    config = uniform.narrowed_config(dense, options.narrow, cost, budget, options.seconds)
-    reached = cost_model(Transducer(config), options.seconds).dense[cost]
+    made = kind.narrowed(dense, options.narrow, cost, budget, options.seconds)
+    reached = cost_model(made, options.seconds).dense[cost]
     print(f"encoder {cost}: dense {costs.dense[cost]:.0f}, budget {budget:.0f}, uniform {reached:.0f}")
-    write_json(options.output, dataclasses.asdict(config))
+    write_json(options.output, dataclasses.asdict(made.config))
 
 
 if __name__ == "__main__":

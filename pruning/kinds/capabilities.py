@@ -16,14 +16,12 @@ class Capabilities:
         repair: whether what follows cut units can be solved anew, by least squares.
         exports: forms of exported files, see `pruning.kinds.forms.FORMS`.
         decodings: methods of decoding, see `pruning.speech.decoding.config.SETTINGS`; none: it recognises no words.
-        uniform: whether uniformly narrowed networks can be made of it.
     """
 
     techniques: tuple[str, ...] = ("structured",)
     repair: bool = False
     exports: tuple[str, ...] = ()
     decodings: tuple[str, ...] = ()
-    uniform: bool = False
 
     def check_technique(self, technique: str, network: str) -> None:
         """Refuse a technique of pruning that is not among `techniques`.

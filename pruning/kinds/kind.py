@@ -156,6 +156,15 @@ class Kind(NetworkKind[N], Generic[N]):
         raise UserError(f"{cls.called} cannot be exported", "give a network of another kind")
 
     @classmethod
+    def narrowed(cls, network: N, narrow: str, cost: str, budget: float, seconds: float = 10.0) -> N:
+        """The widest uniform network within a budget, with fresh weights: see `pruning.models.uniform`.
+
+        Raises:
+            UserError: networks of this kind are not narrowed, or even the narrowest costs more.
+        """
+        raise UserError(f"uniform networks are not of such networks ({cls.called})", "leave them out")
+
+    @classmethod
     def own(cls, network: nn.Module) -> N:
         """``network`` as one of this kind.
 

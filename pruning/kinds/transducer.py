@@ -27,6 +27,7 @@ from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
 from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.models.uniform import narrowed_config
 from pruning.registry import CUTS
 from pruning.speech.data import checks, manifests
 from pruning.speech.data.augment import SpecAugment
@@ -124,7 +125,7 @@ class TransducerKind(Kind[Transducer]):
     def capabilities(cls, network: Transducer) -> Capabilities:
         """All of it; by CTC only with a CTC head."""
         decodings = tuple(name for name in SETTINGS if network.config.ctc or not by_ctc(name))
-        return Capabilities(TECHNIQUES, repair=True, exports=tuple(FORMS), decodings=decodings, uniform=True)
+        return Capabilities(TECHNIQUES, repair=True, exports=tuple(FORMS), decodings=decodings)
 
     @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
@@ -147,6 +148,11 @@ class TransducerKind(Kind[Transducer]):
     def measuring(cls, config: RunConfig) -> Measuring:
         """Word errors, and the likelihood of the transcripts."""
         return word_errors(ACOUSTIC, likelihood=True)
+
+    @classmethod
+    def narrowed(cls, network: Transducer, narrow: str, cost: str, budget: float, seconds: float = 10.0) -> Transducer:
+        """Units of the encoder, or all of its widths."""
+        return Transducer(narrowed_config(network, narrow, cost, budget, seconds))
 
     @classmethod
     def recogniser(cls, network: Transducer, source: PathLike) -> Recogniser:

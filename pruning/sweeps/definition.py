@@ -18,12 +18,9 @@ from pruning.files import PathLike
 from pruning.kinds import kind as kinds
 from pruning.kinds.kind import Kind
 from pruning.kinds.measuring import Measuring, TestData
-from pruning.kinds.transducer import TransducerKind
 from pruning.methods.choice import new_pruner
 from pruning.methods.names import METHODS
 from pruning.models.facts import cost_model
-from pruning.models.transducer import TransducerConfig
-from pruning.models.uniform import narrowed_config
 from pruning.registry import CUTS, TEXT
 from pruning.speech.data import manifests
 from pruning.speech.text.table import OutputTable
@@ -230,7 +227,7 @@ def _checks(
     yield of_target, load(config.kind.pruning, config.prune, shared)
     yield ("prune",), lambda: for_tokens(configuration.load(config.kind.pruning, config.prune, shared))
     if method.uniform:
-        yield of_target, lambda: _uniform_config(config, network, str(method.uniform), target)
+        yield of_target, lambda: _uniform(config, network, str(method.uniform), target)
     if method.method is not None:
         settings = (*shared, f"method={method.method}", *method.settings)
         yield (*of_line, "settings"), load(config.kind.pruning, config.prune, settings)
@@ -248,12 +245,10 @@ def _keys(config: SweepConfig, name: str) -> tuple[str, ...]:
     return ("grids",) if any(name in grid.lines() for grid in config.grids) else ("methods", name)
 
 
-def _uniform_config(config: SweepConfig, network: nn.Module, narrow: str, target: str) -> TransducerConfig:
-    if not config.kind.capabilities(network).uniform:
-        raise UserError(f"uniform networks are not of such networks ({config.kind.called})", "leave the line out")
+def _uniform(config: SweepConfig, network: nn.Module, narrow: str, target: str) -> nn.Module:
     cost, sparsity = uniform_target(config, target)
     budget = (1 - sparsity) * cost_model(network, 10.0).dense[cost]
-    return narrowed_config(TransducerKind.own(network), narrow, cost, budget)
+    return config.kind.narrowed(network, narrow, cost, budget)
 
 
 def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
