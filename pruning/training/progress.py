@@ -43,7 +43,10 @@ class TermAverage:
             self._weights[name] = self._weights[name] + weight if name in self._weights else weight
 
     def means(self, world: World) -> dict[str, float]:
-        """The means over all processes (one may have had no batch), "loss" first; starts anew."""
+        """The means over all processes (one may have had no batch), "loss" first; starts anew.
+
+        A term of which nothing was counted has no mean, and is left out.
+        """
         totals: dict[str, tuple[float, float]] = {}
         for state in world.gather(self.state()):
             for name, (value, weight) in state.items():
@@ -51,7 +54,7 @@ class TermAverage:
                 totals[name] = before[0] + value, before[1] + weight
         self._sums, self._weights = {}, {}
         names = sorted(totals, key=lambda name: (name != "loss", name))
-        return {name: totals[name][0] / totals[name][1] if totals[name][1] else 0.0 for name in names}
+        return {name: totals[name][0] / totals[name][1] for name in names if totals[name][1]}
 
     def state(self) -> dict[str, list[float]]:
         """The sums and weights, as JSON holds them exactly."""

@@ -213,10 +213,12 @@ class Trainer:
         stop.leave()
 
     def _train_step(self, module: torch.nn.Module, group: list[Any]) -> None:
-        """One optimiser step over a group of batches, unless its gradient is not finite."""
+        """One optimiser step over a group of batches, unless its gradient is not finite: that leaves nothing behind."""
         info = self._info()
         self.optimiser.set_learning_rates(self.step, self.epoch, self.total_steps)
         self.task.before_step(info)
+        buffers = self._trained_buffers()
+        before = [buffer.clone() for buffer in buffers]
         gathered = []
         for index, batch in enumerate(group):
             info = self._info()
@@ -235,12 +237,21 @@ class Trainer:
             self.scaler.step(self.optimiser.adamw)
             for terms in gathered:
                 self.terms.add(terms)
+        else:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, before):  # running statistics of what the step saw
+                    buffer.copy_(value)
         self.scaler.update()
         self.optimiser.zero_grad()
         self.step += 1
         self._count_skipped(finite)
         self._keep_snapshot(info)
         self.task.after_step(info)
+
+    def _trained_buffers(self) -> list[torch.Tensor]:
+        """Buffers of the task that a forward pass may write: not those of frozen modules."""
+        frozen = tuple(f"{name}." for name in self.task.frozen_modules)
+        return [buffer for name, buffer in self.task.named_buffers() if not name.startswith(frozen)]
 
     def _keep_snapshot(self, info: StepInfo) -> None:
         """A checkpoint that the task asks for."""
@@ -309,13 +320,23 @@ class Trainer:
         terms = TermAverage()
         info = self._info(training=False)
         seed_everything(self.config.seed, self.epoch, self.batch, self.world.rank)
+        batches = 0
         for batch in self.dev_batches():
+            batches += 1
             loss, of_batch = self._forward(self.task, batch, info)
             terms.add({"loss": loss, **of_batch})
         self.task.train()
         means = terms.means(self.world)
-        if not means:
+        (total,) = self.world.sum([float(batches)])
+        if not total:
             raise UserError("the development set has no batches", "check the development cuts and their filters")
+        if not means:
+            what = f"{self.exp_dir}: no utterance of the development set has a finite loss at step {self.step}"
+            raise UserError(
+                what,
+                "check the development cuts; if the losses of training are not finite either, lower the learning rate "
+                "or use amp=none, and start again in a new --exp-dir",
+            )
         if self.task.selection_term not in means:
             raise ValueError(f"the task selects by {self.task.selection_term!r} but gives {sorted(means)}")
         self.reporter.report("dev", self._position(), {**means, **self.task.log_values(self._info(training=False))})

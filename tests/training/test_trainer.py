@@ -21,6 +21,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint, directory
 from pruning.training.optimiser import OptimiserConfig
 from pruning.training.schedule import ScheduleConfig
+from pruning.training.seeding import seed_everything
 from pruning.training.task import StepInfo
 from pruning.training.trainer import Trainer
 from tests.training.toy import (
@@ -257,6 +258,38 @@ def test_steps_without_finite_gradient_are_skipped_and_counted(tmp_path: Path) -
         assert torch.equal(tensor, weights(tmp_path / "poisoned/epoch-1.safetensors")[key])
     (row,) = rows(tmp_path / "poisoned")
     assert row["skipped"] == 2 and row["error"] == row["error"]
+
+
+class Deaf(ToyTask):
+    """Nothing can be counted of development batches of its kind; inputs of some training batches are not finite."""
+
+    def __init__(self, counted: bool, poisoned: frozenset[int] = frozenset()) -> None:
+        super().__init__()
+        self.counted, self.poisoned = counted, poisoned
+
+    def forward(self, batch: ToyBatch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        if step.training and step.batch in self.poisoned:
+            batch = replace(batch, inputs=torch.full_like(batch.inputs, float("nan")))
+        loss, terms = super().forward(batch, step)
+        return loss, terms if self.counted else {**terms, "weight": torch.zeros(())}
+
+
+def test_a_skipped_step_leaves_no_running_statistics_behind(tmp_path: Path) -> None:
+    """Those of batch norm see the inputs before the gradient is known."""
+    seed_everything(3)
+    trainer = make(tmp_path, replace(CONFIG, num_epochs=1, valid_interval=2), Deaf(True, frozenset({1, 4})))
+    trainer.run()
+    assert trainer.skipped == 2
+    buffers = dict(trainer.task.model.named_buffers())
+    assert buffers and all(value.isfinite().all() for value in buffers.values())
+    assert buffers["1.num_batches_tracked"] == 5
+    assert checkpoint.read_header(checkpoint.best_path(tmp_path))["dev"]["error"] > 0
+
+
+def test_a_validation_that_counts_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no utterance of the development set has a finite loss at step 6; check the"):
+        make(tmp_path, CONFIG, Deaf(False)).run()
+    assert not (tmp_path / ".done").exists() and not checkpoint.best_path(tmp_path).exists()
 
 
 def test_too_many_skipped_steps_stop_with_one_line(tmp_path: Path) -> None:

@@ -53,17 +53,27 @@ def load_features(cut: Any) -> Tensor:
     """(T, C) float32 features of ``cut``.
 
     Raises:
-        UserError: they were not computed, or their file is missing or damaged.
+        UserError: they were not computed, their file is missing or damaged, or some of them are not finite.
     """
     num_frames(cut)
     try:
-        return torch.from_numpy(cut.load_features()).to(torch.float32)
+        features = torch.from_numpy(cut.load_features()).to(torch.float32)
     except Exception as error:  # lilcom and the storage types of lhotse raise what they like
         stored = getattr(cut, "features", None)
         where = getattr(stored, "storage_path", "the features")
         reason = str(error).split("[extra info]")[0].strip()  # lhotse goes on with all of the cut
         what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {reason})"
         raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
+    finite = features.isfinite().all(dim=1)
+    if not finite.all():
+        frame = int(finite.logical_not().nonzero()[0])
+        what = f"the features of cut {cut.id} are not finite (first in frame {frame})"
+        remedy = "run the feature stage of this part again, or remove the cut"
+        mixed = getattr(cut, "tracks", ())[1:]
+        if mixed:
+            remedy = f"look at its own and at those of what is mixed into it: {', '.join(t.cut.id for t in mixed)}"
+        raise UserError(what, remedy)
+    return features
 
 
 def _frames_of_features(cut: Any) -> int:

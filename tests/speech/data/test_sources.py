@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pruning.errors import UserError
 from pruning.speech.data import sources
@@ -87,3 +91,18 @@ def _first(path: Path) -> object:
     from lhotse import load_manifest
 
     return next(iter(load_manifest(path)))
+
+
+@given(value=st.sampled_from([math.nan, math.inf, -math.inf]), frame=st.integers(0, 29), channel=st.integers(0, 3))
+def test_features_that_are_not_finite_are_named_by_cut(value: float, frame: int, channel: int) -> None:
+    from lhotse import Features, MonoCut
+
+    values = np.zeros((30, 4), dtype=np.float32)
+    values[frame, channel] = value
+    features = Features(
+        type="fbank", num_frames=30, num_features=4, frame_shift=0.01, sampling_rate=16000, start=0, duration=0.3,
+        storage_type="memory_raw", storage_path="", storage_key=pickle.dumps(values),
+    )  # fmt: skip
+    cut = MonoCut("cut-7", start=0.0, duration=0.3, channel=0, features=features)
+    with pytest.raises(UserError, match=rf"features of cut cut-7 are not finite .first in frame {frame}.; run the"):
+        sources.load_features(cut)
