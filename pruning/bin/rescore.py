@@ -7,6 +7,8 @@ is the best of --lm-scales there; the same scale then serves --nbest. Writes the
 from __future__ import annotations
 
 import argparse
+import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -14,10 +16,12 @@ from typing import TYPE_CHECKING, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_lines
-from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts
+from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts, words_of
 
 if TYPE_CHECKING:
     from pruning.speech.decoding.rescoring import Entry
+
+logger = logging.getLogger(__name__)
 
 Scorer = Callable[[Sequence[str]], Sequence[float]]
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -56,26 +60,43 @@ def _scorer(options: argparse.Namespace) -> Scorer:
 def _references(path: Path, lists: dict[str, list[Entry]]) -> dict[str, list[str]]:
     """Words by utterance, of lines UTTERANCE WORDS or of a file of transcripts as decoding writes it.
 
+    An utterance that the lists lack was not recognised: all of its words count as deleted.
+
     Raises:
-        UserError: the file is missing, or an utterance of the lists is not in it.
+        UserError: the file is missing, repeats an utterance or holds no words, or an utterance of the lists is not in
+            it.
     """
-    if not path.is_file():
-        raise UserError(f"references {path} do not exist", "give lines of UTTERANCE WORDS")
+    from pruning.speech.decoding.rescoring import check_readable
+
+    check_readable(path, "file of references")
     if path.name.startswith("recogs-"):
         found = {one.id: one.reference for one in read_transcripts(path)}
     else:
-        found = {line.split()[0]: line.split()[1:] for line in read_lines(path) if line.strip()}
+        found = {}
+        for number, line in enumerate(read_lines(path), start=1):
+            name, *text = line.split(maxsplit=1) or [""]
+            if name in found:
+                raise UserError(f"{path} line {number} repeats {name}", "give one reference an utterance")
+            if name:
+                found[name] = words_of(" ".join(text))
     for name in lists:
         if name not in found:
             raise UserError(f"{path} has no reference for {name}", "give references of the same utterances")
+    if not any(found.values()):
+        raise UserError(f"{path} holds no words", "give lines of UTTERANCE WORDS")
+    missing = sorted(found.keys() - lists.keys())
+    if missing:
+        what = "%d of %d utterances of %s have no hypothesis (first: %s); their words count as deleted"
+        logger.warning(what, len(missing), len(found), path, missing[0])
     return found
 
 
 def _error_rate(lists: dict[str, list[Entry]], references: dict[str, list[str]]) -> float:
-    """In percent, of the first hypothesis of each utterance."""
-    transcripts = [Transcript(name, references[name], entries[0].text.split()) for name, entries in lists.items()]
+    """In percent, of the first hypothesis of each utterance; without one, its words are deleted."""
+    best = {name: entries[0].text.split() for name, entries in lists.items()}
+    transcripts = [Transcript(name, words, best.get(name, [])) for name, words in references.items()]
     words = sum(len(one.reference) for one in transcripts)
-    return 100.0 * sum(count_errors(one)["total"] for one in transcripts) / max(1, words)
+    return 100.0 * sum(count_errors(one)["total"] for one in transcripts) / words
 
 
 def _tuned(options: argparse.Namespace, scorer: Scorer) -> float:
@@ -110,6 +131,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     ):
         raise UserError("the weight is not clear", "give --lm-scale, or --dev-nbest with --dev-references")
     arguments.check_least(options, num_threads=1)
+    for scale in options.lm_scales if options.lm_scale is None else [options.lm_scale]:
+        if not 0 <= scale < math.inf:
+            raise UserError(f"a weight of the language model is {scale:g}", "give numbers of at least 0")
 
     import torch
 

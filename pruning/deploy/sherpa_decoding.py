@@ -17,7 +17,7 @@ from pruning.kinds.transducer_export import PARTS
 from pruning.optional import package
 from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.recognition import Recognition
-from pruning.speech.scoring.word_errors import Transcript
+from pruning.speech.scoring.word_errors import SCORED, Transcript
 
 
 def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, feature_dim: int = 80) -> Any:
@@ -46,7 +46,7 @@ def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, fea
     )
 
 
-def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[str]] = str.split) -> Recognition:
+def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[str]] = SCORED["words"]) -> Recognition:
     """Decode the recordings of a test set one by one; the time is of all that sherpa-onnx does, features included.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from pruning.errors import UserError
 from pruning.speech.data import manifests, sampler, sources
+from pruning.speech.scoring.word_errors import SCORED
 from pruning.speech.text.bpe import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def check_test_set(
     path: Path,
     tokenizer: Tokenizer,
     feature_dim: Optional[int],
-    words_in: Callable[[str], list[str]] = str.split,
+    words_in: Callable[[str], list[str]] = SCORED["words"],
 ) -> None:
     """Check all that decoding and scoring need of a test set, but its features, which are not loaded.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +13,7 @@ from pruning.speech.data import manifests
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, Source
 from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.normalisation import normalised
 
 _BINS_FROM = 10_000  # the durations of so many cuts set the limits of the buckets
 
@@ -73,7 +73,7 @@ class Selection:
 
 
 def transcript(cut: Any) -> str:
-    """The text of ``cut``, accents joined to their letters (NFC), as tokenizers spell them.
+    """The text of ``cut``, in the form of `pruning.speech.text.normalisation`, as tokenizers spell it.
 
     Raises:
         UserError: it has none, several, or one that is no text.
@@ -86,7 +86,7 @@ def transcript(cut: Any) -> str:
         raise UserError(f"the transcript of cut {cut.id}, {text!r}, is no text", "quote it")
     if not (text or "").strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
-    return unicodedata.normalize("NFC", text)
+    return normalised(text)
 
 
 class _Merged:

@@ -19,7 +19,7 @@ from pruning.speech.decoding.config import DecodingConfig
 from pruning.speech.decoding.graphs import DecodingGraph
 from pruning.speech.decoding.methods import LanguageModel, decode, decode_n_best
 from pruning.speech.decoding.rescoring import Entry
-from pruning.speech.scoring.word_errors import Transcript
+from pruning.speech.scoring.word_errors import SCORED, Transcript
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def recognise(
     words_of: Callable[[list[int]], str],
     config: DecodingConfig,
     device: str = "cpu",
-    words_in: Callable[[str], list[str]] = str.split,
+    words_in: Callable[[str], list[str]] = SCORED["words"],
     lm: Optional[LanguageModel] = None,
     graph: Optional[DecodingGraph] = None,
     num_hypotheses: int = 0,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,9 @@ from pruning.files import PathLike, atomic_path, read_lines
 from pruning.speech.decoding.beam import Hypothesis
 from pruning.speech.decoding.fusion import internal_scores, lm_scores
 from pruning.speech.interfaces import LanguageModelNetwork, TransducerNetwork
+from pruning.speech.scoring.word_errors import words_of
+
+_NUMBERED = re.compile(r"(?P<utterance>.+)-(?P<number>[0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Entry(NamedTuple):
 
     Attributes:
         utterance: its name.
-        score: log-probability, natural, or whatever the recogniser compares by; larger is better.
+        score: log-probability, natural, or whatever the recogniser compares by; larger is better. Minus infinity: a
+            language model gave the text no probability.
         text: words, separated by spaces.
     """
 
@@ -84,10 +89,10 @@ def read_nbest(path: PathLike) -> dict[str, list[Entry]]:
         Utterance -> its hypotheses, in the order of the file.
 
     Raises:
-        UserError: the file is missing, or a line is broken; names it.
+        UserError: the file is missing, or a line is broken; names it. Or every utterance has one hypothesis and their
+            names are numbered, as those of Kaldi's n-best lists are.
     """
-    if not Path(path).is_file():
-        raise UserError(f"n-best list {path} does not exist", "correct the path")
+    check_readable(path, "n-best list")
     found: dict[str, list[Entry]] = {}
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
@@ -97,12 +102,42 @@ def read_nbest(path: PathLike) -> dict[str, list[Entry]]:
             score = float(words[1])
         except (IndexError, ValueError):
             score = math.nan
-        if not math.isfinite(score):
+        if math.isnan(score) or score == math.inf:
             raise UserError(f"{path} line {number}: {line[:60]!r} has no score", "write UTTERANCE SCORE TEXT")
-        found.setdefault(words[0], []).append(Entry(words[0], score, " ".join(words[2:])))
+        found.setdefault(words[0], []).append(Entry(words[0], score, " ".join(words_of(" ".join(words[2:])))))
     if not found:
         raise UserError(f"n-best list {path} is empty", "write lines of UTTERANCE SCORE TEXT")
+    _check_names(found, path)
     return found
+
+
+def check_readable(path: PathLike, what: str) -> None:
+    """Check that a file is there; a pipe, as ``<(zcat FILE)`` is, may be read, too.
+
+    Raises:
+        UserError: it is not; calls it ``what``.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{what} {path} does not exist", "correct the path")
+    if Path(path).is_dir():
+        raise UserError(f"{what} {path} is a directory", "give a file")
+
+
+def _check_names(lists: Mapping[str, Sequence[Entry]], path: PathLike) -> None:
+    """Refuse names like ``u1-1``, ``u1-2``, by which Kaldi tells the hypotheses of ``u1`` apart."""
+    if any(len(entries) > 1 for entries in lists.values()):
+        return
+    numbers: dict[str, list[int]] = {}
+    for name in lists:
+        match = _NUMBERED.fullmatch(name)
+        if match is None:
+            return
+        numbers.setdefault(match["utterance"], []).append(int(match["number"]))
+    counted = all(sorted(of) == list(range(1, len(of) + 1)) for of in numbers.values())
+    if counted and max(map(len, numbers.values())) > 1:
+        one = next(name for name, of in numbers.items() if len(of) > 1)
+        raise UserError(f"{path} has one hypothesis each for {one}-1, {one}-2, ...: names of Kaldi's n-best lists",
+                        "take the numbers off: sed -E 's/^(\\S+)-[0-9]+/\\1/'")  # fmt: skip
 
 
 def write_nbest(path: PathLike, entries: Iterable[Entry]) -> None:
@@ -120,12 +155,15 @@ def rescore(
     Args:
         lists: see `read_nbest`.
         score_texts: natural log-probabilities of texts.
-        scale: weight of the language model.
+        scale: weight of the language model, at least 0. At 0 the lists are only sorted.
+
+    Texts to which the language model gives no probability come last, in the recogniser's order.
     """
     texts = sorted({entry.text for entries in lists.values() for entry in entries})
     known = dict(zip(texts, score_texts(texts)))
     found = {}
     for name, entries in lists.items():
-        new = [Entry(name, entry.score + scale * known[entry.text], entry.text) for entry in entries]
-        found[name] = sorted(new, key=lambda entry: -entry.score)
+        sums = [entry.score + (scale * known[entry.text] if scale else 0.0) for entry in entries]
+        order = sorted(range(len(entries)), key=lambda index: (-sums[index], -entries[index].score))
+        found[name] = [Entry(name, sums[index], entries[index].text) for index in order]
     return found

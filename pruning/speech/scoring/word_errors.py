@@ -11,27 +11,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pruning.errors import UserError
-from pruning.files import PathLike, write_text
+from pruning.files import PathLike, read_lines, write_text
+from pruning.speech.text.normalisation import normalised
 
 _NOTHING = "\0"  # stands for no word in alignments; cannot occur in a text
 _SHOWN_NOTHING = "*"
 _CHARACTERS = re.compile(
-    "([\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff])"
-)  # Chinese characters, kana, Hangul syllables
+    "([\u1100-\u11ff\u2e80-\ua4cf\ua840-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff65-\uffdc\U00020000-\U0002ffff])"
+)  # the ranges of icefall's tokenize_by_CJK_char: Chinese, kana, bopomofo, Yi, Hangul and their half-width forms
 _LINE = re.compile(r"(?P<id>.+):\t(?P<kind>ref|hyp)=(?P<words>\[.*\])")
 
 
 def characters(text: str) -> list[str]:
     """The words of ``text``, each Chinese, Japanese or Korean character a word: ``["语", "音", "AI"]`` of ``语音 AI``.
 
-    Error rates of scripts written without spaces are counted so, by icefall's recipes too.
+    Error rates of scripts written without spaces are counted so, by icefall's recipes too. Decomposed Korean is joined
+    to syllables first.
     """
-    return _CHARACTERS.sub(r" \1 ", text).split()
+    return _CHARACTERS.sub(r" \1 ", normalised(text)).split()
 
 
-SCORED: dict[str, Callable[[str], list[str]]] = {"words": str.split, "characters": characters}
-"""How a text is divided into what is scored, by name."""
+def words_of(text: str) -> list[str]:
+    """The words of ``text``, normalised."""
+    return normalised(text).split()
+
+
+SCORED: dict[str, Callable[[str], list[str]]] = {"words": words_of, "characters": characters}
+"""How a text is divided into what is scored, by name: references and hypotheses in one form."""
 
 
 class Transcript(NamedTuple):
@@ -158,8 +164,8 @@ def read_transcripts(path: PathLike) -> list[Transcript]:
     """
     remedy = "give a recogs file as decoding writes it"
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path)
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error})", remedy) from None
     found: dict[str, dict[str, list[str]]] = {}
     for number, line in enumerate(lines, start=1):
@@ -183,7 +189,7 @@ def _words(text: str, where: str) -> list[str]:
         words = None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{where} does not hold a list of words", "give a recogs file as decoding writes it")
-    return words
+    return [normalised(word) for word in words]
 
 
 def _check_unique(transcripts: Iterable[Transcript], where: str) -> None:

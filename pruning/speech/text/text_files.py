@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import IO
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.speech.text.normalisation import normalised
 
 
 def check_texts(paths: Sequence[PathLike]) -> list[Path]:
@@ -39,10 +39,6 @@ def set_name(path: PathLike) -> str:
     return Path(path).name.split(".")[0]
 
 
-_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF), " ")
-"""Separators that cannot be seen, which word pieces take for spaces."""
-
-
 def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
@@ -50,7 +46,7 @@ def _open(path: Path) -> IO[str]:
 
 
 def read_sentences(path: PathLike) -> Iterator[str]:
-    """The lines of a text file, plain or gzipped, as NFC, their words separated by single spaces.
+    """The lines of a text file, plain or gzipped, normalised, their words separated by single spaces.
 
     Raises:
         UserError: it is no UTF-8 text, or broken.
@@ -60,6 +56,6 @@ def read_sentences(path: PathLike) -> Iterator[str]:
         with _open(Path(path)) as stream:
             for line in stream:
                 number += 1
-                yield " ".join(unicodedata.normalize("NFC", line).translate(_NO_WIDTH).split())
+                yield " ".join(normalised(line).split())
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read after line {number} ({error})", "give UTF-8 text") from None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pruning.bin import rescore as command
 from pruning.errors import UserError
@@ -79,3 +84,88 @@ def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             command.main([*common, *options])
     assert not (tmp_path / "out.txt").exists()
+
+
+SCORES = st.floats(-100, 0, allow_nan=False)
+PROBABILITIES = st.one_of(st.just(-math.inf), SCORES)
+
+
+@given(st.lists(st.tuples(SCORES, PROBABILITIES), min_size=1, max_size=6), st.sampled_from([0.0, 0.3, 1.0]))
+def test_texts_without_probability_come_last_and_a_weight_of_nothing_changes_nothing(
+    pairs: list[tuple[float, float]], scale: float
+) -> None:
+    """Against an independent order: first what is possible by its sum, then the rest by the recogniser."""
+    entries = [Entry("u", score, f"T{index}") for index, (score, _) in enumerate(pairs)]
+    known = {f"T{index}": probability for index, (_, probability) in enumerate(pairs)}
+    found = rescore({"u": entries}, lambda texts: [known[text] for text in texts], scale)["u"]
+    possible = [entry for entry in entries if scale == 0 or known[entry.text] > -math.inf]
+    sums = {entry.text: entry.score + (scale * known[entry.text] if scale else 0) for entry in possible}
+    wanted = sorted(possible, key=lambda entry: (-sums[entry.text], -entry.score))
+    wanted += sorted((entry for entry in entries if entry not in possible), key=lambda entry: -entry.score)
+    assert [entry.text for entry in found] == [entry.text for entry in wanted]
+    assert not any(math.isnan(entry.score) for entry in found)
+
+
+def test_a_list_with_impossible_texts_is_read_again(tmp_path: Path) -> None:
+    entries = [Entry("u", -1.0, "A"), Entry("u", -math.inf, "B")]
+    write_nbest(tmp_path / "nbest.txt", entries)
+    assert read_nbest(tmp_path / "nbest.txt") == {"u": entries}
+
+
+def test_names_of_kaldis_lists_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "nbest.txt"
+    path.write_text("u1-1 -1 ONE\nu1-2 -2 TWO\nu2-1 -1 TEN\n")
+    with pytest.raises(UserError, match="one hypothesis each for u1-1, u1-2, .*: names of Kaldi's n-best lists; take"):
+        read_nbest(path)
+    path.write_text("19-198-0001 -1 ONE\n19-198-0002 -2 TWO\n19-198-0000 -2 TWO\n")
+    assert len(read_nbest(path)) == 3, "LibriSpeech's names are not numbered from 1"
+    path.write_text("u1-1 -1 ONE\nu1-1 -2 TWO\nu1-2 -1 TEN\n")
+    assert len(read_nbest(path)) == 2
+
+
+def run(place: Path, nbest: str, references: str, *options: str) -> None:
+    (place / "nbest.txt").write_text(nbest)
+    (place / "text").write_text(references)
+    command.main(["--nbest", str(place / "nbest.txt"), "--references", str(place / "text"), "--arpa",
+                  str(place / "lm.arpa"), "--output", str(place / "out.txt"), *options])  # fmt: skip
+
+
+def test_every_reference_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Utterances without hypotheses are deleted, in what is printed and in what the weight is chosen by."""
+    write(estimate(["ONE TWO", "TWO ONE"], 2), tmp_path / "lm.arpa")
+    run(tmp_path, "a -1 ONE TWO\n", "a ONE TWO\nb ONE TWO\n", "--lm-scale", "0")
+    assert "WER 50.00 % -> 50.00 %" in capsys.readouterr().out
+    assert "1 of 2 utterances of" in caplog.text and "(first: b)" in caplog.text
+    tuned = ["--dev-nbest", str(tmp_path / "nbest.txt"), "--dev-references", str(tmp_path / "text")]
+    run(tmp_path, "a -1 ONE TWO\n", "a ONE TWO\nb ONE TWO\n", *tuned)
+    assert "dev, scale 0: WER 50.00 %" in capsys.readouterr().out
+    for references, message in [("a\n", "holds no words"), ("a ONE\na TWO\n", "line 2 repeats a")]:
+        with pytest.raises(UserError, match=message):
+            run(tmp_path, "a -1 ONE\n", references, "--lm-scale", "0")
+    for scale in ("-1", "nan", "inf"):
+        with pytest.raises(UserError, match=f"weight of the language model is {scale}; give numbers of at least 0"):
+            run(tmp_path, "a -1 ONE\n", "a ONE\n", "--lm-scale", scale)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_references_and_hypotheses_are_compared_in_one_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], forms: tuple[str, str]
+) -> None:
+    of_list, of_text = (unicodedata.normalize(form, "ÉTÉ 한국") for form in forms)
+    write(estimate(["ÉTÉ 한국"], 2), tmp_path / "lm.arpa")
+    run(tmp_path, f"a -1 {of_list}\na -2 AUTRE\n", f"a {of_text}\n", "--lm-scale", "0.1")
+    assert "WER 0.00 % -> 0.00 %" in capsys.readouterr().out
+
+
+def test_an_arpa_file_without_probability_of_unknown_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-inf for <unk>: a weight of 0, which tuning always tries, changes nothing."""
+    write(estimate(["ONE TWO", "TWO ONE"], 2), tmp_path / "lm.arpa")
+    text = (tmp_path / "lm.arpa").read_text()
+    (tmp_path / "lm.arpa").write_text(re.sub(r"^\S+\t<unk>", "-inf\t<unk>", text, flags=re.M))
+    lists = "a -1 ONE TWO\na -2 ONE\nb -1 SIX TEN\nb -2 TEN SIX\n"
+    for scale in ("0", "0.5"):
+        run(tmp_path, lists, "a ONE TWO\nb SIX TEN\n", "--lm-scale", scale)
+        assert f"scale {scale}: 0 of 2 utterances" in capsys.readouterr().out
+        assert [entries[0].text for entries in read_nbest(tmp_path / "out.txt").values()] == ["ONE TWO", "SIX TEN"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pruning.bin import score as score_command
 from pruning.errors import UserError
 from pruning.speech.scoring.word_errors import (
+    SCORED,
     Transcript,
     characters,
     error_report,
@@ -142,6 +144,33 @@ def test_characters_of_scripts_without_spaces_are_words() -> None:
     assert characters("语音识别 AI 很GOOD") == ["语", "音", "识", "别", "AI", "很", "GOOD"]
     assert characters("カードだ") == list("カードだ") and characters("한국 말") == list("한국말")
     assert characters("IT'S  CAFÉ 3") == ["IT'S", "CAFÉ", "3"]
+
+
+SCRIPTS = {"hanzi": "语音識別", "kana": "カードだ", "hangul": "한국말", "bopomofo": "ㄅㄆㄇㄓ", "yi": "ꀀꀁꀂ", "half width": "ﾡﾢﾣ",
+           "half-width kana": "ｱｲｳ", "extension B": "𠀀𠀁"}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_characters_of_every_script_without_spaces(script: str) -> None:
+    assert characters(SCRIPTS[script]) == list(SCRIPTS[script])
+    assert characters(f"ab{SCRIPTS[script]}cd") == ["ab", *SCRIPTS[script], "cd"]
+
+
+@given(st.text(st.characters(blacklist_categories=("Cs",)), max_size=20), st.sampled_from(["NFC", "NFD"]))
+def test_equal_texts_have_equal_words(text: str, form: str) -> None:
+    """Whatever the form that they come in."""
+    other = unicodedata.normalize(form, text)
+    for words_in in SCORED.values():
+        assert words_in(other) == words_in(text)
+
+
+def test_transcripts_of_other_forms_have_no_errors(tmp_path: Path) -> None:
+    path = tmp_path / "recogs-test.txt"
+    reference, hypothesis = (unicodedata.normalize(form, "ÉTÉ 한국").split() for form in ("NFC", "NFD"))
+    path.write_text(f"u1:\tref={reference}\nu1:\thyp={hypothesis}\n")
+    assert score(read_transcripts(path)).errors == 0
+    path.write_text("u1:\tref=['A\u2028B']\nu1:\thyp=['A\u2028B']\n", encoding="utf-8")
+    assert score(read_transcripts(path)).errors == 0, "a separator of Unicode ends no line"
 
 
 def test_the_command_scores_in_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
