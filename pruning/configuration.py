@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, TypeVar, get_args, get_type_hints
@@ -153,6 +154,7 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str
         for source, given in sources:
             origin, values = source, given
             config = OmegaConf.merge(config, given)
+            _check_finite(config, source)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except ConfigKeyError as error:
         key = error.full_key or str(error.key)
@@ -163,8 +165,17 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str
         wrong = getattr(error, "full_key", None) or _refused_key(cls, values)
         where = f"key '{wrong}' in {origin}" if wrong else f"configuration from {origin}"
         # OmegaConf leaves its placeholders unfilled for elements of tuples
-        reason = _first_line(error).replace("'$VALUE' of type '$VALUE_TYPE'", "of an element")
+        told = error.what if isinstance(error, UserError) else _first_line(error)
+        reason = told.replace("'$VALUE' of type '$VALUE_TYPE'", "of an element")
         raise UserError(f"{where} is not valid: {reason}", "correct the value") from None
+
+
+def _check_finite(config: DictConfig, source: str) -> None:
+    """Refuse numbers that are not finite, wherever they stand: no setting means one."""
+    for key, value in _flatten(OmegaConf.to_container(config)):  # type: ignore[arg-type]
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"key '{key}' in {source} is {value}", "give a finite number")
 
 
 def _is_plain(config: DictConfig, key: str) -> bool:

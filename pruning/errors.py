@@ -23,21 +23,38 @@ class UserError(Exception):
         return UserError, (self.what, self.remedy)
 
 
-def check_numbers(config: object, *names: str, least: float, below: float = math.inf) -> None:
-    """Check numbers of a configuration, one or several under each name.
+class OutOfRange(UserError, ValueError):
+    """A number that means nothing where it stands; configurations read from a file add its name and the key."""
+
+
+def check_numbers(
+    config: object,
+    *names: str,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> None:
+    """Check that numbers of a configuration, one or several under each name, are finite and within a range.
 
     Args:
         config: has them as attributes.
         names: of the attributes; None as a value is left alone.
         least: what each number is at least.
+        above: what each number is more than.
         below: what each number is less than.
+        most: what each number is at most.
 
     Raises:
-        ValueError: naming the first that is out of this range, or is no number.
+        OutOfRange: naming the first that is out of this range, or is not finite.
     """
-    bounds = f"at least {least:g}" + (f" and below {below:g}" if below < math.inf else "")
+    limits = {"at least": least, "above": above, "below": below, "at most": most}
+    bounds = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
     for name in names:
         value = getattr(config, name)
         numbers = value if isinstance(value, (list, tuple)) else [value]
-        if not all(number is None or least <= number < below for number in numbers):
-            raise ValueError(f"{name} is {value}, which is to be {bounds}")
+        for number in numbers:
+            if number is None:
+                continue
+            if not (math.isfinite(number) and least <= number <= most and above < number < below):
+                raise OutOfRange(f"{name} must be {bounds or 'a finite number'}, got {value}", "correct it")

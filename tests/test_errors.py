@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from pruning import configuration
 from pruning.errors import UserError, check_numbers
 from pruning.kinds import encoder_head, language_model, transducer
 from pruning.models import encoder_types as encoders
+from pruning.speech.decoding.config import DecodingConfig
 
 _ENCODER = "model.encoder={d_model: 8, num_layers: 1, head_dim: 4, num_heads: [2], macaron_dim: [8], ffn_dim: [8], "
 _TRANSDUCER = [_ENCODER + "conv_channels: [8]}", "model.vocab_size=5"]
@@ -30,7 +33,7 @@ def test_numbers_within_the_range_pass(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, 3, -1.0, float("nan"), float("inf"), [1, 0], (4,)])
 def test_others_are_named(value: Any) -> None:
-    with pytest.raises(ValueError, match="value is .* at least 1 and below 3"):
+    with pytest.raises(ValueError, match="value must be at least 1 and below 3, got "):
         check_numbers(Numbers(value), "value", least=1, below=3)
 
 
@@ -56,13 +59,46 @@ def test_others_are_named(value: Any) -> None:
         (language_model.RunConfig, [], "trainer.seed=-1"),
         (language_model.RunConfig, [], f"trainer.seed={2**63}"),
         (language_model.PruneConfig, [], "calibration_batches=0"),
+        (transducer.RunConfig, [], "data.musan_snr=[20,10]"),
+        (transducer.RunConfig, [], "data.musan_probability=1.5"),
+        (transducer.RunConfig, [], "data.musan_probability=-0.1"),
+        (transducer.RunConfig, [], "data.buffer_size=-1"),
+        (transducer.RunConfig, [], "data.num_workers=-1"),
+        (transducer.RunConfig, [], "data.spec_augment.max_frames_mask_fraction=2"),
+        (transducer.RunConfig, [], "trainer.schedule.eden_steps=0"),
+        (transducer.RunConfig, [], "trainer.schedule.eden_epochs=-1"),
     ],
 )
 def test_configurations_check_theirs(cls: Any, settings: list[str], wrong: str) -> None:
     configuration.load(cls, None, settings)
     name = wrong.partition("=")[0].rpartition(".")[2]
-    with pytest.raises(UserError, match=f"{name} is"):
+    with pytest.raises(UserError, match=rf"{name}\\b.* (is|must) "):
         configuration.load(cls, None, [*settings, wrong])
+
+
+CONFIGURATIONS = (transducer.RunConfig, transducer.PruneConfig, encoder_head.RunConfig, language_model.RunConfig,
+                  language_model.PruneConfig, DecodingConfig)  # fmt: skip
+
+
+def fractions(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of floating-point numbers, and of lists of them."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from fractions(value, f"{prefix}{key}.")
+        elif isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float)):
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("cls", CONFIGURATIONS)
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", ".nan", "-.inf"])
+def test_no_setting_is_a_number_that_is_not_finite(cls: type, number: str) -> None:
+    """Every key of every configuration."""
+    found = dict(fractions(configuration.defaults(cls)))
+    assert len(found) > 3
+    for key, value in found.items():
+        text = f"[{', '.join([number] * len(value))}]" if isinstance(value, list) else number
+        with pytest.raises(UserError, match=rf"key '{re.escape(key)}' in the command line is"):
+            configuration.load(cls, None, [f"{key}={text}"])
 
 
 @pytest.mark.parametrize("values", [{"d_model": -8}, {"conv_strides": [0, 2]}, {"pos_groups": 0}, {"head_dim": "4"}])

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from pruning.errors import UserError
+from pruning.errors import UserError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,16 @@ class ScheduleConfig:
     eden_epochs: float = 6.0
     eden_warmup_start: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "warmup_steps", "final_scale", "eden_warmup_start", least=0)
+        check_numbers(self, "eden_steps", "eden_epochs", above=0)
+
     def check(self, total_steps: Optional[int]) -> None:
         """Refuse settings that cannot be followed.
 
         Raises:
-            UserError: a decay without a known end, or a negative warm-up.
+            UserError: a decay without a known end.
         """
-        if self.warmup_steps < 0:
-            raise UserError(f"schedule.warmup_steps is {self.warmup_steps}", "give 0 or more steps")
         if self.type in ("linear", "cosine") and total_steps is None:
             raise UserError(f"the {self.type} schedule needs to know where training ends", "set max_steps")
 

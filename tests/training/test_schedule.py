@@ -64,7 +64,7 @@ def test_factors_stay_between_0_and_1(kind: str, warmup: int, step: int, total: 
 
 
 def test_what_cannot_be_followed_is_refused() -> None:
-    with pytest.raises(UserError, match="warmup_steps is -1"):
+    with pytest.raises(UserError, match="warmup_steps must be at least 0, got -1"):
         ScheduleConfig(warmup_steps=-1).check(None)
     with pytest.raises(UserError, match="cosine schedule needs to know where training ends"):
         ScheduleConfig("cosine").check(None)

@@ -392,7 +392,6 @@ def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
         ({"accumulate": 0}, "accumulate is 0"),
         ({"average_period": -1}, "average_period is -1"),
         ({"amp": "fp16"}, "amp=fp16 needs a GPU"),
-        ({"schedule": ScheduleConfig("noam", warmup_steps=-1)}, "warmup_steps is -1"),
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(tmp_path: Path, settings_: dict[str, Any], message: str) -> None:

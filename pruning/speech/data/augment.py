@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import UserError
-
-
-def _check(config: object, key: str, counts: Sequence[str], shares: Sequence[str]) -> None:
-    for name in (*counts, *shares):
-        value = getattr(config, name)
-        if value < 0 or (name in shares and value > 1):
-            remedy = "give a value from 0 to 1" if name in shares else "give 0 or more"
-            raise UserError(f"{key}.{name} is {value}", remedy)
+from pruning.errors import check_numbers
 
 
 @dataclass(frozen=True)
@@ -44,8 +35,9 @@ class SpecAugmentConfig:
     probability: float = 0.9
 
     def __post_init__(self) -> None:
-        _check(self, "spec_augment", ("num_feature_masks", "features_mask_size", "num_frame_masks", "frames_mask_size",
-                                      "time_warp_factor"), ("max_frames_mask_fraction", "probability"))  # fmt: skip
+        check_numbers(self, "num_feature_masks", "features_mask_size", "num_frame_masks", "frames_mask_size",
+                      "time_warp_factor", least=0)  # fmt: skip
+        check_numbers(self, "max_frames_mask_fraction", "probability", least=0, most=1)
 
 
 class SpecAugment(nn.Module):
@@ -147,8 +139,8 @@ class SampleAugmentConfig:
     probability: float = 0.9
 
     def __post_init__(self) -> None:
-        _check(self, "sample_augment", ("num_time_masks", "time_mask_seconds", "num_band_masks"),
-               ("max_time_mask_fraction", "band_mask_share", "probability"))  # fmt: skip
+        check_numbers(self, "num_time_masks", "time_mask_seconds", "num_band_masks", least=0)
+        check_numbers(self, "max_time_mask_fraction", "band_mask_share", "probability", least=0, most=1)
 
 
 _GRID, _BANDS = 0.01, 256  # seconds and bands, to which masks are drawn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
-from pruning.errors import UserError
+from pruning.errors import OutOfRange, check_numbers
 from pruning.speech.data.augment import SampleAugmentConfig, SpecAugmentConfig
 
 
@@ -45,8 +45,13 @@ class DataConfig:
     sample_augment: SampleAugmentConfig = field(default_factory=SampleAugmentConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_duration", "num_buckets", "max_cut_duration"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"data.{name} is {getattr(self, name)}", "give a value above 0")
-        if self.num_workers < 0:
-            raise UserError(f"data.num_workers is {self.num_workers}", "give 0 or more")
+        check_numbers(self, "max_duration", "max_cut_duration", above=0)
+        check_numbers(self, "num_buckets", "buffer_size", least=1)
+        check_numbers(self, "num_workers", "min_cut_duration", least=0)
+        check_numbers(self, "musan_probability", least=0, most=1)
+        check_numbers(self, "musan_snr")
+        ranges = {"musan_snr": self.musan_snr,
+                  "min_ to max_cut_duration": (self.min_cut_duration, self.max_cut_duration)}  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if low > high:
+                raise OutOfRange(f"{name} must go from low to high, got {low:g} to {high:g}", "correct it")

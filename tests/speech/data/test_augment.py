@@ -161,5 +161,5 @@ def test_samples_stay_where_nothing_is_asked_for() -> None:
     assert SampleAugment(SampleAugmentConfig(), 16000)(samples, sizes) is samples
     never = SampleAugmentConfig(enabled=True, probability=0.0)
     assert torch.equal(SampleAugment(never, 16000)(samples, sizes), samples)
-    with pytest.raises(UserError, match="sample_augment.probability is 2.0; give a value from 0 to 1"):
+    with pytest.raises(UserError, match="probability must be at least 0 and at most 1, got 2.0"):
         SampleAugmentConfig(probability=2.0)

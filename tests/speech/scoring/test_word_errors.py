@@ -146,8 +146,8 @@ def test_characters_of_scripts_without_spaces_are_words() -> None:
     assert characters("IT'S  CAFÉ 3") == ["IT'S", "CAFÉ", "3"]
 
 
-SCRIPTS = {"hanzi": "语音識別", "kana": "カードだ", "hangul": "한국말", "bopomofo": "ㄅㄆㄇㄓ", "yi": "ꀀꀁꀂ", "half width": "ﾡﾢﾣ",
-           "half-width kana": "ｱｲｳ", "extension B": "𠀀𠀁"}  # fmt: skip
+SCRIPTS = {"hanzi": "语音識別", "kana": "カードだ", "hangul": "한국말", "bopomofo": "ㄅㄆㄇㄓ", "yi": "ꀀꀁꀂ",
+           "half-width hangul": "ﾡﾢﾣ", "half-width kana": "ｱｲｳ", "extension B": "𠀀𠀁"}  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
