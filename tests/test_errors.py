@@ -72,7 +72,7 @@ def test_others_are_named(value: Any) -> None:
 def test_configurations_check_theirs(cls: Any, settings: list[str], wrong: str) -> None:
     configuration.load(cls, None, settings)
     name = wrong.partition("=")[0].rpartition(".")[2]
-    with pytest.raises(UserError, match=rf"{name}\\b.* (is|must) "):
+    with pytest.raises(UserError, match=rf"{name}\b.* (is|must) "):
         configuration.load(cls, None, [*settings, wrong])
 
 

@@ -104,6 +104,10 @@ def _extract(options: argparse.Namespace) -> None:
     structure.check_fits(groups, options.structure or options.pruned)
     if options.round_to != 1:
         structure = structure.rounded(options.round_to, groups)
+        largest = max((group.size for group in groups), default=0)
+        if largest < 2 * options.round_to:
+            raise UserError(f"--round-to {options.round_to} would round nothing: the largest group has {largest} units",
+                            f"give at most {largest // 2}")  # fmt: skip
     if options.print:
         print("\n".join(structure.lines()))
     print(before_after(model, structure))

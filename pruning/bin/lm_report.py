@@ -92,6 +92,8 @@ def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: s
     Raises:
         UserError: a system was not decoded.
     """
+    from pruning.experiments.decoding_results import asked_at
+
     rows = []
     for name, place in systems:
         found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
@@ -99,7 +101,7 @@ def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: s
             one = read_json(path)
             of_key = found.setdefault((one["method"], one.get("lm", "")), {})
             newer = of_key.get(one["set"])
-            if newer is None or _asked(one) > _asked(newer):
+            if newer is None or asked_at(one) > asked_at(newer):
                 of_key[one["set"]] = one
         whole = {key: of_key for key, of_key in found.items() if all(set_name in of_key for set_name in sets)}
         if not whole:
@@ -119,10 +121,6 @@ def _row(system: str, method: str, lm: str, found: Sequence[dict[str, Any]]) -> 
     seconds, audio = (sum(one[key] for one in found) for key in ("decoding_seconds", "audio_seconds"))
     row["real-time factor"] = f"{seconds / audio:.4f}"
     return row
-
-
-def _asked(found: dict[str, Any]) -> str:
-    return str(found.get("asked", found["date"]))
 
 
 def _tabulated(rows: Sequence[dict[str, Any]], style: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from pruning.bin import arguments, command, decode
 from pruning.errors import UserError
+from pruning.experiments import decoding_results
 from pruning.files import read_json, write_json
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import WEIGHT_OF, WITH_LM
@@ -65,7 +66,7 @@ def _facts(directory: Path, sets: Sequence[str], name: str, scales: dict[str, fl
                   and all(facts[key] == value for key, value in scales.items())]  # fmt: skip
         if not of_set:
             raise UserError(f"{directory} has no decoding of {set_name} with {name}", "look at the lines above")
-        found.append(max(of_set, key=lambda facts: facts.get("asked", facts["date"])))
+        found.append(max(of_set, key=decoding_results.asked_at))
     return found
 
 

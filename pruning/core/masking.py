@@ -130,9 +130,12 @@ class Masker:
         ]
 
     def masked_weight(self, name: str, masks: Mapping[str, Tensor]) -> Tensor:
-        """The parameter ``name`` times every mask of ``masks`` that acts on it; the parameter itself if none does."""
+        """The parameter ``name`` times every mask of ``masks`` that acts on it; the parameter itself if none does.
+
+        Within `applied`, what that made of it stands in the place of the parameter.
+        """
         owner, attribute = self._owners[name]
-        weight: Tensor = owner._parameters[attribute]  # type: ignore[assignment]
+        weight: Tensor = getattr(owner, attribute)
         for group, span in self._sites[name]:
             if group in masks:
                 weight = weight * expand_mask(masks[group].to(weight), span, weight.shape)
@@ -144,19 +147,29 @@ class Masker:
 
         Args:
             masks: group name -> ``(size,)``; a group that is absent is left whole. Only names of this network's groups.
+                Within another `applied` of the same network, those of both act.
         """
-        shadowed: list[tuple[nn.Module, str]] = []
+        shadowed: list[tuple[nn.Module, str, object]] = []  # with what was found there before
+
+        def shadow(owner: nn.Module, attribute: str, value: object) -> None:
+            shadowed.append((owner, attribute, owner.__dict__.get(attribute)))
+            owner.__dict__[attribute] = value  # found before the parameter when the module reads it
+
         try:
             for name, (owner, attribute) in self._owners.items():
                 weight = self.masked_weight(name, masks)
-                if weight is not owner._parameters[attribute]:
-                    owner.__dict__[attribute] = weight  # found before the parameter when the module reads it
-                    shadowed.append((owner, attribute))
+                if weight is not getattr(owner, attribute):
+                    shadow(owner, attribute, weight)
             for group, norm in self._norms:
                 if group in masks:
-                    norm.__dict__["forward"] = partial(normalised_over, norm, norm_weights(masks[group]))
-                    shadowed.append((norm, "forward"))
+                    weights, outer = norm_weights(masks[group]), norm.__dict__.get("forward")
+                    if outer is not None:
+                        weights = weights * outer.args[1]
+                    shadow(norm, "forward", partial(normalised_over, norm, weights))
             yield
         finally:
-            for owner, attribute in shadowed:
-                del owner.__dict__[attribute]
+            for owner, attribute, before in reversed(shadowed):
+                if before is None:
+                    del owner.__dict__[attribute]
+                else:
+                    owner.__dict__[attribute] = before

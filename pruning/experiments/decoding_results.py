@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -95,6 +97,11 @@ def time_facts(recognition: Recognition, features: Optional[FeatureTiming]) -> d
     }
 
 
+def asked_at(facts: Mapping[str, Any]) -> datetime.datetime:
+    """When a decoding was asked for last, as an instant: facts may come from machines in several time zones."""
+    return datetime.datetime.fromisoformat(str(facts.get("asked", facts["date"]))).astimezone()
+
+
 def note_asked(path: Path) -> None:
     """Record that a decoding that is done was asked for again, so that it counts as the newest."""
     write_json(path, {**_read(path), "asked": provenance.today()})
@@ -118,7 +125,7 @@ def read_results(
     patterns = (f"decode-{set_name}-{name}-{method}*.json" for name in names)
     found = (_read(path) for pattern in patterns for path in Path(exp_dir, method).glob(pattern))
     of_set = (facts for facts in found if facts["set"] == set_name)  # a set's name may begin with another's
-    return max(of_set, key=lambda facts: facts.get("asked", facts["date"]), default=None)
+    return max(of_set, key=asked_at, default=None)
 
 
 def _read(path: Path) -> dict[str, Any]:

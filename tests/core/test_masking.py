@@ -42,6 +42,27 @@ def test_a_norm_leaves_out_closed_units_and_scales_fold_into_the_weights_behind_
     assert torch.allclose(masked, nn.functional.linear(small, folded, after.bias), atol=1e-10)
 
 
+@torch.no_grad()
+def test_masks_within_masks_act_together_and_the_outer_ones_stay() -> None:
+    """As one mask that is their product, whichever of them is opened first."""
+    model, x = network(), torch.randn(2, 3, 6, dtype=torch.float64)
+    masker, plain = Masker(model, [GROUP]), model(x)
+    outer, inner = mask(1, 0, 1), mask(1, 1, 0)
+    results = {}
+    for name, masks in {"outer": outer, "inner": inner, "both": outer * inner}.items():
+        with masker.applied({"units": masks}):
+            results[name] = model(x)
+    for first, second, name in ((outer, inner, "outer"), (inner, outer, "inner")):
+        with masker.applied({"units": first}):
+            with masker.applied({"units": second}):
+                assert torch.allclose(model(x), results["both"])
+            assert torch.equal(model(x), results[name])
+            with pytest.raises(RuntimeError, match="within"), masker.applied({"units": second}):
+                raise RuntimeError("within")
+            assert torch.equal(model(x), results[name])
+    assert torch.equal(model(x), plain)
+
+
 def test_masks_that_are_learned_have_the_gradient_of_finite_differences() -> None:
     model, x = network(), torch.randn(2, 3, 6, dtype=torch.float64)
     masker = Masker(model, [GROUP])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pruning.errors import check_numbers
+from pruning.errors import OutOfRange, check_numbers
 from pruning.speech.interfaces import TransducerNetwork
 from pruning.speech.losses.ctc import ctc_loss
 from pruning.speech.losses.pruned_range import BACKENDS, pad_tokens, pruned_range_loss
@@ -39,6 +39,10 @@ class LossConfig:
             raise ValueError(f"loss.backend is {self.backend!r}, not one of {', '.join(BACKENDS)}")
         check_numbers(self, "prune_range", least=2)
         check_numbers(self, "am_scale", "lm_scale", "simple_loss_scale", "warmup_steps", "ctc_weight", least=0)
+        if self.am_scale + self.lm_scale > 1:  # the joiner's part has the rest
+            raise OutOfRange(
+                f"am_scale + lm_scale must be at most 1, got {self.am_scale + self.lm_scale:g}", "lower one"
+            )
 
     def scales(self, step: int) -> tuple[float, float]:
         """Weights of the simple and the pruned loss at a step counted from 0."""
