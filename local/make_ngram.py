@@ -8,21 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.speech.text.text_files import check_texts, read_sentences
-
-_NO_WORD = re.compile(r"<eps>|#\d+")  # symbols of Kaldi's word lists
-
-
-def vocabulary(path: Path) -> list[str]:
-    """The words of a word list: the first of each line."""
-    words = [line.split()[0] for line in read_sentences(path) if line]
-    return [word for word in words if not _NO_WORD.fullmatch(word)]
+from pruning.speech.text.text_files import check_texts, read_sentences, read_words
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -41,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.speech.ngrams import arpa, kneser_ney
 
     texts = [line for path in check_texts(values.text) for line in read_sentences(path)]
-    words = None if values.vocabulary is None else vocabulary(values.vocabulary)
+    words = None if values.vocabulary is None else read_words(values.vocabulary)
     model = kneser_ney.estimate(texts, values.order, words, values.min_count)
     arpa.write(model, values.output)
     sizes = ", ".join(f"{len(level.keys)} {length}-grams" for length, level in enumerate(model.levels, start=1))

@@ -15,7 +15,7 @@ from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
-from pruning.speech.text.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, set_name
+from pruning.speech.text.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, read_words, set_name
 
 if TYPE_CHECKING:
     from pruning.speech.scoring.perplexity import WordScores
@@ -52,7 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.speech.scoring.perplexity import perplexity
 
     torch.set_num_threads(options.num_threads)
-    vocabulary = None if options.vocabulary is None else _words(options.vocabulary)
+    vocabulary = None if options.vocabulary is None else frozenset(read_words(options.vocabulary))
     if (options.arpa is None) == (options.lang_dir is None):
         raise UserError("it is not clear what to measure", "give --lang-dir for a network, or --arpa")
     scorer, made_of = _ngram(options, vocabulary) if options.arpa is not None else _network(options)
@@ -140,18 +140,6 @@ def _ngram(options: argparse.Namespace, vocabulary: Optional[frozenset[str]]) ->
         return [WordScores(place, -np.array(found), len(found)) for place, found in enumerate(scored)]
 
     return score, {"weights": provenance.file_fingerprint(options.arpa)}
-
-
-def _words(path: Path) -> frozenset[str]:
-    """A list of words; of several columns (``words.txt``) the first.
-
-    Raises:
-        UserError: it is missing or empty.
-    """
-    words = frozenset(line.split()[0] for line in read_sentences(path) if line)
-    if not words:
-        raise UserError(f"{path} has no words", "give one a line")
-    return words
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _OVERSHOOT = 0.5
 """How far (s) the end of a segment may lie beyond its recording, as in Kaldi's extract-segments."""
 
+_IN_ARCHIVE = re.compile(r".*\.ark(\.gz)?:[0-9]+(\[.*\])?|ark:.*")
+"""What Kaldi reads from an archive at an offset."""
+
 
 def read_table(path: Path, value_may_be_empty: bool = False) -> dict[str, str]:
     """A Kaldi table: key, white space, value, one a line.
@@ -64,6 +67,10 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
     audio = read_table(directory / "wav.scp")
     texts = read_table(directory / "text", value_may_be_empty=True)
     speakers = read_table(directory / "utt2spk")
+    for utterance, speaker in speakers.items():
+        if len(speaker.split()) > 1:
+            what = f"{directory / 'utt2spk'}: the line of {utterance} has more than an utterance and a speaker"
+            raise UserError(what, "keep the first two columns: cut -d ' ' -f 1,2")
     recordings = {key: _recording(directory, key, value, audio_dir) for key, value in audio.items()}
     segments = list(_segments(directory, recordings))
     _check_keys(directory, {segment.utterance for segment in segments}, texts, speakers)
@@ -151,12 +158,27 @@ def _recording(directory: Path, key: str, value: str, audio_dir: Optional[Path])
     """The recording of one line of wav.scp."""
     if value.endswith("|"):
         return _piped(directory, key, value[:-1].strip())
-    path = Path(value)
-    if not path.is_file():
-        raise UserError(f"{directory / 'wav.scp'}: {path} of {key} does not exist", "restore it or correct the path")
+    if _IN_ARCHIVE.fullmatch(value):
+        what = f"{directory / 'wav.scp'}: {key} is in an archive of Kaldi's ({value}), which is not read"
+        raise UserError(what, f"write a command in its place, with Kaldi's program: wav-copy {value} - |")
+    path = _found(directory, Path(value))
+    if path is None:
+        what = f"{directory / 'wav.scp'}: {value} of {key} does not exist"
+        where = "" if Path(value).is_absolute() else f" (from here, from {directory} and from the directories above it)"
+        raise UserError(what + where, "restore it or correct the path")
     if path.suffix.lower() in (".sph", ".wv1", ".wv2"):
         path = _to_flac(path, key, audio_dir)
     return audio_files.recording(path, key)
+
+
+def _found(directory: Path, path: Path) -> Optional[Path]:
+    """A file of wav.scp; a relative one from the working directory, as in Kaldi, else from the data directory or one
+    of those above it, as corpora are shipped.
+    """
+    for place in (Path(), directory, *directory.resolve().parents[:-1]):
+        if (place / path).is_file():
+            return place / path
+    return None
 
 
 def _piped(directory: Path, key: str, shell_command: str) -> Any:

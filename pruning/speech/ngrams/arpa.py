@@ -180,14 +180,16 @@ def _section(lines: _Lines, length: int, sizes: list[int]) -> Iterator[tuple[flo
 def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
     """The words by id, and the first level."""
     found: dict[str, tuple[float, float]] = {}
+    unknown = ""  # a file may have it in both cases: the later counts, as in KenLM
     for probability, (word,), back_off in _section(lines, 1, sizes):
         try:
             text = word.decode()
         except UnicodeDecodeError:
             raise lines.wrong("is not text in UTF-8") from None
-        text = ngram.UNKNOWN if text == ngram.UNKNOWN_OF_OTHERS else text
-        if text in found:
+        written, text = text, ngram.UNKNOWN if text == ngram.UNKNOWN_OF_OTHERS else text
+        if text in found and (text != ngram.UNKNOWN or written == unknown):
             raise lines.wrong(f"repeats the 1-gram {text}")
+        unknown = written if text == ngram.UNKNOWN else unknown
         found[text] = probability, back_off
     for mark in (ngram.START, ngram.END):
         if mark not in found:

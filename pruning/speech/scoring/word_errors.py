@@ -19,7 +19,7 @@ _SHOWN_NOTHING = "*"
 _CHARACTERS = re.compile(
     "([\u1100-\u11ff\u2e80-\ua4cf\ua840-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff65-\uffdc\U00020000-\U0002ffff])"
 )  # the ranges of icefall's tokenize_by_CJK_char: Chinese, kana, bopomofo, Yi, Hangul and their half-width forms
-_LINE = re.compile(r"(?P<id>.+):\t(?P<kind>ref|hyp)=(?P<words>\[.*\])")
+_LINE = re.compile(r"(?P<id>.+):\t(?P<kind>(?:timestamp_)?(?:ref|hyp))=(?P<words>\[.*\])")
 
 
 def characters(text: str) -> list[str]:
@@ -172,6 +172,8 @@ def read_transcripts(path: PathLike) -> list[Transcript]:
         match = _LINE.fullmatch(line)
         if match is None:
             raise UserError(f"{path} line {number} is neither a reference nor a hypothesis", remedy)
+        if match["kind"].startswith("timestamp"):  # icefall's, of words or tokens
+            continue
         utterance = found.setdefault(match["id"], {})
         if match["kind"] in utterance:
             raise UserError(f"{path} line {number} repeats the {match['kind']} of {match['id']}", remedy)

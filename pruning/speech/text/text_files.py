@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,25 @@ ON_EMPTY = ("error", "skip")
 def empty_line(path: PathLike, number: int, option: str) -> UserError:
     """That line ``number`` is empty, and by which ``option`` such lines are left out."""
     return UserError(f"{path} line {number} is empty", f"take it out, or give {option} to leave such lines out")
+
+
+def read_words(path: PathLike) -> list[str]:
+    """A list of words, the first of each line: one word a line, a lexicon, or Kaldi's and icefall's ``words.txt``.
+
+    Symbols of such tables that are no words (``<eps>``, ``#0``, ``<UNK>``, ``!SIL``) are left out.
+
+    Raises:
+        UserError: it is missing or has no words.
+    """
+    (path,) = check_texts([path])
+    words = dict.fromkeys(line.split()[0] for line in read_sentences(path) if line)
+    found = [word for word in words if not _SPECIAL.fullmatch(word)]
+    if not found:
+        raise UserError(f"{path} has no words", "give one a line")
+    return found
+
+
+_SPECIAL = re.compile(r"<(eps|s|/s|unk|UNK|SPOKEN_NOISE)>|#[0-9]+|!SIL")
 
 
 def set_name(path: PathLike) -> str:

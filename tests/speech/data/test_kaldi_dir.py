@@ -172,6 +172,7 @@ def test_texts_of_other_programs(directory: Path) -> None:
         ("text", "utt0 ", "utt9 X\nutt0 ", "text has a line for utt9, which has no audio"),
         ("utt2spk", "utt1 spk1\n", "", "utt2spk has no line for utt1"),
         ("utt2spk", "utt1 spk1", "utt1", "utt2spk: utt1 has no value"),
+        ("utt2spk", "utt1 spk1", "utt1 spk1 male", "utt2spk: the line of utt1 has more than an utterance and a sp"),
         ("utt2spk", "utt1 spk1", "utt0 spk1", r"utt2spk: utt0 occurs twice \(line 2\)"),
         ("wav.scp", "0.wav", "absent.wav", r"wav.scp: \S+absent.wav of utt0 does not exist"),
         ("wav.scp", "0.wav", "text", r"text of utt0 cannot be read as audio"),
@@ -190,6 +191,36 @@ def test_inconsistencies_are_named(directory: Path, name: str, old: str, new: st
     path.write_text(content.replace(old, new, 1))
     with pytest.raises(UserError, match=message):
         kaldi_dir.read(directory)
+
+
+@pytest.mark.parametrize("value", ["x/wav.ark:123", "wav.ark:123[0:10]", "wav.ark.gz:5", "ark:all.ark"])
+def test_archives_of_kaldi_are_refused_with_what_to_do(directory: Path, value: str) -> None:
+    (directory / "wav.scp").write_text(f"utt0 {value}\n")
+    with pytest.raises(UserError, match="utt0 is in an archive of Kaldi's .*; write a command in its place.* wav-copy"):
+        kaldi_dir.read(directory)
+
+
+@pytest.mark.parametrize("place", ["data/train", "data", "."])
+def test_relative_paths_are_looked_for_from_the_corpus_too(
+    directory: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """From the working directory first, as in Kaldi."""
+    for name in ("wav.scp", "text", "utt2spk"):
+        content = (directory / name).read_text().replace(f"{directory}/", "audio/")
+        (directory / place).mkdir(parents=True, exist_ok=True)
+        (directory / place / name).write_text(content)
+    (directory / "audio").mkdir()
+    for path in directory.glob("*.wav"):
+        path.rename(directory / "audio" / path.name)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    recordings, _ = kaldi_dir.read(directory / place)
+    assert [recording.num_samples for recording in recordings] == [32000] * 3
+    (elsewhere / "audio").mkdir()
+    for index in range(3):
+        soundfile.write(elsewhere / "audio" / f"{index}.wav", np.zeros(1600), 16000)
+    recordings, _ = kaldi_dir.read(directory / place)
+    assert [recording.num_samples for recording in recordings] == [1600] * 3
 
 
 def test_missing_tables_are_named(directory: Path) -> None:

@@ -164,6 +164,14 @@ def test_equal_texts_have_equal_words(text: str, form: str) -> None:
         assert words_in(other) == words_in(text)
 
 
+def test_times_in_icefalls_files_are_no_words(tmp_path: Path) -> None:
+    """As `store_transcripts_and_timestamps` writes them."""
+    path = tmp_path / "recogs-test.txt"
+    path.write_text("u1:\tref=['A', 'B']\nu1:\thyp=['A']\nu1:\ttimestamp_ref=[(0.1, 0.2), (0.3, 0.4)]\n"
+                    "u1:\ttimestamp_hyp=[0.08]\n")  # fmt: skip
+    assert read_transcripts(path) == [Transcript("u1", ["A", "B"], ["A"])]
+
+
 def test_transcripts_of_other_forms_have_no_errors(tmp_path: Path) -> None:
     path = tmp_path / "recogs-test.txt"
     reference, hypothesis = (unicodedata.normalize(form, "ÉTÉ 한국").split() for form in ("NFC", "NFD"))
