@@ -86,7 +86,11 @@ def training_batches(
     key = random.Random(f"{seed} {epoch}").getrandbits(31)  # a string seeds by all of its bits
     selection = sampler.Selection(config, tokenizer.speller, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
-    dataset = _Dataset(tokenizer, _Noise(config, f"{key} {rank}") if config.musan_cuts else None, source)
+    noise = None
+    if config.musan_cuts:
+        noise = _Noise(config, f"{key} {rank}")
+        noise.check_fits(next(iter(manifests.iterate_cuts(paths[0])), None))
+    dataset = _Dataset(tokenizer, noise, source)
     schedule = sampler.Skipping(batches, skip_batches)
     yield from _load(config, schedule, dataset)
     if config.drop_last and not schedule.drawn:
@@ -157,6 +161,22 @@ class _Noise:
 
         self._cuts = CutSet.from_cuts(cut.drop_supervisions() for cut in manifests.iterate_cuts(path))
         self._config, self._key = config, key
+
+    def check_fits(self, cut: Any) -> None:
+        """Check that the noise can be mixed into cuts such as ``cut``.
+
+        Raises:
+            UserError: there is no noise, or it has features of another kind.
+        """
+        if not len(self._cuts):
+            what = f"{self._config.musan_cuts} holds no cuts"
+            raise UserError(what, "leave data.musan_cuts out, or prepare it again")
+        for noise in self._cuts:
+            for name in ("num_features", "frame_shift", "sampling_rate"):
+                theirs, ours = getattr(noise, name), getattr(cut, name, None)
+                if cut is not None and theirs != ours:
+                    what = f"{self._config.musan_cuts}: {name} of {noise.id} is {theirs}, that of {cut.id} is {ours}"
+                    raise UserError(what, "compute the features of the noise as those of the training cuts")
 
     def __call__(self, index: int, cuts: Any) -> Any:
         from lhotse.dataset.cut_transforms import CutMix

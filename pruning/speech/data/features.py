@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning import files
-from pruning.errors import UserError
+from pruning.errors import OutOfRange, UserError, check_numbers
 from pruning.speech.data import audio, manifests
 
 _MISSING_SECONDS = 0.025
@@ -28,12 +28,21 @@ class FeatureConfig:
     Attributes:
         num_mel_bins: channels.
         sampling_rate: Hz; recordings of another rate are resampled.
-        speed_factors: besides the recordings themselves, copies at these speeds are made of every cut.
+        speed_factors: besides the recordings themselves, copies at these speeds are made of every cut. 1, by which
+            Kaldi and ESPnet mean the recordings themselves, adds none.
     """
 
     num_mel_bins: int = 80
     sampling_rate: int = 16000
     speed_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "num_mel_bins", "sampling_rate", least=1)
+        check_numbers(self, "speed_factors", least=0.5, most=2)
+        factors = tuple(factor for factor in self.speed_factors if factor != 1)
+        if len(set(factors)) < len(factors):
+            raise OutOfRange(f"speed_factors must differ, got {list(self.speed_factors)}", "give each of them once")
+        object.__setattr__(self, "speed_factors", factors)
 
     def describe(self) -> dict[str, Any]:
         """As JSON has it."""

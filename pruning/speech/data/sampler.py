@@ -76,7 +76,7 @@ def transcript(cut: Any) -> str:
     """The text of ``cut``, in the form of `pruning.speech.text.normalisation`, as tokenizers spell it.
 
     Raises:
-        UserError: it has none, several, or one that is no text.
+        UserError: it has none, several, one that is no text, or one of more than the cut.
     """
     if len(cut.supervisions) != 1:
         what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
@@ -86,7 +86,17 @@ def transcript(cut: Any) -> str:
         raise UserError(f"the transcript of cut {cut.id}, {text!r}, is no text", "quote it")
     if not (text or "").strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
+    supervision = cut.supervisions[0]
+    if supervision.start < -_TOLERANCE or supervision.end > cut.duration + _TOLERANCE:
+        what = (f"the transcript of cut {cut.id} is of {supervision.start:g} to {supervision.end:g} s, "
+                f"and the cut ends at {cut.duration:g} s")  # fmt: skip
+        raise UserError(what, "a window of a longer cut keeps its whole transcript; cut at the transcripts instead: "
+                              "lhotse cut trim-to-supervisions")  # fmt: skip
     return normalised(text)
+
+
+_TOLERANCE = 2e-3
+"""Seconds that a transcript may lie beyond its cut, as in lhotse's `validate_for_asr`."""
 
 
 class _Merged:
