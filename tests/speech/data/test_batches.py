@@ -319,3 +319,34 @@ def test_noise_is_mixed_and_repeats(paths: list[Path], data_dir: Path, tokenizer
 def test_impossible_settings_are_named(setting: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
         DataConfig(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.7])
+def test_windows_with_whole_transcripts_are_refused(
+    paths: list[Path], tokenizer: Tokenizer, tmp_path: Path, seconds: float
+) -> None:
+    """In training and in test sets; lhotse's own check refuses them, too."""
+    from lhotse import CutSet
+
+    windows = CutSet.from_file(paths[0]).cut_into_windows(seconds)
+    path = tmp_path / "windows.jsonl.gz"
+    windows.to_file(path)
+    training = training_batches(replace(CONFIG, min_cut_duration=0.1), [path], tokenizer, 0, 1)
+    for batches in (training, evaluation_batches(CONFIG, [path], tokenizer)):
+        with pytest.raises(UserError, match="a window of a longer cut keeps its whole transcript; cut at the tr"):
+            list(batches)
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_features", 40), ("sampling_rate", 8000), ("frame_shift", 0.02)])
+def test_noise_of_other_features_is_refused_before_training(
+    data_dir: Path, paths: list[Path], tokenizer: Tokenizer, tmp_path: Path, key: str, value: float
+) -> None:
+    def change(items: list[dict]) -> list[dict]:
+        for item in items:
+            item["features"][key] = value
+        return items
+
+    (noise,) = edited(data_dir, tmp_path, change)
+    noisy = replace(CONFIG, musan_cuts=str(noise), musan_probability=0.01)
+    with pytest.raises(UserError, match=f"{key} of .* is {value}, that of"):
+        next(training_batches(noisy, paths, tokenizer, 0, 1))

@@ -221,3 +221,11 @@ def test_what_is_done_is_not_done_again(source: manifests.Paths, tmp_path: Path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "fbank").rglob("*") if path.is_file()}
     compute(source, tmp_path / "fbank", 2, config)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "fbank").rglob("*") if path.is_file()}
+
+
+def test_a_speed_of_1_adds_no_copies() -> None:
+    """As users of Kaldi and ESPnet write it: 0.9 1.0 1.1."""
+    assert features.FeatureConfig(speed_factors=(0.9, 1.0, 1.1)) == features.FeatureConfig(speed_factors=(0.9, 1.1))
+    for factors in ((0.9, 0.9), (0.0,), (float("nan"),), (3.0,)):
+        with pytest.raises(UserError, match="speed_factors must"):
+            features.FeatureConfig(speed_factors=factors)
