@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from pruning import files
 from pruning.errors import UserError
 from pruning.speech.data import audio as audio_files
+from pruning.speech.data import containers
 
 if TYPE_CHECKING:
     from lhotse import RecordingSet, SupervisionSet
@@ -195,9 +196,9 @@ def _piped(directory: Path, key: str, shell_command: str) -> Any:
     remedy = "correct the command, install the program, or restore the file"
     if done.returncode != 0:  # there may be audio all the same, up to where the program stopped
         raise UserError(f"{what} failed (status {done.returncode}: {reason})", remedy)
-    missing = audio_files.missing_bytes(io.BytesIO(done.stdout))
-    if missing:
-        raise UserError(f"{what} gives truncated audio: {missing} bytes are missing ({reason})", remedy)
+    wrong = containers.fault(io.BytesIO(done.stdout))
+    if wrong is not None:
+        raise UserError(f"{what} gives audio that {wrong} ({reason})", remedy)
     try:
         information = soundfile.info(io.BytesIO(done.stdout))
     except (RuntimeError, OSError):

@@ -88,8 +88,8 @@ def transcript(cut: Any) -> str:
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
     supervision = cut.supervisions[0]
     if supervision.start < -_TOLERANCE or supervision.end > cut.duration + _TOLERANCE:
-        what = (f"the transcript of cut {cut.id} is of {supervision.start:g} to {supervision.end:g} s, and the cut ends "
-                f"at {cut.duration:g} s: a window of a longer cut keeps its whole transcript")  # fmt: skip
+        what = (f"the transcript of cut {cut.id} is of {supervision.start:g} to {supervision.end:g} s, and the cut "
+                f"ends at {cut.duration:g} s: a window of a longer cut keeps its whole transcript")  # fmt: skip
         raise UserError(what, "cut at the transcripts instead: lhotse cut trim-to-supervisions")
     return normalised(text)
 

@@ -146,7 +146,7 @@ def test_audio_that_a_command_gives_in_part_is_refused(directory: Path) -> None:
     path = shlex.quote(str(directory / "0.wav"))
     for command, message in (
         (f"cat {path}; echo broken disk >&2; exit 3", "failed .status 3: broken disk"),
-        (f"head -c 30000 {path}", "gives truncated audio: 34044 bytes are missing"),
+        (f"head -c 30000 {path}", "gives audio that is truncated: 34044 bytes are missing"),
         ("echo no sound", "gives no audio"),
     ):
         (directory / "wav.scp").write_text(f"utt0 {command} |\n")
