@@ -139,6 +139,7 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     from pruning.kinds.transducer_export import PARTS, ExportedTransducer
     from pruning.models import facts
     from pruning.speech.data.sources import FEATURES
+    from pruning.speech.text.bpe import TABLE
 
     if (arguments.exported / "model.onnx").is_file():
         raise UserError(f"{arguments.exported} holds the export of an encoder with a head, which is not decoded here",
@@ -146,6 +147,7 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     files = read_parts(arguments.exported, PARTS, arguments.form, arguments.num_threads)
     model = ExportedTransducer(files, arguments.exported)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
+    tokenizer.check_table(arguments.exported / TABLE, "give the --lang-dir that it was exported with")
     if by_ctc(arguments.method):
         raise UserError("an export has no CTC head", "decode it with greedy_search or a beam search")
     if arguments.device != "cpu":

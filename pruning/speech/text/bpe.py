@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 BLANK_ID, UNKNOWN_ID = 0, 2
+TABLE = "tokens.txt"
 _WORD_MARK = "▁"
+_PART_BYTES = 4000
+"""sentencepiece drops sentences of more than 4192 bytes without a word."""
 _SHOWN = 60
 """Characters of a text that are shown where something is wrong with it."""
 
@@ -31,6 +34,7 @@ class Tokenizer:
 
     Attributes:
         vocab_size: number of tokens, blank (0) included.
+        unknown_id: of ``<unk>``; 2 in models of `train` and of icefall, another where other symbols stand before it.
         fingerprint: SHA-256 of ``bpe.model``, in hexadecimal.
 
     Raises:
@@ -55,9 +59,10 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(serialized).hexdigest()
         if self.vocab_size == 0 or self._processor.id_to_piece(BLANK_ID) != BLANK:
             raise UserError(f"{path} has no {BLANK} as its token 0", remedy)
+        self.unknown_id: int = self._processor.unk_id()
         mark = self._processor.piece_to_id(_WORD_MARK)
-        self._mark = None if mark == UNKNOWN_ID else mark
-        self._check_table()
+        self._mark = None if mark == self.unknown_id else mark
+        self.check_table(self.lang_dir / TABLE, "make both again with local/train_bpe.py")
 
     @property
     def path(self) -> Path:
@@ -65,7 +70,7 @@ class Tokenizer:
         return self.lang_dir / "bpe.model"
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``; what the model does not know becomes ``<unk>`` (2).
+        """Token ids of ``text``; what the model does not know becomes ``<unk>``.
 
         Raises:
             UserError: the text spells blank, which is no part of any transcript.
@@ -91,7 +96,7 @@ class Tokenizer:
 
         ids = np.asarray(tokens, dtype=np.int64)
         marks = 0 if self._mark is None else int((ids == self._mark).sum())
-        return int((ids == UNKNOWN_ID).sum()), len(ids) - marks
+        return int((ids == self.unknown_id).sum()), len(ids) - marks
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The words that ``tokens`` spell, separated by one space; blanks are left out."""
@@ -131,16 +136,19 @@ class Tokenizer:
         if fingerprint is not None and fingerprint != self.fingerprint:
             raise UserError(f"{self.lang_dir / 'bpe.model'} is not the model of {name}", remedy)
 
-    def _check_table(self) -> None:
-        """Compare ``tokens.txt`` with the model, if it is there."""
-        path = self.lang_dir / "tokens.txt"
+    def check_table(self, path: Path, remedy: str) -> None:
+        """Compare a ``tokens.txt`` with the model, if it is there.
+
+        Raises:
+            UserError: it has other tokens, or other numbers of them.
+        """
         if not path.is_file():
             return
         lines = [line.split() for line in files.read_lines(path) if line.strip()]
         # tokens.txt may go on with disambiguation symbols such as #0, which are no tokens of the model
         table = [(line[0], line[1]) for line in lines if len(line) == 2 and not re.fullmatch(r"#\d+", line[0])]
         if table != [(token, str(index)) for index, token in enumerate(self.tokens())]:
-            raise UserError(f"{path} does not match bpe.model beside it", "make both again with local/train_bpe.py")
+            raise UserError(f"{path} does not match {self.path}", remedy)
 
 
 def _check_words(text: str, tokens: Sequence[int]) -> None:
@@ -213,10 +221,30 @@ class _Counted:
         try:
             for text in self._texts:
                 self.count += 1
-                yield text
+                yield from _parts(text)
         except UserError as error:
             self.fault = error
             raise
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A text in parts that sentencepiece does not drop for their length, cut between words where there are spaces.
+
+    Pieces do not cross words, so that a cut between words changes none.
+    """
+    part: list[str] = []
+    size = 0
+    for word in text.split(" "):
+        step = len(word) if len(word.encode()) < _PART_BYTES else _PART_BYTES // 4  # a character has up to 4 bytes
+        for start in range(0, max(1, len(word)), max(1, step)):
+            some = word[start : start + step]
+            length = len(some.encode()) + 1
+            if size + length > _PART_BYTES and part:
+                yield " ".join(part)
+                part, size = [], 0
+            part.append(some)
+            size += length
+    yield " ".join(part)
 
 
 def _existing(directory: Path, vocab_size: Optional[int], model_type: str) -> Tokenizer:

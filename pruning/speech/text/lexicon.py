@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pruning.errors import UserError
-from pruning.speech.text.bpe import BLANK_ID, UNKNOWN_ID, Tokenizer
+from pruning.speech.text.bpe import BLANK_ID, Tokenizer
 
 Spelling = tuple[int, ...]
 
@@ -24,7 +24,9 @@ def spellings(words: Sequence[str], tokenizer: Tokenizer) -> dict[str, Spelling]
         UserError: none of the words can be spelled.
     """
     found = {word: tuple(tokenizer.encode(word)) for word in words}
-    kept = {word: pieces for word, pieces in found.items() if pieces and not {BLANK_ID, UNKNOWN_ID} & set(pieces)}
+    kept = {
+        word: pieces for word, pieces in found.items() if pieces and not {BLANK_ID, tokenizer.unknown_id} & set(pieces)
+    }
     if not kept:
         what = f"none of the {len(found)} words of the language model can be spelled by {tokenizer.lang_dir}"
         raise UserError(what, "train the word pieces and the language model on text of one kind, in the same case")

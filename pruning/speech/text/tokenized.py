@@ -17,7 +17,7 @@ import numpy as np
 
 from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path, read_json, write_json
-from pruning.speech.text.bpe import UNKNOWN_ID, Tokenizer
+from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.text_files import check_texts, read_sentences
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], len
         counts.tofile(lengths)
         strange, counted = tokenizer.count_unknown(flat)
         if strange and not first:
-            row = int(np.searchsorted(np.cumsum(counts), np.argmax(flat == UNKNOWN_ID), side="right"))
+            row = int(np.searchsorted(np.cumsum(counts), np.argmax(flat == tokenizer.unknown_id), side="right"))
             first = f"line {filled[row][0]}, {filled[row][1][:40]!r}"
         sentences, empty = sentences + len(filled), empty + len(lines) - len(filled)
         tokens, unknown = tokens + counted, unknown + strange

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
@@ -23,6 +24,46 @@ TEXTS += ["JUMPS OVER THE QUICK DOG'S BOX"]
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> bpe.Tokenizer:
     return bpe.train(TEXTS, tmp_path_factory.mktemp("lang"), 60, "unigram")
+
+
+@given(words=st.lists(st.text(st.sampled_from("ABÉ语"), min_size=1, max_size=2500), min_size=1, max_size=8))
+def test_long_lines_go_in_parts_that_are_not_dropped(words: list[str]) -> None:
+    """No part is longer than sentencepiece takes, no character goes, words stay whole where they fit."""
+    text = " ".join(words)
+    parts = list(bpe._parts(text))
+    assert all(len(part.encode()) <= 4192 for part in parts)
+    assert "".join(parts).replace(" ", "") == text.replace(" ", "")
+    if all(len(word.encode()) < 4000 for word in words):
+        assert " ".join(parts) == text
+
+
+def test_letters_of_long_lines_are_learned(tmp_path: Path) -> None:
+    """sentencepiece drops lines of more than 4192 bytes and says nothing."""
+    tokenizer = bpe.train(["AB " * 100, "ÄÖ " * 2000, "语" * 3000], tmp_path / "mixed", None, "char")
+    for text in ("AB", "ÄÖ", "语"):
+        assert tokenizer.count_unknown(tokenizer.encode(text))[0] == 0, text
+    tokenizer = bpe.train(["ÄÖÜ ÖÄÜ " * 1000], tmp_path / "long", 12, "unigram")
+    assert tokenizer.spell("ÄÖÜ ÖÄÜ") == "ÄÖÜ ÖÄÜ"
+
+
+@pytest.mark.parametrize("languages", [0, 2, 5])
+def test_the_unknown_token_is_what_the_model_says(tmp_path: Path, languages: int) -> None:
+    """Language tags may stand before it."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    tags = [f"<{index}>" for index in range(languages)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["ONE TWO", "TWO ONE"]), model_writer=model, vocab_size=20 + languages,
+        hard_vocab_limit=False, model_type="char", user_defined_symbols=["<blk>", *tags], unk_id=1 + languages,
+        bos_id=-1, eos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "bpe.model").write_bytes(model.getvalue())
+    tokenizer = bpe.Tokenizer(tmp_path)
+    assert tokenizer.unknown_id == 1 + languages and tokenizer.tokens()[tokenizer.unknown_id] == "<unk>"
+    assert tokenizer.count_unknown(tokenizer.encode("ONE")) == (0, 3)
+    assert tokenizer.count_unknown(tokenizer.encode("ДВА"))[0] == 1
+    assert tokenizer.encode("ONE ДВА")[-1] == tokenizer.unknown_id
 
 
 def test_special_tokens_have_icefalls_ids(tokenizer: bpe.Tokenizer) -> None:
