@@ -48,6 +48,7 @@ run_logged() {
     shift
   done
   shift
+  _check_job_words "$log" "${runner[@]}" -- "$@"
   echo "$(date '+%F %T') stage $_stage_now: $what; log: $log"
   words=("$@")
   local group=
@@ -60,6 +61,22 @@ run_logged() {
   _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
 }
 
+# Refuses paths that hold the runner's variable (JOB), which it would replace by the number of the job.
+_check_job_words() {
+  local log=$1 variable= word
+  shift
+  while [ "$1" != -- ]; do
+    [[ $1 =~ ^([A-Za-z_][A-Za-z0-9_]*)=[0-9]+(:[0-9]+)?$ ]] && variable=${BASH_REMATCH[1]}
+    shift
+  done
+  shift
+  [ -n "$variable" ] || return 0
+  for word in "${log%"$variable"*}${log##*"$variable"}" "$@"; do
+    [[ $word != *"$variable"* || $word == "$variable" ]] ||
+      fail "$word contains $variable, which stands for the number of a job; use a path without it"
+  done
+}
+
 # queued COMMAND...: a job for run_queued.
 queued() {
   local line
@@ -70,7 +87,7 @@ queued() {
 # run_queued WHAT LOG RUNNER...: runs what was queued as the jobs of one array, "RUNNER... JOB=1:N LOG". Their commands
 # are the lines of a file beside the logs.
 run_queued() {
-  local list=${2/JOB*/commands}
+  local list=${2%JOB*}commands
   [ "${#_queued[@]}" -gt 0 ] || return 0
   mkdir -p "$(dirname "$list")"
   printf '%s\n' "${_queued[@]}" > "$list.$$"

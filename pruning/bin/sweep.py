@@ -75,6 +75,10 @@ class _Runner:
         write_json(wave, {"runs": list(names)})
         one = [*self._own, "--wave", str(wave), "--job"]
         if self._runner is not None:
+            strange = [word for word in (str(self._log), *one) if "JOB" in word]
+            if strange:
+                what = f"{strange[0]} contains JOB, which stands for the number of a job where there is a --runner"
+                raise UserError(what, "use a path without it")
             log = self._log / f"wave-{index}.JOB.log"
             subprocess.run([*self._runner, f"JOB=1:{len(names)}", str(log), *one, "JOB"], check=False)
             return

@@ -30,6 +30,15 @@ def test_units_are_laid_out_by_layer_and_part() -> None:
     assert pictures.grid(modules_only)[2] == {("layer 0", "ffn"): (0, 1)}
 
 
+def test_sets_that_share_ids_are_kept_apart() -> None:
+    """A clean and a noisy copy: the noisy one is wrong in both, each in its own way."""
+    words = ["A", "B"]
+    teacher = [Transcript("u", words, words), Transcript("u", words, ["A"])]
+    pruned = [Transcript("u", words, ["X", "B"]), Transcript("u", words, ["Z", "Z", "Z"])]
+    worst = page.worst_utterances(teacher, pruned)
+    assert [(one.first, one.second) for one in worst] == [(["A"], ["Z", "Z", "Z"]), (words, ["X", "B"])]
+
+
 def test_the_worst_are_those_that_pruning_spoiled() -> None:
     def said(**hypotheses: str) -> list[Transcript]:
         return [Transcript(name, ["A", "B", "C"], words.split()) for name, words in hypotheses.items()]

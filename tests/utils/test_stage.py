@@ -114,6 +114,29 @@ def test_another_recipe_that_fails_ends_this_one(tmp_path: Path) -> None:
     assert error == "error: it is Monday\nerror: stage 1 needs what bash makes, which failed; see above\n"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "run_logged work log/JOBS/w.JOB.log $cmd JOB=1:2 -- true JOB",
+        "run_logged work log/w.JOB.log $cmd JOB=1:2 -- true --exp-dir /x/JOBS/exp JOB",
+        "run_logged work log/w.JOB.log $cmd JOB=1:2 -- true --split=JOB",
+        "queued true\nrun_queued work /x/JOBS/log/w.JOB.log $cmd",
+    ],
+)
+def test_paths_that_hold_the_variable_are_refused(tmp_path: Path, body: str) -> None:
+    """The runner would put the number of the job into them."""
+    if "queued" in body:
+        body = body.replace("/x", str(tmp_path))
+    status, output, error = run(tmp_path, f"in_stage 1\n{body}\necho not reached")
+    assert status == 1 and "not reached" not in output and not list(tmp_path.glob("log/*[0-9].log"))
+    assert error.splitlines()[-1].endswith("contains JOB, which stands for the number of a job; use a path without it")
+
+
+def test_a_path_with_the_variable_is_fine_where_there_is_one_job(tmp_path: Path) -> None:
+    assert run(tmp_path, "in_stage 1\nrun_logged work log/JOBS.log $cmd -- true JOBS")[0] == 0
+    assert (tmp_path / "log/JOBS.log").exists()
+
+
 def test_commands_that_are_queued_are_jobs_of_one_array(tmp_path: Path) -> None:
     words = "'two  words' 'a$HOME' $'tab\\there' '' '|' 'it'\\''s' JOB"
     body = f"queued printf '<%s>' {words}\nqueued bash -c 'echo $$ > second; sleep 0.2'\n"

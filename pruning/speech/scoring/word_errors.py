@@ -111,15 +111,16 @@ def paired_difference(first: Sequence[Transcript], second: Sequence[Transcript])
     """Word error rate of ``first`` minus that of ``second``, both resampled together.
 
     Args:
-        first: transcripts of one system, in any order; an id may occur in several sets.
-        second: of the other, for the same utterances.
+        first: transcripts of one system, set by set, those of a set in any order; an id may occur in several sets (a
+            clean and a noisy copy).
+        second: of the other, for the same utterances, the sets in the same order.
 
     Raises:
         UserError: the two are not of the same utterances, or have no words.
     """
     from pruning.speech.scoring.bootstrap import utterance_interval
 
-    first, second = sorted(first), sorted(second)
+    first, second = (sorted(of, key=lambda t: t.id) for of in (first, second))  # stable: equal ids stay set by set
     if [(t.id, t.reference) for t in first] != [(t.id, t.reference) for t in second]:
         raise UserError("two systems were decoded on different utterances", "decode both on the same cuts")
     words = [len(t.reference) for t in first]

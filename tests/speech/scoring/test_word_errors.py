@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pruning.speech.scoring.word_errors import (
     SCORED,
     Transcript,
     characters,
+    count_errors,
     error_report,
     paired_difference,
     read_transcripts,
@@ -87,6 +89,25 @@ def test_result_files_have_icefalls_form(tmp_path: Path) -> None:
 def test_neighbouring_errors_are_shown_as_one() -> None:
     transcripts = [Transcript("u", ["A", "B", "C", "D"], ["A", "X", "D", "E"])]
     assert "u:\tA (B C->X) D (*->E)" in error_report(transcripts, score(transcripts))
+
+
+@given(st.lists(st.tuples(WORDS.filter(bool), WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=5))
+def test_sets_that_share_ids_are_paired_set_by_set(rows: list[tuple[list[str], ...]]) -> None:
+    """As if the ids of the second set were others."""
+
+    def systems(second: str) -> list[list[Transcript]]:
+        return [
+            [Transcript(f"u{index}", row[0], row[column]) for index, row in enumerate(rows)]
+            + [Transcript(f"{second}{index}", row[0], row[column + 2]) for index, row in enumerate(rows)]
+            for column in (1, 2)
+        ]
+
+    shared, apart = (paired_difference(*systems(second)) for second in ("u", "v"))
+    assert shared.wer == pytest.approx(apart.wer)
+    errors = [[count_errors(one)["total"] for one in system] for system in systems("u")]
+    assert shared.wer == pytest.approx(100 * (sum(errors[0]) - sum(errors[1])) / (2 * sum(len(row[0]) for row in rows)))
+    pairs = Counter(a - b for a, b in zip(*errors))
+    assert (shared.interval == (0.0, 0.0)) == (set(pairs) == {0})
 
 
 def test_a_paired_difference_is_narrower_than_the_systems_intervals() -> None:
