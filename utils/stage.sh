@@ -63,7 +63,7 @@ run_logged() {
 
 # Refuses paths that hold the runner's variable (JOB), which it would replace by the number of the job.
 _check_job_words() {
-  local log=$1 variable= word
+  local log=$1 variable='' word
   shift
   while [ "$1" != -- ]; do
     [[ $1 =~ ^([A-Za-z_][A-Za-z0-9_]*)=[0-9]+(:[0-9]+)?$ ]] && variable=${BASH_REMATCH[1]}
