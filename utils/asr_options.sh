@@ -40,7 +40,7 @@ cmd_backend=local       # local, slurm or sge: see cmd.sh
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
 [ -z "${corpus_dir:=}" ] || corpus_dir=$(realpath -m "$corpus_dir") # of the caller's folder, like a command's argument
-cd "$(dirname "${BASH_SOURCE[1]}")" || exit
+cd "$(dirname "$(realpath "${BASH_SOURCE[1]}")")" || exit
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "$1 is not understood; run.sh --help lists the options"

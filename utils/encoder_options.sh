@@ -35,7 +35,7 @@ for _name in corpus_dir annotations; do # of the caller's folder, like a command
   [ -z "${!_name:-}" ] || printf -v "$_name" '%s' "$(realpath -m "${!_name}")"
 done
 [ ! -d "$pretrained" ] || pretrained=$(realpath "$pretrained")
-cd "$(dirname "${BASH_SOURCE[1]}")" || exit
+cd "$(dirname "$(realpath "${BASH_SOURCE[1]}")")" || exit
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "$1 is not understood; $(basename "${_options_script:?}") --help lists the options"

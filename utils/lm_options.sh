@@ -35,7 +35,7 @@ cmd_backend=local       # local, slurm or sge: see cmd.sh
 
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
-cd "$(dirname "${BASH_SOURCE[1]}")" || exit
+cd "$(dirname "$(realpath "${BASH_SOURCE[1]}")")" || exit
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "$1 is not understood; run_lm.sh --help lists the options"

@@ -28,6 +28,8 @@ fail() {
 
 [ $# -eq 0 ] || fail "$1 is not understood; utils/setup_env.sh --help lists the options"
 [[ $dir == /* ]] || dir=$root/$dir
+own=false # an environment elsewhere may serve several checkouts, whose recipes take their own package by PYTHONPATH
+[[ $dir != "$root"/* ]] || own=true
 requirements=$root/requirements
 stamp=$dir/.setup-stamp
 log=$dir.setup.log
@@ -49,7 +51,7 @@ extra_lock() {
 
 # One line for each thing that was asked for; the environment is ready when its stamp holds all of them.
 wanted() {
-  echo "repository $root"
+  [ "$own" = false ] || echo "repository $root"
   echo "torch $torch ${torch_index:-} $(sha256sum < "${lock:-$requirements/common.in}")"
   if [ -n "$k2_index" ]; then
     echo "k2 $k2_index"
@@ -147,6 +149,9 @@ install_packages() {
     step "k2 from $k2_index" "${install[@]}" --no-deps "$wheel"
   elif [ "$torch" = 1.13.1 ]; then
     step "k2 1.23.4" "${install[@]}" --no-deps --require-hashes -r "$requirements/k2-1.23.4.txt"
+  fi
+  if [ "$own" = false ] && (cd / && env -u PYTHONPATH "$dir/bin/python" -c 'import pruning') 2> /dev/null; then
+    return 0 # of the checkout that made it
   fi
   step "the package itself" "${install[@]}" --no-deps --no-build-isolation --editable "$root"
 }

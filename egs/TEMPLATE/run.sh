@@ -6,6 +6,7 @@
 # A stage that is done is not redone; one that was interrupted goes on where it was. Paths are relative to this folder.
 #
 #     ./run.sh --corpus-dir /kaldi/egs/mycorpus/s5/data --train-parts train --dev-parts dev --test-parts "test eval"
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 corpus_dir=             # the corpus; as it is: a directory of Kaldi data directories
@@ -21,7 +22,7 @@ conf=conf               # folder of the four configurations
 methods="greedy_search modified_beam_search"  # decoding
 
 # shellcheck source=utils/asr_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/asr_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/asr_options.sh"
 
 corpus=mycorpus # manifests' names start so
 

@@ -6,6 +6,7 @@
 # chosen on dev), 8 the tables. A stage that is done is not redone. Paths are relative to this folder.
 #
 #     ./run_lm.sh --lm-text "news.txt.gz talks.txt"
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 train_parts="train"     # whose transcripts are the text
@@ -16,7 +17,7 @@ exp_dir=exp             # of run.sh
 conf=conf               # folder of lm.yaml, lm_prune.yaml and lm_finetune.yaml
 
 # shellcheck source=utils/lm_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/lm_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/lm_options.sh"
 
 corpus=mycorpus # as in run.sh
 : "${lang_dir:=$data_dir/lang_bpe_500}"

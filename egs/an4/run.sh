@@ -8,6 +8,7 @@
 #
 #     ./run.sh --corpus-dir /corpora/an4     # the directory that an4_sphere.tar.gz unpacks to: holds etc/ and wav/
 #     ./run.sh --corpus-dir /corpora/an4 --warm-up false      # without the synthetic corpus
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 corpus_dir=download/an4 # holds etc/ and wav/
@@ -25,7 +26,7 @@ methods="greedy_search modified_beam_search"  # decoding
 warm_up=true            # train teacher and uniform model on the synthetic corpus of the LibriSpeech recipe first
 
 # shellcheck source=utils/asr_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/asr_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/asr_options.sh"
 
 corpus=an4
 [[ $warm_up =~ ^(true|false)$ ]] || fail "--warm-up takes true or false, not '$warm_up'"

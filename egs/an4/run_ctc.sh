@@ -7,6 +7,7 @@
 # was. Paths are relative to this folder.
 #
 #     ./run_ctc.sh --target-macs 0.5
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 train_parts="train"     # to train on
@@ -21,7 +22,7 @@ vocab_size=             # tokens; char may go without: as many as there are
 methods="ctc_greedy_search ctc_decoding"  # decoding
 
 # shellcheck source=utils/encoder_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/encoder_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/encoder_options.sh"
 
 corpus=an4
 task=ctc

@@ -8,6 +8,7 @@
 #     ./run.sh --mini true                              # a synthetic corpus, everything in minutes
 #     ./run.sh --corpus-dir /corpora/LibriSpeech        # 960 h, d512
 #     ./run.sh --train-parts "train-clean-100" --conf conf/d256 --cmd-backend slurm
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 mini=false              # a synthetic corpus instead of LibriSpeech, and a small model
@@ -25,7 +26,7 @@ conf=                   # folder of the four configurations; default: conf/d512 
 methods=                # decoding; default: greedy_search modified_beam_search fast_beam_search (mini: greedy_search)
 
 # shellcheck source=utils/asr_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/asr_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/asr_options.sh"
 
 corpus=librispeech
 if [ "$mini" = true ]; then

@@ -9,6 +9,7 @@
 #
 #     ./run_ctc.sh --pretrained facebook/wav2vec2-base --target-macs 0.4
 #     ./run_ctc.sh --mini true
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 mini=false              # the synthetic corpus of run.sh --mini true, a small encoder of fresh weights
@@ -24,7 +25,7 @@ vocab_size=             # tokens; char may go without: as many as there are
 methods="ctc_greedy_search ctc_decoding"  # decoding
 
 # shellcheck source=utils/encoder_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/encoder_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/encoder_options.sh"
 
 corpus=librispeech
 task=ctc

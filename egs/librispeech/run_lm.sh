@@ -7,6 +7,7 @@
 #
 #     ./run_lm.sh --mini true
 #     ./run_lm.sh --lm-text download/librispeech-lm-norm.txt.gz --technique low_rank --method wanda
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 mini=false              # the synthetic corpus of run.sh --mini true
@@ -19,7 +20,7 @@ exp_dir=                # of run.sh; default: exp (mini: exp/mini)
 conf=                   # folder of lm.yaml, lm_prune.yaml and lm_finetune.yaml; default: conf/lm (mini: conf/mini)
 
 # shellcheck source=utils/lm_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/lm_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/lm_options.sh"
 
 corpus=librispeech
 if [ "$mini" = true ]; then

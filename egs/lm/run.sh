@@ -7,6 +7,7 @@
 #
 #     ./run.sh --text /texts/general.txt
 #     ./run.sh --text /texts/general.txt --stop-stage 4 --num-threads 2
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 stage=0                 # first stage to run
@@ -27,8 +28,8 @@ train_args=             # settings that override the configurations of the dense
 cmd_backend=local       # local, slurm or sge: see cmd.sh
 
 # shellcheck source=utils/parse_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
-cd "$(dirname "${BASH_SOURCE[0]}")"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "$1 is not understood; run.sh --help lists the options"

@@ -9,6 +9,7 @@
 #     ./run.sh --corpus-dir /corpora/slurp --pretrained facebook/wav2vec2-base --target-macs 0.4
 #     ./run.sh --mini true                                      # a synthetic corpus of templates
 #     ./run.sh --mini true --annotations /repositories/slurp    # real sentences, spoken by eSpeak NG
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
 mini=false              # a synthetic corpus and a small encoder of fresh weights, for 2 cores
@@ -24,7 +25,7 @@ exp_dir=                # experiments; default: exp (mini: exp/mini)
 conf=                   # folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml; default: conf (mini: conf/mini)
 
 # shellcheck source=utils/encoder_options.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../../utils/encoder_options.sh"
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/encoder_options.sh"
 
 corpus=slurp
 task=intent

@@ -225,6 +225,15 @@ def test_an_exported_network_is_decoded_with_and_tabulated(data: Path, tmp_path:
     decode.main(["--exp-dir", str(exp_dir), *cuts])
     for form in ("float32", "int8"):
         decode.main(["--exported", str(tmp_path / "export"), "--form", form, *cuts])
+    tokens = (tmp_path / "export/tokens.txt").read_text().splitlines()
+    names, ids = zip(*(line.split() for line in tokens))
+    other = [*names[:5], names[6], names[5], *names[7:]]  # as many, of another model
+    shutil.copytree(tmp_path / "export", tmp_path / "other")
+    (tmp_path / "other/tokens.txt").write_text("".join(f"{name} {index}\n" for name, index in zip(other, ids)))
+    with pytest.raises(
+        UserError, match=r"other/tokens.txt does not match .*; give the --lang-dir that it was exported"
+    ):
+        decode.main(["--exported", str(tmp_path / "other"), *cuts])
     name = "greedy_search/recogs-test-clean-best-greedy_search.txt"
     assert (tmp_path / "export/float32" / name).read_text() == (exp_dir / name).read_text()
     pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")

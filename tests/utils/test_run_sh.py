@@ -1,0 +1,36 @@
+"""Recipes are started in any of the ways that users start scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run*.sh"))
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PRUNING_ENV": "current"}
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_by_another_shell_and_through_a_link(tmp_path: Path, recipe: str) -> None:
+    (tmp_path / "link.sh").symlink_to(ROOT / recipe)
+    wanted = run("bash", str(ROOT / recipe), "--help", cwd=tmp_path)
+    assert wanted.returncode == 0 and "--stage" in wanted.stdout and not wanted.stderr
+    shells = [name for name in ("sh", "dash") if shutil.which(name)]
+    for words in (*([shell, str(ROOT / recipe)] for shell in shells), ["bash", "link.sh"], ["./link.sh"]):
+        found = run(*words, "--help", cwd=tmp_path)
+        assert (found.returncode, found.stdout, found.stderr) == (0, wanted.stdout, ""), words
+
+
+def test_a_link_works_in_the_recipes_folder(tmp_path: Path) -> None:
+    """It needs the recipe's own files there: cmd.sh, path.sh, conf."""
+    (tmp_path / "link.sh").symlink_to(ROOT / "egs/librispeech/run.sh")
+    found = run("./link.sh", "--conf", "conf/nowhere", "--stage", "4", "--stop-stage", "4", cwd=tmp_path)
+    assert found.stderr == "error: stage 4 needs conf/nowhere/teacher.yaml, which does not exist; see --conf\n"
