@@ -324,6 +324,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
     check_least(arguments, num_threads=1)
     check_device(arguments.device)
+    defaults = DecodingConfig()
+    for name in (field.name for field in fields(DecodingConfig) if field.name != "method"):
+        if getattr(arguments, name) != getattr(defaults, name) and name not in SETTINGS[arguments.method]:
+            logger.warning("--%s has no effect with %s", name.replace("_", "-"), arguments.method)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -26,6 +29,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     cuts = dict.fromkeys(options.cuts)  # a part that is trained and tested on has one row
     parts = [contents.describe(path, tokenizer) for path in cuts]
     print(contents.table(parts, "simple"))
+    for one, other, count in contents.shared_speakers(parts):
+        logger.warning("%d speakers of %s are in %s, too: errors on one after training on the other are too few", count,
+                       one, other)  # fmt: skip
     if options.output is not None:
         report.write_section(options.output, options.title, contents.table(parts), "pruning.bin.describe", argv)
 

@@ -121,6 +121,8 @@ def train(
     else:
         network = fresh(kind)
         header = kind.origin()
+    if teacher is not None and not kind.wants_teacher():
+        logger.warning("--teacher %s has no effect: all weights of distillation are 0", teacher)
     task = kind.task(kind.own(network.train()), kind.teacher(teacher))
     return _fit(
         kind, task, exp_dir, {"init": init, "teacher": teacher, **kind.stands_on()}, header, header.get("dense")

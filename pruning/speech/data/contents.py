@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class PartFacts:
         words, word_types: of the transcripts.
         tokens, unknown: word pieces of the transcripts, and how many of them are ``<unk>``; None without a tokenizer.
         features: dimensions of the feature vectors; 0: none were computed.
+        names: of the speakers that have one.
     """
 
     name: str
@@ -52,6 +54,13 @@ class PartFacts:
     tokens: Optional[int]
     unknown: Optional[int]
     features: int
+    names: frozenset[str] = frozenset()
+
+
+def shared_speakers(parts: Sequence[PartFacts]) -> list[tuple[str, str, int]]:
+    """Pairs of parts that have speakers in common, and how many: a test on known voices is no test on new ones."""
+    pairs = itertools.combinations(parts, 2)
+    return [(one.name, other.name, count) for one, other in pairs if (count := len(one.names & other.names))]
 
 
 def describe(path: PathLike, tokenizer: Optional[Tokenizer] = None) -> PartFacts:
@@ -92,6 +101,7 @@ def _describe(name: str, items: Iterable[Mapping[str, Any]], tokenizer: Optional
     return PartFacts(
         name, cuts, utterances, len(speakers), seconds, longest, words, len(types),
         tokens if with_tokens else None, unknown if with_tokens else None, min(dimensions, default=0),
+        frozenset(speakers - {""}),
     )  # fmt: skip
 
 
