@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,28 @@ def grid(structure: Structure) -> tuple[list[str], list[str], dict[tuple[str, st
     """Kept units laid out as a table.
 
     Returns:
-        Rows (``layer 3``, or what stands outside the layers), columns (the part of a layer), and (kept, size) by row
-        and column. Groups of one unit are whole modules; they show where no group of units lies inside them.
+        Rows (``layer 3``, or what stands outside the layers; ``frontend 3``, where several parts of the network have
+        layers, those with fewer groups first), columns (the part of a layer), and (kept, size) by row and column.
+        Groups of one unit are whole modules; they show where no group of units lies inside them.
     """
     cells: dict[tuple[str, str], tuple[int, int]] = {}
-    rows: dict[str, int] = {}
+    rows: dict[str, tuple[int, int]] = {}
     columns: list[str] = []
+    matches = (_LAYER.fullmatch(name) for name in structure.groups)
+    stacks = Counter(match["before"] for match in matches if match)
+    order = [before for before, _ in reversed(stacks.most_common())]
     inner = {name.rpartition(".")[0] for name in structure.groups}
     for name, units in structure.groups.items():
         if units.size == 1 and name in inner:
             continue
         match = _LAYER.fullmatch(name)
-        row = f"layer {match['layer']}" if match else name.rpartition(".")[0].rpartition(".")[0] or name
+        if match:
+            stack = "layer" if match["before"] == order[-1] else match["before"].rpartition(".")[2]
+            row = f"{stack} {match['layer']}"
+        else:
+            row = name.rpartition(".")[0].rpartition(".")[0] or name
         column = match["part"] if match else name[len(row) :].strip(".") or name
-        rows.setdefault(row, int(match["layer"]) if match else -1)
+        rows.setdefault(row, (order.index(match["before"]), int(match["layer"])) if match else (-1, 0))
         if column not in columns:
             columns.append(column)
         cells[row, column] = (len(units.kept), units.size)

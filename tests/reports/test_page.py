@@ -30,6 +30,17 @@ def test_units_are_laid_out_by_layer_and_part() -> None:
     assert pictures.grid(modules_only)[2] == {("layer 0", "ffn"): (0, 1)}
 
 
+def test_layers_of_the_frontend_have_rows_of_their_own() -> None:
+    groups = {f"encoder.frontend.layers.{index}.channels": KeptUnits("frontend", 8, range(index)) for index in range(3)}
+    for index in range(2):
+        groups[f"encoder.layers.{index}.attention.heads"] = KeptUnits("heads", 4, range(2))
+        groups[f"encoder.layers.{index}.ffn.hidden"] = KeptUnits("ffn", 16, range(9))
+    rows, columns, cells = pictures.grid(Structure(groups))
+    assert rows == ["frontend 0", "frontend 1", "frontend 2", "layer 0", "layer 1"]
+    assert cells["frontend 1", "channels"] == (1, 8) and ("layer 1", "channels") not in cells
+    assert len(cells) == len(groups), "no group hides another"
+
+
 def test_sets_that_share_ids_are_kept_apart() -> None:
     """A clean and a noisy copy: the noisy one is wrong in both, each in its own way."""
     words = ["A", "B"]
