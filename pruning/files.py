@@ -71,7 +71,11 @@ def read_lines(path: PathLike) -> list[str]:
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Write ``value`` to ``path`` as JSON, by rename: indented, but a list of mere numbers and strings on one line."""
+    """Write ``value`` to ``path`` as JSON, by rename: indented, but a list of mere numbers and strings on one line.
+
+    Raises:
+        ValueError: it holds a number that is not finite, which JSON does not have and other readers refuse.
+    """
     write_text(path, _json(value, "\n") + "\n")
 
 
@@ -82,7 +86,7 @@ def _json(value: Any, newline: str) -> str:
         return "{" + inner + f",{inner}".join(rows) + newline + "}"
     if isinstance(value, (list, tuple)) and any(isinstance(one, (dict, list, tuple)) for one in value):
         return "[" + inner + f",{inner}".join(_json(one, inner) for one in value) + newline + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def read_json(path: PathLike, remedy: str = "make it again with the stage that writes it") -> Any:

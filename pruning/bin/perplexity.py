@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -85,6 +86,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             "perplexity_per_word": found.per_word,
             "perplexity_per_token": None if options.arpa is not None else found.per_token,
             **{key: value for key, value in found._asdict().items() if key != "sums"},
+            "token_nll": found.token_nll if math.isfinite(found.token_nll) else None,  # words left out, of an n-gram
             "nll": [round(float(nll), 3) for nll in found.sums[:, 0]],
             "counted": [int(words) for words in found.sums[:, 1]],
             "parameters": parameters,

@@ -105,7 +105,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], terms: Sequ
     figure, panels = _pyplot().subplots(1, len(terms), figsize=(4.6 * len(terms), 3.6), squeeze=False)
     for panel, term in zip(panels[0], terms):
         for name, rows in runs.items():
-            points = [(row["step"], row[term]) for row in rows if row["kind"] == "dev" and term in row]
+            points = [(row["step"], row[term]) for row in rows if row["kind"] == "dev" and row.get(term) is not None]
             if points:
                 panel.plot(*zip(*points), label=name, linewidth=1.2)
         panel.set_title(f"{term}, dev", fontsize=10)

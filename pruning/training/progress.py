@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -77,8 +78,10 @@ class MetricsFile:
             self._stream.truncate(size)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a line."""
-        self._stream.write((json.dumps(row) + "\n").encode())
+        """Append a line; a number that is not finite is null there, as JSON has none."""
+        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in
+                  row.items()}  # fmt: skip
+        self._stream.write((json.dumps(finite, allow_nan=False) + "\n").encode())
         self._stream.flush()
 
     @property

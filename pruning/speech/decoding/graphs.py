@@ -61,7 +61,9 @@ class DecodingGraph:
         import k2
 
         arcs = self.arcs.clone()
-        arcs[:, 3] = (arcs[:, 3].contiguous().view(torch.float32) * scale).view(torch.int32)
+        scores = arcs[:, 3].contiguous().view(torch.float32)
+        scores = scores * scale if scale else torch.zeros_like(scores)  # minus infinity times 0 would be no number
+        arcs[:, 3] = scores.view(torch.int32)
         splits, outputs = self.splits.to(device), self.outputs.to(device)
         shape = k2.ragged.create_ragged_shape2(splits, None, outputs.numel())
         return k2.Fsa(arcs.to(device), aux_labels=k2.RaggedTensor(shape, outputs))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.errors import UserError
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.sentences import SentenceBatch
 
@@ -111,6 +112,7 @@ def perplexity(
 
     Raises:
         ValueError: scores and sentences do not match.
+        UserError: a word that counts has no probability: the perplexity would be infinite.
     """
     sums = np.zeros((len(sentences), 2))
     left_out = tokens = 0
@@ -120,6 +122,11 @@ def perplexity(
         if len(of_sentence.nll) != len(words) + 1:
             raise ValueError(f"sentence {index + 1} has {len(words)} words and {len(of_sentence.nll) - 1} scores")
         counted = np.array([*(vocabulary is None or word in vocabulary for word in words), True])
+        impossible = np.flatnonzero(counted & ~np.isfinite(of_sentence.nll))
+        if len(impossible):
+            word = [*words, "the end"][int(impossible[0])]
+            what = f"the model gives {word!r} of sentence {index + 1} no probability, so that there is no perplexity"
+            raise UserError(what, "leave such words out with --vocabulary, or take a model with one for <unk>")
         sums[index] = of_sentence.nll[counted].sum(), counted.sum()
         left_out += int((~counted).sum())
         total += float(of_sentence.nll.sum())

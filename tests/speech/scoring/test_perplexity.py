@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pruning.errors import UserError
 from pruning.speech.scoring.perplexity import WordScores, perplexity, word_scores
 from pruning.speech.text import bpe
 from pruning.speech.text.bpe import Tokenizer
@@ -56,6 +57,31 @@ def test_words_outside_the_vocabulary_do_not_count() -> None:
     assert perplexity(scores, ["A B", "B"]).per_word == pytest.approx(math.exp(31 / 5))
     with pytest.raises(ValueError, match="sentence 2 has 2 words and 1 scores"):
         perplexity(scores, ["A B", "B C"])
+
+
+def test_a_word_without_probability_is_named() -> None:
+    """Where it counts; the perplexity would be infinite, which no JSON holds."""
+    scores = [WordScores(0, np.array([1.0, math.inf, 4.0]), 5)]
+    with pytest.raises(UserError, match="the model gives 'B' of sentence 1 no probability"):
+        perplexity(scores, ["A B"])
+    assert perplexity(scores, ["A B"], {"A"}).per_word == pytest.approx(math.exp(2.5))
+    with pytest.raises(UserError, match="the model gives 'the end' of sentence 1 no probability"):
+        perplexity([WordScores(0, np.array([1.0, math.inf]), 2)], ["A"])
+
+
+WORDS_TXT = "<eps> 0\n!SIL 1\n<SPOKEN_NOISE> 2\n<UNK> 3\nA 4\nB 5\n#0 6\n<s> 7\n</s> 8\n"
+
+
+@pytest.mark.parametrize("content", [WORDS_TXT, "A\nB\n", "A a\nB b ee\n", "B 5\nA 4\nB 7\n", "A 0.5 a\nB 1 b\n"])
+def test_word_lists_of_several_makers(tmp_path: Path, content: str) -> None:
+    """A list, icefall's words.txt, lexicons with and without probabilities."""
+    from pruning.speech.text.text_files import read_words
+
+    (tmp_path / "words.txt").write_text(content)
+    assert sorted(read_words(tmp_path / "words.txt")) == ["A", "B"]
+    (tmp_path / "words.txt").write_text("<eps> 0\n")
+    with pytest.raises(UserError, match="words.txt has no words"):
+        read_words(tmp_path / "words.txt")
 
 
 def test_a_tokenizer_without_a_boundary(tmp_path: Path) -> None:
