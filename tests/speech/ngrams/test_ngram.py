@@ -255,6 +255,15 @@ def test_arpa_of_others(tmp_path: Path) -> None:
             assert model.score(sentence.split()) == pytest.approx([math.log(10) * score for score in scores])
 
 
+@pytest.mark.parametrize(("first", "second"), [("<unk>", "<UNK>"), ("<UNK>", "<unk>")])
+def test_arpa_with_unknown_in_both_cases(tmp_path: Path, first: str, second: str) -> None:
+    """KenLM takes both for the one word, and the later line counts."""
+    both = ARPA.replace("-2.0\t<UNK>", f"-2.0\t{first}\n-3.0\t{second}").replace("1=5", "1=6")
+    assert read_text(tmp_path, both).score(["X"])[0] == pytest.approx(math.log(10) * -3.5)
+    with pytest.raises(UserError, match="repeats the 1-gram <unk>"):
+        read_text(tmp_path, both.replace(second, first))
+
+
 def test_arpa_without_unknown(tmp_path: Path) -> None:
     model = read_text(tmp_path, ARPA.replace("-2.0\t<UNK>\n", "").replace("1=5", "1=4"))
     assert model.score(["X"])[0] == pytest.approx(math.log(10) * -100.5)
