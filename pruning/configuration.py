@@ -170,7 +170,7 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str
         raise UserError(f"{where} is not valid: {reason}", "correct the value") from None
 
 
-def _check_finite(config: DictConfig, source: str) -> None:
+def _check_finite(config: Any, source: str) -> None:
     """Refuse numbers that are not finite, wherever they stand: no setting means one."""
     for key, value in _flatten(OmegaConf.to_container(config)):  # type: ignore[arg-type]
         for number in value if isinstance(value, list) else [value]:
