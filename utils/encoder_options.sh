@@ -42,3 +42,4 @@ cd "$(dirname "$(realpath "${BASH_SOURCE[1]}")")" || exit
 [[ ${warm_up:-false} =~ ^(true|false)$ ]] || fail "--warm-up takes true or false, not '$warm_up'"
 [ "${warm_up:-}" != false ] || [ -z "$warm_up_cuts$warm_up_dev_cuts" ] || fail "--warm-up-cuts with --warm-up false"
 [[ $hears =~ ^(samples|features)$ ]] || fail "--hears takes samples or features, not '$hears'"
+without_job corpus_dir data_dir exp_dir lang_dir lm_dir results teacher init_from text

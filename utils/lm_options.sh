@@ -39,3 +39,4 @@ cd "$(dirname "$(realpath "${BASH_SOURCE[1]}")")" || exit
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "$1 is not understood; run_lm.sh --help lists the options"
+without_job corpus_dir data_dir exp_dir lang_dir lm_dir results teacher init_from text

@@ -61,7 +61,7 @@ run_logged() {
   _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
 }
 
-# Refuses paths that hold the runner's variable (JOB), which it would replace by the number of the job.
+# Refuses paths in which the runner's variable (JOB) is a part of a name: it would be replaced by the number of the job.
 _check_job_words() {
   local log=$1 variable='' word
   shift
@@ -71,9 +71,18 @@ _check_job_words() {
   done
   shift
   [ -n "$variable" ] || return 0
-  for word in "${log%"$variable"*}${log##*"$variable"}" "$@"; do
-    [[ $word != *"$variable"* || $word == "$variable" ]] ||
-      fail "$word contains $variable, which stands for the number of a job; use a path without it"
+  for word in "$log" "$@"; do
+    [[ $word =~ ^[^[:space:]\;\|\&\(\)\$]*([A-Za-z0-9]${variable}|${variable}[A-Za-z0-9]) ]] || continue
+    fail "$word contains $variable, which stands for the number of a job; use a path without it"
+  done
+}
+
+# without_job OPTION...: refuses values of a recipe's options that hold JOB, which would be paths of other directories.
+without_job() {
+  local name
+  for name in "$@"; do
+    [[ ${!name:-} != *JOB* ]] ||
+      fail "--${name//_/-} ${!name} contains JOB, which stands for the number of a job; use a path without it"
   done
 }
 

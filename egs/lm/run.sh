@@ -33,6 +33,7 @@ cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "$1 is not understood; run.sh --help lists the options"
+without_job data_dir exp_dir
 # shellcheck source=egs/TEMPLATE/cmd.sh
 . ./cmd.sh
 # shellcheck source=egs/TEMPLATE/path.sh

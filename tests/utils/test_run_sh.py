@@ -34,3 +34,9 @@ def test_a_link_works_in_the_recipes_folder(tmp_path: Path) -> None:
     (tmp_path / "link.sh").symlink_to(ROOT / "egs/librispeech/run.sh")
     found = run("./link.sh", "--conf", "conf/nowhere", "--stage", "4", "--stop-stage", "4", cwd=tmp_path)
     assert found.stderr == "error: stage 4 needs conf/nowhere/teacher.yaml, which does not exist; see --conf\n"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_directories_named_as_the_runners_variable_are_refused(tmp_path: Path, recipe: str) -> None:
+    found = run(str(ROOT / recipe), "--exp-dir", "/x/JOB/exp", "--stage", "90", cwd=tmp_path)
+    assert found.returncode == 1 and "/x/JOB/exp contains JOB, which stands for the number of a job" in found.stderr

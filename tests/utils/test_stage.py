@@ -119,7 +119,7 @@ def test_another_recipe_that_fails_ends_this_one(tmp_path: Path) -> None:
     [
         "run_logged work log/JOBS/w.JOB.log $cmd JOB=1:2 -- true JOB",
         "run_logged work log/w.JOB.log $cmd JOB=1:2 -- true --exp-dir /x/JOBS/exp JOB",
-        "run_logged work log/w.JOB.log $cmd JOB=1:2 -- true --split=JOB",
+        "run_logged work log/w.JOB.log $cmd JOB=1:2 -- true --exp-dir=myJOB",
         "queued true\nrun_queued work /x/JOBS/log/w.JOB.log $cmd",
     ],
 )
@@ -130,6 +130,14 @@ def test_paths_that_hold_the_variable_are_refused(tmp_path: Path, body: str) -> 
     status, output, error = run(tmp_path, f"in_stage 1\n{body}\necho not reached")
     assert status == 1 and "not reached" not in output and not list(tmp_path.glob("log/*[0-9].log"))
     assert error.splitlines()[-1].endswith("contains JOB, which stands for the number of a job; use a path without it")
+
+
+def test_the_variable_stands_where_it_is_meant(tmp_path: Path) -> None:
+    """As users of Kaldi write it."""
+    words = "data/split2/JOB/text --split=JOB scp:JOB.scp 'echo $(( JOB + 1 ))' 'a JOBS b'"
+    status, _, error = run(tmp_path, f"in_stage 1\nrun_logged work log/w.JOB.log $cmd JOB=1:2 -- echo {words}")
+    assert (status, error) == (0, "")
+    assert "data/split2/2/text --split=2 scp:2.scp" in (tmp_path / "log/w.2.log").read_text()
 
 
 def test_a_path_with_the_variable_is_fine_where_there_is_one_job(tmp_path: Path) -> None:
