@@ -63,7 +63,8 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files whose tests wait or take long come first; tests marked ``k2`` are skipped where k2 is not installed."""
     first = [
-        {str(item.path) for item in items if item.get_closest_marker(mark)} for mark in ("waits", "slow", "processes")
+        {str(item.path) for item in items if item.get_closest_marker(mark)}
+        for mark in ("waits", "long", "slow", "processes")
     ]
     items.sort(key=lambda item: [str(item.path) not in paths for paths in first])  # stable
     if importlib.util.find_spec("k2") is not None:

@@ -268,7 +268,7 @@ def test_every_stage(finished: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_size_is_pruned_from_the_same_teacher(finished: Path, tmp_path: Path) -> None:
     options = ["--data-dir", str(finished / "data"), "--teacher", str(finished / "exp/teacher"), "--target", "0.15"]
     settings = ["--method", "magnitude", "--prune-args", f"{STEPS} distillation.layers=[] constraint.ramp=one_shot"]
@@ -282,7 +282,7 @@ def test_another_size_is_pruned_from_the_same_teacher(finished: Path, tmp_path: 
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_teacher_starts_from_another_one(finished: Path, tmp_path: Path) -> None:
     """With a learning rate of next to nothing it stays what it started from."""
     from safetensors.torch import load_file

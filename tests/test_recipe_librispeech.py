@@ -135,7 +135,7 @@ def test_another_configuration_in_the_same_place_is_refused(recipe: Recipe) -> N
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
     """Text to tables; what is done is not redone; the weight on the test sets is that of dev."""
     result = recipe.run_lm()

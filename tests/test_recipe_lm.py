@@ -28,7 +28,7 @@ def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_text_to_tables(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(lines(4000)))

@@ -6,7 +6,7 @@ set -euo pipefail
 
 torch=1.13.1  # torch to test with; another one (2.13-cpu) has an environment of its own and skips what needs k2
 checks=true   # also run ruff, mypy and shellcheck
-slow=false    # also run the tests marked slow: every combination, whole sweeps, interrupted runs of every kind
+marks="not slow and not long"  # which tests, by their marks (see pyproject.toml); '' for all of them
 jobs=         # processes; default: as many as there are processors, at most 4, and one for tests that wait
 k2_index=     # page of k2 wheels, see utils/setup_env.sh
 
@@ -31,7 +31,5 @@ if [ "$checks" = true ]; then
   git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck --external-sources
 fi
 [ -n "$jobs" ] || jobs=$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))) + 1)")
-which=(-m "not slow")
-[ "$slow" = false ] || which=()
 echo "pytest, $jobs processes"
-exec pytest ${which[@]+"${which[@]}"} --numprocesses "$jobs" --dist loadfile --no-loadscope-reorder --durations 20 "$@"
+exec pytest -m "$marks" --numprocesses "$jobs" --dist loadfile --no-loadscope-reorder --durations 20 "$@"

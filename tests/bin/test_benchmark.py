@@ -45,7 +45,7 @@ def test_median_and_percentile() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_of_it(tmp_path: Path) -> None:
     for name in ("dense", "other"):
         model = network()

@@ -64,7 +64,7 @@ def made(results: Path) -> list[str]:
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     exp_dir, results = tmp_path / "exp", tmp_path / "results"
     arguments = ["--config", str(config), "--exp-dir", str(exp_dir), "--results", str(results)]
@@ -99,7 +99,7 @@ def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> None:
     bad = {"method": "magnitude", "settings": ["trainer.optimiser.lr=1e30", "trainer.max_skipped_steps=1"]}
     good = {"uniform": "width", "finetune_settings": ["trainer.max_steps=3"]}
@@ -143,7 +143,7 @@ def test_a_wrong_sweep_is_refused_before_anything_starts(
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_sweep_goes_on(config: Path, tmp_path: Path) -> None:
     """SIGKILL of all its processes in the middle of the second run: the first is not made again."""
     lines = {name: {"uniform": "width", "finetune_settings": [f"trainer.max_steps={steps}"]}

@@ -89,7 +89,7 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "technique", "own_modules"),
     [("taylor", "structured", True), ("magnitude", "structured", False), ("activation", "structured", False),

@@ -47,7 +47,7 @@ def sweep_file(work: Path, place: Path, task: str, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["intent", "ctc"])
 def test_from_the_sweep_to_the_table(work: Path, tmp_path: Path, task: str) -> None:
     if task == "intent":

@@ -71,7 +71,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
     nodes: Nodes, tmp_path: Path
 ) -> None:
