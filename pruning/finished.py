@@ -36,7 +36,8 @@ class Record:
     def __init__(self, directory: PathLike, program: str, words: Sequence[str]) -> None:
         self._line = [os.getcwd(), program, *words]
         name = hashlib.sha256("\0".join(self._line).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        self.path = Path(directory) / FOLDER / f"{program}-{name}.json"
+        # not .json: tables are made of the decode-*.json of all folders
+        self.path = Path(directory) / FOLDER / f"{program}-{name}.record"
 
     def holds(self) -> bool:
         """Whether this command line has ended well here, and nothing has changed since."""

@@ -35,7 +35,7 @@ PARTS = {"transducer": {"size:attention": 0.32, "size:ffn": 0.4}}
 """Of hj-sepsize, where they are not 0.4: of the transducer's six heads, two or three can go."""
 FEW = ("l0", "hj-mac", "magnitude", "wanda")
 """Methods of intent networks, whose encoders are those of CTC."""
-STEPS = {"criterion": 4, "gates": 10}
+STEPS = {"criterion": 4, "gates": 16}
 
 
 @dataclass(frozen=True)
