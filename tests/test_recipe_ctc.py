@@ -38,6 +38,7 @@ def run(recipe: str, *options: str) -> subprocess.CompletedProcess[str]:
                           check=False, stdin=subprocess.DEVNULL)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_from_manifests_to_the_table(tmp_path: Path) -> None:
     corpus = make_an4(tmp_path / "an4")

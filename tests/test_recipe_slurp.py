@@ -41,7 +41,9 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("hears", ["samples", pytest.param("features", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "hears", [pytest.param("samples", marks=pytest.mark.slow), pytest.param("features", marks=pytest.mark.long)]
+)
 def test_from_speech_to_the_table(tmp_path: Path, hears: str) -> None:
     pytest.importorskip("espeakng_loader", reason="it speaks the synthetic corpus")
     config = slurp_corpus.SlurpCorpusConfig(train_sentences=30, devel_sentences=4, test_sentences=6)

@@ -137,6 +137,7 @@ def test_an_intent_is_learned(work: Path, tmp_path: Path) -> None:
     assert json.loads(intents_path(place, "dev").read_text()) == found
 
 
+@pytest.mark.slow
 def test_a_fresh_frontend_is_told_of_the_spectrum(work: Path, tmp_path: Path) -> None:
     """The loss falls, its layer is no part of the network, and what hears features has no use for it."""
     place = dense(work, tmp_path, "speech_encoder", "ctc", loss={"spectrum_weight": 1.0},
@@ -209,6 +210,7 @@ def test_an_encoder_goes_from_task_to_task(work: Path, tmp_path: Path) -> None:
     assert not torch.equal(ours[name], theirs[name]) and ours[name].shape == theirs[name].shape
 
 
+@pytest.mark.slow
 def test_the_start_is_part_of_the_run(work: Path, tmp_path: Path) -> None:
     """With another one it does not go on; what was pre-trained is known of all that comes from it."""
     first = dense(work, tmp_path / "first", "speech_encoder", "ctc")

@@ -148,6 +148,7 @@ def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_di
     assert "method: " + method in (whole / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> None:
     """Its counts with units drawn at random, and its structure with fresh weights."""
@@ -172,6 +173,7 @@ def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> N
     assert "another --reinitialise" in run([sys.executable, "-m", "pruning.bin.extract", *fresh[:-1], "8"])
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir: Path) -> None:
     settings = ["method=taylor", "constraint.ramp=one_shot", "constraint.ramp_share=0.8", "trainer.max_steps=5",
@@ -263,6 +265,7 @@ def train_error(work: Path, data_dir: Path, *arguments: str, name: str = "train"
     return lines[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
     teacher = str(work / "teacher")
