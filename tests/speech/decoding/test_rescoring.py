@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -169,3 +170,15 @@ def test_an_arpa_file_without_probability_of_unknown_words(tmp_path: Path, capsy
         run(tmp_path, lists, "a ONE TWO\nb SIX TEN\n", "--lm-scale", scale)
         assert f"scale {scale}: 0 of 2 utterances" in capsys.readouterr().out
         assert [entries[0].text for entries in read_nbest(tmp_path / "out.txt").values()] == ["ONE TWO", "SIX TEN"]
+
+
+def test_pipes_are_read(tmp_path: Path) -> None:
+    """As `--references <(zcat text.gz)` gives them."""
+    reading, writing = os.pipe()
+    os.write(writing, b"a -1 ONE\na -2 TWO\n")
+    os.close(writing)
+    assert len(read_nbest(f"/dev/fd/{reading}")["a"]) == 2
+    os.close(reading)
+    for path, message in ((tmp_path / "gone", "does not exist"), (tmp_path, "is a directory")):
+        with pytest.raises(UserError, match=message):
+            read_nbest(path)
