@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,7 @@ Stamp = Optional[list[int]]
 
 
 class Record:
-    """Of one command line, from the working directory.
+    """The record of one command line in one working directory. Make it before the command reads anything.
 
     Args:
         directory: that the command fills.
@@ -34,6 +35,7 @@ class Record:
     """
 
     def __init__(self, directory: PathLike, program: str, words: Sequence[str]) -> None:
+        self._began = time.time_ns()
         self._line = [os.getcwd(), program, *words]
         name = hashlib.sha256("\0".join(self._line).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         # not .json: tables are made of the decode-*.json of all folders
@@ -63,14 +65,17 @@ class Record:
         except (OSError, ValueError, KeyError, TypeError):
             return {}, ""
 
-    def write(self, files: Iterable[PathLike]) -> None:
-        """Record that it has ended well.
+    def write(self, read: Iterable[PathLike], wrote: Iterable[PathLike]) -> None:
+        """Record that it has ended well; not where a file that it read was written since it began.
 
         Args:
-            files: that it read and wrote, or directories, of which the files directly in them count.
+            read: files, or directories, of which the files directly in them count.
+            wrote: the same; what is in both counts as written.
         """
-        stamps = {str(path): _stamp(path) for place in files for path in _in(Path(os.path.abspath(place)))}
-        write_json(self.path, {"line": self._line, "code": _code(), "files": stamps})
+        outputs, inputs = _stamps(wrote), _stamps(read)
+        times = (max(stamp[1:]) for path, stamp in inputs.items() if stamp is not None and path not in outputs)
+        if all(written <= self._began for written in times):
+            write_json(self.path, {"line": self._line, "code": _code(), "files": {**inputs, **outputs}})
 
 
 def paths_of(options: argparse.Namespace) -> Iterator[Path]:
@@ -79,6 +84,10 @@ def paths_of(options: argparse.Namespace) -> Iterator[Path]:
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, (str, Path)) and word and os.path.exists(word):
                 yield Path(word)
+
+
+def _stamps(places: Iterable[PathLike]) -> dict[str, Stamp]:
+    return {str(path): _stamp(path) for place in places for path in _in(Path(os.path.abspath(place)))}
 
 
 def _in(place: Path) -> Iterator[Path]:

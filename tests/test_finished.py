@@ -19,7 +19,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "exp").mkdir()
     for name in ("exp/.done", "exp/best.safetensors", "train.yaml"):
         (tmp_path / name).write_text(name)
-    record(tmp_path).write([tmp_path / "train.yaml", tmp_path / "exp", tmp_path / "nothing"])
+    record(tmp_path).write([tmp_path / "train.yaml", tmp_path / "exp", tmp_path / "nothing"], [tmp_path / "exp"])
     return tmp_path
 
 
@@ -66,6 +66,21 @@ def test_another_command_line_is_another_command(place: Path, monkeypatch: pytes
     assert not Record(place / "exp", "prune", ["--config", "train.yaml"]).holds()
     monkeypatch.chdir(place)
     assert not record(place).holds(), "relative paths are other files there"
+
+
+def test_what_was_written_while_the_command_ran_is_looked_at(place: Path) -> None:
+    """A configuration that was edited while its run went on is not that of the run; what the run wrote is its own."""
+    again = record(place, "again")
+    path = place / "train.yaml"
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns in (before, again._began) or path.stat().st_ctime_ns < again._began:
+        path.write_text("edited")
+    again.write([path], [place / "exp"])
+    assert not again.path.exists()
+    (place / "exp/best.safetensors").write_text("made by the run")
+    other = record(place, "other")
+    other.write([place / "exp/.done"], [place / "exp"])
+    assert other.holds()
 
 
 def test_other_code_looks_for_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,9 +391,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if record is not None:
         made = [decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
                 for cuts in arguments.cuts]  # fmt: skip
-        record.write(
-            [*paths_of(arguments), *made, *(file for path in made for file in decoding_results.files_of(path))]
-        )
+        record.write(paths_of(arguments), [*made, *(file for path in made for file in decoding_results.files_of(path))])
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         print(f"{options.exp_dir} is extracted already")
         return
     _extract(options)
-    record.write([*paths_of(options), Path(options.pruned).parent])
+    record.write([*paths_of(options), Path(options.pruned).parent], [options.exp_dir])
 
 
 def _extract(options: argparse.Namespace) -> None:

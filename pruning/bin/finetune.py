@@ -28,7 +28,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     made = kind(config, arguments.inputs(options))
     ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher)
     if ended.world.is_main:
-        record.write([*paths_of(options), *ended.files])
+        record.write([*paths_of(options), *ended.files], [options.exp_dir])
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     ended = train_and_prune.prune(kind(config, arguments.inputs(options)), options.exp_dir, _teacher(options))
     if ended.world.is_main:
         extract_snapshots(options.exp_dir)
-        record.write([*paths_of(options), *ended.files, *Path(options.exp_dir, SIZES).glob("*")])
+        made = [options.exp_dir, *Path(options.exp_dir, SIZES).glob("*")]
+        record.write([*paths_of(options), *ended.files], made)
 
 
 def _teacher(options: argparse.Namespace) -> PathLike:

@@ -162,7 +162,7 @@ class Kind(NetworkKind[N], Generic[N]):
         Raises:
             UserError: networks of this kind are not narrowed, or even the narrowest costs more.
         """
-        raise UserError(f"uniform networks are not of such networks ({cls.called})", "leave them out")
+        raise UserError(f"{cls.called} cannot be narrowed uniformly", "leave out what asks for a uniform network")
 
     @classmethod
     def own(cls, network: nn.Module) -> N:

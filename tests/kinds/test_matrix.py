@@ -16,6 +16,7 @@ from pruning import registry
 from pruning.bin import extract, prune, sweep
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.kinds import kind as kinds
 from pruning.kinds.capabilities import Capabilities
 from pruning.methods.config import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.models.facts import costs_at, read_facts
@@ -50,7 +51,7 @@ class Teacher:
     def capabilities(self) -> Capabilities:
         """What its kind says of it."""
         network, _ = checkpoint.load_model(self.place)
-        return registry.of(network).capabilities(network)  # type: ignore[attr-defined,no-any-return]
+        return kinds.of(network).capabilities(network)
 
 
 @pytest.fixture(scope="module")
