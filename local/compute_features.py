@@ -14,6 +14,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.errors import UserError
+from pruning.limits import COUNT, POSITIVE
 from pruning.speech.data import manifests
 
 
@@ -24,14 +25,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--manifests-dir", type=Path, default=Path("data/manifests"), help="where manifests are read")
     options.add_argument("--output-dir", type=Path, default=Path("data/fbank"), help="where features and cuts go")
     options.add_argument("--prefix", default="librispeech", help="names of manifests start so")
-    options.add_argument("--num-mel-bins", type=int, default=80, help="channels")
-    options.add_argument("--sampling-rate", type=int, default=16000, help="Hz; other recordings are resampled")
+    options.add_argument("--num-mel-bins", type=COUNT.parse, default=80, help="channels")
+    options.add_argument("--sampling-rate", type=COUNT.parse, default=16000, help="Hz; other recordings are resampled")
     options.add_argument(
-        "--speed-factors", type=float, nargs="*", default=[], help="add copies at these speeds, e.g. 0.9 1.1"
+        "--speed-factors", type=POSITIVE.parse, nargs="*", default=[], help="add copies at these speeds, e.g. 0.9 1.1"
     )
-    options.add_argument("--num-splits", type=int, default=1, help="number of jobs")
+    options.add_argument("--num-splits", type=COUNT.parse, default=1, help="number of jobs")
     which = options.add_mutually_exclusive_group()
-    which.add_argument("--split", type=int, help="compute only this split, from 1")
+    which.add_argument("--split", type=COUNT.parse, help="compute only this split, from 1")
     which.add_argument("--combine", action="store_true", help="join the splits")
     return options
 
@@ -39,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Parse options, compute, and join."""
     values = parser().parse_args(argv)
-    if values.num_splits < 1 or (values.split is not None and not 1 <= values.split <= values.num_splits):
-        raise UserError(f"split {values.split} of {values.num_splits}", "give a --split from 1 to --num-splits")
+    if values.split is not None and values.split > values.num_splits:
+        raise UserError(f"--split {values.split} is more than --num-splits, {values.num_splits}", "correct one of them")
 
     from pruning.speech.data import features
 

@@ -11,6 +11,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.files import atomic_path
+from pruning.limits import COUNT
 from pruning.speech.data import manifests
 
 
@@ -20,7 +21,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--manifests-dir", type=Path, required=True, help="e.g. data/manifests")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/cuts")
     options.add_argument("--prefix", required=True, help="of the manifests' names, e.g. slurp")
-    options.add_argument("--sampling-rate", type=int, default=16000, help="Hz; other recordings are resampled as read")
+    options.add_argument(
+        "--sampling-rate", type=COUNT.parse, default=16000, help="Hz; other recordings are resampled as read"
+    )
     options.add_argument("--parts", nargs="+", required=True, help="to write")
     values = options.parse_args(argv)
     source = manifests.Paths(values.manifests_dir, values.prefix)

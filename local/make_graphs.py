@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
+from pruning.limits import COUNT
 from pruning.speech.decoding.config import GRAPH_KINDS
 
 
@@ -23,7 +24,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--arpa", type=Path, required=True, help="the model, e.g. data/lm/3-gram.arpa.gz")
     options.add_argument("--lang-dir", type=Path, required=True, help="language directory: bpe.model and tokens.txt")
     options.add_argument("--which", nargs="+", choices=GRAPH_KINDS, default=GRAPH_KINDS, help="default: both")
-    options.add_argument("--max-order", type=int, help="use no longer n-grams than these; default: all")
+    options.add_argument("--max-order", type=COUNT.parse, help="use no longer n-grams than these; default: all")
     values = options.parse_args(argv)
 
     from pruning.speech.decoding import graphs

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
+from pruning.limits import COUNT
 from pruning.speech.text.text_files import check_texts, read_sentences, read_words
 
 
@@ -22,11 +23,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument(
         "--text", type=Path, nargs="+", required=True, help="words separated by spaces, UTF-8, plain or gzipped"
     )
-    options.add_argument("--order", type=int, default=4, help="length of the longest n-grams; default: 4")
+    options.add_argument("--order", type=COUNT.parse, default=4, help="length of the longest n-grams; default: 4")
     options.add_argument("--output", type=Path, required=True, help="e.g. data/lm/4-gram.arpa.gz; .gz compresses")
     known = options.add_mutually_exclusive_group()
     known.add_argument("--vocabulary", type=Path, help="word list; other words are <unk>. Default: all of the text's")
-    known.add_argument("--min-count", type=int, default=1, help="rarer words of the text are <unk>; default: 1")
+    known.add_argument("--min-count", type=COUNT.parse, default=1, help="rarer words of the text are <unk>; default: 1")
     values = options.parse_args(argv)
 
     from pruning.speech.ngrams import arpa, kneser_ney

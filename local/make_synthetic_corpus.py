@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import command
+from pruning.limits import COUNT, ranges
 from pruning.speech.corpora.synthetic.config import CorpusConfig
 
 
 def parser() -> argparse.ArgumentParser:
     """The options, with the defaults of ``CorpusConfig``."""
-    default = CorpusConfig()
+    default, known = CorpusConfig(), ranges(CorpusConfig)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/LibriSpeech; appears whole")
-    options.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes; changes no sample")
-    integers = {
+    options.add_argument(
+        "--num-workers", type=COUNT.parse, default=os.cpu_count() or 1, help="processes; changes no sample"
+    )
+    numbers = {
         "seed": "of everything random",
         "train-utterances": "in train-clean-mini, about 3.2 s each",
         "dev-utterances": "in dev-clean-mini",
@@ -29,16 +32,18 @@ def parser() -> argparse.ArgumentParser:
         "variants": "voice variants of training, dev and test-clean",
         "utterances-per-speaker": "every so many utterances the speaker changes",
     }
-    for name, text in integers.items():
-        options.add_argument(f"--{name}", type=int, default=getattr(default, name.replace("-", "_")), help=text)
-    ranges = {
+    for name, text in numbers.items():
+        field = name.replace("-", "_")
+        options.add_argument(f"--{name}", type=known[field].parse, default=getattr(default, field), help=text)
+    bounds = {
         "train-snr": "signal-to-noise ratio of all parts but test-other, dB",
         "other-snr": "signal-to-noise ratio of test-other, dB",
         "other-reverberation-time": "T60 of test-other's rooms, s",
     }
-    for name, text in ranges.items():
-        value = getattr(default, name.replace("-", "_"))
-        options.add_argument(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"), default=value, help=text)
+    for name, text in bounds.items():
+        field = name.replace("-", "_")
+        options.add_argument(f"--{name}", type=known[field].parse, nargs=2, metavar=("LOW", "HIGH"),
+                             default=getattr(default, field), help=text)  # fmt: skip
     return options
 
 

@@ -19,6 +19,7 @@ from typing import Optional
 from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import atomic_path, write_text
+from pruning.limits import COUNT, FRACTION
 from pruning.speech.data import manifests
 from pruning.speech.text.text_files import check_texts, read_sentences
 
@@ -75,15 +76,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--test-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are test")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/lm")
     options.add_argument(
-        "--block", type=int, default=200, help="lines of --text that stay together; in short texts fewer"
+        "--block", type=COUNT.parse, default=200, help="lines of --text that stay together; in short texts fewer"
     )
-    options.add_argument("--dev-share", type=float, default=0.02, help="share of --text for dev.txt")
-    options.add_argument("--test-share", type=float, default=0.02, help="share of --text for test.txt; 0: none")
+    options.add_argument("--dev-share", type=FRACTION.parse, default=0.02, help="share of --text for dev.txt")
+    options.add_argument(
+        "--test-share", type=FRACTION.parse, default=0.02, help="share of --text for test.txt; 0: none"
+    )
     values = options.parse_args(argv)
     if not values.text and not values.cuts:
         raise UserError("there is no text", "give --text or --cuts")
-    if values.block < 1 or not 0 <= values.dev_share + values.test_share < 1:
-        raise UserError("--block is below 1, or the shares leave nothing to train on", "correct them")
+    if values.dev_share + values.test_share >= 1:
+        raise UserError("--dev-share and --test-share leave nothing for training", "lower one of them")
     check_texts(values.text)
     for part in PARTS:
         if _cuts(values, part):

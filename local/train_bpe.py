@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
+from pruning.limits import COUNT
 from pruning.speech.text.names import MODEL_TYPES
 from pruning.speech.text.text_files import check_texts, read_sentences
 
@@ -21,7 +22,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--cuts", type=Path, nargs="*", default=[], help="manifests of the training cuts")
     options.add_argument("--text", type=Path, nargs="*", default=[], help="text besides, one sentence a line")
     options.add_argument("--lang-dir", type=Path, required=True, help="e.g. data/lang_bpe_500")
-    options.add_argument("--vocab-size", type=int, help="tokens, 3 special ones included; optional for --unit char")
+    options.add_argument(
+        "--vocab-size", type=COUNT.parse, help="tokens, 3 special ones included; optional for --unit char"
+    )
     options.add_argument("--unit", choices=MODEL_TYPES, default="unigram", help="kind of token")
     values = options.parse_args(argv)
 

@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from pruning import limits
 from pruning.errors import UserError
 from pruning.files import PathLike, write_text
 
@@ -154,6 +155,7 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str
         for source, given in sources:
             origin, values = source, given
             config = OmegaConf.merge(config, given)
+            _check_limits(cls, config, source)
             _check_finite(config, source)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except ConfigKeyError as error:
@@ -170,12 +172,28 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str
         raise UserError(f"{where} is not valid: {reason}", "correct the value") from None
 
 
+def _check_limits(cls: type, config: Any, source: str, prefix: str = "") -> None:
+    """Refuse values that the fields of a dataclass, and of the dataclasses in it, do not take."""
+    stated = limits.limits(cls)
+    plain: Any = OmegaConf.to_container(config, enum_to_str=True)
+    for name in map(str, config):
+        if OmegaConf.is_missing(config, name) or config[name] is None:
+            continue
+        kind = OmegaConf.get_type(config, name)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            _check_limits(kind, config[name], source, f"{prefix}{name}.")
+        elif name in stated:
+            problem = limits.problem_of(_plain(plain[name]), stated[name])
+            if problem:
+                raise UserError(f"key '{prefix}{name}' in {source} {problem}", "correct it")
+
+
 def _check_finite(config: Any, source: str) -> None:
     """Refuse numbers that are not finite, wherever they stand: no setting means one."""
     for key, value in _flatten(OmegaConf.to_container(config)):  # type: ignore[arg-type]
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"key '{key}' in {source} is {value}", "give a finite number")
+                raise UserError(f"key '{key}' in {source} must be finite, got {value}", "correct it")
 
 
 def _is_plain(config: DictConfig, key: str) -> bool:

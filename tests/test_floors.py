@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pruning"
-GROUND = {"errors", "files", "finished", "optional", "processor", "compat", "configuration", "provenance", "registry"}
+GROUND = {
+    "errors",
+    "files",
+    "finished",
+    "optional",
+    "processor",
+    "compat",
+    "configuration",
+    "limits",
+    "provenance",
+    "registry",
+}
 _MODELS = {"core"}
 _EXPERIMENTS = {"models", "speech"} | _MODELS
 _IMPORTERS = _TRAINING = {"experiments"} | _EXPERIMENTS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from pruning import registry
 from pruning.errors import UserError
 from pruning.finished import Record
+from pruning.limits import COUNT, NATURAL
 from pruning.registry import CUTS, TEXT
 
 if TYPE_CHECKING:
@@ -50,18 +50,6 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def check_least(options: argparse.Namespace, **least: float) -> None:
-    """Check that options, by name, are numbers of at least so much.
-
-    Raises:
-        UserError: naming the first that is not.
-    """
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if not bound <= value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {bound:g}")
-
-
 def check_device(name: str) -> str:
     """The name of a device, after checking that it is there.
 
@@ -74,7 +62,7 @@ def check_device(name: str) -> str:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise UserError(f"--device {name} is not to be had ({reason})",
+        raise UserError(f"--device {name} is not available ({reason})",
                         "give cpu, or cuda on a machine with a GPU and a torch made for it") from None  # fmt: skip
     return name
 
@@ -98,9 +86,13 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
 
 def add_icefall(arguments: argparse.ArgumentParser) -> None:
     """Options that choose a checkpoint of icefall's, in its words, and its checkout."""
-    arguments.add_argument("--epoch", type=int, help="of icefall's experiment: epoch-N.pt, the last to average")
-    arguments.add_argument("--iter", type=int, help="instead: checkpoint-N.pt of the largest N up to this; 0: none")
-    arguments.add_argument("--avg", type=int, default=1, help="epochs, or checkpoints, to average")
+    arguments.add_argument(
+        "--epoch", type=NATURAL.parse, help="of icefall's experiment: epoch-N.pt, the last to average"
+    )
+    arguments.add_argument(
+        "--iter", type=NATURAL.parse, help="instead: checkpoint-N.pt of the largest N up to this; 0: none"
+    )
+    arguments.add_argument("--avg", type=COUNT.parse, default=1, help="epochs, or checkpoints, to average")
     arguments.add_argument(
         "--use-averaged-model",
         type=boolean,

@@ -9,6 +9,7 @@ from typing import Optional
 
 from pruning.bin import command
 from pruning.bin.arguments import boolean
+from pruning.limits import COUNT
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +18,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--exp-dir", required=True, help="experiment directory")
-    parser.add_argument("--epoch", type=int, required=True, help="the last epoch")
-    parser.add_argument("--avg", type=int, required=True, help="how many epochs, up to and with the last")
+    parser.add_argument("--epoch", type=COUNT.parse, required=True, help="the last epoch")
+    parser.add_argument("--avg", type=COUNT.parse, required=True, help="how many epochs, up to and with the last")
     parser.add_argument(
         "--use-averaged-model",
         type=boolean,

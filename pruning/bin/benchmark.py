@@ -6,7 +6,6 @@ Language models have a command of their own, benchmark_lm.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.limits import COUNT, POSITIVE
 from pruning.measure.names import BACKENDS
 
 MODULE = "pruning.bin.benchmark"
@@ -32,8 +32,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = arguments.parser(__doc__ or "")
     add_options(parser, BACKENDS, ["pytorch", "onnx", "int8"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="numbers of utterances")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[10.0], help="lengths of audio")
+    parser.add_argument("--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="numbers of utterances")
+    parser.add_argument("--seconds", nargs="+", type=POSITIVE.parse, default=[10.0], help="lengths of audio")
     options = parser.parse_args(argv)
 
     from pruning.measure import benchmark
@@ -53,8 +53,8 @@ def add_options(parser: argparse.ArgumentParser, backends: Sequence[str], defaul
     )
     what.add_argument("--read", type=Path, help="a JSON file of this command instead: make its table again")
     parser.add_argument("--backends", nargs="+", choices=backends, default=default, help="what runs them")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")
-    parser.add_argument("--repeats", type=int, default=20, help="measured rounds")
+    parser.add_argument("--threads", nargs="+", type=COUNT.parse, default=[1, 2], help="numbers of threads")
+    parser.add_argument("--repeats", type=COUNT.parse, default=20, help="measured rounds")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes processes")
     parser.add_argument("--export-dir", type=Path, help="keep the exports there; default: a temporary directory")
     parser.add_argument("--output", type=Path, help="JSON file, required with --systems; the table is beside it, .md")
@@ -104,10 +104,6 @@ def publish(
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    lengths = all(0 < seconds < math.inf for seconds in options.seconds)
-    if min(options.repeats, *options.threads, *options.batch) < 1 or not lengths:
-        raise UserError("--repeats, --threads and --batch must be at least 1, --seconds above 0", "correct them")
-
     from pruning.measure import benchmark
 
     settings = [benchmark.Setting(t, b, s) for t in options.threads for b in options.batch for s in options.seconds]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import arguments, benchmark, command
-from pruning.errors import UserError
+from pruning.limits import COUNT
 from pruning.measure.names import LM_BACKENDS, SCORING, STEPS
 
 EXPLANATION = """\
@@ -28,10 +28,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     benchmark.add_options(parser, LM_BACKENDS, LM_BACKENDS)
     works = [SCORING, STEPS]
     parser.add_argument("--work", nargs="+", choices=works, default=works, help="what is measured")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="scoring: numbers of sentences")
-    parser.add_argument("--tokens", type=int, default=32, help="scoring: tokens of each")
-    parser.add_argument("--histories", nargs="+", type=int, default=[4, 64], help="steps: numbers of histories")
-    parser.add_argument("--history-tokens", type=int, default=16, help="steps: tokens of each, 1 at least")
+    parser.add_argument("--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="scoring: numbers of sentences")
+    parser.add_argument("--tokens", type=COUNT.parse, default=32, help="scoring: tokens of each")
+    parser.add_argument("--histories", nargs="+", type=COUNT.parse, default=[4, 64], help="steps: numbers of histories")
+    parser.add_argument("--history-tokens", type=COUNT.parse, default=16, help="steps: tokens of each, 1 at least")
     options = parser.parse_args(argv)
 
     from pruning.measure import lm_benchmark
@@ -41,12 +41,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    numbers = (options.repeats, options.tokens, options.history_tokens, *options.threads, *options.batch,
-               *options.histories)  # fmt: skip
-    if min(numbers) < 1:
-        raise UserError("every number of threads, rounds, sentences, histories and tokens must be at least 1",
-                        "correct them")  # fmt: skip
-
     from pruning.kinds.language_model import LanguageModelKind
     from pruning.measure import lm_benchmark
     from pruning.measure.lm_benchmark import Setting

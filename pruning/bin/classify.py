@@ -17,6 +17,7 @@ from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.limits import COUNT, POSITIVE
 from pruning.speech.data import manifests
 from pruning.speech.text.intents import Intent, Intents, accuracy, intent_of
 
@@ -32,12 +33,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--exp-dir", type=Path, required=True, help="experiment; its best checkpoint counts")
     parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with intents, one file a test set")
     parser.add_argument("--lang-dir", type=Path, required=True, help="directory with intents.txt")
-    parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
-    parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation")
+    parser.add_argument("--max-duration", type=POSITIVE.parse, default=100.0, help="seconds of audio in a batch")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads of the computation")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
     manifests.check_exists(options.cuts)
-    arguments.check_least(options, num_threads=1)
     arguments.check_device(options.device)
 
     import torch

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from pruning import provenance
 from pruning.bin import command
-from pruning.bin.arguments import boolean, check_device, check_least, words_of
+from pruning.bin.arguments import boolean, check_device, words_of
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.finished import Record, paths_of
 from pruning.kinds.forms import FORMS
+from pruning.limits import COUNT, NATURAL, POSITIVE, ranges
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig
 from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write_results
@@ -45,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--form", choices=FORMS, default="float32", help="of --exported (default float32)")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0],
                         help="of --exported: our greedy search, or sherpa-onnx from the recordings")  # fmt: skip
-    parser.add_argument("--epoch", type=int, help="the checkpoint at the end of this epoch, from 1")
-    parser.add_argument("--avg", type=int, help="average over this many epochs that end with --epoch")
+    parser.add_argument("--epoch", type=COUNT.parse, help="the checkpoint at the end of this epoch, from 1")
+    parser.add_argument("--avg", type=COUNT.parse, help="average over this many epochs that end with --epoch")
     parser.add_argument(
         "--use-averaged-model",
         type=boolean,
@@ -59,8 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lm-exp-dir", type=Path, help="experiment of a language model, for methods with one")
     parser.add_argument("--scales-from", type=Path, help="weights of it that pruning.bin.tune_lm chose")
     parser.add_argument("--lm-name", help="of it, in names of results; default: the name of its directory")
-    parser.add_argument("--max-duration", type=float, default=200.0, help="seconds of audio in a batch (default 200)")
-    parser.add_argument("--num-threads", type=int, default=1, help="threads of the computation (default 1)")
+    parser.add_argument(
+        "--max-duration", type=POSITIVE.parse, default=200.0, help="seconds of audio in a batch (default 200)"
+    )
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads of the computation (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
         "--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word (default words)"
@@ -68,14 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     settings = parser.add_argument_group("decoding")
     settings.add_argument("--graph", type=Path, help=f"for {', '.join(GRAPHS)}: a graph of local/make_graphs.py "
                           "(default: the one in --lang-dir)")  # fmt: skip
-    settings.add_argument("--nbest", type=int, default=0, metavar="N", help=f"for {', '.join(N_BEST)}: also write the "
-                          "N best of each utterance, nbest-SET-SUFFIX.txt, for pruning.bin.rescore")  # fmt: skip
+    help_text = f"for {', '.join(N_BEST)}: also write the N best of each utterance, for pruning.bin.rescore"
+    settings.add_argument("--nbest", type=NATURAL.parse, default=0, metavar="N", help=help_text)
+    known = ranges(DecodingConfig)
     for field in fields(DecodingConfig):
         users = [method for method, names in SETTINGS.items() if field.name in names]
         default = field.default
         settings.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=boolean if isinstance(default, bool) else type(default),
+            type=boolean if isinstance(default, bool) else known[field.name].parse if field.name in known else str,
             default=default,
             metavar="true|false" if isinstance(default, bool) else None,
             help=(f"for {', '.join(users)}" if users else f"one of {', '.join(SETTINGS)}") + f" (default {default})",
@@ -322,7 +326,6 @@ def _check(arguments: argparse.Namespace) -> None:
     repeated = [name for name, count in Counter(map(set_name_of, arguments.cuts)).items() if count > 1]
     if repeated:
         raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
-    check_least(arguments, num_threads=1)
     check_device(arguments.device)
     defaults = DecodingConfig()
     for name in (field.name for field in fields(DecodingConfig) if field.name != "method"):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.kinds.forms import FORMS
+from pruning.limits import COUNT
 from pruning.registry import CUTS, TEXT
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--text", type=Path, help="of a language model: compare on these sentences; default: on random tokens"
     )
     parser.add_argument("--check", action="store_true", help="compare the files that are there; write none")
-    parser.add_argument("--max-batches", type=int, default=20, help="of --cuts or --text")
+    parser.add_argument("--max-batches", type=COUNT.parse, default=20, help="of --cuts or --text")
     options = parser.parse_args(argv)
 
     from pruning.deploy.export import write

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.finished import paths_of
+from pruning.limits import COUNT, NATURAL, POSITIVE, SEED
 from pruning.provenance import file_fingerprint
 from pruning.speech.data import manifests
 from pruning.speech.text.text_files import check_texts
@@ -54,11 +55,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--pruned", required=True, help="experiment directory or checkpoint of a pruning run")
     parser.add_argument("--exp-dir", required=True, help="experiment directory of the small network")
     parser.add_argument("--structure", help="keep this structure.json instead of the one that the run found")
-    parser.add_argument("--round-to", type=int, default=1, help="round kept counts to multiples of this")
-    parser.add_argument("--reinitialise", type=int, metavar="SEED", help="keep the structure, draw the weights anew")
+    parser.add_argument("--round-to", type=COUNT.parse, default=1, help="round kept counts to multiples of this")
+    parser.add_argument(
+        "--reinitialise", type=SEED.parse, metavar="SEED", help="keep the structure, draw the weights anew"
+    )
     parser.add_argument(
         "--repair",
-        type=int,
+        type=NATURAL.parse,
         default=0,
         metavar="UTTERANCES",
         help="solve the weights after a cut anew, by least squares on so many utterances or sentences",
@@ -68,12 +71,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts, and repair on them")
     parser.add_argument("--train-text", nargs="+", help="of a language model: repair on this text")
     parser.add_argument("--lang-dir", help="directory with bpe.model, needed with --train-cuts and --train-text")
-    parser.add_argument("--batch-norm-batches", type=int, default=50, help="batches for the batch norms")
-    parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
+    parser.add_argument("--batch-norm-batches", type=COUNT.parse, default=50, help="batches for the batch norms")
+    parser.add_argument("--max-duration", type=POSITIVE.parse, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
-    arguments.check_least(options, repair=0, batch_norm_batches=1)
-    if options.reinitialise is not None and not 0 <= options.reinitialise < 2**63:
-        raise UserError(f"--reinitialise is {options.reinitialise}", "give a seed of at least 0 and below 2^63")
     if options.repair and options.reinitialise is not None:
         raise UserError("--repair solves weights that --reinitialise would draw anew", "give one of them")
     record = arguments.record("extract", options, argv)

@@ -14,6 +14,7 @@ from typing import Any, Optional
 from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.files import read_json, write_json
+from pruning.limits import COUNT, POSITIVE
 from pruning.speech.data import manifests
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--exp-dir", type=Path, required=True, help="experiment; its best checkpoint is measured")
     parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cut manifests with features, a set each")
     parser.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
-    parser.add_argument("--max-duration", type=float, default=100.0, help="seconds of audio in a batch")
-    parser.add_argument("--num-threads", type=int, default=1, help="threads")
+    parser.add_argument("--max-duration", type=POSITIVE.parse, default=100.0, help="seconds of audio in a batch")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads")
     options = parser.parse_args(argv)
-    arguments.check_least(options, num_threads=1)
 
     import torch
 

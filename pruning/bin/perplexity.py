@@ -16,6 +16,7 @@ from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.limits import COUNT
 from pruning.speech.text.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, read_words, set_name
 
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--vocabulary", type=Path, help="words, one a line, that count; others are left out of the measure per word"
     )
     parser.add_argument("--on-empty", choices=ON_EMPTY, default=ON_EMPTY[0], help="where a line is empty")
-    parser.add_argument("--max-tokens", type=int, default=8192, help="tokens in a batch")
-    parser.add_argument("--num-threads", type=int, default=1, help="threads")
+    parser.add_argument("--max-tokens", type=COUNT.parse, default=8192, help="tokens in a batch")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads")
     options = parser.parse_args(argv)
-    arguments.check_least(options, num_threads=1, max_tokens=1)
 
     import torch
 

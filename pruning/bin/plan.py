@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Optional
 from pruning.bin import arguments, command
 from pruning.core.names import COSTS
 from pruning.errors import UserError
+from pruning.limits import COUNT, NON_NEGATIVE, Range
 from pruning.provenance import processor_name
 from pruning.speech.corpora.sizes import librispeech_size
 
@@ -50,17 +51,21 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--uniform-config", help="configuration of the uniform model from scratch")
     parser.add_argument("--train-cuts", nargs="+", help="cut manifests")
     parser.add_argument("--parts", nargs="+", help="LibriSpeech parts, where the cuts do not exist yet")
-    parser.add_argument("--copies", type=int, default=1, help="speeds of speed perturbation, with --parts")
+    parser.add_argument("--copies", type=COUNT.parse, default=1, help="speeds of speed perturbation, with --parts")
     parser.add_argument("--lang-dir", help="language directory; without it --vocab-size counts")
-    parser.add_argument("--vocab-size", type=int, default=500, help="word pieces, where --lang-dir does not exist yet")
-    parser.add_argument("--processes", type=int, default=1, help="training processes, one device each")
+    parser.add_argument(
+        "--vocab-size",
+        type=Range(int, least=2).parse,
+        default=500,
+        help="word pieces, where --lang-dir does not exist yet",
+    )
+    parser.add_argument("--processes", type=COUNT.parse, default=1, help="training processes, one device each")
     help_text = "audio of a timed batch; times are scaled to data.max_duration"
-    parser.add_argument("--timed-seconds", type=float, default=30.0, help=help_text)
+    parser.add_argument("--timed-seconds", type=NON_NEGATIVE.parse, default=30.0, help=help_text)
     parser.add_argument("--output", help="Markdown file to write as well")
     parser.add_argument("--title", default="Plan", help="heading of that file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
     options = parser.parse_intermixed_args(argv)
-    arguments.check_least(options, copies=1, vocab_size=2, processes=1, timed_seconds=0)
 
     from pruning import configuration
     from pruning.kinds.transducer import RunConfig

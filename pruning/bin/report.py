@@ -12,6 +12,7 @@ from pruning.bin import command
 from pruning.bin.arguments import system
 from pruning.errors import UserError
 from pruning.files import write_text
+from pruning.limits import COUNT
 from pruning.speech.decoding.config import SETTINGS
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--systems", nargs="+", type=system, required=True, metavar="NAME=EXP_DIR", help="the rows")
     parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
     parser.add_argument("--method", nargs="+", choices=list(SETTINGS), required=True, help="a table each")
-    parser.add_argument("--epoch", type=int, help="decodings of this epoch's checkpoint, not of the best on dev")
-    parser.add_argument("--avg", type=int, help="decodings of the average over so many epochs up to --epoch")
+    parser.add_argument(
+        "--epoch", type=COUNT.parse, help="decodings of this epoch's checkpoint, not of the best on dev"
+    )
+    parser.add_argument("--avg", type=COUNT.parse, help="decodings of the average over so many epochs up to --epoch")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write, e.g. RESULTS.md")
     parser.add_argument("--append", type=Path, nargs="*", default=[], help="Markdown that describe or plan wrote")
     parser.add_argument("--title", default="Results", help="heading of the file")

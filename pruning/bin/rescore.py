@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_lines
+from pruning.limits import COUNT, NON_NEGATIVE
 from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts, words_of
 
 if TYPE_CHECKING:
@@ -119,21 +119,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--lm-exp-dir", type=Path, help="experiment of a language model")
     parser.add_argument("--lang-dir", type=Path, help="of --lm-exp-dir: directory with bpe.model")
     parser.add_argument("--arpa", type=Path, help="an n-gram instead")
-    parser.add_argument("--lm-scale", type=float, help="weight of the language model")
-    parser.add_argument("--lm-scales", type=float, nargs="+", default=list(SCALES), help="weights to try on dev")
+    parser.add_argument("--lm-scale", type=NON_NEGATIVE.parse, help="weight of the language model")
+    parser.add_argument(
+        "--lm-scales", type=NON_NEGATIVE.parse, nargs="+", default=list(SCALES), help="weights to try on dev"
+    )
     parser.add_argument("--dev-nbest", type=Path, help="list on which the weight is chosen")
     parser.add_argument("--dev-references", type=Path, help="of --dev-nbest: lines of UTTERANCE WORDS, or recogs-*")
     parser.add_argument("--references", type=Path, help="of --nbest, to print its error rate")
-    parser.add_argument("--num-threads", type=int, default=1, help="threads")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads")
     options = parser.parse_args(argv)
     if (options.lm_scale is None) == (options.dev_nbest is None) or (
         (options.dev_nbest is None) != (options.dev_references is None)
     ):
         raise UserError("the weight is not clear", "give --lm-scale, or --dev-nbest with --dev-references")
-    arguments.check_least(options, num_threads=1)
-    for scale in options.lm_scales if options.lm_scale is None else [options.lm_scale]:
-        if not 0 <= scale < math.inf:
-            raise UserError(f"a weight of the language model is {scale:g}", "give numbers of at least 0")
 
     import torch
 

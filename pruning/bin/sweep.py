@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import read_json, write_json
+from pruning.limits import COUNT
 from pruning.sweeps.lines import TEACHER
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--runner", help="the job runner with its options; default: one run after the other, here")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the runs")
     parser.add_argument("--wave", type=Path, help="list of runs, of which --job is made (what the runner calls)")
-    parser.add_argument("--job", type=int, help="number of the run in --wave, from 1")
+    parser.add_argument("--job", type=COUNT.parse, help="number of the run in --wave, from 1")
     options = parser.parse_args(argv)
 
     from pruning.sweeps import comparison, sweep

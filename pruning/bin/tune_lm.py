@@ -17,6 +17,7 @@ from pruning.bin import arguments, command, decode
 from pruning.errors import UserError
 from pruning.experiments import decoding_results
 from pruning.files import read_json, write_json
+from pruning.limits import NON_NEGATIVE
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import WEIGHT_OF, WITH_LM
 
@@ -33,8 +34,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with features of development sets")
     parser.add_argument("--lang-dir", type=Path, required=True, help="directory with bpe.model and tokens.txt")
     parser.add_argument("--method", choices=tuple(WEIGHT_OF), required=True, help="of decoding")
-    parser.add_argument("--lm-scales", type=float, nargs="+", default=[0.0, 0.1, 0.2, 0.3, 0.4, 0.6], help="to try")
-    parser.add_argument("--ilm-scales", type=float, nargs="+", default=[0.0], help="to try")
+    parser.add_argument(
+        "--lm-scales", type=NON_NEGATIVE.parse, nargs="+", default=[0.0, 0.1, 0.2, 0.3, 0.4, 0.6], help="to try"
+    )
+    parser.add_argument("--ilm-scales", type=NON_NEGATIVE.parse, nargs="+", default=[0.0], help="to try")
     options, others = parser.parse_known_args(argv)
     name = options.lm_name or (options.lm_exp_dir.name if options.lm_exp_dir is not None else "ngram")
     given = [word for key in ("lm_exp_dir", "graph") if getattr(options, key) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from pruning.core.cost import CostModel
 from pruning.core.names import COSTS, LATENCY, RAMPS
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
+from pruning.limits import Fraction, OneOf, Positive, Range, check_fields
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,18 @@ class ConstraintConfig:
         ramp_share: share of the run's steps over which it grows, or after which it is there.
     """
 
-    size: float = 0.5
-    macs: float = 0.0
-    latency: float = 0.0
+    size: Fraction = 0.5
+    macs: Fraction = 0.0
+    latency: Fraction = 0.0
     latency_table: Optional[str] = None
-    parts: dict[str, float] = field(default_factory=dict)
-    match: dict[str, float] = field(default_factory=dict)
-    seconds: float = 10.0
-    ramp: str = "linear"
-    ramp_share: float = 0.3
+    parts: dict[str, Fraction] = field(default_factory=dict)
+    match: dict[str, Annotated[float, Range(above=0, below=1)]] = field(default_factory=dict)
+    seconds: Positive = 10.0
+    ramp: Annotated[str, OneOf(RAMPS)] = "linear"
+    ramp_share: Annotated[float, Range(above=0, most=1)] = 0.3
 
     def __post_init__(self) -> None:
-        if self.ramp not in RAMPS:
-            raise ValueError(f"constraint.ramp is {self.ramp!r}, not one of {', '.join(RAMPS)}")
-        asked = (self.size, self.macs, self.latency, *self.parts.values(), *self.match.values())
-        if any(not 0 <= target < 1 for target in asked) or not 0 < self.ramp_share <= 1:
-            raise ValueError("constraint: size, macs, latency, parts and match are in [0, 1), ramp_share in (0, 1]")
-        if not 0 < self.seconds < math.inf:
-            raise ValueError("constraint: seconds is above 0")
-        if 0 in self.match.values():
-            raise ValueError("constraint.match is above 0; {} for nothing to be matched")
+        check_fields(self)
         if len(self.match) > 1 or not set(self.match) <= set(COSTS):
             raise ValueError(f"constraint.match has one of {' and '.join(COSTS)}")
         if not self.targets():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.precision import at_least_float32
+from pruning.limits import Natural, NonNegative, OneOf, Positive, check_fields
 
 LOSSES = ("dphubert", "cofi")
 
@@ -30,22 +30,17 @@ class DistillationConfig:
         temperature: of the CTC heads' KL term.
     """
 
-    layers: tuple[int, ...] = ()
-    loss: str = "dphubert"
+    layers: tuple[Natural, ...] = ()
+    loss: Annotated[str, OneOf(LOSSES)] = "dphubert"
     ordered: bool = True
-    layer_weight: float = 1.0
-    output_weight: float = 0.0
-    ctc_weight: float = 0.0
-    temperature: float = 1.0
+    layer_weight: NonNegative = 1.0
+    output_weight: NonNegative = 0.0
+    ctc_weight: NonNegative = 0.0
+    temperature: Positive = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
-        if self.loss not in LOSSES:
-            raise ValueError(f"distillation.loss is {self.loss!r}, not one of {', '.join(LOSSES)}")
-        if not all(0 <= weight < math.inf for weight in (self.layer_weight, self.output_weight, self.ctc_weight)):
-            raise ValueError("distillation: weights are at least 0")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError("distillation.temperature is above 0")
+        check_fields(self)
         if self.loss == "cofi" and self.ordered and list(self.layers) != sorted(self.layers):
             raise ValueError("distillation.layers ascend where their matches are ordered")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
+from pruning.limits import NonNegative, Number, OneOf, Positive, Range, check_fields
 
 SOFT = ("published", "one")
 
@@ -33,20 +34,15 @@ class GateConfig:
     """
 
     kinds: Optional[tuple[str, ...]] = None
-    initial: float = 3.0
-    deviation: float = 0.01
-    temperature: float = 2 / 3
-    left: float = -0.1
-    right: float = 1.1
-    soft: str = "published"
+    initial: Number = 3.0
+    deviation: NonNegative = 0.01
+    temperature: Positive = 2 / 3
+    left: Annotated[float, Range(below=0)] = -0.1
+    right: Annotated[float, Range(above=1)] = 1.1
+    soft: Annotated[str, OneOf(SOFT)] = "published"
 
     def __post_init__(self) -> None:
-        if self.soft not in SOFT:
-            raise ValueError(f"gates.soft is {self.soft!r}, not one of {', '.join(SOFT)}")
-        if not self.left < 0 < 1 < self.right or self.temperature <= 0:
-            raise ValueError("hard-concrete gates need left < 0, right > 1 and a positive temperature")
-        if not (math.isfinite(self.initial) and 0 <= self.deviation < math.inf):
-            raise ValueError("gates.initial is a number and gates.deviation at least 0")
+        check_fields(self)
 
 
 class HardConcreteGates(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.experiments import average, unpickle
 from pruning.files import PathLike
+from pruning.limits import Count, Natural, check_fields
 
 _STATES = ("model", "model_avg", "optimizer", "scheduler", "grad_scaler", "sampler")
 
@@ -31,10 +32,13 @@ class Choice:
         use_averaged_model: the mean over all moments that the running average saw in them, not over their ends.
     """
 
-    epoch: Optional[int] = None
-    iteration: Optional[int] = None
-    avg: int = 1
+    epoch: Optional[Natural] = None
+    iteration: Optional[Count] = None
+    avg: Count = 1
     use_averaged_model: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def described(self) -> dict[str, Any]:
         """In icefall's words."""
@@ -81,8 +85,6 @@ def _files(directory: Path, choice: Choice) -> list[Path]:
     """From the first to the last; of running averages that before the first and the last."""
     if (choice.epoch is None) == (choice.iteration is None):
         raise UserError(f"which checkpoint of {directory} is meant is not said", "give --epoch or --iter")
-    if choice.avg < 1:
-        raise UserError(f"an average over {choice.avg} checkpoints is none", "give an --avg of at least 1")
     wanted = choice.avg + choice.use_averaged_model
     if choice.iteration is not None:
         numbered = sorted((int(found.group(1)), path) for path in directory.glob("checkpoint-*.pt")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 from pruning.core.constraint import ConstraintConfig
-from pruning.errors import check_numbers
+from pruning.limits import Count, Fraction, OneOf, check_fields
 from pruning.methods.criterion import CriterionConfig
 from pruning.methods.l0 import GatingConfig
 from pruning.methods.names import HJ, L0, METHODS, NO_CELL, TECHNIQUES
@@ -34,14 +34,17 @@ class PruningConfig:
         calibration_batches: of ``low_rank`` by ``fisher`` and ``wanda``: training batches that give their metric.
     """
 
-    method: str = L0
-    technique: str = "structured"
+    method: Annotated[str, OneOf(METHODS)] = L0
+    technique: Annotated[str, OneOf(TECHNIQUES)] = "structured"
     constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
     gating: GatingConfig = field(default_factory=GatingConfig)
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     counts_from: Optional[str] = None
-    snapshots: tuple[float, ...] = ()
-    calibration_batches: int = 50
+    snapshots: tuple[Fraction, ...] = ()
+    calibration_batches: Count = 50
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def asked(self) -> ConstraintConfig:
         """The constraint, of `HJ`'s methods that of their own cost alone.
@@ -64,11 +67,6 @@ class PruningConfig:
         Raises:
             ValueError: naming it.
         """
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}, not one of {', '.join(METHODS)}")
-        if self.technique not in TECHNIQUES:
-            raise ValueError(f"technique is {self.technique!r}, not one of {', '.join(TECHNIQUES)}")
-        check_numbers(self, "calibration_batches", least=1)
         reason = NO_CELL.get((self.method, self.technique))
         if reason is not None:
             raise ValueError(f"there is no {self.method} with {self.technique}: {reason}")

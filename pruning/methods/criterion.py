@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.core.units import unit_kinds
 from pruning.errors import UserError
+from pruning.limits import Count, Natural, OneOf, Range, check_fields
 from pruning.methods.base import TOLERANCE, Pruner
 from pruning.training import distributed
 from pruning.training.task import ParameterGroup, StepInfo
@@ -48,23 +49,17 @@ class CriterionConfig:
     """
 
     kinds: Optional[tuple[str, ...]] = None
-    norm: int = 2
-    weights: str = "own"
-    decay: float = 0.98
-    ranking: Optional[str] = None
-    normalisation: str = "cost"
-    interval: int = 10
-    rest: int = 0
+    norm: Annotated[int, OneOf((1, 2))] = 2
+    weights: Annotated[str, OneOf(WEIGHTS)] = "own"
+    decay: Annotated[float, Range(above=0, most=1)] = 0.98
+    ranking: Optional[Annotated[str, OneOf(RANKINGS)]] = None
+    normalisation: Annotated[str, OneOf(NORMALISATIONS)] = "cost"
+    interval: Count = 10
+    rest: Natural = 0
     reopen: bool = False
 
     def __post_init__(self) -> None:
-        choices = {"norm": (1, 2), "weights": WEIGHTS, "ranking": RANKINGS, "normalisation": NORMALISATIONS}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed and not (name == "ranking" and self.ranking is None):
-                named = ", ".join(str(value) for value in allowed)
-                raise ValueError(f"criterion.{name} is {getattr(self, name)!r}, not one of {named}")
-        if not 0 < self.decay <= 1 or self.interval < 1 or self.rest < 0:
-            raise ValueError("criterion: decay is in (0, 1], interval at least 1, rest not negative")
+        check_fields(self)
 
 
 class CriterionPruning(Pruner):

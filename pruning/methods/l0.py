@@ -1,4 +1,4 @@
-"""L0 pruning: gates over the units, trained with the weights under a Lagrangian (method A)."""
+"""L0 pruning: gates over the units, trained with the weights under a Lagrangian."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pruning.core.gates import GateConfig, HardConcreteGates
 from pruning.core.prunable import prunable
 from pruning.core.structure import Structure
 from pruning.errors import UserError
+from pruning.limits import NonNegative, check_fields
 from pruning.methods.base import TOLERANCE, Pruner
 from pruning.training.task import ParameterGroup, StepInfo
 
@@ -35,12 +36,11 @@ class GatingConfig:
     """
 
     gates: GateConfig = GateConfig()
-    gate_lr: float = 0.02
-    multiplier_lr: float = 0.02
+    gate_lr: NonNegative = 0.02
+    multiplier_lr: NonNegative = 0.02
 
     def __post_init__(self) -> None:
-        if not (0 <= self.gate_lr < math.inf and 0 <= self.multiplier_lr < math.inf):
-            raise ValueError("gating: gate_lr and multiplier_lr are at least 0")
+        check_fields(self)
 
 
 class Gating(Pruner):

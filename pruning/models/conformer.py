@@ -6,18 +6,18 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Annotated, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.units import UnitGroup
-from pruning.errors import check_numbers
+from pruning.limits import Count, Fraction, Natural, OneOf, check_fields
 from pruning.models.attention import RelativePositionAttention, relative_positions
 from pruning.models.layers import BasicNorm, FeedForward, double_swish, per_layer
 from pruning.models.subsampling import ConvSubsampling, beyond
 
-STANDARD, REWORKED = "standard", "reworked"
+STANDARD, REWORKED = VARIANTS = ("standard", "reworked")
 CONV_NORMS = ("batch", "layer", "none")
 PROBE_FRAMES = 500
 
@@ -48,36 +48,30 @@ class ConformerConfig:
         after_norm: whether a layer norm follows the last layer.
     """
 
-    d_model: int
-    num_layers: int
-    head_dim: int
-    num_heads: tuple[int, ...]
-    macaron_dim: tuple[int, ...]
-    ffn_dim: tuple[int, ...]
-    conv_channels: tuple[int, ...]
-    conv_kernel: int = 31
-    feature_dim: int = 80
-    subsampling_channels: tuple[int, ...] = (8, 32, 128)
-    subsampling_strides: tuple[int, ...] = (1, 2, 2)
-    dropout: float = 0.1
-    variant: str = STANDARD
-    conv_norm: str = "batch"
+    d_model: Count
+    num_layers: Count
+    head_dim: Count
+    num_heads: tuple[Natural, ...]
+    macaron_dim: tuple[Natural, ...]
+    ffn_dim: tuple[Natural, ...]
+    conv_channels: tuple[Natural, ...]
+    conv_kernel: Count = 31
+    feature_dim: Count = 80
+    subsampling_channels: tuple[Count, ...] = (8, 32, 128)
+    subsampling_strides: tuple[Count, ...] = (1, 2, 2)
+    dropout: Fraction = 0.1
+    variant: Annotated[str, OneOf(VARIANTS)] = STANDARD
+    conv_norm: Annotated[str, OneOf(CONV_NORMS)] = "batch"
     after_norm: bool = False
 
     def __post_init__(self) -> None:
-        check_numbers(self, "d_model", "num_layers", "head_dim", "conv_kernel", "feature_dim", "subsampling_channels",
-                      least=1)  # fmt: skip
-        check_numbers(self, "num_heads", "macaron_dim", "ffn_dim", "conv_channels", least=0)
-        check_numbers(self, "dropout", least=0, below=1)
+        check_fields(self)
         for name in ("num_heads", "macaron_dim", "ffn_dim", "conv_channels"):
             object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
         for name in ("subsampling_channels", "subsampling_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel {self.conv_kernel} must be odd")
-        if self.variant not in (STANDARD, REWORKED) or self.conv_norm not in CONV_NORMS:
-            raise ValueError(f"variant {self.variant!r} is none of {STANDARD}, {REWORKED}, or conv_norm "
-                             f"{self.conv_norm!r} none of {', '.join(CONV_NORMS)}")  # fmt: skip
 
     def scaled(self, d_model: int) -> ConformerConfig:
         """The same layers and heads with every width in proportion to ``d_model``: that of a head, of the feed-forward

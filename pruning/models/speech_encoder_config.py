@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 from torch import nn
 
-from pruning.errors import UserError, check_numbers
+from pruning.errors import UserError
+from pruning.limits import (
+    COUNT,
+    FRACTION,
+    POSITIVE,
+    Count,
+    Fraction,
+    Limit,
+    Natural,
+    NonNegative,
+    OneOf,
+    check,
+    check_fields,
+)
 from pruning.models.layers import Activation, per_layer
 
 WAV2VEC2, HUBERT, WAVLM = KINDS = ("wav2vec2", "hubert", "wavlm")
@@ -23,24 +36,17 @@ _UNSUPPORTED = {"add_adapter": "an adapter behind the encoder", "adapter_attn_di
                 "conv_pos_batch_norm": "batch norm in the positional convolution"}  # fmt: skip
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value > 0 and not isinstance(value, bool)
-
-
-_TYPES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_conv_pos_embeddings",
-      "num_conv_pos_embedding_groups", "num_buckets", "max_bucket_distance"), _is_count, "a whole number above 0"),
-    (("conv_dim", "conv_kernel", "conv_stride"),
-     lambda value: isinstance(value, (list, tuple)) and all(map(_is_count, value)), "whole numbers above 0"),
-    (("do_stable_layer_norm", "conv_bias", "feat_proj_layer_norm"), lambda value: isinstance(value, bool),
-     "true or false"),
-    (("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"),
-     lambda value: isinstance(value, (int, float)) and 0 <= value < 1, "a number from 0 to below 1"),
-    (("layer_norm_eps",), lambda value: isinstance(value, (int, float)) and value > 0, "a number above 0"),
-    (("hidden_act", "feat_extract_activation"), lambda value: isinstance(value, str) and value in ACTIVATIONS,
-     f"one of {', '.join(ACTIVATIONS)}"),
-)  # fmt: skip
-"""Keys of a Hugging Face configuration that shape the network, what is right for them, and that in words."""
+_HF_LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                     "num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "num_buckets", "max_bucket_distance",
+                     "conv_dim", "conv_kernel", "conv_stride"), COUNT),
+    **dict.fromkeys(("do_stable_layer_norm", "conv_bias", "feat_proj_layer_norm"), OneOf((False, True))),
+    **dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), FRACTION),
+    "layer_norm_eps": POSITIVE,
+    **dict.fromkeys(("hidden_act", "feat_extract_activation"), OneOf(tuple(ACTIVATIONS))),
+}  # fmt: skip
+"""Keys of a Hugging Face configuration that shape the network, and what values they may have."""
+_HF_LISTS = ("conv_dim", "conv_kernel", "conv_stride")
 
 
 @dataclass(frozen=True)
@@ -74,40 +80,37 @@ class SpeechEncoderConfig:
         ranks: linear layer -> rank of its factored form; others are dense.
     """
 
-    kind: str
-    conv_channels: tuple[int, ...]
-    conv_kernels: tuple[int, ...]
-    conv_strides: tuple[int, ...]
-    frontend_norm: str
-    d_model: int
-    num_layers: int
-    head_dim: int
-    original_heads: int
-    heads: tuple[tuple[int, ...], ...]
-    ffn_dim: tuple[int, ...]
-    pos_kernel: int
-    pos_groups: int
+    kind: Annotated[str, OneOf(KINDS)]
+    conv_channels: tuple[Count, ...]
+    conv_kernels: tuple[Count, ...]
+    conv_strides: tuple[Count, ...]
+    frontend_norm: Annotated[str, OneOf(FRONTEND_NORMS)]
+    d_model: Count
+    num_layers: Count
+    head_dim: Count
+    original_heads: Count
+    heads: tuple[tuple[Natural, ...], ...]
+    ffn_dim: tuple[Natural, ...]
+    pos_kernel: Count
+    pos_groups: Count
     conv_bias: bool = False
     projection_norm: bool = True
     pre_norm: bool = False
-    activation: str = "gelu"
-    conv_activation: str = "gelu"
-    layer_norm_eps: float = 1e-5
+    activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "gelu"
+    conv_activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "gelu"
+    layer_norm_eps: NonNegative = 1e-5
     attention_mask: bool = False
     normalise_audio: bool = False
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    ffn_dropout: float = 0.0
-    projection_dropout: float = 0.0
-    buckets: int = 320
-    max_distance: int = 800
-    ranks: dict[str, int] = field(default_factory=dict)
+    dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    ffn_dropout: Fraction = 0.0
+    projection_dropout: Fraction = 0.0
+    buckets: Count = 320
+    max_distance: Count = 800
+    ranks: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_numbers(self, "conv_channels", "conv_kernels", "conv_strides", "d_model", "num_layers", "head_dim",
-                      "original_heads", "pos_kernel", "pos_groups", least=1)  # fmt: skip
-        check_numbers(self, "ffn_dim", "layer_norm_eps", least=0)
-        check_numbers(self, "dropout", "attention_dropout", "ffn_dropout", "projection_dropout", least=0, below=1)
+        check_fields(self)
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         of_layers = [tuple(heads) for heads in self.heads]
@@ -120,12 +123,6 @@ class SpeechEncoderConfig:
         for heads in self.heads:
             if list(heads) != sorted(set(heads)) or (heads and not 0 <= heads[0] <= heads[-1] < self.original_heads):
                 raise ValueError(f"{heads} are not some of {self.original_heads} heads in ascending order")
-        for name, value, known in (
-            ("kind", self.kind, KINDS), ("frontend_norm", self.frontend_norm, FRONTEND_NORMS),
-            ("activation", self.activation, ACTIVATIONS), ("conv_activation", self.conv_activation, ACTIVATIONS),
-        ):  # fmt: skip
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}, not one of {', '.join(known)}")
         if self.relative_positions and self.head_dim * self.original_heads != self.d_model:
             raise ValueError(f"{self.original_heads} heads of {self.head_dim} do not divide d_model {self.d_model}")
 
@@ -230,7 +227,7 @@ def check_hf(values: Mapping[str, Any], source: str) -> None:
     for name, what in _UNSUPPORTED.items():
         if values.get(name):
             raise UserError(f"{source}: {name} asks for {what}, which is not known here", "give a plain encoder")
-    for names, right, what in _TYPES:
-        for name in names:
-            if name in values and not right(values[name]):
-                raise UserError(f"{source}: {name} is {values[name]!r}, not {what}", "correct it")
+    for name in (name for name in _HF_LIMITS if name in values):
+        if isinstance(values[name], (list, tuple)) != (name in _HF_LISTS) or values[name] is None:
+            raise UserError(f"{source}: {name} is {values[name]!r}", "correct it")
+        check(f"{source}: {name}", values[name], _HF_LIMITS[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from pruning.core.precision import at_least_float32
 from pruning.core.prunable import plain_state
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup, prefixed
-from pruning.errors import check_numbers
+from pruning.limits import Fraction, Natural, OneOf, check_fields
 from pruning.models import encoder_types as encoders
 from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder import Encoder
@@ -44,19 +44,15 @@ class SpeechModelConfig:
     """
 
     encoder: dict[str, Any] = field(default_factory=dict)
-    task: str = CTC
-    outputs: int = 0
+    task: Annotated[str, OneOf(TASKS)] = CTC
+    outputs: Natural = 0
     mix: bool = True
-    hidden: int = 0
-    pooling: str = "attention"
-    dropout: float = 0.1
+    hidden: Natural = 0
+    pooling: Annotated[str, OneOf(POOLINGS)] = "attention"
+    dropout: Fraction = 0.1
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS or self.pooling not in POOLINGS:
-            what = f"model.task is {self.task!r}, model.pooling {self.pooling!r}"
-            raise ValueError(f"{what}; choose of {', '.join(TASKS)} and of {', '.join(POOLINGS)}")
-        check_numbers(self, "hidden", "outputs", least=0)
-        check_numbers(self, "dropout", least=0, below=1)
+        check_fields(self)
 
     @property
     def vocab_size(self) -> int:

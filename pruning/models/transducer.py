@@ -14,7 +14,8 @@ from pruning.core.cost import CostTerm
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-from pruning.errors import UserError, check_numbers
+from pruning.errors import UserError
+from pruning.limits import Count, Natural, check_fields
 from pruning.models import conformer_units
 from pruning.models.conformer import PROBE_FRAMES, ConformerConfig, ConformerEncoder, EncoderOutput
 from pruning.models.icefall_encoder import IcefallEncoder, IcefallModules
@@ -44,21 +45,20 @@ class TransducerConfig:
     """
 
     encoder: ConformerConfig
-    vocab_size: int = 0
-    decoder_dim: int = 512
-    context_size: int = 2
-    joiner_dim: int = 512
-    joiner_hidden: int = 0
+    vocab_size: Natural = 0
+    decoder_dim: Count = 512
+    context_size: Count = 2
+    joiner_dim: Count = 512
+    joiner_hidden: Natural = 0
     decoder_proj: bool = True
     decoder_relu: bool = True
     blank_embedding: bool = False
     ctc: bool = True
     icefall: Optional[IcefallModules] = None
-    ranks: dict[str, int] = field(default_factory=dict)
+    ranks: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_numbers(self, "decoder_dim", "context_size", "joiner_dim", least=1)
-        check_numbers(self, "vocab_size", "joiner_hidden", least=0)
+        check_fields(self)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TransducerConfig:

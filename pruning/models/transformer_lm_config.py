@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pruning.errors import check_numbers
+from pruning.limits import Count, Fraction, Natural, check_fields
 from pruning.models.layers import per_layer
 
 
@@ -28,20 +28,18 @@ class LanguageModelConfig:
         ranks: linear layer -> rank of its factored form; others are dense.
     """
 
-    d_model: int
-    num_layers: int
-    head_dim: int
-    num_heads: tuple[int, ...]
-    ffn_dim: tuple[int, ...]
-    vocab_size: int = 0
+    d_model: Count
+    num_layers: Count
+    head_dim: Count
+    num_heads: tuple[Natural, ...]
+    ffn_dim: tuple[Natural, ...]
+    vocab_size: Natural = 0
     tied: bool = True
-    dropout: float = 0.1
-    ranks: dict[str, int] = field(default_factory=dict)
+    dropout: Fraction = 0.1
+    ranks: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_numbers(self, "d_model", "num_layers", "head_dim", least=1)
-        check_numbers(self, "num_heads", "ffn_dim", "vocab_size", least=0)
-        check_numbers(self, "dropout", least=0, below=1)
+        check_fields(self)
         for name in ("num_heads", "ffn_dim"):
             object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
         if self.head_dim % 2:

@@ -18,6 +18,7 @@ from pruning.files import PathLike
 from pruning.kinds import kind as kinds
 from pruning.kinds.kind import Kind
 from pruning.kinds.measuring import Measuring, TestData
+from pruning.limits import Seed, check_fields
 from pruning.methods.choice import new_pruner
 from pruning.methods.names import METHODS
 from pruning.models.facts import cost_model
@@ -69,7 +70,7 @@ class SweepConfig:
     claims: dict[str, ClaimConfig] = field(default_factory=dict)
     scratch: Optional[str] = None
     settings: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (1,)
+    seeds: tuple[Seed, ...] = (1,)
     decoding: str = "greedy_search"
 
     @property
@@ -118,6 +119,7 @@ class SweepConfig:
         return [word for part in parts for word in (f"--{part}-{self.form}", *self.data(part))]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         given = [bool(getattr(self, f"{part}_{kind}")) for kind in (CUTS, TEXT) for part in PARTS]
         if given not in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3):
             raise ValueError("give train_cuts, dev_cuts and test_cuts, or train_text, dev_text and test_text")

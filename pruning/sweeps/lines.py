@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
+from pruning.limits import Natural, NonNegative, Seed, check_fields
 from pruning.methods.names import NO_CELL
 from pruning.models.names import NARROW
 
@@ -52,14 +53,15 @@ class MethodConfig:
     dense: bool = False
     counts_from: Optional[str] = None
     reinitialise: bool = False
-    repair: int = 0
+    repair: Natural = 0
     finetune: bool = True
     finetune_settings: tuple[str, ...] = ()
     targets: Optional[tuple[str, ...]] = None
-    seeds: Optional[tuple[int, ...]] = None
-    more_seeds: dict[str, list[int]] = field(default_factory=dict)
+    seeds: Optional[tuple[Seed, ...]] = None
+    more_seeds: dict[str, list[Seed]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         given = [self.method is not None, self.structure_from is not None, self.uniform is not None, self.dense]
         if sum(given) != 1:
             raise ValueError("give just one of method, structure_from, uniform and dense")
@@ -118,8 +120,8 @@ class GridConfig:
     settings: tuple[str, ...] = ()
     finetune_settings: tuple[str, ...] = ()
     targets: Optional[tuple[str, ...]] = None
-    seeds: Optional[tuple[int, ...]] = None
-    more_seeds: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    seeds: Optional[tuple[Seed, ...]] = None
+    more_seeds: dict[str, dict[str, list[Seed]]] = field(default_factory=dict)
 
     def lines(self) -> dict[str, MethodConfig]:
         """The lines.
@@ -154,8 +156,7 @@ class ClaimConfig:
 
     better: str
     than: tuple[str, ...]
-    margin: float = 0.0
+    margin: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        if self.margin < 0:
-            raise ValueError("a claim's margin is at least 0")
+        check_fields(self)

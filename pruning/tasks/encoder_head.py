@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from pruning.core.distillation import DistillationConfig, LayerDistillation, frame_distillation, frame_mask
 from pruning.errors import UserError
+from pruning.limits import Fraction, NonNegative, check_fields
 from pruning.methods.base import Pruner
 from pruning.models.facts import SAMPLES_PER_SECOND
 from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
@@ -35,16 +36,13 @@ class SpeechLossConfig:
             samples with fresh weights.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     freeze: tuple[str, ...] = ()
-    head_lr: Optional[float] = None
-    spectrum_weight: float = 0.0
+    head_lr: Optional[NonNegative] = None
+    spectrum_weight: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError("loss.label_smoothing is in [0, 1)")
-        if self.spectrum_weight < 0:
-            raise ValueError("loss.spectrum_weight is at least 0")
+        check_fields(self)
 
 
 def _spectrum_loss(model: SpeechModel) -> SpectrumLoss:

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from pruning.core.distillation import frame_distillation
 from pruning.core.linear_loss import linear_cross_entropy
+from pruning.limits import NonNegative, Positive, check_fields
 from pruning.methods.base import Pruner
 from pruning.models.transformer_lm import TransformerLM
 from pruning.speech.text.sentences import SentenceBatch
@@ -27,12 +28,11 @@ class LmDistillationConfig:
         temperature: of both.
     """
 
-    weight: float = 0.0
-    temperature: float = 1.0
+    weight: NonNegative = 0.0
+    temperature: Positive = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.temperature <= 0:
-            raise ValueError("distillation.weight is at least 0 and distillation.temperature above it")
+        check_fields(self)
 
 
 class LmTask(PrunedTask):

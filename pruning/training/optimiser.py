@@ -9,7 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import check_numbers
+from pruning.limits import Fraction, NonNegative, check_fields
 from pruning.training.schedule import ScheduleConfig, learning_rate_scale
 from pruning.training.task import ParameterGroup
 
@@ -26,16 +26,14 @@ class OptimiserConfig:
         clip_norm: the gradient norm of the clipped groups together is scaled down to this; None leaves it.
     """
 
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
-    clip_norm: Optional[float] = 5.0
+    lr: NonNegative = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 1e-2
+    clip_norm: Optional[NonNegative] = 5.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, "lr", "eps", "weight_decay", least=0)
-        check_numbers(self, "betas", least=0, below=1)
-        check_numbers(self, "clip_norm", least=0)
+        check_fields(self)
 
 
 class Optimiser:

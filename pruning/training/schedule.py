@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from pruning.errors import UserError, check_numbers
+from pruning.errors import UserError
+from pruning.limits import Natural, NonNegative, Positive, check_fields
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,14 @@ class ScheduleConfig:
     """
 
     type: Literal["constant", "noam", "linear", "cosine", "eden"] = "constant"
-    warmup_steps: int = 0
-    final_scale: float = 0.0
-    eden_steps: float = 5000.0
-    eden_epochs: float = 6.0
-    eden_warmup_start: float = 0.5
+    warmup_steps: Natural = 0
+    final_scale: NonNegative = 0.0
+    eden_steps: Positive = 5000.0
+    eden_epochs: Positive = 6.0
+    eden_warmup_start: NonNegative = 0.5
 
     def __post_init__(self) -> None:
-        check_numbers(self, "warmup_steps", "final_scale", "eden_warmup_start", least=0)
-        check_numbers(self, "eden_steps", "eden_epochs", above=0)
+        check_fields(self)
 
     def check(self, total_steps: Optional[int]) -> None:
         """Refuse settings that cannot be followed.

@@ -9,7 +9,8 @@ from typing import Literal, Optional
 import torch
 
 from pruning import compat
-from pruning.errors import UserError, check_numbers
+from pruning.errors import UserError
+from pruning.limits import Count, Natural, NonNegative, Seed, check_fields
 from pruning.training.optimiser import OptimiserConfig
 from pruning.training.schedule import ScheduleConfig
 
@@ -43,51 +44,37 @@ class TrainerConfig:
         tensorboard: whether to write tensorboard files.
     """
 
-    seed: int = 1
-    num_epochs: Optional[int] = None
-    max_steps: Optional[int] = None
+    seed: Seed = 1
+    num_epochs: Optional[Count] = None
+    max_steps: Optional[Count] = None
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    accumulate: int = 1
+    accumulate: Count = 1
     amp: Literal["none", "bf16", "fp16"] = "none"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: Optional[int] = 1
+    num_threads: Optional[Count] = 1
     find_unused_parameters: bool = False
-    average_period: int = 100
-    valid_interval: int = 0
-    save_interval: int = 0
-    keep_last_k: int = 2
-    state_interval: int = 0
-    state_interval_seconds: float = 600.0
-    log_interval: int = 50
-    max_skipped_steps: int = 30
+    average_period: Natural = 100
+    valid_interval: Natural = 0
+    save_interval: Natural = 0
+    keep_last_k: Natural = 2
+    state_interval: Natural = 0
+    state_interval_seconds: NonNegative = 600.0
+    log_interval: Count = 50
+    max_skipped_steps: Count = 30
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        check_numbers(self, "seed", least=0, below=2**63)  # what torch and NumPy take
+        check_fields(self)
 
     def check(self, device: torch.device) -> None:
         """Refuse settings that cannot be followed.
 
         Raises:
-            UserError: there is no end, a number is out of range, or the precision is not to be had on the device.
+            UserError: there is no end, or the device does not have the precision.
         """
         if self.num_epochs is None and self.max_steps is None:
             raise UserError("training has no end", "set num_epochs or max_steps")
-        for name in ("num_epochs", "max_steps", "accumulate", "log_interval", "max_skipped_steps", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}", "give at least 1")
-        for name in (
-            "average_period",
-            "valid_interval",
-            "save_interval",
-            "keep_last_k",
-            "state_interval",
-            "state_interval_seconds",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}", "give 0 or more")
         if self.amp == "fp16" and device.type != "cuda":
             raise UserError("amp=fp16 needs a GPU", "use amp=none or amp=bf16")
         if self.amp == "bf16" and not compat.supports_bf16(device):

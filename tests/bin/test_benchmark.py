@@ -104,8 +104,3 @@ def test_what_cannot_be_timed_together(tmp_path: Path) -> None:
         UserError, match="torchscript is not possible with an encoder with a head; leave the backend out"
     ):
         command.main(["--systems", ours, "--backends", "torchscript", *output])
-
-
-def test_bad_numbers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="must be at least 1"):
-        command.main(["--systems", "a=b", "--repeats", "0", "--output", str(tmp_path / "x.json")])

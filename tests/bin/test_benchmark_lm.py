@@ -135,8 +135,6 @@ def test_an_export_is_kept_for_the_same_weights(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     output = ["--output", str(tmp_path / "x.json"), "--backends", "pytorch"]
-    with pytest.raises(UserError, match="must be at least 1"):
-        command.main(["--systems", "a=b", "--history-tokens", "0", *output])
     with pytest.raises(UserError, match="--systems needs --output"):
         command.main(["--systems", "a=b"])
     pruned = save(network(), tmp_path / "pruned", found_structure={})

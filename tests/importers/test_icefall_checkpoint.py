@@ -92,7 +92,6 @@ def test_names_of_distributed_training(tmp_path: Path) -> None:
     [
         (Choice(), "give --epoch or --iter"),
         (Choice(epoch=2, iteration=3), "give --epoch or --iter"),
-        (Choice(epoch=2, avg=0), "at least 1"),
         (Choice(epoch=2, avg=2), "needs the running average before them"),
         (Choice(epoch=2, avg=3, use_averaged_model=False), "so many epochs"),
         (Choice(epoch=9, use_averaged_model=False), r"epoch-9\.pt does not exist.*another --epoch or --avg"),

@@ -196,10 +196,10 @@ def test_counts_of_another_run_are_taken() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": 3}, "criterion.norm is 3, not one of 1, 2"),
-        ({"ranking": "local"}, "criterion.ranking is 'local'"),
-        ({"normalisation": "l2"}, "criterion.normalisation is 'l2'"),
-        ({"interval": 0}, "interval at least 1"),
+        ({"norm": 3}, "norm must be one of 1, 2, got 3"),
+        ({"ranking": "local"}, "ranking must be one of .*, got 'local'"),
+        ({"normalisation": "l2"}, "normalisation must be one of .*, got 'l2'"),
+        ({"interval": 0}, "interval must be at least 1, got 0"),
     ],
 )
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:

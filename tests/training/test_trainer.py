@@ -389,8 +389,8 @@ def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
     ("settings_", "message"),
     [
         ({"num_epochs": None}, "training has no end"),
-        ({"accumulate": 0}, "accumulate is 0"),
-        ({"average_period": -1}, "average_period is -1"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"average_period": -1}, "average_period must be at least 0, got -1"),
         ({"amp": "fp16"}, "amp=fp16 needs a GPU"),
     ],
 )

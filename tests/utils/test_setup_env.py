@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -98,6 +99,34 @@ def test_a_finished_environment_costs_nothing_and_a_changed_wish_is_noticed(tmp_
     result = setup(PATH=old_python, PYTHON="")  # with no usable Python it could not do anything
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert "Python 3.11 is needed" in one_line(setup("--torch", "2.13-cpu", PATH=old_python, PYTHON=""))
+
+
+def test_checkouts_that_share_an_environment_leave_it_as_it_is(tmp_path: Path, old_python: str) -> None:
+    """Each finds it complete, whichever checkout made it; one inside a checkout belongs to that checkout alone."""
+    checkouts = [tmp_path / name for name in ("one", "two")]
+    for checkout in checkouts:
+        for part in ("utils", "requirements"):
+            shutil.copytree(REPOSITORY / part, checkout / part)
+
+    def digest(name: str) -> str:
+        return f"{hashlib.sha256((REPOSITORY / 'requirements' / name).read_bytes()).hexdigest()}  -"
+
+    packages = [f"torch 1.13.1  {digest('torch-1.13.1.txt')}", f"k2 {digest('k2-1.23.4.txt')}"]
+
+    def ensure(checkout: Path, environment: Path) -> subprocess.CompletedProcess[str]:
+        (environment / "bin").mkdir(parents=True, exist_ok=True)
+        if not (environment / "bin" / "python").exists():
+            (environment / "bin" / "python").symlink_to("/bin/true")
+            (environment / ".setup-stamp").write_text("\n".join([f"repository {checkouts[0]}", *packages]) + "\n")
+        return subprocess.run(
+            [str(checkout / "utils" / "setup_env.sh"), "--dir", str(environment)],
+            env={**os.environ, "PATH": old_python, "PYTHON": ""}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    for checkout in (*checkouts, *checkouts):
+        shared = ensure(checkout, tmp_path / "shared")
+        assert (shared.returncode, shared.stdout, shared.stderr) == (0, "", "")
+    assert "Python 3.11 is needed" in one_line(ensure(checkouts[1], checkouts[1] / ".venv"))
 
 
 @pytest.mark.k2

@@ -20,6 +20,7 @@ from typing import Optional
 from pruning import files
 from pruning.bin import command
 from pruning.errors import UserError
+from pruning.limits import COUNT, SEED
 from pruning.speech.data import kaldi_dir, manifests
 
 PARTS = ("train", "dev", "test")
@@ -148,8 +149,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--corpus-dir", type=Path, required=True, help="holds etc/ and wav/")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="to prepare")
     options.add_argument("--data-dir", type=Path, default=Path("data"), help="of manifests/, kaldi/ and audio/")
-    options.add_argument("--dev-speakers", type=int, default=8, help="held out from training")
-    options.add_argument("--seed", type=int, default=1, help="of their choice")
+    options.add_argument("--dev-speakers", type=COUNT.parse, default=8, help="held out from training")
+    options.add_argument("--seed", type=SEED.parse, default=1, help="of their choice")
     values = options.parse_args(argv)
     train, dev = hold_out(read_list(values.corpus_dir, "train"), values.dev_speakers, values.seed)
     utterances = {"train": train, "dev": dev, "test": read_list(values.corpus_dir, "test")}

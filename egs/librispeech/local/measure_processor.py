@@ -24,6 +24,7 @@ from pruning import processor
 from pruning.bin import command
 from pruning.errors import UserError
 from pruning.files import write_json, write_text
+from pruning.limits import COUNT, POSITIVE
 
 PRODUCTS = {"1000x512 times 512x2048": (1000, 512, 2048), "1000x96 times 96x192": (1000, 96, 192)}
 STAGES = ("teacher", "prune", "finetune")
@@ -78,16 +79,13 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, default=Path("data/mini"), help="with features and word pieces")
     parser.add_argument("--exp-dir", type=Path, default=Path("exp/mini"), help="with teacher/ and extracted/")
     parser.add_argument("--conf", type=Path, default=Path(__file__).resolve().parents[1] / "conf" / "mini")
-    parser.add_argument("--vocab-size", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=12, help="training steps that are timed, of each stage")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit-seconds", type=float, default=330, help="begin no round that would end later")
+    parser.add_argument("--vocab-size", type=COUNT.parse, default=60)
+    parser.add_argument("--steps", type=COUNT.parse, default=12, help="training steps that are timed, of each stage")
+    parser.add_argument("--rounds", type=COUNT.parse, default=3)
+    parser.add_argument("--limit-seconds", type=POSITIVE.parse, default=330, help="begin no round that would end later")
     parser.add_argument("--output", type=Path, default=Path("exp/processor/speed.json"))
-    parser.add_argument("--worker", type=int, metavar="THREADS", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if min(options.steps, options.rounds) < 1:
-        raise UserError("--steps and --rounds must be at least 1", "correct them")
-    return options
+    parser.add_argument("--worker", type=COUNT.parse, metavar="THREADS", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
 
 
 def measure(options: argparse.Namespace, condition: Condition, until: float) -> dict[str, Any]:

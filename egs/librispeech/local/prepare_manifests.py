@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
+from pruning.limits import COUNT
 from pruning.speech.corpora import librispeech
 
 
@@ -18,7 +19,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--corpus-dir", type=Path, required=True, help="LibriSpeech directory: holds SPEAKERS.TXT")
     options.add_argument("--parts", nargs="+", required=True, help="e.g. train-clean-5 dev-clean-2")
     options.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="of the manifests")
-    options.add_argument("--num-jobs", type=int, default=4, help="threads")
+    options.add_argument("--num-jobs", type=COUNT.parse, default=4, help="threads")
     values = options.parse_args(argv)
     librispeech.prepare(values.corpus_dir, values.parts, values.output_dir, values.num_jobs)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
+from pruning.limits import SEED
 from pruning.optional import package
 
 
@@ -16,7 +17,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Make it, or do nothing if it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=SEED.parse, default=0)
     options = parser.parse_args(argv)
 
     import torch

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pruning.bin import command
+from pruning.limits import COUNT, ranges
 from pruning.speech.corpora.synthetic.config import SlurpCorpusConfig
 
 
 def parser() -> argparse.ArgumentParser:
     """The options, with the defaults of ``SlurpCorpusConfig``."""
-    default = SlurpCorpusConfig()
+    default, known = SlurpCorpusConfig(), ranges(SlurpCorpusConfig)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/slurp; appears whole")
-    options.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes; changes no sample")
+    options.add_argument(
+        "--num-workers", type=COUNT.parse, default=os.cpu_count() or 1, help="processes; changes no sample"
+    )
     options.add_argument("--annotations", type=Path, help="holds dataset/slurp/{devel,test}.jsonl: the real sentences, "
                          "devel.jsonl for training and devel")  # fmt: skip
     numbers = {
@@ -33,9 +36,9 @@ def parser() -> argparse.ArgumentParser:
         "sentences-per-speaker": "after so many the speaker changes",
     }
     for name, text in numbers.items():
-        value = getattr(default, name.replace("-", "_"))
-        options.add_argument(f"--{name}", type=type(value), default=value, help=text)
-    options.add_argument("--snr", type=float, nargs=2, metavar=("LOW", "HIGH"), default=default.snr,
+        field = name.replace("-", "_")
+        options.add_argument(f"--{name}", type=known[field].parse, default=getattr(default, field), help=text)
+    options.add_argument("--snr", type=known["snr"].parse, nargs=2, metavar=("LOW", "HIGH"), default=default.snr,
                          help="signal-to-noise ratio, dB")  # fmt: skip
     return options
 

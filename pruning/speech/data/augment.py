@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import check_numbers
+from pruning.limits import Natural, NonNegative, Share, check_fields
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,16 @@ class SpecAugmentConfig:
     """
 
     enabled: bool = True
-    num_feature_masks: int = 2
-    features_mask_size: int = 27
-    num_frame_masks: int = 10
-    frames_mask_size: int = 100
-    max_frames_mask_fraction: float = 0.15
-    time_warp_factor: int = 80
-    probability: float = 0.9
+    num_feature_masks: Natural = 2
+    features_mask_size: Natural = 27
+    num_frame_masks: Natural = 10
+    frames_mask_size: Natural = 100
+    max_frames_mask_fraction: Share = 0.15
+    time_warp_factor: Natural = 80
+    probability: Share = 0.9
 
     def __post_init__(self) -> None:
-        check_numbers(self, "num_feature_masks", "features_mask_size", "num_frame_masks", "frames_mask_size",
-                      "time_warp_factor", least=0)  # fmt: skip
-        check_numbers(self, "max_frames_mask_fraction", "probability", least=0, most=1)
+        check_fields(self)
 
 
 class SpecAugment(nn.Module):
@@ -131,16 +129,15 @@ class SampleAugmentConfig:
     """
 
     enabled: bool = False
-    num_time_masks: int = 10
-    time_mask_seconds: float = 0.2
-    max_time_mask_fraction: float = 0.15
-    num_band_masks: int = 1
-    band_mask_share: float = 0.1
-    probability: float = 0.9
+    num_time_masks: Natural = 10
+    time_mask_seconds: NonNegative = 0.2
+    max_time_mask_fraction: Share = 0.15
+    num_band_masks: Natural = 1
+    band_mask_share: Share = 0.1
+    probability: Share = 0.9
 
     def __post_init__(self) -> None:
-        check_numbers(self, "num_time_masks", "time_mask_seconds", "num_band_masks", least=0)
-        check_numbers(self, "max_time_mask_fraction", "band_mask_share", "probability", least=0, most=1)
+        check_fields(self)
 
 
 _GRID, _BANDS = 0.01, 256  # seconds and bands, to which masks are drawn

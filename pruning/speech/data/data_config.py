@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
-from pruning.errors import OutOfRange, check_numbers
+from pruning.limits import Count, Natural, NonNegative, Number, Positive, Share, check_ascending, check_fields
 from pruning.speech.data.augment import SampleAugmentConfig, SpecAugmentConfig
 
 
@@ -30,28 +30,21 @@ class DataConfig:
         sample_augment: the same of training audio, for networks that hear samples.
     """
 
-    max_duration: float = 200.0
-    num_buckets: int = 30
-    buffer_size: Optional[int] = None
-    num_workers: int = 2
+    max_duration: Positive = 200.0
+    num_buckets: Count = 30
+    buffer_size: Optional[Count] = None
+    num_workers: Natural = 2
     shuffle: bool = True
     drop_last: bool = False
-    min_cut_duration: float = 0.3
-    max_cut_duration: float = 20.0
+    min_cut_duration: NonNegative = 0.3
+    max_cut_duration: Positive = 20.0
     musan_cuts: Optional[str] = None
-    musan_probability: float = 0.5
-    musan_snr: tuple[float, float] = (10.0, 20.0)
+    musan_probability: Share = 0.5
+    musan_snr: tuple[Number, Number] = (10.0, 20.0)
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     sample_augment: SampleAugmentConfig = field(default_factory=SampleAugmentConfig)
 
     def __post_init__(self) -> None:
-        check_numbers(self, "max_duration", "max_cut_duration", above=0)
-        check_numbers(self, "num_buckets", "buffer_size", least=1)
-        check_numbers(self, "num_workers", "min_cut_duration", least=0)
-        check_numbers(self, "musan_probability", least=0, most=1)
-        check_numbers(self, "musan_snr")
-        ranges = {"musan_snr": self.musan_snr,
-                  "min_ to max_cut_duration": (self.min_cut_duration, self.max_cut_duration)}  # fmt: skip
-        for name, (low, high) in ranges.items():
-            if low > high:
-                raise OutOfRange(f"{name} must go from low to high, got {low:g} to {high:g}", "correct it")
+        check_fields(self)
+        check_ascending("musan_snr", self.musan_snr)
+        check_ascending("min_cut_duration to max_cut_duration", (self.min_cut_duration, self.max_cut_duration))

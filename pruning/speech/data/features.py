@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pruning import files
-from pruning.errors import OutOfRange, UserError, check_numbers
+from pruning.errors import UserError
+from pruning.limits import Count, OutOfRange, Range, check_fields
 from pruning.speech.data import audio, manifests
 
 _MISSING_SECONDS = 0.025
@@ -32,13 +33,12 @@ class FeatureConfig:
             Kaldi and ESPnet mean the recordings themselves, adds none.
     """
 
-    num_mel_bins: int = 80
-    sampling_rate: int = 16000
-    speed_factors: tuple[float, ...] = ()
+    num_mel_bins: Count = 80
+    sampling_rate: Count = 16000
+    speed_factors: tuple[Annotated[float, Range(least=0.5, most=2)], ...] = ()
 
     def __post_init__(self) -> None:
-        check_numbers(self, "num_mel_bins", "sampling_rate", least=1)
-        check_numbers(self, "speed_factors", least=0.5, most=2)
+        check_fields(self)
         factors = tuple(factor for factor in self.speed_factors if factor != 1)
         if len(set(factors)) < len(factors):
             raise OutOfRange(f"speed_factors must differ, got {list(self.speed_factors)}", "give each of them once")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 from pruning.errors import UserError
+from pruning.limits import Count, NonNegative, OneOf, Positive, check_fields
 from pruning.optional import k2_is_installed
 
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -40,56 +42,46 @@ GRAPH_KINDS = ("LG", "HLG")
 _NEEDS_K2 = ("fast_beam_search", "fast_beam_search_nbest_lm_rescore", "ctc_decoding", *GRAPHS)
 WEIGHT_OF = {**dict.fromkeys(WITH_LM, "lm_scale"), **{method: scale for method, (_, scale) in GRAPHS.items()}}
 """The methods with a language model of any kind, and the setting that is its weight."""
-_MAY_BE_ZERO = ("lm_scale", "ilm_scale", "hlg_scale", "ngram_lm_scale")
 
 
 @dataclass(frozen=True)
 class DecodingConfig:
     """A decoding method and its settings; those of other methods have no effect."""
 
-    method: str = "modified_beam_search"
-    beam_size: int = 4
+    method: Annotated[str, OneOf(tuple(SETTINGS))] = "modified_beam_search"
+    beam_size: Count = 4
     """modified_beam_search: hypotheses kept for each utterance."""
     length_norm: bool = True
     """modified_beam_search: choose by log-probability per token."""
-    beam: float = 20.0
+    beam: Positive = 20.0
     """fast_beam_search: how much worse than the best a state may score."""
-    max_contexts: int = 8
+    max_contexts: Count = 8
     """fast_beam_search: decoder contexts kept for each utterance and frame."""
-    max_states: int = 64
+    max_states: Count = 64
     """fast_beam_search: graph states kept for each context."""
-    search_beam: float = 10.0
+    search_beam: Positive = 10.0
     """ctc_decoding, hlg_decoding: how much worse than the best a state may score."""
-    output_beam: float = 8.0
+    output_beam: Positive = 8.0
     """ctc_decoding, hlg_decoding: how much worse than the best path a path in the lattice may score."""
-    min_active_states: int = 30
+    min_active_states: Count = 30
     """ctc_decoding, hlg_decoding: states kept in each frame at least."""
-    max_active_states: int = 1000
+    max_active_states: Count = 1000
     """ctc_decoding, hlg_decoding: states kept in each frame at most."""
-    lm_scale: float = 0.3
+    lm_scale: NonNegative = 0.3
     """methods with a language model: its weight."""
-    ilm_scale: float = 0.0
+    ilm_scale: NonNegative = 0.0
     """methods with a language model: the weight at which the transducer's internal one is taken off."""
-    num_paths: int = 100
+    num_paths: Count = 100
     """fast_beam_search_nbest_lm_rescore: paths drawn from the lattice."""
-    nbest_scale: float = 0.5
+    nbest_scale: Positive = 0.5
     """fast_beam_search_nbest_lm_rescore: of the lattice's scores while paths are drawn."""
-    hlg_scale: float = 1.0
+    hlg_scale: NonNegative = 1.0
     """hlg_decoding: factor of the scores of the graph."""
-    ngram_lm_scale: float = 0.01
+    ngram_lm_scale: NonNegative = 0.01
     """fast_beam_search_LG: factor of the scores of the graph."""
 
     def __post_init__(self) -> None:
-        if self.method not in SETTINGS:
-            raise UserError(f"decoding method {self.method!r} is not known", f"choose one of {', '.join(SETTINGS)}")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                continue
-            may_be_zero = field.name in _MAY_BE_ZERO
-            if value < 0 or (value == 0 and not may_be_zero):
-                least = "at least 0" if may_be_zero else "above 0"
-                raise UserError(f"decoding setting {field.name} is {value}", f"give a value {least}")
+        check_fields(self)
         if self.method in _NEEDS_K2 and not k2_is_installed():
             raise UserError(
                 f"decoding method {self.method} needs k2, which is not installed",

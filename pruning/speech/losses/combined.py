@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pruning.errors import OutOfRange, check_numbers
+from pruning.limits import Natural, NonNegative, OneOf, OutOfRange, Range, check_fields
 from pruning.speech.interfaces import TransducerNetwork
 from pruning.speech.losses.ctc import ctc_loss
 from pruning.speech.losses.pruned_range import BACKENDS, pad_tokens, pruned_range_loss
@@ -18,27 +18,24 @@ from pruning.speech.losses.pruned_range import BACKENDS, pad_tokens, pruned_rang
 class LossConfig:
     """How the pruned-range transducer loss and the CTC loss are put together."""
 
-    prune_range: int = 5
+    prune_range: Annotated[int, Range(int, least=2)] = 5
     """Symbol positions kept for each frame."""
-    am_scale: float = 0.0
+    am_scale: NonNegative = 0.0
     """Weight of the encoder-only part in the simple loss."""
-    lm_scale: float = 0.25
+    lm_scale: NonNegative = 0.25
     """Weight of the decoder-only part in the simple loss."""
-    simple_loss_scale: float = 0.5
+    simple_loss_scale: NonNegative = 0.5
     """Weight of the simple loss after the warm-up."""
-    warmup_steps: int = 0
+    warmup_steps: Natural = 0
     """Steps in which the weight of the simple loss falls from 1 and that of the pruned loss rises from 0.1 to 1: the
     simple loss must have learned an alignment before its ranges mean anything."""
-    ctc_weight: float = 0.2
+    ctc_weight: NonNegative = 0.2
     """Weight of the CTC loss; 0 leaves it out."""
-    backend: str = "auto"
+    backend: Annotated[str, OneOf(BACKENDS)] = "auto"
     """``k2``, ``torch``, or ``auto``: k2 when it is installed."""
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"loss.backend is {self.backend!r}, not one of {', '.join(BACKENDS)}")
-        check_numbers(self, "prune_range", least=2)
-        check_numbers(self, "am_scale", "lm_scale", "simple_loss_scale", "warmup_steps", "ctc_weight", least=0)
+        check_fields(self)
         if self.am_scale + self.lm_scale > 1:  # the joiner's part has the rest
             raise OutOfRange(
                 f"am_scale + lm_scale must be at most 1, got {self.am_scale + self.lm_scale:g}", "lower one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.limits import Count, OneOf, OutOfRange, Share, check_fields
 from pruning.speech.text.bpe import SOS_EOS, Tokenizer
 from pruning.speech.text.text_files import ON_EMPTY, empty_line
 from pruning.speech.text.tokenized import FileFacts, tokenized
@@ -30,16 +32,17 @@ class TextConfig:
         on_empty: ``error`` or ``skip``: empty lines.
     """
 
-    max_tokens: int = 4096
-    max_length: int = 256
-    max_unknown: float = 0.01
-    on_empty: str = ON_EMPTY[0]
+    max_tokens: Count = 4096
+    max_length: Count = 256
+    max_unknown: Share = 0.01
+    on_empty: Annotated[str, OneOf(ON_EMPTY)] = ON_EMPTY[0]
 
     def __post_init__(self) -> None:
-        if self.on_empty not in ON_EMPTY:
-            raise ValueError(f"data.on_empty is {self.on_empty!r}, not one of {', '.join(ON_EMPTY)}")
-        if self.max_length < 1 or self.max_tokens <= self.max_length:
-            raise ValueError("data.max_length is at least 1, and data.max_tokens larger than it")
+        check_fields(self)
+        if self.max_tokens <= self.max_length:
+            raise OutOfRange(
+                f"max_tokens must be above max_length, {self.max_length}, got {self.max_tokens}", "correct it"
+            )
 
 
 @dataclass(frozen=True)

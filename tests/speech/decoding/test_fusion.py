@@ -127,6 +127,6 @@ def test_methods_with_a_language_model(method: str) -> None:
     assert liked(strong) > liked(plain)
     with pytest.raises(UserError, match=f"{method} needs a language model; give --lm-exp-dir"):
         decode(network, encoder_out, lengths, DecodingConfig(method))
-    with pytest.raises(UserError, match="lm_scale is -1"):
+    with pytest.raises(UserError, match="lm_scale must be at least 0, got -1"):
         DecodingConfig(method, lm_scale=-1)
     assert "lm-scale-0.3-ilm-scale-0" in DecodingConfig(method).suffix()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Annotated, Optional
 
-from pruning.errors import UserError
+from pruning.limits import Count, NonNegative, Number, Range, Seed, check_ascending, check_fields
 from pruning.speech.corpora.synthetic.voices import ACCENTS, TRAINING_VARIANTS
+
+Accents = Annotated[int, Range(int, least=1, most=len(ACCENTS))]
+Variants = Annotated[int, Range(int, least=1, most=len(TRAINING_VARIANTS))]
 
 
 @dataclass(frozen=True)
@@ -27,25 +30,22 @@ class CorpusConfig:
         other_reverberation_time: T60 of test-other's rooms, in seconds.
     """
 
-    seed: int = 0
-    train_utterances: int = 2000
-    dev_utterances: int = 120
-    test_words: int = 4000
-    vocabulary_size: int = 220
-    accents: int = 2
-    variants: int = 16
-    utterances_per_speaker: int = 12
-    train_snr: tuple[float, float] = (15.0, 40.0)
-    other_snr: tuple[float, float] = (8.0, 25.0)
-    other_reverberation_time: tuple[float, float] = (0.15, 0.4)
+    seed: Seed = 0
+    train_utterances: Count = 2000
+    dev_utterances: Count = 120
+    test_words: Count = 4000
+    vocabulary_size: Count = 220
+    accents: Accents = 2
+    variants: Variants = 16
+    utterances_per_speaker: Count = 12
+    train_snr: tuple[Number, Number] = (15.0, 40.0)
+    other_snr: tuple[Number, Number] = (8.0, 25.0)
+    other_reverberation_time: tuple[NonNegative, NonNegative] = (0.15, 0.4)
 
     def __post_init__(self) -> None:
-        for name, limit in (("accents", len(ACCENTS)), ("variants", len(TRAINING_VARIANTS))):
-            if not 1 <= getattr(self, name) <= limit:
-                raise UserError(f"{name} is {getattr(self, name)}", f"choose 1 to {limit}")
-        for name in ("train_utterances", "dev_utterances", "test_words", "utterances_per_speaker"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}", "choose at least 1")
+        check_fields(self)
+        for name in ("train_snr", "other_snr", "other_reverberation_time"):
+            check_ascending(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,18 @@ class SlurpCorpusConfig:
         snr: signal-to-noise ratio in dB.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     annotations: Optional[str] = None
-    train_sentences: int = 1000
-    devel_sentences: int = 100
-    test_sentences: int = 300
-    devel_share: float = 0.1
-    recordings: int = 1
-    accents: int = 2
-    variants: int = 40
-    sentences_per_speaker: int = 12
-    snr: tuple[float, float] = (15.0, 40.0)
+    train_sentences: Count = 1000
+    devel_sentences: Count = 100
+    test_sentences: Count = 300
+    devel_share: Annotated[float, Range(above=0, below=1)] = 0.1
+    recordings: Count = 1
+    accents: Accents = 2
+    variants: Variants = 40
+    sentences_per_speaker: Count = 12
+    snr: tuple[Number, Number] = (15.0, 40.0)
 
     def __post_init__(self) -> None:
-        numbers = (self.train_sentences, self.devel_sentences, self.test_sentences, self.recordings,
-                   self.sentences_per_speaker)  # fmt: skip
-        if min(numbers) < 1 or not 0 < self.devel_share < 1:
-            raise UserError("a number of sentences or recordings is below 1, or a share is not one", "correct it")
-        for name, limit in (("accents", len(ACCENTS)), ("variants", len(TRAINING_VARIANTS))):
-            if not 1 <= getattr(self, name) <= limit:
-                raise UserError(f"{name} is {getattr(self, name)}", f"choose 1 to {limit}")
+        check_fields(self)
+        check_ascending("snr", self.snr)
