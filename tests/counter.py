@@ -25,8 +25,8 @@ class _Counter(TorchDispatchMode):
             left, right = args[-2:] if name == "bmm" else args[1:3]
             self.macs += left.shape[0] * left.shape[1] * left.shape[2] * right.shape[2]
         elif name in ("convolution", "mkldnn_convolution"):
-            weight = args[1]
-            self.macs += result.numel() * weight[0].numel()
+            weight, transposed = args[1], len(args) > 6 and args[6]
+            self.macs += (args[0] if transposed else result).numel() * weight[0].numel()
         elif name.startswith("_scaled_dot_product"):
             query, key, value = args[:3]
             self.macs += query.numel() * key.shape[-2] + query.shape[:-1].numel() * key.shape[-2] * value.shape[-1]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Optional
 
 from pruning import provenance
 from pruning.bin import arguments, command
-from pruning.errors import UserError
 from pruning.files import write_json
+from pruning.limits import COUNT, POSITIVE, Range
 from pruning.measure.names import BACKENDS, PYTORCH
 
 
@@ -19,16 +18,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--network", required=True, help="checkpoint or experiment of the network to be pruned")
     parser.add_argument("--output", required=True, help="JSON file")
     parser.add_argument("--backend", choices=BACKENDS, default=PYTORCH, help="what will run it")
-    parser.add_argument("--threads", type=int, default=1, help="threads")
-    parser.add_argument("--batch", type=int, default=1, help="utterances at once")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each")
-    parser.add_argument("--points", type=int, default=5, help="measured shares of each kind, none and all among them")
-    parser.add_argument("--repeats", type=int, default=15, help="rounds")
+    parser.add_argument("--threads", type=COUNT.parse, default=1, help="threads")
+    parser.add_argument("--batch", type=COUNT.parse, default=1, help="utterances at once")
+    parser.add_argument("--seconds", type=POSITIVE.parse, default=10.0, help="length of each")
+    parser.add_argument(
+        "--points",
+        type=Range(int, least=2).parse,
+        default=5,
+        help="measured shares of each kind, none and all among them",
+    )
+    parser.add_argument("--repeats", type=COUNT.parse, default=15, help="rounds")
     options = parser.parse_args(argv)
-    least = min(options.repeats, options.threads, options.batch)
-    if options.points < 2 or least < 1 or not 0 < options.seconds < math.inf:
-        what = "--points must be at least 2; --repeats, --threads and --batch at least 1; --seconds above 0"
-        raise UserError(what, "correct them")
 
     from tabulate import tabulate
 
@@ -36,7 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.measure import benchmark, latency
 
     setting = benchmark.Setting(options.threads, options.batch, options.seconds)
-    table = latency.measure(
+    table = latency.measure_encoder(
         TransducerKind.load_network(options.network)[0], setting, options.backend, options.points, options.repeats
     )
     write_json(options.output, {**table.to_dict(), **provenance.environment("pruning.bin.latency", argv, "cpu")})

@@ -292,6 +292,19 @@ def of(network: nn.Module) -> type[Kind[Any]]:
     return find(registry.of(network).name)
 
 
+def load_network(source: PathLike) -> nn.Module:
+    """Load a network of any kind, dense or extracted.
+
+    Args:
+        source: a checkpoint, or an experiment directory, of which it is the best checkpoint.
+
+    Raises:
+        UserError: no such checkpoint, or one that is not extracted yet.
+    """
+    network: nn.Module = load(source)[1]
+    return network
+
+
 def load(source: PathLike) -> tuple[type[Kind[Any]], Any, checkpoint.Header]:
     """A network of any kind, dense or extracted, with its kind and the header of its checkpoint.
 

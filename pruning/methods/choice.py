@@ -26,11 +26,19 @@ from pruning.methods.names import HJ, L0
 def new_pruner(
     model: nn.Module, config: PruningConfig, seed: int, metrics: Optional[Mapping[str, Metric]] = None
 ) -> Pruner:
+    """The method of a pruning run over a network of a known kind, see `pruner_over`."""
+    return pruner_over(model, config, registry.of(model).input_length(model, config.constraint.seconds), seed, metrics)
+
+
+def pruner_over(
+    model: nn.Module, config: PruningConfig, length: int, seed: int, metrics: Optional[Mapping[str, Metric]] = None
+) -> Pruner:
     """The method of a pruning run over a network, or of ``low_rank`` over a factored copy of it.
 
     Args:
         model: the network.
         config: of the run.
+        length: of the input at which MACs are counted.
         seed: that the method draws with.
         metrics: of ``low_rank``, see `pruning.methods.low_rank.calibrate`.
 
@@ -39,7 +47,6 @@ def new_pruner(
     """
     if any(isinstance(module, FactoredLinear) for module in model.modules()):
         raise UserError("the network is of low rank already", "prune the dense one (snapshots give several sizes)")
-    length = registry.of(model).input_length(model, config.constraint.seconds)
     if config.method in (L0, *HJ):
         gating: GatingConfig = config.gating
         if config.method in HJ and gating.gates.kinds is None:

@@ -1,0 +1,254 @@
+"""A network of any make with its declared units: what it costs, and how its smaller form is built."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.cost import CostTerm
+from pruning.core.declare import DeclaredUnits
+from pruning.core.structure import Structure
+from pruning.core.units import Span, UnitGroup, check_groups, prefixed
+
+_PREFIX = "network."
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WITHOUT_PRODUCTS = (nn.Embedding, nn.EmbeddingBag)
+
+
+class DeclaredNetwork(nn.Module):
+    """A network whose units were declared by the functions of `pruning.core.declare`.
+
+    It computes what ``network`` computes, and offers what `pruning.core.prunable.Prunable` asks for.
+
+    Args:
+        network: the network; it is not copied.
+        units: the units that can be removed.
+        example: the arguments of ``network`` for one utterance (a batch of one). Multiply-accumulates are counted for
+            them, and two networks are compared on them.
+
+    Raises:
+        ValueError: a declaration does not fit the network, or two groups own the same entries of a tensor.
+    """
+
+    def __init__(self, network: nn.Module, units: Sequence[DeclaredUnits], example: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.units = tuple(units)
+        self.example = tuple(example)
+        check_groups(network, [unit.group for unit in units])
+        self._positions: Optional[dict[str, int]] = None
+        self._axes = _axes([unit.group for unit in units])
+        self.train(network.training)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the network makes of its inputs."""
+        return self.network(*inputs, **options)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """The declared groups."""
+        return [prefixed(unit.group, _PREFIX) for unit in self.units]
+
+    def cost_terms(self, frames: int = 0) -> list[CostTerm]:
+        """Parameters of the whole network, and multiply-accumulates for the example, whatever ``frames`` is.
+
+        Layers count that are called as modules; the products of attention count where heads are declared.
+
+        Raises:
+            TypeError: a weight belongs to a module that is neither a linear layer nor a convolution.
+        """
+        if self._positions is None:
+            self._positions = _count_positions(self.network, self.example)
+        positions_of = self._positions
+        kinds = {unit.group.name: unit.group.kind for unit in self.units}
+        terms: dict[tuple[str, ...], list[float]] = {}
+        shared: dict[int, list[str]] = {}
+        tensors = _parameters(self.network)
+        for name, parameter in tensors.items():
+            shared.setdefault(id(parameter), []).append(name)
+        for name, *others in shared.values():
+            positions = sum(positions_of.get(each, 0) for each in (name, *others))
+            for names, entries in self._products(name, tuple(tensors[name].shape)):
+                sums = terms.setdefault(names, [0.0, 0.0])
+                sums[0] += entries
+                sums[1] += entries * positions
+        for unit in self.units:
+            if unit.products is not None:
+                left, right = (positions_of[f"{layer}.weight"] for layer in unit.products)
+                terms.setdefault((unit.group.name,), [0.0, 0.0])[1] += float(left * right * unit.product_width)
+        return [
+            CostTerm(
+                kinds[names[0]] if names else "other",
+                tuple(f"{_PREFIX}{name}" for name in names),
+                parameters,
+                macs,
+            )
+            for names, (parameters, macs) in terms.items()
+        ]
+
+    def _products(self, tensor: str, shape: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+        """The entries of a tensor as a polynomial in counts: each product of groups, and its coefficient."""
+        axes: list[list[tuple[tuple[str, ...], float]]] = []
+        for dim, length in enumerate(shape):
+            owned = [(group, span) for group, span in self._axes.get((tensor, dim), [])]
+            widths: dict[str, float] = {}
+            for group, span in owned:
+                widths[group.name] = widths.get(group.name, 0.0) + span.width
+            fixed = length - sum(group.size * span.width for group, span in owned)
+            axis: list[tuple[tuple[str, ...], float]] = [((), float(fixed))] if fixed else []
+            axes.append(axis + [((name,), width) for name, width in widths.items()])
+        for parts in itertools.product(*axes):
+            names = tuple(name for part, _ in parts for name in part)
+            yield names, math.prod(factor for _, factor in parts)
+
+    @torch.no_grad()
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """The outputs for the example, ``(rows, D)``."""
+        output = self.network(*self.example)
+        tensor = output if isinstance(output, Tensor) else next(part for part in output if isinstance(part, Tensor))
+        return tensor.reshape(-1, tensor.shape[-1])
+
+    def shrink(self, structure: Structure) -> DeclaredNetwork:
+        """A network of the same modules with smaller tensors, whose values mean nothing yet.
+
+        Raises:
+            ValueError: a module cannot have the smaller shape.
+        """
+        network = copy.deepcopy(self.network)
+        kept = {unit.group.name: structure.groups[f"{_PREFIX}{unit.group.name}"].kept for unit in self.units}
+        lengths: dict[str, list[int]] = {}
+        tensors: dict[str, Tensor] = {**_parameters(network), **dict(network.named_buffers())}
+        for (tensor, dim), owned in self._axes.items():
+            shape = lengths.setdefault(tensor, list(tensors[tensor].shape))
+            shape[dim] -= sum((group.size - len(kept[group.name])) * span.width for group, span in owned)
+        _resize(network, tensors, lengths)
+        for unit in self.units:
+            for count in unit.counts:
+                owner, _, attribute = count.rpartition(".")
+                setattr(network.get_submodule(owner), attribute, len(kept[unit.group.name]))
+        small = copy.copy(self)
+        small._modules = {"network": network}
+        return small
+
+
+def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter by each of its names: a shared one has several."""
+    return {
+        f"{path}.{name}" if path else name: parameter
+        for path, module in network.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    }
+
+
+@contextmanager
+def _watched(network: nn.Module, seen: dict[str, int]) -> Iterator[None]:
+    """While open, add to ``seen`` at how many positions each weight is multiplied with an input."""
+
+    def look(name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+            if isinstance(module, _TRANSPOSED):
+                count = inputs[0].numel() // module.in_channels
+            elif isinstance(module, _CONVOLUTIONS):
+                count = output.numel() // module.out_channels
+            else:
+                count = output.numel() // output.shape[-1]
+            key = f"{name}.weight" if name else "weight"
+            seen[key] = seen.get(key, 0) + count
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(look(name, module))
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED))
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _count_positions(network: nn.Module, example: Sequence[Any]) -> dict[str, int]:
+    """At how many positions the example multiplies each weight; 0 is left out."""
+    for name, module in network.named_modules():
+        countable = isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, *_WITHOUT_PRODUCTS))
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() > 1 and not countable:
+                what = f"cannot count the multiply-accumulates of {name}.{own}"
+                raise TypeError(f"{what}: a {type(module).__name__} is neither a linear layer nor a convolution")
+    seen: dict[str, int] = {}
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), _watched(network, seen):
+            network(*example)
+    finally:
+        network.train(training)
+    return seen
+
+
+def _axes(groups: Sequence[UnitGroup]) -> dict[tuple[str, int], list[tuple[UnitGroup, Span]]]:
+    """By tensor and axis, the groups that own entries of it."""
+    found: dict[tuple[str, int], list[tuple[UnitGroup, Span]]] = {}
+    for group in groups:
+        if group.parent is not None or group.removes or group.single:
+            raise ValueError(f"{group.name}: declare units of layers, not modules or single weights")
+        for span in dict.fromkeys(group.slices):
+            if span.dim is not None:
+                found.setdefault((span.tensor, span.dim), []).append((group, span))
+    for (tensor, dim), owned in found.items():
+        entries = sorted((span.offset, span.offset + group.size * span.width, group.name) for group, span in owned)
+        for (_, end, first), (start, _, second) in itertools.pairwise(entries):
+            if start < end:
+                raise ValueError(f"{first} and {second} both own entries of axis {dim} of {tensor}")
+    return found
+
+
+def _resize(network: nn.Module, tensors: Mapping[str, Tensor], lengths: Mapping[str, Sequence[int]]) -> None:
+    """Give tensors new shapes, and their modules the attributes that go with them."""
+    made: dict[int, Tensor] = {}
+    for name, shape in lengths.items():
+        old = tensors[name]
+        path, _, attribute = name.rpartition(".")
+        module = network.get_submodule(path)
+        new = made.setdefault(id(old), old.detach().new_zeros(tuple(shape)))
+        if tuple(new.shape) != tuple(shape):
+            raise ValueError(f"{name} is shared with another layer, which keeps other units of it")
+        if isinstance(old, nn.Parameter):
+            new = made[id(old)] = new if isinstance(new, nn.Parameter) else nn.Parameter(new, old.requires_grad)
+            module._parameters[attribute] = new
+        else:
+            module._buffers[attribute] = new
+        _describe(module)
+
+
+def _describe(module: nn.Module) -> None:
+    """Bring a module's attributes in line with the shape of its weight."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        return
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, _CONVOLUTIONS):
+        depthwise = module.groups == module.in_channels == module.out_channels
+        module.out_channels = weight.shape[0]
+        module.groups = weight.shape[0] if depthwise else module.groups
+        module.in_channels = weight.shape[1] * module.groups
+    elif isinstance(module, _TRANSPOSED):
+        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+        module.num_features = weight.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape

@@ -1,0 +1,188 @@
+"""Prune a network of any make inside a training loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Optional
+
+from torch import Tensor, nn
+
+from pruning.core.declare import DeclaredUnits
+from pruning.core.declared import DeclaredNetwork
+from pruning.core.extraction import extract
+from pruning.core.structure import Structure
+from pruning.core.units import Span, UnitGroup
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.files import PathLike
+from pruning.methods.choice import pruner_over
+from pruning.methods.config import PruningConfig
+from pruning.training.task import StepInfo
+
+DECLARED = "declared"
+"""The type of network that headers name: one whose modules are not of this package."""
+
+
+class OwnLoop:
+    """A pruning method over a user's network, told of each training step::
+
+        pruned = OwnLoop(network, units, example, PruningConfig(method="taylor"), total_steps=1000)
+        optimiser = torch.optim.AdamW(pruned.parameter_groups(lr=1e-3))
+        for batch in batches:
+            with pruned.masked():
+                loss = loss_of(network, batch) + pruned.penalty()
+            loss.backward()
+            pruned.before_update(lr=1e-3)
+            optimiser.step()
+            optimiser.zero_grad()
+            pruned.after_update()
+        small = pruned.extract()
+
+    Args:
+        network: the network. It keeps its modules and parameters; masks act on it while `masked` is open.
+        units: its units, declared by the functions of `pruning.core.declare`.
+        example: the arguments of ``network`` for one utterance; costs are counted for them.
+        config: method and constraint. ``technique`` must be ``structured``.
+        total_steps: optimiser steps of the whole loop; the ramp of the target is a share of them.
+        seed: seed of everything random in the method.
+
+    Raises:
+        ValueError: the declaration does not fit the network.
+        TypeError: the costs of the network cannot be counted.
+        UserError: the settings do not fit together, or the target cannot be reached.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        units: Sequence[DeclaredUnits],
+        example: Sequence[Any],
+        config: PruningConfig,
+        total_steps: int,
+        seed: int = 0,
+    ) -> None:
+        if config.technique != "structured":
+            raise UserError(f"technique {config.technique} is for networks of this package", "choose structured")
+        if total_steps < 1:
+            raise UserError(f"total_steps must be at least 1, got {total_steps}", "correct it")
+        self.declared = DeclaredNetwork(network, units, example)
+        self.pruner = pruner_over(self.declared, config, 0, seed)
+        self.pruner.to(next(network.parameters()).device)
+        self.total_steps = total_steps
+        self.step = 0
+
+    def parameter_groups(self, lr: float, **options: Any) -> list[dict[str, Any]]:
+        """Parameter groups for an optimiser of `torch.optim`: the network's, and those of the method.
+
+        Args:
+            lr: learning rate of the network; gates and multipliers have theirs from the configuration.
+            options: more settings of the network's group, such as ``weight_decay``.
+        """
+        groups: list[dict[str, Any]] = [{"params": list(self.declared.network.parameters()), "lr": lr, **options}]
+        for group in self.pruner.parameter_groups():
+            groups.append({"params": list(group.parameters), "lr": lr if group.lr is None else group.lr,
+                           "weight_decay": group.weight_decay or 0.0, "maximize": group.maximize})  # fmt: skip
+        return groups
+
+    @contextmanager
+    def masked(self) -> Iterator[None]:
+        """While open, the network computes as the method has it: in training mode with the masks of the next step, in
+        evaluation mode with those of the hard structure.
+        """
+        with self.pruner.applied(self._now()):
+            yield
+
+    def penalty(self) -> Tensor:
+        """What the loss of the next step needs in addition, a scalar: the constraint of L0 gates, 0 for criteria."""
+        return self.pruner.penalty(self._now())
+
+    def before_update(self, lr: float) -> None:
+        """Tell the method that the gradients of a step are there, unscaled and before any clipping.
+
+        Args:
+            lr: learning rate of the network at this step; the ``movement`` criterion scores by it.
+        """
+        self.pruner.after_backward(self._now(), {"weights": lr})
+
+    def after_update(self) -> None:
+        """Tell the method that the optimiser has made a step: units may be cut."""
+        self.pruner.after_step(self._now())
+        self.step += 1
+
+    def sparsity(self) -> dict[str, float]:
+        """The share of each cost that is gone from the network now, as evaluation and extraction have it."""
+        costs = self.pruner.costs
+        counts = self.pruner.kept_counts(self.pruner.share(self._now()))
+        return {cost: float(costs.sparsity(counts, cost)) for cost in costs.costs}
+
+    def structure(self) -> Structure:
+        """The units that are kept.
+
+        Raises:
+            UserError: the target is not reached: the loop has not ended, or units are too coarse.
+        """
+        last = self._now(max(self.step - 1, 0))
+        if not self.pruner.on_target(self._now()):
+            raise self.pruner.unselected(last)
+        return self.pruner.structure()
+
+    def extract(self) -> nn.Module:
+        """The smaller network: the same modules with smaller tensors, and the same outputs in evaluation mode.
+
+        Raises:
+            UserError: see `structure`.
+        """
+        self.declared.train(self.declared.network.training)
+        return extract(self.declared, self.structure()).get_submodule("network")
+
+    def save(self, small: nn.Module, path: PathLike) -> None:
+        """Write an extracted network, trained on or not, with the structure by which `load_extracted` rebuilds it.
+
+        Raises:
+            UserError: see `structure`.
+        """
+        units = [asdict(unit) for unit in self.declared.units]
+        structure = self.structure().without_scale().to_dict()
+        checkpoint.save_weights(path, small.state_dict(), {"model": {"type": DECLARED, "units": units, **structure}})
+
+    def _now(self, step: Optional[int] = None) -> StepInfo:
+        made = self.step if step is None else step
+        return StepInfo(1, 0, made, self.total_steps, self.declared.network.training)
+
+
+def load_extracted(network: nn.Module, path: PathLike) -> nn.Module:
+    """Rebuild an extracted network that `OwnLoop.save` wrote.
+
+    Args:
+        network: a dense network of the class and dimensions that were pruned; it is not changed.
+        path: the file.
+
+    Raises:
+        UserError: the file is not of an extracted network, or of one with other dimensions.
+    """
+    header = checkpoint.read_header(path)["model"]
+    if header.get("type") != DECLARED:
+        raise UserError(f"{path} is a network of type {header.get('type')!r}", "load it with pruning.load_network")
+    units = [_unit(value) for value in header["units"]]
+    structure = Structure.from_dict(header, str(path))
+    tensors = checkpoint.read_tensors(path, "give a file that OwnLoop.save wrote")
+    declared = DeclaredNetwork(network, units)
+    structure.check_fits(declared.unit_groups(), str(path))
+    small = declared.shrink(structure).network
+    try:
+        small.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit this network ({error})", "give the network that was pruned") from None
+    return small
+
+
+def _unit(value: dict[str, Any]) -> DeclaredUnits:
+    group = dict(value["group"])
+    for name in ("masks", "slices"):
+        group[name] = tuple(Span(**span) for span in group[name])
+    for name in ("removes", "norms"):
+        group[name] = tuple(group[name])
+    products = None if value["products"] is None else (value["products"][0], value["products"][1])
+    return DeclaredUnits(UnitGroup(**group), tuple(value["counts"]), products, value["product_width"])

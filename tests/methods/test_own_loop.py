@@ -1,0 +1,142 @@
+"""Pruning inside a training loop of one's own: every method meets its target, and extracts what it masked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.core.constraint import ConstraintConfig
+from pruning.core.declare import DeclaredUnits, gated_units, linear_units
+from pruning.core.gates import GateConfig
+from pruning.errors import UserError
+from pruning.experiments.checkpoint import save_model
+from pruning.files import write_json
+from pruning.measure.latency import measure_latency
+from pruning.methods.config import PruningConfig
+from pruning.methods.criterion import CriterionConfig
+from pruning.methods.l0 import GatingConfig
+from pruning.methods.names import METHODS
+from pruning.methods.own_loop import OwnLoop, load_extracted
+
+STEPS = 80
+
+
+class Net(nn.Module):
+    """Two pruned places and a batch norm, whose statistics training moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(6, 40), nn.BatchNorm1d(40), nn.Linear(40, 8)
+        self.both, self.out = nn.Linear(8, 48), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(torch.relu(self.norm(self.up(x))))
+        return self.out(nn.functional.glu(self.both(y)))
+
+
+def declared(model: Net) -> list[DeclaredUnits]:
+    return [linear_units(model, "first", ["up"], ["down"], ["norm"]),
+            gated_units(model, "second", "both", "both", "out", kind="gated")]  # fmt: skip
+
+
+def trained(config: PruningConfig, steps: int = STEPS, seed: int = 0) -> tuple[OwnLoop, Net]:
+    """A loop that has run for ``steps`` of its steps."""
+    torch.manual_seed(seed)
+    model = Net()
+    loop = OwnLoop(model, declared(model), [torch.randn(1, 6)], config, STEPS)
+    optimiser = torch.optim.AdamW(loop.parameter_groups(lr=1e-2, weight_decay=1e-3))
+    for _ in range(steps):
+        x = torch.randn(32, 6)
+        with loop.masked():
+            loss = (model(x) - x[:, :3].sin()).square().mean() + loop.penalty()
+        loss.backward()
+        loop.before_update(lr=1e-2)
+        optimiser.step()
+        optimiser.zero_grad()
+        loop.after_update()
+    return loop, model
+
+
+def configured(method: str, **targets: float) -> PruningConfig:
+    parts = {"size:ffn": 0.5, "size:gated": 0.4} if method == "hj-sepsize" else {}
+    targets = {} if parts else targets
+    constraint = ConstraintConfig(**{"size": 0.0, **targets}, parts=parts, ramp_share=0.4)
+    gating = GatingConfig(GateConfig(initial=1.0), gate_lr=0.2, multiplier_lr=0.2)
+    return PruningConfig(method, constraint=constraint, gating=gating, criterion=CriterionConfig(interval=1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("cost", ["size", "macs"])
+def test_every_method_meets_its_target(method: str, cost: str, tmp_path: Path) -> None:
+    if method in ("hj-size", "hj-mac"):
+        cost = {"hj-size": "size", "hj-mac": "macs"}[method]
+    loop, model = trained(configured(method, **{cost: 0.5}))
+    model.eval()
+    x = torch.randn(7, 6)
+    with torch.no_grad(), loop.masked():
+        masked = model(x)
+    small = loop.extract()
+    assert isinstance(small, Net) and not small.training
+    with torch.no_grad():
+        assert torch.allclose(small(x), masked, atol=1e-5)
+    if method == "hj-sepsize":
+        assert abs(loop.sparsity()["size:ffn"] - 0.5) < 0.06 and abs(loop.sparsity()["size:gated"] - 0.4) < 0.06
+    else:
+        assert abs(loop.sparsity()[cost] - 0.5) <= 0.01
+    if cost == "size":
+        sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (small, model)]
+        assert loop.sparsity()["size"] == pytest.approx(1 - sizes[0] / sizes[1], abs=1e-6)
+    loop.save(small, tmp_path / "small.safetensors")
+    torch.manual_seed(9)
+    again = load_extracted(Net(), tmp_path / "small.safetensors").eval()
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+
+
+def test_a_measured_latency_is_a_target(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Linear(64, 2000), nn.ReLU(), nn.Linear(2000, 64))
+    units = [linear_units(wide, "hidden", ["0"], ["2"])]
+    x = torch.randn(200, 64)
+    table = measure_latency(wide.train(), units, [x], repeats=5)
+    assert wide.training and table.kinds["ffn"][-1] > 0
+    write_json(tmp_path / "latency.json", table.to_dict())
+    constraint = ConstraintConfig(size=0.0, latency=0.3, latency_table=str(tmp_path / "latency.json"), ramp="one_shot",
+                                  ramp_share=0.5)  # fmt: skip
+    loop = OwnLoop(wide, units, [x], PruningConfig("magnitude", constraint=constraint), total_steps=2)
+    loop.after_update()
+    loop.after_update()
+    assert abs(loop.sparsity()["latency"] - 0.3) <= 0.01
+    first = loop.extract().get_submodule("0")
+    assert isinstance(first, nn.Linear) and first.out_features < 2000
+
+
+def test_a_loop_that_has_not_ended_extracts_nothing() -> None:
+    loop, _ = trained(configured("taylor", size=0.5), steps=10)
+    with pytest.raises(UserError, match="before the ramp of the target"):
+        loop.extract()
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    model = Net()
+    example = [torch.randn(1, 6)]
+    with pytest.raises(UserError, match="technique low_rank is for networks of this package"):
+        OwnLoop(model, declared(model), example, PruningConfig("magnitude", "low_rank"), 10)
+    with pytest.raises(UserError, match="total_steps must be at least 1, got 0"):
+        OwnLoop(model, declared(model), example, configured("taylor", size=0.5), 0)
+    with pytest.raises(UserError, match="sparsity of 0.99 in size"):
+        OwnLoop(model, declared(model), example, configured("taylor", size=0.99), 10)
+    with pytest.raises(UserError, match="does not exist"):
+        load_extracted(Net(), tmp_path / "none.safetensors")
+    save_model(tmp_path / "other.safetensors", model, {"model": {"type": "transducer"}})
+    with pytest.raises(UserError, match="network of type 'transducer'; load it with pruning.load_network"):
+        load_extracted(Net(), tmp_path / "other.safetensors")
+    loop, _ = trained(configured("random", size=0.5))
+    loop.save(loop.extract(), tmp_path / "small.safetensors")
+    other = Net()
+    other.up = nn.Linear(7, 40)
+    with pytest.raises(UserError, match="small.safetensors does not fit this network"):
+        load_extracted(other, tmp_path / "small.safetensors")
