@@ -78,8 +78,8 @@ def command_line(module: str, argv: Optional[Sequence[str]] = None) -> str:
 
 
 def today() -> str:
-    """The date and time, to the second, with its zone."""
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    """The date and time in UTC, to the second: ``2026-11-29T12:00:00+00:00``."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def file_fingerprint(path: PathLike) -> str:

@@ -81,8 +81,8 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     from pruning.speech.data.data_config import DataConfig
     from pruning.speech.scoring.bootstrap import Design
 
-    wanted = {cut.id: (intent_of(cut), str(cut.supervisions[0].speaker or cut.id)) for cut in
-              manifests.iterate_cuts(cuts)}  # fmt: skip
+    wanted = {cut.id: intent_of(cut) for cut in manifests.iterate_cuts(cuts)}
+    speakers, set_name = manifests.speakers(cuts), manifests.set_name_of(cuts)
     data = DataConfig(max_duration=max_duration, num_workers=0)
     found: dict[str, Intent] = {}
     computing = audio = 0.0
@@ -95,12 +95,12 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
         audio += batch.seconds
         found.update(zip(batch.ids, (known.table[number] for number in best)))
     ids = sorted(wanted)
-    result = accuracy([wanted[name][0] for name in ids], [found[name] for name in ids], known)
-    right = [int(wanted[name][0] == found[name]) for name in ids]
-    design = Design.of([wanted[name][1] for name in ids])
+    result = accuracy([wanted[name] for name in ids], [found[name] for name in ids], known)
+    right = [int(wanted[name] == found[name]) for name in ids]
+    design = Design.of_sets((set_name, name, speakers[name]) for name in ids)
     interval = design.rate(1 - np.array(right, dtype=float), np.ones(len(ids))).interval
     return {
-        "set": manifests.set_name_of(cuts),
+        "set": set_name,
         "utterances": result.utterances,
         "accuracy": {"intent": result.intent, "scenario": result.scenario, "action": result.action},
         "interval": [1 - interval.high / 100, 1 - interval.low / 100],  # of the intent's accuracy
@@ -110,6 +110,7 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
         "audio_seconds": audio,
         "real_time_factor": computing / audio,
         "ids": ids,
+        "speakers": [speakers[name] for name in ids],
         "right": right,
         "found": [str(found[name]) for name in ids],
     }

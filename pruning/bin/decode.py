@@ -356,6 +356,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from torch import nn
 
     from pruning.experiments import decoding_results
+    from pruning.speech.data import manifests
     from pruning.speech.decoding import graphs
     from pruning.speech.text.bpe import Tokenizer
 
@@ -376,12 +377,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         set_name = set_name_of(cuts)
         path.unlink(missing_ok=True)  # it would speak of other files than those written now
         recognition, features = _decode_set(model, source.hears, cuts, tokenizer, config, arguments, lm, graph)
-        result = write_results(directory, set_name, suffix, recognition.transcripts)
+        speakers = manifests.speakers(cuts)
+        found = [t._replace(set=set_name, speaker=speakers[t.id]) for t in recognition.transcripts]
+        result = write_results(directory, set_name, suffix, found)
         measured = {
             "set": set_name,
             "method": config.method,
             "suffix": suffix,
             **decoding_results.error_facts(result),
+            "per_utterance": decoding_results.per_utterance(found),
             **decoding_results.time_facts(recognition, features),
             **({"lm": lm_name, **_weights(config)} if config.method in WEIGHT_OF else {}),
             **provenance.environment("pruning.bin.decode", argv, arguments.device),

@@ -37,7 +37,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     pooled: list[Transcript] = []
     for path in arguments.recogs:
         transcripts = [
-            Transcript(t.id, *(words_in(" ".join(words)) for words in (t.reference, t.hypothesis)))
+            t._replace(
+                reference=words_in(" ".join(t.reference)), hypothesis=words_in(" ".join(t.hypothesis)), set=path.name
+            )
             for t in read_transcripts(path)
         ]
         result = score(transcripts)

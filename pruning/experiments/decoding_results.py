@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import provenance
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json, write_json
-from pruning.speech.scoring.word_errors import Score
+from pruning.speech.scoring.word_errors import Score, Transcript, count_errors, read_transcripts
 
 if TYPE_CHECKING:
     from pruning.speech.decoding.recognition import FeatureTiming, Recognition
@@ -67,6 +67,36 @@ def is_done(path: Path, parameters: dict[str, Any], num_hypotheses: int = 0) -> 
     facts = _read(path)
     found = facts.get("parameters") == parameters and all(file.is_file() for file in files_of(path))
     return found and num_hypotheses in (0, facts.get("num_hypotheses", 0))
+
+
+def per_utterance(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
+    """Errors and reference words of every utterance of a set, in the order of ids, and who spoke it."""
+    transcripts = sorted(transcripts, key=lambda t: t.id)
+    return {
+        "ids": [t.id for t in transcripts],
+        "speakers": [t.speaker for t in transcripts],
+        "errors": [count_errors(t)["total"] for t in transcripts],
+        "words": [len(t.reference) for t in transcripts],
+    }
+
+
+def transcripts(exp_dir: PathLike, facts: Mapping[str, Any]) -> list[Transcript]:
+    """The transcripts of a decoding, with test set and speakers.
+
+    Args:
+        exp_dir: of the network.
+        facts: of `read_results`. Decodings of older versions do not tell the speakers.
+
+    Raises:
+        UserError: the transcripts are missing, or do not fit the facts.
+    """
+    path = Path(exp_dir) / facts["method"] / facts["recogs"]
+    found = read_transcripts(path)
+    known = facts.get("per_utterance", {})
+    speakers = dict(zip(known.get("ids", ()), known.get("speakers", ())))
+    if known and {t.id for t in found} != speakers.keys():
+        raise UserError(f"{path} has other utterances than {facts['set']} had when it was decoded", "decode it again")
+    return [t._replace(set=facts["set"], speaker=speakers.get(t.id, "")) for t in found]
 
 
 def error_facts(result: Score) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def _speakers(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
     """By test set, ids of the utterances and their speakers."""
     sets = {}
     for path in manifests.check_exists(list(data.files)):
-        pairs = sorted((cut.id, str(cut.supervisions[0].speaker or cut.id)) for cut in manifests.iterate_cuts(path))
-        sets[manifests.set_name_of(path)] = ([name for name, _ in pairs], [speaker for _, speaker in pairs])
+        found = manifests.speakers(path)
+        sets[manifests.set_name_of(path)] = (list(found), [speaker or name for name, speaker in found.items()])
     return sets
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -40,25 +39,17 @@ class Wrong(NamedTuple):
 def worst_utterances(first: Sequence[Transcript], second: Sequence[Transcript], count: int = 30) -> list[Wrong]:
     """The utterances where ``second`` errs most beyond ``first``, then most of all; those both have right left out.
 
-    An id that several sets share (a clean and a noisy copy) is in each system's transcripts set by set.
+    An id that several sets share (a clean and a noisy copy) is an utterance of each.
     """
-    others = dict(_by_occurrence(second))
+    others = {one.key: one for one in second}
     found = []
-    for key, one in _by_occurrence(first):
-        other = others.get(key)
+    for one in first:
+        other = others.get(one.key)
         if other is not None:
             errors = count_errors(one)["total"], count_errors(other)["total"]
             found.append(Wrong(one.id, one.reference, one.hypothesis, other.hypothesis, errors))
     found = [wrong for wrong in found if wrong.errors[1]]
     return sorted(found, key=lambda wrong: (wrong.errors[0] - wrong.errors[1], -wrong.errors[1], wrong.id))[:count]
-
-
-def _by_occurrence(transcripts: Sequence[Transcript]) -> Iterator[tuple[tuple[str, int], Transcript]]:
-    """Each with its id and how often that came before."""
-    seen: Counter[str] = Counter()
-    for one in transcripts:
-        yield (one.id, seen[one.id]), one
-        seen[one.id] += 1
 
 
 def costs_by_kind(network: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -11,10 +11,10 @@ from tabulate import tabulate
 
 from pruning import provenance
 from pruning.errors import UserError
-from pruning.experiments.decoding_results import read_results
+from pruning.experiments import decoding_results
 from pruning.files import PathLike, write_text
 from pruning.models.facts import read_facts
-from pruning.speech.scoring.word_errors import Score, Transcript, paired_difference, read_transcripts, score
+from pruning.speech.scoring.word_errors import Score, Transcript, paired_difference, score
 
 _PARAMETERS = ("encoder_parameters", "parameters")
 
@@ -28,6 +28,8 @@ class System:
     """What the network costs: see :mod:`pruning.models.facts`."""
     decodings: dict[str, dict[str, Any]]
     """Set name -> the facts of its decoding; only the sets that were decoded."""
+    scores: dict[str, Score]
+    """Set name -> word errors of the same."""
     transcripts: Optional[list[Transcript]]
     """Of all sets; None if one was not decoded."""
     pooled: Optional[Score]
@@ -73,16 +75,15 @@ def collect(
     for name, exp_dir in systems:
         if not Path(exp_dir).is_dir():
             raise UserError(f"experiment {exp_dir} of system {name} does not exist", "train it first, or leave it out")
-        read = {set_name: read_results(exp_dir, method, set_name, epoch, avg) for set_name in sets}
+        read = {set_name: decoding_results.read_results(exp_dir, method, set_name, epoch, avg) for set_name in sets}
         decodings = {set_name: facts for set_name, facts in read.items() if facts is not None}
         if not decodings:
             continue
-        transcripts = None
-        if len(decodings) == len(sets):
-            recogs = (Path(exp_dir, method, facts["recogs"]) for facts in decodings.values())
-            transcripts = [transcript for path in recogs for transcript in read_transcripts(path)]
-        pooled = None if transcripts is None else score(transcripts)
-        rows.append(System(name, read_facts(exp_dir), decodings, transcripts, pooled))
+        found = {set_name: decoding_results.transcripts(exp_dir, facts) for set_name, facts in decodings.items()}
+        scores = {set_name: score(of_set) for set_name, of_set in found.items()}
+        whole = [one for of_set in found.values() for one in of_set] if len(found) == len(sets) else None
+        pooled = None if whole is None else score(whole)
+        rows.append(System(name, read_facts(exp_dir), decodings, scores, whole, pooled))
     _check_comparable(rows, sets)
     return rows
 
@@ -115,8 +116,8 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     """A row by column title."""
     cells = {"system": system.name}
     for set_name in sets:
-        facts = system.decodings.get(set_name)
-        cells[f"{set_name} WER %"] = _percent(facts["wer"], facts["interval"]) if facts else "-"
+        one = system.scores.get(set_name)
+        cells[f"{set_name} WER %"] = _percent(one.wer, one.interval) if one else "-"
     if len(sets) > 1:
         cells["pooled WER %"] = _percent(system.pooled.wer, system.pooled.interval) if system.pooled else "-"
     network = system.network
@@ -181,8 +182,9 @@ def _short(commit: str) -> str:
 
 
 EXPLANATION = """\
-WER with its 95 % bootstrap interval by utterance. Encoder: with its subsampling, without CTC head and joiner; blocks:
-without the subsampling. Sparsity: the share of the dense network's parameters that is gone. MACs: of the encoder.
+WER with its 95 % interval by a bootstrap that draws speakers, then their utterances. Encoder: with its subsampling,
+without CTC head and joiner; blocks: without the subsampling. Sparsity: the share of the dense network's parameters that
+is gone. MACs: of the encoder.
 RTF: seconds of computing for a second of audio, features included unless stated. Memory: the most that the decoding
 process held, libraries included."""
 

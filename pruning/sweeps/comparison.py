@@ -237,7 +237,8 @@ def read(results: PathLike) -> Comparison:
     targets = {name: index for index, name in enumerate(["", *legend["targets"]])}
     lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
     commits = {facts["commit"] for values in found.values() for value in values for facts in value["sets"].values()}
-    design = Design.of([f"{name}/{speaker}" for name, of_set in sets.items() for speaker in of_set["speakers"]])
+    drawn = [(name, *pair) for name, of_set in sets.items() for pair in zip(of_set["ids"], of_set["speakers"])]
+    design = Design.of_sets(drawn)
     planned: dict[tuple[str, str], list[int]] = {}
     for target, method, seed in legend["runs"]:
         planned.setdefault((target, method), []).append(seed)

@@ -44,8 +44,8 @@ def test_layers_of_the_frontend_have_rows_of_their_own() -> None:
 def test_sets_that_share_ids_are_kept_apart() -> None:
     """A clean and a noisy copy: the noisy one is wrong in both, each in its own way."""
     words = ["A", "B"]
-    teacher = [Transcript("u", words, words), Transcript("u", words, ["A"])]
-    pruned = [Transcript("u", words, ["X", "B"]), Transcript("u", words, ["Z", "Z", "Z"])]
+    teacher = [Transcript("u", words, words, "clean"), Transcript("u", words, ["A"], "noisy")]
+    pruned = [Transcript("u", words, ["Z", "Z", "Z"], "noisy"), Transcript("u", words, ["X", "B"], "clean")]
     worst = page.worst_utterances(teacher, pruned)
     assert [(one.first, one.second) for one in worst] == [(["A"], ["Z", "Z", "Z"]), (words, ["X", "B"])]
 

@@ -32,6 +32,7 @@ def decoded(exp_dir: Path, set_name: str, wrong: list[int], date: str = MAY_1, *
     result = write_results(exp_dir / "greedy_search", set_name, suffix, transcripts)
     facts = {
         "set": set_name,
+        "method": "greedy_search",
         **decoding_results.error_facts(result),
         "audio_seconds": 100.0,
         "decoding_seconds": 5.0,

@@ -162,6 +162,16 @@ class LazyCuts:
         return iterate_cuts(self.path)
 
 
+def speakers(path: Path) -> dict[str, str]:
+    """The speaker of each cut of a test set by its id, in the order of ids; empty: unknown.
+
+    Raises:
+        UserError: see `iterate_cuts`.
+    """
+    found = {cut.id: str(cut.supervisions[0].speaker or "") for cut in iterate_cuts(path)}
+    return dict(sorted(found.items()))
+
+
 def count_lines(path: Path) -> int:
     """How many items a manifest holds (one a line), without parsing them.
 

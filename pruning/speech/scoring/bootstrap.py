@@ -1,9 +1,9 @@
-"""Intervals of error rates: by utterance for one table, by speaker, utterance and seed for sweeps; Holm's method."""
+"""Intervals of rates, by one bootstrap for all tables: over speakers, utterances and seeds; Holm's method."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,34 +14,6 @@ from pruning.errors import UserError
 REPLICATIONS = 10_000
 
 
-def utterance_interval(
-    errors: Sequence[int], words: Sequence[int], replications: int = REPLICATIONS, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % interval of an error rate in percent, by resampling utterances (Bisani and Ney, ICASSP 2004).
-
-    Utterances of one speaker err alike, so it is narrower than that of `Design`, which draws speakers first.
-
-    Args:
-        errors: of each utterance; differences of two systems' errors may be negative.
-        words: of each utterance's reference.
-        replications: resampled sets; the interval runs from the 2.5th to the 97.5th percentile of their rates.
-        seed: of the resampling.
-
-    Raises:
-        UserError: there are no words.
-    """
-    if sum(words) == 0:
-        raise UserError("the references hold no words", "give cuts with transcripts")
-    generator, counts = np.random.default_rng(seed), np.stack((errors, words))
-    rates, block = [], max(1, 2_000_000 // len(words))  # so many sets at once, to bound memory
-    for start in range(0, replications, block):
-        chosen = generator.integers(len(words), size=(min(block, replications - start), len(words)))
-        totals = counts[:, chosen].sum(axis=2)
-        rates.append(100.0 * totals[0] / np.maximum(totals[1], 1))
-    low, high = np.percentile(np.concatenate(rates), (2.5, 97.5))
-    return float(low), float(high)
-
-
 @dataclass(frozen=True)
 class Design:
     """The utterances that systems are compared on, and how they are drawn again: speakers first, then utterances.
@@ -49,11 +21,26 @@ class Design:
     Utterances of one speaker err alike; drawing utterances alone would call differences certain that another ten
     speakers would turn round.
 
+    An utterance of an unknown speaker is its own speaker: it is drawn alone (Bisani and Ney, ICASSP 2004).
+
     Attributes:
-        weights: ``(R, U)`` how often each utterance counts in each of R replications.
+        weights: ``(R, U)`` float32, how often each utterance counts in each of R replications.
     """
 
     weights: np.ndarray
+
+    @classmethod
+    def of_sets(cls, sets: Iterable[tuple[str, str, str]]) -> Design:
+        """The design for utterances of several test sets.
+
+        Args:
+            sets: test set, utterance and speaker of each utterance; an empty speaker is unknown. Speakers of the same
+                name in two test sets are drawn apart.
+
+        Raises:
+            UserError: there is no utterance.
+        """
+        return cls.of([f"{name}/{speaker or utterance}" for name, utterance, speaker in sets])
 
     @classmethod
     def of(cls, speakers: Sequence[str], replications: int = REPLICATIONS, seed: int = 0) -> Design:

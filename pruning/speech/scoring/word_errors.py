@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pruning.errors import UserError
 from pruning.files import PathLike, read_lines, write_text
 from pruning.speech.text.normalisation import normalised
+
+if TYPE_CHECKING:
+    from pruning.speech.scoring.bootstrap import Sample
 
 _NOTHING = "\0"  # stands for no word in alignments; cannot occur in a text
 _SHOWN_NOTHING = "*"
@@ -41,11 +44,26 @@ SCORED: dict[str, Callable[[str], list[str]]] = {"words": words_of, "characters"
 
 
 class Transcript(NamedTuple):
-    """An utterance, what was said, and what was recognised."""
+    """An utterance, what was said, and what was recognised.
+
+    Attributes:
+        id: unique in its test set.
+        reference: the words that were said.
+        hypothesis: the words that were recognised.
+        set: name of the test set; utterances of two sets are different whatever their ids are.
+        speaker: who said it; empty: unknown.
+    """
 
     id: str
     reference: list[str]
     hypothesis: list[str]
+    set: str = ""
+    speaker: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What no other utterance has: test set and id."""
+        return self.set, self.id
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ class Score:
     """Of the references."""
     utterances: int
     interval: tuple[float, float]
-    """95 % bootstrap interval of the word error rate by utterance, in percent."""
+    """95 % bootstrap interval of the word error rate, in percent."""
 
     @property
     def errors(self) -> int:
@@ -73,23 +91,38 @@ class Score:
 
 
 def score(transcripts: Sequence[Transcript]) -> Score:
-    """Count word errors and estimate the interval of their rate.
+    """Count word errors and estimate the interval of their rate, see `pruning.speech.scoring.bootstrap.Design`.
 
     Raises:
         UserError: no reference word at all.
     """
-    from pruning.speech.scoring.bootstrap import utterance_interval
-
+    transcripts = sorted(transcripts, key=lambda t: t.key)
     counts = [count_errors(t) for t in transcripts]
-    interval = utterance_interval([c["total"] for c in counts], [c["ref_len"] for c in counts])
+    drawn = _sample(transcripts, [c["total"] for c in counts])
     return Score(
         insertions=sum(c["ins"] for c in counts),
         deletions=sum(c["del"] for c in counts),
         substitutions=sum(c["sub"] for c in counts),
         words=sum(c["ref_len"] for c in counts),
         utterances=len(transcripts),
-        interval=interval,
+        interval=(drawn.interval.low, drawn.interval.high),
     )
+
+
+def _sample(transcripts: Sequence[Transcript], errors: Sequence[int]) -> Sample:
+    """The rate of errors, with its bootstrap; in the order of ids, as every table has it.
+
+    Raises:
+        UserError: no reference word at all.
+    """
+    import numpy as np
+
+    from pruning.speech.scoring.bootstrap import Design
+
+    words = np.array([len(t.reference) for t in transcripts])
+    if not words.sum():
+        raise UserError("the references contain no words", "give cuts with transcripts")
+    return Design.of_sets((t.set, t.id, t.speaker) for t in transcripts).rate(np.array(errors), words)
 
 
 def count_errors(transcript: Transcript) -> dict[str, int]:
@@ -104,29 +137,25 @@ class Difference(NamedTuple):
 
     wer: float
     interval: tuple[float, float]
-    """95 %, by a paired bootstrap over utterances; without 0 in it, the systems differ."""
+    """95 %, by a paired bootstrap; without 0 in it, the systems differ."""
 
 
 def paired_difference(first: Sequence[Transcript], second: Sequence[Transcript]) -> Difference:
     """Word error rate of ``first`` minus that of ``second``, both resampled together.
 
     Args:
-        first: transcripts of one system, set by set, those of a set in any order; an id may occur in several sets (a
-            clean and a noisy copy).
-        second: of the other, for the same utterances, the sets in the same order.
+        first: transcripts of one system.
+        second: transcripts of the other, for the same utterances.
 
     Raises:
         UserError: the two are not of the same utterances, or have no words.
     """
-    from pruning.speech.scoring.bootstrap import utterance_interval
-
-    first, second = (sorted(of, key=lambda t: t.id) for of in (first, second))  # stable: equal ids stay set by set
-    if [(t.id, t.reference) for t in first] != [(t.id, t.reference) for t in second]:
+    first, second = (sorted(of, key=lambda t: t.key) for of in (first, second))
+    if [(t.key, t.reference) for t in first] != [(t.key, t.reference) for t in second]:
         raise UserError("two systems were decoded on different utterances", "decode both on the same cuts")
-    words = [len(t.reference) for t in first]
     excess = [count_errors(a)["total"] - count_errors(b)["total"] for a, b in zip(first, second)]
-    interval = utterance_interval(excess, words)
-    return Difference(100.0 * sum(excess) / sum(words), interval)
+    value, low, high = _sample(first, excess).interval
+    return Difference(value, (low, high))
 
 
 def write_results(directory: PathLike, set_name: str, suffix: str, transcripts: Sequence[Transcript]) -> Score:
