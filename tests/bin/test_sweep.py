@@ -123,7 +123,7 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
         (("methods", "uniform", "dense"), True, "give just one of method, structure_from, uniform and dense"),
         (("methods", "longer"), {"dense": True, "repair": 10}, "repair would have no effect on this line"),
         (("methods", "longer"), {"dense": True, "finetune": False}, "that nothing is cut out of has to be trained"),
-        (("claims",), {"best": {"better": "cut", "than": ["drawn"], "margin": -1}}, "margin is at least 0"),
+        (("claims",), {"best": {"better": "cut", "than": ["drawn"], "margin": -1}}, "margin must be at least 0"),
         (("methods", "drawn", "seeds"), [7], "half/drawn/seed7 needs half/magnitude/seed7, which the sweep does not"),
         (("methods", "drawn", "counts_from"), "uniform", r"stands on 'uniform', which prunes nothing itself"),
         (("reference",), "best", r"line \d+: the reference 'best' is none of the methods"),
