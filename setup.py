@@ -20,6 +20,7 @@ setup(
         "kaldialign",
         "lhotse",
         "lilcom",
+        "markdown",
         "matplotlib",
         "numpy",
         "omegaconf",

@@ -1,0 +1,101 @@
+"""What every report is built of: tables and their cells, sections with their origin, and HTML made of the same text."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from tabulate import tabulate
+
+from pruning import provenance
+from pruning.files import PathLike, write_text
+
+STYLE = """
+body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
+th, td { padding: 3px 9px; border-bottom: 1px solid #ddd; text-align: right; } th { background: #f4f4f4; }
+th:first-child, td:first-child { text-align: left; } img { max-width: 100%; } .wrong { color: #b00020; }
+td.text { font-family: ui-monospace, monospace; font-size: 12px; text-align: left; } code { overflow-wrap: anywhere; }
+"""
+
+
+def table(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
+    """A table as text, the first column left-aligned, the others to the right.
+
+    Args:
+        rows: column title -> cell; all rows have the same columns.
+        style: a format of tabulate: ``github`` for a file, ``simple`` for a terminal.
+    """
+    alignment = ["left", *["right"] * (len(rows[0]) - 1)] if rows else None
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+
+
+def estimate(value: float, interval: Sequence[float], sign: bool = False) -> str:
+    """A figure with its interval: ``9.39 (8.16 to 10.70)``, with ``sign`` ``+0.92 (+0.35 to +1.51)``."""
+    form = "{:+.2f} ({:+.2f} to {:+.2f})" if sign else "{:.2f} ({:.2f} to {:.2f})"
+    return form.format(value, *interval)
+
+
+def short_commit(commit: str) -> str:
+    """The first 12 digits, and whether files were modified."""
+    digits, *modified = commit.split("-")
+    return "-".join([digits[:12], *modified])
+
+
+def section(
+    heading: str,
+    body: str,
+    module: str,
+    argv: Optional[Sequence[str]],
+    measured: Optional[Mapping[str, str]] = None,
+) -> str:
+    """A part of a results file, with its origin, in Markdown.
+
+    Args:
+        heading: heading of the section.
+        body: Markdown.
+        module: the module that is run, e.g. ``pruning.bin.plan``.
+        argv: its arguments; None: those of this process.
+        measured: of figures that were measured before: the ``commit``, ``date`` and ``command`` of that.
+    """
+    if measured is None:
+        command = provenance.command_line(module, argv)
+        measured = {"commit": provenance.git_commit(), "date": provenance.today(), "command": command}
+    origin = f"Commit {short_commit(measured['commit'])}, {measured['date'][:10]}:"
+    return "\n\n".join([f"## {heading}", body, f"{origin}\n`{measured['command']}`"]) + "\n"
+
+
+def write_section(
+    path: PathLike,
+    heading: str,
+    body: str,
+    module: str,
+    argv: Optional[Sequence[str]],
+    measured: Optional[Mapping[str, str]] = None,
+) -> None:
+    """Write a `section` to a Markdown file, for ``--append`` of `pruning.bin.report`."""
+    write_text(path, section(heading, body, module, argv, measured))
+
+
+def picture(png: bytes, words: str) -> str:
+    """An image inside a page; ``words`` stand for it where it cannot be seen."""
+    encoded = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{encoded}">'
+
+
+def page(title: str, text: str, parts: Sequence[tuple[str, str]] = ()) -> str:
+    """A self-contained HTML page.
+
+    Args:
+        title: title of the page.
+        text: Markdown of a report, at the top.
+        parts: headings and HTML of what follows.
+    """
+    import markdown
+
+    body = markdown.markdown(text, extensions=["tables"])
+    more = "".join(f"<h2>{html.escape(heading)}</h2>{content}" for heading, content in parts)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f"<!doctype html><html><head>{head}</head><body>{body}{more}</body></html>\n"
