@@ -128,5 +128,5 @@ def test_norms_are_as_they_were_afterwards() -> None:
 @pytest.mark.parametrize("norm", ["after", "norm"])
 def test_a_norm_over_something_else_is_refused(norm: str) -> None:
     group = UnitGroup("units", "conv", 5 if norm == "norm" else 6, (Span("after.weight", 1),), norms=(norm,))
-    with pytest.raises(ValueError, match=f"{norm} is no LayerNorm over"):
+    with pytest.raises(ValueError, match=f"{norm} is not a LayerNorm over"):
         check_groups(network(), [group])

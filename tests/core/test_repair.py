@@ -57,7 +57,7 @@ def test_flattened_inputs_times_the_weight_are_the_outputs(module: nn.Module, sh
 
 
 def test_what_cannot_be_repaired_is_told() -> None:
-    with pytest.raises(TypeError, match="a Conv1d is neither linear"):
+    with pytest.raises(TypeError, match="a Conv1d is neither a linear layer"):
         flattened_inputs(nn.Conv1d(4, 4, 3, groups=4), torch.randn(1, 4, 9))
 
 

@@ -86,14 +86,14 @@ def test_a_structure_of_another_network_is_refused() -> None:
     structure.check_fits(GROUPS)
     with pytest.raises(UserError, match=r"unit group c\b"):
         structure.check_fits(GROUPS[:2])
-    with pytest.raises(UserError, match="6 units in c, the network 7"):
+    with pytest.raises(UserError, match="6 units in c, the network has 7"):
         structure.check_fits([*GROUPS[:2], UnitGroup("c", "conv", 7, ())])
 
 
 def test_units_that_must_stay_are_kept() -> None:
     dense = Structure.dense(GROUPS)
     emptied = Structure({**dense.groups, "c": dense.groups["c"].with_kept(())})
-    with pytest.raises(UserError, match="keeps 0 units in c, where at least 1 must stay"):
+    with pytest.raises(UserError, match="keeps 0 units in group c, but at least 1 must stay"):
         emptied.check_fits(GROUPS)
     inside = [GROUPS[0], UnitGroup("m.h", "conv", 32, (), parent="m", minimum=2)]
     Structure.from_masks(inside, {"m": torch.zeros(1)}).check_fits(inside)  # they may go with their module

@@ -209,5 +209,5 @@ def test_dimensions_that_make_no_sense_are_refused() -> None:
         dataclasses.replace(CONFIG, num_heads=(1, 2))
     with pytest.raises(ValueError, match="there is no layer layers.9.ffn.linear1"):
         TransformerLM(dataclasses.replace(CONFIG, ranks={"layers.9.ffn.linear1": 2}))
-    with pytest.raises(ValueError, match="rank 17 of a matrix 20 x 16"):
+    with pytest.raises(ValueError, match="a 20 x 16 matrix cannot have rank 17"):
         TransformerLM(dataclasses.replace(CONFIG, ranks={"layers.0.ffn.linear1": 17}))
