@@ -189,7 +189,7 @@ def test_counts_of_another_run_are_taken() -> None:
     history = [kept.bool() for kept in train(method)]
     assert all(not (later & ~earlier).any() for earlier, later in zip(history, history[1:]))
     assert all(method.structure().count(name) == found.count(name) for name in found.groups)
-    with pytest.raises(UserError, match="counts have a sparsity of 0.50. in size, the target is 0.3"):
+    with pytest.raises(UserError, match="counts_from has a sparsity of 0.50. in size, but the target is 0.3"):
         CriterionPruning(network(), "random", CriterionConfig(), ConstraintConfig(size=0.3), 1000, counts=found)
 
 
@@ -208,7 +208,7 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
 
 
 def test_activation_has_no_score_of_whole_modules() -> None:
-    with pytest.raises(UserError, match="weights of conv_module that is its own.*leave whole modules out"):
+    with pytest.raises(UserError, match="has no scores for conv_module.*leave modules out"):
         pruner("activation", kinds=("ffn", "conv_module"))
 
 

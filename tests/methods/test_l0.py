@@ -114,7 +114,7 @@ def test_what_cannot_be_matched() -> None:
         ConstraintConfig(match={"latency": 0.5})
     with pytest.raises(ValueError, match="constraint.match is above 0"):
         ConstraintConfig(match={"macs": 0.0})
-    with pytest.raises(ValueError, match="constraint.match is of L0 gates"):
+    with pytest.raises(ValueError, match="constraint.match works only with L0 gates"):
         PruningConfig("taylor", constraint=ConstraintConfig(match={"macs": 0.5})).check(TrainerConfig())
 
 

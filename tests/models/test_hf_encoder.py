@@ -218,7 +218,7 @@ def test_what_is_not_seen_is_told(criterion: str) -> None:
     assert scores.observer is not None
     with torch.no_grad(), scores.observer(model, selection, totals):
         model(*utterances())
-    with pytest.raises(UserError, match="nothing of what enters encoder.layers.0.attention.out_proj.weight"):
+    with pytest.raises(UserError, match="observed no input of encoder.layers.0.attention.out_proj.weight"):
         scores.observe(model, totals)
 
 
