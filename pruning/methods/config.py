@@ -70,7 +70,7 @@ class PruningConfig:
         """
         reason = NO_CELL.get((self.method, self.technique))
         if reason is not None:
-            raise ValueError(f"method {self.method} does not support technique {self.technique}: {reason}")
+            raise ValueError(f"method {self.method} does not support {self.technique}: {reason}")
         if self.constraint.match and self.method not in (L0, *HJ):
             raise ValueError("constraint.match works only with L0 gates; a criterion can use the other cost as target")
         if self.counts_from is not None and self.technique != "structured":

@@ -86,7 +86,7 @@ def test_targets_and_tables_are_checked(table: str, tmp_path: Path) -> None:
         Gating(network(), GatingConfig(), ConstraintConfig(size=0, latency=0.95, latency_table=table), 1000)
     with pytest.raises(UserError, match="covers the unit kinds strange, none of which"):
         LatencyModel(network().unit_groups(), LatencyTable(0.0, {"strange": (0.0, 1.0)}, {"strange": 3}))
-    with pytest.raises(UserError, match="on a network with 384 units of kind ffn, this one has 128; measure this network"):
+    with pytest.raises(UserError, match="a network with 384 units of kind ffn, this one has 128; measure"):
         LatencyModel(network().unit_groups()[:10], TABLE)
     for rest, values in ((float("nan"), (0.0, 1.0)), (0.0, (0.0, 0.2, 0.1)), (0.0, (-0.1, 0.2))):
         with pytest.raises(ValueError, match="must not decrease with more units"):

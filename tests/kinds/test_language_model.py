@@ -132,7 +132,7 @@ def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("method", "technique"), list(NO_CELL))
 def test_cells_without_a_definition_are_refused_with_the_reason(work: Path, method: str, technique: str) -> None:
-    with pytest.raises(UserError, match=f"method {method} does not support technique {technique}: .+"):
+    with pytest.raises(UserError, match=f"method {method} does not support {technique}: .+"):
         configuration.load(
             language_model.PruneConfig, work / "prune.yaml", [f"method={method}", f"technique={technique}"]
         )
