@@ -128,9 +128,7 @@ class SpeechEncoderConfig:
             if list(heads) != sorted(set(heads)) or (heads and not 0 <= heads[0] <= heads[-1] < self.original_heads):
                 raise ValueError(f"heads must be ascending indices below {self.original_heads}, got {heads}")
         if self.relative_positions and self.head_dim * self.original_heads != self.d_model:
-            raise ValueError(
-                f"{self.original_heads} heads of dimension {self.head_dim} must fill d_model {self.d_model}"
-            )
+            raise ValueError(f"{self.original_heads} heads of size {self.head_dim} do not fill d_model {self.d_model}")
 
         if self.relative_positions and not 0 < self.buckets // 4 < self.max_distance:
             raise ValueError("buckets must be at least 4 and max_distance above a quarter of it, "

@@ -165,7 +165,7 @@ def test_targets_beyond_reach_and_unknown_kinds_are_refused() -> None:
 
 def test_a_cost_that_the_network_does_not_have_is_refused() -> None:
     for options, frames in (({"macs": 0.3, "seconds": 0.01}, 1), ({"parts": {"macs:norm": 0.3}}, 1000)):
-        with pytest.raises(UserError, match=r"no macs at 0\.01 s; raise constraint\.seconds|'macs:norm' is 0"):
+        with pytest.raises(UserError, match=r"no macs at 0\.01 s; raise constraint\.seconds|no 'macs:norm'"):
             Gating(network(), GatingConfig(), ConstraintConfig(size=0.0, **options), frames)
 
 

@@ -298,7 +298,7 @@ def test_distances_beyond_the_last_bucket(shape: dict[str, Any]) -> None:
 
 
 def test_dimensions_that_do_not_fit_are_told_in_one_line() -> None:
-    with pytest.raises(UserError, match="config.json describes no wav2vec2 network") as caught:
+    with pytest.raises(UserError, match="config.json does not describe a valid wav2vec2 network") as caught:
         HfEncoder.from_hf(hf_values(SHAPES[0], num_attention_heads=5))
     assert "\n" not in str(caught.value)
 

@@ -180,7 +180,7 @@ def test_extraction_shares_no_memory() -> None:
         ({"model_type": "data2vec-audio"}, "data2vec-audio"),
         ({"feat_extract_norm": "batch"}, "'batch'"),
         ({"hidden_act": "mish"}, "mish"),
-        ({"conv_dim": [4, 4]}, "differ in length"),
+        ({"conv_dim": [4, 4]}, "must have the same length"),
         ({"add_adapter": True}, "add_adapter"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm"),
     ],

@@ -119,9 +119,9 @@ def test_layers_are_weighed() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"encoder": {"type": "rnn", "config": {}}, "outputs": 7}, "no encoder of type 'rnn'"),
-        ({"encoder": {"type": "conformer", "config": {"layers": 3}}, "outputs": 7}, "does not build"),
-        ({"encoder": {"type": "speech_encoder"}, "outputs": 7}, "does not build"),
+        ({"encoder": {"type": "rnn", "config": {}}, "outputs": 7}, "unknown encoder type 'rnn'"),
+        ({"encoder": {"type": "conformer", "config": {"layers": 3}}, "outputs": 7}, "cannot build a"),
+        ({"encoder": {"type": "speech_encoder"}, "outputs": 7}, "cannot build a"),
     ],
 )
 def test_bad_descriptions(values: dict[str, Any], message: str) -> None:

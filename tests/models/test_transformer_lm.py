@@ -203,7 +203,7 @@ def test_masked_is_extracted_of_single_weights(seed: int, share: float) -> None:
 
 
 def test_dimensions_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="head_dim 5 must be even"):
+    with pytest.raises(ValueError, match="head_dim must be even for rotary positions, got 5"):
         dataclasses.replace(CONFIG, head_dim=5)
     with pytest.raises(ValueError, match="num_heads has 2 entries for 3 layers"):
         dataclasses.replace(CONFIG, num_heads=(1, 2))
