@@ -51,8 +51,8 @@ class ConvSubsampling(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) != len(strides) or list(strides).count(2) != 2 or any(s not in (1, 2) for s in strides):
-            raise ValueError(f"channels {channels} and strides {strides} do not subsample by 4: there must be one stride "
-                             "per convolution, 1 or 2, and exactly two must be 2")  # fmt: skip
+            raise ValueError(f"channels {channels} and strides {strides} do not subsample by 4: give one stride "
+                             "of 1 or 2 per convolution, exactly two of them 2")  # fmt: skip
         self.strides = tuple(strides)
         self.activation = activation
         inputs = (1, *channels[:-1])

@@ -1,4 +1,4 @@
-"""Large sets of indices: as lists would be, and back from their text."""
+"""Test `Bits`: behaves like a list of indices, and survives conversion to text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ramps, the Lagrangian's direction, and targets beyond reach."""
+"""Test ramps, the direction of the Lagrangian, and targets beyond reach."""
 
 from __future__ import annotations
 

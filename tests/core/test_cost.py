@@ -1,4 +1,4 @@
-"""The cost polynomial, sparsity, reach, and the before/after table."""
+"""Test the cost polynomial, sparsity, reachable sparsity, and the before/after table."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_reach_respects_minima_and_closes_emptied_modules() -> None:
     everything = model.reachable(GROUPS)
     assert everything["size"] == pytest.approx(1 - (9 + 9 + 5) / 567)
     heads_alone = model.reachable([GROUPS[3]])
-    assert heads_alone["size"] == pytest.approx(1 - (36 + 216 + 5) / 567), "the module's bias goes with its heads"
+    assert heads_alone["size"] == pytest.approx(1 - (36 + 216 + 5) / 567), "a module's bias is removed with its heads"
 
 
 def test_summary_adds_up() -> None:

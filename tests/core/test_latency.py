@@ -1,4 +1,4 @@
-"""Latency as a cost: interpolation by hand, gradients, and a constraint that comes to its target."""
+"""Test latency as a cost: interpolation, gradients, and a constraint that reaches its target."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_seconds_by_hand() -> None:
     counts = torch.tensor([float(group.size) for group in groups], dtype=torch.float64)
     assert latency.seconds(counts).item() == pytest.approx(0.01 + 0.04 + 0.021 + 0.005)
     index = [group.name for group in groups].index("encoder.layers.1.ffn.hidden")
-    counts[index] = 16.0  # a quarter of one of six groups: half way up the first piece
+    counts[index] = 16.0  # a quarter of one of six groups: the middle of the first segment
     expected = 0.01 + (5 * 0.04 + 0.015) / 6 + 0.021 + 0.005
     assert latency.seconds(counts).item() == pytest.approx(expected)
     module = [group.name for group in groups].index("encoder.layers.0.attention")
     counts[module] = 0.0
-    assert latency.seconds(counts).item() == pytest.approx(expected - 0.02 / 3), "what none of them takes is left"
+    assert latency.seconds(counts).item() == pytest.approx(expected - 0.02 / 3), "the time of `rest` remains"
 
 
 def test_gradients_are_the_slopes() -> None:
@@ -51,7 +51,7 @@ def test_gradients_are_the_slopes() -> None:
     counts.requires_grad_(True)
     latency.seconds(counts).backward()
     assert counts.grad is not None
-    assert counts.grad[index].item() == pytest.approx(0.01 / 32 / 6), "on the flatter piece"
+    assert counts.grad[index].item() == pytest.approx(0.01 / 32 / 6), "slope of the flatter segment"
 
 
 def test_a_cost_among_the_others() -> None:
@@ -100,7 +100,7 @@ def test_targets_and_tables_are_checked(table: str, tmp_path: Path) -> None:
 def test_a_curve_from_what_was_saved() -> None:
     assert curve([0.0, 0.5], [4.0, 1.0], 3) == pytest.approx((0.0, 3.0, 4.0))
     assert curve([0.0, 0.25, 0.5, 0.75], [4.0, 2.0, -1.0, 0.5], 5) == pytest.approx((0.0, 2.0, 4.0, 4.0, 4.0))
-    assert curve([0.0], [2.0], 5) == pytest.approx((0.0, 0.5, 1.0, 1.5, 2.0)), "one head: nothing in between"
+    assert curve([0.0], [2.0], 5) == pytest.approx((0.0, 0.5, 1.0, 1.5, 2.0)), "one head: no points in between"
 
 
 def test_only_shares_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     [
         ({"model_type": "whisper"}, "whisper"),
         ({"model_type": None}, "None"),
-        ({"feat_extract_norm": "batch"}, "feat_extract_norm, is 'batch'"),
+        ({"feat_extract_norm": "batch"}, "unsupported feat_extract_norm 'batch'"),
         ({"hidden_act": "gelu_fast"}, "gelu_fast"),
         ({"num_attention_heads": 5}, "config.json"),
         ({"num_attention_heads": 4.0}, "config.json: num_attention_heads is 4.0, not a whole number above 0"),

@@ -1,4 +1,4 @@
-"""L0 gating in training: it reaches any target, logs what it does, and selects only on target."""
+"""Test L0 pruning: it reaches its targets, logs its state, and selects only checkpoints that are on target."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def network() -> Transducer:
 
 
 def optimise(gating: Gating, steps: int) -> None:
-    """Gates and multipliers alone: what the constraint does without any task."""
+    """Train only gates and multipliers, to see the effect of the constraint without a task."""
     groups = [
         {"params": group.parameters, "lr": group.lr, "maximize": group.maximize} for group in gating.parameter_groups()
     ]
@@ -87,7 +87,7 @@ def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
     reached = gating.costs.structure_sparsity(gating.structure())
     assert reached["macs"] == pytest.approx(wanted, abs=0.005)
     assert gating.on_target(StepInfo(1, 100, 100, 100))
-    # the penalty asks for the size that this is, and resumes with it
+    # the penalty uses the matching size as its target, and a resumed run continues with it
     values = gating.log_values(StepInfo(1, 100, 100, 100))
     assert values["sparsity/macs/target"] == wanted and values["sparsity/macs/hard"] == pytest.approx(wanted, abs=0.005)
     assert values["sparsity/size/asked"] == pytest.approx(reached["size"], abs=0.15)  # whole channels are coarse
@@ -135,7 +135,7 @@ def test_the_penalty_is_the_same_under_autocast() -> None:
 def test_no_selection_before_the_end_of_the_ramp() -> None:
     gating = Gating(network(), GatingConfig(), ConstraintConfig(ramp_share=0.5), 1000)
     assert not gating.on_target(StepInfo(1, 0, 49, 100))
-    assert gating.on_target(StepInfo(1, 0, 50, 100)), "the fitted structure is always as near as one unit"
+    assert gating.on_target(StepInfo(1, 0, 50, 100)), "the fitted structure is always within one unit of the target"
 
 
 def test_validation_uses_one_hard_structure_and_training_samples() -> None:
