@@ -76,7 +76,7 @@ def ramp(kind: str, progress: float) -> float:
 
 
 def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Mapping[str, float]) -> None:
-    """Reject targets that cannot be reached even if all units that may go are closed.
+    """Reject targets that cannot be reached even if all units that may be removed are closed.
 
     Raises:
         UserError: a target is beyond reach; the message gives the reachable maximum.

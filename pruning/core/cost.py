@@ -96,8 +96,8 @@ class CostModel:
         known = list(dict.fromkeys(term.kind for term in self.terms))
         for kind in kinds:
             if cost not in COSTS or kind not in known:
-                raise ValueError(f"{part!r} is not of the form COST:KIND+KIND with a cost of {' or '.join(COSTS)} "
-                                 f"and kinds of {', '.join(known)}")  # fmt: skip
+                raise ValueError(f"{part!r} is not of the form COST:KIND+KIND, where COST is {' or '.join(COSTS)} "
+                                 f"and each KIND is one of {', '.join(known)}")  # fmt: skip
         inside = torch.tensor([term.kind in kinds for term in self.terms])
         return self._coefficients[cost] * inside
 

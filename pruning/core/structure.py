@@ -195,9 +195,7 @@ class Structure:
             if any(not 0 < factor < math.inf for factor in scale or ()) or any(map(math.isnan, scores or ())):
                 raise UserError(f"group {name} of {source} has invalid scales or scores", remedy)
             if not ascending or not in_range or not fits:
-                raise UserError(
-                    f"the lists in group {name} of {source} do not fit its size of {units.size} units", remedy
-                )
+                raise UserError(f"lists in group {name} of {source} do not fit its size of {units.size} units", remedy)
             groups[name] = units
         return cls(groups)
 

@@ -145,7 +145,7 @@ class Pruner(nn.Module, ABC):
     def on_target(self, step: StepInfo) -> bool:
         """Return whether the ramp has ended and the hard sparsity meets every goal.
 
-        One goal must be met within 0.01. With several, none may be missed by 0.01 or more.
+        A single goal must be met within 0.01. With several, no sparsity may be 0.01 or more below its goal.
         """
         if self.share(step) < 1:
             return False

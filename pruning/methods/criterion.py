@@ -102,7 +102,7 @@ class CriterionPruning(Pruner):
         snapshots: Sequence[float] = (),
     ) -> None:
         if criterion not in CRITERIA:
-            raise UserError(f"there is no criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
+            raise UserError(f"unknown criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
         view = prunable(model) if view is None else view
         groups = view.unit_groups()
         try:

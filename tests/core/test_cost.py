@@ -91,7 +91,7 @@ def test_a_part_that_costs_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("part", ["size:back", "time:front", "size", "size:"])
 def test_parts_that_do_not_exist_are_refused(part: str) -> None:
-    with pytest.raises(ValueError, match="kinds of front, block, norm"):
+    with pytest.raises(ValueError, match="each KIND is one of front, block, norm"):
         CostModel(GROUPS, TERMS, parts=[part])
 
 
