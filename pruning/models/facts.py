@@ -54,7 +54,7 @@ def network_facts(model: nn.Module) -> dict[str, Any]:
 
 
 def of_encoder(model: nn.Module) -> dict[str, Any]:
-    """Return the facts of a speech network: parameters and MACs of its whole encoder, parameters of its blocks alone."""
+    """Return the facts of a speech network: parameters and MACs of the whole encoder, parameters of the blocks."""
     costs = {seconds: cost_model(model, seconds) for seconds in MACS_SECONDS}
     by_kind = _by_kind(costs[MACS_SECONDS[0]])
     encoder = costs[MACS_SECONDS[0]].dense[SIZE]
