@@ -1,4 +1,4 @@
-"""Two targets at once: an order of units, tilted until the structure that meets the one meets the other, too."""
+"""Fit a structure to two targets at once: tilt an order of units until a structure that meets one target meets both."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from torch import Tensor
 from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 
-NEAR = 0.002  # of sparsity: no more is searched for
-_FIRST, _LAST, _HALVINGS = 1 / 16, 16.0, 6  # tilts, of all ranks
+NEAR = 0.002  # sparsity gap between the two costs below which the search does not start
+_FIRST, _LAST, _HALVINGS = 1 / 16, 16.0, 6  # smallest and largest tilt, as multiples of the range of ranks
 
 Fit = Callable[[Tensor, bool], Tensor]
 
 
 def balanced(scores: Tensor, selection: Selection, costs: CostModel, targets: Mapping[str, float], fit: Fit) -> Tensor:
-    """What is kept ``(U,)`` bool, with two costs as near to their targets as an order of units brings them.
+    """Return the kept units ``(U,)`` bool that bring two costs as near to their targets as an order of units can.
 
-    Units closed in the order of their scores until no cost is above its target leave the other one far below: what is
-    worth least may be mostly of one cost. So units that are more of the cost that is cut too much rank higher, by as
-    much as brings both to their targets; units that cost alike keep their order.
+    Closing units in the order of their scores until both targets are met can cut one cost far more than asked,
+    because the units with the lowest scores may contribute mostly to that cost. So the units that contribute more to
+    the cost that is cut too much are ranked higher, by the amount that brings both costs to their targets. Units with
+    the same ratio of the two costs keep their order.
 
     Args:
-        scores: ``(U,)``, larger is more worth keeping.
-        selection, costs: of the network.
-        targets: cost -> sparsity, of two costs that share units.
-        fit: ``fit(order, fill)`` gives what is kept in an order, no cost above its target: see `Selection.fitted`.
+        scores: score of each unit, ``(U,)``; larger is more worth keeping.
+        selection: the units of the network.
+        costs: the cost model of the network.
+        targets: cost -> target sparsity, for two costs that share units.
+        fit: ``fit(order, fill)`` returns the kept units for an order of units, such that every cost meets its target;
+            see `Selection.fitted`.
     """
     ranks = scores.argsort(stable=True).argsort().double() / max(1, scores.numel())
     kept = fit(ranks, True)
@@ -38,7 +41,7 @@ def balanced(scores: Tensor, selection: Selection, costs: CostModel, targets: Ma
     def furthest(keep: Tensor) -> float:
         return max(map(abs, gaps(keep)))
 
-    def lead(keep: Tensor) -> float:  # by how much the first cost is cut more than the second
+    def lead(keep: Tensor) -> float:  # how much more the first cost is cut than the second
         first, second = gaps(keep)
         return first - second
 
@@ -60,5 +63,5 @@ def balanced(scores: Tensor, selection: Selection, costs: CostModel, targets: Ma
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if too_little(middle) else (low, middle)
-    best = sorted(tried, key=lambda amount: tried[amount])[:2]  # of equal ones the least tilted
+    best = sorted(tried, key=lambda amount: tried[amount])[:2]  # among equals, the smallest tilt
     return min([kept, *(fit(ranks + amount * tilt, True) for amount in best)], key=furthest)

@@ -1,4 +1,4 @@
-"""Sets of indices too large for lists: the weights that an unstructured method keeps."""
+"""Index sets too large for lists: the weights that unstructured pruning keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Bits(Sequence[int]):
-    """Ascending indices, held as ``bits (size,)`` bool on the CPU; equal to another with the same bits."""
+    """Ascending indices, stored as ``bits (size,)`` bool on the CPU. Two objects with the same bits are equal."""
 
     def __init__(self, bits: Tensor) -> None:
         self.bits = bits.detach().bool().cpu().clone()
@@ -38,7 +38,7 @@ class Bits(Sequence[int]):
         return f"Bits({self._count} of {len(self.bits)})"
 
     def to_text(self) -> str:
-        """The bits packed, deflated and written in base 64."""
+        """Return the bits packed, compressed with zlib and encoded in base64."""
         padded = torch.nn.functional.pad(self.bits.to(torch.uint8), (0, -len(self.bits) % 8)).reshape(-1, 8)
         powers = 2 ** torch.arange(8, dtype=torch.uint8)
         packed = bytes((padded * powers).sum(dim=1, dtype=torch.uint8).numpy().tobytes())
@@ -46,18 +46,18 @@ class Bits(Sequence[int]):
 
     @classmethod
     def from_text(cls, text: str, size: int) -> Bits:
-        """The inverse of `to_text`.
+        """Parse the output of `to_text`.
 
         Raises:
-            ValueError: not such a text, or of another size.
+            ValueError: the text is malformed or encodes another number of bits.
         """
         try:
-            limit = max(0, size + 7) // 8 + 1  # a stranger's few bytes may unpack to many
+            limit = max(0, size + 7) // 8 + 1  # untrusted input: a few bytes may decompress to very many
             packed = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), limit)
         except zlib.error as error:
             raise ValueError(str(error)) from None
         values = torch.frombuffer(bytearray(packed or b"\0"), dtype=torch.uint8)[:, None]
         bits = (values.bitwise_and(2 ** torch.arange(8, dtype=torch.uint8)) != 0).flatten()
         if len(packed) != (size + 7) // 8 or bool(bits[size:].any()):
-            raise ValueError(f"{len(packed)} bytes are not of {size} units")
+            raise ValueError(f"{len(packed)} bytes do not encode {size} units")
         return cls(bits[:size])

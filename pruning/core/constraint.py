@@ -1,4 +1,4 @@
-"""The augmented Lagrangian that brings the expected cost to its target (arXiv 1910.04732, section 3.3)."""
+"""Augmented Lagrangian that drives the expected cost to its target (arXiv 1910.04732, section 3.3)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pruning.limits import Fraction, OneOf, Positive, Range, check_fields
 
 @dataclass(frozen=True)
 class ConstraintConfig:
-    """What the small network may cost.
+    """Cost targets of the small network.
 
     Attributes:
-        size: sparsity in parameters that is asked for, or 0 for no constraint on size.
-        macs: the same for multiply-accumulates; of several, each has its own multipliers.
-        latency: the same for the time of ``latency_table``.
-        latency_table: JSON file that ``pruning.bin.latency`` measured on the network that is pruned.
-        parts: the same for parts of the network, each by kinds of its cost: ``{size:frontend: 0.4, size:attention+ffn:
-            0.5}``, with multipliers of its own.
-        match: ``{macs: 0.5}``: the sparsity of another cost that the small network is to have, for comparisons at equal
-            cost. The targets above are a first guess then, which gates raise or lower by one factor until it is met.
-        seconds: audio length at which MACs are counted.
-        ramp: ``linear`` or ``cubic`` growth of the target, or ``one_shot``: none, and then the whole of it.
-        ramp_share: share of the run's steps over which it grows, or after which it is there.
+        size: target sparsity in parameters, or 0 for no constraint on size.
+        macs: target sparsity in multiply-accumulates, or 0. Each constrained cost has its own multipliers.
+        latency: target sparsity in the time that ``latency_table`` gives, or 0.
+        latency_table: JSON file that ``pruning.bin.latency`` measured on the network to prune.
+        parts: target sparsities of parts of the network. A key names a cost and the kinds of its terms:
+            ``{size:frontend: 0.4, size:attention+ffn: 0.5}``. Each part has its own multipliers.
+        match: ``{macs: 0.5}``: sparsity of another cost that the small network must reach, for comparisons at equal
+            cost. The targets above are then a first guess; the gates scale all of them by one factor until it is met.
+        seconds: audio length in seconds at which MACs are counted.
+        ramp: schedule of the target: ``linear`` or ``cubic`` growth, or ``one_shot``: 0 first, then the whole target.
+        ramp_share: share of the training steps over which the target grows, or after which ``one_shot`` sets it.
     """
 
     size: Fraction = 0.5
@@ -48,24 +48,27 @@ class ConstraintConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if len(self.match) > 1 or not set(self.match) <= set(COSTS):
-            raise ValueError(f"constraint.match has one of {' and '.join(COSTS)}")
+            raise ValueError(f"constraint.match must name exactly one of {' and '.join(COSTS)}")
         if not self.targets():
             raise ValueError("constraint: give a target for size, macs, latency or parts")
         if self.latency > 0 and self.latency_table is None:
             raise ValueError("constraint: latency needs a latency_table")
 
     def targets(self) -> dict[str, float]:
-        """Constrained costs and their targets."""
+        """Return the constrained costs and their target sparsities."""
         whole = {cost: getattr(self, cost) for cost in (*COSTS, LATENCY)}
         return {cost: target for cost, target in (*whole.items(), *self.parts.items()) if target > 0}
 
     def goals(self) -> dict[str, float]:
-        """What the small network has to have: the targets, or the cost that it is to match."""
+        """Return the sparsities that the small network must have: ``match`` if it is set, else the targets."""
         return dict(self.match) or self.targets()
 
 
 def ramp(kind: str, progress: float) -> float:
-    """Share of the target at ``progress`` in [0, 1]: itself, ``1 - (1 - progress)^3``, or 0 till the end; 1 beyond."""
+    """Return the share of the target at ``progress``, which is clamped to [0, 1].
+
+    ``linear`` gives ``progress``, ``cubic`` ``1 - (1 - progress)^3``, ``one_shot`` 0 before the end and 1 from then on.
+    """
     progress = min(max(progress, 0.0), 1.0)
     if kind == "one_shot":
         return float(progress >= 1)
@@ -73,10 +76,10 @@ def ramp(kind: str, progress: float) -> float:
 
 
 def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Mapping[str, float]) -> None:
-    """Refuse targets that closing everything would not reach.
+    """Reject targets that cannot be reached even if all units that may be removed are closed.
 
     Raises:
-        UserError: naming the reachable maximum.
+        UserError: a target is beyond reach; the message gives the reachable maximum.
     """
     reachable = costs.reachable(enabled)
     kinds = ", ".join(sorted({group.kind for group in enabled}))
@@ -84,16 +87,16 @@ def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Map
         if target > reachable[cost]:
             raise UserError(
                 f"a sparsity of {target:g} in {cost} is beyond reach: "
-                f"at most {math.floor(1e4 * reachable[cost]) / 1e4:.4f} with units of {kinds}",
-                "lower the target or enable more kinds (gating.gates.kinds, criterion.kinds)",
+                f"at most {math.floor(1e4 * reachable[cost]) / 1e4:.4f} with the unit kinds {kinds}",
+                "lower the target or enable more unit kinds (gating.gates.kinds, criterion.kinds)",
             )
 
 
 class Lagrangian(nn.Module):
-    """``lambda1 (s - t) + lambda2 (s - t)^2`` for every constrained cost; the multipliers ascend from 0.
+    """Penalty ``lambda1 (s - t) + lambda2 (s - t)^2``, summed over constrained costs; multipliers ascend from 0.
 
     Args:
-        targets: cost -> final sparsity.
+        targets: cost -> final target sparsity.
     """
 
     _goals: Tensor
@@ -106,11 +109,11 @@ class Lagrangian(nn.Module):
         self.register_buffer("_goals", torch.tensor([*self.targets.values()]), persistent=False)
 
     def forward(self, sparsity: Tensor, share: float) -> Tensor:
-        """The penalty, a scalar.
+        """Return the penalty, a scalar.
 
         Args:
             sparsity: expected sparsity of each cost, ``(C,)``, in the order of ``targets``.
-            share: what the targets are multiplied by: the position of the ramp, in [0, 1], and a level.
+            share: factor of all targets: the position of the ramp in [0, 1] times the level of ``constraint.match``.
         """
         gap = sparsity - share * self._goals.to(sparsity)
         return (self.linear * gap + self.quadratic * gap**2).sum()

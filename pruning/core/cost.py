@@ -1,8 +1,8 @@
 """Size and computation of a network as a polynomial in the kept counts of its unit groups.
 
-Every part of a network that is pruned contributes ``coefficient x product of counts``: the weight between two pruned
-convolutions costs ``kernel x kept_1 x kept_2``, an attention head inside a module ``module x head``. Gates are
-independent, so putting expected counts into the polynomial gives the exact expected cost.
+Every part of the network contributes ``coefficient x product of counts``: the weight between two pruned convolutions
+costs ``kernel x kept_1 x kept_2``, an attention head inside a module ``module x head``. Gates are independent, so
+evaluating the polynomial at the expected counts gives the exact expected cost.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from pruning.core.units import UnitGroup
 
 @dataclass(frozen=True)
 class CostTerm:
-    """A part of a network's cost.
+    """One term of a network's cost.
 
     Attributes:
-        kind: where it is reported: ``subsampling``, ``attention``, ``ffn``, ``convolution``, ...
-        groups: names of the unit groups whose kept counts multiply; empty for what always stays.
-        parameters: parameters per product of units.
-        macs: multiply-accumulates per product of units, at the audio length that the terms were made for.
-        limit: the product counts at most this much: a factored matrix is stored dense beyond its break-even rank.
+        kind: part of the network under which reports list the term: ``subsampling``, ``attention``, ``ffn``,
+            ``convolution``, ...
+        groups: names of the unit groups whose kept counts are multiplied; empty for a constant term.
+        parameters: number of parameters per unit of the product.
+        macs: multiply-accumulates per unit of the product, at the input length that the terms were made for.
+        limit: upper bound of the product: a factored matrix above its break-even rank is stored dense.
     """
 
     kind: str
@@ -45,17 +46,18 @@ class CostModel:
     """Evaluates `CostTerm`s for hard or expected counts.
 
     Args:
-        groups: the network's unit groups, all of them.
-        terms: the network's cost terms.
-        latency: what kept counts take on a machine, where latency is a cost too.
-        parts: costs of parts of the network besides: ``size:frontend``, ``macs:attention+ffn``, of kinds of terms.
+        groups: all unit groups of the network.
+        terms: cost terms of the network.
+        latency: measured latency table, to have latency as a third cost; None for no latency.
+        parts: additional costs of parts of the network, given by kinds of terms: ``size:frontend``,
+            ``macs:attention+ffn``.
 
     Attributes:
-        costs: ``size``, ``macs``, with a table ``latency`` (seconds), and ``parts``.
-        dense: cost -> that of the whole network.
+        costs: names of the costs: ``size``, ``macs``, ``latency`` (seconds) if there is a table, and ``parts``.
+        dense: cost -> its value for the dense network.
 
     Raises:
-        ValueError: a part names a kind that no term has, is of another cost, or costs nothing.
+        ValueError: a part names a kind that no term has or a cost other than size and MACs, or its cost is 0.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class CostModel:
         self._latency = None if latency is None else LatencyModel(self.groups, latency)
         self.terms = list(terms)
         position = {group.name: index for index, group in enumerate(self.groups)}
-        one = len(self.groups)  # an index that always counts 1 fills short products
+        one = len(self.groups)  # index of a constant count of 1, which pads short products
         width = max((len(term.groups) for term in self.terms), default=0) or 1
         rows = [[position[name] for name in term.groups] + [one] * (width - len(term.groups)) for term in self.terms]
         self._index = torch.tensor(rows, dtype=torch.long)
@@ -85,22 +87,25 @@ class CostModel:
         self.dense = {cost: self.evaluate(self.dense_counts(), cost).item() for cost in self.costs}
         for part in parts:
             if not self.dense[part] > 0:
-                raise ValueError(f"{part!r} is 0 in the whole network: nothing of it can go")
+                raise ValueError(f"the dense network has no {part!r}: its cost is 0")
 
     def _of_part(self, part: str) -> Tensor:
-        """Coefficients of a cost, but 0 for terms of other kinds."""
+        """Return the coefficients of the cost that ``part`` names, 0 for terms of other kinds."""
         cost, _, named = part.partition(":")
         kinds = named.split("+")
         known = list(dict.fromkeys(term.kind for term in self.terms))
         for kind in kinds:
             if cost not in COSTS or kind not in known:
-                raise ValueError(f"{part!r} is not {' or '.join(COSTS)}, a colon and kinds among {', '.join(known)}, "
-                                 "joined by +")  # fmt: skip
+                raise ValueError(f"{part!r} is not of the form COST:KIND+KIND, where COST is {' or '.join(COSTS)} "
+                                 f"and each KIND is one of {', '.join(known)}")  # fmt: skip
         inside = torch.tensor([term.kind in kinds for term in self.terms])
         return self._coefficients[cost] * inside
 
     def apart(self, costs: Sequence[str]) -> Optional[dict[str, set[str]]]:
-        """By cost, the groups that it depends on, if no group is of two of them; else None."""
+        """Return the names of the groups that each cost depends on, or None if two costs share a group.
+
+        Also None for fewer than two costs or if latency is among them.
+        """
         if len(costs) < 2 or LATENCY in costs:
             return None
         found: dict[str, set[str]] = {}
@@ -113,15 +118,15 @@ class CostModel:
         return found
 
     def dense_counts(self) -> Tensor:
-        """Counts of the whole network, ``(G,)``."""
+        """Return the counts of the dense network, ``(G,)``."""
         return torch.tensor([group.size for group in self.groups], dtype=torch.float64)
 
     def counts(self, structure: Structure) -> Tensor:
-        """Counts that a structure keeps, ``(G,)``."""
+        """Return the counts that ``structure`` keeps, ``(G,)``."""
         return torch.tensor([structure.count(group.name) for group in self.groups], dtype=torch.float64)
 
     def products(self, counts: Tensor) -> Tensor:
-        """Product of counts of every term, ``(len(terms),)``; computed in at least float32."""
+        """Return the product of counts of each term, ``(len(terms),)``, computed in at least float32."""
         products = self._unlimited(at_least_float32(counts))
         return products if self._limits is None else torch.minimum(products, self._limits.to(products))
 
@@ -130,14 +135,14 @@ class CostModel:
         return padded[self._at("index", self._index, counts.device, torch.long)].prod(dim=1)
 
     def _at(self, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """``tensor`` as it is needed there, copied once: a training step would wait for every copy to a GPU."""
+        """Return ``tensor`` on ``device`` as ``dtype``, cached: a training step would wait for every copy to a GPU."""
         key = name, device, dtype
         if key not in self._placed:
             self._placed[key] = tensor.to(device, dtype)
         return self._placed[key]
 
     def prices(self, cost: str) -> Tensor:
-        """What one more unit of each group costs in the whole network, limits apart, ``(G,)`` float64."""
+        """Return the cost of one more unit of each group in the dense network, ``(G,)`` float64, without limits."""
         with torch.enable_grad():
             counts = self.dense_counts().requires_grad_(True)
             if cost == LATENCY and self._latency is not None:
@@ -148,38 +153,38 @@ class CostModel:
         return prices
 
     def evaluate(self, counts: Tensor, cost: str) -> Tensor:
-        """Cost for ``counts (G,)`` (kept, or expected to be kept), a scalar with gradient.
+        """Return a cost for ``counts (G,)``, kept or expected, a scalar with gradient.
 
         Args:
-            counts: units kept of each group, in the order of ``groups``.
-            cost: ``size`` (parameters), ``macs``, with a table ``latency`` (seconds), or one of ``parts``.
+            counts: number of units kept in each group, in the order of ``groups``.
+            cost: ``size`` (parameters), ``macs``, ``latency`` (seconds) if there is a table, or one of ``parts``.
         """
         if cost == LATENCY and self._latency is not None:
             return self._latency.seconds(at_least_float32(counts))
         products = self.products(counts)
         coefficients = self._at(cost, self._coefficients[cost], products.device, products.dtype)
-        return (products * coefficients).sum()  # autocast would make half of a matrix product
+        return (products * coefficients).sum()  # not a matrix product: autocast would compute that in half precision
 
     def sparsity(self, counts: Tensor, cost: str) -> Tensor:
-        """``1 - cost / dense cost`` (method A), a scalar with gradient."""
+        """Return ``1 - cost / dense cost``, a scalar with gradient."""
         if cost == LATENCY:
             return 1 - self.evaluate(counts, cost) / self.dense[cost]
         products = self.products(counts)
-        share = self._coefficients[cost] / self.dense[cost]  # normalised in float64 before any float32 sum
+        share = self._coefficients[cost] / self.dense[cost]  # normalise in float64 before the sum in float32
         return 1 - (products * self._at(f"{cost} / dense", share, products.device, products.dtype)).sum()
 
     def structure_cost(self, structure: Structure) -> dict[str, float]:
-        """Parameters and MACs that ``structure`` leaves."""
+        """Return each cost of the network that ``structure`` keeps."""
         counts = self.counts(structure)
         return {cost: self.evaluate(counts, cost).item() for cost in self.costs}
 
     def structure_sparsity(self, structure: Structure) -> dict[str, float]:
-        """Hard sparsity of ``structure`` in size and MACs."""
+        """Return the hard sparsity of ``structure`` in each cost."""
         counts = self.counts(structure)
         return {cost: self.sparsity(counts, cost).item() for cost in self.costs}
 
     def by_kind(self, counts: Tensor) -> dict[str, dict[str, float]]:
-        """Parameters and MACs of each kind of term for ``counts (G,)``."""
+        """Return the parameters and MACs of each kind of term for ``counts (G,)``."""
         products = self.products(counts)
         table: dict[str, dict[str, float]] = {}
         for cost in COSTS:
@@ -190,7 +195,7 @@ class CostModel:
         return table
 
     def reachable(self, enabled: Sequence[UnitGroup]) -> dict[str, float]:
-        """Largest sparsity that closing every unit of the ``enabled`` groups, down to their minima, can give."""
+        """Return the sparsity of each cost if all units of the ``enabled`` groups are closed, down to their minima."""
         closed = {group.name: float(group.minimum) for group in enabled}
         parents = {group.parent for group in enabled if group.parent is not None and group.minimum == 0}
         for group in self.groups:  # a module whose units are all closed is closed
@@ -201,11 +206,11 @@ class CostModel:
 
 
 def summarise(model: CostModel, kept: Mapping[str, float]) -> list[dict[str, object]]:
-    """Rows of a before/after table: kind, parameters and MACs dense and kept, share removed.
+    """Return the rows of a before/after table: kind, parameters and MACs before and after, share removed.
 
     Args:
-        model: the dense network's cost.
-        kept: group name -> units kept.
+        model: cost model of the dense network.
+        kept: group name -> number of units kept.
     """
     counts = torch.tensor([float(kept[group.name]) for group in model.groups], dtype=torch.float64)
     before, after = model.by_kind(model.dense_counts()), model.by_kind(counts)

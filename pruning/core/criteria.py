@@ -1,8 +1,9 @@
-"""Criteria: how much each unit is worth, from weights, activations or gradients; larger is more worth keeping.
+"""Criteria: scores of units from weights, activations or gradients; a larger score is more worth keeping.
 
-What needs gradients reads them off the masks. A mask multiplies the weights that follow a unit, so the derivative of
-the loss with respect to a mask at 1 is the sum of ``w g`` over those weights: the first-order change of the loss when
-the unit goes. One vector of such derivatives serves every network, and costs a training step nothing.
+Criteria that need gradients take them from the masks. A mask multiplies the weights that follow a unit, so the
+derivative of the loss with respect to a mask at 1 is the sum of ``w g`` over those weights: the first-order change of
+the loss when the unit is removed. One vector of these derivatives works for every network and adds no cost to a
+training step.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Observer = Callable[[nn.Module, Selection, dict[str, Tensor]], AbstractContextMa
 
 
 def per_unit(tensor: Tensor, span: Span, units: int) -> Tensor:
-    """Entries of ``tensor`` that each unit of a group owns through ``span``: ``(units, entries of one unit)``."""
+    """Return the entries of ``tensor`` that each unit owns through ``span``: ``(units, entries of one unit)``."""
     if span.dim is None:
         return tensor.reshape(units, 1)
     owned = tensor.movedim(span.dim, 0).narrow(0, span.offset, units * span.width)
@@ -33,15 +34,15 @@ def per_unit(tensor: Tensor, span: Span, units: int) -> Tensor:
 
 
 def magnitudes(model: nn.Module, selection: Selection, norm: int = 2, weights: str = "own") -> Tensor:
-    """L1 or L2 norm of the weights of each unit (arXiv 1608.08710, section 3.1), ``(U,)`` float32.
+    """Return the L1 or L2 norm of the weights of each unit (arXiv 1608.08710, section 3.1), ``(U,)`` float32.
 
     Args:
         model: the network.
         selection: the units.
-        norm: 1 or 2.
-        weights: ``own``: every matrix or kernel that loses entries when the unit goes, those that follow it among
-            them; ``following``: only those that follow it (of a head, the output projection). Biases and norms do not
-            count.
+        norm: order of the norm, 1 or 2.
+        weights: ``own``: every matrix or kernel that loses entries when the unit is removed, including those that
+            follow it; ``following``: only those that follow it (for a head, the output projection). Biases and norm
+            layers do not count.
     """
     tensors = dict(model.named_parameters())
     parts = []
@@ -58,27 +59,27 @@ def magnitudes(model: nn.Module, selection: Selection, norm: int = 2, weights: s
 
 
 def _add_to(totals: dict[str, Tensor], name: str, part: Tensor) -> None:
-    """Add ``part (size,)`` and a 1 to a total, where it was computed: the forward pass does not wait for a GPU."""
+    """Add ``part (size,)`` and a count of 1 to a total, on the device of ``part``, so that no step waits for a GPU."""
     counted = torch.cat([part, part.new_ones(1)])
     totals[name] = totals[name] + counted if name in totals else counted
 
 
 @contextmanager
 def observed_activations(model: nn.Module, selection: Selection, totals: dict[str, Tensor]) -> Iterator[None]:
-    """While open, forward passes add up what enters the weights that follow each unit.
+    """While open, sum up in each forward pass the inputs of the weights that follow each unit.
 
     Args:
         model: the network.
-        selection: the units; of a group with several weights that follow, the first is looked at.
-        totals: gets, by group name, ``(size + 1,)`` float64: the sum of each unit's mean ``|x|`` and the number of
-            calls. Padding counts as the other frames.
+        selection: the units. If several weights follow a group, only the first is observed.
+        totals: filled with group name -> ``(size + 1,)`` float64: the sum of each unit's mean ``|x|``, then the number
+            of calls. Padding frames count like the other frames.
     """
     handles = []
     for group in selection.chosen:
         span = group.masks[0]
         module = model.get_submodule(span.tensor.rpartition(".")[0])
         if span.dim != 1:
-            continue  # a whole module: nothing enters it that is its own
+            continue  # a whole module: it has no inputs of its own
 
         def observe(owner: nn.Module, inputs: tuple[Any, ...], name: str = group.name, span: Span = span,
                     size: int = group.size) -> None:  # fmt: skip
@@ -99,13 +100,13 @@ def observed_activations(model: nn.Module, selection: Selection, totals: dict[st
 
 @contextmanager
 def observed_inputs(model: nn.Module, selection: Selection, totals: dict[str, Tensor]) -> Iterator[None]:
-    """While open, forward passes add up the squares of what each column of the following weights is multiplied with.
+    """While open, sum up in each forward pass the squared inputs of each column of the weights that follow the units.
 
     Args:
         model: the network.
-        selection: the units; of a group with several weights that follow, the first is looked at.
-        totals: gets, by group name, ``(in * kernel + 1,)`` float64: the sum of the mean squares and the number of
-            calls; of a convolution, of utterances. Padding counts as the other frames.
+        selection: the units. If several weights follow a group, only the first is observed.
+        totals: filled with group name -> ``(in * kernel + 1,)`` float64: the sum of the mean squares, then the number
+            of calls (for a convolution, of utterances). Padding frames count like the other frames.
     """
     groups: dict[str, list[str]] = {}
     for group in selection.chosen:
@@ -121,13 +122,14 @@ def observed_inputs(model: nn.Module, selection: Selection, totals: dict[str, Te
 
 
 def weighted_magnitudes(model: nn.Module, selection: Selection, squares: Mapping[str, Tensor]) -> Tensor:
-    """Sum over a unit's entries of the following weights of ``|W_ij| |X_j|``, ``(U,)`` float64 (Wanda, arXiv
-    2306.11695, equation 1).
+    """Return the sum of ``|W_ij| |X_j|`` over the entries of each unit in the weights that follow it, ``(U,)`` float64.
+
+    See Wanda, arXiv 2306.11695, equation 1.
 
     Args:
         model: the network.
         selection: the units.
-        squares: group name -> mean square of each input ``(in * kernel,)``; a group that is absent gets 0.
+        squares: group name -> mean square of each input ``(in * kernel,)``; a group without an entry scores 0.
     """
     tensors = dict(model.named_parameters())
     parts = []
@@ -143,24 +145,26 @@ def weighted_magnitudes(model: nn.Module, selection: Selection, squares: Mapping
 
 
 class UnitScores(nn.Module):
-    """Scores of all units under one criterion, gathered over training steps.
+    """Scores of all units under one criterion, accumulated over training steps.
 
     Args:
         criterion: one of `CRITERIA`.
         selection: the units.
-        norm, weights: of ``magnitude``, see `magnitudes`.
-        decay: of the running means of ``taylor``, ``fisher``, ``wanda`` and ``activation``, per step; 1 is the plain
-            mean.
-        seed: of ``random``.
+        norm: order of the norm (1 or 2) that ``magnitude`` uses.
+        weights: weights whose norm ``magnitude`` takes, ``own`` or ``following``; see `magnitudes`.
+        decay: decay per step of the running means of ``taylor``, ``fisher``, ``wanda`` and ``activation``; 1 gives the
+            plain mean.
+        seed: seed of the scores of ``random``.
 
-    The scores, with g the gradient of one batch on the masks (the sum of ``w g`` over a unit's weights):
+    The scores, where g is the gradient of one batch with respect to the masks (the sum of ``w g`` over a unit's
+    weights):
 
     - ``magnitude``: the norm of the unit's weights;
     - ``taylor``: mean of ``|g|`` (arXiv 1611.06440, equation 8);
     - ``fisher``: mean of ``g^2 / 2`` (arXiv 1801.05787, equation 9, batches in place of samples);
-    - ``movement``: minus the sum of ``lr g`` (arXiv 2005.07683, equation 2), closed units among the rest;
+    - ``movement``: minus the sum of ``lr g`` (arXiv 2005.07683, equation 2), for closed units as well;
     - ``wanda``: mean of `weighted_magnitudes`;
-    - ``activation``: mean of ``|x|`` that enters the weights that follow;
+    - ``activation``: mean of ``|x|`` over the inputs of the weights that follow;
     - ``random``: uniform, the same for the same seed.
     """
 
@@ -187,24 +191,24 @@ class UnitScores(nn.Module):
 
     @property
     def price_power(self) -> float:
-        """How a unit's score grows with the number of its weights, see `pruning.core.ranking.normalised`."""
-        if self.criterion == "activation":  # a mean over what a unit owns: it does not grow with it
+        """Exponent with which a score grows with a unit's number of weights, see `pruning.core.ranking.normalised`."""
+        if self.criterion == "activation":  # a mean: it does not grow with the size of a unit
             return 0.0
         return 0.5 if self.criterion == "magnitude" and self.norm == 2 else 1.0
 
     @property
     def from_gradients(self) -> bool:
-        """Whether `observe_gradient` feeds it."""
+        """Whether the criterion takes its scores from `observe_gradient`."""
         return self.criterion in FROM_GRADIENTS
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything to rank by."""
+        """Whether scores are available."""
         return self.criterion in ("magnitude", "random") or self.seen.item() > 0
 
     @torch.no_grad()
     def observe_gradient(self, gradient: Tensor, lr: float) -> None:
-        """Take in the gradient ``(U,)`` of one step on the masks, and the step's learning rate."""
+        """Accumulate one step's gradient ``(U,)`` with respect to the masks, given the step's learning rate."""
         gradient = gradient.to(self.total)
         if self.criterion == "movement":
             self.total -= lr * gradient
@@ -214,21 +218,21 @@ class UnitScores(nn.Module):
 
     @property
     def observer(self) -> Optional[Observer]:
-        """What looks at forward passes for `observe`, or None."""
+        """Context manager that observes forward passes for `observe`, or None if the criterion needs none."""
         return {"activation": observed_activations, "wanda": observed_inputs}.get(self.criterion)
 
     @torch.no_grad()
     def observe(self, model: nn.Module, totals: Mapping[str, Tensor]) -> None:
-        """Take in what the `observer` gathered in one step of ``model``.
+        """Accumulate what the `observer` collected in one step of ``model``.
 
         Raises:
-            UserError: the network reads weights that follow units without calling their layer, so nothing was seen.
+            UserError: the network reads weights that follow units without calling their layer, so nothing was observed.
         """
         for group in self.selection.chosen:
             if group.masks[0].dim == 1 and group.name not in totals:
                 raise UserError(
-                    f"{self.criterion} sees nothing of what enters {group.masks[0].tensor}",
-                    "use a criterion of weights or gradients, or a network that calls this layer",
+                    f"the criterion {self.criterion} observed no input of {group.masks[0].tensor}",
+                    "use a criterion based on weights or gradients, or a network that calls this layer",
                 )
         means = {name: total[:-1] / total[-1].clamp(min=1) for name, total in totals.items()}
         if self.criterion == "wanda":
@@ -239,7 +243,7 @@ class UnitScores(nn.Module):
 
     @torch.no_grad()
     def forget(self) -> None:
-        """Begin anew: the units are others than they were."""
+        """Reset the scores, because the units have changed."""
         if self.criterion != "random":
             self.total.zero_()
             self.seen.zero_()
@@ -250,7 +254,7 @@ class UnitScores(nn.Module):
 
     @torch.no_grad()
     def values(self, model: nn.Module) -> Tensor:
-        """The scores ``(U,)`` float64, on the CPU."""
+        """Return the scores ``(U,)`` float64, on the CPU."""
         if self.criterion == "magnitude":
             return magnitudes(model, self.selection, self.norm, self.weights).double()
         if self.criterion in ("random", "movement"):

@@ -1,4 +1,4 @@
-"""Distillation from the dense network: between layers, and between frame-wise outputs."""
+"""Distillation from the teacher: between layers and between frame-wise outputs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ LOSSES = ("dphubert", "cofi")
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """What the student learns from its teacher besides the task.
+    """Distillation losses that are added to the loss of the task.
 
     Attributes:
-        layers: teacher layers to follow; 0 is the subsampled input, i the output of block i. Empty: none.
+        layers: teacher layers to distil from; 0 is the subsampled input, i the output of block i. Empty: none.
         loss: ``dphubert`` (L1 minus cosine between layers of the same index) or ``cofi`` (mean-square error with each
             teacher layer matched to the nearest student layer that still exists).
-        ordered: for ``cofi``, a later teacher layer may not match an earlier student layer.
+        ordered: for ``cofi``, whether the matches must not go back: the student layer of a later teacher layer is not
+            before that of an earlier one.
         layer_weight: weight of the layerwise loss.
-        output_weight: weight of the transducer's output distillation.
-        ctc_weight: weight of the KL term between CTC heads.
-        temperature: of the CTC heads' KL term.
+        output_weight: weight of the distillation of the transducer's outputs.
+        ctc_weight: weight of the KL divergence between the CTC heads.
+        temperature: temperature of the KL divergence between the CTC heads.
     """
 
     layers: tuple[Natural, ...] = ()
@@ -42,29 +43,29 @@ class DistillationConfig:
         object.__setattr__(self, "layers", tuple(self.layers))
         check_fields(self)
         if self.loss == "cofi" and self.ordered and list(self.layers) != sorted(self.layers):
-            raise ValueError("distillation.layers ascend where their matches are ordered")
+            raise ValueError("distillation.layers must be in ascending order if distillation.ordered is set")
 
     @property
     def wanted(self) -> bool:
-        """Whether a teacher is needed at all."""
+        """Whether any distillation loss is used, so that a teacher is needed."""
         return bool(self.layers and self.layer_weight) or self.output_weight > 0 or self.ctc_weight > 0
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """``(N, frames)`` bool, True on valid frames."""
+    """Return a mask ``(N, frames)`` bool that is True on valid frames."""
     return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values (N, T)`` where ``mask (N, T)`` is True; 0 if it is nowhere."""
+    """Return the mean of ``values (N, T)`` where ``mask (N, T)`` is True, or 0 if it is True nowhere."""
     return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def dphubert_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """``mean |h_S - h_T| - cos(h_S, h_T)`` over valid frames (DPHuBERT, arXiv 2305.17651, eq. 1, raw cosine).
+    """Return ``mean |h_S - h_T| - cos(h_S, h_T)`` over valid frames (DPHuBERT, arXiv 2305.17651, eq. 1, raw cosine).
 
     Args:
-        student, teacher: ``(N, T, D)``.
+        student, teacher: layer outputs, ``(N, T, D)``.
         mask: ``(N, T)``, True on valid frames.
     """
     distance = (student - teacher).abs().mean(dim=-1)
@@ -73,15 +74,15 @@ def dphubert_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def match_layers(errors: Tensor, candidates: Sequence[Sequence[bool]], ordered: bool) -> list[int]:
-    """The student layer nearest to each teacher layer (CoFi, arXiv 2204.00408, eq. 5).
+    """Match each teacher layer to the nearest student layer (CoFi, arXiv 2204.00408, eq. 5).
 
     Args:
-        errors: ``(teacher layers, student layers)`` mean-square errors.
-        candidates: ``(teacher layers, student layers)``, whether a student layer may be matched.
-        ordered: matches may not go back; a row then looks only at or after the previous row's match.
+        errors: mean-square errors, ``(teacher layers, student layers)``.
+        candidates: whether a student layer may be matched, ``(teacher layers, student layers)``.
+        ordered: whether each row considers only student layers at or after the match of the previous row.
 
     Returns:
-        One student index for every row.
+        One student index per row.
     """
     open_errors = errors.detach().masked_fill(~torch.tensor(candidates, device=errors.device), float("inf"))
     matches: list[int] = []
@@ -94,11 +95,11 @@ def match_layers(errors: Tensor, candidates: Sequence[Sequence[bool]], ordered: 
 
 
 class LayerDistillation(nn.Module):
-    """Layerwise distillation through trained projections that start as the identity.
+    """Layerwise distillation through trained projections that are initialised to the identity.
 
     Args:
         config: see `DistillationConfig`.
-        student_dim, teacher_dim: dimensions of a layer's output. Where they differ the projection starts as a cut
+        student_dim, teacher_dim: dimension of a layer's output. If they differ, the projections start as a truncated
             identity.
     """
 
@@ -118,13 +119,13 @@ class LayerDistillation(nn.Module):
         lengths: Tensor,
         exists: Optional[Sequence[bool]] = None,
     ) -> Tensor:
-        """Mean loss over the chosen layers, a scalar, in at least float32 whatever autocast says.
+        """Return the mean loss over the chosen layers, a scalar, in at least float32 even under autocast.
 
         Args:
-            student, teacher: outputs of layers, each ``(N, T, D)``; entry 0 is the blocks' input.
+            student, teacher: outputs of the layers, each ``(N, T, D)``; entry 0 is the input of the first block.
             lengths: ``(N,)`` valid frames.
-            exists: for every entry of ``student``, whether that layer still exists (CoFi's matching); None: all do.
-                The blocks' input always does, but is matched to a teacher's block only where no block is left.
+            exists: whether each layer of ``student`` still exists (for CoFi's matching); None: all do. Entry 0 always
+                exists, but is matched to a block of the teacher only if the student has no block left.
         """
         mask = frame_mask(lengths, student[0].shape[1])
         with torch.autocast(mask.device.type, enabled=False):
@@ -135,7 +136,7 @@ class LayerDistillation(nn.Module):
             return self._matched(student, teacher, mask, [True] * len(student) if exists is None else exists)
 
     def _layer_by_layer(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """DPHuBERT's: each chosen layer against the teacher's of the same index."""
+        """Return DPHuBERT's loss: each chosen layer against the teacher layer of the same index."""
         losses = [
             dphubert_loss(projection(student[layer]), teacher[layer], mask)
             for layer, projection in zip(self.config.layers, self.projections)
@@ -145,9 +146,10 @@ class LayerDistillation(nn.Module):
     def _matched(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, exists: Sequence[bool]
     ) -> Tensor:
-        """CoFi's: each chosen layer of the teacher against the nearest of the student.
+        """Return CoFi's loss: each chosen layer of the teacher against the nearest layer of the student.
 
-        All pairs are compared without gradient: kept for the backward pass, they would be many times the activations.
+        All pairs are compared without gradient: storing them for the backward pass would take many times the memory of
+        the activations.
         """
         goals = [teacher[layer] for layer in self.config.layers]
         with torch.no_grad():
@@ -165,12 +167,12 @@ class LayerDistillation(nn.Module):
 
 
 def _square_error(projected: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
-    """Mean-square error of ``projected`` with ``goal``, both ``(N, T, D)``, over valid frames, a scalar."""
+    """Return the mean-square error between ``projected`` and ``goal``, both ``(N, T, D)``, over valid frames."""
     return masked_mean(((projected - goal) ** 2).mean(dim=-1), mask)
 
 
 def frame_distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """``temperature^2 KL(teacher || student)`` of frame-wise logits ``(N, T, V)``, mean over valid frames."""
+    """Return ``temperature^2 KL(teacher || student)`` of frame-wise logits ``(N, T, V)``, mean over valid frames."""
     log_s = (student / temperature).log_softmax(dim=-1)
     log_t = (teacher / temperature).log_softmax(dim=-1)
     return temperature**2 * masked_mean((log_t.exp() * (log_t - log_s)).sum(dim=-1), mask)

@@ -1,4 +1,4 @@
-"""Cutting closed units out: a masked network becomes an ordinary smaller one with the same outputs."""
+"""Extraction: cut closed units out of a masked network, which gives a smaller one with the same outputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], struct
     """Fold soft masks into the weights that follow, drop removed modules, and select the kept entries of the rest.
 
     Args:
-        state: the network's ``state_dict``.
-        groups: its unit groups.
-        structure: what to keep, resolved.
+        state: ``state_dict`` of the network.
+        groups: unit groups of the network.
+        structure: units to keep; must be resolved.
 
     Returns:
-        The ``state_dict`` of the smaller network; tensors are copies.
+        The ``state_dict`` of the smaller network; the tensors are copies.
     """
     removed = tuple(prefix for g in groups if g.removes and not structure.count(g.name) for prefix in g.removes)
     result = {name: tensor.detach().clone() for name, tensor in state.items() if not name.startswith(removed)}
@@ -54,7 +54,7 @@ def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], struct
 
 
 def _multiply(state: dict[str, Tensor], product: Product) -> None:
-    """One matrix in place of its factors."""
+    """Replace two factors by their product."""
     left, right = state.pop(product.left), state.pop(product.right)
     state[product.whole] = (left.double() @ right.double()).to(left)
     if product.bias in state:
@@ -62,13 +62,13 @@ def _multiply(state: dict[str, Tensor], product: Product) -> None:
 
 
 def extract(model: nn.Module, structure: Structure) -> nn.Module:
-    """The smaller ordinary network that computes what ``model`` computes under ``structure.masks()``.
+    """Return the smaller network that computes what ``model`` computes under ``structure.masks()``.
 
-    In evaluation mode the outputs agree to rounding. The new network is in the training mode of ``model``, on its
-    device, and shares no memory with it.
+    In evaluation mode the outputs agree up to rounding. The new network takes over the training mode and the device of
+    ``model`` and shares no memory with it.
 
     Raises:
-        UserError: the structure is not of this network.
+        UserError: the structure does not belong to this network.
         RuntimeError: the network's declaration is wrong (names or shapes do not match after cutting).
     """
     prunable = view_of(model, structure)
@@ -81,7 +81,7 @@ def extract(model: nn.Module, structure: Structure) -> nn.Module:
     tensors = cut_tensors(plain_state(model), plain_groups(prunable), structure)
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
     for product in (group.product for group in groups if group.product is not None):
-        if product.whole in tensors:  # a convolution of kernel 1 has an axis more than its matrix
+        if product.whole in tensors:  # a convolution of kernel size 1 has one more axis than its matrix
             tensors[product.whole] = tensors[product.whole].reshape(shapes[product.whole])
     small.load_state_dict(tensors, strict=True)
     return small.to(device=parameter.device).train(model.training)

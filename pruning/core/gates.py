@@ -1,4 +1,4 @@
-"""Hard-concrete gates over unit groups (arXiv 1712.01312), all of a network's gates in one vector."""
+"""Hard-concrete gates over unit groups (arXiv 1712.01312); one vector holds all gates of a network."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class GateConfig:
     """Hard-concrete gates.
 
     Attributes:
-        kinds: kinds of unit groups that get gates; None for every kind of the network.
-        initial: mean of the initial log alpha. At 3, an open probability of .99 and a mean gate of .94.
-        deviation: its standard deviation, so that equal units can part.
+        kinds: unit kinds that get gates; None for all unit kinds of the network.
+        initial: mean of the initial log alpha; 3 gives an open probability of .99 and a mean gate of .94.
+        deviation: standard deviation of the initial log alpha, so that equal units can diverge.
         temperature, left, right: beta, l and r of the stretched concrete distribution.
-        soft: factor of kept units at evaluation, ``published`` (sigmoid(0.8 log alpha / beta), as in FLOP, CoFi and
+        soft: factor of kept units at evaluation: ``published`` (sigmoid(0.8 log alpha / beta), as in FLOP, CoFi and
             DPHuBERT) or ``one``.
     """
 
@@ -51,16 +51,16 @@ class HardConcreteGates(nn.Module):
     Args:
         groups: all unit groups of the network.
         config: see `GateConfig`.
-        seed: for the initial deviation.
+        seed: seed of the random part of the initial log alpha.
 
     Raises:
-        ValueError: a kind that the network does not have.
+        ValueError: the network does not have a configured unit kind.
     """
 
     _member: Tensor
     _fixed: Tensor
     EPSILON = 1e-6
-    LIMIT = 8.0  # |log alpha| beyond it saturates: P(open) = .0017 at -8
+    LIMIT = 8.0  # bound of |log alpha|, beyond which gates saturate: P(open) = .0017 at -8
 
     def __init__(self, groups: Sequence[UnitGroup], config: GateConfig, seed: int = 0) -> None:
         super().__init__()
@@ -74,19 +74,19 @@ class HardConcreteGates(nn.Module):
 
     @torch.no_grad()
     def limit(self) -> None:
-        """Bring log alpha back into its range; to be called after every optimiser step.
+        """Clamp log alpha to its range; call this after every optimiser step.
 
-        A clamp inside the forward pass would leave gates beyond the limit without gradient, shut for good.
+        With a clamp in the forward pass, gates beyond the limit would get no gradient and stay closed for good.
         """
         self.log_alpha.clamp_(-self.LIMIT, self.LIMIT)
 
     def open_probability(self) -> Tensor:
-        """``P(z > 0) = sigmoid(log alpha - beta ln(-l / r))`` of every gate, ``(U,)``."""
+        """Return ``P(z > 0) = sigmoid(log alpha - beta ln(-l / r))`` of each gate, ``(U,)``."""
         shift = self.config.temperature * math.log(-self.config.left / self.config.right)
         return torch.sigmoid(self.log_alpha - shift)
 
     def sample(self) -> Tensor:
-        """A stochastic gate for every unit, ``(U,)`` in [0, 1], from torch's global generator."""
+        """Sample the gate of each unit, ``(U,)`` in [0, 1], with torch's global generator."""
         noise = torch.empty_like(self.log_alpha).uniform_(self.EPSILON, 1 - self.EPSILON)
         logit = (noise.log() - (1 - noise).log() + self.log_alpha) / self.config.temperature
         stretched = torch.sigmoid(logit) * (self.config.right - self.config.left) + self.config.left
@@ -97,16 +97,19 @@ class HardConcreteGates(nn.Module):
         return self.units.split(values)
 
     def expected_counts(self) -> Tensor:
-        """Expected number of open gates of every group, ``(G,)``; groups without gates count whole.
+        """Return the expected number of open gates in each group, ``(G,)``; groups without gates count whole.
 
-        A group's count is that of its own gates; the cost multiplies it by its module's.
+        The count of a group covers only its own gates; the cost model multiplies it by the count of its module.
         """
         return self._fixed.index_add(0, self._member, self.open_probability())
 
     # Hard structures, for evaluation and extraction
 
     def rule(self) -> Tensor:
-        """Which gates are open at evaluation, ``(U,)`` bool: each group closes ``round(n - E||z||_0)`` smallest."""
+        """Return the gates that are open at evaluation, ``(U,)`` bool.
+
+        Each group closes its ``round(n - E||z||_0)`` smallest gates.
+        """
         keep = torch.ones(self.log_alpha.numel(), dtype=torch.bool)
         alpha, probability = self.log_alpha.detach().cpu(), self.open_probability().detach().cpu()
         start = 0
@@ -119,16 +122,16 @@ class HardConcreteGates(nn.Module):
         return keep
 
     def fitted(self, costs: CostModel, targets: Mapping[str, float], fill: bool = True) -> Tensor:
-        """Open gates, ``(U,)`` bool, by the rule and then moved to the targets (see `Selection.fitted`).
+        """Return the open gates, ``(U,)`` bool, by the rule and then moved to the targets (see `Selection.fitted`).
 
-        On short runs many gates stay undecided and the rule misses the target by several points. Units nearest to
-        the rule's threshold are opened (or closed) in the order of their log alpha; of two targets, in one that meets
-        both (see `pruning.core.balance`).
+        In short runs many gates stay undecided, and the rule misses the target by several points. So the units nearest
+        to the rule's threshold are opened or closed in the order of their log alpha. For two targets that share units,
+        they are flipped in an order that meets both (see `pruning.core.balance`).
         """
         rule, alpha = self.rule(), self.log_alpha.detach().cpu()
         if len(targets) != 2 or costs.apart(list(targets)) is not None:
             return self.units.fitted(rule, alpha, costs, targets, fill=fill)
-        start = self.units.with_all_units(rule)  # what the rule closes is what closes first
+        start = self.units.with_all_units(rule)  # units that the rule closes are closed first
 
         def fit(order: Tensor, filled: bool) -> Tensor:
             return self.units.fitted(start, order, costs, targets, fill=filled and fill)
@@ -137,7 +140,7 @@ class HardConcreteGates(nn.Module):
         return balanced(ranks, self.units, costs, targets, fit)
 
     def structure(self, keep: Optional[Tensor] = None) -> Structure:
-        """The structure of ``keep (U,)`` (the rule's for None), with soft scales and with log alpha as scores."""
+        """Return the structure of ``keep (U,)`` (None: by the rule), with soft scales and log alpha as scores."""
         alpha = self.log_alpha.detach().cpu()
         soft = None if self.config.soft == "one" else torch.sigmoid(0.8 * alpha / self.config.temperature)
         return self.units.structure(self.rule() if keep is None else keep, alpha, soft)

@@ -1,8 +1,8 @@
-"""Latency as a cost: what kept units take on one machine, measured, and interpolated between the measured counts.
+"""Latency as a cost: time of the kept units on one machine, interpolated between measured counts.
 
-Fewer multiply-accumulates are not always less time: kernels have their own ideas of shapes, and some parts of a network
-wait for memory. The table says what each kind of unit takes at some shares of its size, all its groups cut alike; a
-network is taken to be the sum of its groups.
+Fewer multiply-accumulates do not always take less time: kernels are tuned to certain shapes, and some parts of a
+network are bound by memory. The table gives the time of each unit kind at several shares of its size, with all groups
+of the kind cut to the same share. The latency of a network is modelled as the sum over its groups.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pruning.errors import UserError
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Seconds of one pass of an encoder.
+    """Time of one forward pass of an encoder, in seconds.
 
     Attributes:
-        rest: what is left with every kind cut away.
-        kinds: kind -> seconds at equally spaced shares of its units, from none to all of them.
-        units: all units of each kind of the network that it was measured on.
-        setting: how it was measured, for people.
+        rest: seconds that remain if the units of all kinds are removed.
+        kinds: unit kind -> seconds at equally spaced shares of its units, from none to all.
+        units: unit kind -> number of units in the network that was measured.
+        setting: how the table was measured, for information only.
     """
 
     rest: float
@@ -37,22 +37,22 @@ class LatencyTable:
 
     def __post_init__(self) -> None:
         if not self.kinds or any(len(values) < 2 for values in self.kinds.values()):
-            raise ValueError("a table of latency has at least one kind, and at least two points of each")
+            raise ValueError("a latency table needs at least one unit kind and at least two points per kind")
         for values in ((self.rest,), *self.kinds.values()):
             if not all(0 <= a <= b < math.inf for a, b in zip((0.0, *values), values)):
-                raise ValueError("times must be finite and must not fall with more units")
+                raise ValueError("times must be finite, at least 0, and must not decrease with more units")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         kinds = {kind: list(values) for kind, values in self.kinds.items()}
         return {"rest": self.rest, "kinds": kinds, "units": dict(self.units), "setting": dict(self.setting)}
 
     @classmethod
     def from_dict(cls, value: Any, source: str = "the table") -> LatencyTable:
-        """The inverse of `to_dict`.
+        """Build a table from the output of `to_dict`.
 
         Raises:
-            UserError: not a table of latency.
+            UserError: the value is not a latency table.
         """
         try:
             kinds = {str(kind): tuple(float(v) for v in values) for kind, values in value["kinds"].items()}
@@ -60,18 +60,18 @@ class LatencyTable:
             return cls(float(value["rest"]), kinds, units, dict(value.get("setting", {})))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             remedy = "measure it with pruning.bin.latency"
-            raise UserError(f"{source} is no table of latency ({error!r})", remedy) from None
+            raise UserError(f"{source} is not a latency table ({error!r})", remedy) from None
 
 
 class LatencyModel:
-    """Evaluates a table for the groups of a network.
+    """Evaluates a latency table for the groups of a network.
 
     Args:
         groups: all unit groups of the network.
-        table: measured on a network of the same dimensions.
+        table: table measured on a network of the same dimensions.
 
     Raises:
-        UserError: the table has no kind that the network has, or another number of units of a kind.
+        UserError: the table and the network have no unit kind in common, or differ in the number of units of a kind.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], table: LatencyTable) -> None:
@@ -80,14 +80,15 @@ class LatencyModel:
         own = [group for group in groups if group.kind in table.kinds and group.name not in parents]
         if not own:
             known = ", ".join(sorted(table.kinds))
-            raise UserError(f"the table of latency is about {known}, which the network lacks", "measure this network")
+            raise UserError(f"the latency table covers the unit kinds {known}, none of which the network has",
+                            "measure this network")  # fmt: skip
         self.rest = table.rest
         totals: dict[str, int] = {}
         for group in own:
             totals[group.kind] = totals.get(group.kind, 0) + group.size
         for kind, total in totals.items():
             if table.units.get(kind) != total:
-                what = f"the table of latency is of a network with {table.units.get(kind)} units of {kind}"
+                what = f"the latency table was measured on a network with {table.units.get(kind)} units of kind {kind}"
                 raise UserError(f"{what}, this one has {total}", "measure this network")
         points = max(len(values) for values in table.kinds.values())
         self._index = torch.tensor([position[group.name] for group in own])
@@ -97,9 +98,9 @@ class LatencyModel:
         self._curves = torch.stack(curves)  # (groups, points), seconds
 
     def seconds(self, counts: Tensor) -> Tensor:
-        """Seconds for ``counts (G,)``, kept or expected, a scalar with gradient.
+        """Return the seconds for ``counts (G,)``, kept or expected, a scalar with gradient.
 
-        Between two points a group's time is a straight line; a closed module's units take none.
+        The time of a group is linear between two points; the units of a closed module take no time.
         """
         device = counts.device
         padded = torch.cat([counts, counts.new_ones(1)])
@@ -112,6 +113,6 @@ class LatencyModel:
 
 
 def _resampled(values: Sequence[float], points: int) -> Tensor:
-    """The same line at another number of equally spaced points, ``(points,)``."""
+    """Interpolate ``values`` linearly at ``points`` equally spaced points, ``(points,)``."""
     line = torch.tensor(values, dtype=torch.float64)[None, None]
     return torch.nn.functional.interpolate(line, points, mode="linear", align_corners=True)[0, 0]

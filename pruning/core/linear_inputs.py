@@ -1,4 +1,4 @@
-"""What goes into and comes out of linear and convolutional modules, laid out as their weights are."""
+"""Inputs and outputs of linear and convolutional modules in the layout of their weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def flattened_inputs(module: nn.Module, x: Tensor) -> Tensor:
-    """What a linear or convolutional module multiplies its weight ``(out, in * kernel)`` with: ``(rows, in * kernel)``.
+    """Return the vectors that a module multiplies its weight ``(out, in * kernel)`` with: ``(rows, in * kernel)``.
 
     Raises:
-        TypeError: another kind of module, or a grouped convolution.
+        TypeError: the module is neither linear nor an ungrouped convolution.
     """
     channels_first = getattr(module, "channels_first", True)
     if isinstance(module, nn.Linear) or not channels_first:
@@ -26,29 +26,30 @@ def flattened_inputs(module: nn.Module, x: Tensor) -> Tensor:
         padding = (0, *module.padding) if one_dimensional else module.padding
         columns = nn.functional.unfold(image, spread[0], spread[1], cast(Any, padding), spread[2])  # (N, in * k, L)
         return columns.transpose(1, 2).reshape(-1, columns.shape[1])
-    raise TypeError(f"a {type(module).__name__} is neither linear nor a convolution without groups")
+    raise TypeError(f"a {type(module).__name__} is neither a linear layer nor an ungrouped convolution")
 
 
 def flattened_parts(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    """The rows of `flattened_inputs`, of a convolution utterance by utterance: they are several times the input."""
+    """Yield the rows of `flattened_inputs`, for a convolution per utterance because they are larger than the input."""
     one_by_one = isinstance(module, (nn.Conv1d, nn.Conv2d)) and getattr(module, "channels_first", True)
     for part in x.split(1) if one_by_one else (x,):
         yield flattened_inputs(module, part)
 
 
 def flattened_outputs(module: nn.Module, y: Tensor) -> Tensor:
-    """The outputs of a module as ``(rows, out)``, in the order of `flattened_inputs`."""
+    """Return the outputs of a module as ``(rows, out)``, in the row order of `flattened_inputs`."""
     first = getattr(module, "channels_first", isinstance(module, (nn.Conv1d, nn.Conv2d)))
     return (y.flatten(2).transpose(1, 2) if first else y).reshape(-1, y.shape[1] if first else y.shape[-1])
 
 
 @contextmanager
 def watched_inputs(model: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While open, ``see(name, x)`` is called with what enters the modules ``names``: ``x (rows, in * kernel)``, of
-    convolutions for each utterance.
+    """While open, call ``see(name, x)`` with the inputs of the modules ``names``.
+
+    ``x`` has the shape ``(rows, in * kernel)``; for a convolution, ``see`` is called once per utterance.
 
     Raises:
-        TypeError: from the forward pass, for a module of another kind.
+        TypeError: a module is neither linear nor an ungrouped convolution (raised by the forward pass).
     """
 
     def hook(name: str) -> Callable[[nn.Module, Any], None]:

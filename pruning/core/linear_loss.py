@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer's outputs, chunk after chunk of rows: the outputs are never there as a whole."""
+"""Cross-entropy of the outputs of a linear layer, in chunks of rows, without holding all outputs in memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _CHUNK_ELEMENTS_CUDA = 2**24
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The sum over rows of ``cross_entropy(x @ weight.T, targets)``, and its gradients.
+    """Return the sum over rows of ``cross_entropy(x @ weight.T, targets)``, with gradients.
 
-    Logits of a language model are larger than all the rest of it: ``(T, V)`` in float32, read and written half a dozen
-    times. Here they never leave the cache: gradients are made in the same pass as the loss, as by P.-L. Hsu et al.,
-    "Liger Kernel" (arXiv 2410.10989, fused linear cross-entropy). Products are in the precision of autocast, sums and
-    exponentials in float32. float16 is not fused: its gradients need the loss scale before them.
+    The logits of a language model take more memory than all the rest of it: ``(T, V)`` in float32, read and written
+    half a dozen times. Here they never leave the cache: gradients are computed in the same pass as the loss, as in
+    P.-L. Hsu et al., "Liger Kernel" (arXiv 2410.10989, fused linear cross-entropy). Products use the precision of
+    autocast, sums and exponentials float32. float16 is not fused, because the loss scale must be applied before its
+    gradients are computed.
 
     Args:
-        x: ``(T, D)``.
-        weight: ``(V, D)``.
-        targets: ``(T,)`` int64, 0 to V - 1.
+        x: inputs of the layer, ``(T, D)``.
+        weight: weight of the layer, ``(V, D)``.
+        targets: index of the correct output in each row, ``(T,)`` int64, 0 to V - 1.
 
     Returns:
-        The sum, in nats, 0-dimensional float32 (float64 for float64).
+        The sum in nats, 0-dimensional float32 (float64 for float64 inputs).
     """
     dtype = autocast_dtype(x.device.type) or torch.promote_types(x.dtype, weight.dtype)
     if dtype == torch.float16:

@@ -1,8 +1,9 @@
 """Low rank: linear layers as products of two matrices, whose rank-1 components are units like any other.
 
-A matrix ``W (m, n)`` is kept as ``U V`` with ``U (m, r)`` and ``V (r, n)``; component i is ``U[:, i] V[i, :]``. Masks,
-costs, criteria, rankings and extraction are those of every unit group (see `pruning.core.units`). Only below the
-break-even rank ``m n / (m + n)`` is a factored matrix smaller than a dense one; one that would keep more stays dense.
+A matrix ``W (m, n)`` is stored as ``U V`` with ``U (m, r)`` and ``V (r, n)``; component i is ``U[:, i] V[i, :]``.
+Masks, costs, criteria, rankings and extraction work as for every unit group (see `pruning.core.units`). A factored
+matrix is smaller than a dense one only below the break-even rank ``m n / (m + n)``; a matrix that would keep more
+components stays dense.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pruning.errors import UserError
 
 KIND = COMPONENTS
 METRIC_OF = {"magnitude": "plain", "fisher": "fisher", "wanda": "inputs"}
-"""The criteria that are a norm in which a matrix is approximated; the others score the components of the plain one."""
-_JITTER = 1e-3  # of the mean square of the inputs
-_NOTHING = 1e-14  # of the largest singular value: what is below is rounding
+"""Metric of the matrix approximation for criteria that define one; the others score components in the plain metric."""
+_JITTER = 1e-3  # relative to the mean square of the inputs
+_NOTHING = 1e-14  # relative to the largest singular value; smaller values are rounding errors
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class LinearLayer:
     """A linear layer that may be factored.
 
     Attributes:
-        name: of the module.
-        kind: of the cost terms that it is a part of.
-        calls: how many vectors go through it in one utterance or sentence of the length that costs are counted at.
+        name: name of the module.
+        kind: kind of the cost terms that contain the layer.
+        calls: number of vectors that pass through it for one utterance or sentence of the length at which costs are
+            counted.
     """
 
     name: str
@@ -45,28 +47,29 @@ class LinearLayer:
 
 @runtime_checkable
 class Factorable(Protocol):
-    """What a network offers so that its linear layers can be factored."""
+    """Interface of a network whose linear layers can be factored."""
 
     def linear_layers(self, frames: int) -> list[LinearLayer]:
-        """Those that may be factored, for ``frames`` input frames or tokens."""
+        """Return the linear layers that may be factored, for ``frames`` input frames or tokens."""
 
     def with_ranks(self, ranks: Mapping[str, int]) -> nn.Module:
-        """A new network whose layers ``ranks`` (name -> rank) are factored; its weights are not set."""
+        """Return a new network with the layers of ``ranks`` (name -> rank) factored; its weights are not set."""
 
 
 def factorable(model: nn.Module) -> Factorable:
-    """``model`` as a network that says which linear layers it has.
+    """Return ``model`` if it declares its linear layers.
 
     Raises:
         UserError: it does not.
     """
     if not isinstance(model, Factorable):
-        raise UserError(f"a {type(model).__name__} does not say which weights may go", "use another technique")
+        raise UserError(f"{type(model).__name__} does not declare which weights may be removed",
+                        "use another technique")  # fmt: skip
     return model
 
 
 def break_even(outputs: int, inputs: int) -> float:
-    """The rank at which both forms of an ``(outputs, inputs)`` matrix are equally large: ``m n / (m + n)``."""
+    """Return the break-even rank of an ``(outputs, inputs)`` matrix, ``m n / (m + n)``."""
     return outputs * inputs / (outputs + inputs)
 
 
@@ -79,7 +82,7 @@ class FactoredLinear(nn.Module):
     def __init__(self, inputs: int, outputs: int, rank: int, bias: bool = True) -> None:
         super().__init__()
         if not 1 <= rank <= min(inputs, outputs):
-            raise ValueError(f"rank {rank} of a matrix {outputs} x {inputs}")
+            raise ValueError(f"a {outputs} x {inputs} matrix cannot have rank {rank}")
         self.in_features, self.out_features, self.rank = inputs, outputs, rank
         self.v = nn.Linear(inputs, rank, bias=False)
         self.u = nn.Linear(rank, outputs, bias=bias)
@@ -90,14 +93,14 @@ class FactoredLinear(nn.Module):
 
 
 def install(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Put factored layers in the place of linear ones, with fresh weights.
+    """Replace linear layers by factored ones with fresh weights.
 
     Args:
-        model: what is being built.
+        model: network that is being built; modified in place.
         ranks: name of a linear layer -> rank.
 
     Raises:
-        ValueError: there is no such layer, it is of another kind, or the rank is not one of its matrix.
+        ValueError: there is no such layer, it is not linear, or its matrix cannot have that rank.
     """
     for name, rank in ranks.items():
         path, _, attribute = name.rpartition(".")
@@ -110,12 +113,12 @@ def install(model: nn.Module, ranks: Mapping[str, int]) -> None:
 
 
 def _dimensions(layer: nn.Module, name: str) -> tuple[int, int]:
-    """Inputs and outputs of a linear layer, also one that is written as a convolution of kernel 1."""
+    """Return the input and output dimension of a linear layer, which may be a convolution of kernel size 1."""
     if isinstance(layer, (nn.Linear, FactoredLinear)):
         return layer.in_features, layer.out_features
     if isinstance(layer, nn.Conv1d) and layer.kernel_size == (1,) and layer.groups == 1:
         return layer.in_channels, layer.out_channels
-    raise ValueError(f"ranks: {name} is a {type(layer).__name__}, no linear layer")
+    raise ValueError(f"ranks: {name} is a {type(layer).__name__}, not a linear layer")
 
 
 def _factored(model: nn.Module) -> dict[str, FactoredLinear]:
@@ -127,7 +130,7 @@ def _dense_is_smaller(layer: FactoredLinear) -> bool:
 
 
 def component_groups(model: nn.Module) -> list[UnitGroup]:
-    """One group for each factored layer. A layer above its break-even rank is one dense matrix if that is all kept."""
+    """Return one group per factored layer. A layer above its break-even rank is stored dense if all of it is kept."""
     groups = []
     for name, layer in _factored(model).items():
         left, right = f"{name}.u.weight", f"{name}.v.weight"
@@ -151,12 +154,12 @@ def component_groups(model: nn.Module) -> list[UnitGroup]:
 def cost_terms(
     model: nn.Module, groups: Sequence[UnitGroup], terms: Sequence[CostTerm], layers: Sequence[LinearLayer]
 ) -> list[CostTerm]:
-    """Cost of a network some of whose linear layers are factored; ``terms`` where none is.
+    """Return the cost terms of a network with factored linear layers, or ``terms`` if none is factored.
 
     Args:
         model: the network.
-        groups, terms: of the same network with no layer factored.
-        layers: its linear layers, at the length of ``terms``.
+        groups, terms: unit groups and cost terms of the same network without factored layers.
+        layers: linear layers of the network, at the input length of ``terms``.
     """
     factored = _factored(model)
     if not factored:
@@ -178,7 +181,7 @@ def cost_terms(
 
 
 def shrunk_ranks(model: nn.Module, structure: Structure) -> dict[str, int]:
-    """Ranks of the factored layers that ``structure`` leaves of a network; a layer that is dense again has none."""
+    """Return the ranks that ``structure`` leaves the factored layers; a layer that becomes dense again is left out."""
     ranks = {}
     for name, layer in _factored(model).items():
         kept = structure.count(f"{name}.components")
@@ -189,11 +192,11 @@ def shrunk_ranks(model: nn.Module, structure: Structure) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Metric:
-    """What of a matrix matters: the factors are best in the norm of ``rows W columns``.
+    """Metric in which a matrix is approximated: the factors are optimal in the norm of ``rows W columns``.
 
     Attributes:
         rows: ``(m,)`` positive weights of the output rows, or None.
-        columns: ``(n, n)`` lower triangular factor of the inputs' second moments, or None.
+        columns: ``(n, n)`` lower triangular factor of the second moments of the inputs, or None.
     """
 
     rows: Optional[Tensor] = None
@@ -201,24 +204,27 @@ class Metric:
 
     @classmethod
     def of_fisher(cls, squared_gradients: Tensor) -> Metric:
-        """Fisher-weighted SVD (arXiv 2207.00112): square roots of the row sums of ``E[g^2] (m, n)``."""
+        """Build the metric of Fisher-weighted SVD (arXiv 2207.00112): roots of the row sums of ``E[g^2] (m, n)``."""
         rows = squared_gradients.double().sum(dim=1).sqrt()
         return cls(rows=rows.clamp(min=_JITTER * float(rows.mean())))
 
     @classmethod
     def of_inputs(cls, gram: Tensor) -> Metric:
-        """Activation-weighted SVD: the Cholesky factor of ``sum x x^T (n, n)`` and a little of its mean diagonal."""
+        """Build the metric of activation-weighted SVD: the Cholesky factor of ``sum x x^T (n, n)``.
+
+        A small multiple of the mean of its diagonal is added to the diagonal.
+        """
         gram = gram.double()
         jitter = _JITTER * float(gram.diagonal().mean()) + 1e-30
         return cls(columns=torch.linalg.cholesky(gram + jitter * torch.eye(len(gram), dtype=gram.dtype)))
 
     def weigh(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """``left (m, r)`` and ``right (r, n)`` in the space where the norm is the plain one."""
+        """Map ``left (m, r)`` and ``right (r, n)`` to the space in which the norm is the plain one."""
         left = left if self.rows is None else self.rows[:, None].to(left) * left
         return left, right if self.columns is None else right @ self.columns.to(right)
 
     def unweigh(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of `weigh`."""
+        """Invert `weigh`."""
         left = left if self.rows is None else left / self.rows[:, None].to(left)
         if self.columns is not None:  # right = X C  ->  C^T X^T = right^T
             right = torch.linalg.solve_triangular(self.columns.to(right).T, right.T, upper=True).T
@@ -226,10 +232,10 @@ class Metric:
 
 
 def factors(weight: Tensor, metric: Metric = Metric()) -> tuple[Tensor, Tensor]:
-    """``U (m, r)`` and ``V (r, n)`` of full rank with ``U V = weight (m, n)``, the most important component first.
+    """Return ``U (m, r)`` and ``V (r, n)`` of full rank with ``U V = weight (m, n)``, most important component first.
 
     The first k components are the best approximation of rank k in the metric (Eckart and Young); each singular value
-    is shared equally between both factors.
+    is split equally between both factors.
     """
     whole = weight.detach().cpu().double()
     whole = whole if metric.rows is None else metric.rows[:, None].to(whole) * whole
@@ -240,14 +246,15 @@ def factors(weight: Tensor, metric: Metric = Metric()) -> tuple[Tensor, Tensor]:
 
 
 def recombined(left: Tensor, right: Tensor, metric: Metric = Metric()) -> tuple[Tensor, Tensor]:
-    """``R (r, r)`` and its inverse, float64, such that ``U R`` and ``R^-1 V`` are of the form that `factors` gives.
+    """Return ``R (r, r)`` and its inverse, float64, such that ``U R`` and ``R^-1 V`` have the form of `factors`.
 
     With ``U = Q A`` and ``V^T = P B`` in the metric's space and ``A B^T = X S Y^T``, they are ``R = B^T Y S^-1/2`` and
-    ``R^-1 = S^-1/2 X^T A``: two QRs of thin matrices and an SVD of ``(r, r)``.
+    ``R^-1 = S^-1/2 X^T A``: two QR decompositions of thin matrices and an SVD of an ``(r, r)`` matrix.
 
     Args:
-        left, right: ``U (m, r)`` and ``V (r, n)``, both of rank r (nearly: small components are kept from exploding).
-        metric: of the form.
+        left, right: ``U (m, r)`` and ``V (r, n)``, both of rank r, or nearly so: components with a tiny singular value
+            are set to 0 so that they do not explode.
+        metric: metric in which the result is in SVD form.
     """
     left, right = left.detach().cpu().double(), right.detach().cpu().double()
     left, right = metric.weigh(left, right)
@@ -259,13 +266,13 @@ def recombined(left: Tensor, right: Tensor, metric: Metric = Metric()) -> tuple[
 
 
 def importance(left: Tensor, right: Tensor, metric: Metric = Metric()) -> Tensor:
-    """``|U_i| |V_i|`` in the metric, ``(r,)``: the singular values, where the factors come from `factors`."""
+    """Return ``|U_i| |V_i|`` in the metric, ``(r,)``: the singular values if the factors come from `factors`."""
     left, right = metric.weigh(left.detach().cpu().double(), right.detach().cpu().double())
     return left.norm(dim=0) * right.norm(dim=1)
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """The linear layers of a network that may be factored.
+    """Return the names of the linear layers of a network that may be factored.
 
     Raises:
         UserError: the network cannot be factored.
@@ -275,19 +282,19 @@ def linear_names(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def factorise(model: nn.Module, names: Sequence[str], metrics: Optional[Mapping[str, Metric]] = None) -> nn.Module:
-    """A network that computes the same, with the linear layers ``names`` factored at full rank.
+    """Return a network that computes the same, with the linear layers ``names`` factored at full rank.
 
     Args:
         model: a `Factorable` network.
-        names: of its linear layers.
-        metrics: by layer; the plain one where absent.
+        names: names of the linear layers to factor.
+        metrics: layer name -> metric of the factors; the plain metric for layers without an entry.
 
     Raises:
         UserError: the network cannot be factored, or has no such layer.
     """
     unknown = set(names) - set(linear_names(model))
     if unknown:
-        raise UserError(f"there is no linear layer {sorted(unknown)[0]} to factor", "name layers of the network")
+        raise UserError(f"the network has no linear layer {sorted(unknown)[0]}", "give names of layers that it has")
     state = plain_state(model)
     ranks = {}
     for name in names:

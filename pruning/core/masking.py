@@ -1,7 +1,7 @@
-"""Masks at work: the weights of an unmodified network are multiplied while a context is open.
+"""Masking: multiply the weights of an unmodified network by masks while a context is open.
 
-A layer norm over units of which some are closed counts their zeros before they are cut out and not after. So while the
-context is open it normalises over what is kept, see `normalised_over`.
+A layer norm over partly closed units would include their zeros, which the extracted network does not have. So while
+the context is open, such norms normalise over the kept units only, see `normalised_over`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from pruning.core.precision import at_least_float32
 from pruning.core.units import Span, UnitGroup, check_groups
 
-_LEAST = 1e-6  # that the weights of a norm are divided by
+_LEAST = 1e-6  # lower bound of the divisor in a weighted norm
 
 
 def expand_mask(mask: Tensor, span: Span, shape: Sequence[int]) -> Tensor:
-    """Lay a group's ``mask (size,)`` along one axis of a tensor of ``shape``; entries of no unit get 1.
+    """Lay a group's ``mask (size,)`` along one axis of a tensor of ``shape``; entries that belong to no unit get 1.
 
     Returns:
-        A tensor that broadcasts against ``shape``: all axes of length 1 but ``span.dim``; of single entries, ``shape``.
+        A tensor that broadcasts against ``shape``: all axes except ``span.dim`` have length 1. If units are single
+        entries, it has ``shape``.
     """
     if span.dim is None:
         return mask.reshape(tuple(shape))
@@ -41,20 +42,21 @@ def expand_mask(mask: Tensor, span: Span, shape: Sequence[int]) -> Tensor:
 
 
 def norm_weights(mask: Tensor) -> Tensor:
-    """How much each unit counts in a norm over the units of a group: ``(size,) -> (size,)``.
+    """Return the weight of each unit in a norm over the units of a group: ``(size,) -> (size,)``.
 
-    A mask that is being learned (it requires a gradient) counts as it is, so that a gate's effect on the norm is
-    differentiable. Any other mask is of a structure whose closed units go: kept ones count 1 whatever their scale,
-    which then folds exactly into the weights behind the norm. For masks of zeros and ones both are the same.
+    A mask that is being learned (it requires a gradient) is used as it is, so that the effect of a gate on the norm is
+    differentiable. Any other mask comes from a structure whose closed units will be removed: kept units count 1
+    whatever their scale, so that the scale folds exactly into the weights after the norm. For masks of zeros and ones
+    both are the same.
     """
     return mask if mask.requires_grad else (mask > 0).to(mask)
 
 
 def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
-    """What ``norm`` makes of ``x (..., C)`` with mean and variance weighted by ``weights (C,)``, ``(..., C)``.
+    """Apply ``norm`` to ``x (..., C)`` with mean and variance weighted by ``weights (C,)``; returns ``(..., C)``.
 
-    With weights of zeros and ones, the entries of ones are those of a layer norm (arXiv 1607.06450, equation 3) over
-    them alone; the others are finite and without meaning.
+    If the weights are zeros and ones, the entries with weight 1 equal a layer norm (arXiv 1607.06450, equation 3) over
+    these entries alone; the others are finite but meaningless.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = at_least_float32(x)
@@ -67,16 +69,16 @@ def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
 
 
 class _WeightedNorm(torch.autograd.Function):
-    """``x (..., C)`` brought to weighted mean 0 and variance 1.
+    """Normalise ``x (..., C)`` to weighted mean 0 and variance 1.
 
-    Of what is as large as ``x`` it keeps one tensor for the backward pass; the plain form keeps four, which are
-    gigabytes in a frontend over samples.
+    It saves one tensor of the size of ``x`` for the backward pass. The plain form saves four, which take gigabytes in a
+    front end over samples.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, eps: float) -> Tensor:  # type: ignore[override]
-        total = weights.sum().clamp(min=_LEAST)  # all gates of a group may be sampled shut
-        y = x - (x * weights).sum(dim=-1, keepdim=True) / total  # a matrix product may be in a lower precision
+        total = weights.sum().clamp(min=_LEAST)  # all gates of a group may be sampled closed
+        y = x - (x * weights).sum(dim=-1, keepdim=True) / total  # not a matrix product: that may run in lower precision
         scale = torch.rsqrt((y.square() * weights).sum(dim=-1, keepdim=True) / total + eps)
         y *= scale
         ctx.eps = eps
@@ -93,7 +95,7 @@ class _WeightedNorm(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = scale * (g - weights * (summed + y * along))
         if ctx.needs_input_grad[1]:
-            # of a total that is held at the least, only the numerators of mean and variance move
+            # if the total is clamped to the minimum, only the numerators of mean and variance have a gradient
             variance = (1 - ctx.eps * scale.square()) * (total > _LEAST)
             rows = -(summed * y + 0.5 * along * (y.square() - variance))
             of_weights = rows.flatten(0, -2).sum(dim=0)
@@ -103,13 +105,12 @@ class _WeightedNorm(torch.autograd.Function):
 class Masker:
     """Multiplies masks into the weights of a network without changing the network.
 
-    Inside `applied` the modules see ``weight * mask`` where they read ``weight``, and norms over masked units leave out
-    closed ones; parameters, their names and the ``state_dict`` stay what they are, and gradients reach both the weights
-    and the masks.
+    Inside `applied`, modules that read ``weight`` get ``weight * mask``, and norms over masked units leave out closed
+    units. Parameters, their names and the ``state_dict`` do not change, and gradients reach both weights and masks.
 
     Args:
         model: any network.
-        groups: its unit groups.
+        groups: unit groups of the network.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[UnitGroup]) -> None:
@@ -130,9 +131,9 @@ class Masker:
         ]
 
     def masked_weight(self, name: str, masks: Mapping[str, Tensor]) -> Tensor:
-        """The parameter ``name`` times every mask of ``masks`` that acts on it; the parameter itself if none does.
+        """Return the parameter ``name`` times every mask of ``masks`` that acts on it, or itself if none does.
 
-        Within `applied`, what that made of it stands in the place of the parameter.
+        Inside `applied`, the weight that is already masked takes the place of the parameter.
         """
         owner, attribute = self._owners[name]
         weight: Tensor = getattr(owner, attribute)
@@ -146,14 +147,14 @@ class Masker:
         """While open, the network computes with masked weights.
 
         Args:
-            masks: group name -> ``(size,)``; a group that is absent is left whole. Only names of this network's groups.
-                Within another `applied` of the same network, those of both act.
+            masks: group name -> ``(size,)``, with names of this network's groups only. A group without an entry is not
+                masked. Inside another `applied` of the same network, the masks of both act.
         """
-        shadowed: list[tuple[nn.Module, str, object]] = []  # with what was found there before
+        shadowed: list[tuple[nn.Module, str, object]] = []  # owner, attribute and its previous value
 
         def shadow(owner: nn.Module, attribute: str, value: object) -> None:
             shadowed.append((owner, attribute, owner.__dict__.get(attribute)))
-            owner.__dict__[attribute] = value  # found before the parameter when the module reads it
+            owner.__dict__[attribute] = value  # a module's lookup finds this before the parameter
 
         try:
             for name, (owner, attribute) in self._owners.items():

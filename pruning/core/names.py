@@ -1,4 +1,4 @@
-"""Names of costs, ramps and criteria, as options and configurations give them. Needs no torch."""
+"""Names of costs, ramps and criteria in options and configurations. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ COSTS = (SIZE, MACS)
 LATENCY = "latency"
 
 RAMPS = ("linear", "cubic", "one_shot")
-"""Ways of the constraint's target to its whole."""
+"""Schedules of the constraint's target."""
 
 CRITERIA = ("magnitude", "taylor", "fisher", "movement", "wanda", "activation", "random")
 LOOK_INSIDE = ("magnitude", "wanda", "activation")
-"""Those that read weights, or what enters layers; the others know nothing but masks and their gradients."""
+"""Criteria that read weights or the inputs of layers; the others use only masks and their gradients."""
 FROM_GRADIENTS = ("taylor", "fisher", "movement")
 WEIGHTS = ("own", "following")
-"""The weights whose magnitudes are a unit's."""
+"""Choices of the weights whose norm the ``magnitude`` criterion takes."""

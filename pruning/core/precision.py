@@ -1,4 +1,4 @@
-"""What must not be computed in half precision, whatever autocast says."""
+"""Helpers for computations that need at least float32 under autocast."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32, or as it is in float64; to be used where autocast is off."""
+    """Return ``x`` in float32, or unchanged if it is float64; for use where autocast is off."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def autocast_dtype(device_type: str) -> Optional[torch.dtype]:
-    """What matrix products are computed in there under autocast; None where it is off."""
-    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4 on; before it, another function for each type of device
+    """Return the dtype of matrix products on ``device_type`` under autocast, or None if autocast is off."""
+    if hasattr(torch, "get_autocast_dtype"):  # from torch 2.4 on; before, each device type has its own function
         enabled: Any = torch.is_autocast_enabled
         return torch.get_autocast_dtype(device_type) if enabled(device_type) else None
     if device_type == "cpu":

@@ -1,4 +1,4 @@
-"""From scores to an order in which units go: over the whole network, alike in every group, or layer by layer."""
+"""Turn scores into the order in which units are removed: over the network, equally in every group, or by layers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pruning.core.selection import Selection
 
 RANKINGS = ("global", "group", "layers", "row")
 NORMALISATIONS = ("none", "group", "cost", "root_cost")
-_CHEAPEST = 1e-4  # of the mean price
+_CHEAPEST = 1e-4  # lower bound of a price, relative to the mean price
 
 
 def normalised(
     scores: Tensor, selection: Selection, costs: CostModel, cost: str, how: str, price_power: float = 1.0
 ) -> Tensor:
-    """Scores ``(U,)`` made comparable between groups.
+    """Return scores ``(U,)`` that are comparable between groups.
 
     Args:
-        scores: of the units.
+        scores: scores of the units, ``(U,)``.
         selection: the units.
-        costs: of the network.
-        cost: which cost ``how = "cost"`` divides by.
-        how: ``none``; ``group``: by the root mean square of the group's scores (arXiv 1611.06440, section 2.2, has the
-            L2 norm, which favours small groups), of all groups of its kind for a group of one unit; ``cost``: by what
-            the unit alone costs in the dense network, so that the score is a price per parameter or operation (of two
-            units with the same negative score the cheaper one stays); ``root_cost``: by the square root of that.
-        price_power: how a score grows with the weights that it is of: 1/2 for an L2 norm.
+        costs: cost model of the network.
+        cost: cost by which ``cost`` and ``root_cost`` divide.
+        how: what to divide by. ``none``: nothing; ``group``: the root mean square of the group's scores (arXiv
+            1611.06440, section 2.2, uses the L2 norm, which favours small groups), or that of all groups of one unit of
+            the same kind for a group of one unit; ``cost``: the cost of the unit alone in the dense network, so that
+            the score is a value per parameter or operation (of two units with the same negative score the cheaper one
+            stays); ``root_cost``: the square root of that.
+        price_power: exponent with which a score grows with its number of weights; 1/2 for an L2 norm.
     """
     if how == "none":
         return scores
@@ -45,7 +46,7 @@ def normalised(
         return torch.cat([part / scale[name] for name, part in parts.items()])
     known = costs.prices(cost)[selection.member]
     price_power = price_power if how == "cost" else price_power / 2
-    factor = known.clamp(min=_CHEAPEST * float(known.mean())) ** price_power  # of a unit that saves nothing, too
+    factor = known.clamp(min=_CHEAPEST * float(known.mean())) ** price_power  # also for units that save nothing
     return torch.where(scores < 0, scores * factor, scores / factor)
 
 
@@ -54,7 +55,7 @@ def _rms(values: Tensor) -> Tensor:
 
 
 def positions(scores: Tensor, selection: Selection) -> Tensor:
-    """Place of each unit in its group, ``(U,)`` float64: 0 for the best score."""
+    """Return the rank of each unit in its group, ``(U,)`` float64; 0 is the best score."""
     parts = []
     for part in selection.split(scores).values():
         places = part.argsort(descending=True, stable=True).argsort()
@@ -63,9 +64,9 @@ def positions(scores: Tensor, selection: Selection) -> Tensor:
 
 
 def group_order(scores: Tensor, selection: Selection) -> Tensor:
-    """An order ``(U,)`` that narrows every group to the same share: a uniform network, its units chosen by score.
+    """Return an order ``(U,)`` that narrows every group to the same share: a uniform network, units chosen by score.
 
-    The best unit of a group goes after all others: no module of a uniform network is empty.
+    The best unit of each group is removed after all others, so that no module of a uniform network is empty.
     """
     sizes = torch.cat([torch.full((size,), float(size), dtype=torch.float64) for size in selection.sizes])
     places = positions(scores, selection)
@@ -73,8 +74,9 @@ def group_order(scores: Tensor, selection: Selection) -> Tensor:
 
 
 def row_order(scores: Tensor, selection: Selection) -> Tensor:
-    """An order ``(U,)`` in which every output row of a matrix loses the same share of its weights (arXiv 2306.11695,
-    section 3); where units are no single weights, `group_order`.
+    """Return an order ``(U,)`` in which every output row of a matrix loses the same share of its weights.
+
+    See arXiv 2306.11695, section 3. Units that are not single weights follow `group_order`.
     """
     whole = group_order(scores, selection)
     parts = []
@@ -88,7 +90,7 @@ def row_order(scores: Tensor, selection: Selection) -> Tensor:
 
 
 def with_counts(scores: Tensor, selection: Selection, counts: Mapping[str, int]) -> Tensor:
-    """The best units of each group, as many as ``counts`` says by group name: ``(U,)`` bool."""
+    """Select the best units of each group, ``(U,)`` bool; ``counts`` maps group names to the number of units."""
     wanted = torch.cat(
         [
             torch.full((group.size,), float(counts.get(group.name, group.size)), dtype=torch.float64)
@@ -99,18 +101,18 @@ def with_counts(scores: Tensor, selection: Selection, counts: Mapping[str, int])
 
 
 def drop_order(layers: int) -> list[int]:
-    """Layers in the order in which they are dropped: every other one from the top, the first and the last at the end.
+    """Return the order in which layers are dropped: every other one from the top, the first and the last at the end.
 
-    Every other layer is what LayerDrop (arXiv 1909.11556, section 3.3) drops at inference.
+    LayerDrop (arXiv 1909.11556, section 3.3) drops every other layer at inference.
     """
     inner = list(range(layers - 2, 0, -2)) + list(range(layers - 3, 0, -2))
     return inner + [layer for layer in (0, layers - 1) if layer not in inner and layer < layers][: layers - len(inner)]
 
 
 def layer_order(scores: Tensor, selection: Selection) -> Tensor:
-    """An order ``(U,)`` that drops whole layers; of the last one that goes, the best units may stay.
+    """Return an order ``(U,)`` that drops whole layers; the best units of the last layer to be dropped may stay.
 
-    Units outside layers go last.
+    Units outside layers are removed last.
     """
     layers: list[Optional[int]] = [group.layer for group in selection.chosen]
     known = [layer for layer in layers if layer is not None]
@@ -125,7 +127,7 @@ def layer_order(scores: Tensor, selection: Selection) -> Tensor:
 
 
 def interpolated(selection: Selection, counts: Mapping[str, int], share: float) -> dict[str, int]:
-    """Counts of each group on the way from all of its units (share 0) to ``counts`` (share 1)."""
+    """Interpolate the count of each group between all of its units (share 0) and ``counts`` (share 1)."""
     return {
         group.name: round(group.size - share * (group.size - counts.get(group.name, group.size)))
         for group in selection.chosen
@@ -133,7 +135,7 @@ def interpolated(selection: Selection, counts: Mapping[str, int], share: float) 
 
 
 def last(scores: Tensor, keep: Tensor) -> Tensor:
-    """Scores ``(U,)`` with those of closed units below all others; ``keep (U,)`` bool."""
+    """Return scores ``(U,)`` in which units outside ``keep (U,)`` bool score below all others."""
     return scores.masked_fill(~keep, float(scores.min()) - 1.0)
 
 
@@ -147,15 +149,16 @@ def ordered(
     keep: Tensor,
     price_power: float = 1.0,
 ) -> Tensor:
-    """The order ``(U,)`` in which units are kept, larger is longer, for `Selection.fitted`.
+    """Return the order ``(U,)`` for `Selection.fitted`; units with larger values are kept longer.
 
     Args:
-        scores: of the units.
+        scores: scores of the units, ``(U,)``.
         selection: the units.
-        costs, cost: of the network, and which counts, for a normalisation by cost.
+        costs: cost model of the network.
+        cost: cost that a normalisation by cost divides by.
         ranking: one of `RANKINGS`.
         normalisation: one of `NORMALISATIONS`.
-        keep: ``(U,)`` bool; units that are closed for good come last, in their groups too.
+        keep: ``(U,)`` bool; units that are closed for good rank last, also within their groups.
         price_power: see `normalised`.
     """
     scores = last(normalised(scores, selection, costs, cost, normalisation, price_power), keep)

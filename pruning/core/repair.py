@@ -1,12 +1,12 @@
-"""One-shot repair: after a structured cut, what follows it is solved anew, so that its outputs come near the old ones.
+"""One-shot repair: solve the weights that follow a structured cut again, so that their outputs stay near the old ones.
 
-For each weight that follows pruned units, from the first to the last of the network: with ``x`` what enters it in the
-cut network (whose earlier weights are repaired already) and ``y`` what it gave in the dense network, find
+For each weight that follows pruned units, from the first to the last in the network: let ``x`` be its input in the cut
+network (whose earlier weights are already repaired) and ``y`` its output in the dense network, and find
 
     min_D  sum |y - (W + D) x - b - d|^2 + lambda |D, d|^2
 
-over the kept columns: least squares on the inputs before and after the cut, without labels or gradients (the idea of
-ThiNet, arXiv 1707.06342, section 3.2, and of channel pruning, arXiv 1707.06168, equation 4).
+over the kept columns. This is least squares on the inputs before and after the cut, without labels or gradients (the
+idea of ThiNet, arXiv 1707.06342, section 3.2, and of channel pruning, arXiv 1707.06168, equation 4).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Forward = Callable[[nn.Module, Any], object]
 
 
 class _Seen(Exception):
-    """What is needed of this forward pass is there."""
+    """Raised to end a forward pass once the needed activation was seen."""
 
 
 @dataclass
@@ -40,10 +40,11 @@ class _Site:
     """A module whose input units were cut.
 
     Attributes:
-        name: of the module.
+        name: name of the module.
         columns: ``(K,)`` indices of the kept columns of its weight, laid out as ``(out, in * kernel)``.
-        gram, cross: sums of ``x x^T`` and ``x y^T`` over everything seen, float64; a constant 1 stands for the bias.
-        rows: how many vectors were seen.
+        gram, cross: sums of ``x x^T`` and ``x y^T`` over all vectors seen, float64; if the module has a bias, ``x``
+            ends with a constant 1.
+        rows: number of vectors seen.
     """
 
     name: str
@@ -54,13 +55,13 @@ class _Site:
 
 
 def _sites(model: nn.Module, groups: Sequence[UnitGroup], structure: Structure) -> list[_Site]:
-    """Modules to repair, in the order of declaration, which is that of the network."""
+    """Return the modules to repair in the order of declaration, which is the order in the network."""
     sites = []
     for group in groups:
         kept = structure.groups[group.name].kept
         span = group.masks[0]
         if span.dim != 1 or not kept or len(kept) == group.size:
-            continue  # a module that goes or stays, or nothing that was cut
+            continue  # a whole module, or a group that is removed or kept entirely
         name = span.tensor.rpartition(".")[0]
         sites.append(_Site(name, _columns(model, span, kept)))
     return sites
@@ -75,7 +76,7 @@ def _columns(model: nn.Module, span: Span, kept: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def _gather(site: _Site, dense: nn.Module, cut: nn.Module, batches: Sequence[Any], forward: Forward) -> None:
-    """Sum what enters the module of the cut network against what the dense one gives."""
+    """Accumulate the inputs of the module in the cut network and its outputs in the dense network."""
     wanted: list[Tensor] = []
 
     def outputs(module: nn.Module, _: Any, y: Tensor) -> None:
@@ -109,7 +110,7 @@ def _gather(site: _Site, dense: nn.Module, cut: nn.Module, batches: Sequence[Any
 
 @torch.no_grad()
 def _solve(site: _Site, module: nn.Module, ridge: float) -> tuple[float, float]:
-    """Put the solution into the module; returns the mean square error relative to before: (reduction, rows)."""
+    """Write the solution into the module; returns the reduction of the mean squared error and the number of vectors."""
     assert site.gram is not None and site.cross is not None
     weight, bias = cast(Tensor, module.weight), cast(Optional[Tensor], module.bias)
     flat = weight.flatten(1)
@@ -138,21 +139,22 @@ def repair(
     forward: Forward,
     ridge: float = 1e-3,
 ) -> int:
-    """Solve the weights that follow cut units anew, in place, in the order of the network.
+    """Solve the weights that follow cut units again, in place, in the order of the network.
 
     Args:
         dense: the network before the cut, in evaluation mode, on the CPU.
-        cut: a copy of it, which gets the repaired weights; masked by ``structure`` at scale 1 it is the small network.
-        structure: what was kept; its scales do not count.
+        cut: a copy of ``dense`` that gets the repaired weights; masked by ``structure`` at scale 1 it is the small
+            network.
+        structure: the kept units; scales are ignored.
         batches: calibration data, a few hundred utterances.
-        forward: ``forward(network, batch)`` makes a forward pass; it may be cut short by an exception from within.
+        forward: ``forward(network, batch)`` runs a forward pass; an exception raised inside may end it early.
         ridge: lambda, relative to the mean square of the inputs.
 
     Returns:
-        How many modules were repaired.
+        The number of modules to repair.
 
     Raises:
-        TypeError: what follows pruned units is neither linear nor a convolution without groups.
+        TypeError: a module that follows pruned units is neither linear nor an ungrouped convolution.
     """
     groups = prunable(dense).unit_groups()
     structure = structure.without_scale().resolved(groups)
@@ -162,8 +164,8 @@ def repair(
         with masker.applied(structure.masks()):
             _gather(site, dense, cut, batches, forward)
         if site.gram is None:
-            continue  # the forward pass does not come there
+            continue  # the forward pass does not reach this module
         gained, rows = _solve(site, cut.get_submodule(site.name), ridge)
-        logger.info("%s: squared error less by %.3g over %d vectors", site.name, gained, rows)
+        logger.info("%s: mean squared error reduced by %.3g over %d vectors", site.name, gained, rows)
         site.gram = site.cross = None
     return len(sites)

@@ -1,4 +1,4 @@
-"""Which units stay: any order of importance over the units of a network, brought to a target of cost."""
+"""Select the units to keep: bring an order of importance over the units of a network to a cost target."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pruning.core.cost import CostModel
 from pruning.core.structure import KeptUnits, Structure
 from pruning.core.units import UnitGroup, select_kinds
 
-_EXACT = 1e-6  # of sparsity: no one looks for more
+_EXACT = 1e-6  # sparsity error that counts as exact
 
 
 class Selection:
-    """The units that a method chooses among, in one vector, and what choosing some of them leaves of the network.
+    """The units that a method chooses from, in one vector, and the network that remains for a choice.
 
     Args:
         groups: all unit groups of the network.
-        kinds: kinds of units that may go; None for every kind.
+        kinds: unit kinds that may be removed; None for all unit kinds.
 
     Attributes:
-        groups: all unit groups, G of them.
-        chosen: those with units that may go.
-        member: ``(U,)`` int64, the group of each unit that may go.
-        fixed: ``(G,)`` counts of the groups whose units all stay, 0 for the others.
+        groups: all G unit groups.
+        chosen: groups with units that may be removed.
+        member: ``(U,)`` int64, index of the group of each unit that may be removed.
+        fixed: ``(G,)`` sizes of the groups whose units all stay, 0 for the others.
 
     Raises:
-        ValueError: a kind that the network does not have.
+        ValueError: the network does not have a unit kind of ``kinds``.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], kinds: Optional[Sequence[str]] = None) -> None:
@@ -51,15 +51,15 @@ class Selection:
 
     @property
     def num_units(self) -> int:
-        """Units that may go, U."""
+        """Number U of units that may be removed."""
         return sum(self.sizes)
 
     def split(self, values: Tensor) -> dict[str, Tensor]:
-        """Split ``values (U,)`` into one tensor ``(size,)`` for each group, by its name."""
+        """Split ``values (U,)`` into a dictionary group name -> ``(size,)``."""
         return {group.name: part for group, part in zip(self.chosen, values.split(self.sizes))}
 
     def hard_counts(self, keep: Tensor) -> Tensor:
-        """Counts ``(G,)`` that ``keep (U,)`` bool leaves, emptied modules and units of closed modules taken off."""
+        """Return the counts ``(G,)`` that ``keep (U,)`` bool leaves; emptied modules and their units count 0."""
         counts = list(self._fixed_counts)
         for place, part in zip(self._places, keep.split(self.sizes)):
             counts[place] = float(part.count_nonzero())
@@ -80,27 +80,27 @@ class Selection:
         may_open: Optional[Tensor] = None,
         fill: bool = True,
     ) -> Tensor:
-        """``keep (U,)`` moved to the targets by opening or closing units in the order of their scores.
+        """Return ``keep (U,)`` moved to the targets by opening or closing units in the order of their scores.
 
-        Units are closed from the lowest score up (or opened from the highest down) until the sparsity would pass the
-        target; then units of the groups that are still fine enough fill what is left. Modules stay as they are unless
+        Units are closed from the lowest score up (or opened from the highest down) until the next one would pass the
+        target. Then units of groups that are still fine enough fill the remaining gap. Modules stay as they are unless
         units alone do not suffice.
 
-        Costs of parts that share no group come to their targets each. Otherwise costs are brought to their targets one
-        after the other, the one that is furthest below first, by closing units that it depends on: those that come
-        later, or share units, may end above theirs.
+        Costs of parts that share no group are each brought to their target. Otherwise costs are brought to their
+        targets one after the other, beginning with the one that is furthest below, by closing units that it depends
+        on. The sparsity of costs that come later or share units may end above their targets.
 
         Args:
-            keep: the units kept to begin with.
-            scores: ``(U,)``, larger is more worth keeping; minus infinity closes early.
-            costs: of the network.
-            targets: cost -> sparsity.
-            may_open: ``(U,)`` bool, units that may be kept at all; None for all of them.
-            fill: come as near to the targets as can be. False, for the cuts on a ramp: stop where the next unit in
-                order would pass the target, and wait for it; filled with finer units at each of many small cuts, a
-                ramp would never come to a head.
+            keep: the units kept at the start, ``(U,)`` bool.
+            scores: score of each unit, ``(U,)``; larger is more worth keeping, minus infinity closes early.
+            costs: cost model of the network.
+            targets: cost -> target sparsity.
+            may_open: ``(U,)`` bool, units that may be opened; None for all.
+            fill: whether to come as near to the targets as possible. False, for cuts on a ramp, stops where the next
+                unit in order would pass the target and waits for it: if finer units filled the gap at each of many
+                small cuts, the ramp would never remove a large unit such as a head.
         """
-        ranks = scores.argsort(stable=True).argsort().double()  # whatever their scale
+        ranks = scores.argsort(stable=True).argsort().double()  # independent of the scale of the scores
         apart = costs.apart(list(targets))
         if apart is None:
             return self._moved(keep, ranks, costs, targets, may_open, fill)
@@ -119,11 +119,11 @@ class Selection:
         fill: bool,
         inside: Optional[Tensor] = None,
     ) -> Tensor:
-        """See `fitted`; with ``inside (U,)`` bool, other units stay as they are."""
+        """See `fitted`; units outside ``inside (U,)`` bool stay as they are."""
         if len(targets) > 1 and (behind := self._behind(keep, costs, targets)):
             for cost in behind:
                 if not self._behind(keep, costs, {cost: targets[cost]}):
-                    continue  # with what went for another
+                    continue  # already met by units closed for another cost
                 priced = (costs.prices(cost) > 0)[self.member]
                 of_cost = priced if inside is None else inside & priced
                 keep = self._moved(keep, ranks, costs, {cost: targets[cost]}, keep, fill, of_cost)
@@ -134,7 +134,7 @@ class Selection:
             return min(costs.sparsity(counts, cost).item() - target for cost, target in targets.items())
 
         candidates = [keep]
-        for _ in range(4):  # a module that opens brings many units at once: what it overshoots is then taken back
+        for _ in range(4):  # opening a module adds many units at once; the next pass corrects the overshoot
             opening = excess(keep) > 0
             order = self._flip_order(keep, ranks, opening)
             if opening and may_open is not None:
@@ -144,20 +144,20 @@ class Selection:
             before, keep = _bracket(keep, order, opening, excess)
             if not fill and not opening:
                 return before
-            if abs(excess(before)) <= _EXACT:  # of single weights, at once
+            if abs(excess(before)) <= _EXACT:  # with single weights in the first pass
                 return min([*candidates, before], key=lambda candidate: abs(excess(candidate)))
             filled = self._filled(before, order, opening, excess)
             candidates += [before, filled, keep]
         return min(candidates, key=lambda candidate: abs(excess(candidate)))
 
     def _behind(self, keep: Tensor, costs: CostModel, targets: Mapping[str, float]) -> list[str]:
-        """Costs that are below their targets, the furthest first."""
+        """Return the costs whose sparsity is below its target, the furthest first."""
         counts = self.hard_counts(keep)
         lack = {cost: target - costs.sparsity(counts, cost).item() for cost, target in targets.items()}
         return sorted((cost for cost in lack if lack[cost] > 0), key=lambda cost: -lack[cost])
 
     def _filled(self, keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]) -> Tensor:
-        """Flip more of ``order`` on this side of the target, leaving out groups whose next unit is too large."""
+        """Flip more units of ``order`` without passing the target, skipping groups whose next unit is too large."""
         while True:
             order = order[keep[order] != opening]
             if not len(order):
@@ -166,14 +166,14 @@ class Selection:
             keep, _ = _bracket(keep, order, opening, excess)
 
     def _flip_order(self, keep: Tensor, ranks: Tensor, opening: bool) -> Tensor:
-        """Units that may be flipped, ``(K,)``, by rank: units of open modules first, then whole modules."""
+        """Return the units that may be flipped, ``(K,)``, by rank: units of open modules first, then whole modules."""
         counts = self.hard_counts(keep)
         parent_open = torch.ones(len(self.groups), dtype=torch.bool)
         for child, parent in self._family:
             parent_open[child] = counts[parent] > 0
         protected = torch.zeros_like(keep)
         start = 0
-        for group in self.chosen:  # the best units of a group that must not empty stay
+        for group in self.chosen:  # the best units stay in a group that has a minimum
             if group.minimum:
                 best = ranks[start : start + group.size].argsort(descending=True)[: group.minimum]
                 protected[start + best] = True
@@ -188,11 +188,11 @@ class Selection:
         return key.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
 
     def with_all_units(self, keep: Tensor) -> Tensor:
-        """``keep (U,)`` with all units open that are no modules."""
+        """Return ``keep (U,)`` with all units open except whole modules."""
         return keep | ~self._is_module[self.member]
 
     def settled(self, keep: Tensor) -> Tensor:
-        """``keep (U,)`` with all units open where a group would keep more than is worth while."""
+        """Return ``keep (U,)`` with all units of a group open if it keeps more than its ``worthwhile`` count."""
         keep = keep.clone()
         for group, part in zip(self.chosen, keep.split(self.sizes)):
             if group.settled(int(part.sum())) == group.size:
@@ -200,18 +200,18 @@ class Selection:
         return keep
 
     def structure(self, keep: Tensor, scores: Tensor, scale: Optional[Tensor] = None) -> Structure:
-        """The structure of ``keep (U,)``.
+        """Return the structure of ``keep (U,)``.
 
         Args:
-            keep: bool.
-            scores: ``(U,)``; written with the structure, so that counts can be rounded.
-            scale: ``(U,)`` factors of kept units, or None for 1.
+            keep: the kept units, ``(U,)`` bool.
+            scores: score of each unit, ``(U,)``; stored in the structure so that counts can be rounded.
+            scale: factor of each kept unit, ``(U,)``; None for 1.
         """
         kept: dict[str, KeptUnits] = dict(Structure.dense(self.groups).groups)
         keep, start = self.settled(keep), 0
         for group in self.chosen:
             part = slice(start, start + group.size)
-            if group.single:  # without scores: they would be as large as the weights
+            if group.single:  # no scores, which would be as large as the weights
                 kept[group.name] = replace(kept[group.name], kept=Bits(keep[part]))
                 start += group.size
                 continue
@@ -224,7 +224,7 @@ class Selection:
 
 
 def _bracket(keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tensor], float]) -> tuple[Tensor, Tensor]:
-    """The last state before flips in ``order`` pass the target, and the first one after it."""
+    """Return the last state before flips in ``order`` pass the target, and the first state after that."""
     low, high = 0, len(order) + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -234,7 +234,7 @@ def _bracket(keep: Tensor, order: Tensor, opening: bool, excess: Callable[[Tenso
 
 
 def _flipped(keep: Tensor, units: Tensor, opening: bool) -> Tensor:
-    """A copy of ``keep (U,)`` in which ``units (K,)`` are open or closed."""
+    """Return a copy of ``keep (U,)`` in which ``units (K,)`` are open or closed."""
     result = keep.clone()
     result[units] = opening
     return result

@@ -1,6 +1,6 @@
 """Unstructured pruning: every weight of a network's linear layers is a unit of its own.
 
-A zero among the weights saves no time in dense kernels, and no memory but in a sparse or compressed file.
+A weight that is zero saves no time in dense kernels, and saves memory only in a sparse or compressed file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ KIND = "weights"
 
 
 class SingleWeights:
-    """A network seen as its single weights; see `pruning.core.prunable.Prunable`, which this is.
+    """View of a network whose units are single weights; implements `pruning.core.prunable.Prunable`.
 
     Args:
-        model: a network that says which linear layers it has.
+        model: a network that declares its linear layers.
 
     Raises:
         UserError: it does not.
@@ -33,7 +33,7 @@ class SingleWeights:
         self.model, self._layers, self._whole = model, factorable(model), prunable(model)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """One group for the matrix of each linear layer."""
+        """Return one group for the matrix of each linear layer."""
         groups = []
         for layer in self._layers.linear_layers(1):
             name = f"{layer.name}.weight"
@@ -42,7 +42,7 @@ class SingleWeights:
         return groups
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """As the network's own, its matrices by their weights: MACs are those that a sparse kernel would compute."""
+        """Return the network's cost terms with matrices counted by weights: MACs are those of a sparse kernel."""
         whole = CostModel(self._whole.unit_groups(), self._whole.cost_terms(frames))
         constant = whole.by_kind(whole.dense_counts())
         terms = []
@@ -54,24 +54,24 @@ class SingleWeights:
         return [CostTerm(kind, (), row["size"], row["macs"]) for kind, row in constant.items()] + terms
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """As the network's own."""
+        """Return the outputs of the network's own probe."""
         return self._whole.probe(generator)
 
     def shrink(self, structure: Structure) -> nn.Module:
-        """A network of the same shapes: what goes is zero."""
+        """Return a network of the same shapes, in which removed weights will be zero."""
         ranks: Mapping[str, int] = getattr(self.model.config, "ranks", {})
         return self._layers.with_ranks(ranks)
 
 
 def hold_zeros(model: nn.Module) -> None:
-    """From now on, weights of linear layers that are zero get no gradient and so stay zero, with any optimiser."""
+    """Block the gradient of the weights of linear layers that are zero, so that they stay zero with any optimiser."""
     for layer in SingleWeights(model).unit_groups():
         weight = model.get_parameter(layer.masks[0].tensor)
         weight.register_hook(_Kept((weight != 0).detach()))
 
 
 class _Kept:
-    """Zeroes the gradient where ``kept`` is not set; ``kept`` follows the gradient to its device, once."""
+    """Zeroes the gradient where ``kept`` is False; the first call moves ``kept`` to the device of the gradient."""
 
     def __init__(self, kept: Tensor) -> None:
         self.kept = kept
@@ -82,10 +82,10 @@ class _Kept:
 
 
 def is_of_single_weights(structure: Structure) -> bool:
-    """Whether the units of a structure are single weights."""
+    """Return whether the units of a structure are single weights."""
     return any(group.kind == KIND for group in structure.groups.values())
 
 
 def view_of(model: nn.Module, structure: Structure) -> Prunable:
-    """What ``structure`` is a structure of: the network, or its single weights."""
+    """Return the view of the network that ``structure`` belongs to: the network itself or its single weights."""
     return SingleWeights(model) if is_of_single_weights(structure) else prunable(model)

@@ -1,4 +1,4 @@
-"""A structure: which units of every group are kept. Small, JSON, printable, roundable, and fed back to any command."""
+"""Structures: the kept units of every group, as small JSON files that every command reads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class KeptUnits:
     """The kept units of one group.
 
     Attributes:
-        kind, size: as in the group.
-        kept: indices of the kept units, ascending: a tuple, or `Bits` where units are single weights.
+        kind, size: unit kind and number of units of the group.
+        kept: indices of the kept units, ascending: a tuple, or `Bits` if units are single weights.
         scale: factor of each kept unit (soft gates), or None for 1; folded into weights at extraction.
-        scores: a score of every unit of the group, larger is more worth keeping, or None; rounding needs it.
+        scores: score of every unit of the group, larger is more worth keeping, or None; needed for rounding.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class KeptUnits:
     scores: Optional[tuple[float, ...]] = None
 
     def mask(self) -> Tensor:
-        """``(size,)`` float32: 0 for removed units, the scale for kept ones."""
+        """Return the mask ``(size,)`` float32: 0 for removed units, the scale for kept units."""
         if isinstance(self.kept, Bits):
             return self.kept.bits.float()
         mask = torch.zeros(self.size)
@@ -43,7 +43,7 @@ class KeptUnits:
         return mask
 
     def with_kept(self, kept: Sequence[int]) -> KeptUnits:
-        """The same group with other units kept; a unit that was kept before keeps its scale, others get 1."""
+        """Return the same group with other units kept; units that were kept before keep their scale, others get 1."""
         kept = tuple(sorted(kept))
         if self.scale is None:
             return replace(self, kept=kept)
@@ -56,7 +56,7 @@ def _all(group: UnitGroup) -> Sequence[int]:
 
 
 def _kept_units(value: Any, size: int) -> Sequence[int]:
-    """Of a JSON value: a list of indices, or bits."""
+    """Read kept units from a JSON value: a list of indices, or bits."""
     if isinstance(value, Mapping):
         return Bits.from_text(value["bits"], size)
     return tuple(int(unit) for unit in value)
@@ -70,12 +70,15 @@ class Structure:
 
     @classmethod
     def dense(cls, groups: Sequence[UnitGroup]) -> Structure:
-        """Everything kept."""
+        """Return the structure that keeps all units."""
         return cls({group.name: KeptUnits(group.kind, group.size, _all(group)) for group in groups})
 
     @classmethod
     def from_masks(cls, groups: Sequence[UnitGroup], masks: Mapping[str, Tensor]) -> Structure:
-        """The structure of 0/positive ``masks`` (group name -> ``(size,)``); groups without a mask are kept whole."""
+        """Build a structure from masks (group name -> ``(size,)``): units with a positive value are kept.
+
+        Groups without a mask are kept whole.
+        """
         kept: dict[str, KeptUnits] = {}
         for group in groups:
             mask = masks.get(group.name)
@@ -90,11 +93,11 @@ class Structure:
         return cls(kept).resolved(groups)
 
     def count(self, name: str) -> int:
-        """Units kept of group ``name``."""
+        """Return the number of units kept in group ``name``."""
         return len(self.groups[name].kept)
 
     def masks(self) -> dict[str, Tensor]:
-        """Masks of all groups that are not kept whole at scale 1, group name -> ``(size,)``."""
+        """Return masks, group name -> ``(size,)``, of all groups that are not kept whole at scale 1."""
         return {
             name: group.mask()
             for name, group in self.groups.items()
@@ -102,9 +105,9 @@ class Structure:
         }
 
     def resolved(self, groups: Sequence[UnitGroup]) -> Structure:
-        """Close a module whose units are all closed, and the units of a closed module.
+        """Close each module whose units are all closed, and all units of each closed module.
 
-        So the bias of an emptied module goes with it, in the masked network as in the extracted one.
+        This removes the bias of an empty module in the masked network as in the extracted one.
         """
         kept = dict(self.groups)
         for group in groups:
@@ -116,18 +119,20 @@ class Structure:
         return Structure(kept)
 
     def rounded(self, multiple: int, groups: Sequence[UnitGroup], kinds: Optional[Sequence[str]] = None) -> Structure:
-        """Kept counts rounded to the nearest multiple, by score, of components down; a kept group never to nothing.
+        """Round the kept counts to the nearest multiple, choosing units by score.
+
+        Components are rounded down. A group that keeps units never becomes empty.
 
         Args:
-            multiple: e.g. 8, for kernels that like regular shapes.
-            groups: the network's groups.
-            kinds: kinds to round; None for every kind whose groups have at least ``2 * multiple`` units.
+            multiple: multiple to round to, e.g. 8 for kernels that need regular shapes.
+            groups: unit groups of the network.
+            kinds: unit kinds to round; None for every group with at least ``2 * multiple`` units.
 
         Raises:
-            UserError: a group has no scores to choose units by.
+            UserError: ``multiple`` is below 1, or a group has no scores to choose units by.
         """
         if multiple < 1:
-            raise UserError(f"cannot round to multiples of {multiple}", "give a positive whole number")
+            raise UserError(f"the multiple to round to must be at least 1, got {multiple}", "give a positive integer")
         result = dict(self.groups)
         for group in groups:
             units = result[group.name]
@@ -136,8 +141,8 @@ class Structure:
                 continue
             scores = units.scores
             if scores is None:
-                raise UserError(f"the structure has no scores for {group.name}", "make it with a pruning command")
-            up = 0.0 if group.kind == COMPONENTS else 0.5  # components that went are zero, and cannot come back
+                raise UserError(f"the structure has no scores for {group.name}", "create it with a pruning command")
+            up = 0.0 if group.kind == COMPONENTS else 0.5  # removed components are zero and cannot be restored
             count = max(multiple, int(len(units.kept) / multiple + up) * multiple)
             if group.kind == COMPONENTS and (count > len(units.kept) or len(units.kept) == units.size):
                 continue
@@ -149,11 +154,11 @@ class Structure:
         return Structure(result).resolved(groups)
 
     def without_scale(self) -> Structure:
-        """The same units at scale 1 (after extraction has folded the scales into weights)."""
+        """Return the same units at scale 1, as after extraction, which folds the scales into weights."""
         return Structure({name: replace(group, scale=None) for name, group in self.groups.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         result: dict[str, Any] = {}
         for name, group in self.groups.items():
             kept = {"bits": group.kept.to_text()} if isinstance(group.kept, Bits) else list(group.kept)
@@ -167,10 +172,10 @@ class Structure:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], source: str = "the structure") -> Structure:
-        """The inverse of `to_dict`.
+        """Build a structure from the output of `to_dict`.
 
         Raises:
-            UserError: not a structure, or units out of range.
+            UserError: the value is not a structure, or units are out of range.
         """
         remedy = "give a structure.json written by a pruning command"
         if not isinstance(value, Mapping) or not isinstance(value.get("groups"), Mapping):
@@ -188,32 +193,34 @@ class Structure:
             in_range = not kept or 0 <= kept[0] <= kept[-1] < units.size
             ascending = isinstance(kept, Bits) or list(kept) == sorted(set(kept))
             if any(not 0 < factor < math.inf for factor in scale or ()) or any(map(math.isnan, scores or ())):
-                raise UserError(f"group {name} of {source} has scales or scores that are none", remedy)
+                raise UserError(f"group {name} of {source} has invalid scales or scores", remedy)
             if not ascending or not in_range or not fits:
-                raise UserError(f"group {name} of {source} keeps units that do not fit its size {units.size}", remedy)
+                raise UserError(f"lists in group {name} of {source} do not fit its size of {units.size} units", remedy)
             groups[name] = units
         return cls(groups)
 
     def check_fits(self, groups: Sequence[UnitGroup], source: str = "the structure") -> None:
-        """Check that this is a structure of the network with ``groups``.
+        """Check that this structure belongs to the network with ``groups``.
 
         Raises:
-            UserError: groups are missing, unknown, or of another size; or fewer units are kept than must be.
+            UserError: groups are missing, unknown or of another size, or a group keeps fewer units than its minimum.
         """
         remedy = "use the structure of a network with the same dimensions"
         expected = {group.name: group.size for group in groups}
         for name in expected.keys() ^ self.groups.keys():
-            raise UserError(f"{source} and the network differ in the unit group {name}", remedy)
+            raise UserError(f"the unit group {name} exists only in {source} or only in the network", remedy)
         for name, size in expected.items():
             if self.groups[name].size != size:
-                raise UserError(f"{source} has {self.groups[name].size} units in {name}, the network {size}", remedy)
+                raise UserError(
+                    f"{source} has {self.groups[name].size} units in {name}, the network has {size}", remedy
+                )
         for group in groups:
             gone = group.parent is not None and not self.count(group.parent)
             if self.count(group.name) < group.minimum and not gone:
-                raise UserError(f"{source} keeps {self.count(group.name)} units in {group.name}, where at least "
-                                f"{group.minimum} must stay", "keep more of them")  # fmt: skip
+                raise UserError(f"{source} keeps {self.count(group.name)} units in group {group.name}, but at least "
+                                f"{group.minimum} must stay", "keep more units in this group")  # fmt: skip
 
     def lines(self) -> list[str]:
-        """One line a group, for people: ``encoder.layers.0.ffn1.hidden  ffn  312/576``."""
+        """Return one printable line per group: ``encoder.layers.0.ffn1.hidden  ffn  312/576``."""
         width = max((len(name) for name in self.groups), default=0)
         return [f"{name:<{width}}  {g.kind:<12} {len(g.kept):>5}/{g.size}" for name, g in self.groups.items()]

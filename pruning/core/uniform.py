@@ -1,4 +1,4 @@
-"""Uniformly narrowed structures: the baseline that every reader asks for."""
+"""Uniformly narrowed structures, as a baseline."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pruning.errors import UserError
 
 
 def narrowed(groups: Sequence[UnitGroup], ratio: float) -> Structure:
-    """Every group of units cut to ``ratio`` of its size (rounded down, at least one unit); modules all stay.
+    """Cut every group of units to ``ratio`` of its size (rounded down, at least one unit); all modules stay.
 
-    Which units are kept says nothing here (the first ones): the structure is meant for a network trained from scratch
-    or for counts.
+    The first units of each group are kept, which is arbitrary: the structure is meant for a network that is trained
+    from scratch, or for counts.
     """
     parents = {group.parent for group in groups}
     kept = {}
@@ -25,16 +25,16 @@ def narrowed(groups: Sequence[UnitGroup], ratio: float) -> Structure:
 
 
 def uniform_structure(groups: Sequence[UnitGroup], costs: CostModel, cost: str, budget: float) -> Structure:
-    """The widest uniformly narrowed structure that costs at most ``budget``.
+    """Return the widest uniformly narrowed structure that costs at most ``budget``.
 
     Args:
-        groups: the dense network's unit groups.
-        costs: its cost.
-        cost: ``size`` or ``macs``.
-        budget: parameters or MACs, in the cost model's units.
+        groups: unit groups of the dense network.
+        costs: cost model of the dense network.
+        cost: cost that is limited, ``size`` or ``macs``.
+        budget: maximum cost, in parameters or MACs.
 
     Raises:
-        UserError: even one unit a group costs more.
+        UserError: one unit per group already costs more.
     """
     low, high = 0.0, 1.0
     if costs.structure_cost(narrowed(groups, high))[cost] <= budget:
@@ -43,7 +43,7 @@ def uniform_structure(groups: Sequence[UnitGroup], costs: CostModel, cost: str, 
     if least > budget:
         raise UserError(
             f"a uniformly narrowed network costs at least {least:.0f} in {cost}, more than {budget:.0f}",
-            "compare at a lower sparsity",
+            "use a lower sparsity",
         )
     for _ in range(40):
         middle = (low + high) / 2

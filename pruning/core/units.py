@@ -1,8 +1,8 @@
-"""Unit groups: what in a network can be removed, said once for every method.
+"""Unit groups: the parts of a network that can be removed, declared once for all methods.
 
-A network that can be pruned declares its groups and its cost beside its own code (see `pruning.core.prunable`). Masks
-multiply the *weights that follow* a unit instead of its activations: the mathematics is the same, it works inside fused
-attention code where hooks do not fire, and it costs no memory for activations.
+A network that can be pruned declares its groups and its costs together with its own code (see `pruning.core.prunable`).
+Masks multiply the *weights that follow* a unit instead of its activations: the mathematics is the same, it works inside
+fused attention code where hooks do not fire, and it needs no memory for activations.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 COMPONENTS = "components"
-"""The kind of the rank-1 components of factored layers."""
+"""Unit kind of the rank-1 components of factored layers."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Where a group's units lie in one tensor: unit ``i`` owns ``width`` entries of ``dim`` from ``offset + i width``.
+    """Location of units in one tensor: unit ``i`` owns ``width`` entries of ``dim`` from ``offset + i width``.
 
     Attributes:
         tensor: name of the parameter or buffer in the network's ``state_dict``.
-        dim: the axis; None: units are single entries of the tensor, in the order of its memory.
-        width: entries that one unit owns, contiguous.
+        dim: axis of the units; None: units are single entries of the tensor, in memory order.
+        width: number of contiguous entries that one unit owns.
         offset: first entry of unit 0 (the second half of a gated linear unit starts at ``offset = channels``).
     """
 
@@ -35,19 +35,19 @@ class Span:
     offset: int = 0
 
     def indices(self, units: Tensor) -> Tensor:
-        """Entries of ``dim`` that ``units (K,)`` own, ``(K * width,)``, in the order of ``units``."""
+        """Return the entries of ``dim`` that ``units (K,)`` own, ``(K * width,)``, in the order of ``units``."""
         first = units * self.width + self.offset
         return (first[:, None] + torch.arange(self.width, device=units.device)[None, :]).reshape(-1)
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix that is kept as ``left @ right``, and is one tensor again where nothing of it goes.
+    """A matrix that is stored as ``left @ right``, and as one tensor again if all its components are kept.
 
     Attributes:
         left, right: names of the factors, ``(out, rank)`` and ``(rank, in)``.
-        whole: name of the tensor that takes their place.
-        bias, whole_bias: what its bias, if it has one, is called in either form.
+        whole: name of the tensor that replaces them.
+        bias, whole_bias: names of the bias in the factored and in the whole form; there may be no bias.
     """
 
     left: str
@@ -62,22 +62,22 @@ class UnitGroup:
     """A named set of like units that can be removed from a network.
 
     Attributes:
-        name: unique in its network, e.g. ``encoder.layers.3.attention.heads``.
-        kind: what the units are, e.g. ``heads``; methods switch kinds on and off and reports sum over them.
+        name: name that is unique in the network, e.g. ``encoder.layers.3.attention.heads``.
+        kind: unit kind, e.g. ``heads``; methods switch unit kinds on and off and reports sum over them.
         size: number of units.
-        masks: parameters (weights that follow) which a mask of the group multiplies.
-        slices: tensors that lose entries when a unit goes.
-        parent: name of the module group (size 1) that these units are inside of. A unit is kept when its own gate
-            and its module's gate are open.
-        minimum: units that must stay.
-        removes: prefixes of tensor names that go as a whole when the (single) unit of a module group goes.
-        layer: number, from 0, of the layer that it is a part of; None: of none.
+        masks: parameters (the weights that follow) that a mask of the group multiplies.
+        slices: tensors that lose entries when a unit is removed.
+        parent: name of the module group (size 1) that contains these units. A unit is kept if its own gate and its
+            module's gate are open.
+        minimum: number of units that must stay.
+        removes: name prefixes of the tensors that are removed with the (single) unit of a module group.
+        layer: index, from 0, of the layer that contains the group; None: no layer.
         worthwhile: the largest count below ``size`` that saves anything; a group that would keep more is kept whole.
-            None: every unit that goes saves something.
-        rows: of single entries of a matrix: its outputs, each of which may be ranked on its own.
-        product: of the components of a factored matrix: what it becomes when all of them are kept.
+            None: every removed unit saves something.
+        rows: for single entries of a matrix, its number of output rows, each of which may be ranked separately.
+        product: for the components of a factored matrix, the matrix that replaces the factors if all are kept.
         norms: names of `torch.nn.LayerNorm` modules that normalise over exactly these units; while a mask acts, they
-            normalise over what it keeps, as they will when the rest is gone.
+            normalise over the kept units, as they will after extraction.
     """
 
     name: str
@@ -96,22 +96,23 @@ class UnitGroup:
 
     @property
     def single(self) -> bool:
-        """Whether its units are single entries of a tensor."""
+        """Whether the units are single entries of a tensor."""
         return bool(self.masks) and self.masks[0].dim is None
 
     def settled(self, count: int) -> int:
-        """The count that a network keeps where ``count`` units are to stay."""
+        """Return the count that the network keeps if ``count`` units are to stay; see ``worthwhile``."""
         return self.size if self.worthwhile is not None and count > self.worthwhile else count
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 <= self.minimum <= self.size:
-            raise ValueError(f"{self.name}: size {self.size}, minimum {self.minimum}")
+            raise ValueError(f"{self.name}: size must be at least 1 and minimum 0 to size, got size {self.size} and "
+                             f"minimum {self.minimum}")  # fmt: skip
         if self.removes and self.size != 1:
-            raise ValueError(f"{self.name}: a group that removes modules has one unit, not {self.size}")
+            raise ValueError(f"{self.name}: a group that removes modules must have one unit, got {self.size}")
 
 
 def prefixed(group: UnitGroup, prefix: str) -> UnitGroup:
-    """The group of a network that is now a part of another one, under names that begin with ``prefix``."""
+    """Return the group with all names prefixed, for a network that became a part of another one."""
 
     def spans(of: Iterable[Span]) -> tuple[Span, ...]:
         return tuple(replace(span, tensor=f"{prefix}{span.tensor}") for span in of)
@@ -133,11 +134,11 @@ def prefixed(group: UnitGroup, prefix: str) -> UnitGroup:
 
 
 def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
-    """Check a declaration against the network that it describes.
+    """Check the declared groups against the network that they describe.
 
     Raises:
-        ValueError: a name occurs twice, a parent is missing or comes late, a span does not fit its tensor, or a norm
-            normalises over something else.
+        ValueError: a name occurs twice, a parent is missing or declared after its child, a span does not fit its
+            tensor, a norm does not normalise over the units, or no tensor has a removed prefix.
     """
     tensors = model.state_dict()
     seen: set[str] = set()
@@ -145,7 +146,7 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
         if group.name in seen:
             raise ValueError(f"unit group {group.name} is declared twice")
         if group.parent is not None and group.parent not in seen:
-            raise ValueError(f"{group.name}: its parent {group.parent} is not declared before it")
+            raise ValueError(f"{group.name}: its parent {group.parent} must be declared before it")
         seen.add(group.name)
         for span in (*group.masks, *group.slices):
             if span.tensor not in tensors:
@@ -159,24 +160,24 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
         for name in group.norms:
             norm = model.get_submodule(name)
             if not isinstance(norm, nn.LayerNorm) or tuple(norm.normalized_shape) != (group.size,):
-                raise ValueError(f"{group.name}: {name} is no LayerNorm over {group.size} units")
+                raise ValueError(f"{group.name}: {name} is not a LayerNorm over {group.size} units")
         for prefix in group.removes:
             if not any(name.startswith(prefix) for name in tensors):
                 raise ValueError(f"{group.name}: no tensor starts with {prefix}")
 
 
 def unit_kinds(groups: Iterable[UnitGroup]) -> list[str]:
-    """Kinds of units, in order; those of whole modules that have units inside are left out."""
+    """Return the unit kinds in order, without those of whole modules that contain other units."""
     groups = list(groups)
     parents = {group.parent for group in groups}
     return list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
 
 
 def select_kinds(groups: Iterable[UnitGroup], kinds: Optional[Sequence[str]]) -> list[UnitGroup]:
-    """The groups of the given ``kinds`` (all of them for None), in order.
+    """Return the groups of the given unit kinds in order; None selects all groups.
 
     Raises:
-        ValueError: a kind that the network does not have.
+        ValueError: the network does not have a unit kind of ``kinds``.
     """
     groups = list(groups)
     if kinds is None:

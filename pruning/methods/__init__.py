@@ -1,1 +1,1 @@
-"""How the units that go are chosen."""
+"""Pruning methods: how the units to remove are chosen."""

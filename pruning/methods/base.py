@@ -1,4 +1,4 @@
-"""Structured pruning of any network in training: what a task's step needs, whatever the method."""
+"""Base class of pruning methods: what a training step of a task calls, for any network."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from pruning.errors import UserError
 from pruning.files import read_json
 from pruning.training.task import ParameterGroup, StepInfo
 
-TOLERANCE = 0.01  # a checkpoint may be chosen only this near to the target
+TOLERANCE = 0.01  # largest distance from the target at which a checkpoint may be selected
 
 
 class Pruner(nn.Module, ABC):
-    """Masks over a network's units, and the cost that they are to come to.
+    """Masks over the units of a network, and the cost targets that they must reach.
 
     Args:
         model: a network that declares its units (see `pruning.core.prunable.Prunable`).
-        units: those that may go.
-        constraint: the cost and its target.
-        frames: input frames at which MACs are counted.
-        view: what of the model are units, where it is not what the model itself declares.
+        units: the units that may be removed.
+        constraint: the costs and their targets.
+        frames: number of input frames at which MACs are counted.
+        view: view of the model that declares the units, e.g. its single weights; None: the model itself.
 
     Raises:
-        UserError: the target is beyond reach with the units that may go, or of a cost that the network does not have.
+        UserError: the target is beyond reach with the units that may be removed, or the network does not have a
+            constrained cost.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class Pruner(nn.Module, ABC):
         try:
             self.costs = CostModel(units.groups, terms, _latency_table(constraint), list(constraint.parts))
         except ValueError as error:
-            raise UserError(f"constraint.parts: {error}", "correct it") from None
+            raise UserError(f"constraint.parts: {error}", "correct constraint.parts") from None
         self.targets, self.goals = constraint.targets(), constraint.goals()
         for cost in {**self.targets, **self.goals}:
-            if not self.costs.dense[cost] > 0:  # sparsities would be of nothing
+            if not self.costs.dense[cost] > 0:  # a sparsity would be undefined
                 raise UserError(f"the network has no {cost} at {constraint.seconds:g} s", "raise constraint.seconds")
         check_reachable(self.costs, units.chosen, {**self.targets, **self.goals})
-        self._network = [(model, Masker(model, units.groups))]  # in a list: the network is the task's, no submodule
+        self._network = [(model, Masker(model, units.groups))]  # in a list: not a submodule, the task owns the network
 
     @property
     def network(self) -> nn.Module:
@@ -68,90 +69,96 @@ class Pruner(nn.Module, ABC):
 
     @property
     def masker(self) -> Masker:
-        """Applies masks to the network."""
+        """The masker that applies masks to the network."""
         return self._network[0][1]
 
     def share(self, step: StepInfo, rested: int = 0, rests: int = 0) -> float:
-        """Position of the target's ramp, in [0, 1].
+        """Return the position of the target's ramp, in [0, 1].
 
         Args:
-            step: when.
-            rested: steps of those before at which it stood still.
-            rests: such steps in the whole run, which shorten a ramp that grows.
+            step: the current step.
+            rested: number of earlier steps at which the ramp stood still.
+            rests: number of such steps in the whole run; they shorten a ramp that grows.
+
+        Raises:
+            UserError: the total number of steps is not known.
         """
         if step.total_steps is None:
-            raise UserError("the sparsity ramp needs to know where training ends", "set max_steps")
+            raise UserError("the sparsity ramp needs the total number of training steps", "set max_steps")
         steps = self.constraint.ramp_share * step.total_steps
-        if self.constraint.ramp != "one_shot":  # which only waits so long
+        if self.constraint.ramp != "one_shot":  # one_shot only waits and has nothing to shorten
             steps -= rests
         return ramp(self.constraint.ramp, (step.step - rested) / max(1.0, steps))
 
     @contextmanager
     def applied(self, step: StepInfo) -> Iterator[None]:
-        """While open, the network computes as the method has it at ``step``."""
+        """While open, the network computes with the masks of ``step``."""
         with self.masker.applied(self.masks(step)):
             yield
 
     @abstractmethod
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
-        """Masks of ``step``, group name -> ``(size,)``; in validation those of a hard structure."""
+        """Return the masks of ``step``, group name -> ``(size,)``; in validation those of a hard structure."""
 
     @abstractmethod
     def hard_counts(self) -> Tensor:
-        """Counts ``(G,)`` that stay as things are."""
+        """Return the current hard counts ``(G,)``."""
 
     @abstractmethod
     def structure(self, share: float = 1.0) -> Structure:
-        """The hard structure at ``share`` of the targets."""
+        """Return the hard structure at ``share`` of the targets."""
 
     def kept_counts(self, share: float = 1.0) -> Tensor:
-        """What `structure` keeps of each group, ``(G,)``; to be overridden where it is known without scores."""
+        """Return the counts ``(G,)`` that `structure` keeps; override if they are known without computing scores."""
         return self.costs.counts(self.structure(share))
 
     def _reached(self) -> dict[str, float]:
-        """Hard sparsity of each goal."""
+        """Return the hard sparsity of each goal."""
         counts = self.kept_counts()
         return {cost: self.costs.sparsity(counts, cost).item() for cost in self.goals}
 
     def penalty(self, step: StepInfo) -> Tensor:
-        """What the loss of a step gets added, a scalar."""
+        """Return the penalty that is added to the loss of a step, a scalar."""
         return torch.zeros((), device=next(self.network.parameters()).device)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Parameters of the method."""
+        """Return the parameters of the method for the optimiser."""
         return []
 
     def attach_moments(self, moments: Mapping[Tensor, MutableMapping[str, Tensor]]) -> None:
-        """Called once with the optimiser's state, by parameter, for methods that change weights themselves."""
+        """Called once with the optimiser's state per parameter, for methods that change weights themselves."""
 
     def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
-        """Called when the gradients of a step are there and finite."""
+        """Called when the gradients of a step are computed and finite."""
 
     def snapshot_due(self, step: StepInfo) -> Optional[str]:
-        """The name of a snapshot that is to be kept as things are after ``step``; None: of none."""
+        """Return the name of the snapshot to save after ``step``, or None."""
         return None
 
     def after_step(self, step: StepInfo) -> None:
         """Called after the optimiser step."""
 
     def at_rest(self, step: StepInfo) -> bool:
-        """Whether the structure stays as it is from ``step`` on, but for gates that still move."""
+        """Return whether the ramp has ended at ``step``, so that the structure changes only through moving gates."""
         return self.share(step) >= 1
 
     def on_target(self, step: StepInfo) -> bool:
-        """Whether the ramp has ended and the hard sparsity is within 0.01 of every goal."""
+        """Return whether the ramp has ended and the hard sparsity meets every goal.
+
+        A single goal must be met within 0.01. With several, no sparsity may be 0.01 or more below its goal.
+        """
         if self.share(step) < 1:
             return False
         reached = self._reached()
-        if len(self.goals) > 1:  # one family of flips cannot meet two targets exactly: none may be missed from below
+        if len(self.goals) > 1:  # one order of units cannot meet two targets exactly, so only misses from below count
             return all(reached[cost] > target - TOLERANCE for cost, target in self.goals.items())
         return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.goals.items())
 
     def unselected(self, step: StepInfo) -> UserError:
-        """Why a run that ends at ``step`` has no checkpoint on target, and what to do; to be raised."""
+        """Return the error to raise if a run ends at ``step`` without a checkpoint on target."""
         if self.share(step) < 1:
             return UserError(
-                f"training ended at step {step.step}, before the ramp of the target",
+                f"training ended at step {step.step}, before the ramp of the target ended",
                 "lower constraint.ramp_share or train longer, in another --exp-dir",
             )
         if self.on_target(step):
@@ -163,12 +170,12 @@ class Pruner(nn.Module, ABC):
         missed = " and ".join(f"{reached[cost]:.3f} in {cost} for {goal:g}" for cost, goal in self.goals.items())
         return UserError(
             f"the hard sparsity ended at {missed}",
-            "let finer units go (gating.gates.kinds, criterion.kinds) or ask for what was reached, "
+            "allow finer unit kinds (gating.gates.kinds, criterion.kinds) or lower the target to what was reached, "
             "in another --exp-dir",
         )
 
     def log_values(self, step: StepInfo) -> dict[str, float]:
-        """Goals and hard sparsity of each cost, share of the units of each kind that is kept."""
+        """Return the target and the hard sparsity of each cost, and the share of units kept of each unit kind."""
         share = self.share(step)
         counts = self.kept_counts(share)
         values: dict[str, float] = {}
@@ -180,7 +187,7 @@ class Pruner(nn.Module, ABC):
         return values
 
     def _kept_by_kind(self, counts: Tensor) -> dict[str, float]:
-        """Share of the units of each kind that may go which ``counts (G,)`` keeps."""
+        """Return the share of units that ``counts (G,)`` keeps, for each unit kind that may be removed."""
         kept: dict[str, float] = {}
         total: dict[str, int] = {}
         names = {group.name for group in self.units.chosen}

@@ -1,4 +1,4 @@
-"""From the configuration of a pruning run to its method."""
+"""Build the pruning method of a configuration."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ from pruning.methods.names import HJ, L0
 def new_pruner(
     model: nn.Module, config: PruningConfig, seed: int, metrics: Optional[Mapping[str, Metric]] = None
 ) -> Pruner:
-    """The method of a pruning run over a network of a known kind, see `pruner_over`."""
+    """Build the method of a pruning run over a network of a known kind, see `pruner_over`."""
     return pruner_over(model, config, registry.of(model).input_length(model, config.constraint.seconds), seed, metrics)
 
 
 def pruner_over(
     model: nn.Module, config: PruningConfig, length: int, seed: int, metrics: Optional[Mapping[str, Metric]] = None
 ) -> Pruner:
-    """The method of a pruning run over a network, or of ``low_rank`` over a factored copy of it.
+    """Build the method of a pruning run over a network; ``low_rank`` works on a factored copy of the network.
 
     Args:
-        model: the network.
-        config: of the run.
-        length: of the input at which MACs are counted.
-        seed: that the method draws with.
-        metrics: of ``low_rank``, see `pruning.methods.low_rank.calibrate`.
+        model: the network to prune.
+        config: pruning configuration of the run.
+        length: length of the input for which MACs are counted.
+        seed: random seed of the method.
+        metrics: layer name -> metric for ``low_rank``, see `pruning.methods.low_rank.calibrate`.
 
     Raises:
-        UserError: the target is beyond reach, a kind is unknown, or counts are of another network.
+        UserError: the network is factored already, the target is beyond reach, a unit kind is unknown, or
+            ``counts_from`` belongs to another network.
     """
     if any(isinstance(module, FactoredLinear) for module in model.modules()):
-        raise UserError("the network is of low rank already", "prune the dense one (snapshots give several sizes)")
+        raise UserError("the network already has low-rank layers",
+                        "prune the dense network (snapshots give several sizes)")  # fmt: skip
     if config.method in (L0, *HJ):
         gating: GatingConfig = config.gating
         if config.method in HJ and gating.gates.kinds is None:

@@ -1,4 +1,4 @@
-"""Which method prunes, what may go, and what fits together."""
+"""Configuration of pruning: method, technique, constraint, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _OF_HJ = dict(zip(HJ, ("size", "macs", "parts")))
 
 @dataclass(frozen=True)
 class PruningConfig:
-    """How a run prunes.
+    """Pruning configuration of a run.
 
     Attributes:
-        method: one of `METHODS`: L0 gates; `HJ`'s, which are L0 gates on units alone, not on whole modules, under
-            ``constraint.size``, ``constraint.macs`` or ``constraint.parts`` alone, whatever else the constraint says;
-            or a criterion (see `pruning.core.criteria.UnitScores`).
-        technique: what goes: ``structured``: the units that the network declares (heads, FFN units, channels);
-            ``unstructured``: single weights of its linear layers; ``low_rank``: rank-1 components of these.
-        constraint: what the small network may cost, and on which way it comes there.
-        gating: of ``l0``: gates and learning rates.
-        criterion: of the others: how units are scored, ranked and cut.
-        counts_from: of the others: a ``structure.json`` or pruning run whose kept counts are taken.
-        snapshots: of the others: shares of the first constrained cost to be removed, at which the run keeps a network,
-            too, ready under ``sizes/COST-PERCENT`` of its directory: several sizes from one run.
-        calibration_batches: of ``low_rank`` by ``fisher`` and ``wanda``: training batches that give their metric.
+        method: one of `METHODS`: ``l0`` (L0 gates); a method of `HJ`, which has L0 gates on units but not on whole
+            modules, and uses only ``constraint.size``, ``constraint.macs`` or ``constraint.parts`` and ignores the
+            other targets; or a criterion (see `pruning.core.criteria.UnitScores`).
+        technique: what is removed. ``structured``: the units that the network declares (heads, FFN units, channels);
+            ``unstructured``: single weights of its linear layers; ``low_rank``: rank-1 components of these layers.
+        constraint: cost targets of the small network, and their schedule.
+        gating: gates and learning rates of ``l0`` and HJ-Pruning.
+        criterion: how the other methods score, rank and cut units.
+        counts_from: for criteria: a ``structure.json`` or a pruning run whose kept counts are used.
+        snapshots: for criteria: sparsities of the first constrained cost at which the run also saves a network under
+            ``sizes/COST-PERCENT`` of its experiment directory, to get several sizes from one run.
+        calibration_batches: number of training batches from which ``low_rank`` with ``fisher`` or ``wanda`` computes
+            its metrics.
     """
 
     method: Annotated[str, OneOf(METHODS)] = L0
@@ -47,10 +48,10 @@ class PruningConfig:
         check_fields(self)
 
     def asked(self) -> ConstraintConfig:
-        """The constraint, of `HJ`'s methods that of their own cost alone.
+        """Return the constraint that the method uses: for a method of `HJ` only the target of its own cost.
 
         Raises:
-            ValueError: it does not have that.
+            ValueError: the constraint has no target for that cost.
         """
         if self.method not in HJ:
             return self.constraint
@@ -62,30 +63,30 @@ class PruningConfig:
         return replace(self.constraint, **values)
 
     def check(self, trainer: TrainerConfig) -> None:
-        """What does not fit together.
+        """Check that method, technique, constraint and trainer fit together.
 
         Raises:
-            ValueError: naming it.
+            ValueError: they do not; the message names the keys.
         """
         reason = NO_CELL.get((self.method, self.technique))
         if reason is not None:
-            raise ValueError(f"there is no {self.method} with {self.technique}: {reason}")
+            raise ValueError(f"method {self.method} does not support {self.technique}: {reason}")
         if self.constraint.match and self.method not in (L0, *HJ):
-            raise ValueError("constraint.match is of L0 gates; a criterion takes the other cost as its target")
+            raise ValueError("constraint.match works only with L0 gates; a criterion can use the other cost as target")
         if self.counts_from is not None and self.technique != "structured":
-            raise ValueError(f"counts_from has no effect with {self.technique}")
+            raise ValueError(f"counts_from requires technique structured, got {self.technique}")
         if self.technique == "low_rank" and self.criterion.reopen:
-            raise ValueError("criterion.reopen has no meaning with low_rank: what was cut is turned away")
+            raise ValueError("criterion.reopen does not work with low_rank: cut components are lost in the rotation")
         targets = self.asked().targets()
         if self.method == "hj-sepsize" and (len(targets) < 2 or not all(cost.startswith("size:") for cost in targets)):
-            raise ValueError("hj-sepsize needs sizes of two parts in constraint.parts, such as "
+            raise ValueError("hj-sepsize needs sizes of at least two parts in constraint.parts, such as "
                              "{size:frontend: 0.4, size:attention+ffn: 0.6}")  # fmt: skip
         final = next(iter(targets.values()))
         if self.snapshots and (self.method in (L0, *HJ) or self.counts_from is not None):
-            raise ValueError("snapshots are of methods that rank units on their way to the target")
+            raise ValueError("snapshots work only with criteria that rank units, and without counts_from")
         if list(self.snapshots) != sorted(set(self.snapshots)) or not all(0 < s < final for s in self.snapshots):
-            raise ValueError(f"snapshots ascend and lie between 0 and the target, {final:g}")
+            raise ValueError(f"snapshots must ascend and lie between 0 and the target, {final:g}")
         if self.method in (L0, *HJ) and self.counts_from is not None:
-            raise ValueError("counts_from is of methods that rank units; gates find their own counts")
+            raise ValueError("counts_from works only with criteria; gates find their own counts")
         if self.method == "movement" and trainer.optimiser.lr == 0:
-            raise ValueError("movement scores how weights move; give a trainer.optimiser.lr above 0")
+            raise ValueError("movement scores how weights move, so trainer.optimiser.lr must be above 0")

@@ -1,4 +1,4 @@
-"""L0 pruning: gates over the units, trained with the weights under a Lagrangian."""
+"""L0 pruning: gates over units that are trained together with the weights under a Lagrangian."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pruning.limits import NonNegative, check_fields
 from pruning.methods.base import TOLERANCE, Pruner
 from pruning.training.task import ParameterGroup, StepInfo
 
-_HALVINGS, _FINE_HALVINGS = 10, 6  # of the range in which a level is searched, and then around it
-_AROUND = 0.1
-_MATCHED_EVERY = 50  # steps
+_HALVINGS, _FINE_HALVINGS = 10, 6  # bisection steps of the search for a level, and of the finer search around it
+_AROUND = 0.1  # relative half-width of the finer search
+_MATCHED_EVERY = 50  # steps between two updates of the level
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class GatingConfig:
     """L0 gates in a training run.
 
     Attributes:
-        gates: the hard-concrete gates.
+        gates: configuration of the hard-concrete gates.
         gate_lr: constant learning rate of log alpha. Published rates (2e-2) assume tens of thousands of steps; a gate
-            needs some ``7 / gate_lr`` steps to close.
+            needs about ``7 / gate_lr`` steps to close.
         multiplier_lr: constant learning rate of the Lagrange multipliers, which ascend.
     """
 
@@ -44,17 +44,17 @@ class GatingConfig:
 
 
 class Gating(Pruner):
-    """Gates over a network's units with the Lagrangian that brings their expected cost to its target.
+    """Gates over the units of a network, with the Lagrangian that drives their expected cost to its target.
 
     Args:
         model: a network that declares its units (see `pruning.core.prunable.Prunable`).
         config: see `GatingConfig`.
-        constraint: the cost and its target.
-        frames: input frames at which MACs are counted.
-        seed: for the gates' initial values.
+        constraint: the costs and their targets.
+        frames: number of input frames at which MACs are counted.
+        seed: seed of the initial values of the gates.
 
     Raises:
-        UserError: the target is beyond reach with the enabled kinds, or a kind is unknown.
+        UserError: the target is beyond reach with the enabled unit kinds, or a unit kind is unknown.
     """
 
     level: Optional[Tensor]
@@ -69,13 +69,13 @@ class Gating(Pruner):
         super().__init__(model, gates.units, constraint, frames)
         self.config = config
         self.gates = gates
-        # what all targets are multiplied by, for constraint.match; a part of the state that a run resumes from
+        # factor of all targets for constraint.match; part of the state from which a run resumes
         self.register_buffer("level", torch.ones(()) if constraint.match else None)
         self.lagrangian = Lagrangian(self.targets)
-        self._structure: Optional[Structure] = None  # of the last validation, until gates move again
+        self._structure: Optional[Structure] = None  # cached in validation, until gates move again
 
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
-        """Sampled masks in training; in validation those of the structure that the ramp asks for now."""
+        """Return sampled masks in training; in validation those of the structure at the current ramp position."""
         if step.training:
             self._structure = None
             return self.gates.masks(self.gates.sample())
@@ -84,22 +84,22 @@ class Gating(Pruner):
         return self._structure.masks()
 
     def penalty(self, step: StepInfo) -> Tensor:
-        """The Lagrangian penalty, a scalar; float32 whatever autocast says."""
+        """Return the Lagrangian penalty, a scalar, in float32 even under autocast."""
         with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
             counts = self.gates.expected_counts()
             sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
             return self.lagrangian(sparsity, self._asked(step))
 
     def hard_counts(self) -> Tensor:
-        """Counts ``(G,)`` by the published rule alone."""
+        """Return the counts ``(G,)`` by the published rule alone."""
         return self.units.hard_counts(self.gates.rule())
 
     def structure(self, share: float = 1.0) -> Structure:
-        """The hard structure at ``share`` of the goals: the published rule, moved to them where it misses them."""
+        """Return the hard structure at ``share`` of the goals: that of the published rule, moved to the goals."""
         keep = self._keep(share * self._level(share))
         for cost, wanted in self.constraint.match.items():
             reached = self.costs.sparsity(self.units.hard_counts(keep), cost).item()
-            if abs(reached - wanted * share) > TOLERANCE / 2:  # units are too coarse: whatever units come nearer
+            if abs(reached - wanted * share) > TOLERANCE / 2:  # too coarse: flip any units that come nearer
                 alpha = self.gates.log_alpha.detach().cpu()
                 keep = self.units.fitted(keep, alpha, self.costs, {cost: wanted * share})
         return self.gates.structure(keep)
@@ -108,11 +108,11 @@ class Gating(Pruner):
         return self.gates.fitted(self.costs, {cost: target * share for cost, target in self.targets.items()}, fill)
 
     def _asked(self, step: StepInfo) -> float:
-        """The share of the targets that the penalty asks for."""
+        """Return the factor of the targets in the penalty: the ramp position times the level."""
         return self.share(step) * (1.0 if self.level is None else float(self.level))
 
     def _level(self, share: float, fine: bool = True) -> float:
-        """What all targets are multiplied by, so that their hard structure has ``constraint.match`` at ``share``."""
+        """Return the factor of all targets for which the hard structure meets ``constraint.match`` at ``share``."""
         if not self.constraint.match or share <= 0:
             return 1.0
         most = self.costs.reachable(self.units.chosen)
@@ -120,11 +120,11 @@ class Gating(Pruner):
         level = self._searched(share, 0.0, highest, _HALVINGS, fill=False)
         if not fine:
             return level
-        around = (1 - _AROUND) * level, min((1 + _AROUND) * level, highest)  # filled structures are finer, and slower
+        around = (1 - _AROUND) * level, min((1 + _AROUND) * level, highest)  # filled structures are finer, but slower
         return self._searched(share, *around, _FINE_HALVINGS, fill=True)
 
     def _searched(self, share: float, low: float, high: float, halvings: int, fill: bool) -> float:
-        """The level between two whose structure comes nearest."""
+        """Bisect between ``low`` and ``high`` for the level whose structure comes nearest to ``constraint.match``."""
         ((cost, wanted),) = self.constraint.match.items()
         best = (math.inf, high)
         for _ in range(halvings):
@@ -137,7 +137,7 @@ class Gating(Pruner):
 
     @torch.no_grad()
     def log_values(self, step: StepInfo) -> dict[str, float]:
-        """Also the expected sparsity, the hard one by the rule alone, and the multipliers of each cost."""
+        """Also return the expected sparsity, the hard sparsity by the rule alone, and the multipliers of each cost."""
         values = super().log_values(step)
         expected, by_rule = self.gates.expected_counts(), self.hard_counts()
         for index, cost in enumerate(self.targets):
@@ -150,13 +150,16 @@ class Gating(Pruner):
         return values
 
     def after_step(self, step: StepInfo) -> None:
-        """Keep log alpha in its range; now and then see which targets give what is to be matched."""
+        """Clamp log alpha to its range; every 50 steps, update the level that meets ``constraint.match``."""
         self.gates.limit()
         if self.level is not None and step.step % _MATCHED_EVERY == 0:
             self.level.fill_(self._level(self.share(step), fine=False))
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Gates descend, multipliers ascend; both outside weight decay, the norm clip and the weights' schedule."""
+        """Return gates, which descend, and multipliers, which ascend.
+
+        Both are exempt from weight decay, gradient clipping and the learning rate schedule of the weights.
+        """
         config = self.config
         multipliers = (self.lagrangian.linear, self.lagrangian.quadratic)
         return [

@@ -1,4 +1,4 @@
-"""Incremental low rank: rank-1 components of all factored layers go like units, and what is left is made orthogonal."""
+"""Incremental low rank: remove rank-1 components of factored layers like units, then make the rest orthogonal again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ Moments = Mapping[Tensor, MutableMapping[str, Tensor]]
 
 
 def calibrate(task: Task, names: Sequence[str], batches: Iterable[Any], criterion: str) -> dict[str, Metric]:
-    """The metrics in which a criterion wants matrices approximated, by layer, on the CPU; none for the plain one.
+    """Compute the metric of each layer in which a criterion approximates matrices, on the CPU.
 
     Args:
-        task: of the dense network, where it is to be computed.
-        names: its linear layers.
-        batches: training batches, in the same place.
-        criterion: ``fisher`` learns from gradients, ``wanda`` from inputs; the others from nothing.
+        task: task of the dense network, on the device on which to compute.
+        names: names of the linear layers.
+        batches: training batches, on the same device.
+        criterion: ``fisher`` uses gradients and ``wanda`` inputs; for the others, which use the plain metric, the
+            result is empty.
     """
     if METRIC_OF.get(criterion) == "fisher":
         return {name: Metric.of_fisher(squares) for name, squares in _squared_gradients(task, names, batches).items()}
@@ -35,7 +36,7 @@ def calibrate(task: Task, names: Sequence[str], batches: Iterable[Any], criterio
 
 
 def _squared_gradients(task: Task, names: Sequence[str], batches: Iterable[Any]) -> dict[str, Tensor]:
-    """Sum over batches of each weight's squared gradient, ``(out, in * kernel)``."""
+    """Return the sum over batches of each weight's squared gradient, ``(out, in * kernel)``."""
     task.eval()
     weights = [task.model.get_parameter(f"{name}.weight") for name in names]
     sums = [torch.zeros_like(weight.flatten(1), dtype=torch.float64) for weight in weights]
@@ -48,7 +49,7 @@ def _squared_gradients(task: Task, names: Sequence[str], batches: Iterable[Any])
 
 @torch.no_grad()
 def _grams(task: Task, names: Sequence[str], batches: Iterable[Any]) -> dict[str, Tensor]:
-    """Sums of ``x x^T`` over what enters each layer, ``(in * kernel, in * kernel)``."""
+    """Return the sum of ``x x^T`` over the inputs of each layer, ``(in * kernel, in * kernel)``."""
     task.eval()
     sums: dict[str, Tensor] = {}
 
@@ -63,19 +64,19 @@ def _grams(task: Task, names: Sequence[str], batches: Iterable[Any]) -> dict[str
 
 
 class LowRankPruning(CriterionPruning):
-    """Drops the least important components of a factored network, over all of its layers, and rotates the others.
+    """Removes the least important components over all layers of a factored network and rotates the others.
 
-    After every cut the rest of a layer is brought to the form of a singular value decomposition, in the metric of the
-    criterion. For ``magnitude``, ``fisher`` and ``wanda`` all layers are before a cut, too: the score of a component is
-    its singular value in what training has made of the matrix. The other criteria are those of every unit, read off the
-    component's mask: of ``taylor``, ``|sum dL/dU_i . U_i|`` (which is ``|sum dL/dV_i . V_i|``, too), gathered since the
-    last cut.
+    After every cut, the remaining components of a layer are brought to the form of a singular value decomposition in
+    the metric of the criterion. For ``magnitude``, ``fisher`` and ``wanda`` this is also done for all layers before a
+    cut: the score of a component is its singular value in the current matrix. The other criteria work as for every unit
+    and use the mask of the component: ``taylor`` is ``|sum dL/dU_i . U_i|`` (which equals ``|sum dL/dV_i . V_i|``),
+    accumulated since the last cut.
 
     Args:
         model: a network whose layers are factored (see `pruning.core.low_rank.factorise`).
         criterion: one of `pruning.core.names.CRITERIA`.
         config, constraint, frames, seed, snapshots: see `CriterionPruning`.
-        metrics: by layer; the plain one where absent.
+        metrics: layer name -> metric; the plain metric for layers without an entry.
 
     Raises:
         UserError: the target is beyond reach.
@@ -97,7 +98,7 @@ class LowRankPruning(CriterionPruning):
         scored_as = "magnitude" if self._by_value else criterion
         super().__init__(model, scored_as, config, constraint, frames, seed, snapshots=snapshots)
         self._moments: Moments = {}
-        self.scores.norm = 2  # a singular value grows with the root of the weights, whatever criterion.norm is
+        self.scores.norm = 2  # regardless of criterion.norm: a singular value grows with the root of the weights
 
     def _layer(self, group: str) -> tuple[FactoredLinear, Metric]:
         name = group.rpartition(".")[0]
@@ -105,7 +106,7 @@ class LowRankPruning(CriterionPruning):
 
     @torch.no_grad()
     def scored(self) -> Tensor:
-        """Scores of all components, ``(U,)`` float64."""
+        """Return the scores of all components, ``(U,)`` float64."""
         if not self._by_value:
             return super().scored()
         parts = []
@@ -116,19 +117,19 @@ class LowRankPruning(CriterionPruning):
 
     @torch.no_grad()
     def _cut(self, share: float) -> Tensor:
-        """Training has moved the factors since they were in the form of an SVD: scores that are its values need it."""
+        """Cut components, after bringing the factors back to SVD form if scores are singular values."""
         if self._by_value:
             for group, part in zip(self.units.chosen, self.kept().split(self.units.sizes)):
                 self._rotate(*self._layer(group.name), torch.nonzero(part).flatten())
         return super()._cut(share)
 
     def attach_moments(self, moments: Moments) -> None:
-        """The optimiser's state, by parameter, which turns with the components."""
+        """Keep the optimiser's state per parameter, which is rotated with the components."""
         self._moments = moments
 
     @torch.no_grad()
     def after_cut(self) -> None:
-        """Rotate the components that are left into the first places of each layer."""
+        """Rotate the remaining components of each layer into its first positions."""
         keep = self.kept()
         for group, part in zip(self.units.chosen, keep.split(self.units.sizes)):
             if part.all():
@@ -141,7 +142,7 @@ class LowRankPruning(CriterionPruning):
         distributed.take_from_main(self._turned())
 
     def _turned(self) -> Iterator[Tensor]:
-        """The factors, and the optimiser's moments of them."""
+        """Yield the factors and the optimiser's moments of them."""
         for group in self.units.chosen:
             layer, _ = self._layer(group.name)
             for weight in (layer.u.weight, layer.v.weight):
@@ -157,7 +158,7 @@ class LowRankPruning(CriterionPruning):
             u, v = (weight if not key else self._moments.get(weight, {}).get(key) for weight in (left, right))
             if u is None or v is None:
                 continue
-            # gradients turn the other way round; their variances, taken as uncorrelated, by the squares
+            # gradients rotate by the inverse; their variances, taken as uncorrelated, by its squares
             by_u, by_v = (mixing, inverse) if not key else (inverse.T**power, mixing.T**power)
             new_u, new_v = u[:, kept].double() @ by_u.to(u.device), by_v.to(v.device) @ v[kept].double()
             for tensor, new in ((u, new_u), (v.T, new_v.T)):

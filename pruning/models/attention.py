@@ -12,7 +12,7 @@ from pruning.compat import attention
 
 
 def relative_positions(frames: int, d_model: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sinusoids for the distances ``frames - 1 .. -(frames - 1)``, ``(2 frames - 1, d_model)``."""
+    """Return sinusoids for the distances ``frames - 1 .. -(frames - 1)``, ``(2 frames - 1, d_model)``."""
     distance = torch.arange(frames - 1, -frames, -1, device=device, dtype=torch.float32)
     rate = torch.exp(torch.arange(0, d_model, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / d_model))
     angle = distance[:, None] * rate[None, :]
@@ -21,7 +21,7 @@ def relative_positions(frames: int, d_model: int, device: torch.device, dtype: t
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """Scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``; entry (i, j) is distance i - j."""
+    """Map scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``; entry (i, j) is for i - j."""
     if scores.requires_grad and torch.is_grad_enabled():
         return _RelativeShift.apply(scores)
     n, heads, frames, width = scores.shape
@@ -31,7 +31,7 @@ def relative_shift(scores: Tensor) -> Tensor:
 
 
 class _RelativeShift(torch.autograd.Function):
-    """The same with one copy each way; going back, every slice of the plain form fills a tensor with zeros."""
+    """Relative shift with one copy per direction; in the plain form, each slice allocates zeros when going back."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class _RelativeShift(torch.autograd.Function):
 
 
 def _by_key(scores: Tensor) -> Tensor:
-    """The view ``(N, H, T, T)`` of contiguous ``(N, H, T, 2T - 1)`` in which entry (i, j) is (i, T - 1 - i + j)."""
+    """View contiguous ``(N, H, T, 2T - 1)`` as ``(N, H, T, T)``, such that entry (i, j) is (i, T - 1 - i + j)."""
     n, heads, frames, width = scores.shape
     strides = (heads * frames * width, frames * width, width - 1, 1)
     return scores.as_strided((n, heads, frames, frames), strides, scores.storage_offset() + frames - 1)
@@ -55,14 +55,14 @@ def _by_key(scores: Tensor) -> Tensor:
 class RelativePositionAttention(nn.Module):
     """Multi-head self-attention with relative positions and an explicit head size.
 
-    ``in_proj`` holds queries, keys and values one after the other; head h owns the contiguous rows
+    ``in_proj`` computes queries, keys and values in this order; head h owns the contiguous rows
     ``h head_dim ... (h + 1) head_dim - 1`` of each.
 
     Args:
         d_model: input and output dimension.
-        num_heads: heads; the inner dimension is ``num_heads * head_dim``, whatever ``d_model`` is.
+        num_heads: number of heads; the inner dimension is ``num_heads * head_dim``, independent of ``d_model``.
         head_dim: dimension of a head.
-        dropout: on the attention weights.
+        dropout: dropout of the attention weights.
     """
 
     def __init__(self, d_model: int, num_heads: int, head_dim: int, dropout: float = 0.0) -> None:
@@ -80,11 +80,11 @@ class RelativePositionAttention(nn.Module):
         nn.init.xavier_uniform_(self.pos_bias_v)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
-        """Attend.
+        """Apply self-attention.
 
         Args:
-            x: ``(N, T, d_model)``.
-            positions: ``(2T - 1, d_model)``, from `relative_positions`.
+            x: input, ``(N, T, d_model)``.
+            positions: output of `relative_positions`, ``(2T - 1, d_model)``.
             padding: ``(N, T)`` bool, True on padding frames.
 
         Returns:
@@ -108,11 +108,11 @@ class RelativePositionAttention(nn.Module):
 
 
 def rotation(positions: Tensor, head_dim: int) -> Tensor:
-    """Cosine and sine of the angles by which rotary positions turn pairs of a head's entries (arXiv 2104.09864, 3.2.2).
+    """Return cosine and sine of the angles by which rotary positions rotate pairs of entries (arXiv 2104.09864, 3.2.2).
 
     Args:
         positions: ``(P,)``, counted from 0.
-        head_dim: even.
+        head_dim: dimension of a head, even.
 
     Returns:
         ``(2, P, head_dim / 2)`` float32.
@@ -123,22 +123,22 @@ def rotation(positions: Tensor, head_dim: int) -> Tensor:
 
 
 def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """``x (..., head_dim)`` turned by angles whose ``cosine`` and ``sine`` broadcast against half of it."""
+    """Rotate ``x (..., head_dim)`` by angles whose ``cosine`` and ``sine`` broadcast against half of ``head_dim``."""
     first, second = x.chunk(2, dim=-1)
     cosine, sine = cosine.to(x), sine.to(x)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention over the past with rotary positions and an explicit head size.
+    """Causal multi-head self-attention with rotary positions and an explicit head size.
 
-    Weights are laid out as those of `RelativePositionAttention`.
+    The weights have the layout of `RelativePositionAttention`.
 
     Args:
         d_model: input and output dimension.
-        num_heads: heads; the inner dimension is ``num_heads * head_dim``, whatever ``d_model`` is.
+        num_heads: number of heads; the inner dimension is ``num_heads * head_dim``, independent of ``d_model``.
         head_dim: dimension of a head, even.
-        dropout: on the attention weights.
+        dropout: dropout of the attention weights.
     """
 
     def __init__(self, d_model: int, num_heads: int, head_dim: int, dropout: float = 0.0) -> None:
@@ -150,7 +150,7 @@ class CausalAttention(nn.Module):
         self.out_proj = nn.Linear(num_heads * head_dim, d_model)
 
     def _projected(self, x: Tensor) -> list[Tensor]:
-        """Queries, keys and values ``(N, H, U, D)`` of ``x (N, U, d_model)``."""
+        """Return queries, keys and values ``(N, H, U, D)`` of ``x (N, U, d_model)``."""
         n, length, _ = x.shape
         parts = self.in_proj(x).chunk(3, dim=-1)
         return [part.reshape(n, length, self.num_heads, self.head_dim).transpose(1, 2) for part in parts]
@@ -160,12 +160,12 @@ class CausalAttention(nn.Module):
         return self.out_proj(context.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
-        """Attend to what came before.
+        """Attend to the current and all earlier positions.
 
         Args:
-            x: ``(N, U, d_model)``.
-            positions: ``(2, U, head_dim / 2)``, from `rotation`.
-            bias: ``(U, U)`` added to the scores: very negative for what lies ahead.
+            x: input, ``(N, U, d_model)``.
+            positions: output of `rotation`, ``(2, U, head_dim / 2)``.
+            bias: ``(U, U)`` that is added to the scores: very negative for future positions.
 
         Returns:
             ``(N, U, d_model)``.
@@ -176,16 +176,16 @@ class CausalAttention(nn.Module):
     def step(
         self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend from one new place of each history.
+        """Attend from one new position of each history.
 
         Args:
-            x: ``(N, 1, d_model)``.
-            positions: ``(2, N, head_dim / 2)`` of the new places.
-            keys, values: ``(N, H, T, D)``, of which the first ``lengths`` are of the past.
-            lengths: ``(N,)``.
+            x: input at the new positions, ``(N, 1, d_model)``.
+            positions: ``(2, N, head_dim / 2)`` of the new positions.
+            keys, values: cache, ``(N, H, T, D)``, of which the first ``lengths`` entries are valid.
+            lengths: length of each history, ``(N,)``.
 
         Returns:
-            ``(N, 1, d_model)``, and keys and values with the new place in them.
+            The output ``(N, 1, d_model)``, and keys and values that include the new positions.
         """
         cosine, sine = positions[:, :, None, None]
         query, key, value = self._projected(x)  # (N, H, 1, D)

@@ -1,4 +1,4 @@
-"""The Conformer encoder (arXiv 2005.08100), every dimension chosen per layer."""
+"""Conformer encoder (arXiv 2005.08100) whose dimensions are set per layer."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ PROBE_FRAMES = 500
 class ConformerConfig:
     """Dimensions of a `ConformerEncoder`.
 
-    A per-layer value is a list with one entry for all layers or one for each; 0 leaves that module out.
+    A per-layer value is a list with one entry for all layers or one entry per layer; 0 leaves the module out.
 
     Attributes:
         d_model: dimension of the residual stream.
-        num_layers: Conformer blocks.
+        num_layers: number of Conformer blocks.
         head_dim: dimension of an attention head (never derived from ``d_model``).
-        num_heads: attention heads, per layer.
-        macaron_dim: hidden units of the first feed-forward module, per layer.
-        ffn_dim: hidden units of the second, per layer.
-        conv_channels: channels of the convolution module, per layer.
-        conv_kernel: its kernel, odd.
-        feature_dim: bins per input frame.
-        subsampling_channels: channels of the subsampling convolutions.
-        subsampling_strides: their strides, two of them 2.
-        dropout: on module outputs, FFN hidden units and attention weights.
+        num_heads: number of attention heads, per layer.
+        macaron_dim: number of hidden units of the first feed-forward module, per layer.
+        ffn_dim: number of hidden units of the second feed-forward module, per layer.
+        conv_channels: number of channels of the convolution module, per layer.
+        conv_kernel: kernel size of the convolution module, odd.
+        feature_dim: number of bins per input frame.
+        subsampling_channels: number of channels of each subsampling convolution.
+        subsampling_strides: stride of each subsampling convolution; exactly two of them are 2.
+        dropout: dropout of module outputs, FFN hidden units and attention weights.
         variant: ``standard``: a layer norm before each module and after each layer, feed-forward modules in half steps,
-            Swish (arXiv 2005.08100); ``reworked``: that of icefall's ``pruned_transducer_stateless2`` to ``5``: one
+            Swish (arXiv 2005.08100); ``reworked``: as in icefall's ``pruned_transducer_stateless2`` to ``5``: one
             `BasicNorm` after each layer and after the subsampling, none before modules, whole steps, `double_swish`.
-        conv_norm: of the convolution module: ``batch``, ``layer`` (over its channels) or ``none``.
+        conv_norm: norm of the convolution module: ``batch``, ``layer`` (over its channels) or ``none``.
         after_norm: whether a layer norm follows the last layer.
     """
 
@@ -71,11 +71,13 @@ class ConformerConfig:
         for name in ("subsampling_channels", "subsampling_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.conv_kernel % 2 == 0:
-            raise ValueError(f"conv_kernel {self.conv_kernel} must be odd")
+            raise ValueError(f"conv_kernel must be odd, got {self.conv_kernel}")
 
     def scaled(self, d_model: int) -> ConformerConfig:
-        """The same layers and heads with every width in proportion to ``d_model``: that of a head, of the feed-forward
-        modules, of the convolutions and of the subsampling. Widths are rounded, and at least 1 where there was any.
+        """Return the same layers and heads with all widths in proportion to ``d_model``.
+
+        Widths are those of a head, of the feed-forward modules, of the convolutions and of the subsampling. They are
+        rounded, and at least 1 unless they were 0.
         """
         share = d_model / self.d_model
 
@@ -94,7 +96,7 @@ class ConformerConfig:
 
 
 class EncoderOutput(NamedTuple):
-    """``output (N, T', D)``, ``lengths (N,)``, and ``layers``: the subsampled input and each block's output."""
+    """``output (N, T', D)``, ``lengths (N,)``, and ``layers``: the subsampled input and the output of each block."""
 
     output: Tensor
     lengths: Tensor
@@ -102,9 +104,9 @@ class EncoderOutput(NamedTuple):
 
 
 class PointwiseConvolution(nn.Conv1d):
-    """A convolution of kernel 1 over channels-last input: a matrix product, the frames of a batch one long matrix.
+    """A convolution of kernel size 1 over channels-last input, computed as one matrix product over all frames.
 
-    Its parameters are named and shaped as `torch.nn.Conv1d`'s.
+    Its parameters have the names and shapes of those of `torch.nn.Conv1d`.
     """
 
     channels_first = False
@@ -118,7 +120,7 @@ class PointwiseConvolution(nn.Conv1d):
 
 
 class ConvolutionModule(nn.Module):
-    """Pointwise, gated linear unit, depthwise, norm, activation, pointwise; norm and activation as configured."""
+    """Pointwise convolution, gated linear unit, depthwise convolution, norm, activation, pointwise convolution."""
 
     def __init__(self, config: ConformerConfig, channels: int) -> None:
         super().__init__()
@@ -141,8 +143,10 @@ class ConvolutionModule(nn.Module):
 
 
 def _normed(norm: nn.Module, frames: Tensor) -> Tensor:
-    """``(frames, C) -> (frames, C)``; a frame that is alone in its batch has no variance of its own, so that batch norm
-    takes the running one, in training as well."""
+    """Apply ``norm``, ``(frames, C) -> (frames, C)``.
+
+    A batch of a single frame has no variance, so batch norm uses the running statistics, in training as well.
+    """
     if isinstance(norm, nn.BatchNorm1d) and norm.training and len(frames) == 1:
         statistics = norm.running_mean, norm.running_var
         return nn.functional.batch_norm(frames, *statistics, norm.weight, norm.bias, eps=norm.eps)
@@ -150,9 +154,10 @@ def _normed(norm: nn.Module, frames: Tensor) -> Tensor:
 
 
 def depthwise_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:
-    """``(N, T, C) -> (N, T, C)`` through a depthwise convolution over time.
+    """Apply a depthwise convolution over time, ``(N, T, C) -> (N, T, C)``.
 
-    On a CPU through the two-dimensional kernel, which takes channels last as they are: some seven times as fast.
+    On a CPU it uses the two-dimensional kernel, which takes channels-last input without a copy: about seven times as
+    fast.
     """
     y = x.transpose(1, 2)
     if x.device.type != "cpu":
@@ -163,10 +168,10 @@ def depthwise_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:
 
 
 class ConformerLayer(nn.Module):
-    """Half-step FFN, self-attention, convolution, half-step FFN, norm; each with its own pre-norm and residual.
+    """Half-step FFN, self-attention, convolution, half-step FFN, norm; each module with its own pre-norm and residual.
 
-    A module whose dimension is 0 does not exist; the final norm always does. The reworked variant has no norms but the
-    final one, a `BasicNorm`, and whole steps.
+    A module whose dimension is 0 does not exist; the final norm always exists. The reworked variant has whole steps and
+    no norm except the final one, a `BasicNorm`.
     """
 
     def __init__(self, config: ConformerConfig, index: int) -> None:
@@ -206,10 +211,10 @@ class ConformerLayer(nn.Module):
 
 
 class ConformerEncoder(nn.Module):
-    """Features normalised with fixed statistics, subsampling by 4, and a stack of Conformer layers.
+    """Normalisation of features with fixed statistics, subsampling by 4, and a stack of Conformer layers.
 
-    The buffers ``feature_mean`` and ``feature_scale`` ``(feature_dim,)`` begin as 0 and 1 (features as they are); a
-    recipe sets them once from its training data (`set_feature_statistics`).
+    The buffers ``feature_mean`` and ``feature_scale`` ``(feature_dim,)`` start as 0 and 1, which leaves features
+    unchanged; a recipe sets them once from its training data (`set_feature_statistics`).
     """
 
     feature_mean: Tensor
@@ -231,30 +236,30 @@ class ConformerEncoder(nn.Module):
         self.after_norm = nn.LayerNorm(config.d_model) if config.after_norm else None
 
     def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
-        """The groups of the encoder that stands under ``prefix``: its tensors have the names that they say."""
+        """Return ``groups`` of the encoder under ``prefix`` with the names of its tensors, which they already have."""
         return groups
 
     def plain_state(self) -> dict[str, Tensor]:
-        """Its own tensors."""
+        """Return the tensors of the encoder."""
         return dict(self.state_dict())
 
     @torch.no_grad()
     def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Normalise features by ``mean`` and standard ``deviation``, each ``(feature_dim,)``, from now on."""
+        """Set the statistics by which features are normalised: mean and standard deviation, each ``(feature_dim,)``."""
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(1 / deviation.clamp(min=1e-3))
 
     def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
-        """Encode.
+        """Encode features.
+
+        Under autocast, modules compute in its precision, but the residual stream keeps the precision of the features.
 
         Args:
             features: ``(N, T, feature_dim)``.
             lengths: ``(N,)`` valid frames.
-            return_layers: whether ``layers`` of the result is filled.
-
-        Under autocast, modules compute in its precision but the residual stream stays in that of the features.
+            return_layers: whether to fill ``layers`` of the result.
         """
-        silent = beyond(lengths, features.shape[1])  # zeros, so that what pads a batch has no effect
+        silent = beyond(lengths, features.shape[1])  # zeroed, so that padding has no effect
         x = ((features - self.feature_mean) * self.feature_scale).masked_fill(silent[:, :, None], 0.0)
         precision = x.dtype
         x, lengths = self.subsampling(x, lengths)  # (N, T', D)

@@ -1,7 +1,7 @@
-"""What can be removed from a Conformer encoder, and what each part costs.
+"""Unit groups and costs of a Conformer encoder.
 
-Kinds of units: ``heads``, ``ffn`` (hidden units of both feed-forward modules), ``conv`` (channels of the convolution
-module), ``subsampling`` (channels of the subsampling convolutions); kinds of whole modules: ``attention_module``,
+Unit kinds: ``heads``, ``ffn`` (hidden units of both feed-forward modules), ``conv`` (channels of the convolution
+module), ``subsampling`` (channels of the subsampling convolutions); for whole modules: ``attention_module``,
 ``ffn_module``, ``conv_module``.
 """
 
@@ -25,7 +25,7 @@ _FFNS = {"macaron": "macaron_dim", "ffn": "ffn_dim"}  # attribute of the layer -
 
 
 def unit_groups(config: ConformerConfig, prefix: str = "encoder.") -> list[UnitGroup]:
-    """Groups of an encoder that stands under ``prefix`` in its network; modules that do not exist have none."""
+    """Return the unit groups of the encoder under ``prefix`` in its network, for the modules that exist."""
     groups = _subsampling_groups(config, f"{prefix}subsampling.")
     for index in range(config.num_layers):
         groups += [replace(group, layer=index) for group in _layer_groups(config, index, f"{prefix}layers.{index}.")]
@@ -34,7 +34,7 @@ def unit_groups(config: ConformerConfig, prefix: str = "encoder.") -> list[UnitG
 
 def _layer_groups(config: ConformerConfig, index: int, layer: str) -> list[UnitGroup]:
     groups, d = [], config.d_model
-    norms = () if config.variant == REWORKED else None  # a norm before each module, or none
+    norms = () if config.variant == REWORKED else None  # None: a norm before each module
     for name, field in _FFNS.items():
         if getattr(config, field)[index]:
             groups += ffn_groups(layer, name, getattr(config, field)[index], d, norms=norms)
@@ -69,7 +69,7 @@ def _convolution_groups(layer: str, channels: int, config: ConformerConfig) -> l
     parent = module_group(layer, "convolution", "conv_module", "pointwise2", config.d_model, before)
     name = parent.name
     following = Span(f"{name}.pointwise2.weight", 1)
-    gated = [  # the gated linear unit ties channel c and c + channels
+    gated = [  # the gated linear unit couples the channels c and c + channels
         Span(f"{name}.pointwise1.{tensor}", 0, offset=offset)
         for offset in (0, channels)
         for tensor in ("weight", "bias")
@@ -77,22 +77,22 @@ def _convolution_groups(layer: str, channels: int, config: ConformerConfig) -> l
     tensors = ("depthwise.weight", "depthwise.bias", *_NORM_TENSORS[config.conv_norm])
     slices = (*gated, *(Span(f"{name}.{tensor}", 0) for tensor in tensors), following)
     norms = (f"{name}.norm",) if config.conv_norm == "layer" else ()
-    # a channel that is normalised over itself alone is constant
+    # a layer norm over a single channel would make it constant
     minimum = min(2, channels) if norms else 0
     return [parent, UnitGroup(f"{name}.channels", "conv", channels, (following,), slices, name, minimum, norms=norms)]
 
 
 def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.") -> list[CostTerm]:
-    """Parameters and multiply-accumulates of one utterance of ``frames`` feature frames, subsampling included.
+    """Return the cost terms for an utterance of ``frames`` feature frames, subsampling included.
 
-    Counted: convolutions, linear layers and the products of attention; not: norms' and activations' arithmetic.
+    MACs count convolutions, linear layers and the matrix products of attention, but not norms and activations.
     """
     terms = _subsampling_terms(config, frames, f"{prefix}subsampling.")
     t, d = subsampled(frames, config.subsampling_strides), config.d_model
     distances = max(2 * t - 1, 0)
     reworked = config.variant == REWORKED
-    vectors = d if reworked else 3 * d  # output bias of a module, and its norm
-    per_channel = 3 if config.conv_norm == "none" else 5  # biases: 2 of the gated unit, 1 depthwise; 2 of the norm
+    vectors = d if reworked else 3 * d  # output bias of a module, and weight and bias of its norm
+    per_channel = 3 if config.conv_norm == "none" else 5  # 3 biases (gated unit 2, depthwise 1), 2 of the norm
     for index in range(config.num_layers):
         layer = f"{prefix}layers.{index}."
         for name, field in _FFNS.items():
@@ -133,7 +133,7 @@ def _subsampling_terms(config: ConformerConfig, frames: int, prefix: str) -> lis
 
 
 def linear_layers(config: ConformerConfig, frames: int, prefix: str = "encoder.") -> list[LinearLayer]:
-    """The linear layers of the blocks, pointwise convolutions among them."""
+    """Return the linear layers of the blocks, including pointwise convolutions."""
     t = subsampled(frames, config.subsampling_strides)
     layers = []
     for index in range(config.num_layers):
@@ -151,7 +151,7 @@ def linear_layers(config: ConformerConfig, frames: int, prefix: str = "encoder."
 
 
 def shrink(config: ConformerConfig, structure: Structure, prefix: str = "encoder.") -> ConformerConfig:
-    """The configuration of what ``structure`` leaves of an encoder with ``config``."""
+    """Return the configuration of the encoder that ``structure`` leaves of one with ``config``."""
 
     def kept(field: str, group: str) -> tuple[int, ...]:
         return tuple(
@@ -173,11 +173,12 @@ def shrink(config: ConformerConfig, structure: Structure, prefix: str = "encoder
 def existing_layers(
     config: ConformerConfig, counts: Optional[Mapping[str, float]] = None, prefix: str = "encoder."
 ) -> list[bool]:
-    """Whether each layer has any module left besides its final norm.
+    """Return whether each layer still has a module in addition to its final norm.
 
     Args:
-        config: the encoder.
-        counts: units kept of each group, where gates close some of them.
+        config: configuration of the encoder.
+        counts: group name -> number of units kept; a group without an entry is kept.
+        prefix: prefix of the encoder's names in its network.
     """
     counts = {} if counts is None else counts
     exists = []

@@ -1,4 +1,4 @@
-"""What every encoder that stands under a head says of itself."""
+"""Base class of the encoders that can be combined with a head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pruning.models.conformer import EncoderOutput
 
 
 class Dimensions(Protocol):
-    """What the configurations of all encoders have."""
+    """Fields that the configurations of all encoders have."""
 
     @property
     def d_model(self) -> int:
@@ -32,8 +32,8 @@ class Encoder(nn.Module, ABC):
     """An encoder of features or samples that can be pruned; see `pruning.core.prunable.Prunable`.
 
     Attributes:
-        form: its name in a description, see `pruning.models.encoder_types`.
-        factorable: whether single weights or rank-1 components may go: `with_ranks` makes a network of them.
+        form: name of the encoder type in a description, see `pruning.models.encoder_types`.
+        factorable: whether single weights or rank-1 components can be pruned, which needs `with_ranks`.
     """
 
     form: ClassVar[str]
@@ -42,73 +42,73 @@ class Encoder(nn.Module, ABC):
 
     @property
     def width(self) -> int:
-        """Dimension of its outputs."""
+        """Dimension of the outputs."""
         return self.config.d_model
 
     @property
     def depth(self) -> int:
-        """Number of its blocks."""
+        """Number of blocks of the encoder."""
         return self.config.num_layers
 
     @property
     @abstractmethod
     def bins(self) -> int:
-        """Bins of a frame of features; 0: it takes samples."""
+        """Number of bins per feature frame; 0 if the encoder takes samples."""
 
     @property
     @abstractmethod
     def stride(self) -> int:
-        """Frames of features, or samples, from one frame of its outputs to the next."""
+        """Number of feature frames, or samples, from one output frame to the next."""
 
     @property
     @abstractmethod
     def shortest(self) -> int:
-        """The fewest frames of features, or samples, that give one frame of outputs."""
+        """Minimum number of feature frames, or samples, that gives one output frame."""
 
     @abstractmethod
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames of outputs ``(N,)`` of ``lengths (N,)`` frames of features or samples."""
+        """Return the number of output frames ``(N,)`` for ``lengths (N,)`` feature frames or samples."""
 
     @abstractmethod
     def encode(self, inputs: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Outputs and all layers, of ``(N, T, C)`` features or ``(N, S)`` samples."""
+        """Encode ``(N, T, C)`` features or ``(N, S)`` samples; the result has the outputs of all layers."""
 
     def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Normalise features by ``mean`` and ``deviation``, each ``(bins,)``, from now on.
+        """Set the statistics by which features are normalised: ``mean`` and ``deviation``, each ``(bins,)``.
 
         Raises:
-            ValueError: it takes samples.
+            ValueError: the encoder takes samples.
         """
-        raise ValueError(f"a {type(self).__name__} takes no features")
+        raise ValueError(f"{type(self).__name__} takes samples, not features")
 
     @abstractmethod
     def described(self) -> dict[str, Any]:
-        """The ``config`` of its description, plain values."""
+        """Return the ``config`` of the encoder's description as plain values."""
 
     def plain(self) -> Encoder:
-        """An encoder of this toolkit's modules that computes the same; itself if it is one."""
+        """Return an encoder that computes the same and is made of this toolkit's modules; itself if it already is."""
         return self
 
     @abstractmethod
     def unit_groups(self) -> list[UnitGroup]:
-        """What can be removed."""
+        """Return the unit groups that can be removed."""
 
     @abstractmethod
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Cost for ``frames`` frames of features, or samples, of one utterance."""
+        """Return the cost terms for ``frames`` feature frames, or samples, of one utterance."""
 
     @abstractmethod
     def linear_layers(self, frames: int) -> list[LinearLayer]:
-        """The linear layers, for as many ``frames`` as `cost_terms`."""
+        """Return the linear layers, for ``frames`` feature frames or samples as in `cost_terms`."""
 
     @abstractmethod
     def probe(self, generator: torch.Generator) -> Tensor:
-        """Outputs ``(frames, D)`` for noise."""
+        """Return the outputs ``(frames, D)`` for noise."""
 
     @abstractmethod
     def shrink(self, structure: Structure) -> Encoder:
-        """A new encoder that has what ``structure`` leaves."""
+        """Return a new encoder with the shapes that ``structure`` leaves."""
 
     @abstractmethod
     def with_ranks(self, ranks: Mapping[str, int]) -> Encoder:
-        """A new encoder with the layers ``ranks`` factored; its weights are not set."""
+        """Return a new encoder with the layers of ``ranks`` factored; its weights are not set."""

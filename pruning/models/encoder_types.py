@@ -1,4 +1,4 @@
-"""Encoders by name, so that a description rebuilds its own."""
+"""Encoder types by name: build an encoder from its description and describe an encoder."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {
 
 
 def build(description: Mapping[str, Any]) -> Encoder:
-    """The encoder of ``{"type": ..., "config": {...}}``, with initial weights.
+    """Build the encoder of ``{"type": ..., "config": {...}}``, with initial weights.
 
-    Of ``conformer`` and ``speech_encoder``, the configuration has the dimensions (`ConformerConfig`,
-    `SpeechEncoderConfig`); of ``hugging_face``, ``network`` is what ``config.json`` says, ``preprocessor`` what
-    ``preprocessor_config.json`` says.
+    For ``conformer`` and ``speech_encoder``, ``config`` has the dimensions (`ConformerConfig`, `SpeechEncoderConfig`).
+    For ``hugging_face``, its ``network`` is the content of ``config.json`` and its ``preprocessor`` that of
+    ``preprocessor_config.json``.
 
     Raises:
-        UserError: an unknown type, or a configuration that is not of that type.
+        UserError: the type is unknown, or the configuration does not fit it.
     """
     kind = description.get("type")
     if kind not in _BUILDERS:
-        raise UserError(f"there is no encoder of type {kind!r}", f"choose from {', '.join(_BUILDERS)}")
+        raise UserError(f"unknown encoder type {kind!r}", f"choose from {', '.join(_BUILDERS)}")
     try:
         return _BUILDERS[kind](description["config"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"the configuration of a {kind} encoder does not build ({error})", "correct it") from None
+        raise UserError(f"cannot build a {kind} encoder from its configuration ({error})",
+                        "correct the configuration") from None  # fmt: skip
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:
-    """The inverse of `build`: type and configuration, plain values."""
+    """Return the description of an encoder for `build`: type and configuration as plain values."""
     return {"type": encoder.form, "config": encoder.described()}

@@ -1,4 +1,4 @@
-"""What a network costs, written beside every experiment so that tables need no network to be rebuilt."""
+"""Facts about a network (parameters and MACs), stored in each experiment directory so that tables need no network."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _BEFORE_BLOCKS = ("subsampling", "frontend", "projection", "positional")
 
 
 def frames_of(seconds: float) -> int:
-    """Feature frames of ``seconds`` of audio."""
+    """Return the number of feature frames in ``seconds`` of audio."""
     return int(round(seconds * FRAMES_PER_SECOND))
 
 
 def samples_of(seconds: float) -> int:
-    """Samples of ``seconds`` of audio."""
+    """Return the number of samples in ``seconds`` of audio."""
     return int(round(seconds * SAMPLES_PER_SECOND))
 
 
 def cost_model(model: nn.Module, seconds: float) -> CostModel:
-    """Cost of what is pruned of a network, MACs at ``seconds`` of audio (or at its kind's number of tokens)."""
+    """Build the cost model of a network, with MACs at ``seconds`` of audio (or at its kind's number of tokens)."""
     return costs_at(model, registry.of(model).input_length(model, seconds))
 
 
 def costs_at(model: nn.Module, length: int) -> CostModel:
-    """Cost of what is pruned of a network, MACs at an input of so many frames, samples or tokens."""
+    """Build the cost model of a network, with MACs at an input of ``length`` frames, samples or tokens."""
     from pruning.core.cost import CostModel
     from pruning.core.prunable import prunable
 
@@ -46,7 +46,7 @@ def costs_at(model: nn.Module, length: int) -> CostModel:
 
 
 def network_facts(model: nn.Module) -> dict[str, Any]:
-    """What a network is in numbers: what its kind says, its parameters, and how many of these are not zero."""
+    """Return the facts of a network: those of its kind, its parameters, and the number of nonzero parameters."""
     facts = registry.of(model).facts(model)
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     facts["nonzero_parameters"] = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
@@ -54,8 +54,7 @@ def network_facts(model: nn.Module) -> dict[str, Any]:
 
 
 def of_encoder(model: nn.Module) -> dict[str, Any]:
-    """Facts of a network that hears: parameters of its encoder, what is before its blocks included, and of its blocks
-    alone; the encoder's MACs."""
+    """Return the facts of a speech network: parameters and MACs of the whole encoder, parameters of the blocks."""
     costs = {seconds: cost_model(model, seconds) for seconds in MACS_SECONDS}
     by_kind = _by_kind(costs[MACS_SECONDS[0]])
     encoder = costs[MACS_SECONDS[0]].dense[SIZE]
@@ -65,7 +64,7 @@ def of_encoder(model: nn.Module) -> dict[str, Any]:
 
 
 def of_blocks(model: nn.Module, tokens: int) -> dict[str, Any]:
-    """Facts of a network that reads: parameters of its blocks, their MACs per token in a text of ``tokens``."""
+    """Return the facts of a language model: parameters of its blocks, and MACs per token in a text of ``tokens``."""
     costs = costs_at(model, tokens)
     return {
         "blocks_parameters": int(costs.dense[SIZE]),
@@ -80,7 +79,7 @@ def _by_kind(costs: CostModel) -> dict[str, dict[str, int]]:
 
 
 def write_facts(exp_dir: PathLike, model: nn.Module, dense: Optional[dict[str, Any]] = None) -> None:
-    """Write ``model.json``; ``dense`` holds the facts of the network that this one was pruned from (None: itself)."""
+    """Write ``model.json``; ``dense`` has the facts of the network from which this one was pruned (None: itself)."""
     facts = network_facts(model)
     write_json(Path(exp_dir) / FILE, {**facts, "dense": facts if dense is None else dense})
 
@@ -89,13 +88,13 @@ def read_facts(exp_dir: PathLike) -> dict[str, Any]:
     """Read ``model.json``.
 
     Raises:
-        UserError: it is missing or broken.
+        UserError: the file is missing or broken.
     """
-    return read_json(Path(exp_dir) / FILE, "train or extract that experiment first")
+    return read_json(Path(exp_dir) / FILE, "train or extract this experiment first")
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-    """One line of `network_facts`."""
+    """Format the result of `network_facts` as one line."""
     whole = f"whole model {facts['parameters'] / 1e6:.3f} M parameters"
     if "encoder_parameters" in facts:
         encoder, macs = facts["encoder_parameters"] / 1e6, facts["macs_10s"] / 1e9

@@ -1,4 +1,4 @@
-"""Hugging Face's wav2vec2, HuBERT and WavLM as networks that can be pruned; their modules stay as they are."""
+"""Hugging Face's wav2vec2, HuBERT and WavLM as networks that can be pruned, with unmodified modules."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ WEIGHT_NORMS = (
     (f"{_POSITIONAL}weight_g", f"{_POSITIONAL}weight_v"),
     (f"{_POSITIONAL}parametrizations.weight.original0", f"{_POSITIONAL}parametrizations.weight.original1"),
 )
-"""Names of length and direction of the positional convolution's weight, of torch 1.13 and of torch 2."""
+"""Names of the length and the direction of the positional convolution's weight, in torch 1.13 and in torch 2."""
 
 
 class HfEncoder(WaveformEncoder):
-    """A Hugging Face encoder that declares its units and costs; what is extracted from it is a `SpeechEncoder`.
+    """A Hugging Face encoder that declares its units and costs; its extraction gives a `SpeechEncoder`.
 
-    It holds the encoder's own modules, under their names. SpecAugment and layer drop are left out: masked frames are
-    the task's affair, and units that may go are not also dropped at random (``layerdrop`` of the given network is set
-    to 0). Gradient checkpointing, which configurations may ask for, is switched off: it computes layers a second time
-    during the backward pass, when masks are no longer applied.
+    It holds the modules of the encoder under their own names. SpecAugment and layer drop are not used: masking frames
+    is the job of the task, and units that may be pruned are not also dropped at random (``layerdrop`` of the given
+    network is set to 0). Gradient checkpointing, which a configuration may request, is switched off: it computes layers
+    a second time during the backward pass, when masks are no longer applied.
 
-    WavLM's attention reads the weights of its linear layers instead of calling them, so nothing that watches what
-    enters a layer (activations, Wanda, one-shot repair) sees its heads here, but in the same network of ours (`plain`).
+    WavLM's attention reads the weights of its linear layers instead of calling them. So methods that observe the inputs
+    of layers (activation, Wanda, one-shot repair) do not work on its heads here; they work on the same network made of
+    this toolkit's modules (`plain`).
 
     Args:
         network: a ``Wav2Vec2Model``, ``HubertModel`` or ``WavLMModel``.
         preprocessor: see `SpeechEncoderConfig.from_hf`.
-        source: to name in errors; empty: the network's class.
+        source: name of the source in error messages; empty: the class of the network.
 
     Raises:
-        UserError: the network has parts or norms that are not known here.
+        UserError: the network has parts or norms that are not supported.
     """
 
     form = "hugging_face"
@@ -64,15 +65,15 @@ class HfEncoder(WaveformEncoder):
     def from_hf(
         cls, values: Mapping[str, Any], preprocessor: Optional[Mapping[str, Any]] = None, source: str = "config.json"
     ) -> HfEncoder:
-        """The encoder of a Hugging Face configuration, with initial weights.
+        """Build the encoder of a Hugging Face configuration, with initial weights.
 
         Args:
-            values: ``config.json``; what is absent has the defaults of its model type.
+            values: content of ``config.json``; absent keys have the defaults of the model type.
             preprocessor: see `SpeechEncoderConfig.from_hf`.
-            source: to name in errors.
+            source: name of the source in error messages.
 
         Raises:
-            UserError: transformers is not installed, or the configuration is of no network that is known here.
+            UserError: transformers is not installed, or the configuration is not that of a supported network.
         """
         check_hf(values, source)
         transformers = package("transformers", "a Hugging Face encoder", "hf")
@@ -80,20 +81,20 @@ class HfEncoder(WaveformEncoder):
         try:
             config = getattr(transformers, f"{name}Config").from_dict(dict(values))
             network = getattr(transformers, f"{name}Model")(config)
-        except Exception as error:  # its versions have different types for dimensions that do not fit
+        except Exception as error:  # for dimensions that do not fit, its versions raise different types
             reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
             raise UserError(
-                f"{source} describes no {values['model_type']} network ({reason})",
+                f"{source} does not describe a valid {values['model_type']} network ({reason})",
                 "give a checkpoint of a standard architecture",
             ) from None
         return cls(network, preprocessor, source)
 
     def described(self) -> dict[str, Any]:
-        """What `from_hf` builds it from: ``network`` and ``preprocessor``, plain values."""
+        """Return the configuration that `from_hf` builds it from, as plain values: ``network``, ``preprocessor``."""
         return copy.deepcopy(self._described)
 
     def plain(self) -> SpeechEncoder:
-        """An encoder of ours that computes the same, in no need of transformers; shares no memory with this one."""
+        """Return a `SpeechEncoder` that computes the same without transformers and shares no memory with this one."""
         return cast(SpeechEncoder, extract(self, Structure.dense(self.unit_groups())))
 
     def projected(self, features: Tensor) -> Tensor:
@@ -102,7 +103,10 @@ class HfEncoder(WaveformEncoder):
         return x[0] if isinstance(x, tuple) else x
 
     def transformed(self, x: Tensor, valid: Optional[Tensor]) -> list[Tensor]:
-        """See `WaveformEncoder.transformed`; seen on the way in, since versions of transformers differ in the last."""
+        """See `WaveformEncoder.transformed`.
+
+        States are taken from the inputs of layers, because versions of transformers differ in the last hidden state.
+        """
         states: list[Tensor] = []
         encoder: Any = self.encoder
         handles = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
@@ -117,8 +121,11 @@ class HfEncoder(WaveformEncoder):
         return [*states, output]
 
     def plain_state(self) -> dict[str, Tensor]:
-        """The tensors of the dense `SpeechEncoder`: weight norm multiplied out (arXiv 1602.07868, equation 2), WavLM's
-        table of relative positions in the encoder's own name."""
+        """Return the tensors of the dense `SpeechEncoder`.
+
+        Weight norm is multiplied out (arXiv 1602.07868, equation 2), and WavLM's table of relative positions belongs to
+        the encoder instead of its first layer.
+        """
         state = dict(self.state_dict())
         for length, direction in WEIGHT_NORMS:
             if length in state:

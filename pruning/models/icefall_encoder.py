@@ -1,4 +1,4 @@
-"""The reworked Conformers of an icefall checkout as networks that can be pruned; their modules stay as they are."""
+"""Reworked Conformers of an icefall checkout as networks that can be pruned, with unmodified modules."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor
 from pruning.models.subsampling import beyond
 
 DIRECTORY = "ICEFALL_DIR"
-"""Environment variable: the user's checkout, in the place of the one that a checkpoint names."""
+"""Environment variable with the user's checkout, which replaces the one that a checkpoint names."""
 RECIPES = "egs/librispeech/ASR"
-"""Where the recipes of LibriSpeech's transducers are."""
+"""Folder of a checkout that holds the transducer recipes of LibriSpeech."""
 _NETWORK = "network."
 _TRUSTED: set[Path] = set()
 
 
 @dataclass(frozen=True)
 class IcefallModules:
-    """Where the classes of a network are.
+    """Location of the classes of a network.
 
     Attributes:
-        directory: icefall's checkout.
-        recipe: folder in it that holds ``conformer.py``.
+        directory: checkout of icefall.
+        recipe: folder in the checkout that holds ``conformer.py``.
     """
 
     directory: str
@@ -42,18 +42,18 @@ class IcefallModules:
 
 
 class IcefallEncoder(nn.Module):
-    """A reworked Conformer of icefall's that declares its units; what is extracted from it is a `ConformerEncoder`.
+    """A reworked Conformer of icefall that declares its units; its extraction gives a `ConformerEncoder`.
 
-    Layer dropout and random combinations of layers are left out of training: units that may go are not also dropped at
-    random, and the last layer is what is distilled. Features beyond an utterance's end are zeroed, so that batching
-    changes no output (in icefall, they reach the last frame through the first convolution).
+    Layer dropout and random combinations of layers are not used in training: units that may be pruned are not also
+    dropped at random, and distillation needs the last layer. Features beyond the end of an utterance are zeroed, so
+    that batching does not change the outputs (in icefall, they reach the last frame through the first convolution).
 
     Args:
-        modules: where its classes are.
-        config: its dimensions, of which all layers have the same.
+        modules: location of the classes.
+        config: dimensions of the encoder, which are the same in all layers.
 
     Raises:
-        UserError: see `conformer_class`; the class takes other arguments, or has other tensors, than those known here.
+        UserError: see `conformer_class`; or the class takes other arguments or has other tensors than supported.
     """
 
     def __init__(self, modules: IcefallModules, config: ConformerConfig) -> None:
@@ -68,10 +68,10 @@ class IcefallEncoder(nn.Module):
         for name in [*wanted, *(name for name in theirs if not name.endswith("_scale"))]:
             if wanted.get(name) != theirs.get(name):
                 what = f"Conformer in {modules.recipe} of the checkout has {name} of shape {theirs.get(name, 'none')}"
-                raise UserError(f"{what}, where {wanted.get(name, 'none')} is known here", _remedy())
+                raise UserError(f"{what}, expected {wanted.get(name, 'none')}", _remedy())
 
     def train(self, mode: bool = True) -> IcefallEncoder:
-        """As ever, but layers are not combined at random."""
+        """Set the training mode, but never combine layers at random."""
         super().train(mode)
         if hasattr(self.network.encoder, "combiner"):
             self.network.encoder.combiner.eval()
@@ -96,15 +96,18 @@ class IcefallEncoder(nn.Module):
         return EncoderOutput(output, lengths, layers)
 
     def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Not of this encoder.
+        """Not supported, because the encoder was trained on features without normalisation.
 
         Raises:
-            ValueError: always; it was trained on features as they are.
+            ValueError: always.
         """
-        raise ValueError("an encoder of icefall's takes features as they are")
+        raise ValueError("an encoder of icefall does not normalise features")
 
     def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
-        """The groups of our encoder that stands under ``prefix``, with this one's tensors; names of groups stay."""
+        """Return ``groups`` of the `ConformerEncoder` under ``prefix`` with this encoder's tensor names.
+
+        Group names do not change.
+        """
 
         def theirs(name: str) -> str:
             return f"{prefix}{_NETWORK}{encoder_name(name[len(prefix) :], self.config.variant)}"
@@ -116,7 +119,7 @@ class IcefallEncoder(nn.Module):
                         removes=tuple(map(theirs, group.removes))) for group in groups]  # fmt: skip
 
     def plain_state(self) -> dict[str, Tensor]:
-        """The tensors of the `ConformerEncoder` that computes the same, scales multiplied out."""
+        """Return the tensors of the `ConformerEncoder` that computes the same, with scales multiplied out."""
         state, config = self.network.state_dict(), self.config
         result = dict(ConformerEncoder(config).state_dict())
         for name in result:
@@ -128,15 +131,15 @@ class IcefallEncoder(nn.Module):
 
 
 def build(modules: IcefallModules, config: ConformerConfig, **others: Any) -> nn.Module:
-    """The checkout's ``Conformer`` of these dimensions, with initial weights.
+    """Build the ``Conformer`` of a checkout with initial weights.
 
     Args:
-        modules: where its class is.
-        config: dimensions, of which all layers have the same.
+        modules: location of the class.
+        config: dimensions, which are the same in all layers.
         others: further arguments of the class.
 
     Raises:
-        UserError: see `conformer_class`; the class takes other arguments than those known here.
+        UserError: see `conformer_class`; or the class takes other arguments than supported.
     """
     conformer = conformer_class(modules)
     try:
@@ -145,24 +148,24 @@ def build(modules: IcefallModules, config: ConformerConfig, **others: Any) -> nn
             dim_feedforward=config.ffn_dim[0], num_encoder_layers=config.num_layers, dropout=config.dropout,
             cnn_module_kernel=config.conv_kernel, **others,
         )  # fmt: skip
-    except Exception as error:  # whatever another version raises
-        raise UserError(f"Conformer in {modules.recipe} of the checkout is not built as is known here ({error})",
+    except Exception as error:  # other versions may raise anything
+        raise UserError(f"cannot build Conformer in {modules.recipe} of the checkout ({error})",
                         _remedy()) from None  # fmt: skip
 
 
 def conformer_class(modules: IcefallModules) -> Any:
-    """The class ``Conformer`` of a recipe of the checkout, which is the user's own code: it is executed.
+    """Import the class ``Conformer`` of a recipe of the checkout, which executes the user's own code.
 
     Raises:
-        UserError: the user has not named the checkout; there is no such checkout or recipe, something that it imports
-            is not installed, or it fails.
+        UserError: the user has not named the checkout, there is no such checkout or recipe, a package that it imports
+            is not installed, or the import fails.
     """
     directory = _checkout(modules)
     recipe = directory / modules.recipe
     if Path(modules.recipe).is_absolute() or ".." in Path(modules.recipe).parts:
-        raise UserError(f"{modules.recipe} is no folder of a checkout of icefall", _remedy())
+        raise UserError(f"{modules.recipe} is not a folder inside a checkout of icefall", _remedy())
     if not (directory / "icefall").is_dir():
-        raise UserError(f"{directory} is no checkout of icefall", f"give --icefall-dir, or set {DIRECTORY}")
+        raise UserError(f"{directory} is not a checkout of icefall", f"give --icefall-dir, or set {DIRECTORY}")
     if not (recipe / "conformer.py").is_file():
         raise UserError(f"{directory} has no {modules.recipe}/conformer.py", _remedy())
     with importing_from(recipe, directory):
@@ -170,39 +173,42 @@ def conformer_class(modules: IcefallModules) -> Any:
             found = getattr(importlib.import_module("conformer"), "Conformer", None)
         except (Exception, SystemExit) as error:
             lacking = isinstance(error, ImportError)
-            remedy = f"install what {directory}/requirements.txt names" if lacking else _remedy()
+            remedy = f"install the packages in {directory}/requirements.txt" if lacking else _remedy()
             why = f"{type(error).__name__}: {error}"
-            raise UserError(f"{recipe}/conformer.py cannot be imported ({why})", remedy) from None
+            raise UserError(f"cannot import {recipe}/conformer.py ({why})", remedy) from None
     if found is None:
         raise UserError(f"{recipe}/conformer.py has no class Conformer", _remedy())
     return found
 
 
 def trust(directory: os.PathLike[str] | str) -> None:
-    """Take a checkout for the user's own, whose code may be executed, until this process ends."""
+    """Trust a checkout as the user's own, so that its code may be executed, until this process ends."""
     _TRUSTED.add(Path(directory).resolve())
 
 
 def _checkout(modules: IcefallModules) -> Path:
-    """The checkout that the modules name, if it is the user's; else the user's.
+    """Return the checkout that ``modules`` names if the user trusts it, else the one that the user has named.
 
-    What a checkpoint names may be a stranger's code that came with it.
+    A checkpoint may name untrusted code that came with it.
 
     Raises:
-        UserError: the user has named none.
+        UserError: the user has not named a checkout.
     """
     directory, users = Path(modules.directory), os.environ.get(DIRECTORY)
     if directory.is_dir() and directory.resolve() in _TRUSTED:
         return directory
     if not users:
-        raise UserError(f"the network is made of code in {directory}, which would be executed",
-                        f"if that is your checkout of icefall, say so: export {DIRECTORY}={directory}")  # fmt: skip
+        raise UserError(f"the network needs code in {directory}, which would be executed",
+                        f"if you trust this checkout of icefall, export {DIRECTORY}={directory}")  # fmt: skip
     return Path(users)
 
 
 @contextmanager
 def importing_from(recipe: Path, directory: Path) -> Iterator[None]:
-    """Recipes import their files by bare names (``scaling``): nothing of one may be left for the next."""
+    """While open, imports find the files of a recipe; afterwards its modules are removed again.
+
+    Recipes import their files by bare names (``scaling``), so modules of one recipe must not be left for the next.
+    """
     before, names = list(sys.path), {path.stem for path in recipe.glob("*.py")}
     kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     package = getattr(sys.modules.get("icefall"), "__file__", None)
@@ -221,20 +227,22 @@ def importing_from(recipe: Path, directory: Path) -> Iterator[None]:
 
 
 def _remedy() -> str:
-    return "give the checkout, and --icefall-recipe, that the checkpoint was trained with"
+    return "give the checkout and the --icefall-recipe with which the checkpoint was trained"
 
 
 @torch.no_grad()
 def difference(encoder: nn.Module, other: nn.Module, feature_dim: int) -> float:
-    """Largest difference of two encoders' outputs for noise, relative to the largest output; both in evaluation mode.
+    """Return the largest difference between the outputs of two encoders for noise, relative to the largest output.
+
+    It is infinite if the shapes or lengths differ. Both encoders must be in evaluation mode.
 
     Args:
-        encoder: called as `ConformerEncoder`; its outputs begin with ``(N, T', D)`` and ``(N,)`` lengths.
-        other: likewise, out of a checkout.
-        feature_dim: bins of a frame.
+        encoder: an encoder called like `ConformerEncoder`; its outputs begin with ``(N, T', D)`` and ``(N,)`` lengths.
+        other: the same for an encoder of a checkout.
+        feature_dim: number of bins per frame.
 
     Raises:
-        UserError: ``other`` fails, or gives something else.
+        UserError: ``other`` fails or does not return tensors.
     """
     features = torch.randn(2, 200, feature_dim, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([200, 131])
@@ -243,8 +251,8 @@ def difference(encoder: nn.Module, other: nn.Module, feature_dim: int) -> float:
         theirs, right, *_ = other(features, lengths)
         if not (isinstance(theirs, Tensor) and isinstance(right, Tensor)):
             raise TypeError(f"its outputs begin with {type(theirs).__name__} and {type(right).__name__}")
-    except Exception as error:  # whatever another version raises
-        raise UserError(f"the checkout's Conformer does not encode as is known here "
+    except Exception as error:  # other versions may raise anything
+        raise UserError(f"the checkout's Conformer does not encode as expected "
                         f"({type(error).__name__}: {error})", _remedy()) from None  # fmt: skip
     if ours.shape != theirs.shape or not torch.equal(left, right):
         return float("inf")

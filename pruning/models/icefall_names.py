@@ -1,4 +1,4 @@
-"""What the tensors of icefall's Conformers are called in ours, and what they are multiplied out to."""
+"""Mapping from tensors of icefall's Conformers to those of `ConformerEncoder`: names, and scales multiplied out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pruning.models.conformer import REWORKED, ConformerConfig
 
-_MODULES = {  # of a layer; the second linear layer of a feed-forward module has another number in each variant
+_MODULES = {  # modules of a layer; the number of a feed-forward module's second linear layer depends on the variant
     "macaron.linear1.": "feed_forward_macaron.0.",
     "macaron.linear2.": "feed_forward_macaron.{second}.",
     "macaron.": "feed_forward_macaron.",
@@ -33,12 +33,12 @@ _MODULES = {  # of a layer; the second linear layer of a feed-forward module has
 }
 
 COMBINER = "encoder.combiner."
-"""What the names of tensors of the encoder begin with that training alone uses."""
+"""Name prefix of encoder tensors that only training uses."""
 
 
 def encoder_name(ours: str, variant: str) -> str:
-    """What a tensor of our Conformer encoder, or the beginning of several tensors' names, is called in icefall's."""
-    between, second = (3, "4") if variant == REWORKED else (2, "3")  # modules for each convolution; see above
+    """Return icefall's name for a tensor, or for a name prefix, of our Conformer encoder."""
+    between, second = (3, "4") if variant == REWORKED else (2, "3")  # modules per convolution; see _MODULES
     if ours.startswith("layers."):
         _, number, rest = ours.split(".", 2)
         theirs = next((new + rest[len(old) :] for old, new in _MODULES.items() if rest.startswith(old)), rest)
@@ -50,19 +50,19 @@ def encoder_name(ours: str, variant: str) -> str:
 
 
 def scale_name(name: str) -> str:
-    """What the scale of a tensor is called in a reworked network, where all but the norms' ``eps`` have one."""
+    """Return the name of a tensor's scale in a reworked network, where all tensors except norms' ``eps`` have one."""
     return "decoder.embedding.scale" if name == "decoder.embedding.weight" else f"{name}_scale"
 
 
 def folded(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor as it is computed with: times the exponential of its scale, where it has one."""
+    """Return a tensor times the exponential of its scale, or the tensor itself if it has no scale."""
     scale = state.get(scale_name(name))
     return state[name] if scale is None else state[name] * scale.exp()
 
 
 def encoder_tensor(state: Mapping[str, Tensor], ours: str, config: ConformerConfig, prefix: str = "") -> Tensor:
-    """A tensor of our encoder from the tensors of icefall's, which begin with ``prefix``."""
+    """Return a tensor of our encoder from the tensors of icefall's encoder, whose names begin with ``prefix``."""
     tensor = folded(state, f"{prefix}{encoder_name(ours, config.variant)}")
     if config.variant == REWORKED and ours.endswith(("pos_bias_u", "pos_bias_v")):
-        return tensor * math.sqrt(config.head_dim)  # there queries are scaled before it is added, here after
+        return tensor * math.sqrt(config.head_dim)  # icefall scales queries before adding it, we after
     return tensor

@@ -1,4 +1,4 @@
-"""What the layers of several networks are made of."""
+"""Modules and functions shared by the layers of several networks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:
-    """One value for each layer, from one for all or one for each.
+    """Return one value per layer, given one value for all layers or one per layer.
 
     Raises:
-        ValueError: another number of them; ``name`` says of what.
+        ValueError: the number of values is wrong; the message contains ``name``.
     """
     values = tuple(values)
     if len(values) not in (1, num_layers):
@@ -26,17 +26,18 @@ def per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, .
 
 
 def double_swish(x: Tensor) -> Tensor:
-    """``x sigmoid(x - 1)``, the activation of icefall's reworked Conformers."""
+    """Return ``x sigmoid(x - 1)``, the activation of icefall's reworked Conformers."""
     return x * torch.sigmoid(x - 1.0)
 
 
 class BasicNorm(nn.Module):
-    """``x / sqrt(mean(x^2) + e)`` over the last axis, with one learned ``e`` and no other weights; from icefall's
-    reworked Conformers, where it takes the place of layer norms.
+    """``x / sqrt(mean(x^2) + e)`` over the last axis, where the scalar ``e`` is the only weight.
+
+    icefall's reworked Conformers use it instead of layer norms.
 
     Args:
-        learned: whether ``e`` is; else it stays what it is, a buffer.
-        initial: ``e`` at first.
+        learned: whether ``e`` is a parameter; if not, it is a constant buffer.
+        initial: initial value of ``e``.
     """
 
     log_eps: Tensor
@@ -57,7 +58,7 @@ class BasicNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation (Swish, by default) between, ``(N, T, d_model) -> (N, T, d_model)``."""
+    """Two linear layers with an activation (by default Swish) in between, ``(N, T, d_model) -> (N, T, d_model)``."""
 
     def __init__(self, d_model: int, hidden: int, dropout: float, activation: Activation = nn.functional.silu) -> None:
         super().__init__()

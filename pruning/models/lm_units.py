@@ -1,6 +1,6 @@
-"""What can be removed from a Transformer language model, and what each part costs.
+"""Unit groups and costs of a Transformer language model.
 
-Kinds of units: ``heads`` and ``ffn``; kinds of whole modules: ``attention_module``, ``ffn_module``.
+Unit kinds: ``heads`` and ``ffn``; for whole modules: ``attention_module``, ``ffn_module``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ATTENTION, _FFN = ("in_proj", "out_proj"), ("linear1", "linear2")
 
 
 def unit_groups(config: LanguageModelConfig) -> list[UnitGroup]:
-    """Groups of the blocks; modules that do not exist have none."""
+    """Return the unit groups of the blocks, for the modules that exist."""
     groups: list[UnitGroup] = []
     for index in range(config.num_layers):
         of_layer: list[UnitGroup] = []
@@ -31,9 +31,9 @@ def unit_groups(config: LanguageModelConfig) -> list[UnitGroup]:
 
 
 def cost_terms(config: LanguageModelConfig, tokens: int) -> list[CostTerm]:
-    """Parameters and multiply-accumulates of the blocks for a sentence of ``tokens``; the embedding is not counted.
+    """Return the cost terms of the blocks for a sentence of ``tokens`` tokens; the embedding is not counted.
 
-    The products of attention are counted whole, as kernels compute them, not the half that causality leaves.
+    The matrix products of attention are counted in full, as kernels compute them, not only the causal half.
     """
     terms: list[CostTerm] = []
     d, h = config.d_model, config.head_dim
@@ -51,7 +51,7 @@ def cost_terms(config: LanguageModelConfig, tokens: int) -> list[CostTerm]:
 
 
 def linear_layers(config: LanguageModelConfig, tokens: int) -> list[LinearLayer]:
-    """The linear layers of the blocks."""
+    """Return the linear layers of the blocks."""
     layers = []
     for index in range(config.num_layers):
         prefix = f"layers.{index}."
@@ -63,7 +63,7 @@ def linear_layers(config: LanguageModelConfig, tokens: int) -> list[LinearLayer]
 
 
 def shrink(config: LanguageModelConfig, structure: Structure) -> LanguageModelConfig:
-    """The configuration of what ``structure`` leaves."""
+    """Return the configuration of the network that ``structure`` leaves."""
 
     def kept(sizes: tuple[int, ...], group: str) -> tuple[int, ...]:
         return tuple(structure.count(f"layers.{i}.{group}") if size else 0 for i, size in enumerate(sizes))

@@ -1,6 +1,6 @@
-"""Unit groups of the modules that networks are made of: feed-forward and attention, with the module as a whole.
+"""Unit groups of feed-forward and attention modules, and of each module as a whole.
 
-A module ``NAME`` stands beside its norm, ``NAME_norm`` if nothing else is said, and goes with it.
+The norm of a module ``NAME`` is its sibling, by default ``NAME_norm``, and is removed with it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pruning.core.units import Span, UnitGroup
 def module_group(
     layer: str, module: str, kind: str, out: str, d_model: int, norms: Optional[Sequence[str]] = None
 ) -> UnitGroup:
-    """The module ``layer + module`` as one unit, whose outputs come from its submodule ``out``.
+    """Return the group of the module ``layer + module`` as one unit, whose outputs come from its submodule ``out``.
 
-    ``norms`` of the layer go with it; None: its own, ``MODULE_norm``.
+    The ``norms`` of the layer are removed with it; None: ``MODULE_norm``.
     """
     name = f"{layer}{module}"
     masks = tuple(Span(f"{name}.{out}.{tensor}", 0, width=d_model) for tensor in ("weight", "bias"))
@@ -32,7 +32,10 @@ def ffn_groups(
     linears: tuple[str, str] = ("linear1", "linear2"),
     norms: Optional[Sequence[str]] = None,
 ) -> list[UnitGroup]:
-    """A feed-forward module of two ``linears`` (`pruning.models.layers.FeedForward`) and its hidden units."""
+    """Return the groups of a feed-forward module with two ``linears`` (`pruning.models.layers.FeedForward`).
+
+    They are the module as a whole and its hidden units.
+    """
     first, second = linears
     parent = module_group(layer, module, "ffn_module", second, d_model, norms)
     following = Span(f"{parent.name}.{second}.weight", 1)
@@ -48,11 +51,11 @@ def attention_groups(
     relative_positions: bool = False,
     norms: Optional[Sequence[str]] = None,
 ) -> list[UnitGroup]:
-    """A self-attention module with a fused ``in_proj`` and its heads.
+    """Return the groups of a self-attention module with a fused ``in_proj``: the module as a whole and its heads.
 
     Args:
-        layer: prefix of the layer's names.
-        heads, head_dim, d_model: dimensions.
+        layer: prefix of the names in the layer.
+        heads, head_dim, d_model: number of heads, dimension of a head, and dimension of inputs and outputs.
         relative_positions: whether a head also owns rows of ``pos_proj`` and its ``pos_bias_u`` and ``pos_bias_v``.
         norms: see `module_group`.
     """

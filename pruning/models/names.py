@@ -1,6 +1,6 @@
-"""Names of what networks are narrowed in. Needs no torch."""
+"""Names of the ways to narrow a network. Does not import torch."""
 
 from __future__ import annotations
 
 NARROW = ("units", "width")
-"""What a uniform network has less of, see `pruning.models.uniform.narrowed_config`."""
+"""What is narrowed in a uniform network, see `pruning.models.uniform.narrowed_config`."""

@@ -1,4 +1,4 @@
-"""A Conformer encoder by itself, to stand under a head."""
+"""A Conformer encoder to be combined with a head."""
 
 from __future__ import annotations
 
@@ -29,58 +29,58 @@ class PrunableConformer(ConformerEncoder, Encoder):
 
     @property
     def bins(self) -> int:
-        """Of a frame of features."""
+        """Number of bins per feature frame."""
         return self.config.feature_dim
 
     @property
     def stride(self) -> int:
-        """Frames of features from one frame of its outputs to the next."""
+        """Number of feature frames from one output frame to the next."""
         return math.prod(self.config.subsampling_strides)
 
     @property
     def shortest(self) -> int:
-        """The fewest frames of features that give one."""
+        """Minimum number of feature frames that gives one output frame."""
         return SHORTEST
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames of outputs ``(N,)`` of ``lengths (N,)`` frames of features."""
+        """Return the number of output frames ``(N,)`` for ``lengths (N,)`` feature frames."""
         for stride in self.config.subsampling_strides:
             lengths = lengths if stride == 1 else torch.div(lengths - 1, 2, rounding_mode="floor")
         return lengths.clamp(min=0)
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Outputs and all layers of features ``(N, T, C)``."""
+        """Encode features ``(N, T, C)``; the result has the outputs of all layers."""
         return self(inputs, lengths, return_layers=True)
 
     def described(self) -> dict[str, Any]:
-        """The configuration."""
+        """Return the configuration as plain values."""
         return asdict(self.config)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """All of the encoder, subsampling included."""
+        """Return the unit groups of the encoder, subsampling included."""
         return conformer_units.unit_groups(self.config, "")
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Cost for ``frames`` feature frames."""
+        """Return the cost terms for ``frames`` feature frames."""
         return conformer_units.cost_terms(self.config, frames, "")
 
     def linear_layers(self, frames: int) -> list[LinearLayer]:
-        """Of the blocks, for ``frames`` feature frames."""
+        """Return the linear layers of the blocks, for ``frames`` feature frames."""
         return conformer_units.linear_layers(self.config, frames, "")
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """Outputs ``(frames, D)`` for an utterance of noise."""
+        """Return the outputs ``(frames, D)`` for an utterance of noise."""
         features = torch.randn(1, PROBE_FRAMES, self.config.feature_dim, generator=generator)
         return self(features, torch.tensor([PROBE_FRAMES])).output[0]
 
     def shrink(self, structure: Structure) -> PrunableConformer:
-        """A new encoder that has what ``structure`` leaves."""
+        """Return a new encoder with the shapes that ``structure`` leaves."""
         return PrunableConformer(conformer_units.shrink(self.config, structure, ""))
 
     def with_ranks(self, ranks: Mapping[str, int]) -> PrunableConformer:
-        """Not of this encoder: its configuration has no ranks.
+        """Not supported, because the configuration has no ranks; `factorable` is False.
 
         Raises:
-            ValueError: always; `factorable` says so before.
+            ValueError: always.
         """
-        raise ValueError("a Conformer under a head has no factored layers")
+        raise ValueError("a Conformer with a head does not support factored layers")

@@ -1,8 +1,9 @@
-"""Speech encoders of the wav2vec2 family (wav2vec2 arXiv 2006.11477, HuBERT 2106.07447, WavLM 2110.13900), irregular.
+"""Speech encoders of the wav2vec2 family (wav2vec2 arXiv 2006.11477, HuBERT 2106.07447, WavLM 2110.13900).
 
-A convolutional frontend over samples, a projection, a convolution for positions, and a Transformer; every dimension is
-chosen per layer. Parameters are named as Hugging Face's, but for two: the positional convolution has no weight norm,
-and WavLM's table of relative positions is the encoder's, not its first layer's, which may lose its attention.
+They consist of a convolutional front end over samples, a projection, a positional convolution, and a Transformer. All
+dimensions are set per layer. Parameters have the names of Hugging Face, with two exceptions: the positional convolution
+has no weight norm, and WavLM's table of relative positions belongs to the encoder and not to its first layer, which may
+lose its attention.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder import Encoder
 from pruning.models.speech_encoder_config import ACTIVATIONS, GROUP_NORM, SpeechEncoderConfig
 
-_PROBED = 8000  # samples
+_PROBED = 8000  # samples per probe utterance
 
 
 class WaveformEncoder(Encoder):
-    """What Hugging Face's encoders and ours have in common: how audio goes through them, and what may be removed.
+    """Base class of Hugging Face's encoders and ours: the forward pass over audio, and the declaration of units.
 
     A subclass has the modules ``feature_extractor`` and ``encoder`` under Hugging Face's names.
     """
@@ -45,17 +46,17 @@ class WaveformEncoder(Encoder):
 
     @property
     def bins(self) -> int:
-        """0: it takes samples."""
+        """Always 0, because the encoder takes samples."""
         return 0
 
     @property
     def stride(self) -> int:
-        """Samples from one frame to the next."""
+        """Number of samples from one frame to the next."""
         return math.prod(self.config.conv_strides)
 
     @property
     def shortest(self) -> int:
-        """The fewest samples that give a frame."""
+        """Minimum number of samples that gives a frame."""
         return int(self.config.receptive_field)
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> EncoderOutput:
@@ -63,29 +64,29 @@ class WaveformEncoder(Encoder):
         return self(inputs, lengths)
 
     def projected(self, features: Tensor) -> Tensor:
-        """The frontend's output ``(N, T, C)`` in the Transformer's dimension, ``(N, T, D)``."""
+        """Project the output of the front end ``(N, T, C)`` to the dimension of the Transformer, ``(N, T, D)``."""
         raise NotImplementedError
 
     def transformed(self, x: Tensor, valid: Optional[Tensor]) -> list[Tensor]:
-        """The input of each layer and the output, ``num_layers + 1`` times ``(N, T, D)``, of ``x (N, T, D)``.
+        """Return the input of each layer and the output, ``num_layers + 1`` tensors ``(N, T, D)``, for ``x (N, T, D)``.
 
-        ``valid (N, T)`` bool says which frames are not padding; None: all take part.
+        ``valid (N, T)`` bool is False on padding; None: padding takes part in attention.
         """
         raise NotImplementedError
 
     def forward(self, audio: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Encode.
+        """Encode audio.
 
         Args:
             audio: ``(N, S)`` samples.
-            lengths: ``(N,)`` int64; samples from there on are padding, whatever they are.
+            lengths: ``(N,)`` int64 valid samples; later samples are padding, whatever their values.
 
         Returns:
-            Outputs ``(N, T, D)``, their lengths ``(N,)``, and the input of each layer and the output: the hidden states
-            of Hugging Face.
+            Outputs ``(N, T, D)``, their lengths ``(N,)``, and the hidden states as Hugging Face defines them: the input
+            of each layer, then the output.
         """
         lacking = self.config.receptive_field - audio.shape[1]
-        if lacking > 0:  # one frame, which is padding
+        if lacking > 0:  # gives one frame, which is padding
             audio = nn.functional.pad(audio, (0, int(lacking)))
         features = with_contiguous_gradient(self.feature_extractor(self.prepared(audio, lengths))).transpose(1, 2)
         lengths = self.frame_lengths(lengths)
@@ -94,7 +95,7 @@ class WaveformEncoder(Encoder):
         return EncoderOutput(layers[-1], lengths, layers)
 
     def prepared(self, audio: Tensor, lengths: Tensor) -> Tensor:
-        """``audio (N, S)`` with zeros for padding, and normalised if the network is used to that."""
+        """Zero the padding of ``audio (N, S)``, and normalise the audio if the configuration says so."""
         valid = frame_mask(lengths, audio.shape[1]).to(audio)
         audio = audio * valid
         if self.config.normalise_audio:
@@ -104,46 +105,46 @@ class WaveformEncoder(Encoder):
         return audio
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames ``(N,)`` of ``lengths (N,)`` samples."""
+        """Return the number of frames ``(N,)`` for ``lengths (N,)`` samples."""
         for kernel, stride in zip(self.config.conv_kernels, self.config.conv_strides):
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths.clamp(min=0)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """Unit groups of frontend and Transformer; of factored layers, their components alone."""
+        """Return the unit groups of front end and Transformer; with factored layers, only their components."""
         return low_rank.component_groups(self) if self.config.ranks else units.unit_groups(self.config)
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Cost of everything, for ``frames`` samples of one utterance."""
+        """Return the cost terms of the whole encoder, for ``frames`` samples of one utterance."""
         return low_rank.cost_terms(self, units.unit_groups(self.config), units.cost_terms(self.config, frames),
                                    self.linear_layers(frames))  # fmt: skip
 
     def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
-        """The linear layers that may be factored, for ``frames`` samples."""
+        """Return the linear layers that may be factored, for ``frames`` samples."""
         return units.linear_layers(self.config, frames)
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """Outputs ``(frames, D)`` for two utterances of noise."""
+        """Return the outputs ``(frames, D)`` for two utterances of noise."""
         samples = max(_PROBED, 2 * self.config.receptive_field)
         audio = torch.randn(2, samples, generator=generator)
         return self(audio, torch.full((2,), samples)).output.flatten(0, 1)
 
     def shrink(self, structure: Structure) -> SpeechEncoder:
-        """A new encoder of ours that has what ``structure`` leaves."""
+        """Return a new `SpeechEncoder` with the shapes that ``structure`` leaves."""
         if self.config.ranks:
             return self.with_ranks(low_rank.shrunk_ranks(self, structure))
         return SpeechEncoder(units.shrink(self.config, structure))
 
     def with_ranks(self, ranks: Mapping[str, int]) -> SpeechEncoder:
-        """A new encoder of ours with the layers ``ranks`` factored; its weights are not set."""
+        """Return a new `SpeechEncoder` with the layers of ``ranks`` factored; its weights are not set."""
         return SpeechEncoder(replace(self.config, ranks=dict(ranks)))
 
 
 class FrameConvolution(nn.Conv1d):
-    """A convolution of data that lie frame by frame in memory, ``(N, C, T) -> (N, C', T')``.
+    """A convolution of data with channels-last memory layout, ``(N, C, T) -> (N, C', T')``.
 
-    Between norms over channels, which want that order, transpositions to the other one took two thirds of a training
-    step of the frontend on a processor.
+    Norms over channels need this layout. Transposing to the other layout between them took two thirds of a training
+    step of the front end on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ class FrameConvolution(nn.Conv1d):
 
 
 class ConvolutionLayer(nn.Module):
-    """One convolution of the frontend with its norm, if it has one, ``(N, C, T) -> (N, C', T')``."""
+    """One convolution of the front end with its norm, if it has one, ``(N, C, T) -> (N, C', T')``."""
 
     def __init__(self, config: SpeechEncoderConfig, index: int) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class ConvolutionLayer(nn.Module):
         """``(N, C, T) -> (N, C', T')``."""
         x = self.conv(x)
         if isinstance(self.layer_norm, nn.LayerNorm):
-            x = self.layer_norm(at_least_float32(x.transpose(1, 2)))  # torch 1.13 norms no bfloat16 on a CPU
+            x = self.layer_norm(at_least_float32(x.transpose(1, 2)))  # torch 1.13 has no bfloat16 norm on CPUs
             return with_contiguous_gradient(self.activation(x)).transpose(1, 2)
         if self.layer_norm is not None:
             x = self.layer_norm(at_least_float32(x))
@@ -181,7 +182,7 @@ class ConvolutionLayer(nn.Module):
 
 
 class Frontend(nn.Module):
-    """Convolutions over samples, ``(N, S) -> (N, C, T)``."""
+    """Convolutional front end over samples, ``(N, S) -> (N, C, T)``."""
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__()
@@ -196,7 +197,7 @@ class Frontend(nn.Module):
 
 
 class FeatureProjection(nn.Module):
-    """From channels of the frontend to the dimension of the Transformer, ``(N, T, C) -> (N, T, D)``."""
+    """Projection from front-end channels to the dimension of the Transformer, ``(N, T, C) -> (N, T, D)``."""
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__()
@@ -211,7 +212,7 @@ class FeatureProjection(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
-    """What a wide grouped convolution says of positions, ``(N, T, D) -> (N, T, D)`` (arXiv 1904.11660, section 2)."""
+    """Positional embedding by a wide grouped convolution, ``(N, T, D) -> (N, T, D)`` (arXiv 1904.11660, section 2)."""
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__()
@@ -226,9 +227,9 @@ class PositionalConvolution(nn.Module):
 
 
 class HeadAttention(nn.Module):
-    """Multi-head self-attention over some of the heads of a dense network, with WavLM's gates if it has them.
+    """Multi-head self-attention with some of the heads of a dense network, and with WavLM's gates for ``wavlm``.
 
-    Head h of those that are kept owns the contiguous rows ``h head_dim ... (h + 1) head_dim - 1`` of each projection.
+    The h-th kept head owns the contiguous rows ``h head_dim ... (h + 1) head_dim - 1`` of each projection.
     """
 
     kept: Tensor
@@ -247,12 +248,13 @@ class HeadAttention(nn.Module):
             self.gru_rel_pos_linear = nn.Linear(config.head_dim, units.GATE_OUTPUTS)
 
     def forward(self, x: Tensor, bias: Optional[Tensor], positions: Optional[Tensor]) -> Tensor:
-        """Attend.
+        """Apply self-attention.
 
         Args:
-            x: ``(N, T, D)``.
-            bias: ``(N, 1, 1, T)`` added to the scores: very negative for padding; None: nothing is.
-            positions: ``(original heads, T, T)`` of WavLM, gated here and added to the scores.
+            x: input, ``(N, T, D)``.
+            bias: ``(N, 1, 1, T)`` that is added to the scores: very negative for padding; None: no bias.
+            positions: WavLM's position bias, ``(original heads, T, T)``, which is gated and added to the scores; None
+                for other networks.
 
         Returns:
             ``(N, T, D)``.
@@ -268,9 +270,10 @@ class HeadAttention(nn.Module):
         return self.out_proj(context.transpose(1, 2).flatten(2))
 
     def gates(self, x: Tensor) -> Tensor:
-        """How much of the relative positions each frame takes (arXiv 2110.13900, section 3.1), ``(N, H, T, 1)``.
+        """Return the gates of the position bias for each frame (arXiv 2110.13900, section 3.1), ``(N, H, T, 1)``.
 
-        A head's gate looks at its own part of the *input* ``x (N, T, D)``, cut by the heads of the dense network.
+        The gate of a head reads its own part of the *input* ``x (N, T, D)``, which is split by the heads of the dense
+        network.
         """
         parts = x.reshape(x.shape[0], x.shape[1], self.original_heads, self.head_dim)
         if self.num_heads < self.original_heads:
@@ -281,7 +284,7 @@ class HeadAttention(nn.Module):
 
 
 class HiddenLayers(nn.Module):
-    """A feed-forward module under Hugging Face's names, ``(N, T, D) -> (N, T, D)``."""
+    """A feed-forward module with Hugging Face's names, ``(N, T, D) -> (N, T, D)``."""
 
     def __init__(self, config: SpeechEncoderConfig, hidden: int) -> None:
         super().__init__()
@@ -298,7 +301,7 @@ class HiddenLayers(nn.Module):
 class SpeechLayer(nn.Module):
     """Self-attention and feed-forward module, each with its residual; a module without units does not exist.
 
-    Before a module its norm goes with it; a norm behind the residual stays when the module is gone.
+    A norm before a module is removed with it; a norm after the residual stays if the module is removed.
     """
 
     def __init__(self, config: SpeechEncoderConfig, index: int) -> None:
@@ -317,7 +320,7 @@ class SpeechLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Optional[Tensor], positions: Optional[Tensor]) -> Tensor:
-        """``(N, T, D) -> (N, T, D)``; ``bias`` and ``positions`` as `HeadAttention` takes them."""
+        """``(N, T, D) -> (N, T, D)``; for ``bias`` and ``positions`` see `HeadAttention.forward`."""
         if self.attention is not None:
             x = x + self.dropout(self.attention(self._before(x, self.layer_norm), bias, positions))
         x = self._behind(x, self.layer_norm)
@@ -333,8 +336,10 @@ class SpeechLayer(nn.Module):
 
 
 class RelativePositions(nn.Embedding):
-    """WavLM's bias for each bucket of distances and each head of the dense network (T5's buckets, arXiv 1910.10683,
-    section 2.1)."""
+    """WavLM's position bias for each bucket of distances and each head of the dense network.
+
+    The buckets are those of T5 (arXiv 1910.10683, section 2.1).
+    """
 
     near: Tensor
 
@@ -345,18 +350,18 @@ class RelativePositions(nn.Embedding):
         distances = torch.arange(config.max_distance + 1)
         ratio = torch.log(distances.clamp(min=1).float() / exact) / math.log(config.max_distance / exact)
         far = (exact + ratio * (self.one_way - exact)).long().clamp(max=self.one_way - 1)
-        # a table, so that no other runtime's logarithm puts a distance into another bucket
+        # precomputed, so that the logarithm of another runtime cannot assign a distance to another bucket
         self.register_buffer("near", torch.where(distances < exact, distances, far), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:  # type: ignore[override]
-        """Biases of each head between ``frames (T,)`` places, counted up, ``(original heads, T, T)``."""
-        distances = frames[None, :] - frames[:, None]  # of keys from queries
+        """Return the biases of each head between ascending positions ``frames (T,)``: ``(original heads, T, T)``."""
+        distances = frames[None, :] - frames[:, None]  # from queries to keys
         buckets = self.near[distances.abs().clamp(max=len(self.near) - 1)] + (distances > 0).long() * self.one_way
         return super().forward(buckets).permute(2, 0, 1)
 
 
 class SpeechTransformer(nn.Module):
-    """Positions, layers and a norm: behind the layers if theirs come before, before them if theirs come behind."""
+    """Positional convolution, layers, and a norm, which comes after the layers with ``pre_norm`` and else before."""
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__()
@@ -388,7 +393,7 @@ class SpeechTransformer(nn.Module):
 
 
 class SpeechEncoder(WaveformEncoder):
-    """An encoder of the wav2vec2 family with whatever dimensions its configuration has."""
+    """An encoder of the wav2vec2 family with arbitrary dimensions per layer."""
 
     form = "speech_encoder"
 
@@ -401,7 +406,7 @@ class SpeechEncoder(WaveformEncoder):
         low_rank.install(self, config.ranks)
 
     def _initialise(self) -> None:
-        """As fairseq: small normal weights in the Transformer, those of convolutions by their inputs, biases 0."""
+        """Initialise as fairseq: small normal weights in the Transformer, fan-in scaled convolutions, zero biases."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -413,7 +418,7 @@ class SpeechEncoder(WaveformEncoder):
                 nn.init.zeros_(module.bias)
 
     def described(self) -> dict[str, Any]:
-        """The configuration."""
+        """Return the configuration as plain values."""
         return asdict(self.config)
 
     def projected(self, features: Tensor) -> Tensor:

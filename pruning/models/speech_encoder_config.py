@@ -1,4 +1,4 @@
-"""Dimensions of speech encoders of the wav2vec2 family, read from a Hugging Face configuration or given."""
+"""Configuration of speech encoders of the wav2vec2 family, given directly or read from Hugging Face."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": nn.functional.silu,
     "swish": nn.functional.silu,
 }
-_UNSUPPORTED = {"add_adapter": "an adapter behind the encoder", "adapter_attn_dim": "adapters in its layers",
+_UNSUPPORTED = {"add_adapter": "an adapter after the encoder", "adapter_attn_dim": "adapters in its layers",
                 "conv_pos_batch_norm": "batch norm in the positional convolution"}  # fmt: skip
 
 
@@ -45,7 +45,7 @@ _HF_LIMITS: dict[str, Limit] = {
     "layer_norm_eps": POSITIVE,
     **dict.fromkeys(("hidden_act", "feat_extract_activation"), OneOf(tuple(ACTIVATIONS))),
 }  # fmt: skip
-"""Keys of a Hugging Face configuration that shape the network, and what values they may have."""
+"""Keys of a Hugging Face configuration that define the network, and their allowed values."""
 _HF_LISTS = ("conv_dim", "conv_kernel", "conv_stride")
 
 
@@ -55,29 +55,32 @@ class SpeechEncoderConfig:
 
     Attributes:
         kind: ``wav2vec2``, ``hubert`` or ``wavlm`` (with gated relative positions, arXiv 2110.13900, section 3.1).
-        conv_channels, conv_kernels, conv_strides: of the frontend's convolutions over samples.
-        frontend_norm: ``group``: one per-channel group norm behind the first convolution; ``layer``: a layer norm over
-            channels behind each.
-        conv_bias: whether the frontend's convolutions have biases.
-        projection_norm: whether a layer norm stands before the feature projection.
+        conv_channels, conv_kernels, conv_strides: channels, kernel size and stride of each front-end convolution.
+        frontend_norm: ``group``: one per-channel group norm after the first convolution; ``layer``: a layer norm over
+            channels after each convolution.
+        conv_bias: whether the front-end convolutions have biases.
+        projection_norm: whether a layer norm precedes the feature projection.
         d_model: dimension of the Transformer.
-        num_layers: its layers.
+        num_layers: number of Transformer layers.
         head_dim: dimension of a head (never derived from ``d_model``).
-        original_heads: heads of the dense network; WavLM's gates look at ``d_model / original_heads`` entries each.
-        heads: for each layer, or once for all, which of the original heads it has, ascending; none: no attention
-            module.
-        ffn_dim: hidden units of the feed-forward module, one for all layers or one for each; 0: no such module.
-        pos_kernel, pos_groups: of the positional convolution.
-        pre_norm: whether a module's norm stands before it (``do_stable_layer_norm``), instead of behind its residual.
-        activation, conv_activation: of the feed-forward modules; of the frontend and the positional convolution.
-        layer_norm_eps: of all layer norms but the frontend's, whose eps is PyTorch's.
-        attention_mask: whether attention leaves out padding. Networks with group norm were trained without: their
-            padding is zeros that take part.
-        normalise_audio: whether an utterance is brought to mean 0 and variance 1 first.
-        dropout, attention_dropout, ffn_dropout, projection_dropout: on the outputs of modules; attention weights;
-            hidden units; the projected features.
-        buckets, max_distance: of WavLM's relative positions.
-        ranks: linear layer -> rank of its factored form; others are dense.
+        original_heads: number of heads in the dense network; each of WavLM's gates reads ``d_model / original_heads``
+            entries.
+        heads: indices, ascending, of the original heads that each layer has; one entry for all layers or one per layer.
+            An empty entry leaves the attention module out.
+        ffn_dim: number of hidden units of the feed-forward module, one value for all layers or one per layer; 0 leaves
+            the module out.
+        pos_kernel, pos_groups: kernel size and number of groups of the positional convolution.
+        pre_norm: whether the norm of a module comes before it (``do_stable_layer_norm``) instead of after its residual.
+        activation: activation of the feed-forward modules.
+        conv_activation: activation of the front end and the positional convolution.
+        layer_norm_eps: eps of all layer norms except those of the front end, which have PyTorch's default.
+        attention_mask: whether attention leaves out padding. Networks with group norm were trained without a mask:
+            their padding consists of zeros that take part.
+        normalise_audio: whether each utterance is first normalised to mean 0 and variance 1.
+        dropout, attention_dropout, ffn_dropout, projection_dropout: dropout of module outputs, attention weights,
+            hidden units, and projected features.
+        buckets, max_distance: number of buckets and largest distance of WavLM's relative positions.
+        ranks: linear layer -> rank of its factored form; layers without an entry are dense.
     """
 
     kind: Annotated[str, OneOf(KINDS)]
@@ -117,17 +120,19 @@ class SpeechEncoderConfig:
         object.__setattr__(self, "heads", tuple(of_layers * self.num_layers if len(of_layers) == 1 else of_layers))
         object.__setattr__(self, "ffn_dim", per_layer(self.ffn_dim, self.num_layers, "ffn_dim"))
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
-            raise ValueError("conv_channels, conv_kernels and conv_strides differ in length")
+            raise ValueError("conv_channels, conv_kernels and conv_strides must have the same length, at least 1")
         if len(self.heads) != self.num_layers:
-            raise ValueError(f"heads has {len(self.heads)} entries for {self.num_layers} layers")
+            raise ValueError(f"heads has {len(self.heads)} entries for {self.num_layers} layers; give one, or one per "
+                             "layer")  # fmt: skip
         for heads in self.heads:
             if list(heads) != sorted(set(heads)) or (heads and not 0 <= heads[0] <= heads[-1] < self.original_heads):
-                raise ValueError(f"{heads} are not some of {self.original_heads} heads in ascending order")
+                raise ValueError(f"heads must be ascending indices below {self.original_heads}, got {heads}")
         if self.relative_positions and self.head_dim * self.original_heads != self.d_model:
-            raise ValueError(f"{self.original_heads} heads of {self.head_dim} do not divide d_model {self.d_model}")
+            raise ValueError(f"{self.original_heads} heads of size {self.head_dim} do not fill d_model {self.d_model}")
 
         if self.relative_positions and not 0 < self.buckets // 4 < self.max_distance:
-            raise ValueError(f"{self.buckets} buckets for distances up to {self.max_distance}")
+            raise ValueError("buckets must be at least 4 and max_distance above a quarter of it, "
+                             f"got {self.buckets} and {self.max_distance}")  # fmt: skip
 
     @property
     def relative_positions(self) -> bool:
@@ -135,7 +140,7 @@ class SpeechEncoderConfig:
         return self.kind == WAVLM
 
     def frames(self, samples: int) -> list[int]:
-        """Frames behind each convolution of the frontend for ``samples`` of audio; the last are the encoder's."""
+        """Return the number of frames after each front-end convolution for ``samples``; the last is the encoder's."""
         counts = []
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
             samples = max((samples - kernel) // stride + 1, 0)
@@ -144,7 +149,7 @@ class SpeechEncoderConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame is made of: the shortest audio that gives any."""
+        """Number of samples that one frame depends on, which is the shortest audio that gives a frame."""
         samples = 1
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides)):
             samples = (samples - 1) * stride + kernel
@@ -152,23 +157,23 @@ class SpeechEncoderConfig:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> SpeechEncoderConfig:
-        """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
+        """Build a configuration from the output of ``dataclasses.asdict``; an unknown key raises TypeError."""
         return cls(**value)
 
     @classmethod
     def from_hf(
         cls, values: Mapping[str, Any], preprocessor: Optional[Mapping[str, Any]] = None, source: str = "config.json"
     ) -> SpeechEncoderConfig:
-        """The dimensions of a Hugging Face network.
+        """Build the configuration of a Hugging Face network.
 
         Args:
-            values: its whole configuration, defaults included (``config.to_dict()``).
-            preprocessor: what ``preprocessor_config.json`` says of the audio; without it, audio is taken as it is, and
-                attention leaves out padding unless the frontend has group norm.
-            source: to name in errors.
+            values: the complete Hugging Face configuration, defaults included (``config.to_dict()``).
+            preprocessor: content of ``preprocessor_config.json``; without it, audio is not normalised, and attention
+                leaves out padding unless the front end has group norm.
+            source: name of the source in error messages.
 
         Raises:
-            UserError: a model type, norm, activation or part that is not known here, or dimensions that do not fit.
+            UserError: a model type, norm, activation or part is not supported, or dimensions do not fit.
         """
         check_hf(values, source)
         preprocessor = {} if preprocessor is None else preprocessor
@@ -209,25 +214,24 @@ class SpeechEncoderConfig:
 
 
 def check_hf(values: Mapping[str, Any], source: str) -> None:
-    """Check that a Hugging Face configuration is of a network that is known here.
+    """Check that a Hugging Face configuration is that of a supported network.
 
     Raises:
-        UserError: it is of another model type, its frontend's norm is unknown, it has parts that are not known here,
-            or a value that cannot be.
+        UserError: the model type, the norm of the front end, a part or a value is not supported.
     """
     kind = values.get("model_type")
     if kind not in KINDS:
-        raise UserError(f"{source} is of model type {kind!r}", f"give a checkpoint of {', '.join(KINDS)}")
+        raise UserError(f"{source}: unsupported model_type {kind!r}", f"give a checkpoint of {', '.join(KINDS)}")
     norm = values.get("feat_extract_norm", GROUP_NORM)
     if norm not in FRONTEND_NORMS:
         raise UserError(
-            f"{source}: the norm of the frontend, feat_extract_norm, is {norm!r}",
+            f"{source}: unsupported feat_extract_norm {norm!r}",
             f"give a checkpoint with one of {', '.join(FRONTEND_NORMS)}",
         )
     for name, what in _UNSUPPORTED.items():
         if values.get(name):
-            raise UserError(f"{source}: {name} asks for {what}, which is not known here", "give a plain encoder")
+            raise UserError(f"{source}: {name} requests {what}, which is not supported", "give a plain encoder")
     for name in (name for name in _HF_LIMITS if name in values):
         if isinstance(values[name], (list, tuple)) != (name in _HF_LISTS) or values[name] is None:
-            raise UserError(f"{source}: {name} is {values[name]!r}", "correct it")
+            raise UserError(f"{source}: invalid value of {name}, {values[name]!r}", "correct it")
         check(f"{source}: {name}", values[name], _HF_LIMITS[name])

@@ -1,8 +1,8 @@
-"""What can be removed from a speech encoder of the wav2vec2 family, and what each part costs.
+"""Unit groups and costs of a speech encoder of the wav2vec2 family.
 
-Kinds of units: ``frontend`` (channels of each convolution over samples), ``heads``, ``ffn``; kinds of whole modules:
-``attention_module``, ``ffn_module``. Tensors have Hugging Face's names, so that one declaration serves its networks and
-ours.
+Unit kinds: ``frontend`` (channels of each convolution over samples), ``heads``, ``ffn``; for whole modules:
+``attention_module``, ``ffn_module``. Tensors have Hugging Face's names, so that one declaration works for its networks
+and for ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PROJECTION = "feature_projection"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _LINEARS = ("intermediate_dense", "output_dense")
 GATE_OUTPUTS = 8
-"""Outputs of the linear layer of WavLM's gates: two gates, each the sum of four."""
+"""Number of outputs of the linear layer of WavLM's gates: two gates, each the sum of four outputs."""
 
 
 def _convolution(index: int) -> str:
@@ -33,12 +33,12 @@ def _layer(index: int) -> str:
 
 
 def has_norm(config: SpeechEncoderConfig, index: int) -> bool:
-    """Whether a norm stands behind the frontend's convolution ``index``."""
+    """Return whether a norm follows the front-end convolution ``index``."""
     return index == 0 or config.frontend_norm == LAYER_NORM
 
 
 def unit_groups(config: SpeechEncoderConfig) -> list[UnitGroup]:
-    """Groups of an encoder; modules that do not exist have none."""
+    """Return the unit groups of an encoder, for the modules that exist."""
     groups = _frontend_groups(config)
     for index in range(config.num_layers):
         groups += [replace(group, layer=index) for group in _layer_groups(config, index)]
@@ -55,20 +55,20 @@ def _frontend_groups(config: SpeechEncoderConfig) -> list[UnitGroup]:
             own.append(f"{name}.conv.bias")
         if has_norm(config, index):
             own += [f"{name}.layer_norm.weight", f"{name}.layer_norm.bias"]
-        if config.frontend_norm == LAYER_NORM:  # a group norm is of each channel alone
+        if config.frontend_norm == LAYER_NORM:  # the group norm normalises each channel separately
             norms.append(f"{name}.layer_norm")
         if last and config.projection_norm:
             own += [f"{_PROJECTION}.layer_norm.weight", f"{_PROJECTION}.layer_norm.bias"]
             norms.append(f"{_PROJECTION}.layer_norm")
         slices = (*(Span(tensor, 0) for tensor in own), following)
-        least = min(2, channels) if norms else 1  # a channel that is normalised over itself alone is constant
+        least = min(2, channels) if norms else 1  # a norm over a single channel makes it constant
         groups.append(UnitGroup(f"{name}.channels", FRONTEND, channels, (following,), slices, minimum=least,
                                 norms=tuple(norms)))  # fmt: skip
     return groups
 
 
 def _layer_groups(config: SpeechEncoderConfig, index: int) -> list[UnitGroup]:
-    """Norms behind a residual stay when the module goes; norms before a module go with it."""
+    """Return the groups of a layer; norms before a module are removed with it, norms after a residual stay."""
     layer, groups = _layer(index), []
     norms = {"attention": ["layer_norm"], "feed_forward": ["final_layer_norm"]} if config.pre_norm else {}
     if config.heads[index]:
@@ -88,10 +88,10 @@ def _layer_groups(config: SpeechEncoderConfig, index: int) -> list[UnitGroup]:
 
 
 def cost_terms(config: SpeechEncoderConfig, samples: int) -> list[CostTerm]:
-    """Parameters and multiply-accumulates of one utterance of ``samples``.
+    """Return the cost terms for an utterance of ``samples`` samples.
 
-    Kinds: ``frontend``, ``projection``, ``positional``, ``attention``, ``ffn``, ``norm``. Counted: convolutions, linear
-    layers and the products of attention; not: norms' and activations' arithmetic.
+    Kinds: ``frontend``, ``projection``, ``positional``, ``attention``, ``ffn``, ``norm``. MACs count convolutions,
+    linear layers and the matrix products of attention, but not norms and activations.
     """
     frames, d = config.frames(samples), config.d_model
     terms: list[CostTerm] = []
@@ -115,7 +115,7 @@ def cost_terms(config: SpeechEncoderConfig, samples: int) -> list[CostTerm]:
 
 
 def _layer_terms(config: SpeechEncoderConfig, index: int, t: int) -> list[CostTerm]:
-    """Of method C's formulas; a head of WavLM also has a factor, and a gate for each frame."""
+    """Return the terms of a layer, by the cost formulas of HJ-Pruning; WavLM heads also have a factor and gates."""
     terms, d, h = [], config.d_model, config.head_dim
     norm = 2 * d if config.pre_norm else 0
     if config.heads[index]:
@@ -136,7 +136,7 @@ def _layer_terms(config: SpeechEncoderConfig, index: int, t: int) -> list[CostTe
 
 
 def linear_layers(config: SpeechEncoderConfig, samples: int) -> list[LinearLayer]:
-    """The linear layers of the Transformer."""
+    """Return the linear layers of the Transformer."""
     t, layers = config.frames(samples)[-1], []
     for index in range(config.num_layers):
         if config.heads[index]:
@@ -148,7 +148,7 @@ def linear_layers(config: SpeechEncoderConfig, samples: int) -> list[LinearLayer
 
 
 def shrink(config: SpeechEncoderConfig, structure: Structure) -> SpeechEncoderConfig:
-    """The configuration of what ``structure`` leaves."""
+    """Return the configuration of the encoder that ``structure`` leaves."""
 
     def kept_heads(index: int, heads: tuple[int, ...]) -> tuple[int, ...]:
         units = structure.groups[f"{_layer(index)}attention.heads"].kept if heads else ()

@@ -1,4 +1,4 @@
-"""Encoders with a head for a task: CTC over frames, or the intent of an utterance; any encoder, pruned or not."""
+"""Encoders with a head: CTC over frames, or the intent of an utterance; works with any encoder, pruned or not."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _PREFIX = "encoder."
 
 @dataclass(frozen=True)
 class SpeechModelConfig:
-    """An encoder and its head.
+    """Configuration of an encoder and its head.
 
     Attributes:
-        encoder: ``{"type": ..., "config": {...}}``, see `pruning.models.encoder_types`.
-        task: ``ctc``: symbols over frames, blank 0; ``intent``: one class of an utterance.
-        outputs: symbols or classes; 0: as many as the language directory's table has.
-        mix: whether the head sees a learned weighted sum of all layers (SUPERB, arXiv 2105.01051, section 3.2), not the
-            last alone.
-        hidden: dimension of a layer with ReLU before pooling or output; 0: none.
-        pooling: of ``intent``: ``mean`` over frames, or ``attention`` with learned weights (arXiv 1803.10963,
+        encoder: description ``{"type": ..., "config": {...}}``, see `pruning.models.encoder_types`.
+        task: ``ctc``: symbols over frames, blank 0; ``intent``: one class per utterance.
+        outputs: number of symbols or classes; 0: the size of the output table in the lang dir.
+        mix: whether the head reads a learned weighted sum of all layers (SUPERB, arXiv 2105.01051, section 3.2) instead
+            of only the last layer.
+        hidden: dimension of a layer with ReLU before pooling or output; 0: no such layer.
+        pooling: pooling of ``intent``: ``mean`` over frames, or ``attention`` with learned weights (arXiv 1803.10963,
             section 3.1).
-        dropout: before the head.
+        dropout: dropout before the head.
     """
 
     encoder: dict[str, Any] = field(default_factory=dict)
@@ -56,16 +56,16 @@ class SpeechModelConfig:
 
     @property
     def vocab_size(self) -> int:
-        """As other networks' configurations call the number of outputs."""
+        """Number of outputs, under the name that other networks' configurations use."""
         return self.outputs
 
 
 class SpeechOutput(NamedTuple):
-    """What a `SpeechModel` says.
+    """Output of a `SpeechModel`.
 
     Attributes:
-        logits: ``(N, T, V)`` of ``ctc``, ``(N, V)`` of ``intent``; at least float32.
-        encoded: of the encoder.
+        logits: ``(N, T, V)`` for ``ctc``, ``(N, V)`` for ``intent``; at least float32.
+        encoded: output of the encoder.
     """
 
     logits: Tensor
@@ -73,20 +73,20 @@ class SpeechOutput(NamedTuple):
 
 
 class LayerMix(nn.Module):
-    """A weighted sum of layers whose weights, a softmax, are learned; equal at first."""
+    """Weighted sum of layers with learned softmax weights, which are equal at first."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(layers))
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        """As many layers ``(N, T, D)`` -> ``(N, T, D)``."""
+        """Sum ``layers``, each ``(N, T, D)``; returns ``(N, T, D)``."""
         shares = self.weights.softmax(dim=0)
         return torch.stack([share * layer for share, layer in zip(shares, layers)]).sum(dim=0)
 
 
 class Head(nn.Module):
-    """From the encoder's layers to logits."""
+    """Head that maps the layers of the encoder to logits."""
 
     def __init__(self, config: SpeechModelConfig, dim: int, layers: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Head(nn.Module):
         self.output = nn.Linear(dim, config.outputs)
 
     def forward(self, encoded: EncoderOutput) -> Tensor:
-        """``(N, T, V)`` of ``ctc``, ``(N, V)`` of ``intent``; frames of padding have no part in the latter."""
+        """Return logits ``(N, T, V)`` for ``ctc``, ``(N, V)`` for ``intent``, which ignores padding frames."""
         x = encoded.output if self.mix is None else self.mix(encoded.layers)
         x = self.dropout(at_least_float32(x))
         if self.hidden is not None:
@@ -109,7 +109,7 @@ class Head(nn.Module):
         return self.output(x)
 
     def _pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """``(N, T, D) -> (N, D)``."""
+        """Pool over valid frames, ``(N, T, D) -> (N, D)``."""
         valid = frame_mask(lengths.clamp(min=1), x.shape[1])
         scores = x.new_zeros(x.shape[:2]) if self.attention is None else self.attention(x)[:, :, 0]
         shares = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=1)
@@ -117,10 +117,11 @@ class Head(nn.Module):
 
 
 class SpeechModel(nn.Module):
-    """An encoder and a head. The encoder is what is pruned; the head is small and stays.
+    """An encoder and a head. Only the encoder is pruned, because the head is small.
 
     Raises:
-        UserError: the encoder's description is not one.
+        ValueError: the number of outputs is below 2.
+        UserError: the description of the encoder is not valid.
     """
 
     kind: ClassVar[str] = "speech_model"
@@ -128,52 +129,52 @@ class SpeechModel(nn.Module):
     def __init__(self, config: SpeechModelConfig) -> None:
         super().__init__()
         if config.outputs < 2:
-            raise ValueError(f"model.outputs is {config.outputs}: two symbols or classes are the least")
+            raise ValueError(f"model.outputs must be at least 2, got {config.outputs}")
         self.config = config
         self.encoder = encoders.build(config.encoder)
         self.head = Head(config, self.encoder.width, self.encoder.depth + 1)
 
     @property
     def blank_id(self) -> int:
-        """Of ``ctc``."""
+        """Output index of blank, for ``ctc``."""
         return 0
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> SpeechOutput:
         """Encode and classify.
 
         Args:
-            inputs: ``(N, T, C)`` features or ``(N, S)`` samples, as the encoder takes them.
-            lengths: ``(N,)`` valid ones.
+            inputs: ``(N, T, C)`` features or ``(N, S)`` samples, depending on the encoder.
+            lengths: ``(N,)`` valid frames or samples.
         """
         encoded = self.encoder.encode(inputs, lengths)
         with torch.autocast(inputs.device.type, enabled=False):
             return SpeechOutput(self.head(encoded), encoded)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """Those of the encoder."""
+        """Return the unit groups of the encoder."""
         return [prefixed(group, _PREFIX) for group in self.encoder.unit_groups()]
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Those of the encoder, for ``frames`` feature frames or samples."""
+        """Return the cost terms of the encoder, for ``frames`` feature frames or samples."""
         return [replace(term, groups=tuple(f"{_PREFIX}{name}" for name in term.groups))
                 for term in self.encoder.cost_terms(frames)]  # fmt: skip
 
     def linear_layers(self, frames: int) -> list[LinearLayer]:
-        """Those of the encoder."""
+        """Return the linear layers of the encoder, for ``frames`` feature frames or samples."""
         return [replace(layer, name=f"{_PREFIX}{layer.name}")
                 for layer in self.encoder.linear_layers(frames)]  # fmt: skip
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """The encoder's outputs for noise."""
+        """Return the outputs of the encoder for noise."""
         return self.encoder.probe(generator)
 
     def plain_state(self) -> dict[str, Tensor]:
-        """The tensors under the names of what `shrink` makes."""
+        """Return the tensors with the names of the network that `shrink` returns."""
         of_encoder = {f"{_PREFIX}{name}": tensor for name, tensor in plain_state(self.encoder).items()}
         return {**of_encoder, **{f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}}
 
     def plain(self) -> SpeechModel:
-        """The same network out of this toolkit's modules alone; itself if it is that already."""
+        """Return the same network made of this toolkit's modules; itself if it already is."""
         encoder = self.encoder.plain()
         if encoder is self.encoder:
             return self
@@ -182,25 +183,25 @@ class SpeechModel(nn.Module):
         return model.train(self.training)
 
     def shrink(self, structure: Structure) -> SpeechModel:
-        """A new model whose encoder has what ``structure`` leaves."""
+        """Return a new model whose encoder has the shapes that ``structure`` leaves."""
         own = {name[len(_PREFIX) :]: kept for name, kept in structure.groups.items()}
         return self._around(self.encoder.shrink(Structure(own)))
 
     def with_ranks(self, ranks: Mapping[str, int]) -> SpeechModel:
-        """A new model with the encoder's layers ``ranks`` factored; its weights are not set."""
+        """Return a new model with the layers of ``ranks`` factored in the encoder; its weights are not set."""
         own = {name[len(_PREFIX) :]: rank for name, rank in ranks.items()}
         return self._around(self.encoder.with_ranks(own))
 
     def _around(self, encoder: Encoder) -> SpeechModel:
-        """A new model with an encoder like ``encoder``."""
+        """Return a new model with an encoder of the same description as ``encoder``."""
         return SpeechModel(replace(self.config, encoder=encoders.describe(encoder)))
 
 
 class CtcRecogniser(nn.Module):
-    """A `SpeechModel` for ``ctc`` as decoding takes networks: an encoder, and what makes log-probabilities of it.
+    """A `SpeechModel` for ``ctc`` with the interface that decoding expects: ``encoder`` and ``ctc``.
 
     Args:
-        model: see there.
+        model: the speech model.
     """
 
     def __init__(self, model: SpeechModel) -> None:
@@ -208,10 +209,10 @@ class CtcRecogniser(nn.Module):
         self.model = model
 
     def encoder(self, inputs: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Log-probabilities ``(N, T, V)`` already, for the head may look at all layers."""
+        """Return log-probabilities ``(N, T, V)`` as the encoder output, because the head may read all layers."""
         output: SpeechOutput = self.model(inputs, lengths)
         return output.encoded._replace(output=output.logits.log_softmax(dim=2))
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
-        """They are ``encoder_out``."""
+        """Return ``encoder_out``, which already holds log-probabilities."""
         return encoder_out

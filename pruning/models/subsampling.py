@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from pruning.models.layers import Activation, BasicNorm
 
 KERNEL = 3
-SHORTEST = 7  # frames that give one after subsampling; the convolutions take no fewer
+SHORTEST = 7  # minimum number of frames, which gives one frame after subsampling
 
 
 def subsampled(length: int, strides: Sequence[int]) -> int:
-    """Frames (or frequency bins) left of ``length`` after the convolutions; stride 1 is padded, stride 2 is not."""
+    """Return the number of frames or bins after the convolutions; those of stride 1 are padded, of stride 2 not."""
     for stride in strides:
         length = length if stride == 1 else (length - 1) // 2
     return max(length, 0)
 
 
 def beyond(lengths: Tensor, frames: int) -> Tensor:
-    """``(N, frames)`` bool, True from each of ``lengths (N,)`` on."""
+    """Return a mask ``(N, frames)`` bool that is True on frames at and after ``lengths (N,)``."""
     return torch.arange(frames, device=lengths.device)[None, :] >= lengths[:, None]
 
 
@@ -29,15 +29,15 @@ class ConvSubsampling(nn.Module):
     """3 x 3 convolutions over time and frequency, then a projection to the model dimension.
 
     With strides (2, 2) this is the subsampling of ESPnet's and icefall's first Conformers, with (1, 2, 2) that of
-    icefall's later ones.
+    icefall's later Conformers.
 
     Args:
-        feature_dim: bins per frame.
-        channels: output channels of each convolution.
-        strides: 1 or 2 for each; exactly two of them 2.
+        feature_dim: number of bins per frame.
+        channels: number of output channels of each convolution.
+        strides: stride of each convolution, 1 or 2; exactly two of them must be 2.
         d_model: output dimension.
-        activation: after each convolution.
-        normalised: whether the output goes through a `BasicNorm`.
+        activation: activation after each convolution.
+        normalised: whether a `BasicNorm` is applied to the output.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class ConvSubsampling(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) != len(strides) or list(strides).count(2) != 2 or any(s not in (1, 2) for s in strides):
-            raise ValueError(f"channels {channels} and strides {strides} do not subsample by 4")
+            raise ValueError(f"channels {channels} and strides {strides} do not subsample by 4: give one stride "
+                             "of 1 or 2 per convolution, exactly two of them 2")  # fmt: skip
         self.strides = tuple(strides)
         self.activation = activation
         inputs = (1, *channels[:-1])
@@ -63,20 +64,20 @@ class ConvSubsampling(nn.Module):
         self.out_norm = BasicNorm(learned=False) if normalised else None
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Subsample.
+        """Subsample features.
 
         Args:
             features: ``(N, T, feature_dim)``, 0 beyond the valid frames.
             lengths: ``(N,)`` valid frames.
 
         Returns:
-            ``(N, T', d_model)`` with ``T' = ((T - 1) // 2 - 1) // 2``, at least 1, and the lengths ``(N,)``, 0 of fewer
-            than 7 frames.
+            ``(N, T', d_model)`` with ``T' = ((T - 1) // 2 - 1) // 2``, at least 1, and the lengths ``(N,)``, which are
+            0 for fewer than 7 frames.
         """
         missing = max(0, SHORTEST - features.shape[1])
         x = nn.functional.pad(features, (0, 0, 0, missing)).unsqueeze(1)  # (N, 1, T, F)
         for index, (conv, stride) in enumerate(zip(self.convs, self.strides)):
-            if stride == 1 and index > 0:  # its own padding is zeros: so must be what pads the batch
+            if stride == 1 and index > 0:  # zero the batch padding, as the convolution's own
                 x = x.masked_fill(beyond(lengths, x.shape[2])[:, None, :, None], 0.0)
             x = self.activation(conv(x))  # (N, C, T', F')
             lengths = lengths if stride == 1 else torch.div(lengths - 1, 2, rounding_mode="floor")

@@ -1,4 +1,4 @@
-"""Conformer transducer with a stateless decoder, an auxiliary CTC head and the projections of the pruned-range loss."""
+"""Conformer transducer with a stateless decoder, an auxiliary CTC head and projections for the pruned-range loss."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class TransducerConfig:
     """Dimensions of a `Transducer`.
 
     Attributes:
-        encoder: the Conformer.
-        vocab_size: BPE pieces, blank (0) included; 0 in a file means "from the language directory".
+        encoder: configuration of the Conformer.
+        vocab_size: number of BPE tokens, blank (0) included; 0 in a file means "from the lang dir".
         decoder_dim: embedding dimension of the stateless decoder.
-        context_size: symbols that it sees.
-        joiner_dim: dimension where encoder and decoder meet.
-        joiner_hidden: of a second layer of the joiner, with ReLU; 0: none (what encoders of icefall's
-            ``pruned_transducer_stateless`` have).
-        decoder_proj: whether the joiner projects what the decoder gives; else ``decoder_dim`` is ``joiner_dim``.
-        decoder_relu: whether what the decoder gives goes through ReLU.
-        blank_embedding: whether blank has an embedding; else it is 0, as that of what is before the beginning is.
+        context_size: number of tokens that the decoder takes as input.
+        joiner_dim: dimension in which encoder and decoder outputs are added.
+        joiner_hidden: dimension of a second joiner layer, with ReLU; 0: no such layer (as in networks of icefall's
+            ``pruned_transducer_stateless``).
+        decoder_proj: whether the joiner projects the decoder output; if not, ``decoder_dim`` must equal ``joiner_dim``.
+        decoder_relu: whether ReLU is applied to the decoder output.
+        blank_embedding: whether blank has an embedding; if not, it is 0, like the padding before the first token.
         ctc: whether there is a CTC head.
-        icefall: where the classes of the encoder are, where it is icefall's own; None: it is a `ConformerEncoder`.
-        ranks: linear layer of the encoder -> rank of its factored form; others are dense.
+        icefall: location of the encoder's classes if it is icefall's own; None: the encoder is a `ConformerEncoder`.
+        ranks: linear layer of the encoder -> rank of its factored form; layers without an entry are dense.
     """
 
     encoder: ConformerConfig
@@ -62,14 +62,14 @@ class TransducerConfig:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TransducerConfig:
-        """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
+        """Build a configuration from the output of ``dataclasses.asdict``; an unknown key raises TypeError."""
         modules = value.get("icefall")
         icefall = None if modules is None else IcefallModules(**modules)
         return cls(**{**value, "encoder": ConformerConfig(**value["encoder"]), "icefall": icefall})
 
 
 class StatelessDecoder(nn.Module):
-    """Embedding and one depthwise convolution over the last ``context_size`` symbols (arXiv 2002.09479)."""
+    """Embedding and one depthwise convolution over the last ``context_size`` tokens (arXiv 2002.09479)."""
 
     def __init__(
         self, vocab_size: int, dim: int, context_size: int, relu: bool = True, blank_embedding: bool = False
@@ -86,9 +86,9 @@ class StatelessDecoder(nn.Module):
         """Embed a history.
 
         Args:
-            tokens: ``(N, U)`` int64, beginning with blank; ids below 0 are before the beginning, their embedding is 0.
-            pad: prepend ``context_size - 1`` blanks, so that there is an output for every token (training); without,
-                the tokens are exactly the contexts.
+            tokens: ``(N, U)`` int64, beginning with blank; ids below 0 are before the first token and have embedding 0.
+            pad: whether to prepend ``context_size - 1`` blanks, so that there is an output for every token (training);
+                if not, the tokens are exactly the contexts.
 
         Returns:
             ``(N, U, dim)`` with padding, ``(N, U - context_size + 1, dim)`` without.
@@ -105,7 +105,7 @@ class StatelessDecoder(nn.Module):
 
 
 class Joiner(nn.Module):
-    """``tanh`` of the sum of both projections, a layer with ReLU if ``hidden`` is not 0, then logits."""
+    """``tanh`` of the sum of both projections, a layer with ReLU if ``hidden`` is not 0, then the output layer."""
 
     def __init__(
         self,
@@ -123,10 +123,12 @@ class Joiner(nn.Module):
         self.output = nn.Linear(hidden or joiner_dim, vocab_size)
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor, project: bool = True) -> Tensor:
-        """Logits ``(..., V)`` for ``encoder_out (..., C)`` and ``decoder_out (..., C)``, broadcast against each other.
+        """Return logits ``(..., V)`` for ``encoder_out (..., C)`` and ``decoder_out (..., C)``, which are broadcast.
 
         Args:
-            project: whether the inputs still have to go through ``encoder_proj`` and ``decoder_proj``.
+            encoder_out: output of the encoder, projected or not.
+            decoder_out: output of the decoder, projected or not.
+            project: whether to apply ``encoder_proj`` and ``decoder_proj`` first.
         """
         if project:
             encoder_out, decoder_out = self.encoder_proj(encoder_out), self.decoder_proj(decoder_out)
@@ -135,9 +137,9 @@ class Joiner(nn.Module):
 
 
 class Transducer(nn.Module):
-    """Encoder, decoder and joiner, with a CTC head and the two projections of the pruned-range loss (arXiv 2206.13236).
+    """Encoder, decoder and joiner, with a CTC head and two projections for the pruned-range loss (arXiv 2206.13236).
 
-    The encoder, subsampling included, is what is pruned; the rest is small and is copied from the teacher.
+    Only the encoder, subsampling included, is pruned; the rest is small and is copied from the teacher.
     """
 
     kind: ClassVar[str] = "transducer"
@@ -145,10 +147,10 @@ class Transducer(nn.Module):
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
         if config.vocab_size < 2:
-            raise ValueError(f"vocab_size {config.vocab_size}: blank and at least one symbol are needed")
+            raise ValueError(f"vocab_size must be at least 2 (blank and one token), got {config.vocab_size}")
         if not config.decoder_proj and config.decoder_dim != config.joiner_dim:
             dims = f"decoder_dim {config.decoder_dim} and joiner_dim {config.joiner_dim}"
-            raise ValueError(f"without decoder_proj, {dims} must be equal")
+            raise ValueError(f"{dims} must be equal if decoder_proj is false")
         self.config = config
         d = config.encoder.d_model
         self.encoder: Union[ConformerEncoder, IcefallEncoder]
@@ -168,40 +170,40 @@ class Transducer(nn.Module):
         low_rank.install(self, config.ranks)
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
-        """CTC log-probabilities ``(N, T', V)`` of ``encoder_out (N, T', D)``, in at least float32; blank is 0.
+        """Return CTC log-probabilities ``(N, T', V)`` for ``encoder_out (N, T', D)``, in at least float32; blank is 0.
 
         Raises:
-            UserError: there is no CTC head.
+            UserError: the network has no CTC head.
         """
         if self.ctc_head is None:
             raise UserError("the network has no CTC head", "set loss.ctc_weight and distillation.ctc_weight to 0, "
-                            "and decode by transducer")  # fmt: skip
+                            "and use a transducer decoding method")  # fmt: skip
         with torch.autocast(encoder_out.device.type, enabled=False):
             return self.ctc_head(at_least_float32(encoder_out)).log_softmax(dim=-1)
 
     def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
-        """The encoder: see `ConformerEncoder.forward`."""
+        """Run the encoder, see `ConformerEncoder.forward`."""
         return self.encoder(features, lengths, return_layers)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """Unit groups of the encoder; of factored layers, their components alone."""
+        """Return the unit groups of the encoder; with factored layers, only their components."""
         if self.config.ranks:
             return low_rank.component_groups(self)
         return self.encoder.renamed(self.plain_unit_groups(), "encoder.")
 
     def plain_unit_groups(self) -> list[UnitGroup]:
-        """Those of the transducer that `plain_state` is of."""
+        """Return the unit groups with the tensor names of `plain_state`."""
         if self.config.ranks:
             return low_rank.component_groups(self)
         return conformer_units.unit_groups(self.config.encoder)
 
     def plain_state(self) -> dict[str, Tensor]:
-        """The tensors of the transducer with an encoder of ours."""
+        """Return the tensors of the same transducer with a `ConformerEncoder`."""
         around = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("encoder.")}
         return {**{f"encoder.{name}": tensor for name, tensor in self.encoder.plain_state().items()}, **around}
 
     def plain(self) -> Transducer:
-        """A transducer that computes the same, its encoder one of ours; itself if it is already."""
+        """Return a transducer that computes the same with a `ConformerEncoder`; itself if it already has one."""
         if self.config.icefall is None:
             return self
         model = Transducer(replace(self.config, icefall=None)).to(next(self.parameters()).device)
@@ -209,28 +211,28 @@ class Transducer(nn.Module):
         return model.train(self.training)
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Cost of the encoder, subsampling included, for ``frames`` feature frames."""
+        """Return the cost terms of the encoder, subsampling included, for ``frames`` feature frames."""
         dense = self.config.encoder
         return low_rank.cost_terms(self, conformer_units.unit_groups(dense), conformer_units.cost_terms(dense, frames),
                                    self.linear_layers(frames))  # fmt: skip
 
     def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
-        """The encoder's linear layers that may be factored, for ``frames`` feature frames."""
+        """Return the linear layers of the encoder that may be factored, for ``frames`` feature frames."""
         return conformer_units.linear_layers(self.config.encoder, frames)
 
     def with_ranks(self, ranks: Mapping[str, int]) -> Transducer:
-        """A new transducer with the layers ``ranks`` factored; its weights are not set."""
+        """Return a new transducer with the layers of ``ranks`` factored; its weights are not set."""
         return Transducer(replace(self.config, ranks=dict(ranks), icefall=None))
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """The encoder's outputs ``(frames, D)`` for two utterances of noise, one of them padded."""
+        """Return the encoder outputs ``(frames, D)`` for two utterances of noise, one of them padded."""
         features = torch.randn(2, PROBE_FRAMES, self.config.encoder.feature_dim, generator=generator)
         lengths = torch.tensor([PROBE_FRAMES, PROBE_FRAMES * 2 // 3])
         encoded = self.encoder(features, lengths)
         return encoded.output[~beyond(encoded.lengths, encoded.output.shape[1])]
 
     def shrink(self, structure: Structure) -> Transducer:
-        """A new transducer whose encoder has what ``structure`` leaves."""
+        """Return a new transducer whose encoder has the shapes that ``structure`` leaves."""
         if self.config.ranks:
             return self.with_ranks(low_rank.shrunk_ranks(self, structure))
         small = conformer_units.shrink(self.config.encoder, structure)

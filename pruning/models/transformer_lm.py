@@ -1,6 +1,6 @@
-"""A decoder-only Transformer language model over word pieces, every dimension chosen per layer.
+"""Decoder-only Transformer language model over tokens, with dimensions set per layer.
 
-Pre-norm blocks (arXiv 2002.04745) with rotary positions (arXiv 2104.09864), so that no length is built in.
+It has pre-norm blocks (arXiv 2002.04745) and rotary positions (arXiv 2104.09864), so that there is no maximum length.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pruning.models.transformer_lm_config import LanguageModelConfig
 
 
 class LmState(NamedTuple):
-    """What a language model remembers of N histories, which may be of different lengths.
+    """State of a language model for N histories, which may have different lengths.
 
-    ``keys`` and ``values`` hold ``(N, H, T, D)`` for every layer with attention, by its index; entries from a history's
-    length on are without meaning. ``lengths (N,)``.
+    ``keys`` and ``values`` map the index of each layer with attention to ``(N, H, T, D)``; entries at and after the
+    length of a history are meaningless. ``lengths`` has shape ``(N,)``.
     """
 
     keys: dict[int, Tensor]
@@ -35,12 +35,12 @@ class LmState(NamedTuple):
     lengths: Tensor
 
     def select(self, index: Tensor) -> LmState:
-        """The histories ``index (K,)``, in that order."""
+        """Return the state of the histories ``index (K,)``, in that order."""
         keys, values = ({layer: cached[index] for layer, cached in part.items()} for part in (self.keys, self.values))
         return LmState(keys, values, self.lengths[index])
 
     def put(self, index: Tensor, other: LmState) -> LmState:
-        """The same with the histories ``index (K,)`` replaced by those of ``other``."""
+        """Return a state in which the histories ``index (K,)`` are replaced by those of ``other``."""
         parts = []
         for ours, theirs in ((self.keys, other.keys), (self.values, other.values)):
             part = {}
@@ -71,16 +71,16 @@ class TransformerLayer(nn.Module):
         return self.feed(x)
 
     def feed(self, x: Tensor) -> Tensor:
-        """The feed-forward half, ``(N, U, D) -> (N, U, D)``."""
+        """Apply the feed-forward module with norm and residual, ``(N, U, D) -> (N, U, D)``."""
         if self.ffn is not None and self.ffn_norm is not None:
             x = x + self.dropout(self.ffn(self.ffn_norm(x)))
         return x
 
 
 class TransformerLM(nn.Module):
-    """Embedding, blocks, a norm, and logits of the next token.
+    """Embedding, blocks, a norm, and an output layer for the next token.
 
-    Its blocks are what is pruned; the embedding, tied or not, stays.
+    Only the blocks are pruned; the embedding, tied or not, stays.
     """
 
     kind: ClassVar[str] = "transformer_lm"
@@ -88,7 +88,7 @@ class TransformerLM(nn.Module):
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         if config.vocab_size < 2:
-            raise ValueError(f"vocab_size {config.vocab_size}: at least two tokens are needed")
+            raise ValueError(f"vocab_size must be at least 2, got {config.vocab_size}")
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
@@ -99,7 +99,7 @@ class TransformerLM(nn.Module):
         low_rank.install(self, config.ranks)
 
     def _initialise(self) -> None:
-        """Small normal weights; those that write into the residual stream smaller with depth (GPT-2's manner)."""
+        """Initialise as GPT-2: small normal weights, scaled down with depth where they write to the residual stream."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
@@ -111,14 +111,14 @@ class TransformerLM(nn.Module):
                 nn.init.normal_(parameter, std=deep)
 
     def log_probs(self, tokens: Tensor) -> Tensor:
-        """Log-probabilities ``(N, U, V)`` of what follows each prefix of ``tokens (N, U)``."""
+        """Return log-probabilities ``(N, U, V)`` of the next token after each prefix of ``tokens (N, U)``."""
         return self(tokens).log_softmax(dim=2)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of what follows each prefix.
+        """Return the logits of the next token after each prefix.
 
         Args:
-            tokens: ``(N, U)`` int64, beginning with the token that begins sentences.
+            tokens: ``(N, U)`` int64, beginning with the start-of-sentence token.
 
         Returns:
             ``(N, U, V)``.
@@ -127,11 +127,11 @@ class TransformerLM(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """Of the output layer, ``(V, D)``, which is the embedding's if they are tied."""
+        """Weight of the output layer, ``(V, D)``, which is that of the embedding if they are tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """What the output layer reads, ``(N, U, D)``; ``tokens (N, U)`` as in `forward`."""
+        """Return the input of the output layer, ``(N, U, D)``; ``tokens (N, U)`` as in `forward`."""
         length = tokens.shape[1]
         x = self.dropout(self.embedding(tokens))  # (N, U, D)
         positions = rotation(torch.arange(length, device=tokens.device), self.config.head_dim)  # (U, D_h / 2), twice
@@ -143,7 +143,7 @@ class TransformerLM(nn.Module):
         return normed
 
     def start(self, histories: int) -> LmState:
-        """The state of ``histories`` empty ones, on the network's device."""
+        """Return the state of ``histories`` empty histories, on the device of the network."""
         weight = self.embedding.weight
         lengths = torch.zeros(histories, dtype=torch.long, device=weight.device)
         heads = {index: count for index, count in enumerate(self.config.num_heads) if count}
@@ -152,14 +152,14 @@ class TransformerLM(nn.Module):
         return LmState(keys, values, lengths)
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
-        """Read one more token of each history.
+        """Append one token to each history.
 
         Args:
-            tokens: ``(N,)`` int64.
-            state: of the N histories; is left as it is.
+            tokens: next token of each history, ``(N,)`` int64.
+            state: state of the N histories; is not modified.
 
         Returns:
-            Log-probabilities of what follows, ``(N, V)`` in at least float32, and the new state.
+            Log-probabilities of the token that follows, ``(N, V)`` float32, and the new state.
         """
         x = self.dropout(self.embedding(tokens))[:, None]  # (N, 1, D)
         positions = rotation(state.lengths, self.config.head_dim)
@@ -176,28 +176,28 @@ class TransformerLM(nn.Module):
         return logits.float().log_softmax(dim=1), LmState(keys, values, state.lengths + 1)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """Unit groups of the blocks; of factored layers, their components alone."""
+        """Return the unit groups of the blocks; with factored layers, only their components."""
         return low_rank.component_groups(self) if self.config.ranks else lm_units.unit_groups(self.config)
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Cost of the blocks and the last norm for a sentence of ``frames`` tokens."""
+        """Return the cost terms of the blocks and the last norm for a sentence of ``frames`` tokens."""
         return low_rank.cost_terms(self, lm_units.unit_groups(self.config), lm_units.cost_terms(self.config, frames),
                                    self.linear_layers(frames))  # fmt: skip
 
     def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
-        """The linear layers that may be factored, for a sentence of ``frames`` tokens."""
+        """Return the linear layers that may be factored, for a sentence of ``frames`` tokens."""
         return lm_units.linear_layers(self.config, frames)
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """Logits ``(places, V)`` for two random sentences."""
+        """Return the logits ``(tokens, V)`` for two random sentences."""
         return self(torch.randint(self.config.vocab_size, (2, 50), generator=generator)).flatten(0, 1)
 
     def shrink(self, structure: Structure) -> TransformerLM:
-        """A new language model that has what ``structure`` leaves."""
+        """Return a new language model with the shapes that ``structure`` leaves."""
         if self.config.ranks:
             return self.with_ranks(low_rank.shrunk_ranks(self, structure))
         return TransformerLM(lm_units.shrink(self.config, structure))
 
     def with_ranks(self, ranks: Mapping[str, int]) -> TransformerLM:
-        """A new language model with the layers ``ranks`` factored; its weights are not set."""
+        """Return a new language model with the layers of ``ranks`` factored; its weights are not set."""
         return TransformerLM(dataclasses.replace(self.config, ranks=dict(ranks)))

@@ -1,4 +1,4 @@
-"""The dimensions of a Transformer language model."""
+"""Configuration of a Transformer language model."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pruning.models.layers import per_layer
 class LanguageModelConfig:
     """Dimensions of a `TransformerLM`.
 
-    A per-layer value is a list with one entry for all layers or one for each; 0 leaves that module out.
+    A per-layer value is a list with one entry for all layers or one entry per layer; 0 leaves the module out.
 
     Attributes:
         d_model: dimension of the residual stream and of the embedding.
-        num_layers: blocks.
+        num_layers: number of blocks.
         head_dim: dimension of an attention head, even (never derived from ``d_model``).
-        num_heads: attention heads, per layer.
-        ffn_dim: hidden units of the feed-forward module, per layer.
-        vocab_size: tokens; 0 takes the tokenizer's.
-        tied: whether the output layer uses the embedding's weights.
-        dropout: on embeddings, module outputs, FFN hidden units and attention weights.
-        ranks: linear layer -> rank of its factored form; others are dense.
+        num_heads: number of attention heads, per layer.
+        ffn_dim: number of hidden units of the feed-forward module, per layer.
+        vocab_size: number of tokens; 0: the size of the tokenizer.
+        tied: whether the output layer shares the weights of the embedding.
+        dropout: dropout of embeddings, module outputs, FFN hidden units and attention weights.
+        ranks: linear layer -> rank of its factored form; layers without an entry are dense.
     """
 
     d_model: Count
@@ -43,9 +43,9 @@ class LanguageModelConfig:
         for name in ("num_heads", "ffn_dim"):
             object.__setattr__(self, name, per_layer(getattr(self, name), self.num_layers, name))
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} must be even, for rotary positions")
+            raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> LanguageModelConfig:
-        """The inverse of ``dataclasses.asdict``; an unknown key raises TypeError."""
+        """Build a configuration from the output of ``dataclasses.asdict``; an unknown key raises TypeError."""
         return cls(**value)

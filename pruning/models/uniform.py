@@ -1,4 +1,4 @@
-"""Uniformly narrowed networks of a given cost, to be trained from scratch: the rival that every reader asks for."""
+"""Uniformly narrowed networks of a given cost, to be trained from scratch as a baseline."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pruning.models.transducer import Transducer, TransducerConfig
 def narrowed_config(
     dense: Transducer, narrow: str, cost: str, budget: float, seconds: float = 10.0
 ) -> TransducerConfig:
-    """Dimensions of the widest uniform network within a budget.
+    """Return the configuration of the widest uniform network within a budget.
 
     Args:
         dense: the network to narrow.
-        narrow: ``units``: what can be pruned, the residual stream keeping its dimension; ``width``: every dimension,
-            layers and heads staying as many as they are.
-        cost: ``size`` or ``macs``.
-        budget: parameters or MACs of the encoder.
-        seconds: of audio at which MACs are counted.
+        narrow: ``units``: narrow the units that can be pruned and keep the dimension of the residual stream; ``width``:
+            narrow every dimension and keep the number of layers and heads.
+        cost: cost that is limited, ``size`` or ``macs``.
+        budget: maximum parameters or MACs of the encoder.
+        seconds: length of the audio at which MACs are counted.
 
     Raises:
-        UserError: even the narrowest costs more.
+        UserError: the narrowest network already costs more.
     """
     dense = dense.plain()
     if narrow == "units":
@@ -35,7 +35,7 @@ def narrowed_config(
 
 
 def _by_width(dense: Transducer, cost: str, budget: float, seconds: float) -> TransducerConfig:
-    """The residual stream and every width with it, as wide as the budget allows; what is left goes to the FFNs."""
+    """Scale the residual stream and all widths to the budget; the remaining budget goes to the FFNs."""
     encoder = dense.config.encoder
 
     def scaled(pairs: int, hidden: int = 0) -> TransducerConfig:
@@ -49,6 +49,6 @@ def _by_width(dense: Transducer, cost: str, budget: float, seconds: float) -> Tr
 
     pairs = bisect.bisect_left(range(1, encoder.d_model // 2 + 1), True, key=lambda count: beyond(scaled(count)))
     if pairs == 0:
-        raise UserError(f"no network of this depth costs {budget:.0f} in {cost}", "compare at a lower sparsity")
+        raise UserError(f"no network of this depth costs only {budget:.0f} in {cost}", "use a lower sparsity")
     room = max(encoder.macaron_dim + encoder.ffn_dim)
     return scaled(pairs, bisect.bisect_left(range(1, room), True, key=lambda hidden: beyond(scaled(pairs, hidden))))

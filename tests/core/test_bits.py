@@ -1,4 +1,4 @@
-"""Large sets of indices: as lists would be, and back from their text."""
+"""Test `Bits`: behaves like a list of indices, and survives conversion to text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_text_of_something_else_is_refused() -> None:
 def test_no_more_is_unpacked_than_there_are_units() -> None:
     text = Bits(torch.zeros(80_000_000)).to_text()
     tracemalloc.start()
-    with pytest.raises(ValueError, match="are not of 8 units"):
+    with pytest.raises(ValueError, match="do not encode 8 units"):
         Bits.from_text(text, 8)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()

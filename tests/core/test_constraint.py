@@ -1,4 +1,4 @@
-"""Ramps, the Lagrangian's direction, and targets beyond reach."""
+"""Test ramps, the direction of the Lagrangian, and targets beyond reach."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_target_beyond_reach_names_the_maximum() -> None:
     groups = [UnitGroup("g", "k", 8, (), minimum=2)]
     costs = CostModel(groups, [CostTerm("k", ("g",), 1, 1)])
     check_reachable(costs, groups, {"size": 0.75})
-    with pytest.raises(UserError, match=r"0.8 in size is beyond reach: at most 0.7500 with units of k; lower"):
+    with pytest.raises(UserError, match=r"0.8 in size is beyond reach: at most 0.7500 with the unit kinds k; lower"):
         check_reachable(costs, groups, {"size": 0.8})
 
 

@@ -1,4 +1,4 @@
-"""The cost polynomial, sparsity, reach, and the before/after table."""
+"""Test the cost polynomial, sparsity, reachable sparsity, and the before/after table."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_reach_respects_minima_and_closes_emptied_modules() -> None:
     everything = model.reachable(GROUPS)
     assert everything["size"] == pytest.approx(1 - (9 + 9 + 5) / 567)
     heads_alone = model.reachable([GROUPS[3]])
-    assert heads_alone["size"] == pytest.approx(1 - (36 + 216 + 5) / 567), "the module's bias goes with its heads"
+    assert heads_alone["size"] == pytest.approx(1 - (36 + 216 + 5) / 567), "a module's bias is removed with its heads"
 
 
 def test_summary_adds_up() -> None:
@@ -85,13 +85,13 @@ def test_parts_are_costs_of_their_own() -> None:
 
 
 def test_a_part_that_costs_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="'macs:norm' is 0 in the whole network"):
+    with pytest.raises(ValueError, match="the dense network has no 'macs:norm'"):
         CostModel(GROUPS, TERMS, parts=["macs:norm"])
 
 
 @pytest.mark.parametrize("part", ["size:back", "time:front", "size", "size:"])
 def test_parts_that_do_not_exist_are_refused(part: str) -> None:
-    with pytest.raises(ValueError, match="kinds among front, block, norm"):
+    with pytest.raises(ValueError, match="each KIND is one of front, block, norm"):
         CostModel(GROUPS, TERMS, parts=[part])
 
 

@@ -1,4 +1,4 @@
-"""Criteria against computation by hand: norms of weights, sums of w g, what enters the weights that follow."""
+"""Test criteria against manual computation: norms of weights, sums of w g, inputs of the weights that follow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def features() -> tuple[Tensor, Tensor]:
 
 
 def mask_gradient(model: Transducer, selection: Selection) -> Tensor:
-    """d loss / d mask at 1, and with it the gradients of all weights."""
+    """Return d loss / d mask at 1; also computes the gradients of all weights."""
     probe = torch.zeros(selection.num_units, requires_grad=True)
     with Masker(model, selection.groups).applied(selection.split(1 + probe)):
         output = model(*features()).output
@@ -66,7 +66,7 @@ def test_the_gradient_of_a_mask_is_the_sum_of_w_g() -> None:
 
 
 def test_taylor_predicts_what_closing_a_unit_does() -> None:
-    """The first-order change of the loss, against closing nearly nothing of the unit."""
+    """Compare the first-order change of the loss with that of closing the unit by a tiny amount."""
     model = network().eval().double()
     selection = Selection(model.unit_groups(), ("ffn",))
     x, lengths = features()
@@ -105,7 +105,7 @@ def test_scores_from_gradients() -> None:
 
 
 def test_movement_prefers_weights_that_grow() -> None:
-    """A step against the gradient makes the weights of the unit with the larger score larger."""
+    """A step against the gradient increases the weights of the unit with the larger score."""
     model = network().eval()
     selection = Selection(model.unit_groups(), ("ffn",))
     scores = UnitScores("movement", selection)
@@ -158,11 +158,11 @@ def test_random_scores_repeat_with_their_seed() -> None:
     assert len(one.unique()) == selection.num_units
     drawn = UnitScores("random", selection, seed=3)
     drawn.forget()
-    assert torch.equal(drawn.values(model), one), "after a cut as before"
+    assert torch.equal(drawn.values(model), one), "the same after a cut"
 
 
 def test_wanda_weighs_magnitudes_by_inputs() -> None:
-    """Of single weights, hidden units and channels of a convolution, against the formula written out."""
+    """Compare scores of single weights, hidden units and convolution channels with the formula."""
     lm = language_model()
     tokens = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(0))
     seen: dict[str, Tensor] = {}
@@ -214,7 +214,7 @@ def test_norms_and_biases_do_not_count_as_magnitude() -> None:
 @pytest.mark.parametrize(("criterion", "norm"), [("magnitude", 1), ("magnitude", 2), ("wanda", 2), ("activation", 2),
                                                  ("taylor", 2)])  # fmt: skip
 def test_the_power_of_the_price_is_how_a_score_grows_with_its_weights(criterion: str, norm: int) -> None:
-    """Of units with one and with nine columns of equal weights and inputs, whose scores the price makes equal."""
+    """Units with one and nine columns of equal weights and inputs have equal scores after division by the price."""
     model = torch.nn.Sequential(torch.nn.Linear(20, 5, bias=False))
     torch.nn.init.constant_(model[0].weight, 0.5)
     groups = [UnitGroup("narrow", "narrow", 2, (Span("0.weight", 1),)),

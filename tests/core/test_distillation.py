@@ -1,4 +1,4 @@
-"""Distillation losses against plain loops, and the matching of layers."""
+"""Test distillation losses against plain loops, and the matching of layers."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_cofi_keeps_only_matched_pairs_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         distil(layers, teacher, torch.tensor([6, 4]))
     activations = [size for size in kept if size >= 2 * 6 * 8]
-    assert sum(activations) < 3 * 3 * 2 * 6 * 8, "a few of each matched pair, not of all 27"
+    assert sum(activations) < 3 * 3 * 2 * 6 * 8, "activations are saved for the matched pairs, not for all 27"
 
 
 def test_frame_distillation_is_a_tempered_divergence() -> None:

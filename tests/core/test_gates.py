@@ -1,4 +1,4 @@
-"""Hard-concrete gates against the published formulas, Monte Carlo, and the evaluation rule."""
+"""Test hard-concrete gates against the published formulas, Monte Carlo sampling, and the evaluation rule."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_values_of_the_distribution(alpha: float, positive: float, one: float, m
 
 
 def test_gates_start_nearly_open() -> None:
-    """At a drop rate of .5 modules times units would start the student at a quarter of the teacher's signal."""
+    """With a drop rate of .5, modules times units would start the student with a quarter of the teacher's signal."""
     gates = HardConcreteGates([UnitGroup("g", "k", 20_000, ())], GateConfig())
     assert gates.log_alpha.mean().item() == pytest.approx(3.0, abs=1e-3)
     assert gates.log_alpha.std().item() == pytest.approx(0.01, rel=0.05)
@@ -81,7 +81,7 @@ def test_expected_counts_sum_the_probabilities_and_keep_ungated_groups_whole() -
 
 
 def test_expected_cost_is_the_mean_cost_of_independent_gates() -> None:
-    """The polynomial at expected counts against Monte Carlo over gates."""
+    """Compare the polynomial at expected counts with Monte Carlo sampling of gates."""
     gates, model = HardConcreteGates(groups(), GateConfig(initial=-1.0, deviation=1.0)), costs()
     expected = model.evaluate(gates.expected_counts(), "macs").item()
     torch.manual_seed(0)
@@ -159,9 +159,9 @@ def test_of_two_targets_the_harder_one_is_met_and_none_is_missed(seed: int, size
      (0.5, 0.7, "ac")],
 )  # fmt: skip
 def test_two_targets_are_both_met_where_units_allow_it(size: float, macs: float, closed: str) -> None:
-    """Gates that are undecided say nothing of which cost goes: in their order alone one of the two overshoots.
+    """Undecided gates do not determine which cost is cut: in their order alone, one of the two costs overshoots.
 
-    Those that the rule has closed are opened where it went too far with one cost and not far enough with the other.
+    Gates that the rule closed are opened again if it cut one cost too much and the other too little.
     """
     fine = [UnitGroup("a", "a", 300, ()), UnitGroup("b", "b", 900, ()), UnitGroup("c", "c", 200, ())]
     terms = [CostTerm("a", ("a",), 10, 3), CostTerm("b", ("b",), 4, 4), CostTerm("c", ("c",), 1, 20)]
@@ -175,7 +175,7 @@ def test_two_targets_are_both_met_where_units_allow_it(size: float, macs: float,
 
 
 def test_targets_that_no_structure_meets_together_are_not_missed() -> None:
-    """A unit costs as much of the one as of the other."""
+    """Each unit has the same share of both costs."""
     alike = [UnitGroup("a", "a", 100, ())]
     model, gates = CostModel(alike, [CostTerm("a", ("a",), 2, 3)]), HardConcreteGates(alike, GateConfig())
     reached = model.structure_sparsity(gates.structure(gates.fitted(model, {"size": 0.3, "macs": 0.6})))

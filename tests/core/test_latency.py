@@ -1,4 +1,4 @@
-"""Latency as a cost: interpolation by hand, gradients, and a constraint that comes to its target."""
+"""Test latency as a cost: interpolation, gradients, and a constraint that reaches its target."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_seconds_by_hand() -> None:
     counts = torch.tensor([float(group.size) for group in groups], dtype=torch.float64)
     assert latency.seconds(counts).item() == pytest.approx(0.01 + 0.04 + 0.021 + 0.005)
     index = [group.name for group in groups].index("encoder.layers.1.ffn.hidden")
-    counts[index] = 16.0  # a quarter of one of six groups: half way up the first piece
+    counts[index] = 16.0  # a quarter of one of six groups: the middle of the first segment
     expected = 0.01 + (5 * 0.04 + 0.015) / 6 + 0.021 + 0.005
     assert latency.seconds(counts).item() == pytest.approx(expected)
     module = [group.name for group in groups].index("encoder.layers.0.attention")
     counts[module] = 0.0
-    assert latency.seconds(counts).item() == pytest.approx(expected - 0.02 / 3), "what none of them takes is left"
+    assert latency.seconds(counts).item() == pytest.approx(expected - 0.02 / 3), "the time of `rest` remains"
 
 
 def test_gradients_are_the_slopes() -> None:
@@ -51,7 +51,7 @@ def test_gradients_are_the_slopes() -> None:
     counts.requires_grad_(True)
     latency.seconds(counts).backward()
     assert counts.grad is not None
-    assert counts.grad[index].item() == pytest.approx(0.01 / 32 / 6), "on the flatter piece"
+    assert counts.grad[index].item() == pytest.approx(0.01 / 32 / 6), "slope of the flatter segment"
 
 
 def test_a_cost_among_the_others() -> None:
@@ -84,15 +84,15 @@ def test_targets_and_tables_are_checked(table: str, tmp_path: Path) -> None:
         ConstraintConfig(size=0.0, latency=0.3)
     with pytest.raises(UserError, match="0.95 in latency is beyond reach: at most 0."):
         Gating(network(), GatingConfig(), ConstraintConfig(size=0, latency=0.95, latency_table=table), 1000)
-    with pytest.raises(UserError, match="about strange, which the network lacks"):
+    with pytest.raises(UserError, match="covers the unit kinds strange, none of which"):
         LatencyModel(network().unit_groups(), LatencyTable(0.0, {"strange": (0.0, 1.0)}, {"strange": 3}))
-    with pytest.raises(UserError, match="of a network with 384 units of ffn, this one has 128; measure this network"):
+    with pytest.raises(UserError, match="a network with 384 units of kind ffn, this one has 128; measure"):
         LatencyModel(network().unit_groups()[:10], TABLE)
     for rest, values in ((float("nan"), (0.0, 1.0)), (0.0, (0.0, 0.2, 0.1)), (0.0, (-0.1, 0.2))):
-        with pytest.raises(ValueError, match="finite and must not fall"):
+        with pytest.raises(ValueError, match="must not decrease with more units"):
             LatencyTable(rest, {"ffn": values}, {"ffn": 384})
     write_json(tmp_path / "other.json", {"rows": []})
-    with pytest.raises(UserError, match="other.json is no table of latency"):
+    with pytest.raises(UserError, match="other.json is not a latency table"):
         LatencyTable.from_dict(read_json(tmp_path / "other.json"), "other.json")
     assert LatencyTable.from_dict(TABLE.to_dict()) == TABLE
 
@@ -100,7 +100,7 @@ def test_targets_and_tables_are_checked(table: str, tmp_path: Path) -> None:
 def test_a_curve_from_what_was_saved() -> None:
     assert curve([0.0, 0.5], [4.0, 1.0], 3) == pytest.approx((0.0, 3.0, 4.0))
     assert curve([0.0, 0.25, 0.5, 0.75], [4.0, 2.0, -1.0, 0.5], 5) == pytest.approx((0.0, 2.0, 4.0, 4.0, 4.0))
-    assert curve([0.0], [2.0], 5) == pytest.approx((0.0, 0.5, 1.0, 1.5, 2.0)), "one head: nothing in between"
+    assert curve([0.0], [2.0], 5) == pytest.approx((0.0, 0.5, 1.0, 1.5, 2.0)), "one head: no points in between"
 
 
 def test_only_shares_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

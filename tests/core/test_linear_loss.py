@@ -1,4 +1,4 @@
-"""The fused loss is cross-entropy, whatever the chunks and the precision."""
+"""Test that the fused loss equals cross-entropy for any chunk size and precision."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_it_is_cross_entropy(rows: int, dim: int, classes: int, chunk: int) -> N
 
 
 def test_scores_as_large_as_they_come() -> None:
-    """The exponentials of differences from the largest score cannot overflow."""
+    """Exponentials of differences from the largest score cannot overflow."""
     x, weight, targets = case(6, 4, 9, torch.float32)
     loss = linear_cross_entropy(x * 1e4, weight, targets)
     torch.testing.assert_close(loss, plain(x * 1e4, weight, targets))

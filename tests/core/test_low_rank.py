@@ -1,4 +1,4 @@
-"""Factored matrices: optimal in their metric, broken even where the formula says, rotated without changing anything."""
+"""Test factored matrices: optimality in their metric, break-even rank, and rotation that keeps the product."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_the_plain_form_is_the_truncated_svd(shape: tuple[int, int, int], rank: 
     rank = min(rank, len(s))
     assert torch.allclose(left[:, :rank] @ right[:rank], u[:, :rank] @ torch.diag(s[:rank]) @ vh[:rank], atol=1e-8)
     assert torch.allclose(importance(left, right), s)
-    assert torch.allclose(left.norm(dim=0), right.norm(dim=1))  # shared equally
+    assert torch.allclose(left.norm(dim=0), right.norm(dim=1))  # singular values are split equally
 
 
 @settings(max_examples=40, deadline=None)
 @given(shapes, st.integers(1, 8))
 def test_the_activation_weighted_form_errs_least_on_its_inputs(shape: tuple[int, int, int], rank: int) -> None:
-    """``|(W - W_r) X|`` is the tail of the singular values of ``W X``: no matrix of that rank is better."""
+    """``|(W - W_r) X|`` is the tail of the singular values of ``W X``: no matrix of this rank is better."""
     rows, columns, seed = shape
     weight, inputs = matrix(seed, rows, columns), matrix(seed + 1, columns, 3 * columns) * 3
     left, right = factors(weight, Metric.of_inputs(inputs @ inputs.T))
@@ -61,7 +61,7 @@ def test_the_activation_weighted_form_errs_least_on_its_inputs(shape: tuple[int,
     error = ((weight - left[:, :rank] @ right[:rank]) @ inputs).norm()
     best = torch.linalg.svdvals(weight @ inputs)[rank:].norm()
     assert torch.allclose(left @ right, weight)
-    assert error <= best * 1.01 + 0.05 * weight.norm()  # the jitter costs a little
+    assert error <= best * 1.01 + 0.05 * weight.norm()  # the jitter adds a small error
     plain = factors(weight)
     assert error <= ((weight - plain[0][:, :rank] @ plain[1][:rank]) @ inputs).norm() + 0.05 * weight.norm()
 
@@ -98,20 +98,20 @@ def test_what_is_left_is_turned_into_the_same_form(shape: tuple[int, int, int], 
 
 
 def test_what_cannot_be_factored_is_refused() -> None:
-    with pytest.raises(UserError, match="a Conv1d does not say which weights may go"):
+    with pytest.raises(UserError, match="Conv1d does not declare which weights may be removed"):
         linear_names(torch.nn.Conv1d(2, 2, 1))
     from tests.models.test_transformer_lm import network
 
-    with pytest.raises(UserError, match="no linear layer layers.0.nothing to factor"):
+    with pytest.raises(UserError, match="no linear layer layers.0.nothing"):
         factorise(network(), ["layers.0.nothing"])
 
 
 def test_inputs_of_a_tenth_of_the_others_still_count() -> None:
-    """What the jitter costs: next to nothing of the error that no matrix of that rank is below."""
+    """The jitter adds almost nothing to the smallest error that a matrix of this rank can have."""
     generator = np.random.RandomState(0)
     weight, inputs = generator.randn(12, 10), generator.randn(10, 200)
     inputs[5:] *= 0.1
-    weight[:, 5:] *= 10  # the inputs that are small matter as much
+    weight[:, 5:] *= 10  # the small inputs contribute as much as the others
     metric = Metric.of_inputs(torch.from_numpy(inputs @ inputs.T))
     left, right = (factor.numpy() for factor in factors(torch.from_numpy(weight), metric))
     values = np.linalg.svd(weight @ inputs, compute_uv=False)
@@ -128,8 +128,8 @@ def test_the_metric_of_inputs_is_their_norm_and_has_an_inverse_where_some_say_no
     assert metric.columns is not None
     assert np.linalg.norm(row @ metric.columns.numpy()) == pytest.approx(np.linalg.norm(row @ inputs), rel=5e-3)
     values = np.linalg.svd(metric.columns.numpy(), compute_uv=False)
-    assert values[0] < 1e3 * values[-1], "the inverse of the factors magnifies no rounding of float32"
-    assert Metric.of_inputs(torch.zeros(3, 3)).columns is not None, "nothing entered"
+    assert values[0] < 1e3 * values[-1], "inverting the factors does not magnify float32 rounding"
+    assert Metric.of_inputs(torch.zeros(3, 3)).columns is not None, "works without any input"
 
 
 def test_rows_of_a_hundredth_of_the_others_are_weighed_as_they_are_and_none_by_nothing() -> None:
@@ -153,7 +153,7 @@ class OneLayer(torch.nn.Module):
 @settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(2, 40))
 def test_what_is_kept_in_two_factors_is_no_larger_than_the_matrix(outputs: int, inputs: int) -> None:
-    """By counting the weights of either form: as many components stay as fit, and not one more."""
+    """Count the weights of both forms: exactly as many components stay as fit."""
     full = min(outputs, inputs)
     model = OneLayer(outputs, inputs, full)
     selection = Selection(component_groups(model))
@@ -165,4 +165,4 @@ def test_what_is_kept_in_two_factors_is_no_larger_than_the_matrix(outputs: int, 
         if weights <= outputs * inputs:
             assert rank == kept
         else:
-            assert rank is None and structure.count("linear.components") == full, "the matrix is the smaller form"
+            assert rank is None and structure.count("linear.components") == full, "the dense matrix is smaller"

@@ -1,4 +1,4 @@
-"""Norms over masked units: over what is kept, differentiable while masks are learned, and gone afterwards."""
+"""Test norms over masked units: only kept units count, learned masks get gradients, and nothing remains afterwards."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_norm_leaves_out_closed_units_and_scales_fold_into_the_weights_behind_
 
 @torch.no_grad()
 def test_masks_within_masks_act_together_and_the_outer_ones_stay() -> None:
-    """As one mask that is their product, whichever of them is opened first."""
+    """Two masks act like their product, in either order of opening."""
     model, x = network(), torch.randn(2, 3, 6, dtype=torch.float64)
     masker, plain = Masker(model, [GROUP]), model(x)
     outer, inner = mask(1, 0, 1), mask(1, 1, 0)
@@ -76,7 +76,7 @@ def test_masks_that_are_learned_have_the_gradient_of_finite_differences() -> Non
     with masker.applied({"units": mask(1, 1, 1)}):
         hard = model(x)
     with masker.applied({"units": mask(1, 1, 1).requires_grad_(True)}):
-        assert torch.allclose(model(x), hard), "zeros and ones are the same either way"
+        assert torch.allclose(model(x), hard), "for masks of zeros and ones both kinds of weights agree"
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.2, 0.0, 1.0, 0.4, 0.9), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), (0.0,) * 6])
@@ -128,5 +128,5 @@ def test_norms_are_as_they_were_afterwards() -> None:
 @pytest.mark.parametrize("norm", ["after", "norm"])
 def test_a_norm_over_something_else_is_refused(norm: str) -> None:
     group = UnitGroup("units", "conv", 5 if norm == "norm" else 6, (Span("after.weight", 1),), norms=(norm,))
-    with pytest.raises(ValueError, match=f"{norm} is no LayerNorm over"):
+    with pytest.raises(ValueError, match=f"{norm} is not a LayerNorm over"):
         check_groups(network(), [group])

@@ -1,4 +1,4 @@
-"""Orders in which units go, and that any of them can be brought to any target within reach."""
+"""Test orders of units, and that any order can be brought to any reachable target."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_parts_come_to_targets_of_their_own(first: float, second: float, seed: i
     selection = Selection(GROUPS, UNITS)
     keep = selection.fitted(everything(selection), scores(selection, seed), costs, targets)
     reached = costs.structure_sparsity(selection.structure(keep, scores(selection, seed)))
-    for cost, target in targets.items():  # to half of the dearest unit
+    for cost, target in targets.items():  # within half of the most expensive unit
         coarsest = costs.prices(cost)[[group.size > 1 for group in GROUPS]].max() / costs.dense[cost]
         assert reached[cost] == pytest.approx(target, abs=0.5 * float(coarsest) + 0.01)
 
@@ -62,7 +62,7 @@ def test_parts_come_to_targets_of_their_own(first: float, second: float, seed: i
 @settings(max_examples=20, deadline=None)
 @given(macs=st.floats(0.1, 0.5), part=st.floats(0.1, 0.5), seed=st.integers(0, 99))
 def test_a_part_and_the_whole_do_not_close_more_than_they_need(macs: float, part: float, seed: int) -> None:
-    """Units that a lagging cost does not depend on stay, whatever their scores: one of the targets is met just so."""
+    """Units on which a lagging cost does not depend stay, whatever their scores: one target is met exactly."""
     targets = {"macs": macs, "size:ffn": part}
     costs = CostModel(GROUPS, MODEL.cost_terms(1000), parts=["size:ffn"])
     selection = Selection(GROUPS, UNITS)
@@ -72,7 +72,7 @@ def test_a_part_and_the_whole_do_not_close_more_than_they_need(macs: float, part
     assert min(excess.values()) >= -0.02 and min(excess.values()) <= 0.02
     alone = selection.fitted(everything(selection), scores(selection, seed), costs, {"macs": macs})
     if costs.structure_sparsity(selection.structure(alone, scores(selection, seed)))["size:ffn"] >= part:
-        assert excess["macs"] <= 0.02, "MACs alone bring the part along"
+        assert excess["macs"] <= 0.02, "closing units for MACs also meets the target of the part"
 
 
 def test_a_global_ranking_closes_the_smallest() -> None:
@@ -95,13 +95,13 @@ def test_a_ranking_by_group_keeps_the_same_share_everywhere(target: float, seed:
     assert max(fine) - min(fine) <= 3 / 32
     for group in selection.chosen:
         inside, outside = by_group[group.name][kept[group.name] > 0], by_group[group.name][kept[group.name] == 0]
-        assert not len(outside) or not len(inside) or inside.min() > outside.max(), "the best of the group stay"
+        assert not len(outside) or not len(inside) or inside.min() > outside.max(), "the best units of a group stay"
 
 
 @pytest.mark.parametrize("how", ranking.RANKINGS)
 @pytest.mark.parametrize("target", [0.3, 0.6, 0.75])
 def test_a_ramp_ends_where_one_cut_does(how: str, target: float) -> None:
-    """Scores that do not change: what goes does not depend on the number of cuts."""
+    """With constant scores, the removed units do not depend on the number of cuts."""
     selection = Selection(GROUPS, UNITS)
     values = scores(selection, 4)
 
@@ -113,7 +113,7 @@ def test_a_ramp_ends_where_one_cut_does(how: str, target: float) -> None:
     for step in range(1, 26):
         keep = cut(keep, 1 - (1 - step / 25) ** 3)
     ramp, at_once = selection.split(keep.float()), selection.split(cut(everything(selection), 1.0).float())
-    for group in selection.chosen:  # one head more or less, and what it is worth in finer units
+    for group in selection.chosen:  # one head more or less, and its equivalent in finer units
         assert abs(ramp[group.name].sum() - at_once[group.name].sum()) <= max(1.0, 0.06 * group.size)
 
 
@@ -174,14 +174,14 @@ def test_a_price_is_what_the_unit_saves() -> None:
 
 
 def test_prices_of_norms_and_of_negative_scores() -> None:
-    """Weights of one size everywhere have one L2 norm per square root of their number."""
+    """If all weights have the same magnitude, the L2 norm is proportional to the root of their number."""
     selection = Selection(GROUPS, UNITS)
     ones = torch.ones(selection.num_units, dtype=torch.float64)
     prices = 1 / ranking.normalised(ones, selection, COSTS, "size", "cost")
     norms = ranking.normalised(0.1 * prices.sqrt(), selection, COSTS, "size", "cost", 0.5)
     assert norms.min().item() == pytest.approx(0.1) and norms.max().item() == pytest.approx(0.1)
     below = ranking.normalised(-ones, selection, COSTS, "size", "cost")
-    assert torch.equal(below.argsort(stable=True), (-prices).argsort(stable=True)), "the costlier of two bad ones goes"
+    assert torch.equal(below.argsort(stable=True), (-prices).argsort(stable=True)), "the costlier of two bad units goes"
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0])
@@ -195,7 +195,7 @@ def test_prices_of_units_that_are_a_thousand_times_as_cheap_or_save_nothing(powe
         found = selection.split(ranking.normalised(ones, selection, costs, "size", how, power))
         for name, price in prices.items():
             assert found[name].tolist() == pytest.approx([price**-exponent] * 4)
-        assert found["cheap"][0] < found["free"][0] < float("inf"), "nothing is won by closing it"
+        assert found["cheap"][0] < found["free"][0] < float("inf"), "closing it would save nothing"
 
 
 def test_closed_units_are_below_the_worst_open_one() -> None:
@@ -241,7 +241,7 @@ def test_counts_on_the_way() -> None:
 
 @pytest.mark.parametrize("target", [0.3, 0.7])
 def test_rows_keep_the_same_share(target: float) -> None:
-    """Every output of every matrix loses as many weights, give or take one; the best of a row stay."""
+    """Every output of every matrix loses the same number of weights, within one; the best weights of a row stay."""
     model = language_model()
     view = SingleWeights(model)
     selection = Selection(view.unit_groups())
@@ -262,7 +262,7 @@ def test_rows_keep_the_same_share(target: float) -> None:
 
 
 def test_a_target_of_single_weights_takes_few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look counts all weights: of a language model, tens of millions."""
+    """Each evaluation counts all weights, which are tens of millions in a language model."""
     groups = [UnitGroup(f"w{index}", "weights", 50_000, (Span("w", None),), rows=50) for index in range(12)]
     costs = CostModel(groups, [CostTerm("w", (group.name,), 1, 1) for group in groups])
     selection, looks = Selection(groups), []

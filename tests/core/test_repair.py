@@ -1,4 +1,4 @@
-"""One-shot repair against direct least squares; it brings the cut network's outputs nearer to the dense one's."""
+"""Test one-shot repair against direct least squares, and that outputs come nearer to those of the dense network."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_flattened_inputs_times_the_weight_are_the_outputs(module: nn.Module, sh
 
 
 def test_what_cannot_be_repaired_is_told() -> None:
-    with pytest.raises(TypeError, match="a Conv1d is neither linear"):
+    with pytest.raises(TypeError, match="a Conv1d is neither a linear layer"):
         flattened_inputs(nn.Conv1d(4, 4, 3, groups=4), torch.randn(1, 4, 9))
 
 
@@ -85,7 +85,7 @@ def test_the_solution_is_that_of_least_squares() -> None:
 
 
 def test_units_that_say_the_same_are_not_missed() -> None:
-    """Every hidden unit has a twin; with one of each pair gone, repair gives back the dense outputs."""
+    """Every hidden unit has a twin; if one of each pair is removed, repair restores the dense outputs."""
     model = network().eval()
     ffn = model.encoder.layers[1].ffn
     with torch.no_grad():
@@ -106,8 +106,8 @@ def test_repair_brings_outputs_nearer_on_other_data() -> None:
     cut = copy.deepcopy(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     repaired = repair(model, cut, structure, batches(6), forward)
-    assert repaired == 3 * 4 + 2, "two FFNs, attention and convolution of three layers; the subsampling's two"
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()), "dense stays"
+    assert repaired == 3 * 4 + 2, "two FFNs, attention and convolution of three layers; two of the subsampling"
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()), "dense unchanged"
     held_out = batches(2, seed=5)
     with torch.no_grad():
         errors = []
@@ -133,7 +133,7 @@ def test_soft_scales_are_left_out() -> None:
 
 
 def test_convolutions_are_unfolded_one_utterance_at_a_time() -> None:
-    """Of wav2vec2's second convolution a batch of 200 s took 7 GB."""
+    """For wav2vec2's second convolution, a batch of 200 s took 7 GB."""
     convolution, linear = nn.Conv1d(4, 3, 3, stride=2), nn.Linear(4, 3)
     parts = list(flattened_parts(convolution, torch.randn(5, 4, 19)))
     assert [part.shape for part in parts] == [(9, 12)] * 5
@@ -151,7 +151,7 @@ def of_one_site(model: Transducer) -> Structure:
 
 
 def seen(model: Transducer, data: list[Batch], kept: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """What enters the kept columns of the repaired layer and a 1 for its bias, and what the dense layer gives."""
+    """Return the inputs of the kept columns of the repaired layer with a 1 for its bias, and the dense outputs."""
     pairs: list[Batch] = []
     layer = model.encoder.layers[0].macaron.linear2
     handle = layer.register_forward_hook(lambda _, x, y: pairs.append((x[0].flatten(0, 1), y.flatten(0, 1))))
@@ -169,7 +169,7 @@ def solution(model: Transducer, kept: torch.Tensor) -> np.ndarray:
 
 
 def test_the_ridge_is_relative_to_the_mean_square_of_the_inputs() -> None:
-    """Against least squares with a row more for each unknown, which says that it does not change."""
+    """Compare with least squares that has one extra row per unknown, which demands no change."""
     model, ridge = network().eval(), 0.05
     structure, data = of_one_site(model), batches(3)
     kept, cut = torch.tensor(structure.groups[SITE].kept), copy.deepcopy(model)
@@ -183,7 +183,7 @@ def test_the_ridge_is_relative_to_the_mean_square_of_the_inputs() -> None:
 
 
 def test_the_ridge_costs_little_and_keeps_weights_small_where_inputs_say_the_same() -> None:
-    """Without another word than the defaults."""
+    """Holds with the default ridge."""
     model = network().eval()
     structure, data = of_one_site(model), batches(3)
     kept = torch.tensor(structure.groups[SITE].kept)
@@ -193,7 +193,7 @@ def test_the_ridge_costs_little_and_keeps_weights_small_where_inputs_say_the_sam
     best = ((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2).sum()
     before, after = (((y - x @ solution(of, kept)) ** 2).sum() for of in (model, cut))
     assert after - best < 0.01 * (before - best)
-    with torch.no_grad():  # two kept units that are alike but for rounding, and a third that is never on
+    with torch.no_grad():  # two kept units that differ only by rounding, and a third that is never active
         first = model.encoder.layers[0].macaron.linear1
         first.weight[kept[1]], first.bias[kept[1]] = first.weight[kept[0]] * (1 + 1e-6), first.bias[kept[0]]
         first.weight[kept[2]], first.bias[kept[2]] = 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Weights that were pruned one by one stay zero, whatever trains them."""
+"""Test that pruned single weights stay zero with any optimiser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_zeros_are_held_by_any_optimiser_and_precision() -> None:
                 weight.mul_(torch.rand_like(weight) < 0.5)
         zeros = [weight == 0 for weight in weights]
         hold_zeros(model)
-        model.to(dtype)  # as the trainer moves it to its device: what is held follows
+        model.to(dtype)  # as the trainer moves the model to its device; the hooks must follow
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
         for _ in range(3):
             optimiser.zero_grad()

@@ -1,4 +1,4 @@
-"""Structures: JSON, resolution, rounding, and what is refused."""
+"""Test structures: JSON, resolution, rounding, and rejected input."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_rounding_takes_the_best_and_drops_the_worst() -> None:
         assert rounded.count("m.h") == count
         new = set(rounded.groups["m.h"].kept)
         if count >= len(kept):
-            assert set(kept) <= new, "units that were kept stay"
-            assert new - set(kept) <= set(range(32 - (count - len(kept)), 32)), "those added have the best scores"
+            assert set(kept) <= new, "kept units stay"
+            assert new - set(kept) <= set(range(32 - (count - len(kept)), 32)), "the added units have the best scores"
         else:
             assert new == set(list(kept)[-count:])
-        assert rounded.count("c") == 6, "small groups are left alone"
+        assert rounded.count("c") == 6, "small groups are not rounded"
 
 
 def test_rounding_without_scores_is_refused() -> None:
@@ -86,17 +86,17 @@ def test_a_structure_of_another_network_is_refused() -> None:
     structure.check_fits(GROUPS)
     with pytest.raises(UserError, match=r"unit group c\b"):
         structure.check_fits(GROUPS[:2])
-    with pytest.raises(UserError, match="6 units in c, the network 7"):
+    with pytest.raises(UserError, match="6 units in c, the network has 7"):
         structure.check_fits([*GROUPS[:2], UnitGroup("c", "conv", 7, ())])
 
 
 def test_units_that_must_stay_are_kept() -> None:
     dense = Structure.dense(GROUPS)
     emptied = Structure({**dense.groups, "c": dense.groups["c"].with_kept(())})
-    with pytest.raises(UserError, match="keeps 0 units in c, where at least 1 must stay"):
+    with pytest.raises(UserError, match="keeps 0 units in group c, but at least 1 must stay"):
         emptied.check_fits(GROUPS)
     inside = [GROUPS[0], UnitGroup("m.h", "conv", 32, (), parent="m", minimum=2)]
-    Structure.from_masks(inside, {"m": torch.zeros(1)}).check_fits(inside)  # they may go with their module
+    Structure.from_masks(inside, {"m": torch.zeros(1)}).check_fits(inside)  # below the minimum, but in a closed module
 
 
 def test_lines_are_for_people() -> None:
@@ -104,7 +104,7 @@ def test_lines_are_for_people() -> None:
 
 
 def test_components_are_rounded_down() -> None:
-    """Those that went are zero; a layer that is whole is one matrix, and stays."""
+    """Removed components are zero and cannot be added back; a whole layer is one matrix and is not rounded."""
     groups = [UnitGroup("w", COMPONENTS, 30, (), minimum=1)]
     scores = tuple(float(-i) for i in range(30))
     for kept, count in [(15, 8), (8, 8), (23, 16), (29, 24), (30, 30), (5, 5)]:

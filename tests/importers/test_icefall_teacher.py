@@ -159,7 +159,7 @@ def test_a_checkout_whose_forward_has_changed_is_refused(tmp_path: Path, monkeyp
                         lambda self, x, x_lens: ([x], x_lens)):  # fmt: skip
             changed = type("Conformer", (conformer,), {"forward": forward})
             monkeypatch.setattr(icefall_encoder, "conformer_class", lambda _, found=changed: found)
-            with pytest.raises(UserError, match="does not encode as is known here"):
+            with pytest.raises(UserError, match="does not encode as expected"):
                 icefall_teacher.load(source / "epoch-1.pt", Choice(), icefall_teacher.Checkout(networks.STAND_IN))
             monkeypatch.undo()
 

@@ -313,7 +313,7 @@ def test_code_that_a_checkpoint_names_is_not_executed(
         registry.build({"type": "transducer", "config": values})
     if recipe != "recipe":
         monkeypatch.setenv("ICEFALL_DIR", str(tmp_path / "checkout"))
-        with pytest.raises(UserError, match="is no folder of a checkout"):
+        with pytest.raises(UserError, match="is not a folder inside a checkout"):
             registry.build({"type": "transducer", "config": values})
     assert not (tmp_path / "harm").exists()
 
@@ -325,7 +325,7 @@ def test_a_checkout_that_is_none_or_has_changed_is_refused(tmp_path: Path, monke
     def build(directory: Path) -> Transducer:
         return Transducer(dataclasses.replace(config, icefall=networks.modules(directory, REWORKED)))
 
-    with pytest.raises(UserError, match="is no checkout of icefall"):
+    with pytest.raises(UserError, match="is not a checkout of icefall"):
         build(tmp_path)
     place = tmp_path / networks.RECIPES / REWORKED
     place.mkdir(parents=True)
@@ -333,13 +333,13 @@ def test_a_checkout_that_is_none_or_has_changed_is_refused(tmp_path: Path, monke
     with pytest.raises(UserError, match=r"has no .*pruned_transducer_stateless2/conformer\.py"):
         build(tmp_path)
     (place / "conformer.py").write_text("import a_package_that_is_not_there\n")
-    with pytest.raises(UserError, match=r"cannot be imported .*a_package_that_is_not_there"):
+    with pytest.raises(UserError, match=r"cannot import .*a_package_that_is_not_there"):
         build(tmp_path)
     (place / "conformer.py").write_text("class Conformer:\n    def __init__(self, width):\n        pass\n")
-    with pytest.raises(UserError, match="is not built as is known here"):
+    with pytest.raises(UserError, match="cannot build Conformer in"):
         build(tmp_path)
-    for text, named in (("import sys\nsys.exit(3)\n", r"cannot be imported .*SystemExit: 3"),
-                        ("x = = 1\n", "cannot be imported .*SyntaxError"),
+    for text, named in (("import sys\nsys.exit(3)\n", r"cannot import .*SystemExit: 3"),
+                        ("x = = 1\n", "cannot import .*SyntaxError"),
                         ("class Zipformer:\n    pass\n", "has no class Conformer")):  # fmt: skip
         (place / "conformer.py").write_text(text)
         with pytest.raises(UserError, match=named):

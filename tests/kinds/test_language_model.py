@@ -132,7 +132,7 @@ def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("method", "technique"), list(NO_CELL))
 def test_cells_without_a_definition_are_refused_with_the_reason(work: Path, method: str, technique: str) -> None:
-    with pytest.raises(UserError, match=f"there is no {method} with {technique}: .+"):
+    with pytest.raises(UserError, match=f"method {method} does not support {technique}: .+"):
         configuration.load(
             language_model.PruneConfig, work / "prune.yaml", [f"method={method}", f"technique={technique}"]
         )
@@ -320,8 +320,8 @@ def test_snapshots_rest_as_long_as_asked(work: Path) -> None:
 
 def test_snapshots_that_cannot_be(work: Path) -> None:
     for settings, message in (["snapshots=[0.6]"], "between 0 and the target, 0.5"), (
-        ["snapshots=[0.3,0.2]"], "snapshots ascend"), (
-        ["method=l0", "snapshots=[0.2]"], "methods that rank"):  # fmt: skip
+        ["snapshots=[0.3,0.2]"], "snapshots must ascend"), (
+        ["method=l0", "snapshots=[0.2]"], "criteria that rank"):  # fmt: skip
         with pytest.raises(UserError, match=message):
             configuration.load(language_model.PruneConfig, work / "prune.yaml", ["method=taylor", *settings])
 
@@ -369,10 +369,10 @@ def test_low_rank_is_not_pruned_again(work: Path, tmp_path: Path) -> None:
     ranks = LanguageModelKind.load_network(tmp_path / "small")[0].config.ranks
     assert ranks and all(rank % 4 == 0 or rank < 4 for rank in ranks.values())
     for technique in TECHNIQUES:
-        with pytest.raises(UserError, match="the network is of low rank already; prune the dense one"):
+        with pytest.raises(UserError, match="the network already has low-rank layers; prune the dense network"):
             prune.main([*common, "--technique", technique, "--teacher", str(tmp_path / "small"), "--exp-dir",
                         str(tmp_path / "b")])  # fmt: skip
-    with pytest.raises(UserError, match="reopen has no meaning with low_rank"):
+    with pytest.raises(UserError, match="reopen does not work with low_rank"):
         configuration.load(language_model.PruneConfig, work / "prune.yaml",
                            ["method=movement", "technique=low_rank", "criterion.reopen=true"])  # fmt: skip
 
@@ -380,7 +380,7 @@ def test_low_rank_is_not_pruned_again(work: Path, tmp_path: Path) -> None:
 def test_snapshots_need_room_and_hold_averages_up(work: Path, tmp_path: Path) -> None:
     common = ["--config", str(work / "prune.yaml"), "--method", "magnitude", "--teacher", str(work / "dense"),
               *data(work), "snapshots=[0.2,0.3,0.4]"]  # fmt: skip
-    with pytest.raises(UserError, match="3 snapshots, 3 steps each, hold the ramp up beyond the end; lower"):
+    with pytest.raises(UserError, match="3 snapshots of 3 steps each delay the ramp beyond the last step; lower"):
         prune.main([*common, "constraint.ramp=one_shot", "constraint.ramp_share=0.9", "--exp-dir", str(tmp_path / "a")])
     model, _ = LanguageModelKind.load_network(work / "dense")
     settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.ramp=one_shot", "constraint.ramp_share=0.3"]

@@ -120,7 +120,7 @@ def test_a_cell_works_or_is_refused(
     teacher = teachers[name]
     arguments = command(teacher, tmp_path, name, method, technique)
     if (method, technique) in NO_CELL:
-        refused(arguments, tmp_path, f"there is no {method} with {technique}: {NO_CELL[method, technique]}")
+        refused(arguments, tmp_path, f"method {method} does not support {technique}: {NO_CELL[method, technique]}")
         return
     if technique not in teacher.capabilities.techniques:
         refused(arguments, tmp_path, f"cannot be pruned by technique {technique}")

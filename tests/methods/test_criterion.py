@@ -1,4 +1,4 @@
-"""Pruning by a criterion in training: when units are cut, that they stay cut, and that every criterion gets there."""
+"""Test pruning by a criterion: when units are cut, that they stay cut, and that every criterion reaches the target."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pruner(criterion: str, ramp: str = "linear", **options: Any) -> CriterionPru
 
 
 def train(method: CriterionPruning, steps: range = range(STEPS)) -> list[torch.Tensor]:
-    """Some steps as the trainer makes them; the kept units after each."""
+    """Run steps like the trainer; return the kept units after each step."""
     task = TransducerTask(method.network, LOSS, pruner=method).train()  # type: ignore[arg-type]
     groups = [{"params": group.parameters, "lr": 1e-3 if group.lr is None else group.lr}
               for group in task.parameter_groups()]  # fmt: skip
@@ -69,7 +69,7 @@ def test_every_criterion_reaches_the_target_and_extracts_exactly(criterion: str,
 @pytest.mark.parametrize("ranking", ["layers", "group"])
 @pytest.mark.parametrize("criterion", ["taylor", "random"])
 def test_what_validation_sees_is_what_extraction_gives(criterion: str, ranking: str) -> None:
-    """Emptied modules too, whose biases are anything but 0."""
+    """Includes empty modules, whose biases are not 0."""
     method = pruner(criterion, ranking=ranking)
     with torch.no_grad():
         for name, parameter in method.network.named_parameters():
@@ -95,7 +95,7 @@ def test_every_normalisation_cuts(normalisation: str) -> None:
 
 @pytest.mark.parametrize("ranking", ["global", "layers"])
 def test_random_gives_every_unit_the_same_chance(ranking: str) -> None:
-    """Whatever it costs and whatever the normalisation: the units with the lowest draws go."""
+    """The units with the lowest draws are removed, whatever their cost and the normalisation."""
     found = []
     for normalisation in NORMALISATIONS:
         method = pruner("random", "one_shot", normalisation=normalisation, ranking=ranking)
@@ -106,7 +106,7 @@ def test_random_gives_every_unit_the_same_chance(ranking: str) -> None:
         draws, kept = method.scored(), found[0]
         fewest = draws.sort().values[int((~kept).sum())]
         wrong = (kept & (draws < fewest)) | (~kept & (draws > fewest))
-        assert wrong.sum() <= 0.03 * len(kept), "but for some that fill what a coarser unit leaves"
+        assert wrong.sum() <= 0.03 * len(kept), "except for some that fill the gap left by a coarser unit"
 
 
 def test_a_skipped_step_leaves_nothing_behind() -> None:
@@ -140,11 +140,11 @@ def test_closed_units_stay_closed_unless_they_may_reopen() -> None:
     closed = int((first == 0).nonzero()[0])
     with torch.no_grad():
         method.scores.total[closed] = 1e6
-    assert train(method, range(4, 6))[-1][closed], "its score has become the best"
+    assert train(method, range(4, 6))[-1][closed], "its score is now the best"
 
 
 def test_a_resumed_run_scores_and_cuts_as_an_uninterrupted_one() -> None:
-    """The weights stand still here, so that the method's own state is all that decides."""
+    """The weights are constant here, so that only the state of the method matters."""
     methods = [pruner("taylor") for _ in range(2)]
     for method in methods:
         method.network.requires_grad_(False)
@@ -189,7 +189,7 @@ def test_counts_of_another_run_are_taken() -> None:
     history = [kept.bool() for kept in train(method)]
     assert all(not (later & ~earlier).any() for earlier, later in zip(history, history[1:]))
     assert all(method.structure().count(name) == found.count(name) for name in found.groups)
-    with pytest.raises(UserError, match="counts have a sparsity of 0.50. in size, the target is 0.3"):
+    with pytest.raises(UserError, match="counts_from has a sparsity of 0.50. in size, but the target is 0.3"):
         CriterionPruning(network(), "random", CriterionConfig(), ConstraintConfig(size=0.3), 1000, counts=found)
 
 
@@ -208,7 +208,7 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
 
 
 def test_activation_has_no_score_of_whole_modules() -> None:
-    with pytest.raises(UserError, match="weights of conv_module that is its own.*leave whole modules out"):
+    with pytest.raises(UserError, match="has no scores for conv_module.*leave modules out"):
         pruner("activation", kinds=("ffn", "conv_module"))
 
 
@@ -237,7 +237,7 @@ def test_what_is_logged_needs_no_scores(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_step_without_a_cut_does_not_ask_again_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU each question would wait for all that was computed before."""
+    """On a GPU, each query would wait for all computations before it."""
     method, asked = pruner("magnitude"), []
     to_host = torch.Tensor.cpu
     method.masks(StepInfo(1, 0, 0, STEPS))
@@ -248,4 +248,4 @@ def test_a_step_without_a_cut_does_not_ask_again_what_is_kept(monkeypatch: pytes
     method.load_state_dict({**method.state_dict(), "keep": torch.ones_like(method.keep)})
     assert method.kept().all()
     method.kept()[5] = False
-    assert method.kept().all(), "what is given out is a copy"
+    assert method.kept().all(), "the result is a copy"

@@ -1,4 +1,4 @@
-"""Small encoders of the wav2vec2 family, and how exactness is judged."""
+"""Small encoders of the wav2vec2 family for tests, and checks of exactness."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shape_name(shape: Mapping[str, Any]) -> str:
 
 
 def hf_values(shape: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """``config.json`` of a small network of the ``shape``, which may say more of its dimensions."""
+    """Return the ``config.json`` of a small network of the given ``shape``, which may override dimensions."""
     values = {
         "conv_dim": [6, 8, 10], "conv_kernel": [10, 3, 2], "conv_stride": [5, 2, 2],
         "num_feat_extract_layers": 3, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -38,14 +38,14 @@ def hf_values(shape: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def config(shape: Mapping[str, Any], **changes: Any) -> SpeechEncoderConfig:
-    """The same without transformers."""
+    """Return the configuration of the same network without using transformers."""
     defaults = {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5, "hidden_dropout": 0.1,
                 "attention_dropout": 0.1, "activation_dropout": 0.1, "feat_proj_dropout": 0.1}  # fmt: skip
     return SpeechEncoderConfig.from_hf(hf_values(shape, **{**defaults, **changes}))
 
 
 def stirred(model: WaveformEncoder) -> WaveformEncoder:
-    """Far from initial values, biases and norms too, so that nothing cancels; in evaluation mode."""
+    """Add noise to all weights, including biases and norms, so that nothing cancels; return in evaluation mode."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -69,14 +69,14 @@ def random_structure(model: WaveformEncoder, seed: int, keep: float, soft: bool 
 
 
 def closed(model: WaveformEncoder, *names: str) -> Structure:
-    """Everything but these groups, of which the least possible stays."""
+    """Return the structure that keeps everything except the named groups, which keep their minimum."""
     masks = {g.name: (torch.arange(g.size) < g.minimum).float() for g in model.unit_groups() if g.name in names}
     assert len(masks) == len(names)
     return Structure.from_masks(model.unit_groups(), masks)
 
 
 def largest_difference(ours: EncoderOutput, theirs: EncoderOutput) -> float:
-    """Over all hidden states, padding too, relative to the largest value of each."""
+    """Return the largest difference over all hidden states, padding included, relative to the largest value of each."""
     assert len(ours.layers) == len(theirs.layers) and torch.equal(ours.lengths, theirs.lengths)
     return max(relative(a, b) for a, b in zip(ours.layers, theirs.layers))
 
@@ -86,7 +86,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def gradients(model: WaveformEncoder, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Of a loss with respect to every weight, in double precision; freed memory is full of large numbers before."""
+    """Return the gradients of a loss for every weight; fills freed memory with large numbers first."""
     audio, lengths = utterances()
     model.to(dtype).zero_grad()
     loss = model(audio.to(dtype), lengths).output.square().mean()
@@ -97,7 +97,7 @@ def gradients(model: WaveformEncoder, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def check_gradients(model: WaveformEncoder) -> None:
-    """Those of single precision are those of double precision, again and again."""
+    """Check repeatedly that gradients in single precision equal those in double precision."""
     exact = gradients(model, torch.float64)
     for _ in range(3):
         for name, gradient in gradients(model, torch.float32).items():
@@ -107,10 +107,12 @@ def check_gradients(model: WaveformEncoder) -> None:
 
 @torch.no_grad()
 def check_exact(model: nn.Module, structure: Structure, single: bool = True) -> SpeechEncoder:
-    """Masked and extracted agree, alone and in a batch; to 1e-4 in ``single`` precision, and to more in double.
+    """Check that masked and extracted outputs agree, alone and in a batch.
 
-    Single precision says little of a frontend with layer norms and very few channels: norms of two nearly equal numbers
-    lose most of their digits, in the extracted network as in the masked one.
+    The tolerance is 1e-4 in ``single`` precision and smaller in double precision.
+
+    Single precision says little about a front end with layer norms and very few channels: norms of two nearly equal
+    numbers lose most of their digits, in the extracted network as in the masked one.
     """
     assert isinstance(model, WaveformEncoder)
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):

@@ -1,4 +1,4 @@
-"""The Conformer: shapes, padding, relative positions, and the published parameter counts."""
+"""Test the Conformer: shapes, padding, relative positions, and the published parameter counts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_reach_without_the_subsampling() -> None:
     model = CostModel(conformer_units.unit_groups(config), conformer_units.cost_terms(config, 1000))
     blocks = [group for group in model.groups if group.kind != "subsampling"]
     reachable = model.reachable(blocks)
-    # the quoted 0.884 keeps the norms in front of closed modules; here they go with the module
+    # the published 0.884 keeps the norms before closed modules; here they are removed with the module
     assert reachable["size"] == pytest.approx(0.884, abs=0.003)
     assert reachable["macs"] == pytest.approx(0.761, abs=0.001)
     assert model.reachable(model.groups)["macs"] > 0.99
@@ -126,7 +126,7 @@ def test_padding_changes_nothing(strides: tuple[int, ...], channels: tuple[int, 
     torch.manual_seed(0)
     model = Transducer(tiny(subsampling_channels=channels, subsampling_strides=strides)).eval()
     model.encoder.set_feature_statistics(torch.randn(80), torch.rand(80) + 0.5)
-    long, short = torch.randn(1, 90, 80), torch.randn(1, 51, 80)  # of 51 frames every one is read, to the last
+    long, short = torch.randn(1, 90, 80), torch.randn(1, 51, 80)  # subsampling reads all 51 frames
     batch = torch.cat([long, torch.nn.functional.pad(short, (0, 0, 0, 39), value=-23.0)])
     together = model(batch, torch.tensor([90, 51]))
     alone = model(short, torch.tensor([51]))
@@ -183,7 +183,7 @@ def test_layers_are_returned_on_request() -> None:
 
 
 def test_a_frame_alone_in_its_batch_can_be_trained_on() -> None:
-    """The last batch of an epoch may be one utterance of a tenth of a second."""
+    """The last batch of an epoch may be a single utterance of a tenth of a second."""
     model = Transducer(tiny()).train()
     before = {name: value.clone() for name, value in model.named_buffers()}
     for frames in (3, 7, 10):
@@ -197,7 +197,7 @@ def test_gradients_reach_every_parameter_of_the_encoder() -> None:
     model(torch.randn(2, 60, 80), torch.tensor([60, 50])).output.square().sum().backward()
     for name, parameter in model.encoder.named_parameters():
         assert parameter.grad is not None, name
-        # a constant on all keys of a head does not change its softmax
+        # adding a constant to all keys of a head does not change its softmax
         if name.endswith("in_proj.bias"):
             continue
         assert parameter.grad.abs().sum() > 0, name

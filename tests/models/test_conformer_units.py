@@ -1,4 +1,4 @@
-"""Exactness and costs of every unit kind of the transducer: masked equals extracted, analytic equals counted."""
+"""Test every unit kind of the transducer: masked outputs equal extracted ones, analytic costs equal counted ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def network(strides: tuple[int, ...] = (2, 2), channels: tuple[int, ...] = (4, 6
         subsampling_strides=strides,
     )
     model = Transducer(TransducerConfig(encoder=encoder, vocab_size=13, decoder_dim=8, joiner_dim=8)).eval()
-    for module in model.modules():  # far from their initial values, or a mistake in slicing them would not show
+    for module in model.modules():  # away from initial values, which would hide slicing errors
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
@@ -99,7 +99,7 @@ FORMS = [{"conv_norm": "layer", "after_norm": True}, {"conv_norm": "none"}, {"va
 @pytest.mark.parametrize("kind", [*UNIT_KINDS, *MODULE_KINDS, "all"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_other_forms_are_exact_and_cost_what_is_counted(form: dict[str, object], kind: str) -> None:
-    """Norms over channels of which some go, none at all, and icefall's reworked layers."""
+    """Test norms over partly removed channels, no norms, and icefall's reworked layers."""
     config = network().config
     model = Transducer(replace(config, encoder=replace(config.encoder, **form))).eval()
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_masking_does_something() -> None:
             with Masker(model, model.unit_groups()).applied({group.name: torch.zeros(group.size)}):
                 masked = model(features, lengths).output
             assert relative_difference(masked, dense) > 1e-3, group.name
-        assert torch.equal(model(features, lengths).output, dense), "nothing stays behind"
+        assert torch.equal(model(features, lengths).output, dense), "no mask is left behind"
 
 
 @pytest.mark.parametrize("module", ["macaron", "attention", "convolution", "ffn"])
@@ -201,7 +201,7 @@ def test_gradients_reach_weights_and_masks() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.4, 0.8, 1.0]))
 def test_factored_layers_are_exact_and_cost_what_is_counted(seed: int, share: float) -> None:
-    """Linear layers and pointwise convolutions as products; those above their break-even rank are dense again."""
+    """Factored linear layers and pointwise convolutions; those above their break-even rank are dense again."""
     dense = network()
     model = low_rank.factorise(dense, low_rank.linear_names(dense))
     assert isinstance(model, Transducer)
@@ -209,7 +209,7 @@ def test_factored_layers_are_exact_and_cost_what_is_counted(seed: int, share: fl
     after = CostModel(small.unit_groups(), small.cost_terms(70)).dense
     assert after["size"] == sum(parameter.numel() for parameter in small.encoder.parameters())
     assert after["macs"] == count_macs(lambda: small(torch.randn(1, 70, 80), torch.tensor([70])))
-    # the full-rank form stands for the dense one, and costs what that does
+    # the full-rank form represents the dense network and has the same cost
     before = CostModel(dense.unit_groups(), dense.cost_terms(70)).dense
     assert CostModel(model.unit_groups(), model.cost_terms(70)).dense == pytest.approx(before)
     again = build(describe(small))

@@ -1,4 +1,4 @@
-"""Hugging Face's encoders: ours compute the same, masked ones equal extracted ones, their modules stay as they are."""
+"""Test Hugging Face's encoders: ours compute the same, masked equals extracted, and their modules are not modified."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_every_mask_does_something_and_nothing_stays_behind(shape: dict[str, Any
 
 @every_shape
 def test_gradients_of_masks_are_finite_differences(shape: dict[str, Any]) -> None:
-    """Through norms, heads and modules, at gates between 0 and 1."""
+    """Check gradients through norms, heads and modules, at gates between 0 and 1."""
     model = network(shape).double()
     groups = model.unit_groups()
     generator = torch.Generator().manual_seed(4)
@@ -163,7 +163,7 @@ def test_gates_bring_it_to_a_target(shape: dict[str, Any]) -> None:
     assert (gates.log_alpha.grad != 0).sum() > 20
     structure = gates.structure(gates.fitted(costs, {"macs": 0.5}))
     assert costs.structure_sparsity(structure)["macs"] == pytest.approx(0.5, abs=0.02)
-    assert structure.masks()["feature_extractor.conv_layers.1.channels"].max() < 1, "scales are soft"
+    assert structure.masks()["feature_extractor.conv_layers.1.channels"].max() < 1, "the structure has soft scales"
     small = check_exact(model.eval(), structure)
     assert CostModel(small.unit_groups(), small.cost_terms(16000)).dense == costs.structure_cost(structure)
 
@@ -189,7 +189,7 @@ def test_linear_layers_can_be_factored_and_thinned(shape: dict[str, Any]) -> Non
 @pytest.mark.parametrize("criterion", ["magnitude", "activation", "wanda", "taylor"])
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[7], SHAPES[8]], ids=shape_name)
 def test_criteria_score_every_unit(shape: dict[str, Any], criterion: str) -> None:
-    """WavLM's heads are seen in the same network of ours only."""
+    """WavLM's heads can only be observed in the same network made of our modules."""
     model: nn.Module = network(shape) if shape["model_type"] != "wavlm" else network(shape).plain()
     groups = model.unit_groups()  # type: ignore[operator]
     selection = Selection(groups, ("frontend", "heads", "ffn"))
@@ -211,14 +211,14 @@ def test_criteria_score_every_unit(shape: dict[str, Any], criterion: str) -> Non
 
 @pytest.mark.parametrize("criterion", ["activation", "wanda"])
 def test_what_is_not_seen_is_told(criterion: str) -> None:
-    """WavLM of Hugging Face reads the weight behind its heads, and does not call the layer."""
+    """Hugging Face's WavLM reads the weight that follows its heads without calling the layer."""
     model = network(WAVLM[0])
     selection = Selection(model.unit_groups())
     scores, totals = UnitScores(criterion, selection), dict[str, Tensor]()
     assert scores.observer is not None
     with torch.no_grad(), scores.observer(model, selection, totals):
         model(*utterances())
-    with pytest.raises(UserError, match="nothing of what enters encoder.layers.0.attention.out_proj.weight"):
+    with pytest.raises(UserError, match="observed no input of encoder.layers.0.attention.out_proj.weight"):
         scores.observe(model, totals)
 
 
@@ -261,7 +261,7 @@ def test_layer_drop_and_masked_frames_are_left_out() -> None:
 
 @some_shapes
 def test_gradients_are_those_of_masked_layers_whatever_the_configuration_says(shape: dict[str, Any]) -> None:
-    """Gradient checkpointing computes layers again in the backward pass, behind the context that masks them."""
+    """Gradient checkpointing computes layers again in the backward pass, after the masking context has ended."""
     gradients = []
     for values in ({}, {"gradient_checkpointing": True}):
         model = network(shape, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
@@ -277,7 +277,7 @@ def test_gradients_are_those_of_masked_layers_whatever_the_configuration_says(sh
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[8]], ids=shape_name)
 def test_only_hubert_can_be_without_that_norm(shape: dict[str, Any]) -> None:
     model = network(shape, feat_proj_layer_norm=False)
-    assert model.config.projection_norm, "as Hugging Face's network, which does not read the key"
+    assert model.config.projection_norm, "as in Hugging Face's network, which does not read this key"
     check_exact(model, random_structure(model, 1, 0.5))
 
 
@@ -289,7 +289,7 @@ def test_hubert_without_a_norm_before_the_projection() -> None:
 
 @pytest.mark.parametrize("shape", WAVLM[:1], ids=shape_name)
 def test_distances_beyond_the_last_bucket(shape: dict[str, Any]) -> None:
-    """Every distance of a long utterance, near, far and beyond, is in the bucket of Hugging Face."""
+    """Every distance of a long utterance, near, far and beyond the table, has the same bucket as in Hugging Face."""
     model = network(shape, num_buckets=320, max_bucket_distance=250)
     theirs: Any = model.encoder.layers[0].attention  # type: ignore[index, union-attr]
     ours: Any = model.plain().encoder.rel_attn_embed
@@ -298,7 +298,7 @@ def test_distances_beyond_the_last_bucket(shape: dict[str, Any]) -> None:
 
 
 def test_dimensions_that_do_not_fit_are_told_in_one_line() -> None:
-    with pytest.raises(UserError, match="config.json describes no wav2vec2 network") as caught:
+    with pytest.raises(UserError, match="config.json does not describe a valid wav2vec2 network") as caught:
         HfEncoder.from_hf(hf_values(SHAPES[0], num_attention_heads=5))
     assert "\n" not in str(caught.value)
 

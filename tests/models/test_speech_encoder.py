@@ -1,4 +1,4 @@
-"""Our encoders of the wav2vec2 family: masks against extraction, costs against counts, configurations."""
+"""Test our encoders of the wav2vec2 family: masks against extraction, costs against counts, configurations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def network(shape: dict[str, Any], **changes: Any) -> SpeechEncoder:
 
 
 def test_counts_of_wav2vec2_base() -> None:
-    """The figures of arXiv 2006.11477's base network, as counted by hand."""
+    """Compare with the base network of arXiv 2006.11477, counted by hand."""
     base = config(BASE)
     groups = speech_encoder_units.unit_groups(base)
 
@@ -101,7 +101,7 @@ def test_analytic_costs_equal_counted_ones(shape: dict[str, Any], seed: int, kee
 
 @pytest.mark.parametrize("shape", SHAPES[::3], ids=shape_name)
 def test_heads_keep_their_place_in_the_dense_network(shape: dict[str, Any]) -> None:
-    """Head 2 of 4 owns rows 12 ... 17 (head_dim 6), and is still called 2 after another cut."""
+    """Head 2 of 4 owns rows 12 ... 17 (head_dim 6) and keeps its number 2 after another cut."""
     model = network(shape)
     masks = {"encoder.layers.1.attention.heads": torch.tensor([0.0, 1.0, 1.0, 0.0])}
     small = check_exact(model, Structure.from_masks(model.unit_groups(), masks))
@@ -125,7 +125,7 @@ def test_factored_layers_are_exact(shape: dict[str, Any]) -> None:
 
 
 def test_padding_changes_nothing_where_attention_leaves_it_out() -> None:
-    """With layer norm; a group norm over time sees padding."""
+    """Holds with layer norm; a group norm over time includes padding."""
     model = network(SHAPES[2], num_conv_pos_embeddings=1)
     audio, lengths = utterances()
     with torch.no_grad():
@@ -180,7 +180,7 @@ def test_extraction_shares_no_memory() -> None:
         ({"model_type": "data2vec-audio"}, "data2vec-audio"),
         ({"feat_extract_norm": "batch"}, "'batch'"),
         ({"hidden_act": "mish"}, "mish"),
-        ({"conv_dim": [4, 4]}, "differ in length"),
+        ({"conv_dim": [4, 4]}, "must have the same length"),
         ({"add_adapter": True}, "add_adapter"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm"),
     ],

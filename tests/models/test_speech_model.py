@@ -1,4 +1,4 @@
-"""Encoders with heads: exact under pruning whatever the encoder and the head, and indifferent to padding."""
+"""Test encoders with heads: exact extraction for every encoder and head, and outputs that do not depend on padding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFORMER = ConformerConfig(16, 2, 4, (2,), (8,), (12,), (8,), 3, 20, (4, 4), (2
 
 
 def description(kind: str) -> dict[str, Any]:
-    """Of a small encoder."""
+    """Return the description of a small encoder."""
     if kind == "conformer":
         return {"type": kind, "config": dataclasses.asdict(CONFORMER)}
     shape = SHAPES[-1] if kind.endswith("large") else SHAPES[0]
@@ -34,7 +34,7 @@ def description(kind: str) -> dict[str, Any]:
 
 
 def inputs(model: SpeechModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch with padding."""
+    """Return a batch with padding."""
     generator = torch.Generator().manual_seed(1)
     if not model.encoder.bins:
         return torch.randn(3, 1600, generator=generator), torch.tensor([1600, 1200, 700])
@@ -60,7 +60,7 @@ HEADS: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("head", HEADS)
 def test_masked_is_extracted(kind: str, head: dict[str, Any]) -> None:
-    """And it is built again from its description alone, strictly."""
+    """Also check that the extracted model can be rebuilt from its description, with strict loading."""
     model = network(kind, **head)
     check_groups(model, model.unit_groups())
     for seed in range(2):
@@ -83,7 +83,7 @@ def test_its_costs_are_the_encoders(kind: str) -> None:
     cost = CostModel(model.unit_groups(), model.cost_terms(16000))
     alone: Any = model.encoder
     assert cost.dense == CostModel(alone.unit_groups(), alone.cost_terms(16000)).dense
-    # what is no part of it: running statistics, feature statistics, positions
+    # not counted: running statistics, feature statistics, positions
     assert cost.dense["size"] == sum(p.numel() for p in alone.parameters())
 
 
@@ -119,9 +119,9 @@ def test_layers_are_weighed() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"encoder": {"type": "rnn", "config": {}}, "outputs": 7}, "no encoder of type 'rnn'"),
-        ({"encoder": {"type": "conformer", "config": {"layers": 3}}, "outputs": 7}, "does not build"),
-        ({"encoder": {"type": "speech_encoder"}, "outputs": 7}, "does not build"),
+        ({"encoder": {"type": "rnn", "config": {}}, "outputs": 7}, "unknown encoder type 'rnn'"),
+        ({"encoder": {"type": "conformer", "config": {"layers": 3}}, "outputs": 7}, "cannot build a"),
+        ({"encoder": {"type": "speech_encoder"}, "outputs": 7}, "cannot build a"),
     ],
 )
 def test_bad_descriptions(values: dict[str, Any], message: str) -> None:

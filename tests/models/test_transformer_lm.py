@@ -1,4 +1,4 @@
-"""The language model: causality, steps against whole sentences, masks against extraction, costs."""
+"""Test the language model: causality, single steps against whole sentences, masks against extraction, costs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG = LanguageModelConfig(d_model=16, num_layers=3, head_dim=6, num_heads=(2,
 def network(**changes: object) -> TransformerLM:
     torch.manual_seed(0)
     model = TransformerLM(dataclasses.replace(CONFIG, **changes)).eval()  # type: ignore[arg-type]
-    for parameter in model.parameters():  # biases and norms, too, so that nothing cancels
+    for parameter in model.parameters():  # also biases and norms, so that nothing cancels
         torch.nn.init.normal_(parameter, std=0.4)
     return model
 
@@ -50,7 +50,7 @@ def test_what_comes_later_changes_nothing() -> None:
 
 
 def test_attention_is_that_of_the_formula() -> None:
-    """Against complex numbers (arXiv 2104.09864, equation 13) and loops over places and heads."""
+    """Compare with complex numbers (arXiv 2104.09864, equation 13) and loops over positions and heads."""
     model, x = network(), torch.randn(1, 5, CONFIG.d_model, generator=torch.Generator().manual_seed(2))
     layer = model.layers[0].attention
     bias = torch.full((5, 5), float("-inf")).triu(1)
@@ -92,7 +92,7 @@ def test_steps_give_what_the_whole_sentence_gives(changes: dict[str, object]) ->
 
 
 def test_histories_of_different_lengths_step_together() -> None:
-    """Selected, repeated and mixed with a new one, none disturbs another."""
+    """Select, repeat and mix histories with a new one; none affects another."""
     model, tokens = network(), sentences()
     _, state = model.step(tokens[:, 0], model.start(3))
     _, state = model.step(tokens[:, 1], state)
@@ -125,7 +125,7 @@ def test_costs_are_those_of_the_parameters() -> None:
 
 
 def random_structure(model: TransformerLM, seed: int, share: float, what: str = "structured") -> Structure:
-    """Of a network, its factored form or its single weights; with soft scales where they can be folded."""
+    """Return a random structure of a network, its factored form or its single weights, with soft scales if possible."""
     groups = SingleWeights(model).unit_groups() if what == "unstructured" else model.unit_groups()
     selection = Selection(groups)
     generator = torch.Generator().manual_seed(seed)
@@ -158,7 +158,7 @@ def test_masked_is_extracted(seed: int, share: float, tied: bool) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.3, 0.6, 0.9, 1.0]))
 def test_masked_is_extracted_of_factored_layers(seed: int, share: float) -> None:
-    """Those above their break-even rank are one dense matrix again; a pruned factored network can be pruned again."""
+    """Layers above their break-even rank are dense again; a pruned factored network can be pruned again."""
     dense, tokens = network(), sentences()
     model = low_rank.factorise(dense, low_rank.linear_names(dense))
     assert isinstance(model, TransformerLM)
@@ -181,7 +181,7 @@ def test_masked_is_extracted_of_factored_layers(seed: int, share: float) -> None
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 1.0]))
 def test_masked_is_extracted_of_single_weights(seed: int, share: float) -> None:
-    """What goes is zero; the structure comes back from its JSON form."""
+    """Removed weights are zero, and the structure survives conversion to JSON."""
     model, tokens = network(), sentences()
     structure = random_structure(model, seed, share, "unstructured")
     again = Structure.from_dict(structure.to_dict())
@@ -203,11 +203,11 @@ def test_masked_is_extracted_of_single_weights(seed: int, share: float) -> None:
 
 
 def test_dimensions_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="head_dim 5 must be even"):
+    with pytest.raises(ValueError, match="head_dim must be even for rotary positions, got 5"):
         dataclasses.replace(CONFIG, head_dim=5)
     with pytest.raises(ValueError, match="num_heads has 2 entries for 3 layers"):
         dataclasses.replace(CONFIG, num_heads=(1, 2))
     with pytest.raises(ValueError, match="there is no layer layers.9.ffn.linear1"):
         TransformerLM(dataclasses.replace(CONFIG, ranks={"layers.9.ffn.linear1": 2}))
-    with pytest.raises(ValueError, match="rank 17 of a matrix 20 x 16"):
+    with pytest.raises(ValueError, match="a 20 x 16 matrix cannot have rank 17"):
         TransformerLM(dataclasses.replace(CONFIG, ranks={"layers.0.ffn.linear1": 17}))
