@@ -16,7 +16,7 @@ class Decoder(Protocol):
     blank_id: int
 
     def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
-        """Map tokens (N, U) int64 to (N, U, D) with ``pad``; without it, map exactly one context per row to (N, 1, D)."""
+        """Map tokens (N, U) int64 to (N, U, D) with ``pad``; without it, one context per row to (N, 1, D)."""
 
 
 def first_contexts(decoder: Decoder, *shape: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Stands for log 0. Cumulative sums over frames must stay finite; a thousand of these keep a precision of 1e-7 in float64.
+# Stands for log 0. Cumulative sums over frames must stay finite; a thousand of these are precise to 1e-7 in float64.
 _LOG_ZERO = -1.0e6
 
 
@@ -30,7 +30,7 @@ def _forward(emit: Tensor, advance: Tensor) -> Tensor:
 
 
 def _backward(emit: Tensor, advance: Tensor, end: Tensor) -> Tensor:
-    """Log-probability of finishing from each node, (N, U + 1, T); ``end``, same shape, is the score of stopping there."""
+    """Log-probability of finishing from each node, (N, U + 1, T); ``end``, same shape, is the score of stopping."""
     read = advance.cumsum(dim=2) - advance
     rows: list[Tensor] = []
     for u in range(emit.size(1), -1, -1):
