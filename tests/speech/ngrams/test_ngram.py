@@ -181,7 +181,7 @@ def test_vocabulary() -> None:
 @pytest.mark.parametrize(
     ("texts", "order", "vocabulary", "message"),
     [
-        (["A"], 0, None, "order 0"),
+        (["A"], 0, None, "must be at least 1, got 0"),
         (["A B", "B </s>"], 2, None, "line 2 of the text contains <s> or </s>"),
         (["A B", "C"], 5, None, "long enough for n-grams of order 5; give an order of at most 4"),
         ([" ", ""], 2, ["A"], "the text contains no words"),

@@ -117,5 +117,5 @@ def test_bad_text_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "damaged.txt.gz").write_bytes(packed)
     with pytest.raises(UserError, match="damaged.txt.gz cannot be read after line"):
         list(read_sentences(tmp_path / "damaged.txt.gz"))
-    with pytest.raises(ValueError, match="max_tokens larger"):
+    with pytest.raises(ValueError, match="max_tokens must be above"):
         TextConfig(max_tokens=10, max_length=10)

@@ -63,7 +63,7 @@ def test_they_are_made_once(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: p
     check(found, ["ONE TWO", "THREE"], tokenizer)  # open arrays stay valid
     assert sum(1 for one in cache.iterdir() if one.is_dir()) == 1
     (next(one for one in cache.iterdir() if one.is_dir()) / "ids.npy").write_bytes(b"x")
-    with pytest.raises(UserError, match="is broken"):
+    with pytest.raises(UserError, match="are broken"):
         tokenized.tokenized([path], tokenizer, cache)
 
 
