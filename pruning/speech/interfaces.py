@@ -1,4 +1,4 @@
-"""What losses and decoding ask of a transducer: the interface, so that this floor imports no network."""
+"""Interfaces through which losses and decoding use networks, so that `speech` imports no network."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 class Decoder(Protocol):
-    """A stateless prediction network: it sees the last ``context_size`` tokens."""
+    """A stateless prediction network: its input is the last ``context_size`` tokens."""
 
     context_size: int
     vocab_size: int
     blank_id: int
 
     def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
-        """Tokens (N, U) int64 to (N, U, D) with ``pad``; without it exactly a context, to (N, 1, D)."""
+        """Map tokens (N, U) int64 to (N, U, D) with ``pad``; without it, one context per row to (N, 1, D)."""
 
 
 def first_contexts(decoder: Decoder, *shape: int, device: torch.device) -> Tensor:
-    """What a decoder sees before the first symbol, as in training: blank, and before it nothing (-1).
+    """Return the decoder's input before the first symbol, as in training: blank, preceded by -1 (no token).
 
     Returns:
         ``(*shape, context_size)`` int64.
@@ -34,17 +34,17 @@ class Joiner(Protocol):
     """Combines encoder and decoder outputs, broadcasting over leading dimensions, into logits (..., V)."""
 
     def __call__(self, encoder_out: Tensor, decoder_out: Tensor, project: bool = True) -> Tensor:
-        """Logits (..., V); ``project=False`` takes inputs that went through the two projections already."""
+        """Return logits (..., V); with ``project=False`` the inputs are already projected."""
 
     def encoder_proj(self, encoder_out: Tensor) -> Tensor:
-        """(..., D) to (..., J)."""
+        """Project (..., D) to (..., J)."""
 
     def decoder_proj(self, decoder_out: Tensor) -> Tensor:
-        """(..., D_dec) to (..., J)."""
+        """Project (..., D_dec) to (..., J)."""
 
 
 class SearchedNetwork(Protocol):
-    """What a search over encoder outputs needs of a transducer, PyTorch's or an exported one."""
+    """The parts of a transducer that a search over encoder outputs needs; PyTorch's or exported ones."""
 
     @property
     def decoder(self) -> Decoder:
@@ -56,36 +56,36 @@ class SearchedNetwork(Protocol):
 
 
 class TransducerNetwork(SearchedNetwork, Protocol):
-    """A transducer with the two simple heads of the pruned-range loss and a CTC head, less its encoder."""
+    """A transducer without its encoder, with the two simple heads of the pruned-range loss and a CTC head."""
 
     def simple_am(self, encoder_out: Tensor) -> Tensor:
-        """(N, T, D) to unnormalised scores (N, T, V)."""
+        """Map (N, T, D) to unnormalised scores (N, T, V)."""
 
     def simple_lm(self, decoder_out: Tensor) -> Tensor:
-        """(N, U + 1, D_dec) to unnormalised scores (N, U + 1, V)."""
+        """Map (N, U + 1, D_dec) to unnormalised scores (N, U + 1, V)."""
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
-        """(N, T, D) to log-probabilities (N, T, V), blank 0."""
+        """Map (N, T, D) to log-probabilities (N, T, V), blank 0."""
 
 
 class LmMemory(Protocol):
-    """What a language model remembers of several histories."""
+    """The state of a language model for several histories."""
 
     def select(self, index: Tensor) -> Any:
-        """The histories ``index (K,)``, in that order."""
+        """Return the state of the histories ``index (K,)``, in that order."""
 
     def put(self, index: Tensor, other: Any) -> Any:
-        """The same with the histories ``index (K,)`` replaced by those of ``other``."""
+        """Return the state with the histories ``index (K,)`` replaced by those of ``other``."""
 
 
 class LanguageModelNetwork(Protocol):
     """A language model over the tokens of a transducer."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Tokens ``(N, U)`` to logits of what follows each prefix, ``(N, U, V)``."""
+        """Map tokens ``(N, U)`` to logits of the token that follows each prefix, ``(N, U, V)``."""
 
     def start(self, histories: int) -> Any:
-        """The memory of so many empty histories."""
+        """Return the state of ``histories`` empty histories."""
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One more token ``(N,)`` of each history: log-probabilities of what follows ``(N, V)``, and the memory."""
+        """Append one token ``(N,)`` to each history; return log-probabilities of the next ``(N, V)`` and the state."""

@@ -118,7 +118,7 @@ def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: s
 def test_graphs_of_a_language_model_are_decoded_with(tmp_path: Path, data: Path) -> None:
     pytest.importorskip("kaldilm", reason="the extra 'graphs' is not installed")
     exp_dir, lang_dir = make_experiment(tmp_path / "exp", data), data / "lang_bpe_27"
-    with pytest.raises(UserError, match=r"lang_bpe_27/HLG.safetensors does not exist; make it with local/make_graphs"):
+    with pytest.raises(UserError, match=r"lang_bpe_27/HLG.safetensors does not exist; create it with local/make"):
         run(exp_dir, data, "--method", "hlg_decoding")
     arpa.write(kneser_ney.estimate(SENTENCES, 2), tmp_path / "model.arpa")
     paths = graphs.build(tmp_path / "model.arpa", bpe.Tokenizer(lang_dir), GRAPH_KINDS)
@@ -131,7 +131,7 @@ def test_graphs_of_a_language_model_are_decoded_with(tmp_path: Path, data: Path)
         assert facts["suffix"].endswith(f"-two-{GRAPH_KINDS[own]}") and facts["parameters"]["graph"]
         transcripts = read_transcripts(exp_dir / method / facts["recogs"])
         assert {word for t in transcripts for word in t.hypothesis} <= known
-        with pytest.raises(UserError, match="a graph of kind"):
+        with pytest.raises(UserError, match="a graph of type"):
             run(exp_dir, data, "--graph", str(elsewhere[1 - own]), "--method", method)
     with pytest.raises(UserError, match="decodes without a graph"):
         run(exp_dir, data, "--graph", str(elsewhere[0]), "--method", "greedy_search")

@@ -284,7 +284,7 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
 def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_path: Path) -> None:
     whole = dimensions()
     config = transducer.RunConfig(model=replace(whole, encoder=replace(whole.encoder, feature_dim=40)))
-    with pytest.raises(UserError, match="has 80 features a frame, the network takes 40; give cuts"):
+    with pytest.raises(UserError, match="has features of dimension 80, but the network takes 40; give cuts"):
         runs.train(TransducerKind(config, inputs(data_dir)), tmp_path / "exp")
     assert not (tmp_path / "exp").exists()
 

@@ -1,1 +1,1 @@
-"""Corpora by name, and synthetic ones."""
+"""Real and synthetic corpora."""

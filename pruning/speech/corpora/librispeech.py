@@ -1,4 +1,4 @@
-"""LibriSpeech's directory layout: which parts are there, what is wrong with them, and their manifests by lhotse."""
+"""LibriSpeech's directory layout: list its parts, check them, and create their manifests with lhotse."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ _REMEDY = "restore the file from the corpus"
 
 
 def present_parts(corpus_dir: Path) -> list[str]:
-    """Names of the parts (train-clean-5, ...) whose directories ``corpus_dir`` holds."""
+    """Return the names of the parts (train-clean-5, ...) that have a directory in ``corpus_dir``."""
     if not corpus_dir.is_dir():
         return []
     return sorted(path.name for path in corpus_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def check_parts(corpus_dir: Path, parts: Sequence[str]) -> None:
-    """Check that ``corpus_dir`` holds transcripts of all ``parts``.
+    """Check that ``corpus_dir`` has transcripts for all ``parts``.
 
     Raises:
-        UserError: the directory is missing or empty, or has no such part.
+        UserError: the directory is missing or empty, or lacks a part.
     """
     if not corpus_dir.is_dir():
-        raise UserError(f"the corpus directory {corpus_dir} does not exist", _GET_CORPUS)
+        raise UserError(f"corpus directory {corpus_dir} does not exist", _GET_CORPUS)
     present = present_parts(corpus_dir)
     if not present:
-        raise UserError(f"the corpus directory {corpus_dir} is empty", _GET_CORPUS)
+        raise UserError(f"corpus directory {corpus_dir} is empty", _GET_CORPUS)
     for part in parts:
         if part not in present:
-            raise UserError(f"{corpus_dir} has no part {part}", f"download it, or choose from {', '.join(present)}")
+            raise UserError(f"{corpus_dir} has no part {part}", f"download it or choose from {', '.join(present)}")
         if next((corpus_dir / part).rglob("*.trans.txt"), None) is None:
             raise UserError(f"{corpus_dir / part} has no transcripts (*.trans.txt)", "download the part again")
 
 
 def check_utterances(part_dir: Path, num_jobs: int = 4) -> int:
-    """Check every utterance of a part: transcript and audio belong together and the audio can be opened.
+    """Check every utterance of a part: transcripts and audio files match, and the audio can be opened.
 
     Returns:
-        the number of utterances.
+        The number of utterances.
 
     Raises:
-        UserError: naming the first utterance without audio, without transcript or with an empty one, or the first
-            audio file that cannot be opened.
+        UserError: an utterance has no audio or no transcript, or an audio file cannot be opened; the message names the
+            first.
     """
     audio: list[Path] = []
     for transcript in sorted(part_dir.rglob("*.trans.txt")):
@@ -70,13 +70,13 @@ def check_utterances(part_dir: Path, num_jobs: int = 4) -> int:
 
 
 def _transcribed(transcript: Path) -> Iterator[str]:
-    """Identifiers of a transcript file, every one of which has words."""
+    """Yield the ids in a transcript file and check that each has words."""
     seen = set()
     for number, line in enumerate(files.read_lines(transcript), 1):
         fields = line.split(maxsplit=1)
         if len(fields) < 2:
             what = f"the transcript of {fields[0]}" if fields else f"line {number}"
-            raise UserError(f"{transcript}: {what} is empty", "add its words, or remove the line and the audio")
+            raise UserError(f"{transcript}: {what} is empty", "add its words or remove the line and the audio")
         if fields[0] in seen:
             raise UserError(f"{transcript}: {fields[0]} occurs twice", "remove one of its lines")
         seen.add(fields[0])
@@ -91,11 +91,11 @@ def _check_audio(path: Path) -> None:
     except (RuntimeError, OSError) as error:  # soundfile's own errors are RuntimeErrors
         raise UserError(f"{path} cannot be read as audio ({error})", _REMEDY) from None
     if frames == 0:
-        raise UserError(f"{path} holds no audio", _REMEDY)
+        raise UserError(f"{path} contains no audio", _REMEDY)
 
 
 def prepare(corpus_dir: Path, parts: Sequence[str], output_dir: Path, num_jobs: int = 4) -> None:
-    """Write recordings and supervisions manifests of ``parts``; parts that are done are skipped.
+    """Write manifests of recordings and supervisions for ``parts``; parts that are done are skipped.
 
     Raises:
         UserError: see ``check_parts``, ``check_utterances`` and ``manifests.validate``.
@@ -104,7 +104,7 @@ def prepare(corpus_dir: Path, parts: Sequence[str], output_dir: Path, num_jobs: 
     check_parts(corpus_dir, parts)
     for part in parts:
         if paths.recordings(part).is_file() and paths.supervisions(part).is_file():
-            logging.info("%s: manifests are there already", part)
+            logging.info("%s: manifests already exist", part)
             continue
         manifests.quiet_progress()
         from lhotse.recipes import prepare_librispeech
@@ -112,7 +112,7 @@ def prepare(corpus_dir: Path, parts: Sequence[str], output_dir: Path, num_jobs: 
         count = check_utterances(corpus_dir / part, num_jobs)
         try:
             made = prepare_librispeech(corpus_dir, dataset_parts=[part], output_dir=None, num_jobs=num_jobs)[part]
-        except AssertionError as error:  # none of them is where its name says
+        except AssertionError as error:  # the files are not where their names say
             what = f"{corpus_dir / part} is not laid out as SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac ({error})"
             raise UserError(what, _REMEDY) from None
         if len(made["recordings"]) != count or len(made["supervisions"]) != count:

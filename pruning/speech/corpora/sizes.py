@@ -1,4 +1,4 @@
-"""Published sizes of corpora, for planning before anything is downloaded."""
+"""Published sizes of corpora, for planning before a download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pruning.errors import UserError
 
-# hours and utterances; hours as in Panayotov et al. 2015, table 1, utterances as lhotse counts them
+# hours and number of utterances; hours from Panayotov et al. 2015, table 1, utterances as counted by lhotse
 LIBRISPEECH = {
     "train-clean-5": (5.3, 1519),
     "train-clean-100": (100.6, 28539),
@@ -16,13 +16,13 @@ LIBRISPEECH = {
 
 
 def librispeech_size(parts: Sequence[str]) -> tuple[float, int]:
-    """Hours and utterances of LibriSpeech's training ``parts`` together.
+    """Return hours and number of utterances of LibriSpeech's training ``parts`` together.
 
     Raises:
-        UserError: a part whose size is not published here.
+        UserError: the size of a part is not listed here.
     """
     for part in parts:
         if part not in LIBRISPEECH:
             known = ", ".join(LIBRISPEECH)
-            raise UserError(f"the size of {part} is not known", f"prepare its cuts, or choose from {known}")
+            raise UserError(f"the size of {part} is unknown", f"prepare its cuts or choose from {known}")
     return sum(LIBRISPEECH[part][0] for part in parts), sum(LIBRISPEECH[part][1] for part in parts)

@@ -1,4 +1,4 @@
-"""SLURP in its official layout as lhotse manifests: annotations as JSON lines, one FLAC file a recording.
+"""SLURP in its official layout as lhotse manifests: annotations as JSON lines, one FLAC file per recording.
 
 Source: Bastianelli et al., "SLURP: A Spoken Language Understanding Resource Package", EMNLP 2020, and the README of its
 repository.
@@ -32,15 +32,15 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Annotation:
-    """A sentence and how it was recorded.
+    """An annotated sentence and its recordings.
 
     Attributes:
-        slurp_id: its number.
-        sentence: its words.
-        scenario, action: the pair is what accuracy is about.
-        intent: as annotated, mostly ``scenario_action``.
-        entities: type and words of each.
-        recordings: names of FLAC files.
+        slurp_id: number of the sentence.
+        sentence: words of the sentence.
+        scenario, action: the intent for which accuracy is measured.
+        intent: intent as annotated, usually ``scenario_action``.
+        entities: type and words of each entity.
+        recordings: names of the FLAC files.
     """
 
     slurp_id: int
@@ -53,7 +53,7 @@ class Annotation:
 
 
 class Faults:
-    """Lines and recordings that cannot be used: the first stops the work, or all are counted and told.
+    """Collects unusable lines and recordings: the first is an error, or all are counted and reported.
 
     Args:
         on_missing: ``error`` or ``skip``.
@@ -64,10 +64,10 @@ class Faults:
         self.counts: Counter[str] = Counter()
 
     def add(self, kind: str, error: UserError) -> None:
-        """Note one, of a ``kind`` such as ``missing recordings``.
+        """Add a fault of a ``kind`` such as ``missing recordings``.
 
         Raises:
-            UserError: the same, where it is to stop.
+            UserError: the given error, if ``on_missing`` is ``error``.
         """
         if self.on_missing == "error":
             raise UserError(error.what, f"{error.remedy}, or give --on-missing skip")
@@ -76,19 +76,19 @@ class Faults:
         self.counts[kind] += 1
 
     def report(self, part: str) -> None:
-        """Tell how many there were."""
+        """Log the number of faults of each kind."""
         for kind, count in self.counts.items():
             logger.warning("%s: %d %s skipped", part, count, kind)
 
 
 def read_annotations(path: Path, faults: Faults) -> Iterator[Annotation]:
-    """The annotations of a part.
+    """Yield the annotations of a part.
 
     Raises:
-        UserError: the file is missing; a line is broken (see ``faults``).
+        UserError: the file is missing, or a line is broken and ``faults`` makes this an error.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist", "give the directory that holds dataset/slurp/*.jsonl")
+        raise UserError(f"{path} does not exist", "give the directory that contains dataset/slurp/*.jsonl")
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -96,7 +96,7 @@ def read_annotations(path: Path, faults: Faults) -> Iterator[Annotation]:
             try:
                 yield _annotation(json.loads(line.decode("utf-8-sig")))
             except (ValueError, KeyError, TypeError, IndexError) as error:
-                what = f"{path} line {number} is no annotation ({type(error).__name__}: {error})"
+                what = f"{path} line {number} is not an annotation ({type(error).__name__}: {error})"
                 faults.add("broken lines", UserError(what, "restore the file"))
 
 
@@ -107,40 +107,40 @@ def _annotation(value: Mapping[str, Any]) -> Annotation:
         entities.append((str(entity["type"]), " ".join(words[place] for place in entity["span"])))
     sentence = " ".join(str(value["sentence"]).split())
     if not sentence:
-        raise ValueError("its sentence is empty")
+        raise ValueError("the sentence is empty")
     for name in ("scenario", "action"):
         if not isinstance(value[name], str) or len(value[name].split()) != 1:
-            raise ValueError(f"its {name}, {value[name]!r}, is no word")
+            raise ValueError(f"{name} must be one word, got {value[name]!r}")
     files = tuple(str(recording["file"]) for recording in value["recordings"])
     return Annotation(int(value["slurp_id"]), sentence, str(value["scenario"]), str(value["action"]),
                       str(value["intent"]), tuple(entities), files)  # fmt: skip
 
 
 def annotation_path(corpus_dir: Path, part: str) -> Path:
-    """The annotations of a part in the official layout."""
+    """Return the path of a part's annotations in the official layout."""
     return corpus_dir / "dataset" / "slurp" / f"{part}.jsonl"
 
 
 def audio_dir(corpus_dir: Path, part: str) -> Path:
-    """Where the recordings of a part are: ``slurp_real`` (or ``slurp_synth``), beside ``dataset`` or in ``audio``.
+    """Return the directory of a part's recordings: ``slurp_real`` or ``slurp_synth``, at the top or in ``audio``.
 
     Raises:
-        UserError: nowhere.
+        UserError: there is no such directory.
     """
     name = "slurp_synth" if part == _SYNTHETIC else "slurp_real"
     places = [corpus_dir / name, corpus_dir / "audio" / name]
     for place in places:
         if place.is_dir():
             return place
-    remedy = "fetch the audio with scripts/download_audio.sh of SLURP's repository"
+    remedy = "download the audio with scripts/download_audio.sh of SLURP's repository"
     raise UserError(f"{places[0]} does not exist", remedy)
 
 
 def speakers(corpus_dir: Path) -> dict[str, str]:
-    """Speakers by name of recording, from ``dataset/slurp/metadata.json``; empty where there is none.
+    """Return speakers by name of recording, from ``dataset/slurp/metadata.json``; empty if the file is missing.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     path = corpus_dir / "dataset" / "slurp" / "metadata.json"
     if not path.is_file():
@@ -150,24 +150,24 @@ def speakers(corpus_dir: Path) -> dict[str, str]:
         found = {name: str(facts["usrid"]) for sentence in value.values() for name, facts in
                  sentence["recordings"].items()}  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})", "restore it or remove it") from None
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})", "restore or remove it") from None
     return found
 
 
 def read_part(
     corpus_dir: Path, part: str, on_missing: str = "error", microphone: Optional[str] = None
 ) -> tuple[RecordingSet, SupervisionSet]:
-    """Recordings and supervisions of a part; intent and entities are fields of the supervisions' ``custom``.
+    """Return recordings and supervisions of a part; intent and entities are in the supervisions' ``custom`` fields.
 
     Args:
-        corpus_dir: holds ``dataset/slurp`` and ``slurp_real``.
+        corpus_dir: corpus directory with ``dataset/slurp`` and ``slurp_real``.
         part: one of `PARTS`.
-        on_missing: ``error`` stops at a missing recording, a broken line or audio that is not 16 kHz; ``skip`` counts
-            and tells them.
-        microphone: one of `MICROPHONES` for its recordings alone; None: all.
+        on_missing: what to do with missing recordings, broken lines and audio that is not 16 kHz: ``error`` stops at
+            the first, ``skip`` counts and reports them.
+        microphone: one of `MICROPHONES` to use only its recordings; None: all.
 
     Raises:
-        UserError: see ``on_missing``; or nothing is left.
+        UserError: see ``on_missing``; or no recording is left.
     """
     from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
 
@@ -190,15 +190,15 @@ def read_part(
             ))  # fmt: skip
     faults.report(part)
     if not recordings:
-        raise UserError(f"nothing of {part} can be used", "check the corpus directory")
+        raise UserError(f"no recording of {part} can be used", "check the corpus directory")
     return RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions)
 
 
 def _recording(path: Path, annotation: Annotation, faults: Faults) -> Any:
-    """The recording, or None where it cannot be used and that does not stop the work."""
+    """Return the recording, or None if it cannot be used and is skipped."""
     if not path.is_file():
         what = f"{path} of sentence {annotation.slurp_id} does not exist"
-        faults.add("missing recordings", UserError(what, "fetch it"))
+        faults.add("missing recordings", UserError(what, "download it"))
         return None
     try:
         found = audio.recording(path, path.stem)

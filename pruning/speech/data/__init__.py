@@ -1,1 +1,1 @@
-"""From cuts to batches."""
+"""Manifests, features and batches."""

@@ -1,4 +1,4 @@
-"""SpecAugment (Park et al., 2019), and its like for samples, over a padded batch, without a loop over utterances."""
+"""SpecAugment (Park et al., 2019) and an equivalent for samples, vectorised over a padded batch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pruning.limits import Natural, NonNegative, Share, check_fields
 
 @dataclass(frozen=True)
 class SpecAugmentConfig:
-    """SpecAugment, with the settings of lhotse and icefall as defaults.
+    """SpecAugment, with the defaults of lhotse and icefall.
 
     Attributes:
-        enabled: whether training features are augmented at all.
-        num_feature_masks: bands of channels masked in each utterance.
-        features_mask_size: a band has 0 to so many channels.
-        num_frame_masks: at most so many stretches of time masked in each utterance.
-        frames_mask_size: a stretch has 0 to so many frames.
-        max_frames_mask_fraction: all stretches together have at most this fraction of the utterance's frames.
-        time_warp_factor: the point that is moved in time moves by up to so many frames; 0: no warping.
-        probability: of masking, and of warping, per utterance.
+        enabled: whether training features are augmented.
+        num_feature_masks: number of channel bands masked in each utterance.
+        features_mask_size: maximum number of channels in a band; the minimum is 0.
+        num_frame_masks: maximum number of time masks in each utterance.
+        frames_mask_size: maximum number of frames in a time mask; the minimum is 0.
+        max_frames_mask_fraction: maximum fraction of an utterance's frames covered by all time masks together.
+        time_warp_factor: maximum number of frames by which the warped point moves; 0: no warping.
+        probability: probability of masking, and of warping, for each utterance.
     """
 
     enabled: bool = True
@@ -39,9 +39,9 @@ class SpecAugmentConfig:
 
 
 class SpecAugment(nn.Module):
-    """Warps time and masks bands and stretches; all randomness is torch's global generator of the features' device.
+    """Warp time and mask channel bands and stretches of time; draws from torch's global generator of the device.
 
-    Masked values become the mean of their utterance. Padding is neither read nor changed.
+    Masked values become the mean of their utterance. Padding is neither used nor changed.
     """
 
     def __init__(self, config: SpecAugmentConfig) -> None:
@@ -54,10 +54,10 @@ class SpecAugment(nn.Module):
 
         Args:
             features: (N, T, C) padded features.
-            lengths: (N,) frames of each utterance.
+            lengths: (N,) number of frames of each utterance.
 
         Returns:
-            (N, T, C), a new tensor; the input itself when augmentation is not enabled.
+            (N, T, C), a new tensor, or the input itself if augmentation is disabled.
         """
         if not self.config.enabled:
             return features
@@ -71,11 +71,11 @@ class SpecAugment(nn.Module):
         return torch.where(masked, mean[:, None, None].to(features.dtype), warped)
 
     def _chosen(self, features: Tensor) -> Tensor:
-        """(N,) bool: which utterances are augmented."""
+        """Return which utterances are augmented, (N,) bool."""
         return torch.rand(features.shape[0], device=features.device) < self.config.probability
 
     def _feature_masks(self, features: Tensor) -> Tensor:
-        """(N, C) bool: which channels are masked."""
+        """Return which channels are masked, (N, C) bool."""
         batch, _, channels = features.shape
         largest = torch.full((batch,), min(self.config.features_mask_size, channels), device=features.device)
         sizes = torch.full((batch,), channels, device=features.device)
@@ -83,15 +83,15 @@ class SpecAugment(nn.Module):
         return masks.any(dim=1)
 
     def _frame_masks(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(N, T) bool: which frames are masked."""
+        """Return which frames are masked, (N, T) bool."""
         config = self.config
         return _stretches(config.num_frame_masks, config.frames_mask_size, config.max_frames_mask_fraction, lengths,
                           features.shape[1])  # fmt: skip
 
     def _warp_time(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(N, T, C): one random point of each utterance moved in time, both sides stretched linearly to fit.
+        """Move one random point of each utterance in time and stretch both sides linearly to fit; (N, T, C).
 
-        Utterances too short to move a point by ``time_warp_factor`` stay as they are, as in lhotse.
+        Utterances too short to move a point by ``time_warp_factor`` are not warped, as in lhotse.
         """
         factor = self.config.time_warp_factor
         batch, frames, _ = features.shape
@@ -99,14 +99,16 @@ class SpecAugment(nn.Module):
         chosen = self._chosen(features) & (lengths > 2 * factor + 2)
         room = (lengths - 2 * factor - 1).clamp(min=1)
         source = factor + 1 + torch.floor(torch.rand(batch, device=device) * room)  # the point that moves
-        target = source + torch.randint(-factor, factor + 1, (batch,), device=device)  # where to
+        target = source + torch.randint(-factor, factor + 1, (batch,), device=device)  # its new position
         target = torch.maximum(torch.minimum(target, lengths - 1.0), torch.ones_like(target))
         time = torch.arange(frames, device=device, dtype=torch.float32)[None, :]  # (1, T)
         last = (lengths - 1).clamp(min=1)[:, None].float()
         source, target = source[:, None], target[:, None]
         after = source + (time - target) * (last - source) / (last - target).clamp(min=1)
         position = torch.where(time <= target, time * source / target, after)
-        position = torch.where(chosen[:, None] & (time < last), position, time)  # padding and the last frame stay
+        position = torch.where(
+            chosen[:, None] & (time < last), position, time
+        )  # padding and the last frame do not move
         left = position.floor().clamp(0, frames - 1)
         weight = (position - left)[:, :, None].to(features.dtype)
         left_index = left.to(torch.int64)
@@ -116,16 +118,16 @@ class SpecAugment(nn.Module):
 
 @dataclass(frozen=True)
 class SampleAugmentConfig:
-    """Masks of samples: stretches of silence and bands of frequency that are missing.
+    """Masks of samples: stretches of silence and missing frequency bands.
 
     Attributes:
-        enabled: whether training audio is augmented at all.
-        num_time_masks: at most so many stretches in each utterance.
-        time_mask_seconds: a stretch is up to so long.
-        max_time_mask_fraction: all stretches together are at most this fraction of the utterance.
-        num_band_masks: bands in each utterance.
-        band_mask_share: a band is up to this share of all frequencies.
-        probability: of masking, per utterance.
+        enabled: whether training audio is augmented.
+        num_time_masks: maximum number of silent stretches in each utterance.
+        time_mask_seconds: maximum duration of a stretch in seconds.
+        max_time_mask_fraction: maximum fraction of an utterance covered by all stretches together.
+        num_band_masks: number of missing bands in each utterance.
+        band_mask_share: maximum share of all frequencies in a band.
+        probability: probability of masking for each utterance.
     """
 
     enabled: bool = False
@@ -140,18 +142,18 @@ class SampleAugmentConfig:
         check_fields(self)
 
 
-_GRID, _BANDS = 0.01, 256  # seconds and bands, to which masks are drawn
+_GRID, _BANDS = 0.01, 256  # resolution of the masks: seconds, and number of bands
 
 
 class SampleAugment(nn.Module):
-    """Silences stretches and takes bands out; all randomness is torch's global generator of the samples' device.
+    """Silence stretches of time and remove frequency bands; draws from torch's global generator of the device.
 
-    For networks that hear samples, whatever they make of them: the chunks and frequencies that SpeechBrain drops, on a
-    grid of 10 ms and 1/256 of the frequencies. Padding is neither read nor changed.
+    For networks that take samples as input: the chunk and frequency dropping of SpeechBrain, on a grid of 10 ms and
+    1/256 of the frequencies. Padding is neither used nor changed.
 
     Args:
-        config: of the masks.
-        sampling_rate: in Hz.
+        config: settings of the masks.
+        sampling_rate: sampling rate in Hz.
     """
 
     def __init__(self, config: SampleAugmentConfig, sampling_rate: int) -> None:
@@ -164,10 +166,10 @@ class SampleAugment(nn.Module):
 
         Args:
             audio: (N, S) padded samples.
-            lengths: (N,) samples of each utterance.
+            lengths: (N,) number of samples of each utterance.
 
         Returns:
-            (N, S), a new tensor; the input itself when augmentation is not enabled.
+            (N, S), a new tensor, or the input itself if augmentation is disabled.
         """
         config = self.config
         if not config.enabled:
@@ -186,7 +188,7 @@ class SampleAugment(nn.Module):
         return torch.where(valid & chosen[:, None], heard.masked_fill(silent, 0.0), audio)
 
     def _without_bands(self, audio: Tensor) -> Tensor:
-        """``(N, S)`` with random bands taken out of the spectrum of the whole."""
+        """Return ``(N, S)`` samples without random bands of the spectrum of the whole utterance."""
         size = torch.full((audio.shape[0],), _BANDS, device=audio.device)
         largest = torch.full_like(size, round(self.config.band_mask_share * _BANDS))
         gone = _intervals(self.config.num_band_masks, size, largest, _BANDS).any(dim=1)  # (N, bands)
@@ -196,22 +198,22 @@ class SampleAugment(nn.Module):
 
 
 def _frames(features: Tensor, index: Tensor) -> Tensor:
-    """(N, T, C) frames of ``features`` (N, T, C) at ``index`` (N, T)."""
+    """Return the frames of ``features`` (N, T, C) at ``index`` (N, T), (N, T, C)."""
     return features.gather(1, index[:, :, None].expand(-1, -1, features.shape[2]))
 
 
 def _stretches(count: int, size: float, fraction: float, lengths: Tensor, length: int) -> Tensor:
-    """Random stretches of time, ``(N, length)`` bool.
+    """Return random stretches of time, ``(N, length)`` bool.
 
-    Their number and size follow lhotse: few enough, and short enough, that all of them together stay within the
+    Their number and size follow lhotse: they are few and short enough that all of them together stay within the
     fraction of the utterance even if none overlap.
 
     Args:
-        count: the most for each utterance.
-        size: the most of each.
-        fraction: of an utterance that all of them may cover.
-        lengths: (N,) of the utterances.
-        length: of the result.
+        count: maximum number of stretches per utterance.
+        size: maximum length of a stretch.
+        fraction: maximum fraction of an utterance that all stretches may cover.
+        lengths: (N,) lengths of the utterances.
+        length: length of the result.
     """
     if count == 0 or size == 0:
         return torch.zeros(len(lengths), length, dtype=torch.bool, device=lengths.device)
@@ -224,13 +226,13 @@ def _stretches(count: int, size: float, fraction: float, lengths: Tensor, length
 
 
 def _intervals(count: int, sizes: Tensor, largest: Tensor, length: int) -> Tensor:
-    """Random intervals.
+    """Return random intervals.
 
     Args:
-        count: intervals for each utterance.
-        sizes: (N,) each interval lies in [0, size).
-        largest: (N,) the width is uniform in 0..largest.
-        length: of the result.
+        count: number of intervals per utterance.
+        sizes: (N,); each interval lies in [0, size).
+        largest: (N,); the width is uniform in 0..largest.
+        length: length of the result.
 
     Returns:
         (N, count, length) bool.

@@ -1,4 +1,4 @@
-"""Batches of features and transcripts from lhotse cuts: the same for the same seed, whatever the workers do."""
+"""Batches of features and transcripts from lhotse cuts; reproducible from the seed with any number of workers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pruning.speech.text.table import CutTable
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances of like duration.
+    """Utterances of similar duration.
 
     Attributes:
-        features: (N, T, C) float32; of networks with a frontend of their own (N, S) samples.
-        lengths: (N,) int64, frames or samples.
-        tokens: N lists of token ids; blank (0) does not occur. Of intents: one number each, -1 for what training does
-            not have. Empty lists where no table was given.
-        ids: of the cuts.
+        features: (N, T, C) float32; for networks with their own front end, (N, S) samples.
+        lengths: (N,) int64, number of frames or samples.
+        tokens: N lists of token ids without blank (0). For intents: one number each, -1 if it does not occur in
+            training. Empty lists if no output table was given.
+        ids: ids of the cuts.
         texts: transcripts.
-        seconds: of audio, without padding.
+        seconds: total duration of audio, without padding.
     """
 
     features: Tensor
@@ -40,7 +40,7 @@ class Batch:
     seconds: float
 
     def to(self, device: Union[str, torch.device]) -> Batch:
-        """The same batch with its tensors on ``device``."""
+        """Return the batch with its tensors on ``device``."""
         return Batch(
             self.features.to(device, non_blocking=True),
             self.lengths.to(device, non_blocking=True),
@@ -62,28 +62,28 @@ def training_batches(
     world_size: int = 1,
     source: Source = FEATURES,
 ) -> Iterator[Batch]:
-    """Batches of one epoch of training.
+    """Yield the batches of one epoch of training.
 
-    Order and noise depend on (seed, epoch, batch, rank) alone, so that a run that resumes with ``skip_batches`` sees
-    what an uninterrupted one sees, with any number of workers; skipped batches are not loaded. Every rank gets the
+    Order and noise depend only on (seed, epoch, batch, rank), so a run resumed with ``skip_batches`` gets the same
+    batches as an uninterrupted one, with any number of workers; skipped batches are not loaded. Every rank gets the
     same number of batches.
 
     Args:
-        config: of the data.
+        config: data configuration.
         cuts_paths: manifests of cuts with features; several are merged at random, each cut equally likely anywhere.
-        tokenizer: of the transcripts, or the table of intents.
-        seed: of the run.
+        tokenizer: tokeniser of the transcripts, or the table of intents.
+        seed: seed of the run.
         epoch: any whole number; every epoch has its own order.
-        skip_batches: so many batches of this rank were consumed before.
-        rank: of this process, from 0.
+        skip_batches: number of batches of this rank that are already consumed.
+        rank: rank of this process, from 0.
         world_size: number of processes.
-        source: what the network hears.
+        source: input of the network.
 
     Raises:
-        UserError: a manifest or a file of features is missing or damaged, or no cut is fit for training.
+        UserError: a manifest or feature file is missing or damaged, or no cut is fit for training.
     """
     paths = manifests.check_exists(cuts_paths)
-    key = random.Random(f"{seed} {epoch}").getrandbits(31)  # a string seeds by all of its bits
+    key = random.Random(f"{seed} {epoch}").getrandbits(31)  # all bits of a string go into the seed
     selection = sampler.Selection(config, tokenizer.speller, source=source)
     batches = sampler.bucketing_sampler(config, paths, selection, key if config.shuffle else None, rank, world_size)
     noise = None
@@ -94,8 +94,8 @@ def training_batches(
     schedule = sampler.Skipping(batches, skip_batches)
     yield from _load(config, schedule, dataset)
     if config.drop_last and not schedule.drawn:
-        what = f"no batch of {config.max_duration:g} s fills up with {config.num_buckets} buckets of durations"
-        raise UserError(what, "lower data.max_duration or data.num_buckets, or give data.drop_last=false")
+        what = f"no batch of {config.max_duration:g} s can be filled with {config.num_buckets} duration buckets"
+        raise UserError(what, "lower data.max_duration or data.num_buckets, or set data.drop_last=false")
     selection.report(epoch)
 
 
@@ -108,19 +108,19 @@ def evaluation_batches(
     world_size: int = 1,
     source: Source = FEATURES,
 ) -> Iterator[Batch]:
-    """Batches of all cuts in a fixed order, without augmentation.
+    """Yield batches of all cuts in a fixed order, without augmentation.
 
     Args:
-        config: of the data.
+        config: data configuration.
         cuts_paths: manifests of cuts with features.
-        tokenizer: None: batches have no tokens.
-        for_loss: leave out, as in training, cuts that have more tokens than frames (a loss is not defined for them).
-        rank: of this process, from 0.
+        tokenizer: tokeniser or table of intents; None: batches have no tokens.
+        for_loss: leave out cuts with more tokens than frames, as in training (their loss is undefined).
+        rank: rank of this process, from 0.
         world_size: number of processes.
-        source: what the network hears.
+        source: input of the network.
 
     Raises:
-        UserError: a manifest or a file of features is missing or damaged.
+        UserError: a manifest or feature file is missing or damaged.
     """
     paths = manifests.check_exists(cuts_paths)
     config = replace(config, drop_last=False)
@@ -140,9 +140,9 @@ def count_batches(
     world_size: int = 1,
     source: Source = FEATURES,
 ) -> int:
-    """Batches of one epoch on each rank, counted by drawing them without loading any features.
+    """Return the number of batches per rank in one epoch, counted without loading features.
 
-    Epochs differ by a few batches, as the order decides which cuts fit together.
+    Epochs differ by a few batches, since the order determines which cuts fit together.
     """
     paths = manifests.check_exists(cuts_paths)
     key = random.Random(f"{seed} 0").getrandbits(31)
@@ -152,7 +152,7 @@ def count_batches(
 
 
 class _Noise:
-    """Mixes noise into cuts, with random numbers of each batch's own."""
+    """Mixes noise into cuts, with a random generator for each batch."""
 
     def __init__(self, config: DataConfig, key: str) -> None:
         assert config.musan_cuts is not None
@@ -166,17 +166,17 @@ class _Noise:
         """Check that the noise can be mixed into cuts such as ``cut``.
 
         Raises:
-            UserError: there is no noise, or it has features of another kind.
+            UserError: there is no noise, or its features are of another type.
         """
         if not len(self._cuts):
-            what = f"{self._config.musan_cuts} holds no cuts"
-            raise UserError(what, "leave data.musan_cuts out, or prepare it again")
+            what = f"{self._config.musan_cuts} contains no cuts"
+            raise UserError(what, "remove data.musan_cuts, or prepare the noise again")
         for noise in self._cuts:
             for name in ("num_features", "frame_shift", "sampling_rate"):
                 theirs, ours = getattr(noise, name), getattr(cut, name, None)
                 if cut is not None and theirs != ours:
-                    what = f"{self._config.musan_cuts}: {name} of {noise.id} is {theirs}, that of {cut.id} is {ours}"
-                    raise UserError(what, "compute the features of the noise as those of the training cuts")
+                    what = f"{self._config.musan_cuts}: {name} of {noise.id} is {theirs}, but {cut.id} has {ours}"
+                    raise UserError(what, "compute the features of the noise like those of the training cuts")
 
     def __call__(self, index: int, cuts: Any) -> Any:
         from lhotse.dataset.cut_transforms import CutMix
@@ -194,14 +194,14 @@ class _Noise:
 
 
 class _Fault(NamedTuple):
-    """A UserError on its way out of a worker, which could raise it only as another type."""
+    """A UserError passed out of a worker, which could raise it only as another type."""
 
     what: str
     remedy: str
 
 
 class _Dataset(torch.utils.data.Dataset):
-    """Loads a batch of cuts; runs in the workers."""
+    """Loads batches of cuts; runs in the workers."""
 
     def __init__(self, table: Optional[CutTable], noise: Optional[_Noise], source: Source) -> None:
         self._table, self._noise, self._source = table, noise, source
@@ -228,7 +228,7 @@ def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> 
         sampler=schedule,
         batch_size=None,
         num_workers=config.num_workers,
-        generator=torch.Generator().manual_seed(0),  # else it would draw from the generator that training uses
+        generator=torch.Generator().manual_seed(0),  # otherwise it would draw from the generator of training
         worker_init_fn=workers.heed_parent_alone,
     )
     with workers.sigterm_blocked():

@@ -1,7 +1,7 @@
-"""What the header, a chunk or the last page of an audio file promises, compared with what the file holds.
+"""Compare the length that an audio file's header, chunk or last page announces with the file's actual length.
 
-libsndfile takes what is there and does not complain: a file that was cut short would be a shorter recording with a
-whole transcript, and so would one whose header names too few bytes.
+libsndfile silently reads what is there. A truncated file, or one whose header names too few bytes, would become a
+shorter recording with a complete transcript.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Optional
 
 _STREAMED = 0x7FFFF000
-"""Sizes from here on are written by programs that cannot know the length, e.g. sox and ffmpeg into a pipe."""
+"""Sizes from here on are placeholders of programs that cannot know the length, e.g. sox and ffmpeg in a pipe."""
 _RF64 = 0xFFFFFFFF
-"""In an RF64 file: the size is in the chunk ds64."""
+"""Marks in an RF64 file that the size is in the ds64 chunk."""
 _TAG = 512
-"""Bytes that may follow the sound without being a chunk: programs append tags (ID3v1: 128)."""
+"""Number of bytes after the audio that need not be a chunk: programs append tags (ID3v1: 128)."""
 _LAST_PAGES = 2**17
-"""Bytes in which a page of Ogg begins at the latest: it has at most 65,307."""
+"""Number of bytes at the end of an Ogg file in which the last page must begin; a page has at most 65,307."""
 
 
 class _Chunk(NamedTuple):
-    """A part of a file: its name, where its content begins, and how many bytes it announces."""
+    """A chunk of a file: name, start of its content, and announced number of bytes."""
 
     name: bytes
     start: int
@@ -30,10 +30,10 @@ class _Chunk(NamedTuple):
 
 
 def fault(stream: BinaryIO) -> Optional[str]:
-    """What is wrong with the size of an audio file; None: nothing, or its format promises nothing.
+    """Return what is wrong with the size of an audio file; None if nothing is, or if its format announces no size.
 
-    WAV (RIFF, RF64), Wave64, AIFF, AU, CAF, Ogg (Vorbis, Opus, FLAC) and MP3 with a Xing header are known. A WAV or AU
-    file of length 0 or of about 2 or 4 GiB, which programs write that do not know it, is whole.
+    Supports WAV (RIFF, RF64), Wave64, AIFF, AU, CAF, Ogg (Vorbis, Opus, FLAC) and MP3 with a Xing header. WAV and AU
+    files with an announced length of 0 or about 2 or 4 GiB pass: programs that do not know the length write this.
     """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
@@ -45,7 +45,7 @@ def fault(stream: BinaryIO) -> Optional[str]:
 
 
 def _chunks(stream: BinaryIO, start: int, size: int, form: str, padded: bool = True) -> Iterator[_Chunk]:
-    """The chunks from ``start`` on; ``form`` is how `struct` reads name and length."""
+    """Yield the chunks from ``start`` on; ``form`` is the `struct` format of name and length."""
     at, width = start, struct.calcsize(form)
     while at + width <= size:
         stream.seek(at)
@@ -61,7 +61,7 @@ def _missing(announced: int, there: int) -> Optional[str]:
 
 
 def _wav(stream: BinaryIO, size: int) -> Optional[str]:
-    whole: Optional[int] = None  # of an RF64 file
+    whole: Optional[int] = None  # size in the ds64 chunk of an RF64 file
     for name, start, length in _chunks(stream, 12, size, "<4sI"):
         if name == b"ds64":
             stream.seek(start + 8)
@@ -77,7 +77,7 @@ def _wav(stream: BinaryIO, size: int) -> Optional[str]:
 
 
 def _unnamed(stream: BinaryIO, end: int, size: int, length: int) -> Optional[str]:
-    """What follows the sound must be chunks, or a tag of a few bytes: else the header names too little of it."""
+    """Check that only chunks or a short tag follow the audio; otherwise the header names too few bytes."""
     if size - end <= _TAG:
         return None
     for at in (end + end % 2, end):
@@ -87,7 +87,7 @@ def _unnamed(stream: BinaryIO, end: int, size: int, length: int) -> Optional[str
         name, following = struct.unpack("<4sI", stream.read(8))
         if all(32 <= byte < 127 for byte in name) and following <= size - at - 8:
             return None
-    return f"names {length} bytes of sound, and {size - end} more follow that are of no chunk"
+    return f"has a header for {length} bytes of audio, but {size - end} more bytes follow that belong to no chunk"
 
 
 def _wave64(stream: BinaryIO, size: int) -> Optional[str]:
@@ -124,14 +124,14 @@ def _caf(stream: BinaryIO, size: int) -> Optional[str]:
 
 
 def _ogg(stream: BinaryIO, size: int) -> Optional[str]:
-    """The last page of a stream says that it is the last."""
+    """Check that the last page is complete and marked as the last."""
     begin = max(0, size - _LAST_PAGES)
     stream.seek(begin)
     tail = stream.read()
     at = tail.rfind(b"OggS")
     page = tail[at:]
     if at < 0 or len(page) < 27 or len(page) < 27 + page[26]:
-        return "is truncated: its last page is not whole"
+        return "is truncated: its last page is incomplete"
     length = 27 + page[26] + sum(page[27 : 27 + page[26]])
     if len(page) < length:
         return f"is truncated: {length - len(page)} bytes of its last page are missing"
@@ -139,7 +139,7 @@ def _ogg(stream: BinaryIO, size: int) -> Optional[str]:
 
 
 def _mp3(stream: BinaryIO, size: int) -> Optional[str]:
-    """A Xing header, where there is one, says how many bytes there are."""
+    """Check the number of bytes that a Xing header announces, if there is one."""
     start = 0
     stream.seek(0)
     head = stream.read(10)

@@ -1,4 +1,4 @@
-"""What is in cut manifests: utterances, speakers, hours, words, tokens and features of each part, as a table."""
+"""Describe cut manifests in a table: utterances, speakers, hours, words, tokens and features of each part."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pruning.speech.data.sampler import transcript
 from pruning.speech.text.bpe import Tokenizer
 
 SPEED_PERTURBED = re.compile(r"_sp\d+\.\d+$")
-"""lhotse's suffix to the id of a cut: the same words at another speed."""
+"""lhotse's suffix to the id of a speed-perturbed cut."""
 
 
 def transcripts(cuts_paths: Sequence[PathLike]) -> Iterator[str]:
-    """The transcripts of cuts, those of speed-perturbed copies left out."""
+    """Yield the transcripts of cuts, except those of speed-perturbed copies."""
     for path in check_exists(cuts_paths):
         for cut in iterate_cuts(path):
             if not SPEED_PERTURBED.search(cut.id):
@@ -29,18 +29,18 @@ def transcripts(cuts_paths: Sequence[PathLike]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class PartFacts:
-    """Of one manifest; words and speakers of speed-perturbed copies are counted once, seconds each time.
+    """Statistics of one manifest; speed-perturbed copies count for seconds, but not for words and speakers.
 
     Attributes:
-        name: of the file, without its endings.
-        cuts: all of them, copies included.
-        utterances: those that are no copies.
-        speakers: different ones.
-        seconds, longest: of audio; copies included.
-        words, word_types: of the transcripts.
-        tokens, unknown: word pieces of the transcripts, and how many of them are ``<unk>``; None without a tokenizer.
-        features: dimensions of the feature vectors; 0: none were computed.
-        names: of the speakers that have one.
+        name: file name without extensions.
+        cuts: number of cuts, copies included.
+        utterances: number of cuts that are not copies.
+        speakers: number of distinct speakers.
+        seconds, longest: total and longest duration of audio, copies included.
+        words, word_types: number of words and of distinct words in the transcripts.
+        tokens, unknown: number of word pieces in the transcripts and of ``<unk>`` among them; None without a tokeniser.
+        features: dimension of the feature vectors; 0: no features.
+        names: names of the speakers.
     """
 
     name: str
@@ -58,16 +58,16 @@ class PartFacts:
 
 
 def shared_speakers(parts: Sequence[PartFacts]) -> list[tuple[str, str, int]]:
-    """Pairs of parts that have speakers in common, and how many: a test on known voices is no test on new ones."""
+    """Return pairs of parts that share speakers, and how many; a test set should not share any with training."""
     pairs = itertools.combinations(parts, 2)
     return [(one.name, other.name, count) for one, other in pairs if (count := len(one.names & other.names))]
 
 
 def describe(path: PathLike, tokenizer: Optional[Tokenizer] = None) -> PartFacts:
-    """Read a manifest line by line.
+    """Read a manifest line by line and describe it.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: the manifest is missing or damaged.
     """
     from lhotse.serialization import load_jsonl
 
@@ -106,7 +106,7 @@ def _describe(name: str, items: Iterable[Mapping[str, Any]], tokenizer: Optional
 
 
 def _plain(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A cut's dictionary; a mixed cut's is made to look like a plain one's, which lhotse must work out: slower."""
+    """Return the dictionary of a cut; a mixed cut is converted to the plain form by lhotse, which is slower."""
     if "duration" in item:
         return item
     from lhotse.serialization import deserialize_item
@@ -118,16 +118,16 @@ def _plain(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def total_hours(parts: Sequence[PartFacts]) -> float:
-    """Of audio, copies included."""
+    """Return the hours of audio, copies included."""
     return sum(part.seconds for part in parts) / 3600
 
 
 def table(parts: Sequence[PartFacts], style: str = "github") -> str:
-    """One row a part.
+    """Return a table with one row per part.
 
     Args:
-        parts: the rows.
-        style: a format of tabulate: ``github`` for a file, ``simple`` for a terminal.
+        parts: statistics of the parts.
+        style: table format of tabulate: ``github`` for a file, ``simple`` for a terminal.
     """
     rows = [_cells(part) for part in parts]
     return tabulate(rows, "keys", style, disable_numparse=True, colalign=["left"] + ["right"] * (len(rows[0]) - 1))

@@ -1,4 +1,4 @@
-"""How cuts become batches: the section ``data`` of a configuration."""
+"""Configuration of how cuts become batches: section ``data``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class DataConfig:
     """How cuts become batches.
 
     Attributes:
-        max_duration: seconds of audio in a batch, at most.
-        num_buckets: cuts of like duration are batched together; fewer for small corpora.
-        buffer_size: cuts held in memory to draw from; None: 5,000 a bucket, as icefall.
-        num_workers: processes that load features; 0: the training process itself.
-        shuffle: whether an epoch of training has a random order.
-        drop_last: leave out of an epoch the batches at its end that did not fill up, as icefall does. They are as few
-            as the buckets, but small: each step on a single utterance undoes a little. False for seconds of data.
+        max_duration: maximum seconds of audio in a batch.
+        num_buckets: number of buckets of cuts with similar durations; use fewer for small corpora.
+        buffer_size: number of cuts held in memory to sample from; None: 5,000 per bucket, as in icefall.
+        num_workers: number of processes that load features; 0: the training process loads them.
+        shuffle: whether training epochs have a random order.
+        drop_last: leave out the incomplete batches at the end of an epoch, as icefall does. There are at most as many
+            as buckets, but they are small, and steps on single utterances harm training. Use False for tiny corpora.
         min_cut_duration: shorter cuts (s) are dropped from training.
         max_cut_duration: longer cuts (s) are dropped from training.
-        musan_cuts: cuts with features of noise to mix in, e.g. ``data/fbank/musan_cuts.jsonl.gz``; None: no noise.
-        musan_probability: of mixing noise into a training cut.
-        musan_snr: signal-to-noise ratio in dB, drawn uniformly from this range.
-        spec_augment: augmentation of training features, done by the training process (see ``speech.augment``).
-        sample_augment: the same of training audio, for networks that hear samples.
+        musan_cuts: noise cuts with features to mix in, e.g. ``data/fbank/musan_cuts.jsonl.gz``; None: no noise.
+        musan_probability: probability of mixing noise into a training cut.
+        musan_snr: range of the signal-to-noise ratio in dB, which is drawn uniformly.
+        spec_augment: augmentation of training features, done by the training process (see ``speech.data.augment``).
+        sample_augment: augmentation of training audio, for networks that take samples as input.
     """
 
     max_duration: Positive = 200.0

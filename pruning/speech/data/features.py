@@ -1,4 +1,4 @@
-"""Filter-bank features by lhotse, computed in independent jobs and joined; a part's cuts appear when all is done."""
+"""Filter-bank features by lhotse, computed in independent jobs and joined; a part's cuts appear when all are done."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from pruning.limits import Count, OutOfRange, Range, check_fields
 from pruning.speech.data import audio, manifests
 
 _MISSING_SECONDS = 0.025
-"""How much shorter than its manifest says a recording may be: a frame. lhotse fills the rest with mirrored sound."""
+"""Seconds by which a recording may be shorter than in its manifest: one frame. lhotse fills the rest with mirrored
+audio."""
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Log-Mel filter banks as icefall's.
+    """Log-Mel filter banks as in icefall.
 
     Attributes:
-        num_mel_bins: channels.
-        sampling_rate: Hz; recordings of another rate are resampled.
-        speed_factors: besides the recordings themselves, copies at these speeds are made of every cut. 1, by which
-            Kaldi and ESPnet mean the recordings themselves, adds none.
+        num_mel_bins: number of channels.
+        sampling_rate: Hz; recordings with another rate are resampled.
+        speed_factors: speeds at which copies of every cut are made in addition to the recordings themselves. 1, which
+            stands for the recordings themselves in Kaldi and ESPnet, adds no copy.
     """
 
     num_mel_bins: Count = 80
@@ -41,11 +42,11 @@ class FeatureConfig:
         check_fields(self)
         factors = tuple(factor for factor in self.speed_factors if factor != 1)
         if len(set(factors)) < len(factors):
-            raise OutOfRange(f"speed_factors must differ, got {list(self.speed_factors)}", "give each of them once")
+            raise OutOfRange(f"speed_factors must differ, got {list(self.speed_factors)}", "give each factor once")
         object.__setattr__(self, "speed_factors", factors)
 
     def describe(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the configuration as JSON values."""
         return {**asdict(self), "speed_factors": list(self.speed_factors)}
 
 
@@ -60,40 +61,40 @@ class Job:
 
     @property
     def directory(self) -> Path:
-        """Where the features of the part lie."""
+        """Directory of the part's features."""
         return self.paths.directory / f"{self.paths.prefix}_feats_{self.part}"
 
     def storage(self, version: str) -> Path:
-        """The archive of this split's features; ``version``: see ``_version``."""
+        """Return the path of this split's feature archive; ``version``: see ``_version``."""
         return self.directory / f"feats-{self.split}-of-{self.num_splits}-{version}.lca"
 
     def cuts(self, version: str) -> Path:
-        """The cuts of this split; their presence means that the split is done."""
+        """Return the path of this split's cuts; the file exists if the split is done."""
         return self.directory / f"cuts-{self.split}-of-{self.num_splits}-{version}.jsonl.gz"
 
 
 def _version(config: FeatureConfig, source: manifests.Paths, part: str) -> str:
-    """What splits are computed from, in 8 characters: so splits of other manifests or settings have other names."""
+    """Hash the input of splits to 8 characters, so that splits of other manifests or settings have other names."""
     digest = hashlib.sha256(json.dumps(config.describe()).encode())
     for path in (source.recordings(part), source.supervisions(part)):
-        with manifests.naming(path), gzip.open(path, "rb") as stream:  # unpacked: the archive holds its date
+        with manifests.naming(path), gzip.open(path, "rb") as stream:  # uncompressed: the archive contains its date
             while block := stream.read(2**20):
                 digest.update(block)
     return digest.hexdigest()[:8]
 
 
 def _utterances(source: manifests.Paths, part: str) -> str:
-    """What is said in the manifests, by whom and when, in 8 characters; not where the audio lies."""
+    """Hash the supervisions (texts, speakers, times) to 8 characters; audio paths are not included."""
     with manifests.naming(source.supervisions(part)), gzip.open(source.supervisions(part), "rb") as stream:
         return hashlib.sha256(stream.read()).hexdigest()[:8]
 
 
 def is_done(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str) -> bool:
-    """Whether the cuts of ``part`` are there.
+    """Whether the cuts of ``part`` exist.
 
     Raises:
-        UserError: they were made with another configuration, or of other utterances than the manifests have now.
-            (icefall's come without a description and are taken as they are.)
+        UserError: they were made with another configuration, or from other utterances than the manifests have now.
+            (icefall's cuts have no description and are accepted as they are.)
     """
     cuts, description = paths.cuts(part), _description(paths, part)
     if not cuts.is_file():
@@ -106,21 +107,21 @@ def is_done(config: FeatureConfig, source: manifests.Paths, paths: manifests.Pat
             raise UserError(f"{cuts} was made with {json.dumps(made)}, not with {json.dumps(wanted)}", remedy)
         now = source.supervisions(part)
         if utterances is not None and now.is_file() and utterances != _utterances(source, part):
-            raise UserError(f"{cuts} was made of other utterances than {now} has now", remedy)
+            raise UserError(f"{cuts} was made from other utterances than {now} has now", remedy)
     return True
 
 
 def _description(paths: manifests.Paths, part: str) -> Path:
-    """The configuration that the cuts of ``part`` were made with."""
+    """Return the path of the configuration with which the cuts of ``part`` were made."""
     return Job(paths, part, 1, 1).directory / "config.json"
 
 
 def compute_split(config: FeatureConfig, source: manifests.Paths, job: Job) -> None:
-    """Compute the features of one split; does nothing if the split, or the whole part, is done.
+    """Compute the features of one split; does nothing if the split or the whole part is done.
 
     Raises:
-        UserError: a manifest is missing or damaged, or an audio file is (naming it), and nothing of the split remains;
-            or the part is done, with another configuration or of other utterances.
+        UserError: a manifest or an audio file is missing or damaged (the message names it), and nothing of the split
+            is kept; or the part was made with another configuration or from other utterances.
     """
     whole = is_done(config, source, job.paths, job.part)
     version = "" if whole else _version(config, source, job.part)
@@ -148,12 +149,14 @@ def compute_split(config: FeatureConfig, source: manifests.Paths, job: Job) -> N
 
 
 def _refuse_missing_audio() -> None:
-    """Let lhotse raise where a recording is shorter than its manifest says; it fills up to half a second otherwise."""
+    """Make lhotse raise if a recording is shorter than in its manifest; by default it fills up to half a second."""
     import lhotse
 
     if lhotse.get_audio_duration_mismatch_tolerance() != _MISSING_SECONDS:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that augmentation may break: changing speed or rate adds some samples
+            warnings.simplefilter(
+                "ignore"
+            )  # it warns that augmentation may fail: changing speed or rate adds some samples
             lhotse.set_audio_duration_mismatch_tolerance(_MISSING_SECONDS)
 
 
@@ -166,10 +169,10 @@ def _perturbed(config: FeatureConfig, cuts: Iterable[Any]) -> Iterator[Any]:
 
 
 def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
-    """``cut`` with its features computed and stored.
+    """Compute and store the features of ``cut`` and return the cut with them.
 
     Raises:
-        UserError: the audio cannot be read, is shorter than the manifest says, has several channels or samples that
+        UserError: the audio cannot be read, is shorter than in the manifest, has several channels or samples that
             are not finite, or is too short for one frame.
         OSError: the disk is full.
     """
@@ -179,17 +182,17 @@ def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
     source = cut.recording.sources[0].source
     try:
         samples = cut.load_audio()
-    except Exception as error:  # of whichever audio backend lhotse took
+    except Exception as error:  # raised by any of lhotse's audio backends
         raise UserError(
             f"{source}: the audio of {cut.id} is truncated or unreadable ({audio.first_line(error)})",
-            "restore the file, or remove it and its transcript, and prepare the manifests again",
+            "restore the file, or remove it with its transcript, and prepare the manifests again",
         ) from None
     if samples.shape[0] != 1:
         raise UserError(f"{source}: {cut.id} has {samples.shape[0]} channels", audio.CHOOSE_CHANNEL)
     if not np.isfinite(samples).all():
         raise UserError(f"{source}: the audio of {cut.id} {audio.NOT_FINITE[0]}", audio.NOT_FINITE[1])
     if samples.shape[1] < extractor.config.sampling_rate * 0.025:
-        raise UserError(f"{source}: the audio of {cut.id} is shorter than one frame", "remove it and its transcript")
+        raise UserError(f"{source}: the audio of {cut.id} is shorter than one frame", "remove it with its transcript")
     stored = extractor.extract_from_samples_and_store(
         samples, storage=writer, sampling_rate=cut.sampling_rate, offset=cut.start, channel=cut.channel
     )
@@ -197,14 +200,14 @@ def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
 
 
 def combine(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str, num_splits: int) -> None:
-    """Join the splits of ``part`` into its cuts, in the order of the manifests; does nothing if they are there.
+    """Join the splits of ``part`` into its cuts, in the order of the manifests; does nothing if the cuts exist.
 
     Raises:
-        UserError: a split is missing or damaged, or its utterances are not those of the manifests; or the cuts are
-            there, made with another configuration or of other utterances.
+        UserError: a split is missing or damaged, or its utterances differ from the manifests; or the cuts exist but
+            were made with another configuration or from other utterances.
     """
     if is_done(config, source, paths, part):
-        logging.info("%s: the cuts are there already", part)
+        logging.info("%s: the cuts already exist", part)
         return
     from lhotse import CutSet
 
@@ -228,10 +231,12 @@ def combine(config: FeatureConfig, source: manifests.Paths, paths: manifests.Pat
 
 
 def _check_same(cut: Any, wanted: Any, directory: Path) -> None:
-    """Check that the cut with features is the utterance that comes next in the manifests; None: there is no more."""
-    remedy = "remove that directory and compute the features again"
+    """Check that the cut with features is the next utterance of the manifests; None stands for a missing one."""
+    remedy = "remove this directory and compute the features again"
     if cut is None:
         raise UserError(f"{directory} has no features of {wanted.id}", remedy)
     texts = [each.text for each in cut.supervisions]
     if wanted is None or (cut.id, texts) != (wanted.id, [each.text for each in wanted.supervisions]):
-        raise UserError(f"{directory} has features of {cut.id}, which the manifests have not, or not there", remedy)
+        raise UserError(
+            f"{directory} has features of {cut.id}, which is missing from the manifests or at another place", remedy
+        )

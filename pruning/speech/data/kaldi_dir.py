@@ -1,4 +1,4 @@
-"""Kaldi data directories (wav.scp, text, utt2spk, optionally segments) as lhotse manifests, checked line by line."""
+"""Convert Kaldi data directories (wav.scp, text, utt2spk, optionally segments) to lhotse manifests, with checks."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from lhotse import RecordingSet, SupervisionSet
 
 _OVERSHOOT = 0.5
-"""How far (s) the end of a segment may lie beyond its recording, as in Kaldi's extract-segments."""
+"""Seconds by which a segment may end after its recording, as in Kaldi's extract-segments."""
 
 _IN_ARCHIVE = re.compile(r".*\.ark(\.gz)?:[0-9]+(\[.*\])?|ark:.*")
-"""What Kaldi reads from an archive at an offset."""
+"""Pattern of the wav.scp entries that Kaldi reads from an archive."""
 
 
 def read_table(path: Path, value_may_be_empty: bool = False) -> dict[str, str]:
-    """A Kaldi table: key, white space, value, one a line.
+    """Read a Kaldi table of key, white space and value, one per line.
 
     Raises:
         UserError: the file is missing or not UTF-8, a key occurs twice, or a value is empty.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist", "a Kaldi data directory holds wav.scp, text and utt2spk")
+        raise UserError(f"{path} does not exist", "give a Kaldi data directory with wav.scp, text and utt2spk")
     table: dict[str, str] = {}
     for number, line in enumerate(files.read_lines(path), 1):
         fields = line.split(maxsplit=1)
@@ -41,7 +41,7 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> dict[str, str]:
             raise UserError(f"{path}: {fields[0]} occurs twice (line {number})", "remove one of the lines")
         table[fields[0]] = fields[1].strip() if len(fields) == 2 else ""
     if not table:
-        raise UserError(f"{path} is empty", "a Kaldi data directory holds wav.scp, text and utt2spk")
+        raise UserError(f"{path} is empty", "give a Kaldi data directory with wav.scp, text and utt2spk")
     return table
 
 
@@ -49,19 +49,19 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
     """Read a Kaldi data directory.
 
     Args:
-        directory: holds ``wav.scp`` (plain paths, also relative to the working directory; or commands ending in a
-            pipe), ``text``, ``utt2spk`` and, where recordings hold several utterances, ``segments``, whose fifth
-            column, if there is one, is the channel (from 0).
-        audio_dir: where NIST SPHERE files are converted to, because lhotse would need an external program for them;
-            None: refuse them.
+        directory: Kaldi data directory with ``wav.scp`` (plain paths, which may be relative to the working directory,
+            or commands ending in a pipe), ``text``, ``utt2spk`` and, if recordings have several utterances,
+            ``segments``, whose optional fifth column is the channel (from 0).
+        audio_dir: directory to which NIST SPHERE files are converted, since lhotse would need an external program for
+            them; None: refuse them.
 
     Returns:
-        recordings and supervisions, the latter with speakers.
+        Recordings and supervisions, the latter with speakers.
 
     Raises:
-        UserError: naming the file and the line's key: audio that is missing, unreadable or cut short, utterances
-            without transcript, speaker or recording, beyond their recording, or in one of several channels that is not
-            said, transcripts or recordings without utterance.
+        UserError: audio is missing, unreadable or truncated; an utterance has no transcript, speaker or recording,
+            lies beyond its recording, or is in a recording of several channels and none is given; a transcript or
+            recording has no utterance. The message names the file and the key of the line.
     """
     from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
 
@@ -70,7 +70,7 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
     speakers = read_table(directory / "utt2spk")
     for utterance, speaker in speakers.items():
         if len(speaker.split()) > 1:
-            what = f"{directory / 'utt2spk'}: the line of {utterance} has more than an utterance and a speaker"
+            what = f"{directory / 'utt2spk'}: the line of {utterance} has more than two columns"
             raise UserError(what, "keep the first two columns: cut -d ' ' -f 1,2")
     recordings = {key: _recording(directory, key, value, audio_dir) for key, value in audio.items()}
     segments = list(_segments(directory, recordings))
@@ -91,7 +91,7 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
 
 
 class _Segment(NamedTuple):
-    """Where an utterance is: times in seconds."""
+    """Place of an utterance; times in seconds."""
 
     utterance: str
     recording: str
@@ -101,7 +101,7 @@ class _Segment(NamedTuple):
 
 
 def _segments(directory: Path, recordings: dict[str, Any]) -> Iterator[_Segment]:
-    """The utterances: of ``segments``, or the recordings themselves where it is absent."""
+    """Yield the utterances in ``segments``, or the whole recordings if there is no such file."""
     path = directory / "segments"
     if not path.is_file():
         for key, recording in recordings.items():
@@ -110,38 +110,43 @@ def _segments(directory: Path, recordings: dict[str, Any]) -> Iterator[_Segment]
     for utterance, value in read_table(path).items():
         name, start, end, chosen = _parsed(path, utterance, value)
         if name not in recordings:
-            raise UserError(f"{path}: {utterance} refers to {name}, which wav.scp has not", "add or remove it")
+            raise UserError(
+                f"{path}: {utterance} refers to {name}, which is not in wav.scp",
+                "add it to wav.scp or remove the utterance",
+            )
         recording = recordings[name]
         if end < 0:  # Kaldi: to the end of the recording
             end = recording.duration
         if not 0 <= start < end:
-            raise UserError(f"{path}: {utterance} lasts from {start} to {end} s", "correct its times")
+            raise UserError(f"{path}: {utterance} runs from {start} to {end} s", "correct its times")
         if start >= recording.duration or end > recording.duration + _OVERSHOOT:
-            what = f"{path}: {utterance} lasts from {start} to {end} s, but {name} has {recording.duration} s"
-            raise UserError(what, "correct its times, or restore the recording")
+            what = f"{path}: {utterance} runs from {start} to {end} s, but {name} lasts {recording.duration} s"
+            raise UserError(what, "correct its times or restore the recording")
         channel = _channel(path, utterance, recording, chosen)
         yield _Segment(utterance, name, start, min(end, recording.duration), channel)
 
 
 def _parsed(path: Path, utterance: str, value: str) -> tuple[str, float, float, Optional[int]]:
-    """Recording, start, end (s) and, if it is there, channel of a line of ``segments``."""
+    """Return recording, start and end (s), and channel, if given, of a line of ``segments``."""
     try:
         name, start, end, *channels = value.split()
         (channel,) = (int(each) for each in channels or ["-1"])
         return name, float(start), float(end), channel if channels else None
-    except ValueError:  # another number of fields, too
-        what = f"{path}: the line of {utterance} is not `utterance recording start end` with or without a channel"
-        raise UserError(what, "correct it") from None
+    except ValueError:  # also raised by another number of fields
+        what = f"{path}: the line of {utterance} is not `utterance recording start end [channel]`"
+        raise UserError(what, "correct the line") from None
 
 
 def _channel(path: Path, utterance: str, recording: Any, chosen: Optional[int]) -> int:
-    """The channel of an utterance; ``path`` is the table to blame."""
+    """Return the channel of an utterance; ``path`` is the table that error messages name."""
     if chosen is None and recording.num_channels > 1:
-        what = f"{path}: {utterance} is in a recording of {recording.num_channels} channels, and none is chosen"
+        what = f"{path}: {utterance} is in a recording with {recording.num_channels} channels, but no channel is given"
         raise UserError(what, f"add the channel (from 0) as fifth column of segments, or {audio_files.CHOOSE_CHANNEL}")
     if chosen is not None and chosen not in recording.channel_ids:
-        what = f"{path}: {utterance} is in channel {chosen} of {recording.id}, which has {recording.num_channels}"
-        raise UserError(what, "correct the fifth column: channels are counted from 0")
+        what = (
+            f"{path}: {utterance} is in channel {chosen} of {recording.id}, which has {recording.num_channels} channels"
+        )
+        raise UserError(what, "correct the fifth column; channels are counted from 0")
     return recording.channel_ids[0] if chosen is None else chosen
 
 
@@ -149,32 +154,36 @@ def _check_keys(directory: Path, utterances: set[str], texts: dict[str, str], sp
     for name, table in (("text", texts), ("utt2spk", speakers)):
         if utterances - set(table):
             what = f"{directory / name} has no line for {min(utterances - set(table))}"
-            raise UserError(what, "add it, or remove the utterance (utils/fix_data_dir.sh)")
+            raise UserError(what, "add the line or remove the utterance (utils/fix_data_dir.sh)")
         if set(table) - utterances:
             what = f"{directory / name} has a line for {min(set(table) - utterances)}, which has no audio"
-            raise UserError(what, "add the audio, or remove the line (utils/fix_data_dir.sh)")
+            raise UserError(what, "add the audio or remove the line (utils/fix_data_dir.sh)")
 
 
 def _recording(directory: Path, key: str, value: str, audio_dir: Optional[Path]) -> Any:
-    """The recording of one line of wav.scp."""
+    """Return the recording of one line of wav.scp."""
     if value.endswith("|"):
         return _piped(directory, key, value[:-1].strip())
     if _IN_ARCHIVE.fullmatch(value):
-        what = f"{directory / 'wav.scp'}: {key} is in an archive of Kaldi's ({value}), which is not read"
-        raise UserError(what, f"write a command in its place, with Kaldi's program: wav-copy {value} - |")
+        what = f"{directory / 'wav.scp'}: {key} is in a Kaldi archive ({value}), which is not supported"
+        raise UserError(what, f"replace it with a command that uses Kaldi's wav-copy: wav-copy {value} - |")
     path = _found(directory, Path(value))
     if path is None:
         what = f"{directory / 'wav.scp'}: {value} of {key} does not exist"
-        where = "" if Path(value).is_absolute() else f" (from here, from {directory} and from the directories above it)"
-        raise UserError(what + where, "restore it or correct the path")
+        where = (
+            ""
+            if Path(value).is_absolute()
+            else f" (searched from here, from {directory} and from the directories above it)"
+        )
+        raise UserError(what + where, "restore the file or correct the path")
     if path.suffix.lower() in (".sph", ".wv1", ".wv2"):
         path = _to_flac(path, key, audio_dir)
     return audio_files.recording(path, key)
 
 
 def _found(directory: Path, path: Path) -> Optional[Path]:
-    """A file of wav.scp; a relative one from the working directory, as in Kaldi, else from the data directory or one
-    of those above it, as corpora are shipped.
+    """Find a file of wav.scp; a relative path is searched from the working directory, as in Kaldi, and then from the
+    data directory and those above it, as corpora are often shipped.
     """
     for place in (Path(), directory, *directory.resolve().parents[:-1]):
         if (place / path).is_file():
@@ -183,28 +192,28 @@ def _found(directory: Path, path: Path) -> Optional[Path]:
 
 
 def _piped(directory: Path, key: str, shell_command: str) -> Any:
-    """The recording that a command of wav.scp writes to its standard output; runs it once to learn its length."""
+    """Return the recording that a command of wav.scp writes to standard output; runs it once to get its length."""
     import io
     import subprocess
 
     import soundfile
     from lhotse import AudioSource, Recording
 
-    done = subprocess.run(shell_command, shell=True, capture_output=True)  # a shell: that is Kaldi's contract
+    done = subprocess.run(shell_command, shell=True, capture_output=True)  # with a shell, as Kaldi does
     reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
     what = f"{directory / 'wav.scp'}: the command of {key}"
     remedy = "correct the command, install the program, or restore the file"
-    if done.returncode != 0:  # there may be audio all the same, up to where the program stopped
+    if done.returncode != 0:  # there may still be audio up to where the program stopped
         raise UserError(f"{what} failed (status {done.returncode}: {reason})", remedy)
     wrong = containers.fault(io.BytesIO(done.stdout))
     if wrong is not None:
-        raise UserError(f"{what} gives audio that {wrong} ({reason})", remedy)
+        raise UserError(f"{what} writes audio that {wrong} ({reason})", remedy)
     try:
         information = soundfile.info(io.BytesIO(done.stdout))
     except (RuntimeError, OSError):
-        raise UserError(f"{what} gives no audio ({reason})", remedy) from None
+        raise UserError(f"{what} writes no audio ({reason})", remedy) from None
     if information.frames == 0:
-        raise UserError(f"{what} gives no audio", remedy)
+        raise UserError(f"{what} writes no audio", remedy)
     channels = list(range(information.channels))
     return Recording(
         id=key,
@@ -216,13 +225,13 @@ def _piped(directory: Path, key: str, shell_command: str) -> Any:
 
 
 def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
-    """Convert a NIST SPHERE file once; another file, or the same one after a change, gets another name."""
+    """Convert a NIST SPHERE file once; the name of the target changes with the file and its size and time."""
     import io
 
     import soundfile
 
     if audio_dir is None:
-        raise UserError(f"{path} of {key} is a NIST SPHERE file", "give a directory to convert such files to")
+        raise UserError(f"{path} of {key} is a NIST SPHERE file", "give a directory in which to convert such files")
     status = path.stat()
     identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
     target = audio_dir / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.flac"
@@ -233,8 +242,8 @@ def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
     except (RuntimeError, OSError) as error:
         raise UserError(f"{path} of {key} cannot be read as audio ({error})", "restore the file") from None
     announced = _announced_samples(path)
-    if len(samples) < announced:  # libsndfile reads what is there and does not complain
-        what = f"{path} of {key} is truncated: it has {len(samples)} of {announced} samples"
+    if len(samples) < announced:  # libsndfile silently reads what is there
+        what = f"{path} of {key} is truncated: it has only {len(samples)} of {announced} samples"
         raise UserError(what, "restore the file")
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, rate, format="FLAC", subtype="PCM_16")
@@ -244,7 +253,7 @@ def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
 
 
 def _announced_samples(path: Path) -> int:
-    """How many samples (of each channel) the header of a NIST SPHERE file announces; 0 if it does not say."""
+    """Return the number of samples per channel in the header of a NIST SPHERE file; 0 if it is not given."""
     with open(path, "rb") as stream:
         header = stream.read(1024)
     found = re.search(rb"^sample_count -i (\d+)", header, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Reading, checking and writing lhotse manifests; every fault is named by file and item before hours of work."""
+"""Read, check and write lhotse manifests; errors name the file and the item."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ if TYPE_CHECKING:
     from lhotse import CutSet, RecordingSet, SupervisionSet
 
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a damaged manifest raises: a cut-off or damaged archive, bad JSON, missing fields."""
-_GIVE_OTHER_ID = "give one of them another id, or remove it"
+"""Exceptions raised by damaged manifests: truncated or damaged archives, bad JSON, missing fields."""
+_GIVE_OTHER_ID = "give one of them another id or remove it"
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where manifests of a corpus are, named as icefall names them, e.g. ``librispeech_cuts_test-clean.jsonl.gz``."""
+    """Paths of a corpus's manifests, named as in icefall, e.g. ``librispeech_cuts_test-clean.jsonl.gz``."""
 
     directory: Path
     prefix: str = "librispeech"
 
     def recordings(self, part: str) -> Path:
-        """The recordings of ``part``."""
+        """Return the path of the recordings of ``part``."""
         return self.directory / f"{self.prefix}_recordings_{part}.jsonl.gz"
 
     def supervisions(self, part: str) -> Path:
-        """The supervisions (transcripts) of ``part``."""
+        """Return the path of the supervisions (transcripts) of ``part``."""
         return self.directory / f"{self.prefix}_supervisions_{part}.jsonl.gz"
 
     def cuts(self, part: str) -> Path:
-        """The cuts of ``part``, with features."""
+        """Return the path of the cuts of ``part``, with features."""
         return self.directory / f"{self.prefix}_cuts_{part}.jsonl.gz"
 
 
 def set_name_of(cuts: Path) -> str:
-    """``test-clean`` for ``data/fbank/librispeech_cuts_test-clean.jsonl.gz``."""
+    """Return the set name: ``test-clean`` for ``data/fbank/librispeech_cuts_test-clean.jsonl.gz``."""
     stem = cuts.name.split(".jsonl", 1)[0]
     return stem.split("_cuts_", 1)[-1]
 
 
 @contextmanager
 def naming(path: files.PathLike) -> Iterator[None]:
-    """Turn what a damaged manifest raises while it is read into a UserError that names ``path``."""
+    """Turn exceptions raised by a damaged manifest into a UserError that names ``path``."""
     try:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist", "run the stage that writes it first") from None
     except _BROKEN as error:
-        what = f"{path} is not a whole manifest ({type(error).__name__}: {error})"
+        what = f"{path} is not a manifest or is damaged ({type(error).__name__}: {error})"
         raise UserError(what, "remove it and run the stage that writes it again") from None
 
 
 def check_exists(paths: Iterable[files.PathLike]) -> list[Path]:
-    """The paths as ``Path``.
+    """Return the paths as ``Path`` after checking that the files exist.
 
     Raises:
-        UserError: there is none, or one of them is missing or empty.
+        UserError: no path is given, or a file is missing or empty.
     """
     found = [Path(path) for path in paths]
     if not found:
-        raise UserError("no manifest is given", "name at least one file of cuts")
+        raise UserError("no manifest given", "give at least one file of cuts")
     for path in found:
         if not path.is_file():
             raise UserError(f"{path} does not exist", "run the stage that writes it first")
@@ -80,23 +80,23 @@ def check_exists(paths: Iterable[files.PathLike]) -> list[Path]:
 
 
 def iterate_cuts(path: Path) -> Iterator[Any]:
-    """The cuts of one manifest, read lazily.
+    """Yield the cuts of a manifest lazily.
 
-    Files of features and audio that the manifest names relative to the directory it was made in are found from any
+    Feature and audio files whose paths are relative to the directory where the manifest was made are found from any
     working directory, as long as they kept their place relative to the manifest.
 
     Raises:
-        UserError: while iterating, where the manifest is damaged, of another format, or holds something else than cuts
-            with ids and durations.
+        UserError: while iterating, if the manifest is damaged, has another format, or contains anything other than
+            cuts with ids and durations.
     """
     from lhotse import load_manifest_lazy
     from lhotse.cut import Cut
 
     if ".jsonl" not in path.suffixes:
-        raise UserError(f"{path} does not hold JSON lines", f"convert it: lhotse copy {path.name} cuts.jsonl.gz")
+        raise UserError(f"{path} is not in JSON Lines format", f"convert it: lhotse copy {path.name} cuts.jsonl.gz")
     roots = _Roots(path)
     with naming(path):
-        iterator = iter(load_manifest_lazy(path) or ())  # None: it has no cuts
+        iterator = iter(load_manifest_lazy(path) or ())  # None if there are no cuts
     while True:
         with naming(path):
             try:
@@ -104,19 +104,19 @@ def iterate_cuts(path: Path) -> Iterator[Any]:
             except StopIteration:
                 return
         if not isinstance(cut, Cut):
-            raise UserError(f"{path} holds items of the kind {type(cut).__name__}, not cuts", "give a file of cuts")
+            raise UserError(f"{path} contains {type(cut).__name__} items, not cuts", "give a file of cuts")
         if not isinstance(cut.id, str) or not _are_numbers(cut.duration):
-            raise UserError(f"{path}: cut {cut.id!r} lasts {cut.duration!r} s",
-                            "give it an id that is text and a number of seconds above 0, or remove it")  # fmt: skip
+            raise UserError(f"{path}: cut {cut.id!r} has an invalid id or duration ({cut.duration!r} s)",
+                            "give it a string id and a duration above 0, or remove it")  # fmt: skip
         yield roots.located(cut)
 
 
 class _Roots:
-    """Finds the directories that relative paths in a manifest start from: one above it, or the working directory.
+    """Finds the directories to which relative paths in a manifest refer: one above it, or the working directory.
 
-    Above it comes first: the working directory may hold other features of the same name. Links are followed only where
-    that finds nothing, as ``data`` or ``data/fbank`` may be links to a larger disk. The first relative path decides
-    for the whole manifest, since looking for each would be slow.
+    Directories above the manifest come first, since the working directory may contain other features with the same
+    name. Links are resolved only if that fails, since ``data`` or ``data/fbank`` may be links to a larger disk. The
+    first relative path decides for the whole manifest, since searching for each would be slow.
     """
 
     def __init__(self, manifest: Path) -> None:
@@ -125,7 +125,7 @@ class _Roots:
         self._of: dict[str, Optional[Path]] = {}
 
     def located(self, cut: Any) -> Any:
-        """``cut`` with paths that exist from the working directory, where the files can be found at all."""
+        """Return ``cut`` with paths that exist from the working directory, if the files can be found."""
         track = cut.tracks[0].cut if hasattr(cut, "tracks") else cut
         if track.has_features and track.features.storage_path:
             root = self._root("features", track.features.storage_path)
@@ -136,7 +136,7 @@ class _Roots:
         return cut
 
     def located_recording(self, recording: Any) -> Any:
-        """``recording`` with a path, relative to the working directory, that exists from there, likewise."""
+        """Return ``recording`` with a path relative to the working directory that exists from there, if found."""
         if not recording.sources or recording.sources[0].type != "file":
             return recording
         root = self._root("recording", recording.sources[0].source)
@@ -153,7 +153,7 @@ class _Roots:
 
 
 class LazyCuts:
-    """A manifest as lhotse's samplers take it: read anew, lazily, at every iteration; faults name the file."""
+    """A manifest as lhotse's samplers take it: read again lazily at every iteration; errors name the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -173,7 +173,7 @@ def speakers(path: Path) -> dict[str, str]:
 
 
 def count_lines(path: Path) -> int:
-    """How many items a manifest holds (one a line), without parsing them.
+    """Return the number of items in a manifest (one per line), without parsing them.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -183,7 +183,7 @@ def count_lines(path: Path) -> int:
 
 
 def quiet_progress() -> None:
-    """Keep lhotse's progress bars out of log files: they are drawn on terminals only. Call it before lhotse is used."""
+    """Show lhotse's progress bars only on terminals, not in log files. Call this before lhotse is used."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -192,14 +192,14 @@ def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) 
     """Check manifests before anything is computed from them.
 
     Args:
-        recordings: of the part.
-        supervisions: of the part.
-        name: of the part, for messages.
+        recordings: recordings of the part.
+        supervisions: supervisions of the part.
+        name: name of the part for error messages.
 
     Raises:
-        UserError: naming the first item for which: an id occurs twice, a duration is not positive, a transcript is
-            missing or empty, a recording has none, a file is absent, or a supervision lies outside of its recording or
-            in no channel of it.
+        UserError: an id occurs twice, a duration is not positive, a transcript is missing or empty, a recording has no
+            transcript, a file is missing, or a supervision lies outside its recording or in none of its channels; the
+            message names the first such item.
     """
     by_id: dict[str, Any] = {}
     for recording in recordings:
@@ -208,7 +208,7 @@ def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) 
         if not _are_numbers(recording.duration, recording.sampling_rate, recording.num_samples):
             raise UserError(f"{name}: recording {recording.id} lasts {recording.duration} s", "remove or restore it")
         if not recording.sources:
-            raise UserError(f"{name}: recording {recording.id} has no sources", "say where its audio is")
+            raise UserError(f"{name}: recording {recording.id} has no sources", "add the path of its audio")
         by_id[recording.id] = recording
     if not by_id:
         raise UserError(f"{name} has no recordings", "check the corpus directory")
@@ -233,25 +233,27 @@ def _are_numbers(*values: Any) -> bool:
 
 
 def _check_supervision(supervision: Any, recording: Any, name: str) -> None:
-    """See ``validate``; ``recording`` is the supervision's, None if there is none."""
+    """Check one supervision, see ``validate``; ``recording`` is its recording, None if it is missing."""
     if recording is None:
         what = f"{name}: recording {supervision.recording_id} of utterance {supervision.id} is missing"
         raise UserError(what, "add the recording or remove the transcript")
     if not isinstance(supervision.text or "", str):
-        raise UserError(f"{name}: the transcript of {supervision.id}, {supervision.text!r}, is no text", "quote it")
+        raise UserError(
+            f"{name}: the transcript of {supervision.id}, {supervision.text!r}, is not a string", "put it in quotes"
+        )
     if not (supervision.text or "").strip():
-        raise UserError(f"{name}: the transcript of {supervision.id} is empty", "add its words or remove it")
+        raise UserError(f"{name}: the transcript of {supervision.id} is empty", "add its words or remove the utterance")
     if not _are_numbers(supervision.duration) or supervision.duration * recording.sampling_rate < 0.5:
-        what = f"{name}: utterance {supervision.id} lasts {supervision.duration} s, which is no sample"
-        raise UserError(what, "correct its times, or remove it")
+        what = f"{name}: utterance {supervision.id} lasts {supervision.duration} s, less than one sample"
+        raise UserError(what, "correct its times or remove it")
     within = isinstance(supervision.start, (int, float)) and 0 <= supervision.start < recording.duration
-    if not within or supervision.end > recording.duration + 0.05:  # rounding of segment files
+    if not within or supervision.end > recording.duration + 0.05:  # tolerance for rounded segment files
         what = (
             f"{name}: utterance {supervision.id} lies at {supervision.start}..{supervision.end} s of recording "
             f"{recording.id}, which lasts {recording.duration} s"
         )
         raise UserError(what, "correct its times")
-    if supervision.channel not in recording.channel_ids:  # nor a list of several
+    if supervision.channel not in recording.channel_ids:  # a list of several channels is refused, too
         what = f"{name}: utterance {supervision.id} is in channel {supervision.channel} of recording {recording.id}"
         raise UserError(what, f"give it one of the channels {recording.channel_ids}")
 
@@ -270,21 +272,21 @@ def write(recordings: RecordingSet, supervisions: SupervisionSet, paths: Paths, 
 
 
 def read(paths: Paths, part: str, sampling_rate: Optional[int] = None) -> CutSet:
-    """Cuts without features, one a supervision and of one channel, from the manifests of ``part``.
+    """Return cuts without features, one per supervision and with one channel, from the manifests of ``part``.
 
     Args:
-        paths: of the manifests.
-        part: of the corpus.
-        sampling_rate: Hz; recordings of another rate are resampled whenever they are read; None: all stay as they are.
+        paths: paths of the manifests.
+        part: part of the corpus.
+        sampling_rate: Hz; recordings with another rate are resampled when they are read; None: keep all rates.
 
     Raises:
-        UserError: a manifest is missing or damaged, or does not pass ``validate``.
+        UserError: a manifest is missing or damaged, or fails ``validate``.
     """
     from lhotse import CutSet, RecordingSet, SupervisionSet, load_manifest
 
     check_exists([paths.recordings(part), paths.supervisions(part)])
     with naming(paths.recordings(part)):
-        roots = _Roots(paths.recordings(part))  # of another recipe, perhaps: the warm-up of AN4
+        roots = _Roots(paths.recordings(part))  # may be from another recipe, as in the warm-up of AN4
         recordings = RecordingSet.from_recordings(map(roots.located_recording, load_manifest(paths.recordings(part))))
     with naming(paths.supervisions(part)):
         supervisions = load_manifest(paths.supervisions(part))
@@ -301,12 +303,12 @@ def read(paths: Paths, part: str, sampling_rate: Optional[int] = None) -> CutSet
 
 
 def _within(supervision: Any, end: float) -> Any:
-    """``supervision`` without what lies past the end (s) of its recording, which lhotse would refuse to cut out."""
+    """Return ``supervision`` cut off at the end (s) of its recording; lhotse would refuse to cut beyond it."""
     from lhotse.utils import fastcopy
 
     return supervision if supervision.end <= end else fastcopy(supervision, duration=round(end - supervision.start, 8))
 
 
 def _is_whole(cut: Any) -> bool:
-    """Whether the cut of a recording is one utterance's: the only one, from end to end, in the only channel."""
+    """Whether the cut of a recording is a single utterance: the only one, from end to end, in the only channel."""
     return cut.num_channels == 1 and [each.duration for each in cut.supervisions] == [cut.duration]

@@ -1,4 +1,4 @@
-"""Which cuts of which manifests come into which batch: selection, merging, bucketing by lhotse; no audio is read."""
+"""Sample batches of cuts: selection, merging of manifests, bucketing by lhotse; reads no audio."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pruning.speech.data.sources import FEATURES, Source
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.normalisation import normalised
 
-_BINS_FROM = 10_000  # the durations of so many cuts set the limits of the buckets
+_BINS_FROM = 10_000  # number of cuts whose durations determine the bucket limits
 
 
 class Selection:
-    """Which cuts are fit for training; counts the others, and the tokens of all whose duration fits."""
+    """Selects the cuts fit for training; counts the others, and the tokens of all cuts with a fitting duration."""
 
     def __init__(
         self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True, source: Source = FEATURES
@@ -43,21 +43,21 @@ class Selection:
         return True
 
     def copy(self) -> Selection:
-        """The same selection, with nothing counted."""
+        """Return the same selection with all counts at 0."""
         return Selection(self._config, self._tokenizer, self._durations, self._source)
 
     def check_known(self, names: str) -> None:
-        """Check that the tokens are those of the transcripts seen so far.
+        """Check that the tokeniser fits the transcripts seen so far.
 
         Args:
-            names: of the manifests, for the message.
+            names: names of the manifests for the error message.
 
         Raises:
             UserError: more than half of the tokens are unknown.
         """
         if self._tokenizer is not None and 2 * self.unknown > self.tokens:
-            what = f"{self.unknown} of {self.tokens} tokens of {names} are unknown to {self._tokenizer.lang_dir}"
-            raise UserError(what, "give the --lang-dir of these transcripts, or write them in its letters and case")
+            what = f"{self.unknown} of {self.tokens} tokens in {names} are unknown to {self._tokenizer.lang_dir}"
+            raise UserError(what, "give the --lang-dir of these transcripts, or write them with its letters and case")
 
     def report(self, epoch: Optional[int]) -> None:
         """Log how many cuts were dropped and how many tokens are unknown, if any."""
@@ -73,33 +73,33 @@ class Selection:
 
 
 def transcript(cut: Any) -> str:
-    """The text of ``cut``, in the form of `pruning.speech.text.normalisation`, as tokenizers spell it.
+    """Return the text of ``cut``, normalised by `pruning.speech.text.normalisation`.
 
     Raises:
-        UserError: it has none, several, one that is no text, or one of more than the cut.
+        UserError: the cut has no or several transcripts, or one that is empty, not text, or longer than the cut.
     """
     if len(cut.supervisions) != 1:
         what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
-        raise UserError(what, "split it with lhotse's `cut trim-to-supervisions`, or prepare the data again")
+        raise UserError(what, "split it with `lhotse cut trim-to-supervisions`, or prepare the data again")
     text = cut.supervisions[0].text
     if not isinstance(text or "", str):
-        raise UserError(f"the transcript of cut {cut.id}, {text!r}, is no text", "quote it")
+        raise UserError(f"the transcript of cut {cut.id}, {text!r}, is not a string", "put it in quotes")
     if not (text or "").strip():
-        raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
+        raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove the cut")
     supervision = cut.supervisions[0]
     if supervision.start < -_TOLERANCE or supervision.end > cut.duration + _TOLERANCE:
-        what = (f"the transcript of cut {cut.id} is of {supervision.start:g} to {supervision.end:g} s, and the cut "
-                f"ends at {cut.duration:g} s: a window of a longer cut keeps its whole transcript")  # fmt: skip
+        what = (f"the transcript of cut {cut.id} covers {supervision.start:g} to {supervision.end:g} s, but the cut "
+                f"ends at {cut.duration:g} s: windows of a longer cut keep its whole transcript")  # fmt: skip
         raise UserError(what, "cut at the transcripts instead: lhotse cut trim-to-supervisions")
     return normalised(text)
 
 
 _TOLERANCE = 2e-3
-"""Seconds that a transcript may lie beyond its cut, as in lhotse's `validate_for_asr`."""
+"""Tolerance in seconds for transcripts beyond their cut, as in lhotse's `validate_for_asr`."""
 
 
 class _Merged:
-    """Cuts of several manifests, read lazily: shuffled together in proportion to what is left of each, or in turn."""
+    """Cuts of several manifests, read lazily: shuffled in proportion to what is left of each, or one after another."""
 
     def __init__(self, paths: Sequence[Path], key: Optional[int]) -> None:
         self._sources = [manifests.LazyCuts(path) for path in paths]
@@ -122,21 +122,22 @@ class _Merged:
 def bucketing_sampler(
     config: DataConfig, paths: Sequence[Path], selection: Selection, key: Optional[int], rank: int, world_size: int
 ) -> Any:
-    """Lhotse's bucketing sampler over ``paths``; ``key`` seeds the order, None keeps the manifests' own.
+    """Return lhotse's bucketing sampler over ``paths``; ``key`` seeds the order, None keeps the manifests' order.
 
     Raises:
-        UserError: there is no cut that ``selection`` lets through, or most of their tokens are unknown.
+        UserError: ``selection`` accepts no cut, or most of their tokens are unknown.
     """
     from lhotse.dataset import DynamicBucketingSampler
 
     cuts = _Merged(paths, key)
     names = ", ".join(str(path) for path in paths)
-    trial = selection.copy()  # what is looked at here does not count
+    trial = selection.copy()  # keeps these cuts out of the counts
     first = _first_durations(cuts, trial)
     trial.check_known(names)
     if not first:
         raise UserError(
-            f"no cut of {names} is fit for training", "check durations, transcripts and min/max_cut_duration"
+            f"no cut in {names} can be used",
+            "check durations, transcripts, data.min_cut_duration and data.max_cut_duration",
         )
     sampler = DynamicBucketingSampler(
         cuts,
@@ -144,7 +145,7 @@ def bucketing_sampler(
         duration_bins=_duration_bins(first, config.num_buckets),
         buffer_size=config.buffer_size or 5000 * config.num_buckets,
         shuffle=key is not None,
-        drop_last=config.drop_last,  # where it is False, lhotse shares the last cuts among the ranks
+        drop_last=config.drop_last,  # if False, lhotse shares the last cuts among the ranks
         rank=rank,
         world_size=world_size,
         seed=key or 0,
@@ -154,7 +155,7 @@ def bucketing_sampler(
 
 
 def _first_durations(cuts: Iterable[Any], selection: Selection) -> list[float]:
-    """Durations (s) of the first cuts fit for training."""
+    """Return the durations (s) of the first cuts fit for training."""
     durations: list[float] = []
     for cut in cuts:
         if selection(cut):
@@ -165,7 +166,7 @@ def _first_durations(cuts: Iterable[Any], selection: Selection) -> list[float]:
 
 
 def _duration_bins(durations: Sequence[float], num_buckets: int) -> list[float]:
-    """Limits between buckets (s) such that each holds about as much audio as the others."""
+    """Return limits between buckets (s) such that all buckets have about the same amount of audio."""
     ordered = sorted(durations)
     share, filled = sum(ordered) / num_buckets, 0.0
     limits: list[float] = []
@@ -177,10 +178,10 @@ def _duration_bins(durations: Sequence[float], num_buckets: int) -> list[float]:
 
 
 class Skipping:
-    """Numbered batches of cuts of a sampler, from ``skip`` on; those before are drawn and thrown away.
+    """Numbered batches of cuts from a sampler, starting at ``skip``; earlier ones are drawn and discarded.
 
     Attributes:
-        drawn: batches drawn so far, those thrown away among them.
+        drawn: number of batches drawn so far, discarded ones included.
     """
 
     def __init__(self, sampler: Any, skip: int) -> None:

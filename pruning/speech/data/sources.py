@@ -1,4 +1,4 @@
-"""What a network hears of a cut: its features, or its samples."""
+"""The input of a network: features or samples of a cut."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pruning.errors import UserError
 from pruning.speech.data.audio import NOT_FINITE, first_line
 
 PADDING = math.log(1e-10)
-"""What features are padded with: the logarithm of no energy, as lhotse's."""
+"""Padding value of features: the logarithm of zero energy, as in lhotse."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A way from cuts to a network's inputs. It travels to worker processes, so its functions are those of modules.
+    """How to turn cuts into a network's inputs. It is sent to worker processes, so its functions must be picklable.
 
     Attributes:
-        load: the input of one cut, ``(T, C)`` features or ``(S,)`` samples, float32.
-        frames: frames of the encoder's output for a cut, without loading it.
-        padding: what shorter inputs of a batch are filled with.
+        load: returns the input of one cut, ``(T, C)`` features or ``(S,)`` samples, float32.
+        frames: returns the number of encoder output frames for a cut, without loading it.
+        padding: value with which shorter inputs of a batch are padded.
     """
 
     load: Callable[[Any], Tensor]
@@ -34,15 +34,15 @@ class Source:
 
 
 def frames_after_subsampling(frames: int) -> int:
-    """Frames after convolutional subsampling by 4 (two kernels of 3 with stride 2, no padding)."""
+    """Return the number of frames after convolutional subsampling by 4 (two kernels of 3 with stride 2, no padding)."""
     return max(0, ((frames - 1) // 2 - 1) // 2)
 
 
 def num_frames(cut: Any) -> int:
-    """Feature frames of a cut.
+    """Return the number of feature frames of a cut.
 
     Raises:
-        UserError: it has no features.
+        UserError: the cut has no features.
     """
     if not cut.has_features:
         raise UserError(f"cut {cut.id} has no features", "compute them with local/compute_features.py")
@@ -50,18 +50,18 @@ def num_frames(cut: Any) -> int:
 
 
 def load_features(cut: Any) -> Tensor:
-    """(T, C) float32 features of ``cut``.
+    """Return the features of ``cut``, (T, C) float32.
 
     Raises:
-        UserError: they were not computed, their file is missing or damaged, or some of them are not finite.
+        UserError: the cut has no features, their file is missing or damaged, or some are not finite.
     """
     num_frames(cut)
     try:
         features = torch.from_numpy(cut.load_features()).to(torch.float32)
-    except Exception as error:  # lilcom and the storage types of lhotse raise what they like
+    except Exception as error:  # lilcom and lhotse's storage types raise various exceptions
         stored = getattr(cut, "features", None)
         where = getattr(stored, "storage_path", "the features")
-        reason = str(error).split("[extra info]")[0].strip()  # lhotse goes on with all of the cut
+        reason = str(error).split("[extra info]")[0].strip()  # lhotse appends the whole cut
         what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {reason})"
         raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
     finite = features.isfinite().all(dim=1)
@@ -71,7 +71,7 @@ def load_features(cut: Any) -> Tensor:
         remedy = "run the feature stage of this part again, or remove the cut"
         mixed = getattr(cut, "tracks", ())[1:]
         if mixed:
-            remedy = f"look at its own and at those of what is mixed into it: {', '.join(t.cut.id for t in mixed)}"
+            remedy = f"check its own features and those of the cuts mixed into it: {', '.join(t.cut.id for t in mixed)}"
         raise UserError(what, remedy)
     return features
 
@@ -81,24 +81,24 @@ def _frames_of_features(cut: Any) -> int:
 
 
 FEATURES = Source(load_features, _frames_of_features, PADDING)
-"""Filter banks, for encoders that subsample by 4."""
+"""Filter-bank features, for encoders that subsample by 4."""
 
 
 def load_audio(sampling_rate: int, cut: Any) -> Tensor:
-    """(S,) float32 samples of ``cut``, within -1 and 1.
+    """Return the samples of ``cut``, (S,) float32, between -1 and 1.
 
     Raises:
-        UserError: it has no recording, another sampling rate, several channels or samples that are not finite, or its
-            file is missing or damaged.
+        UserError: the cut has no recording, another sampling rate, several channels or samples that are not finite,
+            or its file is missing or damaged.
     """
     _check_recorded(cut)
-    rate = getattr(cut, "recording", cut).sampling_rate  # a cut's own may be that of its features
+    rate = getattr(cut, "recording", cut).sampling_rate  # the cut's own rate may be that of its features
     if rate != sampling_rate:
         what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
-        raise UserError(what, "make its cuts with local/make_cuts.py, which resamples")
+        raise UserError(what, "create the cuts with local/make_cuts.py, which resamples")
     try:
         samples = torch.from_numpy(cut.load_audio()).to(torch.float32)
-    except Exception as error:  # of whichever audio backend lhotse took
+    except Exception as error:  # raised by any of lhotse's audio backends
         what = f"cannot read the audio of cut {cut.id} ({type(error).__name__}: {first_line(error)})"
         raise UserError(what, "restore the file") from None
     if len(samples) != 1:
@@ -110,7 +110,7 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
 
 def _check_recorded(cut: Any) -> None:
     if not cut.has_recording:
-        raise UserError(f"cut {cut.id} has no recording", "make its cuts from recordings, not from features alone")
+        raise UserError(f"cut {cut.id} has no recording", "create the cuts from recordings, not from features alone")
 
 
 def _frames_of_audio(frames: Callable[[int], int], cut: Any) -> int:
@@ -119,10 +119,10 @@ def _frames_of_audio(frames: Callable[[int], int], cut: Any) -> int:
 
 
 def audio(sampling_rate: int, frames: Callable[[int], int]) -> Source:
-    """Samples, for encoders with a frontend of their own.
+    """Return the source of samples, for encoders with their own front end.
 
     Args:
-        sampling_rate: that the encoder was made for, in hertz.
-        frames: number of samples -> frames of the encoder's output.
+        sampling_rate: sampling rate of the encoder in Hz.
+        frames: maps a number of samples to the number of encoder output frames.
     """
     return Source(partial(load_audio, sampling_rate), partial(_frames_of_audio, frames), 0.0)

@@ -1,7 +1,7 @@
-"""Processes that load batches, and SIGTERM: it is for training, which saves its state, and not for what loads for it.
+"""Protect data-loading workers from SIGTERM, so that training can save its state when it is asked to end.
 
-Schedulers and job runners send it to all processes of a job. torch's workers would end by it, and training with them in
-the middle of a step, as if something were wrong.
+Schedulers and job runners send SIGTERM to all processes of a job. It would end torch's workers, and then training would
+fail in the middle of a step.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SIGTERM = {signal.SIGTERM}
-_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS, where workers go on ending by any SIGTERM
+_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS, where any SIGTERM still ends workers
 
 
 @contextmanager
 def sigterm_blocked() -> Iterator[None]:
-    """Start workers within this, so that no SIGTERM reaches them before `heed_parent_alone` is called in them."""
+    """Start workers in this context, so that no SIGTERM reaches them before they call `heed_parent_alone`."""
     if not _CAN_WAIT:
         yield
         return
@@ -30,10 +30,10 @@ def sigterm_blocked() -> Iterator[None]:
 
 
 def heed_parent_alone(index: int = 0) -> None:
-    """In a worker: end by the parent's SIGTERM, with which torch and Python end workers, and by nobody else's.
+    """In a worker: end on SIGTERM only if the parent sent it, as torch and Python do to end workers.
 
     Args:
-        index: of the worker, as torch calls its ``worker_init_fn``.
+        index: number of the worker, since this is torch's ``worker_init_fn``.
     """
     if not _CAN_WAIT:
         return

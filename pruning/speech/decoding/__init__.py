@@ -1,1 +1,1 @@
-"""From network outputs to hypotheses."""
+"""Decoding: from network outputs to hypotheses."""

@@ -1,4 +1,4 @@
-"""Modified beam search for transducers: at most one symbol a frame, equal hypotheses merged, in batches of tensors."""
+"""Batched modified beam search for transducers: at most one symbol per frame, equal hypotheses merged."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pruning.speech.interfaces import SearchedNetwork, first_contexts
 
 
 class _Beam(NamedTuple):
-    """K hypotheses for each utterance; a score of -inf means that the place is empty."""
+    """K hypotheses per utterance; a score of -inf marks an empty place."""
 
     scores: Tensor
     """(N, K): log-probability."""
     tokens: Tensor
-    """(N, K, U): what was emitted, padded with -1."""
+    """(N, K, U): emitted tokens, padded with -1."""
     counts: Tensor
-    """(N, K): how many tokens were emitted."""
+    """(N, K): number of emitted tokens."""
     contexts: Tensor
-    """(N, K, C): the last tokens, the decoder's input."""
+    """(N, K, C): last tokens, the decoder's input."""
 
 
 def _empty_hypotheses(model: SearchedNetwork, utterances: int, beam_size: int, device: torch.device) -> _Beam:
@@ -37,23 +37,23 @@ def _empty_hypotheses(model: SearchedNetwork, utterances: int, beam_size: int, d
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` (N, K) of ``values`` (N, K, W)."""
+    """Return rows ``index`` (N, K) of ``values`` (N, K, W)."""
     return values.gather(1, index.unsqueeze(2).expand(-1, -1, values.size(2)))
 
 
 class _Moves(NamedTuple):
-    """How hypotheses went on in a frame, (N, K) each."""
+    """How hypotheses continue in a frame, (N, K) each."""
 
     parent: Tensor
-    """Which one before it continues."""
+    """Index of the previous hypothesis that is continued."""
     symbol: Tensor
-    """What it read the frame as."""
+    """Symbol chosen for the frame."""
     emits: Tensor
-    """Whether that is no blank."""
+    """Whether the symbol is not blank."""
 
 
 def _extend(beam: _Beam, log_probs: Tensor, blank: int) -> tuple[_Beam, _Moves]:
-    """The K best continuations of each utterance's hypotheses by one frame, from log-probabilities (N, K, V)."""
+    """Extend each utterance's hypotheses by one frame, with log-probabilities (N, K, V), and keep the K best."""
     vocab_size, size = log_probs.size(2), beam.scores.size(1)
     scores, index = (beam.scores.unsqueeze(2) + log_probs).flatten(1).topk(size, dim=1)
     parent, symbol = torch.div(index, vocab_size, rounding_mode="floor"), index % vocab_size
@@ -71,7 +71,7 @@ def _extend(beam: _Beam, log_probs: Tensor, blank: int) -> tuple[_Beam, _Moves]:
 
 
 def _merge(beam: _Beam) -> _Beam:
-    """Put the summed probability of equal hypotheses in the place of the first and empty the others."""
+    """Give the first of equal hypotheses their summed probability and empty the others."""
     equal = (beam.tokens.unsqueeze(1) == beam.tokens.unsqueeze(2)).all(dim=3)  # (N, K, K)
     equal &= beam.counts.unsqueeze(1) == beam.counts.unsqueeze(2)
     closed = torch.full_like(beam.scores, float("-inf"))
@@ -81,18 +81,18 @@ def _merge(beam: _Beam) -> _Beam:
 
 
 def _keep_finished(going: Tensor, new: _Beam, old: _Beam) -> _Beam:
-    """``new`` for utterances that still had a frame to read (N,), ``old`` for the others."""
+    """Return ``new`` for utterances that still had a frame to read (N,), ``old`` for the others."""
     grown = new.tokens.size(2) - old.tokens.size(2)
     old = old._replace(tokens=torch.nn.functional.pad(old.tokens, (0, grown), value=-1))
     return _Beam(*(torch.where(going.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, old)))
 
 
 class Hypothesis(NamedTuple):
-    """Of one utterance.
+    """A hypothesis of one utterance.
 
     Attributes:
-        tokens: ids, without blank.
-        score: log-probability, summed over the alignments that were kept, the language model's share in it.
+        tokens: token ids, without blank.
+        score: log-probability, summed over the alignments that were kept, including the language model's part.
     """
 
     tokens: list[int]
@@ -108,22 +108,22 @@ def n_best(
     length_norm: bool = True,
     fusion: Optional[Fusion] = None,
 ) -> list[list[Hypothesis]]:
-    """Beam search in which every frame emits blank or one symbol.
+    """Run beam search in which every frame emits blank or one symbol.
 
-    In each frame the joiner is called once for all hypotheses of all utterances; the best ``beam_size`` continuations
-    of an utterance are kept, and then those with equal tokens become one, their probabilities added.
+    In each frame the joiner is called once for all hypotheses of all utterances. The best ``beam_size`` continuations
+    of an utterance are kept; then those with equal tokens are merged and their probabilities added.
 
     Args:
-        model: decoder and joiner.
+        model: network with decoder and joiner.
         encoder_out: (N, T, D).
-        lengths: frames of each utterance, (N,).
-        beam_size: hypotheses kept for each utterance.
-        length_norm: order in the end by log-probability divided by the number of tokens, the initial context
+        lengths: number of frames of each utterance, (N,).
+        beam_size: number of hypotheses kept per utterance.
+        length_norm: rank the final hypotheses by log-probability divided by the number of tokens, initial context
             included, which favours longer hypotheses.
-        fusion: a language model that has its say in every symbol and in the end.
+        fusion: language model whose scores are added to every symbol and to the end.
 
     Returns:
-        The hypotheses of each utterance, the best first, at most ``beam_size``.
+        The hypotheses of each utterance, best first, at most ``beam_size``.
     """
     decoder, joiner = model.decoder, model.joiner
     am = joiner.encoder_proj(encoder_out)
@@ -149,7 +149,7 @@ def n_best(
 
 
 def _rows(moves: _Moves, going: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Parent row, symbol, and whether it is a new one, of every hypothesis, (N K,) each; nothing moves at the end."""
+    """Return parent row, symbol, and whether it is emitted, (N K,) each; ended utterances keep their rows."""
     utterances, size = moves.parent.shape
     own = torch.arange(utterances * size, device=scores.device).view(utterances, size)
     parent = torch.where(going.unsqueeze(1), own[:, :1] + moves.parent, own)
@@ -158,7 +158,7 @@ def _rows(moves: _Moves, going: Tensor, scores: Tensor) -> tuple[Tensor, Tensor,
 
 
 def _sorted(beam: _Beam, scores: Tensor, keys: Tensor) -> list[list[Hypothesis]]:
-    """Hypotheses of each utterance in the order of ``keys`` (N, K), without empty places."""
+    """Return the hypotheses of each utterance in the order of ``keys`` (N, K), without empty places."""
     found, orders = [], keys.argsort(dim=1, descending=True).tolist()
     for tokens, counts, of_utterance, order in zip(beam.tokens.tolist(), beam.counts.tolist(), scores.tolist(), orders):
         kept = [index for index in order if of_utterance[index] > float("-inf")]
@@ -174,7 +174,7 @@ def modified_beam_search(
     length_norm: bool = True,
     fusion: Optional[Fusion] = None,
 ) -> list[list[int]]:
-    """The best hypothesis of `n_best`.
+    """Return the best hypothesis of `n_best`.
 
     Returns:
         Token ids of each utterance, without blank.

@@ -1,4 +1,4 @@
-"""Decoding methods by name, and their settings. Needs no torch."""
+"""Names and settings of the decoding methods. Does not import torch."""
 
 from __future__ import annotations
 
@@ -29,56 +29,56 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "hlg_decoding": ("search_beam", "output_beam", "min_active_states", "max_active_states", "hlg_scale"),
     "fast_beam_search_LG": ("beam", "max_contexts", "max_states", "ngram_lm_scale"),
 }
-"""The settings that change the answer of each method."""
+"""Settings of each decoding method that affect its result."""
 
 N_BEST = ("modified_beam_search", "modified_beam_search_lm_shallow_fusion")
-"""The methods that rank several hypotheses of an utterance."""
+"""Decoding methods that rank several hypotheses per utterance."""
 WITH_LM = tuple(name for name, settings in SETTINGS.items() if "lm_scale" in settings)
-"""The methods that need a language model."""
+"""Decoding methods that need a neural language model."""
 GRAPHS = {"hlg_decoding": ("HLG", "hlg_scale"), "fast_beam_search_LG": ("LG", "ngram_lm_scale")}
-"""The methods that decode with a graph: its kind, and the setting that its scores are multiplied by."""
+"""Decoding methods that use a graph: type of the graph, and name of the setting that scales its scores."""
 GRAPH_KINDS = ("LG", "HLG")
 
 _NEEDS_K2 = ("fast_beam_search", "fast_beam_search_nbest_lm_rescore", "ctc_decoding", *GRAPHS)
 WEIGHT_OF = {**dict.fromkeys(WITH_LM, "lm_scale"), **{method: scale for method, (_, scale) in GRAPHS.items()}}
-"""The methods with a language model of any kind, and the setting that is its weight."""
+"""Decoding methods with a language model of any type, and the setting that is its weight."""
 
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """A decoding method and its settings; those of other methods have no effect."""
+    """A decoding method and its settings; settings of other methods have no effect."""
 
     method: Annotated[str, OneOf(tuple(SETTINGS))] = "modified_beam_search"
     beam_size: Count = 4
-    """modified_beam_search: hypotheses kept for each utterance."""
+    """modified_beam_search: number of hypotheses kept per utterance."""
     length_norm: bool = True
-    """modified_beam_search: choose by log-probability per token."""
+    """modified_beam_search: rank by log-probability per token."""
     beam: Positive = 20.0
-    """fast_beam_search: how much worse than the best a state may score."""
+    """fast_beam_search: states that score worse than the best by more than this are dropped."""
     max_contexts: Count = 8
-    """fast_beam_search: decoder contexts kept for each utterance and frame."""
+    """fast_beam_search: number of decoder contexts kept per utterance and frame."""
     max_states: Count = 64
-    """fast_beam_search: graph states kept for each context."""
+    """fast_beam_search: number of graph states kept per context."""
     search_beam: Positive = 10.0
-    """ctc_decoding, hlg_decoding: how much worse than the best a state may score."""
+    """ctc_decoding, hlg_decoding: states that score worse than the best by more than this are dropped."""
     output_beam: Positive = 8.0
-    """ctc_decoding, hlg_decoding: how much worse than the best path a path in the lattice may score."""
+    """ctc_decoding, hlg_decoding: lattice paths that score worse than the best by more than this are dropped."""
     min_active_states: Count = 30
-    """ctc_decoding, hlg_decoding: states kept in each frame at least."""
+    """ctc_decoding, hlg_decoding: minimum number of states kept per frame."""
     max_active_states: Count = 1000
-    """ctc_decoding, hlg_decoding: states kept in each frame at most."""
+    """ctc_decoding, hlg_decoding: maximum number of states kept per frame."""
     lm_scale: NonNegative = 0.3
-    """methods with a language model: its weight."""
+    """Methods with a language model: weight of the language model."""
     ilm_scale: NonNegative = 0.0
-    """methods with a language model: the weight at which the transducer's internal one is taken off."""
+    """Methods with a language model: weight of the transducer's internal language model, which is subtracted."""
     num_paths: Count = 100
-    """fast_beam_search_nbest_lm_rescore: paths drawn from the lattice."""
+    """fast_beam_search_nbest_lm_rescore: number of paths sampled from the lattice."""
     nbest_scale: Positive = 0.5
-    """fast_beam_search_nbest_lm_rescore: of the lattice's scores while paths are drawn."""
+    """fast_beam_search_nbest_lm_rescore: scale of the lattice's scores while paths are sampled."""
     hlg_scale: NonNegative = 1.0
-    """hlg_decoding: factor of the scores of the graph."""
+    """hlg_decoding: scale of the graph's scores."""
     ngram_lm_scale: NonNegative = 0.01
-    """fast_beam_search_LG: factor of the scores of the graph."""
+    """fast_beam_search_LG: scale of the graph's scores."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -89,11 +89,11 @@ class DecodingConfig:
             )
 
     def settings(self) -> dict[str, int | float | bool]:
-        """The settings that change the answer of this method."""
+        """Return the settings that affect the result of this method."""
         return {name: getattr(self, name) for name in SETTINGS[self.method]}
 
     def suffix(self) -> str:
-        """The method and its settings as part of a file name, e.g. ``modified_beam_search-beam-size-4``."""
+        """Return method and settings as part of a file name, e.g. ``modified_beam_search-beam-size-4``."""
         parts = [self.method]
         for name, value in self.settings().items():
             words = name.replace("_", "-")

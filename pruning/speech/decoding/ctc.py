@@ -1,4 +1,4 @@
-"""The CTC head in decoding: its greedy path, and its best path through a k2 lattice."""
+"""CTC decoding: greedy search, and the best path through a k2 lattice."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from pruning.errors import UserError
 
 MAX_VOCAB_SIZE = 2000
-"""Of a CTC lattice, whose topology has the square of this many arcs."""
+"""Largest vocabulary of a CTC lattice, whose topology has ``vocab_size ** 2`` arcs."""
 
 
 def ctc_greedy_search(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The best symbol of each frame, repetitions merged, blanks dropped.
+    """Take the best symbol of each frame, merge repetitions, drop blanks.
 
     Args:
         log_probs: (N, T, V), blank 0.
-        lengths: (N,).
+        lengths: number of frames of each utterance, (N,).
 
     Returns:
         Token ids of each utterance.
@@ -33,10 +33,10 @@ def ctc_greedy_search(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
 
 @lru_cache(maxsize=2)
 def _topology(vocab_size: int, device: str) -> Any:
-    """The CTC topology as a k2 FSA, every token following every other.
+    """Return the CTC topology as a k2 FSA in which every token can follow every other.
 
-    k2's smaller "modified" topology is no way out of the ``vocab_size ** 2`` arcs: it scores a token held for two
-    frames and the same token twice alike, so its best path is not defined.
+    k2's smaller "modified" topology does not avoid the ``vocab_size ** 2`` arcs: it scores a token held for two frames
+    and the same token emitted twice alike, so its best path is ambiguous.
     """
     import k2
 
@@ -45,7 +45,7 @@ def _topology(vocab_size: int, device: str) -> Any:
 
 
 def check_vocabulary(vocab_size: int, remedy: str) -> None:
-    """Refuse vocabularies whose CTC topology would be too large, with the remedy to tell."""
+    """Refuse vocabularies whose CTC topology would be too large, with ``remedy`` in the error message."""
     if vocab_size > MAX_VOCAB_SIZE:
         what = f"the CTC lattice of a vocabulary of {vocab_size} tokens would need {vocab_size**2} arcs"
         raise UserError(what, remedy)
@@ -60,27 +60,27 @@ def ctc_decoding(
     max_active_states: int = 1000,
     graph: Any = None,
 ) -> list[list[int]]:
-    """The best path through the k2 lattice of the CTC topology, or of a graph that holds it.
+    """Return the best path through the k2 lattice of the CTC topology, or of a graph that contains it.
 
     Args:
         log_probs: (N, T, V), blank 0.
-        lengths: (N,).
+        lengths: number of frames of each utterance, (N,).
         search_beam: states whose score is worse than the frame's best by more than this are dropped.
-        output_beam: arcs on paths worse than the best one by more than this are dropped from the lattice.
-        min_active_states: kept in each frame whatever the beam says.
-        max_active_states: kept in each frame at most.
-        graph: a k2 FSA of tokens, blank and repetitions included, in place of the topology.
+        output_beam: arcs on paths worse than the best path by more than this are dropped from the lattice.
+        min_active_states: minimum number of states kept per frame, whatever the beam.
+        max_active_states: maximum number of states kept per frame.
+        graph: k2 FSA of tokens, blank and repetitions included, used instead of the topology.
 
     Returns:
-        Output labels of each utterance: token ids, or with a graph whatever its are; none where the search ends in no
-        final state of it.
+        Output labels of each utterance: token ids, or the output labels of the graph; empty if the search ends in no
+        final state of the graph.
 
     Raises:
-        UserError: more than :data:`MAX_VOCAB_SIZE` tokens.
+        UserError: the vocabulary has more than :data:`MAX_VOCAB_SIZE` tokens.
     """
     import k2
 
-    order = lengths.argsort(descending=True, stable=True).cpu()  # k2 wants the longest first
+    order = lengths.argsort(descending=True, stable=True).cpu()  # k2 expects the longest first
     frames = lengths.cpu()[order]
     segments = torch.stack((order, torch.zeros_like(order), frames), dim=1).to(torch.int32)
     lattice = k2.intersect_dense_pruned(
@@ -99,7 +99,7 @@ def ctc_decoding(
 
 
 def best_path_tokens(lattice: Any) -> list[list[int]]:
-    """The output labels of the best path of each FSA in a k2 lattice, without blanks; of an arc any number."""
+    """Return the output labels of each FSA's best path in a k2 lattice, without blanks; arcs may have several."""
     import k2
 
     path = k2.shortest_path(lattice, use_double_scores=True)

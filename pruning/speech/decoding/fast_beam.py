@@ -1,4 +1,4 @@
-"""Fast beam search: k2's batched transducer search over a decoding graph, by default one of all token sequences."""
+"""Fast beam search: k2's batched transducer search over a decoding graph, by default that of all token sequences."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def fast_beam_lattice(
     max_states: int = 64,
     graph: Any = None,
 ) -> Any:
-    """The lattice that k2's decoding streams make over the trivial graph, or another.
+    """Return the lattice that k2's decoding streams create over the trivial graph or a given one.
 
-    k2 lets a path end only after a blank, and so would lose a token on the last frame; therefore each utterance is
-    followed by one frame that is blank with certainty.
+    k2 lets a path end only after a blank, so it would lose a token on the last frame. Therefore each utterance is
+    followed by one extra frame that is blank with probability 1.
 
     Args:
-        model: decoder and joiner.
+        model: network with decoder and joiner.
         encoder_out: (N, T, D).
-        lengths: frames of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,).
         beam: states whose score is worse than the frame's best by more than this are dropped.
-        max_contexts: decoder contexts kept for each utterance and frame.
-        max_states: graph states kept for each context.
-        graph: a k2 FSA of tokens without blank, in place of the trivial graph.
+        max_contexts: number of decoder contexts kept per utterance and frame.
+        max_states: number of graph states kept per context.
+        graph: k2 FSA of tokens without blank, used instead of the trivial graph.
 
     Returns:
-        A k2.Fsa of one lattice for each utterance, token ids as its labels; output labels are the graph's.
+        A k2.Fsa with one lattice per utterance; its labels are token ids, its output labels those of the graph.
     """
     import k2
 
@@ -62,7 +62,9 @@ def fast_beam_lattice(
     )
     graph = _trivial_graph(decoder.vocab_size, str(encoder_out.device)) if graph is None else graph
     streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(graph) for _ in range(utterances)], config)
-    am = torch.nn.functional.pad(joiner.encoder_proj(encoder_out), (0, 0, 0, 1))  # a frame after the longest utterance
+    am = torch.nn.functional.pad(
+        joiner.encoder_proj(encoder_out), (0, 0, 0, 1)
+    )  # one frame after the longest utterance
     only_blank = torch.full((decoder.vocab_size,), _LOG_ZERO, device=am.device)
     only_blank[decoder.blank_id] = 0.0
     for t in range(am.size(1)):
@@ -79,25 +81,25 @@ def fast_beam_lattice(
 def fast_beam_search(
     model: TransducerNetwork, encoder_out: Tensor, lengths: Tensor, **settings: Any
 ) -> list[list[int]]:
-    """The best path through the lattice of `fast_beam_lattice`, whose arguments these are.
+    """Return the best path through the lattice of `fast_beam_lattice`, which takes the same arguments.
 
     Returns:
-        Token ids of each utterance, without blank, or with a graph whatever output labels it has.
+        Token ids of each utterance, without blank; with a graph, its output labels.
     """
     return best_path_tokens(fast_beam_lattice(model, encoder_out, lengths, **settings))
 
 
 def lattice_n_best(lattice: Any, num_paths: int, nbest_scale: float, blank: int = 0) -> list[list[Hypothesis]]:
-    """Different token sequences of a lattice, drawn at random by their probability.
+    """Sample distinct token sequences from a lattice according to their probability.
 
     Args:
-        lattice: a k2.Fsa, see `fast_beam_lattice`.
-        num_paths: paths drawn for each utterance; equal ones count once.
-        nbest_scale: of the scores while paths are drawn; below 1 they differ more.
-        blank: its id.
+        lattice: k2.Fsa, see `fast_beam_lattice`.
+        num_paths: number of paths sampled per utterance; equal token sequences count once.
+        nbest_scale: scale of the scores while paths are sampled; below 1 the paths differ more.
+        blank: id of blank.
 
     Returns:
-        Of each utterance, the best first; a score is that of the best path with these tokens.
+        The hypotheses of each utterance, best first; a score is that of the best path with these tokens.
     """
     import k2
 

@@ -1,4 +1,4 @@
-"""Language models at work in the recogniser: in beam search, and over hypotheses that are there already."""
+"""Language models in decoding: shallow fusion in beam search, and scores of finished hypotheses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pruning.speech.interfaces import LanguageModelNetwork, TransducerNetwork
 
 
 class Memory(NamedTuple):
-    """Of R histories.
+    """State of a language model for R histories.
 
     Attributes:
-        log_probs: of what follows each, ``(R, V)``.
-        state: the language model's own.
+        log_probs: log-probabilities of the token that follows each history, ``(R, V)``.
+        state: internal state of the language model.
     """
 
     log_probs: Tensor
@@ -28,14 +28,14 @@ class Memory(NamedTuple):
 class Fusion:
     """Shallow fusion: every symbol scores ``log P + lm_scale log P_LM - ilm_scale log P_ILM``.
 
-    The internal language model is what the transducer says of the next symbol when it hears nothing (arXiv 2011.01991):
-    the joiner with an encoder output of 0, blank left out.
+    The internal language model is the transducer's prediction of the next symbol without acoustic input (arXiv
+    2011.01991): the joiner with an encoder output of 0, blank excluded.
 
     Attributes:
-        lm: over the tokens of the transducer, in evaluation mode.
-        boundary: the token that begins and ends its sentences.
+        lm: language model over the tokens of the transducer, in evaluation mode.
+        boundary: token that begins and ends its sentences.
         lm_scale: weight of the language model.
-        ilm_scale: weight at which the internal one is taken off; 0: it stays.
+        ilm_scale: weight of the internal language model, which is subtracted; 0: nothing is subtracted.
     """
 
     lm: LanguageModelNetwork
@@ -44,7 +44,7 @@ class Fusion:
     ilm_scale: float = 0.0
 
     def start(self, rows: int) -> Memory:
-        """Histories that have only begun."""
+        """Return the state of ``rows`` empty histories."""
         state = self.lm.start(1)
         device = state.lengths.device
         log_probs, state = self.lm.step(torch.full((1,), self.boundary, device=device), state)
@@ -52,12 +52,12 @@ class Fusion:
         return Memory(log_probs[index], state.select(index))
 
     def bonus(self, memory: Memory, internal: Optional[Tensor], blank: int) -> Tensor:
-        """What each symbol scores more, ``(R, V)``; blank nothing.
+        """Return the score added to each symbol, ``(R, V)``; 0 for blank.
 
         Args:
-            memory: of the histories.
-            internal: the joiner's logits with an encoder output of 0, ``(..., V)`` of R rows; None: not taken off.
-            blank: its id.
+            memory: state of the histories.
+            internal: the joiner's logits with an encoder output of 0, ``(..., V)`` with R rows; None: not subtracted.
+            blank: id of blank.
         """
         bonus = self.lm_scale * memory.log_probs
         if internal is not None:
@@ -67,12 +67,13 @@ class Fusion:
         return bonus.index_fill(1, torch.tensor([blank], device=bonus.device), 0.0)
 
     def follow(self, memory: Memory, parent: Tensor, symbol: Tensor, emits: Tensor) -> Memory:
-        """The memory after one frame.
+        """Return the state after one frame.
 
         Args:
-            memory: before it.
-            parent: ``(R,)`` the row that each row continues.
-            symbol: ``(R,)`` what it emits, where ``emits (R,)`` is true.
+            memory: state before the frame.
+            parent: ``(R,)`` row that each row continues.
+            symbol: ``(R,)`` emitted symbol, valid if ``emits (R,)`` is true.
+            emits: ``(R,)`` whether the row emits a symbol.
         """
         new = torch.nonzero(emits).flatten()
         if not len(new) and bool((parent == torch.arange(len(parent), device=parent.device)).all()):
@@ -84,7 +85,7 @@ class Fusion:
         return Memory(log_probs, state)
 
     def end(self, memory: Memory) -> Tensor:
-        """What each history scores more for ending, ``(R,)``."""
+        """Return the score added to each history for ending, ``(R,)``."""
         return self.lm_scale * memory.log_probs[:, self.boundary]
 
 
@@ -92,13 +93,13 @@ class Fusion:
 def lm_scores(
     lm: LanguageModelNetwork, sequences: Sequence[Sequence[int]], boundary: int, max_tokens: int = 16384
 ) -> list[float]:
-    """Log-probability of whole sequences, their end included, by a language model in evaluation mode.
+    """Return the log-probability of whole sequences, end included, under a language model in evaluation mode.
 
     Args:
-        lm: over the same tokens.
-        sequences: token ids.
-        boundary: the token that begins and ends sentences.
-        max_tokens: of a batch, padding included.
+        lm: language model over the same tokens.
+        sequences: token ids of each sequence.
+        boundary: token that begins and ends sentences.
+        max_tokens: maximum number of tokens in a batch, padding included.
     """
     found, device = [0.0] * len(sequences), lm.start(1).lengths.device
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
@@ -110,7 +111,7 @@ def lm_scores(
             row[1 : len(sequences[index]) + 1] = torch.tensor(sequences[index], dtype=torch.long)
         lengths = torch.tensor([len(sequences[index]) + 1 for index in batch])
         log_probs = lm(rows[:, :-1].to(device)).float().log_softmax(dim=2).cpu()
-        chosen = log_probs.gather(2, rows[:, 1:, None]).squeeze(2)  # padded with what ends: cut off next
+        chosen = log_probs.gather(2, rows[:, 1:, None]).squeeze(2)  # padding is the boundary token; it is masked below
         inside = torch.arange(longest)[None, :] < lengths[:, None]
         for index, score in zip(batch, chosen.masked_fill(~inside, 0.0).double().sum(dim=1).tolist()):
             found[index] = score
@@ -119,12 +120,12 @@ def lm_scores(
 
 @torch.no_grad()
 def internal_scores(model: TransducerNetwork, sequences: Sequence[Sequence[int]], encoder_out: Tensor) -> list[float]:
-    """Log-probability of whole sequences, without their end, by a transducer's internal language model (see `Fusion`).
+    """Return the log-probability of whole sequences, without end, under a transducer's internal LM (see `Fusion`).
 
     Args:
-        model: decoder and joiner.
-        sequences: token ids.
-        encoder_out: any outputs of its encoder, ``(N, T, D)``: their dimension and device count.
+        model: network with decoder and joiner.
+        sequences: token ids of each sequence.
+        encoder_out: any encoder outputs, ``(N, T, D)``; only their dimension and device are used.
     """
     decoder, joiner = model.decoder, model.joiner
     silent = joiner.encoder_proj(encoder_out.new_zeros(1, 1, encoder_out.size(2)))

@@ -1,10 +1,10 @@
 """Word n-gram models as k2 decoding graphs: ``LG`` over word pieces, for transducers, and ``HLG``, for CTC heads.
 
-They are built as icefall builds them. A graph is one safetensors file, which holds its words too.
+Graphs are built as in icefall. A graph is one safetensors file, which also contains its words.
 
-The score of a path is its natural-log probability under the model. A word that the model has an n-gram for can also be
-reached by backing off, for a graph does not know that another path is better: k2's best path is then the best way of
-backing off. That is the model's own score but where a lower order says more, which interpolated models seldom do.
+The score of a path is its natural-log probability under the model. Back-off arcs also lead to words that have a
+longer n-gram, so the best path of k2 uses the best way of backing off. Its score is the model's own unless a lower
+order gives a higher probability, which is rare in interpolated models.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class DecodingGraph:
-    """A graph whose output labels are words.
+    """A decoding graph whose output labels are words.
 
     Attributes:
-        kind: one of ``GRAPH_KINDS``.
-        arcs: (A, 4) int32: source, destination, label, bits of the score, as k2 keeps them.
-        splits: (A + 1,) int32: where the words of each arc start among ``outputs``.
+        kind: type of the graph, one of ``GRAPH_KINDS``.
+        arcs: (A, 4) int32: source, destination, label, bits of the score, as in k2.
+        splits: (A + 1,) int32: index in ``outputs`` of the first word of each arc.
         outputs: (O,) int32: word ids.
-        words: by id.
-        tokenizer: whose pieces spell them.
+        words: words in order of their ids.
+        tokenizer: tokeniser whose pieces spell the words.
     """
 
     kind: str
@@ -57,23 +57,23 @@ class DecodingGraph:
     tokenizer: Tokenizer
 
     def fsa(self, scale: float, device: str) -> Any:
-        """The graph as k2's, with its scores times ``scale``."""
+        """Return the graph as a k2 FSA, with its scores multiplied by ``scale``."""
         import k2
 
         arcs = self.arcs.clone()
         scores = arcs[:, 3].contiguous().view(torch.float32)
-        scores = scores * scale if scale else torch.zeros_like(scores)  # minus infinity times 0 would be no number
+        scores = scores * scale if scale else torch.zeros_like(scores)  # minus infinity times 0 would be NaN
         arcs[:, 3] = scores.view(torch.int32)
         splits, outputs = self.splits.to(device), self.outputs.to(device)
         shape = k2.ragged.create_ragged_shape2(splits, None, outputs.numel())
         return k2.Fsa(arcs.to(device), aux_labels=k2.RaggedTensor(shape, outputs))
 
     def tokens(self, words: Sequence[int]) -> list[int]:
-        """The pieces that spell a sequence of word ids."""
+        """Return the pieces that spell a sequence of word ids."""
         return [token for word in words for token in self.tokenizer.encode(self.words[word])]
 
     def save(self, path: PathLike) -> None:
-        """Write the graph to one file."""
+        """Write the graph to a file."""
         text = torch.frombuffer(bytearray("\n".join(self.words).encode()), dtype=torch.uint8)
         tensors = {"arcs": self.arcs, "splits": self.splits, "outputs": self.outputs, "words": text}
         metadata = {"graph": json.dumps({"kind": self.kind, "tokenizer": self.tokenizer.describe()})}
@@ -82,7 +82,7 @@ class DecodingGraph:
 
 
 def path_of(lang_dir: PathLike, kind: str) -> Path:
-    """Where the graph of a language directory lies."""
+    """Return the path of a graph in a language directory."""
     return Path(lang_dir) / f"{kind}.safetensors"
 
 
@@ -90,16 +90,16 @@ def load(path: PathLike, kind: str, tokenizer: Tokenizer) -> DecodingGraph:
     """Read a graph.
 
     Args:
-        path: of the file.
-        kind: what it must be, one of ``GRAPH_KINDS``.
-        tokenizer: of the network to decode with.
+        path: file of the graph.
+        kind: required type, one of ``GRAPH_KINDS``.
+        tokenizer: tokeniser of the network to decode with.
 
     Raises:
-        UserError: the file is missing, damaged, no graph, of another kind, or spells words in other pieces.
+        UserError: the file is missing, damaged, not a graph, of another type, or uses other tokens.
     """
-    remedy = f"make it with local/make_graphs.py --arpa FILE --lang-dir {tokenizer.lang_dir} --which {kind}"
+    remedy = f"create it with local/make_graphs.py --arpa FILE --lang-dir {tokenizer.lang_dir} --which {kind}"
     if not Path(path).is_file():
-        raise UserError(f"the decoding graph {path} does not exist", remedy)
+        raise UserError(f"decoding graph {path} does not exist", remedy)
     try:
         with safe_open(str(path), framework="pt") as stream:
             recorded = json.loads((stream.metadata() or {})["graph"])
@@ -107,47 +107,47 @@ def load(path: PathLike, kind: str, tokenizer: Tokenizer) -> DecodingGraph:
         words = tuple(text.numpy().tobytes().decode().split("\n"))
         _check_tensors(arcs, splits, outputs, len(words))
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no decoding graph, or is damaged ({error})", remedy) from None
+        raise UserError(f"{path} is not a decoding graph or is damaged ({error})", remedy) from None
     if recorded["kind"] != kind:
-        raise UserError(f"{path} is a graph of kind {recorded['kind']}, not {kind}", remedy)
+        raise UserError(f"{path} is a graph of type {recorded['kind']}, not {kind}", remedy)
     if recorded["tokenizer"] != tokenizer.describe():
-        raise UserError(f"{path} spells words in other pieces than {tokenizer.lang_dir}", remedy)
+        raise UserError(f"{path} was made with other tokens than those of {tokenizer.lang_dir}", remedy)
     return DecodingGraph(kind, arcs, splits, outputs, words, tokenizer)
 
 
 def _check_tensors(arcs: Tensor, splits: Tensor, outputs: Tensor, words: int) -> None:
-    """Raise ValueError for what k2 would read out of bounds."""
+    """Raise ValueError for tensors with which k2 would read out of bounds."""
     types = {tensor.dtype for tensor in (arcs, splits, outputs)}
     if types != {torch.int32} or arcs.dim() != 2 or arcs.size(1) != 4 or not len(arcs):
-        raise ValueError("its arcs are none")
+        raise ValueError("invalid arcs")
     sources, states = arcs[:, 0], int(arcs[:, :2].max()) + 1
     if int(arcs[:, :2].min()) < 0 or states > len(arcs) + 1 or bool((sources[1:] < sources[:-1]).any()):
-        raise ValueError("its states are out of order")
+        raise ValueError("states out of order")
     steps = splits[1:] - splits[:-1]
     if splits.shape != (len(arcs) + 1,) or int(splits[0]) or int(splits[-1]) != len(outputs) or bool((steps < 0).any()):
-        raise ValueError("its words are not those of its arcs")
+        raise ValueError("words do not match the arcs")
     if len(outputs) and not -1 <= int(outputs.min()) <= int(outputs.max()) < words:
-        raise ValueError("it says words that it does not hold")
+        raise ValueError("word ids out of range")
 
 
 def build(arpa_path: PathLike, tokenizer: Tokenizer, kinds: Sequence[str], order: Optional[int] = None) -> list[Path]:
     """Build graphs and write them to the tokenizer's language directory, with ``words.txt`` and ``lexicon.txt``.
 
-    Words that the pieces cannot spell, and ``<unk>``, are left out of the graphs: they cannot come out. The two texts
-    are for people to read, and those of icefall are left alone, for its own graphs need them.
+    Words that the pieces cannot spell, and ``<unk>``, are left out of the graphs and cannot be recognised. The two
+    text files are only for reading; icefall's own are not overwritten, since its graphs need them.
 
     Args:
-        arpa_path: a model of words, compressed when the name ends in ``.gz``.
-        tokenizer: of the network to decode with.
-        kinds: of ``GRAPH_KINDS``.
-        order: use no longer n-grams than these; by default all.
+        arpa_path: word n-gram model in ARPA format, gzipped if the name ends in ``.gz``.
+        tokenizer: tokeniser of the network to decode with.
+        kinds: types of the graphs to build, from ``GRAPH_KINDS``.
+        order: longest n-grams to use; None: all.
 
     Returns:
         The paths of the graphs.
 
     Raises:
-        UserError: kaldilm or k2 is missing, the file is no ARPA file, the order is not of it, a word is a symbol of
-            the graphs, no word can be spelled, or there are too many tokens for ``HLG``.
+        UserError: kaldilm or k2 is missing, the file is not an ARPA file, the model does not have the order, a word is
+            a symbol of the graphs, no word can be spelled, or there are too many tokens for ``HLG``.
     """
     optional.package("kaldilm", "making a decoding graph", extra="graphs")
     optional.package("k2", "making a decoding graph", extra=None)
@@ -174,11 +174,13 @@ def build(arpa_path: PathLike, tokenizer: Tokenizer, kinds: Sequence[str], order
 
 def _check(model: NgramModel, order: Optional[int], path: PathLike) -> None:
     if order is not None and not 1 <= order <= model.order:
-        raise UserError(f"{path} has n-grams of up to {model.order} words, not {order}", "give an order that it has")
+        raise UserError(
+            f"{path} has n-grams of up to {model.order} words, not {order}", "give an order that the model has"
+        )
     reserved = {EPSILON, BACK_OFF} & set(model.vocabulary)
     if reserved:
-        what = f"{path} holds the word {min(reserved)}, a symbol of decoding graphs"
-        raise UserError(what, "take it out of the text")
+        what = f"{path} contains the word {min(reserved)}, which is a symbol of decoding graphs"
+        raise UserError(what, "remove it from the text")
 
 
 def _table(words: Sequence[str]) -> str:
@@ -186,14 +188,14 @@ def _table(words: Sequence[str]) -> str:
 
 
 def _lexicon(spelled: dict[str, lexicon.Spelling], words: Sequence[str], symbol: int) -> Any:
-    """``L``; ``symbol``: the id of ``#0`` among the pieces."""
+    """Return ``L``; ``symbol`` is the id of ``#0`` among the pieces."""
     ids = {word: index for index, word in enumerate(words)}
     pieces = lexicon.disambiguated(list(spelled.values()), symbol)
     return lexicon.transducer([(ids[word], one) for word, one in zip(spelled, pieces)], symbol, ids[BACK_OFF])
 
 
 def _grammar(model: NgramModel, words: Sequence[str], order: Optional[int]) -> Any:
-    """``G``, by kaldilm, which wants a file that is not compressed, with ``<unk>`` spelled as in the table."""
+    """Return ``G``, built by kaldilm, which needs an uncompressed file with ``<unk>`` spelled as in the word table."""
     import k2
     import kaldilm
 
@@ -208,12 +210,12 @@ def _grammar(model: NgramModel, words: Sequence[str], order: Optional[int]) -> A
 
 
 def _compose(lexical: Any, grammar: Any, words: Sequence[str], tokenizer: Tokenizer) -> Any:
-    """``LG``, without disambiguation symbols and epsilons."""
+    """Return ``LG`` without disambiguation symbols and epsilons."""
     import k2
 
     lg = k2.connect(k2.compose(k2.arc_sort(lexical), k2.arc_sort(grammar)))
     if not lg.num_arcs:
-        raise UserError("the language model gives no sentence of words that can be spelled", "check its text")
+        raise UserError("the language model has no sentence of words that can be spelled", "check its training text")
     lg = k2.connect(k2.determinize(lg))
     labels = lg.labels.clone()
     labels[labels >= tokenizer.vocab_size] = 0
@@ -227,14 +229,14 @@ def _compose(lexical: Any, grammar: Any, words: Sequence[str], tokenizer: Tokeni
 
 
 def _ragged(labels: Any) -> Any:
-    """Output labels as any number for each arc: k2 gives one each where that is enough."""
+    """Return output labels as a ragged tensor: k2 gives one label per arc if that is enough."""
     import k2
 
     return labels if isinstance(labels, k2.RaggedTensor) else k2.RaggedTensor(labels.to(torch.int32).unsqueeze(1))
 
 
 def _with_topology(lg: Any, vocab_size: int) -> Any:
-    """``HLG``."""
+    """Return ``HLG``."""
     import k2
 
     return k2.arc_sort(k2.connect(k2.compose(k2.ctc_topo(vocab_size - 1, modified=False), lg)))

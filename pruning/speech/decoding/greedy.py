@@ -1,4 +1,4 @@
-"""Greedy search for transducers with a stateless decoder, all utterances of a batch at once."""
+"""Batched greedy search for transducers with a stateless decoder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pruning.speech.interfaces import SearchedNetwork, first_contexts
 
 @torch.no_grad()
 def greedy_search(model: SearchedNetwork, encoder_out: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The best symbol of each frame given what was emitted before, at most one a frame.
+    """Emit the best symbol of each frame given the symbols before it, at most one per frame.
 
     Args:
-        model: decoder and joiner.
+        model: network with decoder and joiner.
         encoder_out: (N, T, D).
-        lengths: frames of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,).
 
     Returns:
         Token ids of each utterance, without blank.
@@ -27,7 +27,7 @@ def greedy_search(model: SearchedNetwork, encoder_out: Tensor, lengths: Tensor) 
     best = torch.full(am.shape[:2], blank, dtype=torch.int64, device=am.device)
     for t in range(am.size(1)):
         symbol = joiner(am[:, t], lm, project=False).argmax(dim=1)
-        emits = ((symbol != blank) & (t < lengths)).nonzero().squeeze(1)  # the utterances whose context moves
+        emits = ((symbol != blank) & (t < lengths)).nonzero().squeeze(1)  # utterances whose context changes
         if emits.numel() == 0:
             continue
         symbol = symbol[emits]

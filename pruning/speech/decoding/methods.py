@@ -1,4 +1,4 @@
-"""Decoding methods: the call that turns encoder outputs into token ids."""
+"""Decoding methods: turn encoder outputs into token ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pruning.speech.interfaces import LanguageModelNetwork, TransducerNetwork
 
 
 class LanguageModel(NamedTuple):
-    """A language model over the tokens of a transducer, and the token that begins and ends its sentences."""
+    """A language model over the tokens of a transducer, and its boundary token, which begins and ends sentences."""
 
     network: LanguageModelNetwork
     boundary: int
@@ -47,16 +47,16 @@ def decode_n_best(
     config: DecodingConfig,
     lm: Optional[LanguageModel] = None,
 ) -> list[list[Hypothesis]]:
-    """Decode a batch by one of the methods `N_BEST`.
+    """Decode a batch with one of the methods in `N_BEST`.
 
     Args:
         model, encoder_out, lengths, config, lm: see `decode`.
 
     Returns:
-        The hypotheses of each utterance, the best first, at most ``beam_size``.
+        The hypotheses of each utterance, best first, at most ``beam_size``.
 
     Raises:
-        UserError: the method needs a language model and none is given.
+        UserError: the method needs a language model but none is given.
     """
     fusion = None
     if config.method in WITH_LM:
@@ -66,7 +66,7 @@ def decode_n_best(
 
 def _needed(lm: Optional[LanguageModel], config: DecodingConfig) -> LanguageModel:
     if lm is None:
-        raise UserError(f"{config.method} needs a language model", "give --lm-exp-dir")
+        raise UserError(f"decoding method {config.method} needs a language model", "give --lm-exp-dir")
     return lm
 
 
@@ -82,19 +82,19 @@ def decode(
     """Decode a batch.
 
     Args:
-        model: decoder, joiner and CTC head.
+        model: network with decoder, joiner and CTC head.
         encoder_out: (N, T, D).
-        lengths: frames of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,).
         config: method and settings.
-        lm: of the methods `WITH_LM`.
-        graph: for the methods of :data:`GRAPHS`, of their kind.
+        lm: language model for the methods in `WITH_LM`.
+        graph: decoding graph for the methods in :data:`GRAPHS`, of the matching type.
 
     Returns:
-        Token ids of each utterance, without blank; none for an utterance without frames.
+        Token ids of each utterance, without blank; empty for an utterance without frames.
 
     Raises:
-        UserError: the method needs a language model and none is given.
-        ValueError: a method of :data:`GRAPHS` without its graph.
+        UserError: the method needs a language model but none is given.
+        ValueError: the method is one of :data:`GRAPHS` and its graph is missing or of another type.
     """
     heard = lengths > 0
     if not bool(heard.all()):
@@ -126,7 +126,7 @@ def _decode_with_graph(
 ) -> list[list[int]]:
     kind, scale = GRAPHS[config.method]
     if graph is None or graph.kind != kind:
-        raise ValueError(f"{config.method} needs a graph of kind {kind}")
+        raise ValueError(f"{config.method} needs a graph of type {kind}")
     settings: Any = config.settings()
     fsa = _scaled(graph, settings.pop(scale), str(encoder_out.device))
     if kind == "HLG":

@@ -1,4 +1,4 @@
-"""Recognising a test set: batches of features in, transcripts and the time it took out."""
+"""Recognise a test set: from batches of features to transcripts and timings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recognition(NamedTuple):
-    """Transcripts of a test set and where the time went, in seconds of wall clock; and n-best lists, if asked for."""
+    """Transcripts of a test set, wall-clock times in seconds, and n-best lists if requested."""
 
     transcripts: list[Transcript]
     audio_seconds: float
@@ -49,15 +49,15 @@ def recognise(
     """Decode a test set.
 
     Args:
-        model: a transducer with its encoder, in evaluation mode, on ``device``.
-        batches: of :class:`pruning.speech.data.batches.Batch`; reading them is not timed.
-        words_of: turns token ids into text.
-        config: method and settings.
-        device: where to compute.
-        words_in: divides reference and hypothesis into what is scored.
-        lm: of the methods that need a language model, on ``device``.
-        graph: for the methods that need one.
-        num_hypotheses: of each utterance in the n-best lists, with the methods that have them; 0: no lists.
+        model: transducer with its encoder, in evaluation mode, on ``device``.
+        batches: :class:`pruning.speech.data.batches.Batch` objects; loading them is not timed.
+        words_of: converts token ids to text.
+        config: decoding method and settings.
+        device: device to compute on.
+        words_in: splits reference and hypothesis into the units that are scored, words or characters.
+        lm: language model on ``device``, for the methods that need one.
+        graph: decoding graph, for the methods that need one.
+        num_hypotheses: length of the n-best lists, for the methods that have them; 0: no lists.
     """
     entries: list[Entry] = []
     transcripts: list[Transcript] = []
@@ -86,7 +86,7 @@ def recognise(
 
 
 def _distinct(name: str, hypotheses: Iterable[Hypothesis], words_of: Callable[[list[int]], str]) -> list[Entry]:
-    """Of an utterance, in their order; of those with equal words, the first."""
+    """Return the distinct hypotheses of an utterance in their order; of those with equal words, the first."""
     found: dict[str, Entry] = {}
     for hypothesis in hypotheses:
         text = words_of(hypothesis.tokens)
@@ -102,20 +102,20 @@ def _now(device: str) -> float:
 
 @dataclass(frozen=True)
 class FeatureTiming:
-    """What computing features from waveforms in memory took."""
+    """Time that computing features from waveforms in memory took."""
 
     seconds: float
     audio_seconds: float
 
 
 def time_features(cuts_path: PathLike) -> Optional[FeatureTiming]:
-    """Compute the features of a test set again from its recordings, for the real-time factor.
+    """Compute the features of a test set from its recordings, to time it for the real-time factor.
 
     Args:
-        cuts_path: cuts with features and, if the time is to be known, recordings.
+        cuts_path: manifest of cuts with features, and recordings if the time is to be measured.
 
     Returns:
-        The time; None where a recording is not at hand or cannot be used, with a line in the log that says which.
+        The time; None if a recording is missing or unusable (a log message names it).
     """
     from lhotse import Fbank, FbankConfig
 
@@ -133,7 +133,7 @@ def time_features(cuts_path: PathLike) -> Optional[FeatureTiming]:
             started = time.perf_counter()
             extractor.extract(samples, cut.sampling_rate)
             seconds += time.perf_counter() - started
-        except Exception as error:  # of any audio backend; to lose the time is better than to lose the decoding
+        except Exception as error:  # raised by any audio backend; losing the timing is better than losing the results
             logger.warning("%s: cut %s: features cannot be computed (%s); the real-time factor will exclude features",
                            cuts_path, cut.id, error)  # fmt: skip
             return None

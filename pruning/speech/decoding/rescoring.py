@@ -1,4 +1,4 @@
-"""Choosing again among hypotheses with a language model: of our searches, or of any recogniser's n-best list."""
+"""Rescore hypotheses with a language model: those of our searches, or n-best lists of any recogniser."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _NUMBERED = re.compile(r"(?P<utterance>.+)-(?P<number>[0-9]+)")
 
 @dataclass(frozen=True)
 class Rescoring:
-    """Choosing by ``score + lm_scale log P_LM - ilm_scale log P_ILM`` of whole hypotheses.
+    """Choose hypotheses by ``score + lm_scale log P_LM - ilm_scale log P_ILM``.
 
     Attributes:
-        lm: over the tokens of the transducer, in evaluation mode.
-        boundary: the token that begins and ends its sentences.
+        lm: language model over the tokens of the transducer, in evaluation mode.
+        boundary: token that begins and ends its sentences.
         lm_scale: weight of the language model.
-        ilm_scale: weight at which the transducer's internal one is taken off; 0: it stays.
-        length_norm: compare by the sum divided by the number of tokens, the initial context included, as beam search.
+        ilm_scale: weight of the transducer's internal language model, which is subtracted; 0: nothing is subtracted.
+        length_norm: divide the sum by the number of tokens, initial context included, as in beam search.
     """
 
     lm: LanguageModelNetwork
@@ -43,12 +43,12 @@ class Rescoring:
     def best(
         self, model: TransducerNetwork, found: Sequence[Sequence[Hypothesis]], encoder_out: Tensor
     ) -> list[list[int]]:
-        """The tokens of the best hypothesis of each utterance; none of one without hypotheses.
+        """Return the tokens of each utterance's best hypothesis; empty for an utterance without hypotheses.
 
         Args:
-            model: that the hypotheses are of.
+            model: transducer that produced the hypotheses.
             found: hypotheses of each utterance.
-            encoder_out: the encoder's outputs, ``(N, T, D)``.
+            encoder_out: encoder outputs, ``(N, T, D)``.
         """
         every = [hypothesis for of_utterance in found for hypothesis in of_utterance]
         sequences = [hypothesis.tokens for hypothesis in every]
@@ -68,12 +68,12 @@ class Rescoring:
 
 
 class Entry(NamedTuple):
-    """A hypothesis of an n-best list.
+    """A hypothesis in an n-best list.
 
     Attributes:
-        utterance: its name.
-        score: log-probability, natural, or whatever the recogniser compares by; larger is better. Minus infinity: a
-            language model gave the text no probability.
+        utterance: name of the utterance.
+        score: natural log-probability, or any score of the recogniser; larger is better. Minus infinity: a language
+            model assigned the text zero probability.
         text: words, separated by spaces.
     """
 
@@ -86,11 +86,11 @@ def read_nbest(path: PathLike) -> dict[str, list[Entry]]:
     """Read an n-best list: lines of utterance, score and text, separated by tabs or spaces; the text may be empty.
 
     Returns:
-        Utterance -> its hypotheses, in the order of the file.
+        Hypotheses of each utterance by name, in the order of the file.
 
     Raises:
-        UserError: the file is missing, or a line is broken; names it. Or every utterance has one hypothesis and their
-            names are numbered, as those of Kaldi's n-best lists are.
+        UserError: the file is missing or a line is broken, or every utterance has one hypothesis and the names are
+            numbered, as in Kaldi's n-best lists.
     """
     check_readable(path, "n-best list")
     found: dict[str, list[Entry]] = {}
@@ -103,19 +103,22 @@ def read_nbest(path: PathLike) -> dict[str, list[Entry]]:
         except (IndexError, ValueError):
             score = math.nan
         if math.isnan(score) or score == math.inf:
-            raise UserError(f"{path} line {number}: {line[:60]!r} has no score", "write UTTERANCE SCORE TEXT")
+            raise UserError(
+                f"{path} line {number}: {line[:60]!r} has no valid score",
+                "write lines of the form UTTERANCE SCORE TEXT",
+            )
         found.setdefault(words[0], []).append(Entry(words[0], score, " ".join(words_of(" ".join(words[2:])))))
     if not found:
-        raise UserError(f"n-best list {path} is empty", "write lines of UTTERANCE SCORE TEXT")
+        raise UserError(f"n-best list {path} is empty", "write lines of the form UTTERANCE SCORE TEXT")
     _check_names(found, path)
     return found
 
 
 def check_readable(path: PathLike, what: str) -> None:
-    """Check that a file is there; a pipe, as ``<(zcat FILE)`` is, may be read, too.
+    """Check that a file exists; pipes such as ``<(zcat FILE)`` are accepted.
 
     Raises:
-        UserError: it is not; calls it ``what``.
+        UserError: the file does not exist or is a directory; ``what`` names it in the message.
     """
     if not Path(path).exists():
         raise UserError(f"{what} {path} does not exist", "correct the path")
@@ -124,7 +127,7 @@ def check_readable(path: PathLike, what: str) -> None:
 
 
 def _check_names(lists: Mapping[str, Sequence[Entry]], path: PathLike) -> None:
-    """Refuse names like ``u1-1``, ``u1-2``, by which Kaldi tells the hypotheses of ``u1`` apart."""
+    """Refuse names such as ``u1-1``, ``u1-2``, with which Kaldi numbers the hypotheses of ``u1``."""
     if any(len(entries) > 1 for entries in lists.values()):
         return
     numbers: dict[str, list[int]] = {}
@@ -137,11 +140,11 @@ def _check_names(lists: Mapping[str, Sequence[Entry]], path: PathLike) -> None:
     if counted and max(map(len, numbers.values())) > 1:
         one = next(name for name, of in numbers.items() if len(of) > 1)
         raise UserError(f"{path} has one hypothesis each for {one}-1, {one}-2, ...: names of Kaldi's n-best lists",
-                        "take the numbers off: sed -E 's/^(\\S+)-[0-9]+/\\1/'")  # fmt: skip
+                        "remove the numbers: sed -E 's/^(\\S+)-[0-9]+/\\1/'")  # fmt: skip
 
 
 def write_nbest(path: PathLike, entries: Iterable[Entry]) -> None:
-    """Write what `read_nbest` reads, by rename."""
+    """Write an n-best list for `read_nbest`, by rename."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for entry in entries:
             stream.write(f"{entry.utterance}\t{entry.score:.6f}\t{entry.text}\n")
@@ -150,14 +153,14 @@ def write_nbest(path: PathLike, entries: Iterable[Entry]) -> None:
 def rescore(
     lists: dict[str, list[Entry]], score_texts: Callable[[Sequence[str]], Sequence[float]], scale: float
 ) -> dict[str, list[Entry]]:
-    """The lists with ``score + scale log P_LM(text)``, the best first.
+    """Return the lists with ``score + scale log P_LM(text)``, best first.
 
     Args:
         lists: see `read_nbest`.
-        score_texts: natural log-probabilities of texts.
-        scale: weight of the language model, at least 0. At 0 the lists are only sorted.
+        score_texts: returns natural log-probabilities of texts.
+        scale: weight of the language model, at least 0. With 0 the lists are only sorted.
 
-    Texts to which the language model gives no probability come last, in the recogniser's order.
+    Texts with zero probability under the language model come last, in the order of the recogniser's scores.
     """
     texts = sorted({entry.text for entries in lists.values() for entry in entries})
     known = dict(zip(texts, score_texts(texts)))

@@ -1,1 +1,1 @@
-"""Losses of recognisers."""
+"""Losses of speech recognisers."""

@@ -1,4 +1,4 @@
-"""The recogniser's training loss, and what distils a teacher's outputs into it: per batch, as sums."""
+"""The training loss of transducers and the distillation of a teacher's outputs, as sums over a batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pruning.speech.losses.pruned_range import BACKENDS, pad_tokens, pruned_rang
 
 @dataclass(frozen=True)
 class LossConfig:
-    """How the pruned-range transducer loss and the CTC loss are put together."""
+    """How the pruned-range transducer loss and the CTC loss are combined."""
 
     prune_range: Annotated[int, Range(int, least=2)] = 5
-    """Symbol positions kept for each frame."""
+    """Number of symbol positions kept for each frame."""
     am_scale: NonNegative = 0.0
     """Weight of the encoder-only part in the simple loss."""
     lm_scale: NonNegative = 0.25
@@ -27,28 +27,28 @@ class LossConfig:
     simple_loss_scale: NonNegative = 0.5
     """Weight of the simple loss after the warm-up."""
     warmup_steps: Natural = 0
-    """Steps in which the weight of the simple loss falls from 1 and that of the pruned loss rises from 0.1 to 1: the
-    simple loss must have learned an alignment before its ranges mean anything."""
+    """Steps over which the weight of the simple loss falls from 1 and that of the pruned loss rises from 0.1 to 1: the
+    ranges are meaningless until the simple loss has learned an alignment."""
     ctc_weight: NonNegative = 0.2
-    """Weight of the CTC loss; 0 leaves it out."""
+    """Weight of the CTC loss; 0 disables it."""
     backend: Annotated[str, OneOf(BACKENDS)] = "auto"
-    """``k2``, ``torch``, or ``auto``: k2 when it is installed."""
+    """``k2``, ``torch``, or ``auto``: k2 if it is installed."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.am_scale + self.lm_scale > 1:  # the joiner's part has the rest
+        if self.am_scale + self.lm_scale > 1:  # the rest is the weight of the joint part
             raise OutOfRange(
-                f"am_scale + lm_scale must be at most 1, got {self.am_scale + self.lm_scale:g}", "lower one"
+                f"am_scale + lm_scale must be at most 1, got {self.am_scale + self.lm_scale:g}", "lower one of them"
             )
 
     def scales(self, step: int) -> tuple[float, float]:
-        """Weights of the simple and the pruned loss at a step counted from 0."""
+        """Return the weights of the simple and the pruned loss at ``step``, counted from 0."""
         done = 1.0 if step >= self.warmup_steps else step / self.warmup_steps
         return 1.0 - done * (1.0 - self.simple_loss_scale), 0.1 + 0.9 * done
 
 
 class RecognitionLoss(NamedTuple):
-    """Sums over the counted utterances of a batch, and what output distillation looks at again."""
+    """Sums over the counted utterances of a batch, and the tensors that output distillation uses."""
 
     total: Tensor
     """Scalar, differentiable."""
@@ -59,19 +59,19 @@ class RecognitionLoss(NamedTuple):
     ctc: Tensor
     """Scalar; 0 without CTC."""
     frames: Tensor
-    """Scalar int64: encoder frames of the counted utterances, to divide by."""
+    """Scalar int64: number of encoder frames of the counted utterances, to divide by."""
     counted: Tensor
-    """(N,) bool: False where an utterance had more symbols than frames or no finite loss."""
+    """(N,) bool: False if an utterance has more symbols than frames or no finite loss."""
     ranges: Tensor
     """(N, T, R) int64."""
     logits: Tensor
-    """(N, T, R, V): the joiner's."""
+    """(N, T, R, V): logits of the joiner."""
     ctc_log_probs: Tensor | None
     """(N, T, V); None without CTC."""
     targets: Tensor
     """(N, U) int64, padded with 0."""
     target_lengths: Tensor
-    """(N,) int64; 0 where not counted."""
+    """(N,) int64; 0 for utterances that are not counted."""
 
 
 def recognition_loss(
@@ -82,15 +82,15 @@ def recognition_loss(
     config: LossConfig,
     step: int,
 ) -> RecognitionLoss:
-    """Transducer and CTC loss of a batch.
+    """Return the transducer and CTC loss of a batch.
 
     Args:
-        model: the network whose decoder, joiner and heads are trained.
+        model: network whose decoder, joiner and heads are trained.
         encoder_out: (N, T, D).
-        lengths: frames of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,).
         tokens: token ids of each utterance, without blank.
         config: weights and ranges.
-        step: counted from 0, for the warm-up.
+        step: training step, counted from 0, for the warm-up.
     """
     targets, target_lengths = pad_tokens(tokens, encoder_out.device)
     transducer = pruned_range_loss(
@@ -129,14 +129,14 @@ def recognition_loss(
 
 
 def _collapse(logits: Tensor, symbols: Tensor, blank: int = 0) -> Tensor:
-    """Log-posteriors of {next symbol, blank, all else}, (..., 3), from logits (..., V) and symbols (..., 1)."""
+    """Return log-posteriors of {next symbol, blank, rest}, (..., 3), from logits (..., V) and symbols (..., 1)."""
     chosen = torch.cat((symbols, torch.full_like(symbols, blank)), dim=-1)
     rest = logits.scatter(-1, chosen, float("-inf")).logsumexp(dim=-1, keepdim=True)
     return torch.cat((logits.gather(-1, chosen), rest), dim=-1) - logits.logsumexp(dim=-1, keepdim=True)
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) over the last dimension of log-probabilities."""
+    """Return KL(teacher || student) over the last dimension of log-probabilities."""
     return (teacher.exp() * (teacher - student)).sum(dim=-1)
 
 
@@ -148,26 +148,26 @@ def transducer_distillation_loss(
     lengths: Tensor,
     target_lengths: Tensor,
 ) -> Tensor:
-    """KL(teacher || student) of the joiners' posteriors collapsed to {next symbol, blank, all else} (arXiv:2011.06110).
+    """KL(teacher || student) of the joiners' posteriors collapsed to {next symbol, blank, rest} (arXiv:2011.06110).
 
-    Both joiners are evaluated on the *student's* ranges, since the teacher would choose others. Where all symbols were
-    emitted there is no next symbol, so the posterior there is {blank, all else}.
+    Both joiners are evaluated on the *student's* ranges, since the teacher would choose others. After the last symbol
+    there is no next symbol, so the posterior is {blank, rest}.
 
     Args:
         student_logits: (N, T, R, V).
         teacher_logits: (N, T, R, V), see :func:`pruning.speech.losses.pruned_range.joiner_logits`.
-        ranges: (N, T, R) int64, the student's.
+        ranges: (N, T, R) int64, ranges of the student.
         targets: (N, U) int64.
-        lengths: frames of each utterance, (N,).
-        target_lengths: symbols of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,).
+        target_lengths: number of symbols of each utterance, (N,).
 
     Returns:
-        The sum over the lattice nodes inside ranges and utterances, a scalar in float32.
+        The sum over the lattice nodes inside the ranges and utterances, a scalar in float32.
     """
     frames, last = ranges.size(1), target_lengths.view(-1, 1, 1)
     following = torch.nn.functional.pad(targets, (0, 1)).unsqueeze(1).expand(-1, frames, -1)
     ended = ranges >= last
-    # Blank stands in for the missing symbol: scattered twice it is counted once, and its copy is dropped below.
+    # Blank stands in for the missing symbol: scattering it twice counts it once, and the copy is dropped below.
     symbols = following.gather(2, ranges.clamp(max=targets.size(1))).masked_fill(ended, 0).unsqueeze(3)
     student = _collapse(student_logits.float(), symbols)
     teacher = _collapse(teacher_logits.float(), symbols)

@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """Sum of the CTC losses of a batch, in float32; utterances too short for their targets count as 0.
+    """Return the sum of the CTC losses of a batch, in float32; utterances too short for their targets count as 0.
 
     Args:
         log_probs: (N, T, V), blank 0.
-        lengths: frames of each utterance, (N,).
-        targets: (N, U) int64, padded with anything.
-        target_lengths: symbols of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,).
+        targets: (N, U) int64; padding values are ignored.
+        target_lengths: number of symbols of each utterance, (N,).
 
     Returns:
         A scalar.

@@ -1,7 +1,7 @@
 """The transducer lattice in plain torch: total score, occupation probabilities, windows of the pruned-range loss.
 
-A node (t, u) means that u symbols were emitted and frame t is being read. Blank moves from (t, u) to (t + 1, u), the
-next symbol moves to (t, u + 1); the path ends with the blank of node (T - 1, U).
+A node (t, u) means that u symbols have been emitted and frame t is being read. Blank moves from (t, u) to (t + 1, u),
+the next symbol moves to (t, u + 1); the path ends with the blank of node (T - 1, U).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Stands for log 0. Cumulative sums over frames must stay finite; in float64 a thousand of these still leave 1e-7.
+# Stands for log 0. Cumulative sums over frames must stay finite; a thousand of these are precise to 1e-7 in float64.
 _LOG_ZERO = -1.0e6
 
 
 def _forward(emit: Tensor, advance: Tensor) -> Tensor:
     """Log-probability of reaching each node, (N, U + 1, T), from emit (N, U, T) and advance (N, U + 1, T).
 
-    One step for each symbol, all frames at once: a path enters row u at some frame s <= t and reads blanks until t, so
-    with C the exclusive cumulative sum of the row's blanks, alpha[u, t] = C[t] + logsumexp_{s <= t}(entry[s] - C[s]).
+    One step per symbol, all frames at once: a path enters row u at some frame s <= t and reads blanks until t. With C
+    the exclusive cumulative sum of the row's blanks, alpha[u, t] = C[t] + logsumexp_{s <= t}(entry[s] - C[s]).
     """
     read = advance.cumsum(dim=2) - advance
     rows = [read[:, 0]]
@@ -30,7 +30,7 @@ def _forward(emit: Tensor, advance: Tensor) -> Tensor:
 
 
 def _backward(emit: Tensor, advance: Tensor, end: Tensor) -> Tensor:
-    """Log-probability of finishing from each node, (N, U + 1, T); ``end``, of that shape, is the score of stopping."""
+    """Log-probability of finishing from each node, (N, U + 1, T); ``end``, same shape, is the score of stopping."""
     read = advance.cumsum(dim=2) - advance
     rows: list[Tensor] = []
     for u in range(emit.size(1), -1, -1):
@@ -40,7 +40,7 @@ def _backward(emit: Tensor, advance: Tensor, end: Tensor) -> Tensor:
 
 
 class _LatticeScore(torch.autograd.Function):
-    """Total log-probability with its exact gradient, the occupation probabilities, instead of a taped recursion."""
+    """Total log-probability; its gradient is computed from the occupation probabilities instead of by autograd."""
 
     @staticmethod
     def forward(ctx: Any, emit: Tensor, blank: Tensor, lengths: Tensor, target_lengths: Tensor) -> tuple[Tensor, ...]:
@@ -74,16 +74,16 @@ class _LatticeScore(torch.autograd.Function):
 def lattice_score(
     emit: Tensor, blank: Tensor, lengths: Tensor, target_lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of the targets, summed over all alignments.
+    """Return the log-probability of the targets, summed over all alignments.
 
     Args:
         emit: log-probability of the next symbol at each node, (N, T, U); -inf closes an arc.
         blank: log-probability of blank at each node, (N, T, U + 1); -inf closes an arc.
-        lengths: frames of each utterance, (N,), at least 1.
-        target_lengths: symbols of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,), at least 1.
+        target_lengths: number of symbols of each utterance, (N,).
 
     Returns:
-        The score (N,), differentiable, and the probabilities that a path takes each arc, in the shapes of ``emit`` and
+        The differentiable score (N,), and the probabilities that a path takes each arc, in the shapes of ``emit`` and
         ``blank``. A score below -1e5 means that no path was open.
     """
     score, emit_occupation, blank_occupation = _LatticeScore.apply(emit, blank, lengths, target_lengths)
@@ -93,16 +93,16 @@ def lattice_score(
 def symbol_windows(
     emit_occupation: Tensor, blank_occupation: Tensor, lengths: Tensor, target_lengths: Tensor, prune_range: int
 ) -> Tensor:
-    """The R consecutive symbol positions of each frame that hold most of the probability (arXiv:2206.13236, 3.2).
+    """Return the R consecutive symbol positions of each frame with the most probability (arXiv:2206.13236, 3.2).
 
-    Windows start at 0, never move back, overlap the window of the frame before by at least one position, and reach
-    the last symbol on the last frame, so that paths from start to end stay inside them.
+    Windows start at 0, never move back, overlap the window of the previous frame by at least one position, and reach
+    the last symbol on the last frame, so that complete paths fit inside them.
 
     Args:
         emit_occupation: (N, T, U), from :func:`lattice_score`.
         blank_occupation: (N, T, U + 1).
-        lengths: (N,).
-        target_lengths: (N,).
+        lengths: number of frames of each utterance, (N,).
+        target_lengths: number of symbols of each utterance, (N,).
         prune_range: R, at least 2; at most U + 1 positions are kept.
 
     Returns:
@@ -110,7 +110,7 @@ def symbol_windows(
     """
     size = min(prune_range, blank_occupation.size(2))
     held = blank_occupation.unfold(2, size, 1).sum(dim=3)  # (N, T, U + 2 - R)
-    # A symbol emitted into the window's first position came from outside the window: that path is lost.
+    # A symbol emitted into the window's first position came from outside the window, so that path is lost.
     held[:, :, 1:] -= emit_occupation[:, :, : held.size(2) - 1]
     start = held.argmax(dim=2)
 
@@ -118,6 +118,6 @@ def symbol_windows(
     final = (target_lengths - size + 1).clamp(min=0).unsqueeze(1)
     start = torch.where(t < lengths.unsqueeze(1) - 1, start, final)
     start = start.flip(1).cummin(dim=1).values.flip(1)
-    reach = t * (size - 1)  # how far windows can have moved by frame t
+    reach = t * (size - 1)  # furthest start of a window at frame t
     start = (start - reach).flip(1).cummax(dim=1).values.flip(1).clamp(max=0) + reach
     return start.unsqueeze(2) + torch.arange(size, device=start.device)

@@ -1,4 +1,4 @@
-"""Transducer losses: the plain full-lattice loss, and the pruned-range loss by k2 or by torch alone."""
+"""Transducer losses: the full-lattice loss, and the pruned-range loss in k2 or plain torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BACKENDS = ("auto", "k2", "torch")
 def transducer_loss(logits: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor, blank: int = 0) -> Tensor:
     """Negative log-probability of the targets over the whole lattice, node by node (arXiv:1211.3711, section 2.4).
 
-    Written to be checked by eye, and therefore slow: it is the reference for :func:`pruned_range_loss`.
+    Slow but easy to verify; serves as the reference for :func:`pruned_range_loss`.
 
     Args:
         logits: (N, T, U + 1, V), unnormalised.
-        targets: (N, U) int64, padded with anything.
-        lengths: frames of each utterance, (N,).
-        target_lengths: symbols of each utterance, (N,).
-        blank: the id of blank.
+        targets: (N, U) int64; padding values are ignored.
+        lengths: number of frames of each utterance, (N,).
+        target_lengths: number of symbols of each utterance, (N,).
+        blank: id of blank.
 
     Returns:
         The sum over utterances, a scalar.
@@ -48,22 +48,22 @@ def transducer_loss(logits: Tensor, targets: Tensor, lengths: Tensor, target_len
 
 
 class PrunedRangeLoss(NamedTuple):
-    """What :func:`pruned_range_loss` returns: sums over the counted utterances, and the lattice that was looked at."""
+    """Result of :func:`pruned_range_loss`: sums over the counted utterances, and the lattice nodes used."""
 
     simple: Tensor
-    """Scalar: the loss of the joiner that only adds, which chooses the ranges."""
+    """Scalar: loss of the additive joiner, which determines the ranges."""
     pruned: Tensor
-    """Scalar: the loss of the real joiner on the ranges."""
+    """Scalar: loss of the real joiner on the ranges."""
     ranges: Tensor
-    """(N, T, R) int64: the symbol positions u that each frame keeps."""
+    """(N, T, R) int64: symbol positions u that each frame keeps."""
     logits: Tensor
-    """(N, T, R, V): the joiner's logits there."""
+    """(N, T, R, V): logits of the joiner at these positions."""
     counted: Tensor
-    """(N,) bool: False where the loss was infinite, not a number, or had more symbols than frames."""
+    """(N,) bool: False if an utterance has more symbols than frames or its loss is not finite."""
 
 
 def pad_tokens(tokens: list[list[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Token ids of each utterance as targets (N, U) padded with 0, U at least 1, and their lengths (N,), both int64."""
+    """Return token ids as targets (N, U) padded with 0, U at least 1, and their lengths (N,), both int64."""
     lengths = torch.tensor([len(x) for x in tokens], dtype=torch.int64)
     width = max(1, int(lengths.max())) if tokens else 1
     targets = torch.zeros(len(tokens), width, dtype=torch.int64)
@@ -73,16 +73,16 @@ def pad_tokens(tokens: list[list[int]], device: torch.device | str) -> tuple[Ten
 
 
 def decoder_output(model: TransducerNetwork, targets: Tensor) -> Tensor:
-    """The decoder's output after each prefix of the targets (N, U): (N, U + 1, D_dec)."""
+    """Return the decoder's output after each prefix of the targets (N, U): (N, U + 1, D_dec)."""
     blank = model.decoder.blank_id
     return model.decoder(torch.nn.functional.pad(targets, (1, 0), value=blank), pad=True)
 
 
 def joiner_logits(model: TransducerNetwork, encoder_out: Tensor, decoder_out: Tensor, ranges: Tensor) -> Tensor:
-    """The joiner's logits on given symbol positions.
+    """Return the joiner's logits at the given symbol positions.
 
     Args:
-        model: the network whose joiner is asked.
+        model: network whose joiner is used.
         encoder_out: (N, T, D).
         decoder_out: (N, U + 1, D_dec).
         ranges: (N, T, R) int64, each in [0, U].
@@ -94,7 +94,7 @@ def joiner_logits(model: TransducerNetwork, encoder_out: Tensor, decoder_out: Te
     lm = model.joiner.decoder_proj(decoder_out)
     n, positions, _ = lm.shape
     rows = ranges + positions * torch.arange(n, device=ranges.device).view(-1, 1, 1)
-    # One row lookup: gathering from an expanded tensor would make a gradient of (N, T, U + 1, J).
+    # One row lookup: gathering from an expanded tensor would create a gradient of (N, T, U + 1, J).
     lm = lm.flatten(0, 1).index_select(0, rows.flatten()).view(*ranges.shape, -1)
     return model.joiner(am.unsqueeze(2), lm, project=False)
 
@@ -110,23 +110,23 @@ def pruned_range_loss(
     lm_scale: float = 0.0,
     backend: str = "auto",
 ) -> PrunedRangeLoss:
-    """The pruned-range transducer loss (arXiv:2206.13236), computed in float32 whatever the inputs are.
+    """Return the pruned-range transducer loss (arXiv:2206.13236), computed in float32 whatever the input dtypes.
 
-    An utterance with more symbols than frames has no place in it; it is left out and its gradient is zero.
+    An utterance with more symbols than frames is excluded; its gradient is zero.
 
     Args:
-        model: decoder, joiner and simple heads.
+        model: network with decoder, joiner and simple heads.
         encoder_out: (N, T, D).
-        lengths: frames of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,).
         targets: (N, U) int64, U at least 1 (see :func:`pad_tokens`).
-        target_lengths: symbols of each utterance, (N,).
-        prune_range: R, the symbol positions kept for each frame, at least 2.
+        target_lengths: number of symbols of each utterance, (N,).
+        prune_range: R, number of symbol positions kept for each frame, at least 2.
         am_scale: weight of the encoder-only part in the simple loss.
         lm_scale: weight of the decoder-only part in the simple loss.
-        backend: ``k2``, ``torch`` (same values, slower, nothing to install) or ``auto``: k2 when it is there.
+        backend: ``k2``, ``torch`` (same values, slower, nothing to install) or ``auto``: k2 if it is installed.
 
     Raises:
-        ValueError: an unknown backend, or ``prune_range`` below 2.
+        ValueError: ``backend`` is unknown or ``prune_range`` is below 2.
     """
     if backend not in BACKENDS or prune_range < 2:
         raise ValueError(f"backend {backend!r} must be one of {BACKENDS} and prune_range {prune_range} at least 2")
@@ -152,17 +152,17 @@ def pruned_range_loss(
 
 
 class _Bounds(NamedTuple):
-    """What is read and written in each utterance's lattice."""
+    """Targets and extent of each utterance's lattice."""
 
     targets: Tensor
     """(N, U)"""
     target_lengths: Tensor
     """(N,)"""
     lengths: Tensor
-    """(N,): frames"""
+    """(N,): number of frames"""
 
     def for_k2(self) -> Tensor:
-        """k2's form: (N, 4), first symbol, first frame, symbols, frames."""
+        """Return k2's boundary tensor: (N, 4), first symbol, first frame, number of symbols, number of frames."""
         zeros = torch.zeros_like(self.lengths)
         return torch.stack((zeros, zeros, self.target_lengths, self.lengths), dim=1)
 
@@ -170,7 +170,7 @@ class _Bounds(NamedTuple):
 def _simple_k2(
     am: Tensor, lm: Tensor, bounds: _Bounds, prune_range: int, am_scale: float, lm_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The simple loss (N,) and the ranges (N, T, R)."""
+    """Return the simple loss (N,) and the ranges (N, T, R)."""
     import k2
 
     loss, (emit_occupation, blank_occupation) = k2.rnnt_loss_smoothed(
@@ -191,7 +191,7 @@ def _simple_k2(
 
 
 def _pruned_k2(logits: Tensor, ranges: Tensor, bounds: _Bounds) -> Tensor:
-    """The loss (N,) over the nodes in ``ranges``."""
+    """Return the loss (N,) over the nodes in ``ranges``."""
     import k2
 
     return k2.rnnt_loss_pruned(
@@ -207,7 +207,7 @@ def _pruned_k2(logits: Tensor, ranges: Tensor, bounds: _Bounds) -> Tensor:
 def _simple_torch(
     am: Tensor, lm: Tensor, bounds: _Bounds, prune_range: int, am_scale: float, lm_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`_simple_k2`: normalisers by one matrix product, never a tensor of (N, T, U + 1, V)."""
+    """As :func:`_simple_k2`; normalisers come from one matrix product, without a tensor (N, T, U + 1, V)."""
     tiny = torch.finfo(am.dtype).tiny
     am_max, lm_max = am.amax(dim=2, keepdim=True), lm.amax(dim=2, keepdim=True)
     norm = ((am - am_max).exp() @ (lm - lm_max).exp().transpose(1, 2) + tiny).log() + am_max + lm_max.transpose(1, 2)
@@ -232,7 +232,7 @@ def _simple_torch(
 
 
 def _pruned_torch(logits: Tensor, ranges: Tensor, bounds: _Bounds) -> Tensor:
-    """As :func:`_pruned_k2`: every node outside ``ranges`` is closed."""
+    """As :func:`_pruned_k2`; every node outside ``ranges`` is closed."""
     norm = logits.logsumexp(dim=3)
     following = torch.nn.functional.pad(bounds.targets, (0, 1)).unsqueeze(1).expand(-1, logits.size(1), -1)
     symbols = following.gather(2, ranges).unsqueeze(3)  # (N, T, R, 1): the symbol that leaves each kept node

@@ -1,1 +1,1 @@
-"""N-gram models of words."""
+"""Word n-gram models."""

@@ -1,7 +1,8 @@
-"""n-gram models in ARPA's text format, the back-off form that KenLM, SRILM, Kaldi and kaldilm read and write.
+"""Read and write n-gram models in ARPA format, the back-off form that KenLM, SRILM, Kaldi and kaldilm use.
 
-After ``\\data\\`` and the number of n-grams of each length come sections such as ``\\2-grams:``, whose lines hold the
-log10 probability, the words, and the log10 back-off weight unless they are the longest; ``\\end\\`` comes last.
+``\\data\\`` and the number of n-grams of each length are followed by sections such as ``\\2-grams:``. Their lines
+contain the log10 probability, the words, and, except for the longest n-grams, the log10 back-off weight. ``\\end\\``
+comes last.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from pruning.speech.ngrams import ngram
 from pruning.speech.ngrams.ngram import Level, NgramModel
 
 _LOG10 = math.log(10.0)
-_NO_UNKNOWN = -100.0  # log10 probability of <unk> where a file has none, KenLM's
-_AGAIN = "give an ARPA file as local/make_ngram.py or KenLM write it"
+_NO_UNKNOWN = -100.0  # log10 probability of <unk> if a file has none, as in KenLM
+_AGAIN = "give an ARPA file such as local/make_ngram.py or KenLM write"
 _COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")
 
 logger = logging.getLogger(__name__)
 
 
 def write(model: NgramModel, path: PathLike) -> None:
-    """Write ``model`` to ``path``, compressed when its name ends in ``.gz``; the same model gives the same bytes."""
+    """Write ``model`` to ``path``, gzipped if its name ends in ``.gz``; the same model gives the same bytes."""
     with atomic_path(path) as temporary, _writing(temporary) as stream:
         stream.write("\\data\\\n")
         for length, level in enumerate(model.levels, start=1):
@@ -70,14 +71,14 @@ def _writing(path: Path) -> Iterator[TextIO]:
 
 
 def read(path: PathLike) -> NgramModel:
-    """Read a model, of a compressed file when the name ends in ``.gz``.
+    """Read a model, gzipped if the name ends in ``.gz``.
 
-    Each line is checked as it is read: the end of a file with a broken line is never looked at. ``<UNK>`` is read as
-    ``<unk>``; where neither is there, ``<unk>`` gets a probability of 1e-100, as in KenLM.
+    Lines are checked as they are read, so reading stops at the first broken line. ``<UNK>`` is read as ``<unk>``; if
+    the file has neither, ``<unk>`` gets a probability of 1e-100, as in KenLM.
 
     Raises:
-        UserError: the file is absent, cut off or damaged, or a line, which the message names, is not as the format
-            wants it: numbers, counts, words that are no 1-grams, repeated n-grams, n-grams without their history.
+        UserError: the file is missing, truncated or damaged, or a line (named in the message) has wrong numbers,
+            counts, words that are not 1-grams, a repeated n-gram, or an n-gram without its history.
     """
     with _reading(path) as stream:
         lines = _Lines(path, stream)
@@ -89,7 +90,7 @@ def read(path: PathLike) -> NgramModel:
         for length in range(2, len(sizes) + 1):
             levels.append(_level(lines, length, sizes, ids, levels))
         if lines.current != b"\\end\\":
-            raise lines.wrong(r"is not \end\, which follows as many n-grams as \data\ announces")
+            raise lines.wrong(r"is not \end\, although all n-grams announced by \data\ were read")
     return NgramModel(words, levels)
 
 
@@ -99,15 +100,15 @@ def _reading(path: PathLike) -> Iterator[Iterable[bytes]]:
         with gzip.open(path, "rb") if Path(path).suffix == ".gz" else open(path, "rb") as stream:
             yield stream
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist", "make it with local/make_ngram.py") from None
+        raise UserError(f"{path} does not exist", "create it with local/make_ngram.py") from None
 
 
 class _Lines:
-    """The lines of a file that are not blank, one at a time; a fault names the line.
+    """The non-blank lines of a file, one at a time; errors name the line.
 
     Attributes:
-        current: the line, without white space at its ends.
-        number: of the line, from 1.
+        current: current line, without white space at its ends.
+        number: number of the current line, from 1.
     """
 
     def __init__(self, path: PathLike, stream: Iterable[bytes]) -> None:
@@ -115,14 +116,14 @@ class _Lines:
         self.current, self.number = b"", 0
 
     def advance(self, needed: bytes = b"\\end\\") -> bytes:
-        """Go to the next line, and return it. ``needed``: what the file lacks if there is none."""
+        """Go to the next line and return it; ``needed`` is what the file lacks if there is none."""
         while True:
             try:
                 line = next(self._lines, b"")
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise UserError(f"{self.path} is damaged after line {self.number} ({error})", _AGAIN) from None
             if not line:
-                what = f"{self.path} is no ARPA file or is cut off: it ends after line {self.number}"
+                what = f"{self.path} is not an ARPA file or is truncated: it ends after line {self.number}"
                 raise UserError(f"{what} without {needed.decode()}", _AGAIN)
             self.number += 1
             self.current = line.strip()
@@ -130,12 +131,12 @@ class _Lines:
                 return self.current
 
     def wrong(self, what: str, number: int = 0) -> UserError:
-        """The error to raise for a line, by default the current one, that ``what`` says something of."""
+        """Return the error that says ``what`` about a line, by default the current one."""
         return UserError(f"{self.path} line {number or self.number} {what}", _AGAIN)
 
 
 def _header(lines: _Lines) -> list[int]:
-    """The numbers of n-grams that follow ``\\data\\``, from length 1; what stands before it is left unread."""
+    """Return the numbers of n-grams given after ``\\data\\``, from length 1; text before it is skipped."""
     while lines.advance(needed=b"\\data\\") != b"\\data\\":
         pass
     sizes: list[int] = []
@@ -149,15 +150,15 @@ def _header(lines: _Lines) -> list[int]:
 
 
 def _section(lines: _Lines, length: int, sizes: list[int]) -> Iterator[tuple[float, list[bytes], float]]:
-    """The log10 probability, words and log10 back-off weight of each n-gram; ends on the first line after them.
+    """Yield log10 probability, words and log10 back-off weight of each n-gram; end on the first line after them.
 
     Args:
-        lines: at the head of the section.
-        length: of its n-grams.
-        sizes: the numbers of n-grams from length 1.
+        lines: positioned at the head of the section.
+        length: length of the n-grams in the section.
+        sizes: number of n-grams of each length, from 1.
     """
     if lines.current != b"\\%d-grams:" % length:
-        raise lines.wrong(rf"is not \{length}-grams:, which follows as many shorter ones as \data\ announces")
+        raise lines.wrong(rf"is not \{length}-grams:, although all shorter n-grams announced by \data\ were read")
     highest = length == len(sizes)
     shapes = (length + 1,) if highest else (length + 1, length + 2)
     for done in range(sizes[length - 1]):
@@ -172,15 +173,17 @@ def _section(lines: _Lines, length: int, sizes: list[int]) -> Iterator[tuple[flo
             parts = f"a number and {length} words" + ("" if highest else ", perhaps another number")
             raise lines.wrong(f"is not {which}: {parts}")
         if not probability <= 0 or not math.isfinite(back_off):
-            raise lines.wrong("holds no log10 probability and back-off weight: one of at most 0, and a finite one")
+            raise lines.wrong(
+                "has an invalid log10 probability (must be at most 0) or back-off weight (must be finite)"
+            )
         yield probability, fields[1 : length + 1], back_off
     lines.advance()
 
 
 def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
-    """The words by id, and the first level."""
+    """Return the words in order of their ids, and the first level."""
     found: dict[str, tuple[float, float]] = {}
-    unknown = ""  # a file may have it in both cases: the later counts, as in KenLM
+    unknown = ""  # a file may have it in both cases; the later counts, as in KenLM
     for probability, (word,), back_off in _section(lines, 1, sizes):
         try:
             text = word.decode()
@@ -193,9 +196,9 @@ def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
         found[text] = probability, back_off
     for mark in (ngram.START, ngram.END):
         if mark not in found:
-            raise lines.wrong(f"ends the 1-grams, and {mark} is none of them")
+            raise lines.wrong(f"ends the 1-grams, but {mark} is not one of them")
     if ngram.UNKNOWN not in found:
-        logger.info("%s has no %s: words that it does not know are next to impossible", lines.path, ngram.UNKNOWN)
+        logger.info("%s has no %s: unknown words get almost zero probability", lines.path, ngram.UNKNOWN)
         found[ngram.UNKNOWN] = _NO_UNKNOWN, 0.0
     words = [*ngram.SPECIAL, *(word for word in found if word not in ngram.SPECIAL)]
     values = np.array([found[word] for word in words]) * _LOG10
@@ -203,13 +206,13 @@ def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
 
 
 def _level(lines: _Lines, length: int, sizes: list[int], ids: dict[bytes, int], levels: list[Level]) -> Level:
-    """The level of n-grams of ``length`` above those that were read."""
+    """Return the level of n-grams of ``length`` above those already read."""
     words, values, numbers = array("q"), array("d"), array("q")
     for probability, sequence, back_off in _section(lines, length, sizes):
         try:
             words.extend([ids[word] for word in sequence])
         except KeyError as error:
-            raise lines.wrong(f"holds {error.args[0].decode(errors='replace')}, which is no 1-gram") from None
+            raise lines.wrong(f"contains {error.args[0].decode(errors='replace')}, which is not a 1-gram") from None
         values.extend((probability, back_off))
         numbers.append(lines.number)
     columns = np.array(words).reshape(-1, length).T
@@ -218,7 +221,7 @@ def _level(lines: _Lines, length: int, sizes: list[int], ids: dict[bytes, int], 
         rows = level.find_all(rows * len(levels[0].keys) + column)
     if rows.min(initial=0) < 0:
         number = numbers[int(rows.argmin())]
-        raise lines.wrong(f"holds a {length}-gram whose first {length - 1} words are no {length - 1}-gram", number)
+        raise lines.wrong(f"has a {length}-gram whose first {length - 1} words are not a {length - 1}-gram", number)
     keys = rows * len(levels[0].keys) + columns[-1]
     by_key = keys.argsort(kind="stable")
     keys = keys[by_key]

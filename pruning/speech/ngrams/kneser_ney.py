@@ -1,8 +1,8 @@
-"""Estimation of n-gram models by interpolated modified Kneser-Ney smoothing.
+"""Estimate n-gram models by interpolated modified Kneser-Ney smoothing.
 
-The smoothing is Chen and Goodman's (An Empirical Study of Smoothing Techniques for Language Modeling, TR-10-98, Harvard
-University, 1998). What they leave open is as in Heafield, Pouzyrevsky, Clark and Koehn (Scalable Modified Kneser-Ney
-Language Model Estimation, ACL 2013), whose lmplz gives the same models.
+The smoothing follows Chen and Goodman (An Empirical Study of Smoothing Techniques for Language Modeling, TR-10-98,
+Harvard University, 1998). Details that they leave open follow Heafield, Pouzyrevsky, Clark and Koehn (Scalable Modified
+Kneser-Ney Language Model Estimation, ACL 2013), whose lmplz gives the same models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pruning.speech.ngrams import ngram
 from pruning.speech.ngrams.ngram import Level, NgramModel
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Of n-grams seen once, twice and more often, where the text is too small to tell; lmplz has the same."""
+"""Discounts of n-grams seen once, twice and more often if the text is too small to estimate them; as in lmplz."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +30,27 @@ def estimate(
 ) -> NgramModel:
     """Estimate a model of sentences.
 
-    Words outside of the vocabulary are counted as ``<unk>``, whose probability is that of all of them together:
-    perplexities over different vocabularies do not compare.
+    Words outside the vocabulary are counted as ``<unk>``, whose probability is that of all of them together, so
+    perplexities over different vocabularies are not comparable.
 
     Args:
-        texts: sentences of words separated by white space; those without a word are left out.
+        texts: sentences of words separated by white space; empty ones are skipped.
         order: length of the longest n-grams.
-        vocabulary: the words that the model knows, in the text or not; by default those of the text.
-        minimum_count: of a word in the text that it may belong to the default vocabulary.
+        vocabulary: words of the model, whether or not they occur in the text; None: the words of the text.
+        minimum_count: minimum number of times a word occurs in the text to be in the default vocabulary.
 
     Raises:
-        UserError: the order or the vocabulary cannot be used, a sentence holds ``<s>`` or ``</s>``, or none is long
-            enough for an n-gram of the highest order.
+        UserError: the order or the vocabulary is invalid, a sentence contains ``<s>`` or ``</s>``, or no sentence is
+            long enough for an n-gram of the highest order.
     """
     if order < 1:
-        raise UserError(f"n-grams of order {order}", "give an order of at least 1")
+        raise UserError(f"the order of n-grams must be at least 1, got {order}", "give another order")
     words = (*ngram.SPECIAL, *_vocabulary(texts, vocabulary, minimum_count))
     tokens = np.fromiter(_ids(texts, words), dtype=np.int64)
     if not len(tokens):
-        raise UserError("the text holds no word", "give text with a sentence on each line")
+        raise UserError("the text contains no words", "give text with one sentence per line")
     found = _count(tokens, len(words), order)
-    probabilities = [np.array([1.0 / (len(words) - 1)])]  # of a word after nothing at all; <s> is never predicted
+    probabilities = [np.array([1.0 / (len(words) - 1)])]  # of a word without history; <s> is never predicted
     left = []
     for length, counts in enumerate(found, start=1):
         probability, after = _smooth(counts, _discounts(counts.counts, length), len(words), probabilities[-1])
@@ -66,7 +66,7 @@ def estimate(
 
 
 def _vocabulary(texts: Sequence[str], vocabulary: Optional[Iterable[str]], minimum_count: int) -> list[str]:
-    """The words that a model knows, sorted, without the special ones."""
+    """Return the sorted words of a model, without the special ones."""
     if vocabulary is None:
         found = Counter(word for text in texts for word in text.split())
         known = {word for word, count in found.items() if count >= minimum_count}
@@ -75,20 +75,20 @@ def _vocabulary(texts: Sequence[str], vocabulary: Optional[Iterable[str]], minim
     known.difference_update(ngram.SPECIAL, [ngram.UNKNOWN_OF_OTHERS])
     for word in known:
         if word.split() != [word]:
-            raise UserError(f"{word!r} of the vocabulary is not one word", "remove the white space")
+            raise UserError(f"{word!r} in the vocabulary is not one word", "remove the white space")
     if not known:
         raise UserError("the vocabulary is empty", "check the text, the vocabulary and the minimum count")
     return sorted(known)
 
 
 def _ids(texts: Sequence[str], words: Sequence[str]) -> Iterator[int]:
-    """All sentences after one another, each from ``<s>`` to ``</s>``, as ids."""
+    """Yield all sentences as ids, one after another, each from ``<s>`` to ``</s>``."""
     ids = {word: index for index, word in enumerate(words)}
     for number, text in enumerate(texts, start=1):
         sentence = text.split()
         if ngram.START in sentence or ngram.END in sentence:
-            remedy = "remove the marks: each line is one sentence"
-            raise UserError(f"line {number} of the text holds {ngram.START} or {ngram.END}", remedy)
+            remedy = "remove the marks; each line is one sentence"
+            raise UserError(f"line {number} of the text contains {ngram.START} or {ngram.END}", remedy)
         if sentence:
             yield ngram.START_ID
             for word in sentence:
@@ -101,11 +101,11 @@ class _Counts:
     """The K n-grams of one length.
 
     Attributes:
-        keys: (K,) int64, as a `Level`'s.
-        suffixes: (K,) int64, rows that the last n - 1 words have in the level below.
-        counts: (K,) int64: how often an n-gram of the highest order, or one that starts with ``<s>``, occurs; of others
-            the number of different words before them (Chen and Goodman, section 2.7; "adjusted" in Heafield et al.,
-            section 3.2). 0 of words that are in the vocabulary only, and of ``<s>``.
+        keys: (K,) int64, as in `Level`.
+        suffixes: (K,) int64, rows of the last n - 1 words in the level below.
+        counts: (K,) int64: number of occurrences for n-grams of the highest order and those that start with ``<s>``;
+            for others, number of distinct words before them (Chen and Goodman, section 2.7; "adjusted" in Heafield et
+            al., section 3.2). 0 for words that occur only in the vocabulary, and for ``<s>``.
     """
 
     keys: np.ndarray
@@ -114,9 +114,9 @@ class _Counts:
 
 
 def _count(tokens: np.ndarray, size: int, order: int) -> list[_Counts]:
-    """Count the n-grams of each length, from 1 to ``order``, of ``tokens`` (T,) of ``size`` different words."""
-    begins = np.arange(len(tokens))  # of the n-grams that lie within a sentence
-    rows = tokens  # (T,) of the n-gram that begins at each token
+    """Count the n-grams of lengths 1 to ``order`` in ``tokens`` (T,) with ``size`` distinct words."""
+    begins = np.arange(len(tokens))  # starts of the n-grams that lie within a sentence
+    rows = tokens  # (T,) row of the n-gram that begins at each token
     started = np.arange(size) == ngram.START_ID  # which n-grams begin with <s>
     levels = [_Counts(np.arange(size), np.zeros(size, np.int64), np.bincount(tokens, minlength=size))]
     for length in range(2, order + 1):
@@ -140,11 +140,11 @@ def _count(tokens: np.ndarray, size: int, order: int) -> list[_Counts]:
 
 
 def _discounts(counts: np.ndarray, length: int) -> tuple[float, float, float]:
-    """What is taken off counts of 1, 2 and more, by Chen and Goodman's equation 26, or else the fall-back.
+    """Return the discounts of counts 1, 2 and more, by Chen and Goodman's equation 26, or the fall-back.
 
     Args:
-        counts: (K,) of the n-grams of one length.
-        length: of them, for the log.
+        counts: (K,) counts of the n-grams of one length.
+        length: length of the n-grams, for the log.
     """
     once, twice, thrice, four_times = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].tolist()
     if once and twice and thrice:
@@ -153,7 +153,7 @@ def _discounts(counts: np.ndarray, length: int) -> tuple[float, float, float]:
         if min(discounts) > 0:
             return discounts
     logger.info(
-        "%d-grams: the %d, %d, %d and %d counted 1, 2, 3 and 4 times give no discounts; using the fall-back %s",
+        "%d-grams: no discounts from the %d, %d, %d and %d n-grams counted 1, 2, 3 and 4 times; using the fall-back %s",
         length, once, twice, thrice, four_times, FALLBACK_DISCOUNTS,
     )  # fmt: skip
     return FALLBACK_DISCOUNTS
@@ -162,16 +162,17 @@ def _discounts(counts: np.ndarray, length: int) -> tuple[float, float, float]:
 def _smooth(
     counts: _Counts, discounts: tuple[float, float, float], size: int, below: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of n-grams, interpolated with those of their last n - 1 words (Heafield et al., section 3.3).
+    """Return the probabilities of n-grams, interpolated with those of their last n - 1 words (Heafield et al., 3.3).
 
     Args:
-        counts: of the K n-grams.
-        discounts: for counts of 1, 2 and more.
+        counts: counts of the K n-grams.
+        discounts: discounts of counts 1, 2 and more.
         size: number of words.
         below: (J,) probabilities of the level below.
 
     Returns:
-        The probabilities (K,), and what each history (J,) leaves to the level below: gamma, 1 where nothing follows.
+        The probabilities (K,), and the weight (gamma) that each history (J,) leaves to the level below; 1 if nothing
+        follows the history.
     """
     histories = counts.keys // size
     taken = np.array((0.0, *discounts))[np.minimum(counts.counts, 3)]

@@ -1,6 +1,6 @@
-"""Back-off n-gram models of words: how probable a sentence is, whole or word by word.
+"""Back-off n-gram models of words: probability of a sentence, as a whole or word by word.
 
-``kneser_ney`` estimates them from text, ``arpa`` reads and writes them.
+``kneser_ney`` estimates models from text, ``arpa`` reads and writes them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIAL = (UNKNOWN, START, END)
-"""The words of every model that are none of a text, in the order of their ids, which are 0, 1 and 2."""
+"""Words that every model has but no text contains, in the order of their ids 0, 1 and 2."""
 UNKNOWN_ID, START_ID, END_ID = range(3)
 UNKNOWN_OF_OTHERS = "<UNK>"
-"""As some ARPA files and Kaldi's word lists spell ``<unk>``; no word of a vocabulary either."""
+"""Spelling of ``<unk>`` in some ARPA files and Kaldi word lists; never a word of a vocabulary."""
 START_LOG_PROBABILITY = -99.0
-"""log10 of the probability that a sentence starts anew within itself, as ARPA files write 0."""
+"""log10 probability of ``<s>`` within a sentence: ARPA files write -99 for 0."""
 
 State = tuple[int, ...]
-"""What has been said, as far as it matters for the words to come: equal states go on alike. ``()``: nothing."""
+"""The part of the history that matters for the following words: equal states continue alike. ``()``: no history."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Level:
     """The K n-grams of one length, sorted by the ids of their words. A row of a level is one n-gram.
 
     Attributes:
-        keys: (K,) int64, ascending: the row that the first n - 1 words have in the level below (0 for n = 1), times the
-            number of words, plus the id of the last word.
-        log_probability: (K,) float64, natural, of the last word after the others.
-        back_off: (K,) float64, natural: the weight of what shorter histories say of a word that no n-gram has after
-            these n words. Zeros in the highest level.
+        keys: (K,) int64, ascending: row of the first n - 1 words in the level below (0 for n = 1), times the number of
+            words, plus the id of the last word.
+        log_probability: (K,) float64, natural log-probability of the last word after the others.
+        back_off: (K,) float64, natural log of the weight of the shorter history for words that follow these n words in
+            no n-gram. Zeros in the highest level.
     """
 
     keys: np.ndarray
@@ -40,12 +40,12 @@ class Level:
     back_off: np.ndarray
 
     def find(self, key: int) -> int:
-        """The row of ``key``, or -1."""
+        """Return the row of ``key``, or -1."""
         row = int(self.keys.searchsorted(key))
         return row if row < len(self.keys) and self.keys[row] == key else -1
 
     def find_all(self, keys: np.ndarray) -> np.ndarray:
-        """The rows (M,) of ``keys`` (M,) int64, each -1 where there is none."""
+        """Return the rows (M,) of ``keys`` (M,) int64, -1 for missing ones."""
         if not len(self.keys):
             return np.full(len(keys), -1)
         rows = np.minimum(self.keys.searchsorted(keys), len(self.keys) - 1)
@@ -53,15 +53,15 @@ class Level:
 
 
 class NgramModel:
-    """A back-off model over a closed vocabulary and ``<unk>``, which every other word counts as.
+    """A back-off model over a closed vocabulary and ``<unk>``, which stands for all other words.
 
     Args:
-        words: by id: ``SPECIAL``, then the vocabulary.
-        levels: of lengths 1 to N; the first has a row for each of ``words``.
+        words: words in order of their ids: ``SPECIAL``, then the vocabulary.
+        levels: levels of lengths 1 to N; the first has a row for each of ``words``.
 
     Attributes:
-        words: as given.
-        levels: as given.
+        words: words as given.
+        levels: levels as given.
     """
 
     def __init__(self, words: Sequence[str], levels: Sequence[Level]) -> None:
@@ -71,23 +71,23 @@ class NgramModel:
 
     @property
     def order(self) -> int:
-        """The number of words of the longest n-grams."""
+        """Number of words in the longest n-grams."""
         return len(self.levels)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The words it knows, without ``<unk>``, ``<s>`` and ``</s>``."""
+        """Words of the model, without ``<unk>``, ``<s>`` and ``</s>``."""
         return self.words[len(SPECIAL) :]
 
     def out_of_vocabulary(self, words: Sequence[str]) -> list[bool]:
-        """Which of ``words`` count as ``<unk>``; ``<s>`` and ``</s>`` are no words, and do."""
+        """Return which of ``words`` count as ``<unk>``; this includes ``<s>`` and ``</s>``, which are not words."""
         return [word == END or word not in self._ids for word in words]
 
     def score(self, words: Sequence[str]) -> list[float]:
-        """Natural-log probabilities of each word of a sentence after those before it, and last of its end.
+        """Return the natural-log probability of each word of a sentence given those before it, and last of its end.
 
         Args:
-            words: of the sentence, without ``<s>`` and ``</s>``; may be empty.
+            words: words of the sentence, without ``<s>`` and ``</s>``; may be empty.
         """
         state, scores = self.start(), []
         for word, unknown in zip(words, self.out_of_vocabulary(words)):
@@ -96,18 +96,18 @@ class NgramModel:
         return [*scores, self.advance(state, END)[0]]
 
     def start(self) -> State:
-        """The state in which a sentence starts."""
+        """Return the state at the start of a sentence."""
         return (START_ID,)[: self.order - 1]
 
     def advance(self, state: State, word: str) -> tuple[float, State]:
-        """The natural-log probability of a word after those that led to ``state``, and the state after it.
+        """Return the natural-log probability of a word after those that led to ``state``, and the next state.
 
-        A state holds the rows of the last word, the last two words, and so on, -1 where they are no n-gram. For each
-        history, from the shortest: the n-gram's own probability, or else the history's back-off weight times what the
-        next shorter history says.
+        A state contains the rows of the last word, the last two words, and so on, -1 if they are not an n-gram. For
+        each history, from the shortest, the result is the n-gram's own probability, or else the history's back-off
+        weight times the probability from the next shorter history.
 
         Args:
-            state: from ``start`` or ``advance``.
+            state: state from ``start`` or ``advance``.
             word: any word, or ``</s>``.
         """
         index = self._ids.get(word, UNKNOWN_ID)
@@ -121,6 +121,6 @@ class NgramModel:
                 log_probability += below.back_off[history]
             rows.append(row)
         del rows[self.order - 1 :]
-        while rows and rows[-1] < 0:  # so that histories alike to the model are one state
+        while rows and rows[-1] < 0:  # so that histories equivalent to the model are one state
             rows.pop()
         return float(log_probability), tuple(rows)

@@ -16,10 +16,10 @@ REPLICATIONS = 10_000
 
 @dataclass(frozen=True)
 class Design:
-    """The utterances that systems are compared on, and how they are drawn again: speakers first, then utterances.
+    """A resampling of the utterances on which systems are compared: speakers first, then utterances.
 
-    Utterances of one speaker err alike; drawing utterances alone would call differences certain that another ten
-    speakers would turn round.
+    Errors of one speaker's utterances are correlated. Resampling only utterances would call differences significant
+    that ten other speakers would reverse.
 
     An utterance of an unknown speaker is its own speaker: it is drawn alone (Bisani and Ney, ICASSP 2004).
 
@@ -44,34 +44,34 @@ class Design:
 
     @classmethod
     def of(cls, speakers: Sequence[str], replications: int = REPLICATIONS, seed: int = 0) -> Design:
-        """The design for utterances of the given ``speakers``, one name for each utterance.
+        """Return the design for utterances of the given ``speakers``, one name per utterance.
 
         Raises:
-            UserError: there is no utterance.
+            UserError: there are no utterances.
         """
         if not speakers:
-            raise UserError("there are no utterances to compare on", "decode a test set first")
+            raise UserError("no utterances to compare on", "decode a test set first")
         generator = np.random.default_rng(seed)
         names = sorted(set(speakers))
         members = [np.flatnonzero(np.asarray(speakers) == name) for name in names]
         weights = np.zeros((replications, len(speakers)), dtype=np.float32)
         drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replications)  # (R, S)
-        for index, own in enumerate(members):  # a speaker who comes twice gives twice as many utterances
+        for index, own in enumerate(members):  # a speaker drawn twice contributes twice as many utterances
             draws = drawn[:, index] * len(own)
             weights[:, own] = generator.multinomial(draws, np.full(len(own), 1 / len(own)))
         return cls(weights)
 
     def rate(self, errors: np.ndarray, words: np.ndarray, name: str = "") -> Sample:
-        """The rate ``100 x sum(errors) / sum(words)`` of a system, drawn again and again.
+        """Return the rate ``100 x sum(errors) / sum(words)`` of a system with its replications.
 
-        Where the system was trained with several seeds, these are drawn too, for each replication and whatever the
-        other systems' seeds; their deviations are widened by ``sqrt(S / (S - 1))``, as a few draws of S come out too
-        narrow by that. With one seed nothing is known of what another would have given.
+        If the system was trained with several seeds, these are resampled too, in each replication and independently
+        of the other systems. Their deviations are widened by ``sqrt(S / (S - 1))``, since resampling S seeds
+        underestimates them by that factor. With one seed, the variation between seeds is unknown.
 
         Args:
-            errors: ``(S, U)`` of S seeds, or ``(U,)`` of one.
-            words: ``(U,)`` of the references.
-            name: of the system; the seeds of two names are drawn apart.
+            errors: number of errors, ``(S, U)`` for S seeds, or ``(U,)`` for one.
+            words: number of words in each reference, ``(U,)``.
+            name: name of the system; seeds of different names are resampled independently.
         """
         errors = np.atleast_2d(errors)
         count = len(errors)
@@ -95,22 +95,22 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """A rate in percent, or the difference of two over the same design, with its bootstrap.
+    """A rate in percent, or a difference of two rates on the same design, with its bootstrap replications.
 
     Attributes:
-        value: as it was measured.
-        drawn: ``(R,)`` of the replications.
+        value: measured value.
+        drawn: ``(R,)`` value of each replication.
     """
 
     value: float
     drawn: np.ndarray
 
     def __sub__(self, other: Sample) -> Sample:
-        """The paired difference: both were drawn from the same utterances."""
+        """Return the paired difference: both were resampled with the same utterances."""
         return Sample(self.value - other.value, self.drawn - other.drawn)
 
     def spread(self, deviation: float, name: str) -> Sample:
-        """The same with normal noise of a standard deviation more, drawn apart for every ``name``."""
+        """Add normal noise of standard deviation ``deviation`` to the replications, independent for each ``name``."""
         generator = np.random.default_rng([zlib.crc32(name.encode()), 1])
         return Sample(self.value, self.drawn + generator.normal(0.0, deviation, len(self.drawn)))
 
@@ -122,13 +122,13 @@ class Sample:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of being 0: twice the share of replications on the other side of 0 (one counted on each)."""
+        """Two-sided p-value of being 0: twice the share of replications on the other side of 0 (one added to each)."""
         fewer = min(int((self.drawn <= 0).sum()), int((self.drawn >= 0).sum()))
         return min(1.0, 2 * (fewer + 1) / (len(self.drawn) + 1))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979): corrected p-values by name."""
+    """Return p-values corrected by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979), by name."""
     ordered = sorted(p_values.items(), key=lambda item: item[1])
     corrected: dict[str, float] = {}
     largest = 0.0

@@ -1,4 +1,4 @@
-"""How probable transcripts are under a transducer: a finer measure than word errors, without search."""
+"""Likelihood of transcripts under a transducer: a finer measure than word errors, without search."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pruning.speech.losses.pruned_range import pad_tokens, pruned_range_loss
 
 
 class Likelihood(NamedTuple):
-    """Of one utterance.
+    """The likelihood of one utterance.
 
     Attributes:
-        id: of the cut.
-        tokens: of its transcript.
-        nll: negative log-likelihood of them, in nats; infinite where there are more tokens than frames.
+        id: name of the cut.
+        tokens: number of tokens in the transcript.
+        nll: negative log-likelihood of the tokens, in nats; infinite if there are more tokens than frames.
     """
 
     id: str
@@ -27,11 +27,11 @@ class Likelihood(NamedTuple):
 
 @torch.no_grad()
 def likelihoods(model: Any, batches: Iterable[Batch], backend: str = "auto") -> list[Likelihood]:
-    """Negative log-likelihood of each transcript over the whole transducer lattice (arXiv 1211.3711, section 2.4).
+    """Return the negative log-likelihood of each transcript over the whole lattice (arXiv 1211.3711, section 2.4).
 
     Args:
-        model: a transducer in evaluation mode.
-        batches: with tokens, on the device of the model.
+        model: transducer in evaluation mode.
+        batches: batches with tokens, on the device of the model.
         backend: see `pruning.speech.losses.pruned_range.pruned_range_loss`.
     """
     found = []

@@ -1,4 +1,4 @@
-"""How probable text is under language models of any kind, per token and per word."""
+"""Perplexity of text per token and per word, under any language model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _WORD_MARK = "▁"
 
 
 class WordScores(NamedTuple):
-    """Of one sentence.
+    """Scores of one sentence.
 
     Attributes:
-        place: its number in the file, from 0.
-        nll: negative log-likelihood of each word and of the sentence's end, in nats, ``(words + 1,)``.
-        tokens: of the sentence, its end included.
+        place: index of the sentence in its file, from 0.
+        nll: negative log-likelihood of each word and of the sentence end, in nats, ``(words + 1,)``.
+        tokens: number of tokens in the sentence, end included.
     """
 
     place: int
@@ -32,16 +32,16 @@ class WordScores(NamedTuple):
 
 
 class Perplexity(NamedTuple):
-    """Of a text.
+    """Perplexity of a text.
 
     Attributes:
-        sentences: of the text.
-        words: that are counted, the end of each sentence among them.
-        left_out: words outside the vocabulary, which are not counted.
-        tokens: all of them, ends among them.
-        word_nll: of the counted words, summed, in nats.
-        token_nll: of all tokens, summed, in nats.
-        sums: ``(sentences, 2)``: of each sentence, ``word_nll`` and the counted words.
+        sentences: number of sentences.
+        words: number of counted words, sentence ends included.
+        left_out: number of words outside the vocabulary, which are not counted.
+        tokens: number of all tokens, sentence ends included.
+        word_nll: negative log-likelihood of the counted words, summed, in nats.
+        token_nll: negative log-likelihood of all tokens, summed, in nats.
+        sums: ``(sentences, 2)``: ``word_nll`` and number of counted words of each sentence.
     """
 
     sentences: int
@@ -54,22 +54,22 @@ class Perplexity(NamedTuple):
 
     @property
     def per_word(self) -> float:
-        """Perplexity of the counted words and ends of sentences."""
+        """Perplexity of the counted words and sentence ends."""
         return math.exp(self.word_nll / max(1, self.words))
 
     @property
     def per_token(self) -> float:
-        """Perplexity of all tokens and ends of sentences."""
+        """Perplexity of all tokens and sentence ends."""
         return math.exp(self.token_nll / max(1, self.tokens))
 
 
 @torch.no_grad()
 def token_nll(model: Callable[[Tensor], Tensor], batch: SentenceBatch) -> Tensor:
-    """Negative log-likelihood of every target of a batch, ``(N, U)`` float32; 0 on padding.
+    """Return the negative log-likelihood of every target of a batch, ``(N, U)`` float32; 0 on padding.
 
     Args:
         model: tokens ``(N, U)`` -> logits ``(N, U, V)``.
-        batch: on the device of the model.
+        batch: batch on the device of the model.
     """
     logits = model(batch.inputs).float()
     targets = batch.targets.clamp(min=0)
@@ -80,12 +80,12 @@ def token_nll(model: Callable[[Tensor], Tensor], batch: SentenceBatch) -> Tensor
 def word_scores(
     model: Callable[[Tensor], Tensor], batches: Iterable[SentenceBatch], tokenizer: Tokenizer
 ) -> list[WordScores]:
-    """Score sentences by a language model over word pieces, in the order of their file.
+    """Score sentences with a language model over word pieces, in the order of their file.
 
     Args:
         model: tokens ``(N, U)`` -> logits ``(N, U, V)``, in evaluation mode.
-        batches: whole sentences.
-        tokenizer: of the model.
+        batches: batches of whole sentences.
+        tokenizer: tokeniser of the model.
     """
     begins = np.array([piece.startswith(_WORD_MARK) for piece in tokenizer.tokens()])
     found = []
@@ -102,17 +102,19 @@ def word_scores(
 def perplexity(
     scores: Sequence[WordScores], sentences: Sequence[str], vocabulary: Optional[Collection[str]] = None
 ) -> Perplexity:
-    """Sum scores up. Words outside the vocabulary are left out, whatever the model made of them, so that models over
-    words and models over word pieces compare.
+    """Sum up scores.
+
+    Words outside the vocabulary are left out whatever their scores, so that models over words and models over word
+    pieces can be compared.
 
     Args:
-        scores: of the sentences, in their order.
+        scores: scores of the sentences, in their order.
         sentences: the text, without empty lines.
-        vocabulary: words that count; None: all.
+        vocabulary: words that are counted; None: all.
 
     Raises:
         ValueError: scores and sentences do not match.
-        UserError: a word that counts has no probability: the perplexity would be infinite.
+        UserError: a counted word has zero probability, so the perplexity would be infinite.
     """
     sums = np.zeros((len(sentences), 2))
     left_out = tokens = 0
@@ -125,8 +127,8 @@ def perplexity(
         impossible = np.flatnonzero(counted & ~np.isfinite(of_sentence.nll))
         if len(impossible):
             word = [*words, "the end"][int(impossible[0])]
-            what = f"the model gives {word!r} of sentence {index + 1} no probability, so that there is no perplexity"
-            raise UserError(what, "leave such words out with --vocabulary, or take a model with one for <unk>")
+            what = f"{word!r} in sentence {index + 1} has zero probability, so the perplexity is infinite"
+            raise UserError(what, "leave such words out with --vocabulary, or use a model with a probability for <unk>")
         sums[index] = of_sentence.nll[counted].sum(), counted.sum()
         left_out += int((~counted).sum())
         total += float(of_sentence.nll.sum())

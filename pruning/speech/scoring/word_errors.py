@@ -1,4 +1,4 @@
-"""Word error rate with its interval, and the result files that icefall's users know."""
+"""Word error rates with intervals, and result files in icefall's format."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _LINE = re.compile(r"(?P<id>.+):\t(?P<kind>(?:timestamp_)?(?:ref|hyp))=(?P<words
 
 
 def characters(text: str) -> list[str]:
-    """The words of ``text``, each Chinese, Japanese or Korean character a word: ``["语", "音", "AI"]`` of ``语音 AI``.
+    """Split ``text`` into words, with each CJK character a word: ``语音 AI`` -> ``["语", "音", "AI"]``.
 
-    Error rates of scripts written without spaces are counted so, by icefall's recipes too. Decomposed Korean is joined
-    to syllables first.
+    Character error rates of Chinese, Japanese and Korean are counted this way, also by icefall's recipes. Decomposed
+    Korean is composed to syllables first.
     """
     return _CHARACTERS.sub(r" \1 ", normalised(text)).split()
 
 
 def words_of(text: str) -> list[str]:
-    """The words of ``text``, normalised."""
+    """Return the words of ``text``, normalised."""
     return normalised(text).split()
 
 
 SCORED: dict[str, Callable[[str], list[str]]] = {"words": words_of, "characters": characters}
-"""How a text is divided into what is scored, by name: references and hypotheses in one form."""
+"""How a text is split into the units that are scored, by name."""
 
 
 class Transcript(NamedTuple):
@@ -74,14 +74,14 @@ class Score:
     deletions: int
     substitutions: int
     words: int
-    """Of the references."""
+    """Number of words in the references."""
     utterances: int
     interval: tuple[float, float]
     """95 % bootstrap interval of the word error rate, in percent."""
 
     @property
     def errors(self) -> int:
-        """All of them."""
+        """Total number of errors."""
         return self.insertions + self.deletions + self.substitutions
 
     @property
@@ -94,7 +94,7 @@ def score(transcripts: Sequence[Transcript]) -> Score:
     """Count word errors and estimate the interval of their rate, see `pruning.speech.scoring.bootstrap.Design`.
 
     Raises:
-        UserError: no reference word at all.
+        UserError: the references contain no words.
     """
     transcripts = sorted(transcripts, key=lambda t: t.key)
     counts = [count_errors(t) for t in transcripts]
@@ -126,14 +126,14 @@ def _sample(transcripts: Sequence[Transcript], errors: Sequence[int]) -> Sample:
 
 
 def count_errors(transcript: Transcript) -> dict[str, int]:
-    """Errors by kind (``ins``, ``del``, ``sub``, ``total``) and ``ref_len``."""
+    """Return the number of errors by type (``ins``, ``del``, ``sub``, ``total``) and ``ref_len``."""
     import kaldialign
 
     return kaldialign.edit_distance(transcript.reference, transcript.hypothesis)
 
 
 class Difference(NamedTuple):
-    """How much more one system errs than another on the same utterances, in percent of the reference words."""
+    """Difference of two systems' word error rates on the same utterances, in percent of the reference words."""
 
     wer: float
     interval: tuple[float, float]
@@ -141,14 +141,14 @@ class Difference(NamedTuple):
 
 
 def paired_difference(first: Sequence[Transcript], second: Sequence[Transcript]) -> Difference:
-    """Word error rate of ``first`` minus that of ``second``, both resampled together.
+    """Return the word error rate of ``first`` minus that of ``second``, resampled together.
 
     Args:
         first: transcripts of one system.
         second: transcripts of the other, for the same utterances.
 
     Raises:
-        UserError: the two are not of the same utterances, or have no words.
+        UserError: the two have different utterances, or the references contain no words.
     """
     first, second = (sorted(of, key=lambda t: t.key) for of in (first, second))
     if [(t.key, t.reference) for t in first] != [(t.key, t.reference) for t in second]:
@@ -162,13 +162,13 @@ def write_results(directory: PathLike, set_name: str, suffix: str, transcripts: 
     """Write ``recogs-``, ``errs-`` and ``wer-summary-<set>-<suffix>.txt``, each by rename, and return the score.
 
     Args:
-        directory: where to.
-        set_name: e.g. ``test-clean``.
-        suffix: every setting that changes the answer.
-        transcripts: in any order; they are sorted by id.
+        directory: directory to write to.
+        set_name: name of the test set, e.g. ``test-clean``.
+        suffix: names every setting that affects the result.
+        transcripts: transcripts in any order; they are written sorted by id.
 
     Raises:
-        UserError: no reference word at all, or an id occurs twice.
+        UserError: the references contain no words, or an id occurs twice.
     """
     directory = Path(directory)
     transcripts = sorted(transcripts)
@@ -182,17 +182,17 @@ def write_results(directory: PathLike, set_name: str, suffix: str, transcripts: 
 
 
 def recogs_path(directory: PathLike, set_name: str, suffix: str) -> Path:
-    """Where references and hypotheses of a set are written."""
+    """Return the path of the file with references and hypotheses of a set."""
     return Path(directory) / f"recogs-{set_name}-{suffix}.txt"
 
 
 def read_transcripts(path: PathLike) -> list[Transcript]:
-    """Read a ``recogs-`` file, ours or icefall's.
+    """Read a ``recogs-`` file written by this package or by icefall.
 
     Raises:
         UserError: the file is missing, a line cannot be read, or an utterance lacks its reference or hypothesis.
     """
-    remedy = "give a recogs file as decoding writes it"
+    remedy = "give a recogs file written by decoding"
     try:
         lines = read_lines(path)
     except OSError as error:
@@ -202,7 +202,7 @@ def read_transcripts(path: PathLike) -> list[Transcript]:
         match = _LINE.fullmatch(line)
         if match is None:
             raise UserError(f"{path} line {number} is neither a reference nor a hypothesis", remedy)
-        if match["kind"].startswith("timestamp"):  # icefall's, of words or tokens
+        if match["kind"].startswith("timestamp"):  # written by icefall, for words or tokens
             continue
         utterance = found.setdefault(match["id"], {})
         if match["kind"] in utterance:
@@ -220,7 +220,7 @@ def _words(text: str, where: str) -> list[str]:
     except (ValueError, SyntaxError):
         words = None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{where} does not hold a list of words", "give a recogs file as decoding writes it")
+        raise UserError(f"{where} does not contain a list of words", "give a recogs file written by decoding")
     return [normalised(word) for word in words]
 
 
@@ -231,14 +231,14 @@ def _check_unique(transcripts: Iterable[Transcript], where: str) -> None:
 
 
 def _align(transcript: Transcript) -> list[tuple[str, str]]:
-    """Pairs of reference and hypothesis words; ``_NOTHING`` where one of them has none."""
+    """Return pairs of reference and hypothesis words; ``_NOTHING`` if one of them is missing."""
     import kaldialign
 
     return kaldialign.align(transcript.reference, transcript.hypothesis, _NOTHING)
 
 
 def _show_alignment(pairs: Sequence[tuple[str, str]]) -> str:
-    """``THE (CAT->CAP) SAT (*->ON IT)``: neighbouring errors are shown as one."""
+    """Format an alignment as ``THE (CAT->CAP) SAT (*->ON IT)``, with adjacent errors joined."""
     shown: list[str] = []
     wrong: list[tuple[str, str]] = []
 
@@ -259,9 +259,9 @@ def _show_alignment(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def error_report(transcripts: Sequence[Transcript], result: Score) -> str:
-    """The text of an ``errs-`` file: totals, the alignment of each utterance, and counts for each error and word.
+    """Return the text of an ``errs-`` file: totals, alignment of each utterance, and counts of each error and word.
 
-    The sections and lines are icefall's, so that its tools read them.
+    Sections and lines have icefall's format, so that its tools can read them.
     """
     alignments = [_align(t) for t in transcripts]
     pairs = Counter(pair for alignment in alignments for pair in alignment)
@@ -291,7 +291,7 @@ def error_report(transcripts: Sequence[Transcript], result: Score) -> str:
 
 
 def _word_statistics(pairs: Counter[tuple[str, str]]) -> list[str]:
-    """Correct, wrong, in references, in hypotheses: for each word, the one with most errors first."""
+    """Count each word as correct, wrong, in references and in hypotheses; most errors first."""
     correct, wrong, in_reference, in_hypothesis = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for (reference, hypothesis), count in pairs.items():
         in_reference[reference] += count

@@ -1,1 +1,1 @@
-"""Tokens, sentences and tables."""
+"""Tokens, sentences and output tables."""

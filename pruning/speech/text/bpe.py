@@ -1,4 +1,4 @@
-"""Word pieces: training and using a sentencepiece model in a language directory laid out as icefall's."""
+"""Word pieces: train and use a sentencepiece model in a language directory laid out as in icefall."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ BLANK_ID, UNKNOWN_ID = 0, 2
 TABLE = "tokens.txt"
 _WORD_MARK = "▁"
 _PART_BYTES = 4000
-"""sentencepiece drops sentences of more than 4192 bytes without a word."""
+"""Longest part in bytes that is given to sentencepiece, which silently drops sentences of more than 4192 bytes."""
 _SHOWN = 60
-"""Characters of a text that are shown where something is wrong with it."""
+"""Number of characters of a text that error messages show."""
 
 
 class Tokenizer:
-    """Words to token ids and back, by ``bpe.model`` of a language directory.
+    """Convert words to token ids and back with ``bpe.model`` of a language directory.
 
     Args:
-        lang_dir: holds ``bpe.model`` and, as icefall's, ``tokens.txt``.
+        lang_dir: language directory with ``bpe.model`` and, as in icefall, ``tokens.txt``.
 
     Attributes:
         vocab_size: number of tokens, blank (0) included.
-        unknown_id: of ``<unk>``; 2 in models of `train` and of icefall, another where other symbols stand before it.
+        unknown_id: id of ``<unk>``: 2 in models of `train` and of icefall, another if other symbols precede it.
         fingerprint: SHA-256 of ``bpe.model``, in hexadecimal.
 
     Raises:
-        UserError: the model is missing or broken, its blank is not token 0, or ``tokens.txt`` is another model's.
+        UserError: the model is missing or broken, its token 0 is not blank, or ``tokens.txt`` is from another model.
     """
 
     def __init__(self, lang_dir: files.PathLike) -> None:
@@ -46,7 +46,7 @@ class Tokenizer:
 
         self.lang_dir = Path(lang_dir)
         path = self.lang_dir / "bpe.model"
-        remedy = "make the language directory with local/train_bpe.py"
+        remedy = "create the language directory with local/train_bpe.py"
         try:
             serialized = path.read_bytes()
         except OSError:
@@ -58,40 +58,40 @@ class Tokenizer:
         self.vocab_size: int = self._processor.get_piece_size()
         self.fingerprint = hashlib.sha256(serialized).hexdigest()
         if self.vocab_size == 0 or self._processor.id_to_piece(BLANK_ID) != BLANK:
-            raise UserError(f"{path} has no {BLANK} as its token 0", remedy)
+            raise UserError(f"{path} does not have {BLANK} as token 0", remedy)
         self.unknown_id: int = self._processor.unk_id()
         mark = self._processor.piece_to_id(_WORD_MARK)
         self._mark = None if mark == self.unknown_id else mark
-        self.check_table(self.lang_dir / TABLE, "make both again with local/train_bpe.py")
+        self.check_table(self.lang_dir / TABLE, "create both again with local/train_bpe.py")
 
     @property
     def path(self) -> Path:
-        """Of the model."""
+        """Path of the model."""
         return self.lang_dir / "bpe.model"
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``; what the model does not know becomes ``<unk>``.
+        """Return the token ids of ``text``; characters that the model does not cover become ``<unk>``.
 
         Raises:
-            UserError: the text spells blank, which is no part of any transcript.
+            UserError: the text contains the blank symbol, which cannot occur in a transcript.
         """
         tokens = self._processor.encode(text)
         _check_words(text, tokens)
         return tokens
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of many, in parallel."""
+        """Run `encode` on many texts in parallel."""
         rows = self._processor.encode(list(texts))
         for text, row in zip(texts, rows):
             _check_words(text, row)
         return rows
 
     def spell(self, text: str) -> str:
-        """``text`` as its own tokens spell it: sentencepiece rewrites some letters, and does not know others."""
+        """Return ``text`` as its tokens spell it: sentencepiece rewrites some letters and does not cover others."""
         return self.decode(self.encode(text))
 
     def count_unknown(self, tokens: Union[Sequence[int], np.ndarray]) -> tuple[int, int]:
-        """How many of ``tokens`` are ``<unk>``, and how many there are; marks between words do not count."""
+        """Return the number of ``<unk>`` in ``tokens`` and the number of tokens; word marks are not counted."""
         import numpy as np
 
         ids = np.asarray(tokens, dtype=np.int64)
@@ -99,32 +99,32 @@ class Tokenizer:
         return int((ids == self.unknown_id).sum()), len(ids) - marks
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The words that ``tokens`` spell, separated by one space; blanks are left out."""
+        """Return the words that ``tokens`` spell, separated by single spaces; blanks are skipped."""
         return " ".join(self._processor.decode([int(token) for token in tokens if token > BLANK_ID]).split())
 
     def tokens(self) -> list[str]:
-        """All tokens by id."""
+        """Return all tokens in order of their ids."""
         return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint records, for ``check_matches``."""
+        """Return what a checkpoint records, for ``check_matches``."""
         return {"vocab_size": self.vocab_size, "sha256": self.fingerprint}
 
     @property
     def speller(self) -> Tokenizer:
-        """Itself."""
+        """The tokeniser itself."""
         return self
 
     def targets(self, cut: object, text: str) -> list[int]:
-        """The tokens of a transcript, see `encode`."""
+        """Return the tokens of a transcript, see `encode`."""
         return self.encode(text)
 
     def check_matches(self, recorded: dict[str, Any], name: str = "the checkpoint") -> None:
         """Check that a checkpoint was trained with this model.
 
         Args:
-            recorded: what ``describe`` gave when the checkpoint was trained; missing keys are not compared.
-            name: of the checkpoint, for the message.
+            recorded: result of ``describe`` when the checkpoint was trained; missing keys are not compared.
+            name: name of the checkpoint for the error message.
 
         Raises:
             UserError: the size or the fingerprint differs.
@@ -137,15 +137,15 @@ class Tokenizer:
             raise UserError(f"{self.lang_dir / 'bpe.model'} is not the model of {name}", remedy)
 
     def check_table(self, path: Path, remedy: str) -> None:
-        """Compare a ``tokens.txt`` with the model, if it is there.
+        """Compare ``tokens.txt`` with the model, if the file exists.
 
         Raises:
-            UserError: it has other tokens, or other numbers of them.
+            UserError: its tokens or their ids differ.
         """
         if not path.is_file():
             return
         lines = [line.split() for line in files.read_lines(path) if line.strip()]
-        # tokens.txt may go on with disambiguation symbols such as #0, which are no tokens of the model
+        # tokens.txt may end with disambiguation symbols such as #0, which are not tokens of the model.
         table = [(line[0], line[1]) for line in lines if len(line) == 2 and not re.fullmatch(r"#\d+", line[0])]
         if table != [(token, str(index)) for index, token in enumerate(self.tokens())]:
             raise UserError(f"{path} does not match {self.path}", remedy)
@@ -153,26 +153,26 @@ class Tokenizer:
 
 def _check_words(text: str, tokens: Sequence[int]) -> None:
     if BLANK_ID in tokens:
-        raise UserError(f"the text {text[:_SHOWN]!r} holds {BLANK}, which stands for no word", "take it out")
+        raise UserError(f"the text {text[:_SHOWN]!r} contains the blank symbol {BLANK}", "remove it from the text")
 
 
 def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[int], model_type: str) -> Tokenizer:
-    """Train a sentencepiece model and write ``bpe.model`` and ``tokens.txt``, with ids as icefall's.
+    """Train a sentencepiece model and write ``bpe.model`` and ``tokens.txt``, with the same ids as icefall.
 
     Args:
         texts: transcripts, one utterance each.
-        lang_dir: directory to write; does nothing if ``bpe.model`` and ``tokens.txt`` of that kind and size are there.
-        vocab_size: number of tokens, the three special ones included; None (``char`` only): as many as there are.
+        lang_dir: directory to write; nothing is done if it has ``bpe.model`` and ``tokens.txt`` of this type and size.
+        vocab_size: number of tokens, the three special ones included; None (only for ``char``): one per character.
         model_type: ``unigram`` (icefall's), ``bpe``, ``char`` or ``word``.
 
     Raises:
-        UserError: the text has too few different pieces for ``vocab_size``, is empty, the options are wrong, or the
-            directory holds tokens of another kind or number.
+        UserError: the text is empty or has too few different pieces for ``vocab_size``, an option is wrong, or the
+            directory has tokens of another type or number.
     """
     import sentencepiece
 
     if model_type not in MODEL_TYPES:
-        raise UserError(f"{model_type!r} is no kind of token", f"choose one of {', '.join(MODEL_TYPES)}")
+        raise UserError(f"unknown token type {model_type!r}", f"choose one of {', '.join(MODEL_TYPES)}")
     directory = Path(lang_dir)
     if (directory / "bpe.model").is_file() and (directory / "tokens.txt").is_file():
         return _existing(directory, vocab_size, model_type)
@@ -185,7 +185,7 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
             sentence_iterator=iter(sentences),
             model_writer=model,
             vocab_size=vocab_size or 2**16,
-            hard_vocab_limit=vocab_size is not None,  # without: as many characters as there are
+            hard_vocab_limit=vocab_size is not None,  # if not: one token per character
             model_type=model_type,
             character_coverage=1.0,
             input_sentence_size=0,
@@ -193,7 +193,7 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
             unk_id=UNKNOWN_ID,
             bos_id=-1,
             eos_id=-1,
-            num_threads=1,  # sums in another order could give another model
+            num_threads=1,  # another order of summation could give another model
             minloglevel=2,
         )
     except (RuntimeError, ValueError, OSError) as error:
@@ -201,7 +201,7 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
             raise sentences.fault from None
         raise _explained(error, sentences.count, vocab_size) from None
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "tokens.txt").unlink(missing_ok=True)  # of an earlier model, whose table would not match
+    (directory / "tokens.txt").unlink(missing_ok=True)  # from an earlier model, it would not match
     with files.atomic_path(directory / "bpe.model") as temporary:
         temporary.write_bytes(model.getvalue())
     tokens = Tokenizer(directory).tokens()
@@ -210,7 +210,7 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
 
 
 class _Counted:
-    """Iterates over texts and counts them; keeps what stops it, which sentencepiece turns into an error of its own."""
+    """Iterate over texts, count them, and keep the error that stops the iteration: sentencepiece hides it."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
@@ -228,14 +228,14 @@ class _Counted:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """A text in parts that sentencepiece does not drop for their length, cut between words where there are spaces.
+    """Split a text into parts short enough that sentencepiece does not drop them, between words if there are spaces.
 
-    Pieces do not cross words, so that a cut between words changes none.
+    Pieces do not cross words, so splitting between words does not change them.
     """
     part: list[str] = []
     size = 0
     for word in text.split(" "):
-        step = len(word) if len(word.encode()) < _PART_BYTES else _PART_BYTES // 4  # a character has up to 4 bytes
+        step = len(word) if len(word.encode()) < _PART_BYTES else _PART_BYTES // 4  # a character takes up to 4 bytes
         for start in range(0, max(1, len(word)), max(1, step)):
             some = word[start : start + step]
             length = len(some.encode()) + 1
@@ -251,28 +251,28 @@ def _existing(directory: Path, vocab_size: Optional[int], model_type: str) -> To
     tokenizer = Tokenizer(directory)
     remedy = "remove it or give another --lang-dir"
     if vocab_size is not None and tokenizer.vocab_size != vocab_size:
-        raise UserError(f"{directory} holds {tokenizer.vocab_size} tokens, not {vocab_size}", remedy)
+        raise UserError(f"{directory} has {tokenizer.vocab_size} tokens, not {vocab_size}", remedy)
     found = _model_type((directory / "bpe.model").read_bytes())
     if found != model_type:
-        raise UserError(f"{directory} holds tokens of kind {found}, not {model_type}", remedy)
+        raise UserError(f"{directory} has tokens of type {found}, not {model_type}", remedy)
     return tokenizer
 
 
 def _model_type(serialized: bytes) -> str:
-    """Which of ``MODEL_TYPES`` a sentencepiece model is of."""
+    """Return the model type (one of ``MODEL_TYPES``) of a sentencepiece model."""
     from sentencepiece import sentencepiece_model_pb2
 
-    proto: Any = sentencepiece_model_pb2  # its classes are made at import
+    proto: Any = sentencepiece_model_pb2  # typed Any: its classes are created at import
     number = proto.ModelProto.FromString(serialized).trainer_spec.model_type
     return proto.TrainerSpec.ModelType.Name(number).lower()
 
 
 def _explained(error: Exception, sentences: int, vocab_size: Optional[int]) -> UserError:
-    """Sentencepiece's complaint in the user's words."""
+    """Translate an error of sentencepiece into a `UserError`."""
     limit = re.search(r"value <= (\d+)", str(error))
     if sentences == 0:
-        return UserError("there is no transcript to train tokens from", "check the training cuts")
+        return UserError("no transcripts to train tokens on", "check the training cuts")
     if limit:
-        what = f"a vocabulary of {vocab_size} tokens is too large for the text, which has room for {limit.group(1)}"
+        what = f"the text supports at most {limit.group(1)} tokens, not {vocab_size}"
         return UserError(what, f"give --vocab-size {limit.group(1)} or less")
     return UserError(f"sentencepiece cannot train {vocab_size} tokens ({error})", "check --vocab-size and the text")

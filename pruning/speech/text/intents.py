@@ -1,4 +1,4 @@
-"""Intents of utterances: a table of those that training has, laid out as tokens are, and counting of what is right."""
+"""Intents of utterances: the numbered table of training intents, and accuracy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TABLE = "intents.txt"
 
 
 class Intent(NamedTuple):
-    """What somebody wants: ``alarm``, ``set``."""
+    """An intent as scenario and action, such as ``alarm`` and ``set``."""
 
     scenario: str
     action: str
@@ -25,22 +25,22 @@ class Intent(NamedTuple):
 
 
 def intent_of(cut: Any) -> Intent:
-    """The intent of a cut, from the ``custom`` of its supervision.
+    """Return the intent of a cut, from the ``custom`` fields of its supervision.
 
     Raises:
-        UserError: it has none.
+        UserError: the cut has no intent.
     """
     custom = (cut.supervisions[0].custom if len(cut.supervisions) == 1 else None) or {}
     if not custom.get("scenario") or not custom.get("action"):
-        raise UserError(f"cut {cut.id} has no intent", "give its supervision custom fields scenario and action")
+        raise UserError(f"cut {cut.id} has no intent", "add the custom fields scenario and action to its supervision")
     return Intent(str(custom["scenario"]), str(custom["action"]))
 
 
 class Intents:
-    """The intents that a classifier tells apart, numbered, from ``intents.txt`` of a language directory.
+    """The numbered intents of a classifier, read from ``intents.txt`` of a language directory.
 
     Attributes:
-        table: by number.
+        table: intents in order of their numbers.
         fingerprint: SHA-256 of the table, in hexadecimal.
 
     Raises:
@@ -50,7 +50,7 @@ class Intents:
     def __init__(self, lang_dir: files.PathLike) -> None:
         self.lang_dir = Path(lang_dir)
         path = self.lang_dir / TABLE
-        remedy = "make it with local/make_intents.py"
+        remedy = "create it with local/make_intents.py"
         if not path.is_file():
             raise UserError(f"{path} does not exist", remedy)
         self.table: list[Intent] = []
@@ -60,13 +60,13 @@ class Intents:
                 raise UserError(f"{path} line {number}: {line!r} is not `scenario action {number - 1}`", remedy)
             self.table.append(Intent(words[0], words[1]))
         if len(set(self.table)) != len(self.table) or len(self.table) < 2:
-            raise UserError(f"{path} has an intent twice, or less than two", remedy)
+            raise UserError(f"{path} has duplicate intents or fewer than two intents", remedy)
         self._numbers = {intent: number for number, intent in enumerate(self.table)}
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
 
     @property
     def path(self) -> Path:
-        """Of the table."""
+        """Path of the table."""
         return self.lang_dir / TABLE
 
     @property
@@ -78,20 +78,20 @@ class Intents:
         return len(self.table)
 
     def number(self, intent: Intent) -> Optional[int]:
-        """Of an intent; None where training has none of it."""
+        """Return the number of an intent; None if it does not occur in training."""
         return self._numbers.get(intent)
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint records, for `check_matches`."""
+        """Return what a checkpoint records, for `check_matches`."""
         return {"intents": len(self.table), "sha256": self.fingerprint}
 
     @property
     def speller(self) -> None:
-        """Intents are not spelled."""
+        """None, since intents have no spelling."""
         return None
 
     def targets(self, cut: Any, text: str) -> list[int]:
-        """The number of a cut's intent; -1: training does not have it.
+        """Return the number of a cut's intent; -1 if it does not occur in training.
 
         Raises:
             UserError: the cut has no intent.
@@ -103,7 +103,7 @@ class Intents:
         """Check that a checkpoint was trained with this table.
 
         Raises:
-            UserError: it was not.
+            UserError: the checkpoint was trained with another table.
         """
         if recorded.get("intents") != len(self.table) or recorded.get("sha256") != self.fingerprint:
             what = f"{self.lang_dir / TABLE} is not the table that {name} was trained with"
@@ -111,31 +111,31 @@ class Intents:
 
 
 def write_table(intents: Iterable[Intent], lang_dir: files.PathLike) -> Intents:
-    """Write the table of the different ``intents``, sorted.
+    """Write the table of the distinct ``intents``, sorted.
 
     Raises:
-        UserError: there are less than two, or one has a space in it.
+        UserError: there are fewer than two intents, or a name contains a space.
     """
     found = sorted(set(intents))
     for intent in found:
         if any(len(word.split()) != 1 for word in intent):
-            raise UserError(f"scenario {intent.scenario!r} and action {intent.action!r} are not a word each",
+            raise UserError(f"scenario {intent.scenario!r} and action {intent.action!r} must be one word each",
                             "write them without spaces")  # fmt: skip
     if len(found) < 2:
-        raise UserError(f"there are {len(found)} different intents", "give cuts with two or more")
+        raise UserError(f"found {len(found)} distinct intents, need at least 2", "give cuts with two or more intents")
     lines = [f"{intent.scenario} {intent.action} {number}\n" for number, intent in enumerate(found)]
     files.write_text(Path(lang_dir) / TABLE, "".join(lines))
     return Intents(lang_dir)
 
 
 class Accuracy(NamedTuple):
-    """What share of utterances is right.
+    """Shares of utterances that are right.
 
     Attributes:
-        utterances: counted.
-        scenario, action, intent: shares right; ``intent``: both of them.
-        unseen: utterances whose intent training does not have, all of them wrong.
-        unseen_intents: these intents, with counts.
+        utterances: number of utterances.
+        scenario, action, intent: share of utterances with the right scenario, action, or both.
+        unseen: number of utterances whose intent does not occur in training; all of them count as wrong.
+        unseen_intents: number of utterances of each such intent.
     """
 
     utterances: int
@@ -147,10 +147,10 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(wanted: Iterable[Intent], found: Iterable[Intent], known: Intents) -> Accuracy:
-    """Compare the intents of utterances with those that were found.
+    """Compare the reference intents of utterances with the predicted ones.
 
     Raises:
-        ValueError: there are none, or not as many of one as of the other.
+        ValueError: there are no utterances, or the two lists differ in length.
     """
     pairs = list(zip(wanted, found, strict=True))
     if not pairs:

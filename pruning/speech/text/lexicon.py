@@ -1,4 +1,4 @@
-"""Words spelled in word pieces, as a k2 transducer (``L``): pieces in, words out, any sequence of words."""
+"""The lexicon as a k2 transducer (``L``): word pieces in, words out, any sequence of words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def spellings(words: Sequence[str], tokenizer: Tokenizer) -> dict[str, Spelling]:
-    """The pieces of each of ``words`` that has any; the log says how many of them have none.
+    """Return the pieces of each of ``words`` that can be spelled; log the number of words that cannot.
 
     Raises:
         UserError: none of the words can be spelled.
@@ -28,21 +28,23 @@ def spellings(words: Sequence[str], tokenizer: Tokenizer) -> dict[str, Spelling]
         word: pieces for word, pieces in found.items() if pieces and not {BLANK_ID, tokenizer.unknown_id} & set(pieces)
     }
     if not kept:
-        what = f"none of the {len(found)} words of the language model can be spelled by {tokenizer.lang_dir}"
-        raise UserError(what, "train the word pieces and the language model on text of one kind, in the same case")
+        what = f"none of the {len(found)} words of the language model can be spelled with {tokenizer.lang_dir}"
+        raise UserError(
+            what, "train the word pieces and the language model on text with the same normalisation and case"
+        )
     if len(kept) < len(found):
         example = next(word for word in found if word not in kept)
-        logger.warning("%d of %d words cannot be spelled by %s, and so cannot be recognised: %s, for one",
+        logger.warning("%d of %d words cannot be spelled with the tokens of %s and will not be recognised, such as %s",
                        len(found) - len(kept), len(found), tokenizer.lang_dir, example)  # fmt: skip
     return kept
 
 
 def disambiguated(plain: Sequence[Spelling], symbol: int) -> list[Spelling]:
-    """Spellings that end in a symbol of their own where they equal another word's, or begin it.
+    """Append a disambiguation symbol to each spelling that equals another word's or is a prefix of one.
 
     Args:
-        plain: one for each word.
-        symbol: the id of ``#0``; those of ``#1`` and so on follow. Only these are added here.
+        plain: spelling of each word.
+        symbol: id of ``#0``; ``#1`` and so on follow it. ``#0`` itself is not used here.
     """
     counts = Counter(plain)
     beginnings = {pieces[:length] for pieces in counts for length in range(1, len(pieces))}
@@ -58,16 +60,16 @@ def disambiguated(plain: Sequence[Spelling], symbol: int) -> list[Spelling]:
 
 
 def transducer(words: Sequence[tuple[int, Spelling]], piece_symbol: int, word_symbol: int) -> Any:
-    """The k2 transducer of a lexicon, which passes ``#0`` on between words.
+    """Return the k2 transducer of a lexicon, which passes ``#0`` on between words.
 
     Args:
-        words: the id and the disambiguated spelling of each.
-        piece_symbol: the id of ``#0`` among the pieces.
-        word_symbol: the id of ``#0`` among the words.
+        words: id and disambiguated spelling of each word.
+        piece_symbol: id of ``#0`` among the pieces.
+        word_symbol: id of ``#0`` among the words.
     """
     import k2
 
-    between = [(0, 0, piece_symbol, 0)]  # source, destination, label, score: the bits of 0.0
+    between = [(0, 0, piece_symbol, 0)]  # source, destination, label, score (the bits of 0.0)
     within: list[tuple[int, int, int, int]] = []
     outputs, states = [word_symbol], 1
     for word, pieces in words:

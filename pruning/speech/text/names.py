@@ -1,4 +1,4 @@
-"""Kinds of tokens, as sentencepiece calls its models. Needs no sentencepiece."""
+"""Token types, named as sentencepiece names them. Does not import sentencepiece."""
 
 from __future__ import annotations
 

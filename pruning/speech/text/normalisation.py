@@ -1,15 +1,13 @@
-"""The one form in which transcripts, hypotheses and sentences are read, so that equal texts are equal strings."""
+"""Normalise transcripts, hypotheses and sentences to one form, so that equal texts are equal strings."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF), " ")
-"""Separators that cannot be seen, which word pieces take for spaces."""
+"""Invisible separators, which word pieces treat as spaces."""
 
 
 def normalised(text: str) -> str:
-    """``text`` in NFC (Unicode Standard Annex 15): accents and jamo joined to their letters; invisible separators as
-    spaces.
-    """
+    """Return ``text`` in NFC (Unicode Standard Annex 15): accents and jamo composed, invisible separators as spaces."""
     return unicodedata.normalize("NFC", text).translate(_INVISIBLE)

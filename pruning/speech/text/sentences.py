@@ -1,4 +1,4 @@
-"""Sentences for language models: text files to batches of token ids."""
+"""Batches of token ids from text files, for language models."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How sentences are put into batches.
+    """How sentences are grouped into batches.
 
     Attributes:
-        max_tokens: of a batch, padding included.
-        max_length: longer sentences are split into pieces of so many tokens.
-        max_unknown: share of tokens that the tokenizer may not know; more is an error.
-        on_empty: ``error`` or ``skip``: empty lines.
+        max_tokens: maximum number of tokens in a batch, padding included.
+        max_length: maximum number of tokens in a sentence; longer ones are split into pieces of this length.
+        max_unknown: maximum share of unknown tokens; more is an error.
+        on_empty: what to do with empty lines, ``error`` or ``skip``.
     """
 
     max_tokens: Count = 4096
@@ -41,18 +41,18 @@ class TextConfig:
         check_fields(self)
         if self.max_tokens <= self.max_length:
             raise OutOfRange(
-                f"max_tokens must be above max_length, {self.max_length}, got {self.max_tokens}", "correct it"
+                f"max_tokens must be above max_length ({self.max_length}), got {self.max_tokens}", "increase max_tokens"
             )
 
 
 @dataclass(frozen=True)
 class SentenceBatch:
-    """Sentences of a language model.
+    """A batch of sentences.
 
     Attributes:
-        inputs: ``(N, U)`` int64, the token that begins sentences and what follows; padded with it.
-        targets: ``(N, U)`` int64, what comes next, at last the token that ends sentences; -1 on padding.
-        places: ``(N,)`` number of each sentence in its file, from 0.
+        inputs: ``(N, U)`` int64, the boundary token and the sentence; padded with the boundary token.
+        targets: ``(N, U)`` int64, the sentence and the boundary token; padded with -1.
+        places: ``(N,)`` index of each sentence in its file, from 0.
     """
 
     inputs: Tensor
@@ -60,12 +60,12 @@ class SentenceBatch:
     places: Tensor
 
     def to(self, device: torch.device) -> SentenceBatch:
-        """The batch on ``device``."""
+        """Return the batch on ``device``."""
         return SentenceBatch(self.inputs.to(device), self.targets.to(device), self.places.to(device))
 
     @property
     def ids(self) -> list[str]:
-        """Names of the sentences."""
+        """Names of the sentences: their indices."""
         return [str(place) for place in self.places.tolist()]
 
     @property
@@ -75,7 +75,7 @@ class SentenceBatch:
 
 
 def boundary_id(tokenizer: Tokenizer) -> int:
-    """The token that begins and ends sentences: ``<sos/eos>``, or blank where the model has none."""
+    """Return the token that begins and ends sentences: ``<sos/eos>``, or blank if the model has no such token."""
     pieces = tokenizer.tokens()
     return pieces.index(SOS_EOS) if SOS_EOS in pieces else 0
 
@@ -84,14 +84,13 @@ class Sentences:
     """All sentences of text files as token ids.
 
     Args:
-        paths: text files, one sentence a line, plain or gzipped.
-        tokenizer: of the recipe.
+        paths: text files, one sentence per line, plain or gzipped.
+        tokenizer: tokeniser of the recipe.
         config: see `TextConfig`.
-        keep: whether ``text`` of the language directory keeps the ids (see `pruning.speech.text.tokenized`).
+        keep: whether to cache the ids in ``text`` of the language directory (see `pruning.speech.text.tokenized`).
 
     Raises:
-        UserError: a file is missing, is no text, has no sentence, an empty line or too many characters that are not
-            covered.
+        UserError: a file is missing, is not text, has no sentences, has an empty line, or has too many unknown tokens.
     """
 
     def __init__(self, paths: Sequence[PathLike], tokenizer: Tokenizer, config: TextConfig, keep: bool = False) -> None:
@@ -104,12 +103,12 @@ class Sentences:
                 raise empty_line(facts.path, facts.first_empty, "data.on_empty=skip")
         empty = sum(facts.empty for facts in text.files)
         if not len(text.ids):
-            raise UserError(f"{', '.join(map(str, paths))} holds no sentence", "give text, one sentence a line")
+            raise UserError(f"{', '.join(map(str, paths))}: no sentences found", "give text with one sentence per line")
         if empty:
-            logger.info("%d empty lines left out", empty)
+            logger.info("skipped %d empty lines", empty)
         pieces = -(-text.lengths // config.max_length)
         self.places = np.repeat(np.arange(len(pieces)), pieces)
-        before = np.repeat(np.cumsum(pieces) - pieces, pieces)  # pieces of earlier sentences
+        before = np.repeat(np.cumsum(pieces) - pieces, pieces)  # number of pieces of earlier sentences
         offsets = (np.arange(len(self.places)) - before) * config.max_length
         self.lengths = np.minimum(config.max_length, text.lengths[self.places] - offsets)
         self._flat = text.ids
@@ -120,11 +119,11 @@ class Sentences:
 
     @property
     def num_tokens(self) -> int:
-        """Targets: all tokens and the end of each sentence."""
+        """Number of targets: all tokens plus one end per sentence."""
         return len(self._flat) + len(self)
 
     def batch(self, index: np.ndarray) -> SentenceBatch:
-        """The sentences ``index (N,)``."""
+        """Return the batch of the sentences ``index (N,)``."""
         length = int(self.lengths[index].max())
         grid = np.arange(length)[None, :]
         inside = grid < self.lengths[index][:, None]  # (N, U - 1)
@@ -137,7 +136,7 @@ class Sentences:
         return SentenceBatch(*(torch.from_numpy(values) for values in (inputs, targets, self.places[index])))
 
     def _plan(self, order: np.ndarray) -> list[np.ndarray]:
-        """Consecutive sentences of ``order`` cut into batches of at most ``max_tokens`` with padding."""
+        """Split ``order`` into batches of consecutive sentences of at most ``max_tokens`` with padding."""
         longest = np.maximum.accumulate(self.lengths[order] + 1)
         plan, start = [], 0
         while start < len(order):
@@ -149,7 +148,7 @@ class Sentences:
         return plan
 
     def _epoch(self, seed: int, epoch: int, world_size: int) -> list[np.ndarray]:
-        """The batches of an epoch, a multiple of ``world_size``, shuffled."""
+        """Return the shuffled batches of an epoch; their number is a multiple of ``world_size``."""
         draw = np.random.default_rng([seed, epoch])
         plan = self._plan(np.argsort(self.lengths * draw.uniform(0.9, 1.1, len(self)), kind="stable"))
         shuffled = [plan[index] for index in draw.permutation(len(plan))]
@@ -158,28 +157,29 @@ class Sentences:
     def training_batches(
         self, seed: int, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[SentenceBatch]:
-        """Batches of one epoch, in an order of its own; the same for the same arguments, as many for every rank.
+        """Yield the batches of one epoch, shuffled differently in each epoch.
 
-        Sentences of like length come together.
+        The order depends only on the arguments; every rank gets the same number of batches. Sentences of similar
+        length are batched together.
         """
         for index in self._epoch(seed, epoch, world_size)[rank::world_size][skip:]:
             yield self.batch(index)
 
     def evaluation_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[SentenceBatch]:
-        """All sentences, by length."""
+        """Yield all sentences, sorted by length."""
         for index in self._plan(np.argsort(self.lengths, kind="stable"))[rank::world_size]:
             yield self.batch(index)
 
     def count_batches(self, seed: int, world_size: int = 1) -> int:
-        """Batches of the first epoch, for each process."""
+        """Return the number of batches per process in the first epoch."""
         return len(self._epoch(seed, 1, world_size)) // world_size
 
 
 def _check_covered(facts: FileFacts, most: float) -> None:
     share = facts.unknown / max(1, facts.tokens)
     if share > most:
-        what = f"{facts.path}: {share:.1%} of its tokens are unknown to the word pieces, first in {facts.first}"
-        raise UserError(what, "normalise the text as the transcripts, or raise data.max_unknown")
+        what = f"{facts.path}: {share:.1%} of the tokens are unknown, first at {facts.first}"
+        raise UserError(what, "normalise the text like the transcripts, or raise data.max_unknown")
     if facts.unknown:
-        logger.warning("%s: %d of %d tokens are unknown to the word pieces, first in %s", facts.path, facts.unknown,
+        logger.warning("%s: %d of %d tokens are unknown, first at %s", facts.path, facts.unknown,
                        facts.tokens, facts.first)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What says what the outputs of a network mean."""
+"""Output tables: the meaning of a network's outputs."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from pruning.speech.text.bpe import Tokenizer
 
 
 class OutputTable(Protocol):
-    """What the outputs of a network stand for: tokens, intents, or what another package's kind has."""
+    """The meaning of each output of a network: tokens, intents, or what a kind of another package defines."""
 
     @property
     def path(self) -> Path:
-        """The file that it is read from."""
+        """File from which the table is read."""
 
     @property
     def vocab_size(self) -> int:
         """Number of outputs."""
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint records of it."""
+        """Return what a checkpoint records of the table."""
 
     def check_matches(self, recorded: dict[str, Any]) -> None:
-        """Refuse a checkpoint that recorded another table.
+        """Refuse a checkpoint that was trained with another table.
 
         Raises:
-            UserError: it did.
+            UserError: the checkpoint records another table.
         """
 
 
 class CutTable(OutputTable, Protocol):
-    """One that also turns a cut into a network's targets."""
+    """An output table that also turns a cut into training targets."""
 
     @property
     def speller(self) -> Optional[Tokenizer]:
-        """The tokens that spell transcripts; None: its targets are not spelled."""
+        """Tokeniser that spells transcripts; None if the targets have no spelling."""
 
     def targets(self, cut: Any, text: str) -> list[int]:
-        """The targets of a cut with the transcript ``text``."""
+        """Return the targets of a cut with the transcript ``text``."""

@@ -1,4 +1,4 @@
-"""Text files: one sentence a line, plain or gzipped."""
+"""Read text files: one sentence per line, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from pruning.speech.text.normalisation import normalised
 
 
 def check_texts(paths: Sequence[PathLike]) -> list[Path]:
-    """The paths, after checking that the files are there.
+    """Check that the files exist and return their paths.
 
     Raises:
-        UserError: one is not.
+        UserError: a file does not exist.
     """
     for path in paths:
         if not Path(path).is_file():
-            raise UserError(f"text {path} does not exist", "prepare it, or correct the path")
+            raise UserError(f"text file {path} does not exist", "create it or correct the path")
     return [Path(path) for path in paths]
 
 
 ON_EMPTY = ("error", "skip")
-"""What to do where a line is empty."""
+"""What to do with empty lines."""
 
 
 def empty_line(path: PathLike, number: int, option: str) -> UserError:
-    """That line ``number`` is empty, and by which ``option`` such lines are left out."""
-    return UserError(f"{path} line {number} is empty", f"take it out, or give {option} to leave such lines out")
+    """Return the error for the empty line ``number``; ``option`` is the option that skips such lines."""
+    return UserError(f"{path} line {number} is empty", f"remove it, or give {option} to skip empty lines")
 
 
 def read_words(path: PathLike) -> list[str]:
-    """A list of words, the first of each line: one word a line, a lexicon, or Kaldi's and icefall's ``words.txt``.
+    """Read a list of words, the first of each line: a plain list, a lexicon, or a Kaldi or icefall ``words.txt``.
 
-    Symbols of such tables that are no words (``<eps>``, ``#0``, ``<UNK>``, ``!SIL``) are left out.
+    Symbols that are not words (``<eps>``, ``#0``, ``<UNK>``, ``!SIL``) are skipped.
 
     Raises:
-        UserError: it is missing or has no words.
+        UserError: the file is missing or has no words.
     """
     (path,) = check_texts([path])
     words = dict.fromkeys(line.split()[0] for line in read_sentences(path) if line)
     found = [word for word in words if not _SPECIAL.fullmatch(word)]
     if not found:
-        raise UserError(f"{path} has no words", "give one a line")
+        raise UserError(f"{path} has no words", "give a file with one word per line")
     return found
 
 
@@ -55,7 +55,7 @@ _SPECIAL = re.compile(r"<(eps|s|/s|unk|UNK|SPOKEN_NOISE)>|#[0-9]+|!SIL")
 
 
 def set_name(path: PathLike) -> str:
-    """What a text is called in tables: its file's name without endings."""
+    """Return the name of a text in tables: its file name without extensions."""
     return Path(path).name.split(".")[0]
 
 
@@ -66,10 +66,10 @@ def _open(path: Path) -> IO[str]:
 
 
 def read_sentences(path: PathLike) -> Iterator[str]:
-    """The lines of a text file, plain or gzipped, normalised, their words separated by single spaces.
+    """Yield the lines of a text file, plain or gzipped, normalised, with single spaces between words.
 
     Raises:
-        UserError: it is no UTF-8 text, or broken.
+        UserError: the file is not UTF-8 text, or is broken.
     """
     number = 0
     try:
@@ -78,4 +78,6 @@ def read_sentences(path: PathLike) -> Iterator[str]:
                 number += 1
                 yield " ".join(normalised(line).split())
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read after line {number} ({error})", "give UTF-8 text") from None
+        raise UserError(
+            f"{path} cannot be read after line {number} ({error})", "give a valid UTF-8 text file"
+        ) from None

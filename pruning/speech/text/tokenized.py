@@ -1,4 +1,4 @@
-"""Text as token ids in files: made once, read by every process without a copy of its own."""
+"""Text as cached token ids: encoded once, memory-mapped by every process."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _FACTS, _IDS, _LENGTHS = "facts.json", "ids.npy", "lengths.npy"
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a text file held.
+    """Statistics of a text file.
 
     Attributes:
-        path, size, changed: which, its bytes, and when it was changed (ns).
-        sentences, empty: lines with and without words.
-        tokens, unknown: tokens but marks between words, and those that are not known.
-        first: where the first unknown one is, in words; empty: nowhere.
-        first_empty: number of the first empty line, from 1; 0: there is none.
+        path, size, changed: path, size in bytes, and modification time in ns.
+        sentences, empty: number of lines with and without words.
+        tokens, unknown: number of tokens and of unknown ones; word marks are not counted.
+        first: description of the first unknown token's place; empty if there is none.
+        first_empty: number of the first empty line, from 1; 0 if there is none.
     """
 
     path: str
@@ -52,12 +52,12 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """All sentences of some files, one after the other.
+    """All sentences of some files, concatenated.
 
     Attributes:
-        ids: ``(T,)`` tokens, in as few bytes each as the vocabulary needs.
-        lengths: ``(S,)`` int32 tokens of each sentence.
-        files: see `FileFacts`.
+        ids: ``(T,)`` tokens, in the smallest integer type that the vocabulary needs.
+        lengths: ``(S,)`` int32, number of tokens in each sentence.
+        files: statistics of each file, see `FileFacts`.
     """
 
     ids: np.ndarray
@@ -66,17 +66,17 @@ class TokenizedText:
 
 
 def tokenized(paths: Sequence[PathLike], tokenizer: Tokenizer, cache: Optional[PathLike] = None) -> TokenizedText:
-    """The sentences of text files.
+    """Return the sentences of text files as token ids.
 
     Args:
-        paths: text files, one sentence a line, plain or gzipped; empty lines are left out.
-        tokenizer: of the recipe.
-        cache: directory that keeps the ids, by files and tokenizer; they are made again when a file's size or time of
-            change is another. One process makes them while others wait. None, or where nothing can be written: in
-            memory, every time.
+        paths: text files, one sentence per line, plain or gzipped; empty lines are skipped.
+        tokenizer: tokeniser of the recipe.
+        cache: directory that keeps the ids, keyed by files and tokeniser. They are made again when the size or
+            modification time of a file changes; one process makes them while others wait. If None or not writable,
+            ids are made in memory every time.
 
     Raises:
-        UserError: a file is missing or is no text.
+        UserError: a file is missing or is not text.
     """
     files = check_texts(paths)
     if cache is not None:
@@ -89,7 +89,7 @@ def tokenized(paths: Sequence[PathLike], tokenizer: Tokenizer, cache: Optional[P
                         _write(files, tokenizer, directory)
             return _read(place, mapped=True)
         except OSError as error:
-            logger.warning("%s cannot keep token ids (%s): they are made at every start", cache, error)
+            logger.warning("cannot cache token ids in %s (%s): text is encoded again at every start", cache, error)
     with tempfile.TemporaryDirectory() as temporary:
         _write(files, tokenizer, Path(temporary))
         return _read(Path(temporary), mapped=False)
@@ -97,7 +97,7 @@ def tokenized(paths: Sequence[PathLike], tokenizer: Tokenizer, cache: Optional[P
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """Hold the lock of ``place``, waiting for it; it ends with the process."""
+    """Wait for and hold the lock of ``place``; the lock ends with the process."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place.with_name(f".{place.name}.lock"), "a", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -127,7 +127,7 @@ def _write(files: Sequence[Path], tokenizer: Tokenizer, directory: Path) -> None
 
 
 def _to_npy(raw: Path, path: Path, dtype: Any) -> None:
-    """Numbers as they are in memory to NumPy's format, whose header needs their count."""
+    """Convert raw numbers to NumPy's format, whose header needs their count."""
     size = raw.stat().st_size
     values = np.memmap(raw, dtype, mode="r") if size else np.zeros(0, dtype)
     np.save(path, values)
@@ -161,9 +161,11 @@ def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], len
 def _read(place: Path, mapped: bool) -> TokenizedText:
     try:
         facts = read_json(place / _FACTS)["files"]
-        filled = any(one["sentences"] for one in facts)  # what is empty cannot be mapped
+        filled = any(one["sentences"] for one in facts)  # an empty file cannot be mapped
         mode: Optional[Literal["r"]] = "r" if mapped and filled else None
         ids, lengths = (np.load(place / name, mmap_mode=mode) for name in (_IDS, _LENGTHS))
     except (ValueError, KeyError) as error:
-        raise UserError(f"{place} is broken ({error})", "remove it; it is made again") from None
+        raise UserError(
+            f"token ids in {place} are broken ({error})", "remove the directory; it is created again"
+        ) from None
     return TokenizedText(ids, lengths, tuple(FileFacts(**one) for one in facts))

@@ -1,4 +1,4 @@
-"""LibriSpeech's layout: manifests of a sound corpus, and the name of whatever is wrong with an unsound one."""
+"""LibriSpeech's layout: manifests of a valid corpus, and errors that name the fault of an invalid one."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def test_a_damaged_part_is_refused_by_name(corpus: Path, tmp_path: Path, how: st
 
 
 def test_missing_and_empty_directories_are_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the corpus directory .*/nowhere does not exist; run the download stage"):
+    with pytest.raises(UserError, match="corpus directory .*/nowhere does not exist; run the download stage"):
         librispeech.check_parts(tmp_path / "nowhere", ["train-clean-5"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="the corpus directory .*/empty is empty"):
+    with pytest.raises(UserError, match="corpus directory .*/empty is empty"):
         librispeech.check_parts(tmp_path / "empty", ["train-clean-5"])
     with pytest.raises(UserError, match="has no part train-clean-100; .*choose from dev-clean-2, train-clean-5"):
         librispeech.check_parts(corpus, ["train-clean-100"])

@@ -1,4 +1,4 @@
-"""SLURP's official layout: what annotations and recordings become, and what is said about those that cannot be used."""
+"""SLURP's official layout: conversion of annotations and recordings, and messages about unusable ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def noise(path: Path, rate: int = 16000) -> None:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Two sentences, three recordings."""
+    """Return a corpus with two sentences and three recordings."""
     rows = [
         line(7, "wake me at eight o'clock", ("alarm", "set"), ["audio-1-headset.flac", "audio-1.flac"],
              entities=[{"span": [3, 4], "type": "time"}]),
@@ -117,10 +117,15 @@ def other_rate(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message", "told", "left"),
     [
-        (broken, "test.jsonl line 2 is no annotation", "1 broken lines skipped", 1),
-        (incomplete, r"test.jsonl line 1 is no annotation \(KeyError: 'action'\)", "1 broken lines skipped", 1),
-        (unnamed, "test.jsonl line 1 is no annotation .*its scenario, None, is no word", "1 broken lines skipped", 1),
-        (latin, r"test.jsonl line 1 is no annotation \(UnicodeDecodeError", "1 broken lines skipped", 1),
+        (broken, "test.jsonl line 2 is not an annotation", "1 broken lines skipped", 1),
+        (incomplete, r"test.jsonl line 1 is not an annotation \(KeyError: 'action'\)", "1 broken lines skipped", 1),
+        (
+            unnamed,
+            "test.jsonl line 1 is not an annotation .*scenario must be one word, got None",
+            "1 broken lines skipped",
+            1,
+        ),
+        (latin, r"test.jsonl line 1 is not an annotation \(UnicodeDecodeError", "1 broken lines skipped", 1),
         (missing, "audio-1.flac of sentence 7 does not exist", "1 missing recordings skipped", 2),
         (no_audio, "audio-1.flac of audio-1 cannot be read", "1 unreadable recordings skipped", 2),
         (other_rate, "a sampling rate of 22050 Hz, not 16000", "1 recordings of another sampling rate skipped", 2),
@@ -129,7 +134,7 @@ def other_rate(corpus: Path) -> None:
 def test_what_cannot_be_used(
     corpus: Path, damage: Any, message: str, told: str, left: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It stops with the item's name, or is counted, told and left out."""
+    """The first is an error that names the item, or all are counted, logged and skipped."""
     damage(corpus)
     with pytest.raises(UserError, match=f"{message}.*; .*or give --on-missing skip"):
         slurp.read_part(corpus, "test")
@@ -141,7 +146,7 @@ def test_what_cannot_be_used(
 def test_nothing_left(corpus: Path) -> None:
     for path in (corpus / "slurp_real").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="nothing of test can be used"):
+    with pytest.raises(UserError, match="no recording of test can be used"):
         slurp.read_part(corpus, "test", on_missing="skip")
     with pytest.raises(UserError, match="train.jsonl does not exist"):
         slurp.read_part(corpus, "train")

@@ -1,4 +1,4 @@
-"""The synthetic corpus: its text, its acoustics, its layout, and that the same seed gives the same bits."""
+"""The synthetic corpus: text, acoustics, layout, and bit-equal results for equal seeds."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_an_exhausted_grammar_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     grammar = text.Grammar(24)
     possible = len(grammar.classes["COLOR"]) * len(grammar.classes["OBJECT"])
     assert len(grammar.unique_sentences(np.random.default_rng(0), count=possible)) == possible
-    with pytest.raises(UserError, match=f"the grammar has no more than {possible} new sentences; ask for fewer"):
+    with pytest.raises(UserError, match=f"the grammar has only {possible} new sentences; request fewer"):
         grammar.unique_sentences(np.random.default_rng(0), count=possible + 1)
-    with pytest.raises(UserError, match="vocabulary of 3 words is too small"):
+    with pytest.raises(UserError, match="vocabulary size 3 is too small"):
         text.Grammar(3)
 
 
@@ -182,9 +182,9 @@ def test_a_finished_corpus_is_left_alone(made: Path, caplog: pytest.LogCaptureFi
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     with caplog.at_level(logging.INFO):
         corpus.make_corpus(SMALL, made, num_workers=2)
-    assert "is there already" in caplog.text
+    assert "already exists" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    with pytest.raises(UserError, match="holds a corpus of other options"):
+    with pytest.raises(UserError, match="contains a corpus made with other options"):
         corpus.make_corpus(replace(SMALL, seed=1), made, num_workers=2)
 
 

@@ -19,7 +19,7 @@ SMALL = SlurpCorpusConfig(train_sentences=5, devel_sentences=2, test_sentences=3
 
 
 def test_templates_and_fillers_fit() -> None:
-    """Every slot has fillers, every filler is used, and all is lower-case words."""
+    """Every slot has fillers, every filler is used, and all are lower-case words."""
     slots = {slot for templates in commands.TEMPLATES.values() for text in templates
              for slot in commands._SLOT.findall(text)}  # fmt: skip
     assert slots == set(commands.FILLERS)
@@ -35,7 +35,7 @@ def test_sentences_with_slots_are_in_one_part() -> None:
     assert intents["test"] <= intents["train"] and len(intents["train"]) == len(commands.TEMPLATES)
     assert slurp_corpus.draw_parts(SlurpCorpusConfig(train_sentences=10))["test"] == slurp_corpus.draw_parts(
         SlurpCorpusConfig(train_sentences=20))["test"]  # fmt: skip
-    with pytest.raises(UserError, match="no more than"):
+    with pytest.raises(UserError, match="the templates have only"):
         commands.draw_all(np.random.default_rng(0), 10**6)
 
 
@@ -60,11 +60,11 @@ def test_the_corpus_is_read_as_slurp(tmp_path: Path) -> None:
         assert len(recordings) == count and all(0.4 < one.duration < 12 for one in recordings)
         speakers[part] = {one.speaker for one in supervisions}
     assert None not in speakers["train"] and not speakers["test"] & speakers["train"]
-    slurp_corpus.make_corpus(SMALL, tmp_path / "slurp", 2)  # is there
+    slurp_corpus.make_corpus(SMALL, tmp_path / "slurp", 2)  # already exists
 
 
 def test_real_annotations(tmp_path: Path) -> None:
-    """devel.jsonl is divided, test.jsonl spoken whole; the same sentences whatever else is asked for."""
+    """devel.jsonl is split, test.jsonl is spoken as a whole; sentences do not depend on other settings."""
     place = tmp_path / "annotations" / "dataset" / "slurp"
     place.mkdir(parents=True)
     rows = [line(index, f"play song {'abcdefghij'[index]}", ("play", "music"), ["real.flac"]) for index in range(10)]
@@ -78,7 +78,7 @@ def test_real_annotations(tmp_path: Path) -> None:
     planned = list(slurp_corpus.plan(config, parts))
     assert len(planned) == 2 * 7 + 3 + 10 and len({one.identifier for _, _, one in planned}) == len(planned)
     (place / "test.jsonl").write_text('{"slurp_id"\n')
-    with pytest.raises(UserError, match="line 1 is no annotation"):
+    with pytest.raises(UserError, match="line 1 is not an annotation"):
         slurp_corpus.read_parts(annotations, config)
     assert slurp_corpus.fingerprint(annotations) != config.annotations
     with pytest.raises(UserError, match="devel.jsonl does not exist"):

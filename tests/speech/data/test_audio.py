@@ -1,4 +1,4 @@
-"""Audio files: what is cut short is refused, what a pipe wrote is not."""
+"""Audio files: truncated ones are refused, those written to a pipe are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruning.speech.data import audio, containers
 
 
 def wav(announced: int = 32000, held: int = 32000, chunk: bytes = b"") -> bytes:
-    """One second of 16 bits, whose header announces so many bytes of which so many are there."""
+    """Return one second of 16-bit audio whose header announces ``announced`` bytes, with ``held`` bytes of data."""
     stream = io.BytesIO()
     soundfile.write(stream, np.full(16000, 0.1), 16000, format="WAV", subtype="PCM_16")
     content = stream.getvalue()
@@ -30,7 +30,7 @@ FORMATS = {"WAV": "PCM_16", "RF64": "PCM_16", "W64": "PCM_24", "AIFF": "PCM_16",
 
 
 def written(name: str, frames: int = 32000) -> bytes:
-    """Noise in a format, by soundfile."""
+    """Return noise in a format, written by soundfile."""
     container, subtype = name.strip(), FORMATS[name]
     if container not in soundfile.available_formats():
         pytest.skip(f"this libsndfile does not write {container}")
@@ -49,7 +49,7 @@ def test_what_is_whole_has_no_fault(name: str) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 @given(share=st.floats(0.05, 0.98))
 def test_what_is_cut_short_is_refused(name: str, share: float) -> None:
-    """Or soundfile itself refuses it: no shorter recording comes of it."""
+    """Or soundfile itself refuses it, so that it never becomes a shorter recording."""
     content = written(name)
     part = content[: int(share * len(content))]
     if containers.fault(io.BytesIO(part)) is not None:
@@ -58,13 +58,13 @@ def test_what_is_cut_short_is_refused(name: str, share: float) -> None:
         frames = len(soundfile.read(io.BytesIO(part))[0])
     except (RuntimeError, OSError):
         return
-    assert frames >= 32000, "only what follows the sound is missing"
+    assert frames >= 32000, "only data after the audio is missing"
 
 
 @given(named=st.integers(2, 31000).map(lambda half: 2 * (half // 2)))
 def test_a_header_that_names_too_little_is_refused(named: int) -> None:
     fault = containers.fault(io.BytesIO(wav(announced=named)))
-    assert fault is not None and fault.startswith(f"names {named} bytes of sound, and {32000 - named} more")
+    assert fault is not None and fault.startswith(f"has a header for {named} bytes of audio, but {32000 - named} more")
     tagged = wav() + b"TAG" + bytes(125)
     assert containers.fault(io.BytesIO(tagged)) is None
     assert containers.fault(io.BytesIO(wav() + b"LIST" + (4).to_bytes(4, "little") + b"abcd")) is None
@@ -100,7 +100,7 @@ def test_recordings(tmp_path: Path) -> None:
         assert (recording.id, recording.num_samples, recording.duration) == ("name", 16000, 1.0)
     for content, message in (
         (wav(held=100), "a.wav of name is truncated: 31900 bytes are missing; restore the file"),
-        (wav(0, 0), "a.wav of name holds no audio"),
+        (wav(0, 0), "a.wav of name contains no audio"),
         (b"RIFF", "a.wav of name cannot be read as audio"),
     ):
         path.write_bytes(content)

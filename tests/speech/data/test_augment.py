@@ -1,4 +1,4 @@
-"""SpecAugment: what it masks, how much, and what it leaves alone."""
+"""SpecAugment: what it masks, how much, and what it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_masked_channels_are_bands_filled_with_the_mean() -> None:
     features, sizes = batch([200] * 200)
     config = SpecAugmentConfig(num_feature_masks=1, num_frame_masks=0, time_warp_factor=0, probability=1.0)
     result = SpecAugment(config)(features, sizes)
-    changed = (result != features).float().mean(dim=1)  # (N, C); a value may happen to equal the mean
+    changed = (result != features).float().mean(dim=1)  # (N, C); a value may equal the mean by chance
     masked = changed > 0.5
     assert (changed[masked] > 0.95).all() and (changed[~masked] == 0).all()
     widths = masked.sum(dim=1)

@@ -1,4 +1,4 @@
-"""Batches: every cut once, the same order for the same seed, exact resumption, equal ranks, and noise that repeats."""
+"""Batches: every cut once, reproducible order, exact resumption, equal ranks, and reproducible noise."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ def test_workers_change_nothing(paths: list[Path], tokenizer: Tokenizer) -> None
 
 
 def test_a_signal_to_all_processes_of_a_job_leaves_workers_to_training(paths: list[Path], tokenizer: Tokenizer) -> None:
-    """A scheduler's warning reaches all of them; training then finishes its step, and needs them for that."""
+    """A scheduler's warning reaches all processes; training then finishes its step and still needs the workers."""
     plain = list(training_batches(CONFIG, paths, tokenizer, 3, 1))
     batches = training_batches(replace(CONFIG, num_workers=2), paths, tokenizer, 3, 1)
     begun = [next(batches)]
     children = multiprocessing.active_children()
     assert len(children) == 2
-    subprocess.run(["kill", "-TERM", *(str(child.pid) for child in children)], check=True)  # not their parent
+    subprocess.run(["kill", "-TERM", *(str(child.pid) for child in children)], check=True)  # but not their parent
     assert same([*begun, *batches], plain)
     until(lambda: not any(child.is_alive() for child in children))
 
@@ -124,14 +124,14 @@ def test_workers_end_when_training_ends_them(paths: list[Path], tokenizer: Token
     batches = training_batches(replace(CONFIG, num_workers=1), paths, tokenizer, 3, 1)
     next(batches)
     (child,) = multiprocessing.active_children()
-    child.terminate()  # as at the end of a program that failed, before it waits for its processes
+    child.terminate()  # as when a failed program ends, before it waits for its processes
     child.join(60)
     assert child.exitcode == 0
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_training_keeps_its_random_numbers(paths: list[Path], tokenizer: Tokenizer, num_workers: int) -> None:
-    """Resuming repeats the run only if loading data draws nothing from the generator that training uses."""
+    """Resumption is exact only if loading data draws nothing from the generator of training."""
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -161,7 +161,7 @@ def test_incomplete_batches_can_be_left_out(paths: list[Path], tokenizer: Tokeni
 
     dropping = replace(CONFIG, drop_last=True)
     kept, whole = epoch(dropping), epoch(CONFIG)
-    assert len({len(batches) for batches in kept}) == 1, "ranks take equally many steps"
+    assert len({len(batches) for batches in kept}) == 1, "ranks take the same number of steps"
     assert all(batch.seconds > CONFIG.max_duration / 2 for batches in kept for batch in batches)
     assert any(batch.seconds < CONFIG.max_duration / 2 for batches in whole for batch in batches)
     lost = 60 - sum(len(ids(batches)) for batches in kept)
@@ -172,7 +172,7 @@ def test_incomplete_batches_can_be_left_out(paths: list[Path], tokenizer: Tokeni
 
 def test_no_batch_fills_up(paths: list[Path], tokenizer: Tokenizer) -> None:
     config = replace(CONFIG, max_duration=1000.0, drop_last=True)
-    with pytest.raises(UserError, match="no batch of 1000 s fills up.*data.drop_last=false"):
+    with pytest.raises(UserError, match="no batch of 1000 s can be filled.*data.drop_last=false"):
         list(training_batches(config, paths, tokenizer, 0, 1))
 
 
@@ -191,7 +191,7 @@ def test_batches_to_come_can_be_counted(paths: list[Path], tokenizer: Tokenizer)
 
 def test_evaluation_takes_all_in_one_order(data_dir: Path, tokenizer: Tokenizer) -> None:
     path = manifests.Paths(data_dir / "fbank").cuts("dev")
-    config = replace(CONFIG, min_cut_duration=2.0)  # of training alone
+    config = replace(CONFIG, min_cut_duration=2.0)  # only for training
     first = list(evaluation_batches(config, [path]))
     assert sorted(ids(first)) == sorted(cut.id for cut in manifests.iterate_cuts(path))
     assert all(tokens == [] for batch in first for tokens in batch.tokens)
@@ -199,7 +199,7 @@ def test_evaluation_takes_all_in_one_order(data_dir: Path, tokenizer: Tokenizer)
 
 
 def edited(data_dir: Path, tmp_path: Path, edit: object, part: str = "dev") -> list[Path]:
-    """The manifest of a part with its items (dicts) edited."""
+    """Write the manifest of a part with its items (dicts) edited."""
     with gzip.open(manifests.Paths(data_dir / "fbank").cuts(part), "rt") as stream:
         items = [json.loads(line) for line in stream]
     path = tmp_path / "cuts.jsonl"
@@ -238,7 +238,7 @@ def test_transcripts_of_other_letters_are_refused(data_dir: Path, tokenizer: Tok
         training_batches(CONFIG, path, tokenizer, 0, 0),
         evaluation_batches(CONFIG, path, tokenizer, for_loss=True),
     ):
-        with pytest.raises(UserError, match=r"tokens of \S+cuts.jsonl are unknown to \S+lang_bpe_30; give the"):
+        with pytest.raises(UserError, match=r"tokens in \S+cuts.jsonl are unknown to \S+lang_bpe_30; give the"):
             next(batches)
 
 
@@ -288,7 +288,7 @@ def test_faults_of_items_are_named(data_dir: Path, tokenizer: Tokenizer, tmp_pat
     check(r"cut \S+ has 0 transcripts instead of one", change("supervisions", []))
     check(r"cut \S+ has no features; compute them", change("features", None))
     assert len(set(identifiers)) == 1
-    check("is fit for training", lambda items: [item | {"duration": 0.1} for item in items])
+    check("can be used; check durations", lambda items: [item | {"duration": 0.1} for item in items])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -333,7 +333,7 @@ def test_windows_with_whole_transcripts_are_refused(
     windows.to_file(path)
     training = training_batches(replace(CONFIG, min_cut_duration=0.1), [path], tokenizer, 0, 1)
     for batches in (training, evaluation_batches(CONFIG, [path], tokenizer)):
-        with pytest.raises(UserError, match="a window of a longer cut keeps its whole transcript; cut at the tr"):
+        with pytest.raises(UserError, match="windows of a longer cut keep its whole transcript; cut at the tr"):
             list(batches)
 
 
@@ -348,5 +348,5 @@ def test_noise_of_other_features_is_refused_before_training(
 
     (noise,) = edited(data_dir, tmp_path, change)
     noisy = replace(CONFIG, musan_cuts=str(noise), musan_probability=0.01)
-    with pytest.raises(UserError, match=f"{key} of .* is {value}, that of"):
+    with pytest.raises(UserError, match=f"{key} of .* is {value}, but"):
         next(training_batches(noisy, paths, tokenizer, 0, 1))

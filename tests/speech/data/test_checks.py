@@ -1,4 +1,4 @@
-"""Faults of cuts are named after reading the manifest alone; words beyond the tokens are counted."""
+"""Faults of cuts are found from the manifest alone; words that the tokens cannot spell are counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> bpe.Tokenizer:
 
 
 def make(directory: Path, *texts: str, **change: Any) -> Path:
-    """A manifest of cuts with these transcripts and features that no file holds; ``change`` is of the last cut."""
+    """Write a manifest of cuts with these transcripts and non-existent features; ``change`` applies to the last cut."""
     items = []
     for index, text in enumerate(texts):
         identifier, times = f"utt{index}", {"start": 0, "duration": 1.0}
@@ -49,11 +49,15 @@ def make(directory: Path, *texts: str, **change: Any) -> Path:
     ("texts", "change", "message"),
     [
         (TEXTS, {"id": "utt1"}, "cuts.jsonl: cut utt1 occurs twice; remove the repetitions"),
-        (TEXTS, {"num_features": 40}, "cuts.jsonl: cut utt2 has 40 features a frame, the network takes 80; give cuts"),
+        (
+            TEXTS,
+            {"num_features": 40},
+            "cuts.jsonl: cut utt2 has features of dimension 40, but the network takes 80; give cuts",
+        ),
         ([*TEXTS, " "], {}, "the transcript of cut utt3 is empty"),
         (TEXTS, {"supervisions": []}, "cut utt2 has 0 transcripts instead of one"),
         (TEXTS, {"features": None}, "cut utt2 has no features"),
-        ([], {}, "cuts.jsonl holds no cuts"),
+        ([], {}, "cuts.jsonl contains no cuts"),
     ],
 )
 def test_faults_of_a_test_set_are_named(
@@ -65,9 +69,9 @@ def test_faults_of_a_test_set_are_named(
 
 def test_the_first_features_are_looked_at(tmp_path: Path) -> None:
     checks.check_first_features(make(tmp_path, *TEXTS), 80)
-    with pytest.raises(UserError, match="cut utt0 has 80 features a frame, the network takes 40"):
+    with pytest.raises(UserError, match="cut utt0 has features of dimension 80, but the network takes 40"):
         checks.check_first_features(make(tmp_path, *TEXTS), 40)
-    checks.check_first_features(make(tmp_path, *["ONE"] * 101, num_features=40), 80)  # the last is not
+    checks.check_first_features(make(tmp_path, *["ONE"] * 101, num_features=40), 80)  # the last is not checked
 
 
 def test_words_that_the_tokens_cannot_spell_are_told(
@@ -77,8 +81,8 @@ def test_words_that_the_tokens_cannot_spell_are_told(
     checks.check_test_set(path, tokenizer, 80)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and record.message == (
-        f"2 of 4 transcripts of {path} hold words that these tokens cannot spell (first: utt1 'ｔＷＯ'); "
-        "they count as errors"
+        f"2 of 4 transcripts in {path} contain words that the tokens cannot spell (first: utt1 'ｔＷＯ'); "
+        "these count as errors"
     )
 
 
@@ -92,6 +96,6 @@ def test_accents_of_their_own_are_joined_and_characters_can_be_spelled(
 def test_the_manifest_is_read_with_its_name(tmp_path: Path) -> None:
     path = make(tmp_path, *TEXTS)
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(UserError, match="cuts.jsonl is not a whole manifest"):
+    with pytest.raises(UserError, match="cuts.jsonl is not a manifest or is damaged"):
         checks.check_first_features(path, 80)
     assert manifests.count_lines(path) == 3

@@ -1,4 +1,4 @@
-"""What is told of cut manifests, against lhotse's own count."""
+"""Descriptions of cut manifests, compared with lhotse's own count."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_copies_at_other_speeds_add_audio_only(data_dir: Path, tmp_path: Path) -
     assert (found.cuts, found.utterances, found.words) == (2 * plain.cuts, plain.utterances, plain.words)
     assert found.speakers == plain.speakers
     assert found.seconds == pytest.approx(plain.seconds * (1 + 1 / 0.9), rel=1e-3)
-    assert found.features == 0, "some of it has none"
+    assert found.features == 0, "some cuts have no features"
 
 
 def test_mixed_cuts_count_like_plain_ones(data_dir: Path, tmp_path: Path) -> None:

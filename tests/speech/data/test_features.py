@@ -1,4 +1,4 @@
-"""Features: jobs that together make what one makes, and nothing left of what failed."""
+"""Features: several jobs give the same result as one, and failures leave nothing behind."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_missing_split_is_named(source: manifests.Paths, tmp_path: Path) -> No
 
 
 def test_splits_of_older_manifests_are_computed_again(source: manifests.Paths, tmp_path: Path) -> None:
-    """Two of two splits are there when a text is corrected and an utterance goes."""
+    """Two of two splits exist when a text is corrected and an utterance is removed."""
     paths, config = manifests.Paths(tmp_path / "fbank"), features.FeatureConfig()
     for split in (1, 2):
         features.compute_split(config, source, features.Job(paths, PART, split, 2))
@@ -123,12 +123,12 @@ def test_finished_cuts_of_another_configuration_are_refused(source: manifests.Pa
         features.compute_split(other, source, features.Job(paths, PART, 1, 1))
     with pytest.raises(UserError, match=message):
         features.combine(other, source, paths, PART, 1)
-    (tmp_path / "fbank" / f"librispeech_feats_{PART}" / "config.json").unlink()  # as icefall leaves it
+    (tmp_path / "fbank" / f"librispeech_feats_{PART}" / "config.json").unlink()  # as in icefall
     assert len(compute(source, tmp_path / "fbank", 1, other)) == 15
 
 
 def test_finished_cuts_of_other_utterances_are_refused(source: manifests.Paths, tmp_path: Path) -> None:
-    """A text is corrected and the manifests are made again; that the audio moved is no reason."""
+    """A text is corrected and the manifests are made again; moved audio is accepted."""
     compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
     (tmp_path / "LibriSpeech").rename(tmp_path / "moved")
     transcript = next((tmp_path / "moved").rglob("*.trans.txt"))
@@ -136,7 +136,7 @@ def test_finished_cuts_of_other_utterances_are_refused(source: manifests.Paths, 
     transcript.write_text(transcript.read_text().rstrip() + " CORRECTED\n")
     librispeech.prepare(tmp_path / "moved", [PART], tmp_path / "newer")
     assert len(compute(manifests.Paths(tmp_path / "same"), tmp_path / "fbank", 1, features.FeatureConfig())) == 5
-    with pytest.raises(UserError, match=r"was made of other utterances than .*newer/.*supervisions.* or remove "):
+    with pytest.raises(UserError, match=r"was made from other utterances than .*newer/.*supervisions.* or remove "):
         compute(manifests.Paths(tmp_path / "newer"), tmp_path / "fbank", 1, features.FeatureConfig())
 
 
@@ -175,15 +175,15 @@ def test_no_channel_of_several_is_taken(source: manifests.Paths, tmp_path: Path)
     made = compute(source, tmp_path / "said", 1, features.FeatureConfig())
     assert made[2].channel == 0 and made[2].num_features == 80
     both = CutSet.from_cuts([MultiCut("a", 0, made[2].duration, [0, 1], made[2].supervisions, recording=stereo[2])])
-    with pytest.MonkeyPatch.context() as patch:  # manifests.read gives no such cut
+    with pytest.MonkeyPatch.context() as patch:  # manifests.read returns no such cut
         patch.setattr(manifests, "read", lambda *_: both)
-        with pytest.raises(UserError, match="1-7-0002.flac: a has 2 channels; mix it to one"):
+        with pytest.raises(UserError, match="1-7-0002.flac: a has 2 channels; mix the channels"):
             compute(source, tmp_path / "both", 1, features.FeatureConfig())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
 def test_samples_that_are_no_numbers_are_named(source: manifests.Paths, tmp_path: Path, value: float) -> None:
-    """Beyond float32, they are infinite to what reads them."""
+    """Values beyond float32 become infinite when they are read."""
     path = tmp_path / "broken.wav"
     samples = np.zeros(16000)
     samples[500] = value

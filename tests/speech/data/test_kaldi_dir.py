@@ -1,4 +1,4 @@
-"""Kaldi data directories: plain paths, segments, commands, SPHERE files, and every inconsistency by name."""
+"""Kaldi data directories: plain paths, segments, commands, SPHERE files, and the message of every inconsistency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.speech.data import kaldi_dir, manifests
 
 @pytest.fixture()
 def directory(tmp_path: Path) -> Path:
-    """Three recordings of 2 s, by two speakers."""
+    """Return a directory with three recordings of 2 s by two speakers."""
     generator = np.random.default_rng(0)
     lines: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
     for index in range(3):
@@ -88,7 +88,7 @@ def test_sphere_files_are_converted_once(directory: Path, shared_data: Path) -> 
 
 
 def one_utterance(directory: Path, key: str, audio: object) -> Path:
-    """A Kaldi directory of one recording that is one utterance."""
+    """Return a Kaldi directory with one recording that is one utterance."""
     directory.mkdir()
     (directory / "wav.scp").write_text(f"{key} {audio}\n")
     (directory / "text").write_text(f"{key} WORD\n")
@@ -97,7 +97,7 @@ def one_utterance(directory: Path, key: str, audio: object) -> Path:
 
 
 def test_sphere_files_of_one_key_are_kept_apart(tmp_path: Path) -> None:
-    """The same key in two parts, a key that leads out of the directory, and a file that changed."""
+    """The same key in two parts, a key that leads out of the directory, and a changed file."""
     generator = np.random.default_rng(0)
     path = tmp_path / "a.sph"
     for part, key in (("train", "utt0"), ("test", "utt0"), ("dev", "../../utt0")):
@@ -112,10 +112,10 @@ def test_of_stereo_the_channel_is_to_be_said(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).normal(scale=0.1, size=(32000, 2))
     soundfile.write(tmp_path / "a.wav", samples, 16000)
     directory = one_utterance(tmp_path / "train", "a", tmp_path / "a.wav")
-    with pytest.raises(UserError, match="wav.scp: a is in a recording of 2 channels, .* fifth column .*sox"):
+    with pytest.raises(UserError, match="wav.scp: a is in a recording with 2 channels, .* fifth column .*sox"):
         kaldi_dir.read(directory)
     (directory / "segments").write_text("a a 0 2.0\n")
-    with pytest.raises(UserError, match="segments: a is in a recording of 2 channels, .* fifth column"):
+    with pytest.raises(UserError, match="segments: a is in a recording with 2 channels, .* fifth column"):
         kaldi_dir.read(directory)
     (directory / "segments").write_text("a a 0 2.0 2\n")
     with pytest.raises(UserError, match="segments: a is in channel 2 of a, which has 2"):
@@ -146,8 +146,8 @@ def test_audio_that_a_command_gives_in_part_is_refused(directory: Path) -> None:
     path = shlex.quote(str(directory / "0.wav"))
     for command, message in (
         (f"cat {path}; echo broken disk >&2; exit 3", "failed .status 3: broken disk"),
-        (f"head -c 30000 {path}", "gives audio that is truncated: 34044 bytes are missing"),
-        ("echo no sound", "gives no audio"),
+        (f"head -c 30000 {path}", "writes audio that is truncated: 34044 bytes are missing"),
+        ("echo no sound", "writes no audio"),
     ):
         (directory / "wav.scp").write_text(f"utt0 {command} |\n")
         with pytest.raises(UserError, match=f"wav.scp: the command of utt0 {message}"):
@@ -155,7 +155,7 @@ def test_audio_that_a_command_gives_in_part_is_refused(directory: Path) -> None:
 
 
 def test_texts_of_other_programs(directory: Path) -> None:
-    """A byte order mark and line ends of Windows; line ends of Unicode within a text; and another encoding."""
+    """A byte order mark and Windows line ends; Unicode line ends within a text; and another encoding."""
     text = directory / "text"
     text.write_text("utt0 WORD0\r\nutt1 A\u2028B\r\nutt2 É\r\n", encoding="utf-8-sig", newline="")
     assert [each.text for each in kaldi_dir.read(directory)[1]] == ["WORD0", "A\u2028B", "É"]
@@ -172,17 +172,17 @@ def test_texts_of_other_programs(directory: Path) -> None:
         ("text", "utt0 ", "utt9 X\nutt0 ", "text has a line for utt9, which has no audio"),
         ("utt2spk", "utt1 spk1\n", "", "utt2spk has no line for utt1"),
         ("utt2spk", "utt1 spk1", "utt1", "utt2spk: utt1 has no value"),
-        ("utt2spk", "utt1 spk1", "utt1 spk1 male", "utt2spk: the line of utt1 has more than an utterance and a sp"),
+        ("utt2spk", "utt1 spk1", "utt1 spk1 male", "utt2spk: the line of utt1 has more than two columns"),
         ("utt2spk", "utt1 spk1", "utt0 spk1", r"utt2spk: utt0 occurs twice \(line 2\)"),
         ("wav.scp", "0.wav", "absent.wav", r"wav.scp: \S+absent.wav of utt0 does not exist"),
         ("wav.scp", "0.wav", "text", r"text of utt0 cannot be read as audio"),
-        ("segments", "", "utt0 utt7 0 1\n", "segments: utt0 refers to utt7, which wav.scp has not"),
-        ("segments", "", "utt0 utt0 1.5 1\n", "segments: utt0 lasts from 1.5 to 1.0 s"),
+        ("segments", "", "utt0 utt7 0 1\n", "segments: utt0 refers to utt7, which is not in wav.scp"),
+        ("segments", "", "utt0 utt0 1.5 1\n", "segments: utt0 runs from 1.5 to 1.0 s"),
         ("segments", "", "utt0 utt0 1.5\n", "segments: the line of utt0 is not"),
         ("segments", "", "utt0 utt0 0 1 left\n", "segments: the line of utt0 is not"),
         ("segments", "", "utt0 utt0 0 1 0 0\n", "segments: the line of utt0 is not"),
-        ("segments", "", "utt0 utt0 0 2.6\n", "segments: utt0 lasts from 0.0 to 2.6 s, but utt0 has 2.0 s"),
-        ("segments", "", "utt0 utt0 2.1 2.4\n", "segments: utt0 lasts from 2.1 to 2.4 s, but utt0 has 2.0 s"),
+        ("segments", "", "utt0 utt0 0 2.6\n", "segments: utt0 runs from 0.0 to 2.6 s, but utt0 lasts 2.0 s"),
+        ("segments", "", "utt0 utt0 2.1 2.4\n", "segments: utt0 runs from 2.1 to 2.4 s, but utt0 lasts 2.0 s"),
     ],
 )
 def test_inconsistencies_are_named(directory: Path, name: str, old: str, new: str, message: str) -> None:
@@ -196,7 +196,7 @@ def test_inconsistencies_are_named(directory: Path, name: str, old: str, new: st
 @pytest.mark.parametrize("value", ["x/wav.ark:123", "wav.ark:123[0:10]", "wav.ark.gz:5", "ark:all.ark"])
 def test_archives_of_kaldi_are_refused_with_what_to_do(directory: Path, value: str) -> None:
     (directory / "wav.scp").write_text(f"utt0 {value}\n")
-    with pytest.raises(UserError, match="utt0 is in an archive of Kaldi's .*; write a command in its place.* wav-copy"):
+    with pytest.raises(UserError, match="utt0 is in a Kaldi archive .*; replace it with a command .* wav-copy"):
         kaldi_dir.read(directory)
 
 

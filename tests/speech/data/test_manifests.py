@@ -1,4 +1,4 @@
-"""Manifests: laziness, statistics, files that moved, and damage named by file."""
+"""Manifests: lazy reading, statistics, moved files, and damage reported by file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_reading_stops_where_the_reader_stops(data_dir: Path, tmp_path: Path) ->
     path.write_text("\n".join([*lines[:3], "{broken"]) + "\n")
     iterator = manifests.iterate_cuts(path)
     assert [next(iterator).id for _ in range(3)] == [json.loads(line)["id"] for line in lines[:3]]
-    with pytest.raises(UserError, match="cuts.jsonl is not a whole manifest"):
+    with pytest.raises(UserError, match="cuts.jsonl is not a manifest or is damaged"):
         next(iterator)
 
 
@@ -39,9 +39,9 @@ def test_a_truncated_manifest_is_named(data_dir: Path, tmp_path: Path, keep: flo
     path = tmp_path / "cuts.jsonl.gz"
     path.write_bytes(whole[: int(len(whole) * keep)])
     for read in (lambda: list(manifests.iterate_cuts(path)), lambda: contents.describe(path)):
-        with pytest.raises(UserError, match="cuts.jsonl.gz is not a whole manifest"):
+        with pytest.raises(UserError, match="cuts.jsonl.gz is not a manifest or is damaged"):
             read()
-    with pytest.raises(UserError, match="cuts.jsonl.gz is not a whole manifest"):
+    with pytest.raises(UserError, match="cuts.jsonl.gz is not a manifest or is damaged"):
         manifests.count_lines(path)
 
 
@@ -56,7 +56,7 @@ def test_missing_manifests_are_named(tmp_path: Path) -> None:
 
 
 def test_a_data_directory_that_moved_is_found(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As made by icefall's prepare.sh: paths are relative to the directory that holds ``data``."""
+    """As made by icefall's prepare.sh: paths are relative to the directory that contains ``data``."""
     recipe = tmp_path / "ASR"
     shutil.copytree(data_dir, recipe / "data")
     path = cuts_path(recipe / "data")
@@ -77,7 +77,7 @@ def test_a_data_directory_that_moved_is_found(data_dir: Path, tmp_path: Path, mo
 def test_a_data_directory_behind_a_link_is_found(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
-    """And its own features are read, where the working directory has others of the same name."""
+    """Its own features are read, even if the working directory has others with the same name."""
     recipe, disk, other = tmp_path / "ASR", tmp_path / "disk", tmp_path / "other"
     shutil.copytree(data_dir, recipe / "data")
     path = cuts_path(recipe / "data")
@@ -98,7 +98,7 @@ def test_a_data_directory_behind_a_link_is_found(
 
 
 def test_manifests_of_another_recipe_are_found(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warm-up of AN4 makes cuts of the manifests of LibriSpeech's recipe, and trains on them."""
+    """The warm-up of AN4 makes cuts from the manifests of the LibriSpeech recipe and trains on them."""
     corpus = Path(load_manifest(manifests.Paths(data_dir / "manifests").recordings("dev"))[0].sources[0].source)
     corpus = next(parent for parent in corpus.parents if parent.name == "LibriSpeech")
     recipe, other = tmp_path / "librispeech", tmp_path / "an4"
@@ -148,10 +148,10 @@ def test_validation_names_the_item(data_dir: Path) -> None:
     check(f"dev: utterance {first.id} occurs twice", first, replace(first, start=0.5, duration=0.1))
     check(f"dev: utterance {first.id} is in channel 1 of recording {first.id}", replace(first, channel=1))
     check(f"dev: utterance {first.id} is in channel .0. of recording", replace(first, channel=[0]))
-    check(f"dev: the transcript of {first.id}, 5, is no text; quote it", replace(first, text=5))
-    check(f"dev: utterance {first.id} lasts nan s, which is no sample", replace(first, duration=float("nan")))
+    check(f"dev: the transcript of {first.id}, 5, is not a string; put it in quotes", replace(first, text=5))
+    check(f"dev: utterance {first.id} lasts nan s, less than one sample", replace(first, duration=float("nan")))
     check(f"dev: utterance {first.id} lasts None s", replace(first, duration=None))
-    check(f"dev: utterance {first.id} lasts 1e-07 s, which is no sample", replace(first, duration=1e-7))
+    check(f"dev: utterance {first.id} lasts 1e-07 s, less than one sample", replace(first, duration=1e-7))
     with pytest.raises(UserError, match="dev has no recordings"):
         manifests.validate(RecordingSet.from_recordings([]), supervisions, "dev")
     recording = recordings[first.id]
@@ -169,7 +169,7 @@ def test_validation_names_the_item(data_dir: Path) -> None:
 def test_utterances_that_end_past_the_recording_are_trimmed(
     data_dir: Path, tmp_path: Path, segments: list[tuple[float, float]]
 ) -> None:
-    """By less than segment files are rounded to; each has a start and how far its end lies past the recording's (s)."""
+    """By less than the rounding of segment files; parameters are start and overshoot (s)."""
     recordings, supervisions = load(data_dir)
     first, recording = supervisions[0], recordings[0]
     segments_of = [
@@ -186,7 +186,7 @@ def test_utterances_that_end_past_the_recording_are_trimmed(
 
 def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
     path = manifests.Paths(data_dir / "manifests").supervisions("dev")
-    with pytest.raises(UserError, match="dev.jsonl.gz holds items of the kind SupervisionSegment, not cuts; give a fi"):
+    with pytest.raises(UserError, match="dev.jsonl.gz contains SupervisionSegment items, not cuts; give a fi"):
         list(manifests.iterate_cuts(path))
 
 
@@ -197,21 +197,23 @@ def test_cuts_without_id_or_duration_are_named(data_dir: Path, tmp_path: Path, c
     rows[2].update(change)
     path = tmp_path / "x_cuts_dev.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=f"x_cuts_dev.jsonl: cut {rows[2]['id']!r} lasts .*, or remove it"):
+    with pytest.raises(
+        UserError, match=f"x_cuts_dev.jsonl: cut {rows[2]['id']!r} has an invalid id or duration .*, or remove it"
+    ):
         list(manifests.iterate_cuts(path))
 
 
 def test_a_transcript_that_is_no_text_is_named(data_dir: Path) -> None:
     cut = next(manifests.iterate_cuts(manifests.Paths(data_dir / "fbank").cuts("dev")))
     cut.supervisions[0].text = 5
-    with pytest.raises(UserError, match=f"the transcript of cut {cut.id}, 5, is no text"):
+    with pytest.raises(UserError, match=f"the transcript of cut {cut.id}, 5, is not a string"):
         sampler.transcript(cut)
 
 
 def test_manifests_of_another_format_are_named(data_dir: Path, tmp_path: Path) -> None:
-    """As the ``cuts_*.json.gz`` of icefall's beginnings."""
+    """As ``cuts_*.json.gz`` of early icefall."""
     load_manifest(cuts_path(data_dir)).to_file(tmp_path / "cuts_dev.json.gz")
-    with pytest.raises(UserError, match=r"cuts_dev\.json\.gz does not hold JSON lines; convert it: lhotse copy"):
+    with pytest.raises(UserError, match=r"cuts_dev\.json\.gz is not in JSON Lines format; convert it: lhotse copy"):
         next(manifests.iterate_cuts(tmp_path / "cuts_dev.json.gz"))
 
 

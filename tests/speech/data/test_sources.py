@@ -1,4 +1,4 @@
-"""What networks hear: samples of cuts, in batches, and what is said about recordings that cannot be heard."""
+"""Inputs of networks: samples of cuts in batches, and errors about unusable recordings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCE = sources.audio(16000, lambda samples: samples // 320)
 
 
 def cuts(directory: Path, rate: int = 16000, channels: int = 1, level: float = 0.1) -> Path:
-    """A manifest of six recordings of noise."""
+    """Write a manifest of six recordings of noise."""
     from lhotse import CutSet, Recording, SupervisionSegment
 
     generator, found = np.random.default_rng(0), []
@@ -52,14 +52,14 @@ def test_batches_of_samples(tmp_path: Path) -> None:
 
 
 def test_what_is_too_short_for_its_tokens(tmp_path: Path) -> None:
-    """The encoder's frames decide, as the source counts them."""
+    """The limit is the number of encoder frames, as the source counts them."""
     from pruning.speech.text import bpe
 
     path = cuts(tmp_path)
     tokenizer = bpe.train(["ONE TWO"] * 20, tmp_path / "lang", None, "char")
     config = DataConfig(max_duration=10.0, num_buckets=1, num_workers=0)
     tokens = len(tokenizer.encode("ONE TWO"))
-    limit = 8000 + 400 * 3  # samples of the fourth
+    limit = 8000 + 400 * 3  # samples of the fourth recording
     source = sources.audio(16000, lambda samples: tokens if samples >= limit else tokens - 1)
     (batch,) = training_batches(config, [path], tokenizer, 0, 1, source=source)
     assert sorted(batch.ids) == ["r3", "r4", "r5"]

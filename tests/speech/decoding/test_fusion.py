@@ -1,4 +1,4 @@
-"""Language models in search: against a plain beam search with a dictionary, and over hypotheses that are there."""
+"""Language models in search, compared with a plain beam search with a dictionary, and in rescoring."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def internal(network: Network, tokens: tuple[int, ...]) -> list[float]:
 
 
 def reference(network: Network, lm: TransformerLM, frames: Tensor, size: int, fusion: Fusion) -> list[int]:
-    """Hypothesis by hypothesis, with the formula of `Fusion` written out."""
+    """Search hypothesis by hypothesis, with the formula of `Fusion` written out."""
     beam: dict[tuple[int, ...], float] = {(): 0.0}
     for frame in frames:
         candidates = []
@@ -70,7 +70,7 @@ def reference(network: Network, lm: TransformerLM, frames: Tensor, size: int, fu
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.sampled_from([(0.5, 0.0), (1.0, 0.4), (0.0, 0.3)]))
 def test_fused_search_equals_its_reference(seed: int, size: int, scales: tuple[float, float]) -> None:
-    """With utterances of different lengths, whose histories are of different lengths in every frame."""
+    """With utterances of different lengths, whose histories have different lengths in every frame."""
     network, lm, lengths = Network(VOCABULARY, seed), language_model(seed), [8, 3, 6]
     encoder_out = torch.randn(3, 8, 6)
     fusion = Fusion(lm, BOUNDARY, *scales)
@@ -114,7 +114,7 @@ def test_rescoring_takes_the_best_of_the_sum() -> None:
 @pytest.mark.parametrize("method", [pytest.param(name, marks=pytest.mark.k2 if "fast" in name else ())
                                     for name in WITH_LM])  # fmt: skip
 def test_methods_with_a_language_model(method: str) -> None:
-    """A large weight gives what the language model likes; none gives the method without one; without one it says so."""
+    """A large weight gives what the language model prefers, 0 the method without one; a missing model is an error."""
     network, lm = Network(VOCABULARY, 2), LanguageModel(language_model(), BOUNDARY)
     encoder_out, lengths = torch.randn(4, 12, 6), torch.tensor([12, 7, 0, 3])
     plain = decode(network, encoder_out, lengths, DecodingConfig(method, lm_scale=0.0), lm)

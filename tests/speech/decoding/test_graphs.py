@@ -1,4 +1,4 @@
-"""Decoding graphs of n-gram models: their scores against the model's own, and what the searches make of them."""
+"""Decoding graphs of n-gram models: scores compared with the model's own, and search with graphs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from pruning.speech.text.bpe import Tokenizer
 ROOT = Path(__file__).resolve().parents[3]
 TEXTS = ["THE CAT SAT", "THE CATS SAT", "A CAT SAT ON THE MAT", "THE MAT", "ON A MAT THE CATS SAT", "A CAT",
          "THE CAT SAT"]  # fmt: skip
-TOO = "DOG"  # spelled by the pieces, none of the model's words
+TOO = "DOG"  # can be spelled, but is not a word of the model
 
 
 @pytest.fixture(scope="module")
 def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Word pieces and a trigram model, ``3-gram.arpa.gz``."""
+    """Return a language directory with word pieces and a trigram model, ``3-gram.arpa.gz``."""
     directory = tmp_path_factory.mktemp("lang")
     bpe.train([*TEXTS, "DOG GOD"], directory, 24, "bpe")
     arpa.write(estimate(TEXTS, 3), directory / "3-gram.arpa.gz")
@@ -46,7 +46,7 @@ def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(lang_dir: Path) -> Path:
-    """The same with both graphs."""
+    """Return the language directory with both graphs."""
     pytest.importorskip("k2", reason="k2 is not installed for this torch")
     pytest.importorskip("kaldilm", reason="the extra 'graphs' is not installed")
     graphs.build(lang_dir / "3-gram.arpa.gz", Tokenizer(lang_dir), GRAPH_KINDS)
@@ -58,7 +58,7 @@ def read(directory: Path, kind: str) -> DecodingGraph:
 
 
 def path_score(fsa: Any, tokens: Sequence[int]) -> float:
-    """The best score of ``tokens`` in a graph."""
+    """Return the best score of ``tokens`` in a graph."""
     import k2
 
     line = k2.arc_sort(k2.linear_fsa(list(tokens)))
@@ -67,10 +67,10 @@ def path_score(fsa: Any, tokens: Sequence[int]) -> float:
 
 
 def backing_off(model: NgramModel, words: Sequence[str]) -> float:
-    """The score of the best way to say a sentence if one may back off where there is no need to."""
+    """Return the best score of a sentence if backing off is always allowed."""
 
     def after(state: State, word: str) -> list[tuple[float, State]]:
-        """Every way: a word's n-gram after each history that it has one for, with the weights up to there."""
+        """Return every way: the word's n-gram after each history that has one, with the back-off weights up to it."""
         index, ways, weight = model.words.index(word), [], 0.0
         for length in range(len(state), -1, -1):
             if length == 0 or state[length - 1] >= 0:
@@ -95,12 +95,12 @@ def backing_off(model: NgramModel, words: Sequence[str]) -> float:
 
 
 def sentences(vocabulary: Sequence[str], longest: int) -> list[tuple[str, ...]]:
-    # not the empty one: k2 cannot intersect its FSA, of a single arc
+    # without the empty one: k2 cannot intersect its FSA, which has a single arc
     return [words for length in range(1, longest + 1) for words in itertools.product(vocabulary, repeat=length)]
 
 
 def build_in(directory: Path, lang_dir: Path, model: NgramModel, order: Optional[int] = None) -> DecodingGraph:
-    """``LG`` of a model, in ``directory``, with the word pieces of ``lang_dir``."""
+    """Build ``LG`` of a model in ``directory``, with the word pieces of ``lang_dir``."""
     directory.mkdir(exist_ok=True)
     (directory / "bpe.model").write_bytes((lang_dir / "bpe.model").read_bytes())
     arpa.write(model, directory / "model.arpa")
@@ -131,7 +131,7 @@ def test_longer_ngrams_can_be_left_out(built: Path, tmp_path: Path) -> None:
     fsa = graph.fsa(1.0, "cpu")
     pairs = [("THE", "CAT"), ("CAT", "THE")]
     one, two = (path_score(fsa, graph.tokenizer.encode(" ".join(words))) for words in pairs)
-    assert one == pytest.approx(two, abs=1e-3)  # without histories order says nothing
+    assert one == pytest.approx(two, abs=1e-3)  # without histories the order of words does not matter
     with pytest.raises(UserError, match="up to 3 words, not 4"):
         graphs.build(tmp_path / "model.arpa", graph.tokenizer, ["LG"], 4)
 
@@ -175,13 +175,13 @@ def test_only_spellings_that_need_it_are_disambiguated() -> None:
 
 
 def sharp(tokens: Sequence[int], vocab_size: int, certainty: float = 12.0) -> Tensor:
-    """CTC log-probabilities (1, T, V) of two frames for each token and two of blank after it."""
+    """Return CTC log-probabilities (1, T, V) with two frames per token, each followed by two of blank."""
     frames = [one for token in tokens for one in (token, token, 0, 0)] or [0]
     return (certainty * torch.nn.functional.one_hot(torch.tensor([frames]), vocab_size).float()).log_softmax(dim=-1)
 
 
 class Head(torch.nn.Module):
-    """Stands for a network whose encoder gives CTC log-probabilities."""
+    """A network whose encoder outputs are CTC log-probabilities."""
 
     def ctc(self, encoder_out: Tensor) -> Tensor:
         return encoder_out
@@ -205,13 +205,13 @@ def test_sharp_frames_give_their_words(built: Path) -> None:
 
 
 def ambiguous(graph: DecodingGraph, one: str, other: str, lead: float) -> Tensor:
-    """Frames that say ``one`` a little louder than ``other``, of as many pieces.
+    """Return frames in which ``one`` is slightly more probable than ``other``, which has as many pieces.
 
     Args:
-        graph: for its pieces.
+        graph: decoding graph with the pieces.
         one: a text.
-        other: a text.
-        lead: how much more probable the first is, as a natural logarithm.
+        other: another text.
+        lead: difference of their log-probabilities.
     """
     encode, size = graph.tokenizer.encode, graph.tokenizer.vocab_size
     assert len(encode(one)) == len(encode(other))
@@ -265,7 +265,7 @@ def test_words_that_the_pieces_cannot_spell_are_left_out_and_told(
 
 @pytest.mark.k2
 def test_others_arpa_files_are_read(built: Path, tmp_path: Path) -> None:
-    """Without ``<unk>``, or as ``<UNK>``; a back-off weight that makes an n-gram worse than none."""
+    """Without ``<unk>``, or with ``<UNK>``; with a back-off weight that makes an n-gram worse than backing off."""
     text = "\\data\\\nngram 1=4\nngram 2=2\n\n\\1-grams:\n-99 <s> -0.1\n-0.5 </s>\n-0.7 CAT -0.2\n-0.9 THE\n\n"
     text += "\\2-grams:\n-2.0 <s> CAT\n-0.3 CAT THE\n\n\\end\\\n"
     for name, content in (("plain", text), ("unknown", text.replace("1=4", "1=5").replace("-0.9", "-3 <UNK>\n-0.9"))):
@@ -281,7 +281,7 @@ def test_others_arpa_files_are_read(built: Path, tmp_path: Path) -> None:
 
 
 class Decoder(torch.nn.Module):
-    """A decoder that says nothing."""
+    """A decoder whose output is 0."""
 
     blank_id, context_size = 0, 1
 
@@ -294,7 +294,7 @@ class Decoder(torch.nn.Module):
 
 
 class Joiner(torch.nn.Module):
-    """Adds; its input is log-probabilities."""
+    """A joiner that adds; its input is log-probabilities."""
 
     encoder_proj = decoder_proj = torch.nn.Identity()
 
@@ -303,7 +303,7 @@ class Joiner(torch.nn.Module):
 
 
 class Toy(torch.nn.Module):
-    """A transducer whose encoder gives the log-probabilities of its tokens."""
+    """A transducer whose encoder outputs are the log-probabilities of its tokens."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -311,7 +311,7 @@ class Toy(torch.nn.Module):
 
 
 def emitted(log_probs: Tensor) -> Tensor:
-    """Of CTC frames, one in two: a transducer says a token once."""
+    """Return every second CTC frame: a transducer emits a token once."""
     return log_probs[:, ::2]
 
 
@@ -347,26 +347,26 @@ def test_fast_beam_search_weighs_the_language_model(built: Path) -> None:
 def test_a_method_without_its_graph_is_a_fault_of_the_caller(built: Path) -> None:
     network, config = Head(), DecodingConfig(method="hlg_decoding")
     for graph in (None, read(built, "LG")):
-        with pytest.raises(ValueError, match="graph of kind HLG"):
+        with pytest.raises(ValueError, match="graph of type HLG"):
             decode(network, torch.zeros(1, 2, 24), torch.tensor([2]), config, graph=graph)  # type: ignore[arg-type]
 
 
 @pytest.mark.k2
 def test_graphs_that_do_not_fit_are_refused(built: Path, tmp_path: Path) -> None:
     tokenizer, path = Tokenizer(built), tmp_path / "graph"
-    with pytest.raises(UserError, match=r"graph does not exist; make it with local/make_graphs.py .*--which HLG"):
+    with pytest.raises(UserError, match=r"graph does not exist; create it with local/make_graphs.py .*--which HLG"):
         graphs.load(path, "HLG", tokenizer)
     path.write_bytes(graphs.path_of(built, "LG").read_bytes())
-    with pytest.raises(UserError, match="of kind LG, not HLG"):
+    with pytest.raises(UserError, match="of type LG, not HLG"):
         graphs.load(path, "HLG", tokenizer)
     bpe.train(TEXTS, tmp_path / "other", 20, "bpe")
-    with pytest.raises(UserError, match="other pieces"):
+    with pytest.raises(UserError, match="other tokens"):
         graphs.load(path, "LG", Tokenizer(tmp_path / "other"))
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(UserError, match="damaged"):
         graphs.load(path, "LG", tokenizer)
     save_file({"arcs": torch.zeros(1)}, str(path))
-    with pytest.raises(UserError, match="no decoding graph"):
+    with pytest.raises(UserError, match="not a decoding graph"):
         graphs.load(path, "LG", tokenizer)
     tensors = load_file(graphs.path_of(built, "LG"))
     tensors["arcs"][0, 1] = 10**6

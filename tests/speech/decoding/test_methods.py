@@ -1,4 +1,4 @@
-"""Searches against greedy, against plain references, and against enumeration of every hypothesis."""
+"""Searches compared with greedy search, plain references, and enumeration of every hypothesis."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from pruning.speech.decoding.methods import decode
 WITH_K2 = ("fast_beam_search", "ctc_decoding", *GRAPHS)
 ALL_METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS
                if name not in WITH_LM]  # fmt: skip
-METHODS = [method for method in ALL_METHODS if method.values[0] not in GRAPHS]  # those are tried in test_graphs.py
+METHODS = [method for method in ALL_METHODS if method.values[0] not in GRAPHS]  # those are tested in test_graphs.py
 
 
 class Network(torch.nn.Module):
-    """A transducer less its encoder, with posteriors that differ enough to rank hypotheses."""
+    """A transducer without its encoder, whose posteriors differ enough to rank hypotheses."""
 
     def __init__(self, vocab_size: int, seed: int, dim: int = 6) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class Network(torch.nn.Module):
 
     @torch.no_grad()
     def frame_log_probs(self, frame: Tensor, tokens: tuple[int, ...]) -> list[float]:
-        """Log-probabilities of every token at an encoder frame (D,) after ``tokens``."""
+        """Return log-probabilities of every token at an encoder frame (D,) after ``tokens``."""
         context = torch.tensor([(0, 0, *tokens)[-2:]])
         decoder_out = self.decoder(context, pad=False)[0, 0]
         return self.joiner(frame, decoder_out).double().log_softmax(dim=0).tolist()
 
 
 def reference_beam_search(network: Network, frames: Tensor, beam_size: int) -> list[int]:
-    """Modified beam search of one utterance (T, D), hypothesis by hypothesis."""
+    """Run modified beam search on one utterance (T, D), hypothesis by hypothesis."""
     beam: dict[tuple[int, ...], float] = {(): 0.0}
     for frame in frames:
         candidates = [
@@ -73,7 +73,7 @@ def reference_beam_search(network: Network, frames: Tensor, beam_size: int) -> l
 
 
 def enumerated_scores(network: Network, frames: Tensor) -> dict[tuple[int, ...], list[float]]:
-    """Token sequence -> log-probabilities of all its alignments with at most one token a frame."""
+    """Map each token sequence to log-probabilities of all its alignments with at most one token per frame."""
     vocab_size, scores = network.decoder.vocab_size, defaultdict(list)
     for path in itertools.product(range(vocab_size), repeat=len(frames)):
         tokens: tuple[int, ...] = ()

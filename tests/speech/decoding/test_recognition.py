@@ -1,4 +1,4 @@
-"""The time of features, which must not cost the decoding that it belongs to."""
+"""Timing of features, which must not make decoding fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cuts_of(data_dir: Path) -> Path:
 def test_relative_recordings_are_found_from_elsewhere(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As icefall's: relative to the directory that holds ``data``."""
+    """As in icefall: relative to the directory that contains ``data``."""
     shutil.copytree(data_dir / "LibriSpeech/dev", tmp_path / "ASR/data/LibriSpeech/dev")
     path = tmp_path / "ASR/data/fbank/cuts.jsonl.gz"
     path.parent.mkdir()

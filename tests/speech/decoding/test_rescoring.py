@@ -1,4 +1,4 @@
-"""N-best lists of any recogniser: read, re-ranked by networks and n-grams, with the weight chosen on dev."""
+"""N-best lists of any recogniser: reading, rescoring with networks and n-grams, tuning of the weight on dev."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def test_lists_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["a", "a ONE TWO", "a nan ONE", "a inf ONE"])
 def test_a_line_without_a_score_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "nbest.txt").write_text(f"a -1 ONE\n{line}\n")
-    with pytest.raises(UserError, match=r"nbest.txt line 2: .* has no score; write UTTERANCE SCORE TEXT"):
+    with pytest.raises(
+        UserError, match=r"nbest.txt line 2: .* has no valid score; write lines of the form UTTERANCE SCORE TEXT"
+    ):
         read_nbest(tmp_path / "nbest.txt")
 
 
@@ -46,7 +48,7 @@ def test_scores_are_added_with_the_weight() -> None:
 
 
 def test_the_command_chooses_its_weight_on_dev(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a sentence of the training text is, the recogniser heard a little less well than nonsense."""
+    """The recogniser gives sentences of the training text a slightly lower score than nonsense."""
     from tests.speech.text.test_sentences import lines
 
     spoken = {f"u{index}": line for index, line in enumerate(lines(340)[300:]) if len(line.split()) > 3}
@@ -95,7 +97,7 @@ PROBABILITIES = st.one_of(st.just(-math.inf), SCORES)
 def test_texts_without_probability_come_last_and_a_weight_of_nothing_changes_nothing(
     pairs: list[tuple[float, float]], scale: float
 ) -> None:
-    """Against an independent order: first what is possible by its sum, then the rest by the recogniser."""
+    """Compared with an independent order: possible texts by their sums, then the rest by the recogniser's scores."""
     entries = [Entry("u", score, f"T{index}") for index, (score, _) in enumerate(pairs)]
     known = {f"T{index}": probability for index, (_, probability) in enumerate(pairs)}
     found = rescore({"u": entries}, lambda texts: [known[text] for text in texts], scale)["u"]
@@ -116,7 +118,9 @@ def test_a_list_with_impossible_texts_is_read_again(tmp_path: Path) -> None:
 def test_names_of_kaldis_lists_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "nbest.txt"
     path.write_text("u1-1 -1 ONE\nu1-2 -2 TWO\nu2-1 -1 TEN\n")
-    with pytest.raises(UserError, match="one hypothesis each for u1-1, u1-2, .*: names of Kaldi's n-best lists; take"):
+    with pytest.raises(
+        UserError, match="one hypothesis each for u1-1, u1-2, .*: names of Kaldi's n-best lists; remove"
+    ):
         read_nbest(path)
     path.write_text("19-198-0001 -1 ONE\n19-198-0002 -2 TWO\n19-198-0000 -2 TWO\n")
     assert len(read_nbest(path)) == 3, "LibriSpeech's names are not numbered from 1"
@@ -134,7 +138,7 @@ def run(place: Path, nbest: str, references: str, *options: str) -> None:
 def test_every_reference_counts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Utterances without hypotheses are deleted, in what is printed and in what the weight is chosen by."""
+    """Utterances without hypotheses count as deleted, in the printed WER and in tuning the weight."""
     write(estimate(["ONE TWO", "TWO ONE"], 2), tmp_path / "lm.arpa")
     run(tmp_path, "a -1 ONE TWO\n", "a ONE TWO\nb ONE TWO\n", "--lm-scale", "0")
     assert "WER 50.00 % -> 50.00 %" in capsys.readouterr().out
@@ -161,7 +165,7 @@ def test_references_and_hypotheses_are_compared_in_one_form(
 
 
 def test_an_arpa_file_without_probability_of_unknown_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """-inf for <unk>: a weight of 0, which tuning always tries, changes nothing."""
+    """<unk> has -inf: a weight of 0, which tuning always tries, changes nothing."""
     write(estimate(["ONE TWO", "TWO ONE"], 2), tmp_path / "lm.arpa")
     text = (tmp_path / "lm.arpa").read_text()
     (tmp_path / "lm.arpa").write_text(re.sub(r"^\S+\t<unk>", "-inf\t<unk>", text, flags=re.M))
@@ -173,7 +177,7 @@ def test_an_arpa_file_without_probability_of_unknown_words(tmp_path: Path, capsy
 
 
 def test_pipes_are_read(tmp_path: Path) -> None:
-    """As `--references <(zcat text.gz)` gives them."""
+    """As with `--references <(zcat text.gz)`."""
     reading, writing = os.pipe()
     os.write(writing, b"a -1 ONE\na -2 TWO\n")
     os.close(writing)

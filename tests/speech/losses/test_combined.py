@@ -1,4 +1,4 @@
-"""Transducer, CTC and distillation losses against enumeration, against the plain loss, and against k2."""
+"""Transducer, CTC and distillation losses, compared with enumeration, the plain loss and k2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCALES = [(0.0, 0.0), (0.0, 0.25), (0.1, 0.0), (0.1, 0.2)]
 
 
 class Network(torch.nn.Module):
-    """A transducer less its encoder."""
+    """A transducer without its encoder."""
 
     def __init__(self, vocab_size: int = 7, dim: int = 8) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def network() -> Network:
 def random_batch(
     lengths: list[int], target_lengths: list[int], vocab_size: int = 7, dim: int = 8, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Encoder output, lengths, targets, target lengths."""
+    """Return encoder output, lengths, targets, target lengths."""
     generator = torch.Generator().manual_seed(seed)
     tokens = [torch.randint(1, vocab_size, (n,), generator=generator).tolist() for n in target_lengths]
     encoder_out = torch.randn(len(lengths), max(lengths), dim, generator=generator)
@@ -59,13 +59,13 @@ def random_batch(
 
 
 def alignments(frames: int, symbols: int) -> Iterator[list[bool]]:
-    """Every order of blanks (False) and symbols (True) that reads all frames; the last is the closing blank."""
+    """Yield every order of blanks (False) and symbols (True) that reads all frames; the last is the closing blank."""
     for places in itertools.combinations(range(frames - 1 + symbols), symbols):
         yield [i in places for i in range(frames - 1 + symbols)] + [False]
 
 
 def enumerated_loss(logits: Tensor, targets: list[int]) -> Tensor:
-    """The loss of one utterance (T, U + 1, V) as the sum over all alignments."""
+    """Return the loss of one utterance (T, U + 1, V) as the sum over all alignments."""
     log_probs, scores = logits.log_softmax(dim=-1), []
     for path in alignments(logits.size(0), len(targets)):
         t = u = 0
@@ -88,7 +88,7 @@ def test_plain_loss_is_the_sum_over_alignments(frames: int, symbols: int, seed: 
 
 
 def arcs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the next symbol (N, T, U) and of blank (N, T, U + 1) at each node."""
+    """Return log-probabilities of the next symbol (N, T, U) and of blank (N, T, U + 1) at each node."""
     log_probs = logits.log_softmax(dim=-1)
     index = targets[:, None, :, None].expand(-1, logits.size(1), -1, -1)
     return log_probs[:, :, :-1].gather(3, index).squeeze(3), log_probs[..., 0]
@@ -107,7 +107,7 @@ def test_lattice_score_and_gradient_equal_the_plain_loss(sizes: list[tuple[int, 
     torch.testing.assert_close(
         torch.autograd.grad(-score.sum(), logits)[0], torch.autograd.grad(plain, logits)[0], rtol=1e-6, atol=1e-7
     )
-    # A path takes one blank on each frame and each symbol once.
+    # A path takes one blank per frame and each symbol once.
     t, u = torch.arange(max(lengths)), torch.arange(targets.size(1))
     torch.testing.assert_close(blanked.sum(dim=2), (t < frames.unsqueeze(1)).double(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(emitted.sum(dim=1), (u < symbols.unsqueeze(1)).double(), rtol=1e-6, atol=1e-6)
@@ -117,7 +117,7 @@ def test_closed_arcs_leave_only_the_open_paths() -> None:
     emit = torch.full((1, 3, 2), -1.0, dtype=torch.float64)
     blank = torch.full((1, 3, 3), -0.5, dtype=torch.float64)
     emit[0, 0] = float("-inf")  # no symbol on the first frame
-    blank[0, 1, 0] = float("-inf")  # the first symbol no later than on frame 1
+    blank[0, 1, 0] = float("-inf")  # the first symbol on frame 1 at the latest
     open_paths = 2  # both on frame 1, or one on frame 1 and one on frame 2
     score, _, _ = lattice_score(emit, blank, torch.tensor([3]), torch.tensor([2]))
     assert score.item() == pytest.approx(torch.log(torch.tensor(open_paths)).item() - 2 * 1.0 - 3 * 0.5)

@@ -1,4 +1,4 @@
-"""n-gram models: the formulas of Kneser-Ney smoothing in plain Python, sums, ARPA files whole and broken."""
+"""n-gram models: Kneser-Ney formulas in plain Python, sums to one, valid and broken ARPA files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ histories = st.tuples(st.booleans(), st.lists(st.sampled_from([*"ABCDE", "X"]), 
 
 
 class Oracle:
-    """The same model straight from the formulas, with sets and dictionaries, for any history."""
+    """The same model, computed directly from the formulas with sets and dictionaries, for any history."""
 
     def __init__(self, texts: Sequence[str], order: int, vocabulary: Sequence[str]) -> None:
         self.order, self.vocabulary = order, vocabulary
@@ -78,7 +78,7 @@ class Oracle:
 
 
 def reach(model: NgramModel, started: bool, history: Sequence[str]) -> State:
-    """The state after ``history``, at the start of a sentence or within one."""
+    """Return the state after ``history``, at the start of a sentence or within one."""
     state = model.start() if started else ()
     for word in history:
         _, state = model.advance(state, word)
@@ -181,12 +181,12 @@ def test_vocabulary() -> None:
 @pytest.mark.parametrize(
     ("texts", "order", "vocabulary", "message"),
     [
-        (["A"], 0, None, "order 0"),
-        (["A B", "B </s>"], 2, None, "line 2 of the text holds <s> or </s>"),
+        (["A"], 0, None, "must be at least 1, got 0"),
+        (["A B", "B </s>"], 2, None, "line 2 of the text contains <s> or </s>"),
         (["A B", "C"], 5, None, "long enough for n-grams of order 5; give an order of at most 4"),
-        ([" ", ""], 2, ["A"], "the text holds no word"),
+        ([" ", ""], 2, ["A"], "the text contains no words"),
         ([""], 2, None, "the vocabulary is empty"),
-        (["A"], 2, ["A", "B C"], "'B C' of the vocabulary is not one word"),
+        (["A"], 2, ["A", "B C"], "'B C' in the vocabulary is not one word"),
     ],
 )
 def test_unusable_text(texts: list[str], order: int, vocabulary: list[str], message: str) -> None:
@@ -203,7 +203,7 @@ def test_arpa_holds_the_model(tmp_path: Path, order: int, name: str) -> None:
     assert (found.order, found.vocabulary) == (order, model.vocabulary)
     for sentence in itertools.product(["A", "B", "C", "É", "X"], repeat=3):
         assert found.score(sentence) == pytest.approx(model.score(sentence), abs=1e-4)
-    written = (tmp_path / name).read_bytes()  # packed without a date
+    written = (tmp_path / name).read_bytes()  # compressed without a date
     assert written.startswith(b"\x1f\x8b\x08\0\0\0\0\0" if name.endswith(".gz") else b"\\data\\")
 
 
@@ -241,13 +241,13 @@ def read_text(directory: Path, text: str) -> NgramModel:
 
 
 def test_arpa_of_others(tmp_path: Path) -> None:
-    """Tables and blanks alike, ``<UNK>``, words in any order, and an n-gram whose end is pruned (B </s>)."""
+    """Tabs and spaces alike, ``<UNK>``, words in any order, and an n-gram whose end is pruned (B </s>)."""
     for text in (ARPA, ARPA.replace("\n", "\r\n")):
         model = read_text(tmp_path, text)
         assert (model.order, model.vocabulary) == (3, ("A", "B"))
         expected = {
             "A B": [-0.25, -0.125, -2.25],
-            "B": [-0.5 - 0.75, -0.125 - 1.0],  # back off from <s>, then from B
+            "B": [-0.5 - 0.75, -0.125 - 1.0],  # backs off from <s>, then from B
             "A A": [-0.25, -0.0625 - 0.25 - 0.5, -1.5],
             "X": [-2.5, -1.0],
         }
@@ -257,7 +257,7 @@ def test_arpa_of_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("<unk>", "<UNK>"), ("<UNK>", "<unk>")])
 def test_arpa_with_unknown_in_both_cases(tmp_path: Path, first: str, second: str) -> None:
-    """KenLM takes both for the one word, and the later line counts."""
+    """KenLM treats both as the same word, and the later line counts."""
     both = ARPA.replace("-2.0\t<UNK>", f"-2.0\t{first}\n-3.0\t{second}").replace("1=5", "1=6")
     assert read_text(tmp_path, both).score(["X"])[0] == pytest.approx(math.log(10) * -3.5)
     with pytest.raises(UserError, match="repeats the 1-gram <unk>"):
@@ -281,16 +281,16 @@ def test_arpa_without_unknown(tmp_path: Path) -> None:
         ("3=2", "3=1", "line 22 is not \\end\\"),
         ("-0.75\tB", "-0.75\tA", "line 13 repeats the 1-gram A"),
         ("-0.75\tB", "x\tB", "line 13 is not 1-gram 5"),
-        ("-0.75\tB", "nan\tB", "line 13 holds no log10 probability"),
-        ("-0.75\tB", "0.75\tB", "line 13 holds no log10 probability"),
-        ("-0.125\n", "inf\n", "line 13 holds no log10 probability"),
+        ("-0.75\tB", "nan\tB", "line 13 has an invalid log10 probability"),
+        ("-0.75\tB", "0.75\tB", "line 13 has an invalid log10 probability"),
+        ("-0.125\n", "inf\n", "line 13 has an invalid log10 probability"),
         ("-0.75\tB\t-0.125\n", "-0.75\n", "line 13 is not 1-gram 5"),
-        ("</s>\n-2.0", "<S>\n-2.0", "line 15 ends the 1-grams, and </s> is none of them"),
-        ("-0.5 A B", "-0.5 A C", "line 17 holds C, which is no 1-gram"),
+        ("</s>\n-2.0", "<S>\n-2.0", "line 15 ends the 1-grams, but </s> is not one of them"),
+        ("-0.5 A B", "-0.5 A C", "line 17 contains C, which is not a 1-gram"),
         ("-0.5 A B", "-0.5 A </s>", "line 18 repeats a 2-gram"),
-        ("-2.25 A B", "-2.25 B B", "line 22 holds a 3-gram whose first 2 words are no 2-gram"),
+        ("-2.25 A B", "-2.25 B B", "line 22 has a 3-gram whose first 2 words are not a 2-gram"),
         ("-2.25 A B </s>", "-2.25 A B </s> -1", "line 22 is not 3-gram 2 of the 2"),
-        ("\n\\end\\\n", "", "is cut off: it ends after line 22 without \\end\\"),
+        ("\n\\end\\\n", "", "is truncated: it ends after line 22 without \\end\\"),
     ],
 )
 def test_broken_arpa_names_the_line(tmp_path: Path, old: str, new: str, message: str) -> None:

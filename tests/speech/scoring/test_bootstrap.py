@@ -1,4 +1,4 @@
-"""Bootstrap by speaker and utterance, p-values and Holm's correction, against known answers."""
+"""Bootstrap by speaker and utterance, p-values and Holm's correction, compared with known answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_replication_draws_speakers_and_then_their_utterances() -> None:
     speakers = ["a"] * 4 + ["b"] * 2 + ["c"] * 2
     weights = Design.of(speakers, replications=500).weights
     per_speaker = [weights[:, :4].sum(axis=1) / 4, weights[:, 4:6].sum(axis=1) / 2, weights[:, 6:].sum(axis=1) / 2]
-    assert all(np.array_equal(drawn, np.round(drawn)) for drawn in per_speaker), "a speaker comes whole or not"
+    assert all(np.array_equal(drawn, np.round(drawn)) for drawn in per_speaker), "speakers are drawn as a whole"
     assert np.array_equal(sum(per_speaker), np.full(500, 3.0)), "as many speakers as there are"
     assert weights.mean() == pytest.approx(1.0, abs=0.05)
 
@@ -51,16 +51,16 @@ def test_p_values() -> None:
 
 
 def test_seeds_are_drawn_as_well() -> None:
-    """Against the textbook: the interval of a mean of S seeds that differ by nothing but their seeds."""
+    """Compared with the textbook interval of a mean over S seeds that differ only by their seeds."""
     generator = np.random.default_rng(5)
     design, words = Design.of([str(i) for i in range(50)], replications=20_000), np.full(50, 10.0)
     rates = generator.normal(2.0, 0.2, size=5)
-    errors = np.tile(rates[:, None], (1, 50))  # (S, U): every utterance alike, so that utterances spread nothing
+    errors = np.tile(rates[:, None], (1, 50))  # (S, U): all utterances equal, so they add no variance
     found = design.rate(errors, words, "a").interval
     assert found.value == pytest.approx(10 * rates.mean(), rel=1e-5)
     assert design.rate(errors, words, "a").drawn.std() == pytest.approx(10 * rates.std(ddof=1) / np.sqrt(5), rel=0.03)
     one = design.rate(errors[0], words).interval
-    assert one.low == pytest.approx(one.high, rel=1e-5), "one seed says nothing of others"
+    assert one.low == pytest.approx(one.high, rel=1e-5), "one seed has no spread"
     apart = design.rate(errors, words, "a") - design.rate(errors, words, "b")
     assert apart.drawn.std() == pytest.approx(np.sqrt(2) * design.rate(errors, words, "a").drawn.std(), rel=0.05)
 
@@ -71,7 +71,7 @@ def test_difference_of_samples() -> None:
 
 
 def test_p_values_do_not_claim_too_much() -> None:
-    """Drawing speakers and then utterances is on the safe side where speakers do not differ."""
+    """Resampling speakers and then utterances is conservative if speakers do not differ."""
     generator, words = np.random.default_rng(4), np.full(120, 8.0)
     design = Design.of([str(i // 4) for i in range(120)], replications=400)
     found = [design.rate(generator.normal(size=120), words).p_value for _ in range(200)]

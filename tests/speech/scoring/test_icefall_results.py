@@ -1,4 +1,4 @@
-"""Our result files and icefall's: the same lines, and read by each other's programs; where a checkout is at hand."""
+"""Result files compared with icefall's: equal lines, readable by each other's programs; needs a checkout of icefall."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def transcripts() -> list[Transcript]:
 
 
 def sections(text: str) -> list[tuple[str, list[str]]]:
-    """Parts of an errs file; lines of a part in an order of their own, since equal counts have none."""
+    """Return the sections of an errs file with sorted lines, since equal counts have no order."""
     return [(part.splitlines()[0], sorted(line.rstrip() for line in part.splitlines()[1:]))
             for part in text.strip().split("\n\n")]  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_a_program_of_icefalls_reads_ours(transcripts: list[Transcript], tmp_pat
     source = program.read_text(encoding="utf-8")
     reader = source[source.index("def extract_hyp_ref_wavname") : source.index("def get_filenames")]
     found: dict[str, Any] = {}
-    exec(reader, found)  # the checkout is ours to execute; the whole program wants packages for Chinese
+    exec(reader, found)  # the checkout is trusted; the whole program needs packages for Chinese
     write_results(tmp_path, "test", "epoch-1", transcripts)
     hypotheses, references, names = found["extract_hyp_ref_wavname"](str(recogs_path(tmp_path, "test", "epoch-1")))
     order = sorted(transcripts)

@@ -1,4 +1,4 @@
-"""Perplexity: of words out of that of their pieces, with the same words left out for every model."""
+"""Perplexity of words from that of their pieces, with the same words left out for every model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCABULARY = 28
 
 
 def fixed(tokens: Tensor) -> Tensor:
-    """Logits that depend on the last token alone."""
+    """Return logits that depend only on the last token."""
     table = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0))
     return table[tokens]
 
@@ -60,12 +60,12 @@ def test_words_outside_the_vocabulary_do_not_count() -> None:
 
 
 def test_a_word_without_probability_is_named() -> None:
-    """Where it counts; the perplexity would be infinite, which no JSON holds."""
+    """If it counts: the perplexity would be infinite, which JSON cannot represent."""
     scores = [WordScores(0, np.array([1.0, math.inf, 4.0]), 5)]
-    with pytest.raises(UserError, match="the model gives 'B' of sentence 1 no probability"):
+    with pytest.raises(UserError, match="'B' in sentence 1 has zero probability"):
         perplexity(scores, ["A B"])
     assert perplexity(scores, ["A B"], {"A"}).per_word == pytest.approx(math.exp(2.5))
-    with pytest.raises(UserError, match="the model gives 'the end' of sentence 1 no probability"):
+    with pytest.raises(UserError, match="'the end' in sentence 1 has zero probability"):
         perplexity([WordScores(0, np.array([1.0, math.inf]), 2)], ["A"])
 
 
@@ -74,7 +74,7 @@ WORDS_TXT = "<eps> 0\n!SIL 1\n<SPOKEN_NOISE> 2\n<UNK> 3\nA 4\nB 5\n#0 6\n<s> 7\n
 
 @pytest.mark.parametrize("content", [WORDS_TXT, "A\nB\n", "A a\nB b ee\n", "B 5\nA 4\nB 7\n", "A 0.5 a\nB 1 b\n"])
 def test_word_lists_of_several_makers(tmp_path: Path, content: str) -> None:
-    """A list, icefall's words.txt, lexicons with and without probabilities."""
+    """A plain list, icefall's words.txt, and lexicons with and without probabilities."""
     from pruning.speech.text.text_files import read_words
 
     (tmp_path / "words.txt").write_text(content)
@@ -85,7 +85,7 @@ def test_word_lists_of_several_makers(tmp_path: Path, content: str) -> None:
 
 
 def test_a_tokenizer_without_a_boundary(tmp_path: Path) -> None:
-    """A character model has <sos/eos>, too; the helper knows what to do where there is none."""
+    """A character model also has <sos/eos>; blank replaces it if there is none."""
     from pruning.speech.text.sentences import boundary_id
 
     class Bare(Tokenizer):

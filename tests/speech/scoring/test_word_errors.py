@@ -34,7 +34,7 @@ WORDS = st.lists(st.sampled_from(["A", "B", "IT'S", "*", '"', "É", "A:\tref=['X
 
 
 def edit_distance(a: list[str], b: list[str]) -> int:
-    """Levenshtein distance, row by row."""
+    """Return the Levenshtein distance, computed row by row."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         last, row[0] = row[0], i
@@ -93,7 +93,7 @@ def test_neighbouring_errors_are_shown_as_one() -> None:
 
 @given(st.lists(st.tuples(WORDS.filter(bool), WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=5))
 def test_sets_that_share_ids_are_paired_set_by_set(rows: list[tuple[list[str], ...]]) -> None:
-    """As if the ids of the second set were others."""
+    """The result is as if the ids of the second set were different."""
 
     def systems(second: str) -> list[list[Transcript]]:
         return [
@@ -114,7 +114,7 @@ def test_a_paired_difference_is_narrower_than_the_systems_intervals() -> None:
     reference = ["A", "B", "C", "D"]
     first = [Transcript(f"u{i:03}", reference, ["X"] * (i % 5) + reference[i % 5 :]) for i in range(200)]
     second = [t._replace(hypothesis=t.hypothesis if i % 10 else reference) for i, t in enumerate(first)]
-    second[3] = second[3]._replace(hypothesis=reference)  # three errors less
+    second[3] = second[3]._replace(hypothesis=reference)  # three errors fewer
     difference = paired_difference(first, second)
     assert difference.wer == pytest.approx(score(first).wer - score(second).wer) == pytest.approx(300 / 800)
     low, high = difference.interval
@@ -145,8 +145,8 @@ def test_a_repeated_utterance_is_an_error(tmp_path: Path) -> None:
         ("u1:\tref=['A']\n", "lacks the reference or the hypothesis of u1"),
         ("u1:\tref=['A']\nu1:\tref=['A']\n", "line 2 repeats the ref of u1"),
         ("u1 A B\n", "line 1 is neither"),
-        ("u1:\tref=[A]\nu1:\thyp=['A']\n", "line 1 does not hold a list of words"),
-        ("u1:\tref=[1, 2]\nu1:\thyp=['A']\n", "line 1 does not hold a list of words"),
+        ("u1:\tref=[A]\nu1:\thyp=['A']\n", "line 1 does not contain a list of words"),
+        ("u1:\tref=[1, 2]\nu1:\thyp=['A']\n", "line 1 does not contain a list of words"),
     ],
 )
 def test_broken_recogs_are_told_by_line(tmp_path: Path, text: str, complaint: str) -> None:
@@ -179,14 +179,14 @@ def test_characters_of_every_script_without_spaces(script: str) -> None:
 
 @given(st.text(st.characters(blacklist_categories=("Cs",)), max_size=20), st.sampled_from(["NFC", "NFD"]))
 def test_equal_texts_have_equal_words(text: str, form: str) -> None:
-    """Whatever the form that they come in."""
+    """Whatever their Unicode form."""
     other = unicodedata.normalize(form, text)
     for words_in in SCORED.values():
         assert words_in(other) == words_in(text)
 
 
 def test_times_in_icefalls_files_are_no_words(tmp_path: Path) -> None:
-    """As `store_transcripts_and_timestamps` writes them."""
+    """As written by `store_transcripts_and_timestamps`."""
     path = tmp_path / "recogs-test.txt"
     path.write_text("u1:\tref=['A', 'B']\nu1:\thyp=['A']\nu1:\ttimestamp_ref=[(0.1, 0.2), (0.3, 0.4)]\n"
                     "u1:\ttimestamp_hyp=[0.08]\n")  # fmt: skip
@@ -199,7 +199,7 @@ def test_transcripts_of_other_forms_have_no_errors(tmp_path: Path) -> None:
     path.write_text(f"u1:\tref={reference}\nu1:\thyp={hypothesis}\n")
     assert score(read_transcripts(path)).errors == 0
     path.write_text("u1:\tref=['A\u2028B']\nu1:\thyp=['A\u2028B']\n", encoding="utf-8")
-    assert score(read_transcripts(path)).errors == 0, "a separator of Unicode ends no line"
+    assert score(read_transcripts(path)).errors == 0, "a Unicode separator does not end a line"
 
 
 def test_the_command_scores_in_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Word pieces: ids as icefall's, the language directory, and what does not fit."""
+"""Word pieces: icefall's token ids, the language directory, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> bpe.Tokenizer:
 
 @given(words=st.lists(st.text(st.sampled_from("ABÉ语"), min_size=1, max_size=2500), min_size=1, max_size=8))
 def test_long_lines_go_in_parts_that_are_not_dropped(words: list[str]) -> None:
-    """No part is longer than sentencepiece takes, no character goes, words stay whole where they fit."""
+    """No part is too long for sentencepiece, no character is lost, and words stay whole if they fit."""
     text = " ".join(words)
     parts = list(bpe._parts(text))
     assert all(len(part.encode()) <= 4192 for part in parts)
@@ -38,7 +38,7 @@ def test_long_lines_go_in_parts_that_are_not_dropped(words: list[str]) -> None:
 
 
 def test_letters_of_long_lines_are_learned(tmp_path: Path) -> None:
-    """sentencepiece drops lines of more than 4192 bytes and says nothing."""
+    """sentencepiece silently drops lines of more than 4192 bytes."""
     tokenizer = bpe.train(["AB " * 100, "ÄÖ " * 2000, "语" * 3000], tmp_path / "mixed", None, "char")
     for text in ("AB", "ÄÖ", "语"):
         assert tokenizer.count_unknown(tokenizer.encode(text))[0] == 0, text
@@ -48,7 +48,7 @@ def test_letters_of_long_lines_are_learned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("languages", [0, 2, 5])
 def test_the_unknown_token_is_what_the_model_says(tmp_path: Path, languages: int) -> None:
-    """Language tags may stand before it."""
+    """Language tags may precede it."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -88,10 +88,10 @@ def test_unknown_characters_become_unk(tokenizer: bpe.Tokenizer) -> None:
 
 
 def test_blank_is_no_word(tokenizer: bpe.Tokenizer) -> None:
-    """It would be a target of losses that take it for something else."""
-    with pytest.raises(UserError, match="the text 'ONE <blk>' holds <blk>"):
+    """Losses would treat it as blank."""
+    with pytest.raises(UserError, match="the text 'ONE <blk>' contains the blank symbol <blk>"):
         tokenizer.encode("ONE <blk>")
-    with pytest.raises(UserError, match="'<blk>' holds"):
+    with pytest.raises(UserError, match="'<blk>' contains"):
         tokenizer.encode_all(["ONE", "<blk>"])
 
 
@@ -123,7 +123,7 @@ def test_tokens_of_another_kind_are_not_taken(tmp_path: Path, unit: str, size: O
     made = bpe.train(texts, tmp_path, size, unit)
     assert bpe.train(texts, tmp_path, size, unit).fingerprint == made.fingerprint
     other = "bpe" if unit == "unigram" else "unigram"
-    with pytest.raises(UserError, match=f"holds tokens of kind {unit}, not {other}; remove it or give another"):
+    with pytest.raises(UserError, match=f"has tokens of type {unit}, not {other}; remove it or give another"):
         bpe.train(texts, tmp_path, size, other)
 
 
@@ -142,12 +142,12 @@ def test_unknown_tokens_are_counted_without_marks_between_words(tokenizer: bpe.T
 @pytest.mark.parametrize(
     ("texts", "size", "unit", "message"),
     [
-        (TEXTS, 4000, "unigram", r"4000 tokens is too large.*give --vocab-size \d+ or less"),
-        (TEXTS, 4000, "bpe", "4000 tokens is too large"),
+        (TEXTS, 4000, "unigram", r"at most \d+ tokens, not 4000; give --vocab-size \d+ or less"),
+        (TEXTS, 4000, "bpe", "tokens, not 4000"),
         (TEXTS, 5, "unigram", "cannot train 5 tokens"),
         ([], 50, "unigram", "no transcript"),
         (TEXTS, None, "unigram", "need a vocabulary size"),
-        (TEXTS, 50, "phone", "'phone' is no kind of token"),
+        (TEXTS, 50, "phone", "unknown token type 'phone'"),
     ],
 )
 def test_what_cannot_be_trained_leaves_nothing(
@@ -159,7 +159,7 @@ def test_what_cannot_be_trained_leaves_nothing(
 
 
 def test_text_that_ends_too_early_is_told_as_such(tmp_path: Path) -> None:
-    """Not as what sentencepiece makes of it."""
+    """The error is that of the text, not the one that sentencepiece makes of it."""
 
     def texts() -> Iterator[str]:
         yield from TEXTS

@@ -1,4 +1,4 @@
-"""Intents: their table, and what share of them is right."""
+"""Intents: their table and their accuracy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_table_is_sorted_and_matched(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["alarm set 1\n", "alarm set\n", "alarm set 0\nalarm set 1\n", "alarm set 0\n", ""])
 def test_broken_tables_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / TABLE).write_text(text)
-    with pytest.raises(UserError, match="make it with local/make_intents.py"):
+    with pytest.raises(UserError, match="create it with local/make_intents.py"):
         Intents(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         Intents(tmp_path / "nowhere")
@@ -40,7 +40,7 @@ def test_broken_tables_are_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("intents", [[], [Intent("alarm", "set")], [Intent("alarm", "set"), Intent("a b", "set")]])
 def test_tables_that_could_not_be_read_are_not_written(tmp_path: Path, intents: list[Intent]) -> None:
-    with pytest.raises(UserError, match="different intents|are not a word each"):
+    with pytest.raises(UserError, match="distinct intents|must be one word each"):
         write_table(intents, tmp_path)
     assert not (tmp_path / TABLE).exists()
 

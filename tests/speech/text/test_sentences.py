@@ -1,4 +1,4 @@
-"""Sentences in batches: all of them, once, in an order that repeats; bad text is refused with its line."""
+"""Sentences in batches: each once, in a reproducible order; errors of bad text name the line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def unpacked(batches: Iterator[SentenceBatch], boundary: int) -> dict[int, list[int]]:
-    """Tokens by place, after checking each row."""
+    """Return tokens by place, after checking each row."""
     found: dict[int, list[int]] = {}
     for batch in batches:
         for inputs, targets, mask, place in zip(batch.inputs, batch.targets, batch.mask, batch.places.tolist()):
@@ -49,14 +49,14 @@ def unpacked(batches: Iterator[SentenceBatch], boundary: int) -> dict[int, list[
 
 @pytest.mark.parametrize("max_length", [4, 200])
 def test_every_sentence_comes_once(text: Path, tokenizer: Tokenizer, max_length: int) -> None:
-    """In training as in evaluation; longer ones in pieces."""
+    """In training and in evaluation; longer sentences in pieces."""
     sentences = Sentences([text], tokenizer, TextConfig(max_tokens=210, max_length=max_length))
     expected = {place: tokenizer.encode(line) for place, line in enumerate(lines(57))}
     boundary = boundary_id(tokenizer)
     assert boundary == 1
     if max_length == 200:
         assert unpacked(sentences.evaluation_batches(), boundary) == expected
-    for batches in (sentences.evaluation_batches(), sentences.training_batches(1, 1)):  # pieces in any order
+    for batches in (sentences.evaluation_batches(), sentences.training_batches(1, 1)):  # pieces may come in any order
         found = unpacked(batches, boundary)
         assert {place: sorted(tokens) for place, tokens in found.items()} == {
             place: sorted(tokens) for place, tokens in expected.items()
@@ -87,7 +87,7 @@ def test_empty_lines_and_gzip(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as stream:
         stream.write("ONE  TWO\n\n \nTHREE\n")
     assert list(read_sentences(path)) == ["ONE TWO", "", "", "THREE"]
-    with pytest.raises(UserError, match="line 2 is empty; take it out, or give data.on_empty=skip"):
+    with pytest.raises(UserError, match="line 2 is empty; remove it, or give data.on_empty=skip"):
         Sentences([path], tokenizer, TextConfig())
     assert unpacked(Sentences([path], tokenizer, TextConfig(on_empty="skip")).evaluation_batches(), 1) == {
         0: tokenizer.encode("ONE TWO"), 1: tokenizer.encode("THREE"),
@@ -99,13 +99,13 @@ def test_bad_text_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Sentences([path], tokenizer, TextConfig())
     path.write_text("\n\n")
-    with pytest.raises(UserError, match="holds no sentence"):
+    with pytest.raises(UserError, match="no sentences found"):
         Sentences([path], tokenizer, TextConfig(on_empty="skip"))
     path.write_text("")
-    with pytest.raises(UserError, match="holds no sentence"):
+    with pytest.raises(UserError, match="no sentences found"):
         Sentences([path], tokenizer, TextConfig())
     path.write_text("ONE\nTWO ДВА\n")
-    with pytest.raises(UserError, match=r"text.txt: .* unknown to the word pieces, first in line 2, 'TWO ДВА'"):
+    with pytest.raises(UserError, match=r"text.txt: .* are unknown, first at line 2, 'TWO ДВА'"):
         Sentences([path], tokenizer, TextConfig())
     assert len(Sentences([path], tokenizer, TextConfig(max_unknown=1.0))) == 2
     path.write_bytes(b"ONE\n\xff\xfe\n")
@@ -117,5 +117,5 @@ def test_bad_text_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "damaged.txt.gz").write_bytes(packed)
     with pytest.raises(UserError, match="damaged.txt.gz cannot be read after line"):
         list(read_sentences(tmp_path / "damaged.txt.gz"))
-    with pytest.raises(ValueError, match="max_tokens larger"):
+    with pytest.raises(ValueError, match="max_tokens must be above"):
         TextConfig(max_tokens=10, max_length=10)

@@ -1,4 +1,4 @@
-"""Token ids in files: as the tokenizer makes them, made once, and again when the text has changed."""
+"""Cached token ids: equal to the tokeniser's, encoded once, and again if the text changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check(found: tokenized.TokenizedText, expected: list[str], tokenizer: Tokeni
 def test_ids_are_the_tokenizers(
     tmp_path: Path, tokenizer: Tokenizer, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the sentences that are encoded at once; unknown ones are told by their line."""
+    """Independent of the chunks in which sentences are encoded; unknown tokens are reported with their line."""
     monkeypatch.setattr(tokenized, "_CHUNK", chunk)
     text = lines(40)
     (tmp_path / "a.txt").write_text("\n".join(text[:25]) + "\n\n\n")
@@ -60,10 +60,10 @@ def test_they_are_made_once(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: p
     path.write_text("FOUR\n")
     os.utime(path, ns=(1, 1))
     check(tokenized.tokenized([path], tokenizer, cache), ["FOUR"], tokenizer)
-    check(found, ["ONE TWO", "THREE"], tokenizer)  # what is open stays
+    check(found, ["ONE TWO", "THREE"], tokenizer)  # open arrays stay valid
     assert sum(1 for one in cache.iterdir() if one.is_dir()) == 1
     (next(one for one in cache.iterdir() if one.is_dir()) / "ids.npy").write_bytes(b"x")
-    with pytest.raises(UserError, match="is broken"):
+    with pytest.raises(UserError, match="are broken"):
         tokenized.tokenized([path], tokenizer, cache)
 
 
@@ -72,7 +72,7 @@ def test_no_sentence_at_all(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path.write_text("\n\n")
     found = tokenized.tokenized([path], tokenizer, tmp_path / "cache")
     assert not len(found.ids) and found.files[0].empty == 2
-    with pytest.raises(UserError, match="holds no sentence"):
+    with pytest.raises(UserError, match="no sentences found"):
         Sentences([path], tokenizer, TextConfig(on_empty="skip"), keep=True)
 
 
@@ -83,7 +83,7 @@ def test_without_a_place_they_are_in_memory(
     path.write_text("ONE TWO\n")
     (tmp_path / "file").write_text("in the way")
     check(tokenized.tokenized([path], tokenizer, tmp_path / "file" / "cache"), ["ONE TWO"], tokenizer)
-    assert "cannot keep token ids" in caplog.text
+    assert "cannot cache token ids" in caplog.text
 
 
 def _make(arguments: tuple[Path, Path, Path]) -> int:

@@ -1,1 +1,1 @@
-"""A speech corpus made without a download: sentences from a seeded grammar, spoken by eSpeak NG in many voices."""
+"""A synthetic speech corpus without download: sentences from a seeded grammar, spoken by many eSpeak NG voices."""

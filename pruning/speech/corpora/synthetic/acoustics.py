@@ -1,4 +1,4 @@
-"""Rooms, noise and levels: what lies between a synthesiser and a microphone."""
+"""Simulated recording conditions: rooms, noise and levels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy import signal
 
 SAMPLING_RATE = 16000  # Hz, as LibriSpeech's
-_PEAK = 0.9  # of full scale: louder utterances are turned down instead of clipped
+_PEAK = 0.9  # of full scale: louder utterances are attenuated instead of clipped
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Conditions:
         snr: signal-to-noise ratio in dB.
         level: root mean square of the utterance in dB below full scale.
         pause: silence before and after the speech, in seconds.
-        reverberation_time: T60 in seconds, the time in which the sound of the room falls by 60 dB; None: no room.
-        direct_to_reverberant: ratio of the direct sound to the sound of the room in dB.
+        reverberation_time: T60 in seconds, the time in which reverberation decays by 60 dB; None: no reverberation.
+        direct_to_reverberant: ratio of direct sound to reverberation in dB.
     """
 
     snr: tuple[float, float]
@@ -37,8 +37,8 @@ def record(speech: np.ndarray, rate: int, conditions: Conditions, generator: np.
     Args:
         speech: (samples,) int16 at ``rate`` hertz.
         rate: sampling rate of ``speech``.
-        conditions: of the recording.
-        generator: the only source of randomness.
+        conditions: recording conditions.
+        generator: only source of randomness.
 
     Returns:
         (samples',) int16 at 16 kHz, never clipped.
@@ -60,10 +60,10 @@ def record(speech: np.ndarray, rate: int, conditions: Conditions, generator: np.
 
 
 def trim(speech: np.ndarray, rate: int, threshold: int = 32, margin: float = 0.02) -> np.ndarray:
-    """Cut the synthesiser's own silence from both ends.
+    """Remove the synthesiser's own silence from both ends.
 
-    Samples (of int16) up to ``threshold`` count as silence; ``margin`` seconds of it are left at each end, so that no
-    word is cut.
+    Samples (int16) up to ``threshold`` count as silence; ``margin`` seconds of it are kept at each end so that no word
+    is cut off.
     """
     sounding = np.flatnonzero(np.abs(speech.astype(np.int32)) > threshold)
     if len(sounding) == 0:
@@ -73,9 +73,9 @@ def trim(speech: np.ndarray, rate: int, threshold: int = 32, margin: float = 0.0
 
 
 def coloured_noise(length: int, slope: float, generator: np.random.Generator) -> np.ndarray:
-    """(length,) noise of power 1 whose power falls as 1 / f**slope: 0 is white, 1 pink, 2 brown."""
+    """Return (length,) noise of power 1 whose spectrum falls as 1 / f**slope: 0 is white, 1 pink, 2 brown."""
     spectrum = np.fft.rfft(generator.standard_normal(length))
-    frequency = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLING_RATE), 20.0)  # flat below what can be heard
+    frequency = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLING_RATE), 20.0)  # flat below the audible range
     noise = np.fft.irfft(spectrum * frequency ** (-slope / 2), length)
     return noise / np.sqrt(np.mean(noise**2))
 
@@ -85,8 +85,8 @@ def room_response(
 ) -> np.ndarray:
     """Impulse response of a room: the direct sound, then noise that decays by 60 dB in ``reverberation_time`` seconds.
 
-    The simplest model of late reverberation, after Polack's (1988): amplitude exp(-t ln(1000) / T60).
-    ``direct_to_reverberant`` is the ratio of the two parts' energies in dB.
+    Simplest model of late reverberation, after Polack (1988): amplitude exp(-t ln(1000) / T60).
+    ``direct_to_reverberant`` is the energy ratio of the two parts in dB.
     """
     time = np.arange(int(reverberation_time * SAMPLING_RATE)) / SAMPLING_RATE
     tail = generator.standard_normal(len(time)) * np.exp(-time * np.log(1000.0) / reverberation_time)

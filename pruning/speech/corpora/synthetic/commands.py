@@ -1,4 +1,4 @@
-"""Sentences in SLURP's style: templates of our own for some of its intents, their slots filled at random."""
+"""Sentences in SLURP's style: our own templates for some of its intents, with slots filled at random."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ class Command:
     """A sentence with its meaning.
 
     Attributes:
-        words: lower case.
-        scenario, action: its intent.
-        entities: type, and the first and last place of its words.
+        words: words in lower case.
+        scenario, action: the intent.
+        entities: type, and index of the first and last word, of each entity.
     """
 
     words: tuple[str, ...]
@@ -107,12 +107,12 @@ class Command:
 
     @property
     def sentence(self) -> str:
-        """Its words, separated by spaces."""
+        """Words of the sentence, separated by spaces."""
         return " ".join(self.words)
 
 
 def draw(generator: np.random.Generator) -> Command:
-    """A sentence of an intent, all of these being equally likely."""
+    """Draw a sentence; all intents are equally likely."""
     intents = list(TEMPLATES)
     scenario, action = intents[int(generator.integers(len(intents)))]
     templates = TEMPLATES[scenario, action]
@@ -131,11 +131,12 @@ def draw(generator: np.random.Generator) -> Command:
 
 
 def draw_all(generator: np.random.Generator, count: int, excluded: Collection[str] = ()) -> list[Command]:
-    """So many sentences. Those with slots are all different and none of them is ``excluded``; the few without, such as
-    "turn it up", come again.
+    """Draw ``count`` sentences.
+
+    Sentences with slots are distinct and not in ``excluded``; the few without slots, such as "turn it up", may repeat.
 
     Raises:
-        UserError: the templates have not so many.
+        UserError: the templates have too few sentences.
     """
     found: list[Command] = []
     seen = set(excluded)
@@ -145,7 +146,7 @@ def draw_all(generator: np.random.Generator, count: int, excluded: Collection[st
         if command.entities and command.sentence in seen:
             repeats += 1
             if repeats > _MAXIMUM_DRAWS:
-                raise UserError(f"the templates have no more than {len(found)} new sentences", "ask for fewer")
+                raise UserError(f"the templates have only {len(found)} new sentences", "request fewer sentences")
             continue
         if command.entities:
             repeats = 0

@@ -1,4 +1,4 @@
-"""What the synthetic corpora hold. Needs no numpy."""
+"""Configurations of the synthetic corpora. Does not import numpy."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ Variants = Annotated[int, Range(int, least=1, most=len(TRAINING_VARIANTS))]
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """What the corpus holds. Difficulty: ``vocabulary_size``, ``accents``, ``variants``, ``train_snr``, ``other_*``.
+    """Configuration of the synthetic LibriSpeech.
+
+    Difficulty depends on ``vocabulary_size``, ``accents``, ``variants``, ``train_snr`` and ``other_*``.
 
     Attributes:
-        seed: of everything random.
-        train_utterances: in train-clean-mini, about 3.2 s each.
-        dev_utterances: in dev-clean-mini.
-        test_words: at least so many in each of test-clean and test-other.
-        vocabulary_size: about how many words fill the sentence templates.
-        accents: how many English accents are spoken, the nearest to each other first.
-        variants: how many voice variants speak in training, dev and test-clean.
-        utterances_per_speaker: every so many utterances the speaker (accent, variant, speed, pitch) changes.
-        train_snr: signal-to-noise ratio of all parts but test-other, in dB.
+        seed: seed of all random numbers.
+        train_utterances: number of utterances in train-clean-mini, about 3.2 s each.
+        dev_utterances: number of utterances in dev-clean-mini.
+        test_words: minimum number of words in each of test-clean and test-other.
+        vocabulary_size: approximate number of words that fill the sentence templates.
+        accents: number of English accents, the most similar first.
+        variants: number of voice variants in training, dev and test-clean.
+        utterances_per_speaker: number of utterances after which the speaker (accent, variant, speed, pitch) changes.
+        train_snr: signal-to-noise ratio of all parts except test-other, in dB.
         other_snr: signal-to-noise ratio of test-other, in dB.
-        other_reverberation_time: T60 of test-other's rooms, in seconds.
+        other_reverberation_time: T60 of the rooms of test-other, in seconds.
     """
 
     seed: Seed = 0
@@ -50,16 +52,16 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class SlurpCorpusConfig:
-    """What the corpus holds.
+    """Configuration of the synthetic SLURP.
 
     Attributes:
-        seed: of everything random.
-        annotations: fingerprint of the real annotations, which then are the sentences; None: templates.
-        train_sentences, devel_sentences, test_sentences: of the templates.
-        devel_share: of real annotations: share of ``devel.jsonl`` that is devel; the rest is train.
-        recordings: of each training sentence, by different voices.
-        accents, variants: of training and devel, as in `CorpusConfig`; test is spoken by other variants.
-        sentences_per_speaker: after so many the speaker changes.
+        seed: seed of all random numbers.
+        annotations: fingerprint of the real annotations that provide the sentences; None: sentences from templates.
+        train_sentences, devel_sentences, test_sentences: number of template sentences in each part.
+        devel_share: with real annotations, share of ``devel.jsonl`` used as devel; the rest is train.
+        recordings: number of recordings of each training sentence, with different voices.
+        accents, variants: of training and devel, as in `CorpusConfig`; test has other variants.
+        sentences_per_speaker: number of sentences after which the speaker changes.
         snr: signal-to-noise ratio in dB.
     """
 

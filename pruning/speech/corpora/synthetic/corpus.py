@@ -1,4 +1,4 @@
-"""The synthetic corpus in LibriSpeech's own directory layout, the same for the same configuration on any machine."""
+"""The synthetic corpus in LibriSpeech's directory layout; the same configuration gives the same corpus anywhere."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Part:
 def plan_corpus(config: CorpusConfig) -> list[Part]:
     """Draw sentences and speakers of every part.
 
-    The sentences of dev and test are drawn before those of training, which excludes them: the test sets stay the same
-    when the training set changes its size.
+    Sentences of dev and test are drawn before those of training, which excludes them, so that the test sets do not
+    change with the size of the training set.
     """
     grammar = Grammar(config.vocabulary_size)
     clean = acoustics.Conditions(snr=config.train_snr)
     other = acoustics.Conditions(snr=config.other_snr, reverberation_time=config.other_reverberation_time)
     known = TRAINING_VARIANTS[: config.variants]
-    # the part's number keys its random numbers; then utterances, words, variants, conditions
+    # name, key of the random numbers, number of utterances, number of words, variants, conditions
     requests: list[tuple[str, int, int, int, tuple[str, ...], acoustics.Conditions]] = [
         (TEST_CLEAN, 1, 0, config.test_words, known, clean),
         (TEST_OTHER, 2, 0, config.test_words, HELD_OUT_VARIANTS, other),
@@ -112,7 +112,7 @@ def _write_transcripts(directory: Path, part: Part) -> None:
 
 
 def _write_tables(directory: Path, parts: list[Part], seconds: dict[str, float]) -> None:
-    """SPEAKERS.TXT and CHAPTERS.TXT, with LibriSpeech's columns."""
+    """Write SPEAKERS.TXT and CHAPTERS.TXT, with LibriSpeech's columns."""
     minutes: dict[tuple[str, Speaker], float] = {}
     for part in parts:
         for utterance in part.utterances:

@@ -1,9 +1,8 @@
-"""eSpeak NG through ctypes, on the library and data that the package ``espeakng-loader`` carries.
+"""eSpeak NG through ctypes, with the library and data of the package ``espeakng-loader``.
 
 The library has global state that outlives an utterance (echo, phase, random numbers), so the same sentence sounds
-slightly different the second time. Bit-equal audio therefore needs every utterance to be spoken by a process whose
-library is initialised but has never spoken: see
-``pruning.speech.corpora.synthetic.speaking``, which forks one per utterance.
+slightly different the second time. To get bit-equal audio, each utterance must be spoken by a process whose library is
+initialised but has not spoken before: ``pruning.speech.corpora.synthetic.speaking`` forks one process per utterance.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """The speech synthesiser; one instance per process, since the library is global to it.
+    """The speech synthesiser; create one instance per process, since the library is global.
 
     Attributes:
-        sampling_rate: of the audio that ``speak`` returns, in hertz.
+        sampling_rate: sampling rate of the audio that ``speak`` returns, in hertz.
 
     Raises:
         UserError: ``espeakng-loader`` is not installed or its library cannot be initialised.
@@ -52,30 +51,30 @@ class Espeak:
         if self.sampling_rate <= 0:
             raise UserError(f"eSpeak NG cannot read its data in {self.data_path}", "reinstall espeakng-loader")
         self._chunks: list[np.ndarray] = []
-        self._callback = _CALLBACK(self._collect)  # kept here: ctypes does not keep it alive
+        self._callback = _CALLBACK(self._collect)  # a reference, since ctypes does not keep it alive
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
-        return 0  # go on
+        return 0  # continue
 
     def speak(self, text: str, voice: Voice, seed: int) -> np.ndarray:
         """Speak ``text``.
 
         Args:
             text: words in lower case.
-            voice: who speaks, and how fast and high.
-            seed: of the library's own random numbers (breath, roughness).
+            voice: voice, speed and pitch.
+            seed: seed of the library's own random numbers (breath, roughness).
 
         Returns:
             (samples,) int16 at ``sampling_rate``.
 
         Raises:
-            UserError: eSpeak NG has no such voice, or makes no sound of the text.
+            UserError: eSpeak NG has no such voice or produces no audio.
         """
         self._chunks.clear()
-        # The library reads voice names in lower case, files of variants as they are written.
+        # The library reads voice names in lower case and file names of variants as they are written.
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise UserError(f"eSpeak NG has no voice {voice.name}", "reinstall espeakng-loader")
         if hasattr(self._library, "espeak_ng_SetRandSeed"):
@@ -89,5 +88,5 @@ class Espeak:
         )
         self._library.espeak_Synchronize()
         if status != 0 or not self._chunks:
-            raise UserError(f"eSpeak NG makes no sound of {text!r}", "choose other words")
+            raise UserError(f"eSpeak NG produces no audio for {text!r}", "choose other words")
         return np.concatenate(self._chunks)

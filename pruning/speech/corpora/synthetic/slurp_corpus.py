@@ -1,4 +1,4 @@
-"""A synthetic corpus in SLURP's official layout: sentences of templates, or real annotations, spoken by eSpeak NG."""
+"""A synthetic corpus in SLURP's official layout: template sentences or real annotations, spoken by eSpeak NG."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pruning.speech.corpora.synthetic.config import SlurpCorpusConfig
 from pruning.speech.corpora.synthetic.voices import ACCENTS, HELD_OUT_VARIANTS, TRAINING_VARIANTS, draw_speaker
 
 TRAIN, DEVEL, TEST = "train", "devel", "test"
-_PARTS = {TRAIN: 1, DEVEL: 2, TEST: 3}  # each with random numbers of its own
+_PARTS = {TRAIN: 1, DEVEL: 2, TEST: 3}  # key of each part's random numbers
 
 
 def draw_parts(config: SlurpCorpusConfig) -> dict[str, list[dict[str, Any]]]:
-    """Annotations of templates by part, as SLURP writes them, without recordings.
+    """Draw template sentences and return annotations by part, in SLURP's format, without recordings.
 
-    Test is drawn first, and its sentences with slots are in no other part.
+    Test is drawn first, and its sentences with slots are not in other parts.
     """
     counts = {TEST: config.test_sentences, DEVEL: config.devel_sentences, TRAIN: config.train_sentences}
     used: set[str] = set()
@@ -40,7 +40,7 @@ def draw_parts(config: SlurpCorpusConfig) -> dict[str, list[dict[str, Any]]]:
 
 
 def annotation(command: Command, slurp_id: int) -> dict[str, Any]:
-    """A line of SLURP's annotations; lemmas and parts of speech are left empty."""
+    """Return a line of SLURP's annotations; lemmas and parts of speech are left empty."""
     marked = list(command.words)
     for kind, first, last in command.entities:
         marked[first] = f"[{kind} : {marked[first]}"
@@ -59,11 +59,11 @@ def annotation(command: Command, slurp_id: int) -> dict[str, Any]:
 
 
 def read_parts(annotations: Path, config: SlurpCorpusConfig) -> dict[str, list[dict[str, Any]]]:
-    """Real annotations by part: ``devel.jsonl`` gives train and devel, ``test.jsonl`` test.
+    """Read real annotations by part: ``devel.jsonl`` is split into train and devel, ``test.jsonl`` is test.
 
     Args:
-        annotations: holds ``dataset/slurp``.
-        config: of the corpus.
+        annotations: directory with ``dataset/slurp``.
+        config: configuration of the corpus.
 
     Raises:
         UserError: a file is missing or broken.
@@ -85,7 +85,7 @@ def read_parts(annotations: Path, config: SlurpCorpusConfig) -> dict[str, list[d
 
 
 def fingerprint(annotations: Path) -> str:
-    """Stands for the real annotations that a corpus is made of.
+    """Return a fingerprint of the real annotations from which a corpus is made.
 
     Raises:
         UserError: a file is missing.
@@ -94,18 +94,18 @@ def fingerprint(annotations: Path) -> str:
     for part in (DEVEL, TEST):
         path = slurp.annotation_path(annotations, part)
         if not path.is_file():
-            raise UserError(f"{path} does not exist", "give the directory that holds dataset/slurp/*.jsonl")
+            raise UserError(f"{path} does not exist", "give the directory that contains dataset/slurp/*.jsonl")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def spoken(sentence: str) -> str:
-    """A sentence as it is given to the synthesiser: without marks that it would read aloud."""
+    """Return a sentence for the synthesiser, without marks that it would read aloud."""
     return " ".join(re.sub(r"[^\w'\s.,?!-]", " ", sentence).split())
 
 
 def plan(config: SlurpCorpusConfig, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str, int, Any]]:
-    """Part, place of the sentence in it, and utterance, for every recording."""
+    """Yield part, index of the sentence in the part, and utterance, for every recording."""
     conditions = acoustics.Conditions(snr=config.snr)
     for part, rows in parts.items():
         key = _PARTS[part]
@@ -124,13 +124,13 @@ def plan(config: SlurpCorpusConfig, parts: Mapping[str, Sequence[Mapping[str, An
 def make_corpus(
     config: SlurpCorpusConfig, output_dir: Path, num_workers: int, annotations: Optional[Path] = None
 ) -> None:
-    """Write the corpus to ``output_dir``, which appears whole (see `speaking.make_whole`).
+    """Write the corpus to ``output_dir``, which appears by rename (see `speaking.make_whole`).
 
     Args:
-        config: what it holds.
+        config: configuration of the corpus.
         output_dir: gets ``dataset/slurp/*.jsonl``, ``dataset/slurp/metadata.json`` and ``slurp_real/*.flac``.
-        num_workers: processes; changes no sample.
-        annotations: holds real annotations in ``dataset/slurp``; None: templates.
+        num_workers: number of processes; does not affect the audio.
+        annotations: directory with real annotations in ``dataset/slurp``; None: use templates.
     """
 
     def build(directory: Path) -> dict[str, dict[str, float]]:

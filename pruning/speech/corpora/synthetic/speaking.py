@@ -1,4 +1,4 @@
-"""Utterances spoken and recorded, each by a process of its own, and corpora of them that appear whole."""
+"""Speak and record utterances, each in its own process; write corpora atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DONE_MARK = ".synthetic.json"
 
 @dataclass(frozen=True)
 class Utterance:
-    """One utterance to be spoken; ``seed`` is its own stream of random numbers, whoever speaks it when."""
+    """An utterance to be spoken; its ``seed`` makes it independent of the order of speaking and of the process."""
 
     identifier: str
     text: str
@@ -33,11 +33,11 @@ class Utterance:
     seed: tuple[int, ...]
 
 
-_espeak: Optional[Espeak] = None  # initialised before the fork, silent until after it: see espeak.py
+_espeak: Optional[Espeak] = None  # initialised before the fork, speaks only after it: see espeak.py
 
 
 def speak_all(tasks: Sequence[tuple[Utterance, Path]], num_workers: int) -> dict[str, float]:
-    """Speak every utterance into its FLAC file, whose directory exists; seconds by identifier.
+    """Speak every utterance into its FLAC file, in an existing directory; return durations in seconds by identifier.
 
     Raises:
         UserError: eSpeak NG is missing or fails.
@@ -56,9 +56,9 @@ def speak_all(tasks: Sequence[tuple[Utterance, Path]], num_workers: int) -> dict
 
 
 def _speak(task: tuple[Utterance, Path]) -> Union[tuple[str, float], tuple[str, str]]:
-    """Speak and record one utterance into its file; returns its identifier and its seconds.
+    """Speak and record one utterance into its file; return its identifier and duration in seconds.
 
-    A UserError comes back as what and remedy, because it cannot be raised again in another process.
+    A UserError is returned as what and remedy, because it cannot be raised again in another process.
     """
     utterance, path = task
     try:
@@ -73,7 +73,7 @@ def _record(utterance: Utterance, path: Path) -> float:
     voice = utterance.speaker.voice.jittered(generator)
     speech = _espeak.speak(utterance.text, voice, int(generator.integers(2**31)))
     wave = acoustics.record(speech, _espeak.sampling_rate, utterance.conditions, generator)
-    encoded = io.BytesIO()  # a full disk is then an OSError and not one of libsndfile's
+    encoded = io.BytesIO()  # so that a full disk raises OSError and not an error of libsndfile
     soundfile.write(encoded, wave, acoustics.SAMPLING_RATE, format="FLAC", subtype="PCM_16")
     path.write_bytes(encoded.getvalue())
     return len(wave) / acoustics.SAMPLING_RATE
@@ -82,29 +82,31 @@ def _record(utterance: Utterance, path: Path) -> float:
 def make_whole(
     output_dir: Path, config: Mapping[str, Any], build: Callable[[Path], Mapping[str, Mapping[str, float]]]
 ) -> None:
-    """Let ``build`` write a corpus to ``output_dir``, which appears whole; do nothing if it is there already.
+    """Let ``build`` write a corpus to ``output_dir``, which appears by rename; do nothing if it already exists.
 
     Args:
-        output_dir: of the corpus.
-        config: what it is made of.
-        build: writes it to the directory it is given, and returns statistics of its parts.
+        output_dir: directory of the corpus.
+        config: configuration of the corpus.
+        build: writes the corpus to the directory it is given, and returns statistics of its parts.
 
     Raises:
-        UserError: ``output_dir`` holds something else, or a synthetic corpus of another configuration.
+        UserError: ``output_dir`` contains something else, or a synthetic corpus with another configuration.
     """
     mark = output_dir / DONE_MARK
     wanted = _plain(config)
     if mark.is_file():
         if files.read_json(mark, f"remove {output_dir}")["config"] != wanted:
-            raise UserError(f"{output_dir} holds a corpus of other options", "remove it or choose another --output-dir")
-        logging.info("%s is there already", output_dir)
+            raise UserError(
+                f"{output_dir} contains a corpus made with other options", "remove it or choose another --output-dir"
+            )
+        logging.info("%s already exists", output_dir)
         return
     _check_empty(output_dir)
     with files.atomic_path(output_dir) as temporary:
         temporary.mkdir()
         statistics = build(temporary)
         files.write_json(temporary / DONE_MARK, {"config": wanted, "parts": statistics})
-        _check_empty(output_dir)  # the directory would be replaced, whatever has come there meanwhile
+        _check_empty(output_dir)  # the rename would replace whatever was written there meanwhile
     for name, values in statistics.items():
         logging.info("%s: %s", name, ", ".join(f"{value} {key}" for key, value in values.items()))
 
@@ -115,7 +117,7 @@ def _check_empty(directory: Path) -> None:
 
 
 def statistics(utterances: Sequence[Utterance], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Of a part: numbers of utterances, words, different words and speakers, and hours."""
+    """Return the number of utterances, words, distinct words, speakers and hours in a part."""
     words = [word for utterance in utterances for word in utterance.text.split()]
     return {
         "utterances": len(utterances),
@@ -127,7 +129,7 @@ def statistics(utterances: Sequence[Utterance], seconds: Mapping[str, float]) ->
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON gives it back, for comparing."""
+    """Return ``value`` as it looks after a round trip through JSON, for comparison."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

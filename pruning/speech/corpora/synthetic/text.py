@@ -14,11 +14,11 @@ _IRREGULAR_PLURALS = {
     "goose": "geese", "knife": "knives", "mouse": "mice", "salmon": "salmon", "sheep": "sheep", "shelf": "shelves",
     "wolf": "wolves", "scarf": "scarves",
 }  # fmt: skip
-_MAXIMUM_DRAWS = 1000  # consecutive repeats after which the grammar counts as exhausted
+_MAXIMUM_DRAWS = 1000  # number of consecutive repeats after which the grammar is exhausted
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun of the vocabulary."""
+    """Return the plural of a noun in the vocabulary."""
     if noun in _IRREGULAR_PLURALS:
         return _IRREGULAR_PLURALS[noun]
     if noun.endswith(("s", "x", "z", "ch", "sh")):
@@ -29,28 +29,28 @@ def plural(noun: str) -> str:
 
 
 class Grammar:
-    """Draws sentences from the templates over a vocabulary cut to ``vocabulary_size`` words.
+    """Draws sentences from the templates, over a vocabulary reduced to ``vocabulary_size`` words.
 
     Args:
-        vocabulary_size: about how many words the filler classes hold together; each class is cut to the same
-            fraction, evenly spread over its alphabetical list, so that a smaller vocabulary is a subset of a larger.
+        vocabulary_size: approximate number of words in all filler classes; each class is reduced to the same fraction,
+            evenly spread over its alphabetical list, so that smaller vocabularies are subsets of larger ones.
 
     Raises:
-        UserError: ``vocabulary_size`` is less than two words in each class.
+        UserError: ``vocabulary_size`` is less than two words per class.
     """
 
     def __init__(self, vocabulary_size: int) -> None:
         available = sum(len(words) for words in CLASSES.values())
         if vocabulary_size < 2 * len(CLASSES):
             raise UserError(
-                f"a vocabulary of {vocabulary_size} words is too small for {len(CLASSES)} word classes",
+                f"vocabulary size {vocabulary_size} is too small for {len(CLASSES)} word classes",
                 f"give a size between {2 * len(CLASSES)} and {available}",
             )
         fraction = min(1.0, vocabulary_size / available)
         self.classes = {name: _spread(words, fraction) for name, words in CLASSES.items()}
 
     def sentence(self, generator: np.random.Generator) -> str:
-        """One sentence in lower case, words separated by a space."""
+        """Draw a sentence in lower case, with single spaces between words."""
         words: list[str] = []
         for symbol in _choose(generator, TEMPLATES).split():
             if symbol.islower():
@@ -73,10 +73,10 @@ class Grammar:
         words: int = 0,
         excluded: Collection[str] = (),
     ) -> list[str]:
-        """Different sentences: at least ``count`` of them, with at least ``words`` words together, none ``excluded``.
+        """Draw distinct sentences: at least ``count``, with at least ``words`` words in total, none in ``excluded``.
 
         Raises:
-            UserError: the vocabulary is too small for that many different sentences.
+            UserError: the vocabulary is too small for this many distinct sentences.
         """
         sentences: dict[str, None] = {}  # a dict keeps the order of drawing
         total = repeats = 0
@@ -86,8 +86,8 @@ class Grammar:
                 repeats += 1
                 if repeats > _MAXIMUM_DRAWS:
                     raise UserError(
-                        f"the grammar has no more than {len(sentences)} new sentences",
-                        "ask for fewer utterances or a larger --vocabulary-size",
+                        f"the grammar has only {len(sentences)} new sentences",
+                        "request fewer utterances or a larger --vocabulary-size",
                     )
                 continue
             repeats = 0
@@ -97,10 +97,10 @@ class Grammar:
 
 
 def _spread(words: tuple[str, ...], fraction: float) -> tuple[str, ...]:
-    """The share ``fraction`` of ``words`` (2 at least); smaller shares are subsets of larger ones.
+    """Return the share ``fraction`` of ``words`` (at least 2); smaller shares are subsets of larger ones.
 
-    The rank is the van der Corput sequence of the position, which spreads every prefix evenly over the alphabet, so
-    that a small vocabulary is not the words in A to D alone.
+    Words are ranked by the van der Corput sequence of their positions, which spreads every prefix evenly over the
+    alphabet, so that a small vocabulary does not consist only of words from A to D.
     """
 
     def rank(position: int) -> float:
@@ -121,7 +121,7 @@ def _choose(generator: np.random.Generator, items: tuple[str, ...]) -> str:
 
 
 def _number(generator: np.random.Generator) -> list[str]:
-    """A number between two and nine hundred and ninety nine, as words; every length about equally often."""
+    """Draw a number between two and nine hundred and ninety nine, as words; all lengths are about equally likely."""
     digits, teens, tens = DIGITS.split(), TEENS.split(), TENS.split()
     kind = int(generator.integers(5))
     if kind == 0:

@@ -1,7 +1,7 @@
 """The words of the synthetic corpus, by class.
 
-Chosen without homophones inside a class (and few across classes), because the score of a pair such as FLOUR and FLOWER
-would measure luck; near-homophones such as GOAT and BOAT, THIRTEEN and THIRTY are wanted: they need the acoustics.
+Classes contain no homophones (and there are few across classes), because a pair such as FLOUR and FLOWER would measure
+luck. Near-homophones such as GOAT and BOAT, THIRTEEN and THIRTY are wanted: they require acoustic evidence.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "COLOR": COLORS,
     }.items()
 }
-"""Filler classes of the templates; the classes that numbers are composed of stay apart, since they are always whole."""
+"""Filler classes of the templates; the classes that form numbers are separate, since they are never reduced."""
 
 TEMPLATES: tuple[str, ...] = (
     "the ADJECTIVE PROFESSION VERB the COLOR OBJECT in the PLACE",
@@ -123,4 +123,4 @@ TEMPLATES: tuple[str, ...] = (
     "after TIME NAME ADVERB VERB the COLOR ANIMAL",
     "seldom has a ADJECTIVE PROFESSION VERB such a ADJECTIVE PLACE",
 )
-"""Sentence patterns: a word in capitals is drawn from its class, ``+`` makes a plural, ``a`` may become ``an``."""
+"""Sentence templates: a word in capitals is drawn from its class, ``+`` makes a plural, ``a`` may become ``an``."""

@@ -1,4 +1,4 @@
-"""Who speaks in the synthetic corpus: accents and voice variants of eSpeak NG, with speed and pitch of the speaker."""
+"""Speakers of the synthetic corpora: accents and voice variants of eSpeak NG, with speed and pitch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en-gb-x-gbcwmd", "en-029", "en-gb-x-gbclan")
-"""English accents of eSpeak NG, the ones nearest to each other first."""
+"""English accents of eSpeak NG, the most similar first."""
 
-# Robots, whispers and voices that overload are left out.
+# Robots, whispers and voices that clip are left out.
 _TRAINING = """Alex Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario Michael Mike Nguyen RicishayMax adam
 announcer aunty belinda benjamin boris caleb david ed edward edward2 f1 f2 f3 f5 grandma ian john kaukovalta linda
 m1 m2 m3 m4 m6 m7 marcelo max michel norbert pablo quincy rob shelby steph steph3 travis victor zac"""
@@ -22,17 +22,17 @@ TRAINING_VARIANTS = tuple(_TRAINING.split())
 """Voice variants of training, dev and test-clean."""
 
 HELD_OUT_VARIANTS = tuple(_HELD_OUT.split())
-"""Voice variants of test-other alone."""
+"""Voice variants used only in test-other."""
 
 _WORDS_PER_MINUTE = (150, 200)
-_PITCH = (30, 70)  # of 0 to 99, 50 being the variant's own
+_PITCH = (30, 70)  # range 0 to 99; 50 is the variant's own pitch
 _PITCH_RANGE = (35, 65)
 _UTTERANCE_RATE_JITTER, _UTTERANCE_PITCH_JITTER = 0.06, 4
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice of eSpeak NG: accent and variant joined by ``+``, words a minute, pitch and its range in 0..99."""
+    """A voice of eSpeak NG: accent and variant joined by ``+``, words per minute, pitch and its range in 0..99."""
 
     name: str
     words_per_minute: int
@@ -40,7 +40,7 @@ class Voice:
     pitch_range: int
 
     def jittered(self, generator: np.random.Generator) -> Voice:
-        """The same voice in another utterance: nobody speaks twice at the same speed and pitch."""
+        """Return the voice with slightly different speed and pitch, for another utterance."""
         rate = 1 + generator.uniform(-_UTTERANCE_RATE_JITTER, _UTTERANCE_RATE_JITTER)
         pitch = self.pitch + int(generator.integers(-_UTTERANCE_PITCH_JITTER, _UTTERANCE_PITCH_JITTER + 1))
         return Voice(self.name, round(self.words_per_minute * rate), pitch, self.pitch_range)
@@ -48,7 +48,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A speaker: a number, as LibriSpeech names speakers and chapters, and a voice."""
+    """A speaker: number and chapter as in LibriSpeech, sex, and voice."""
 
     number: int
     chapter: int
