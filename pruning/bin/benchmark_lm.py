@@ -1,4 +1,4 @@
-"""Measure tokens per second, memory and bytes of language models: the first system is what others are compared with."""
+"""Measure tokens per second, memory and file size of language models; compare every system with the first one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from pruning.limits import COUNT
 from pruning.measure.names import LM_BACKENDS, SCORING, STEPS
 
 EXPLANATION = """\
-Language models on random tokens, log-probabilities of every token of the vocabulary included. *Scoring*: whole
-sentences of so many tokens; *steps*: one more token of each of so many histories, their keys and values cached. Median
-over {repeats} rounds in which every system runs once, in a new order. Speed-up and MAC ratio (of dense kernels, output
-layer included) are against {first}, same backend and setting; *of it* is their quotient. MiB on disk: the file for that
-work (PyTorch: its tensors). Peak MiB: a process of its own with one network, libraries included, in the first setting
-of each work. {processor}, torch {torch}."""
+Language models on random tokens, including the log-probabilities of all tokens of the vocabulary. *Scoring*: whole
+sentences of the given number of tokens; *steps*: one more token for each of the given number of histories, with cached
+keys and values. Median over {repeats} rounds; in each round every system runs once, in a new order. Speed-up and MAC
+ratio (of dense kernels, output layer included) are relative to {first} with the same backend and setting; *of it* is
+speed-up divided by MAC ratio. MiB on disk: the file for that work (PyTorch: its tensors). Peak MiB: a separate process
+with one network, libraries included, in the first setting of each work. {processor}, torch {torch}."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     benchmark.add_options(parser, LM_BACKENDS, LM_BACKENDS)
     works = [SCORING, STEPS]
-    parser.add_argument("--work", nargs="+", choices=works, default=works, help="what is measured")
-    parser.add_argument("--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="scoring: numbers of sentences")
-    parser.add_argument("--tokens", type=COUNT.parse, default=32, help="scoring: tokens of each")
+    parser.add_argument("--work", nargs="+", choices=works, default=works, help="work to measure")
+    parser.add_argument(
+        "--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="scoring: batch sizes, in sentences"
+    )
+    parser.add_argument("--tokens", type=COUNT.parse, default=32, help="scoring: tokens in each sentence")
     parser.add_argument("--histories", nargs="+", type=COUNT.parse, default=[4, 64], help="steps: numbers of histories")
-    parser.add_argument("--history-tokens", type=COUNT.parse, default=16, help="steps: tokens of each, 1 at least")
+    parser.add_argument("--history-tokens", type=COUNT.parse, default=16, help="steps: tokens in each history")
     options = parser.parse_args(argv)
 
     from pruning.measure import lm_benchmark
