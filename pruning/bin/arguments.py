@@ -63,7 +63,7 @@ def check_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(f"--device {name} is not available ({reason})",
-                        "give cpu, or give cuda on a machine with a GPU and a CUDA build of torch") from None  # fmt: skip
+                        "give cpu, or cuda on a machine with a GPU and a CUDA build of torch") from None  # fmt: skip
     return name
 
 
@@ -159,7 +159,7 @@ def is_done(known: Record, options: argparse.Namespace) -> bool:
     """Return whether a training command has finished according to its record; log it if so."""
     done = known.holds()
     if done:
-        logging.getLogger(__name__).info("%s is done already", options.exp_dir)
+        logging.getLogger(__name__).info("%s is already done", options.exp_dir)
     return done
 
 

@@ -30,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parts = [contents.describe(path, tokenizer) for path in cuts]
     print(contents.table(parts, "simple"))
     for one, other, count in contents.shared_speakers(parts):
-        logger.warning("%d speakers of %s are also in %s: a WER on one after training on the other is too optimistic", count,
+        logger.warning("%d speakers of %s are also in %s: a WER on one after training on the other is too low", count,
                        one, other)  # fmt: skip
     if options.output is not None:
         report.write_section(options.output, options.title, contents.table(parts), "pruning.bin.describe", argv)
