@@ -38,7 +38,7 @@ def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copi
         return Corpus(contents.total_hours(found), count), "cuts"
     if not parts:
         raise UserError(
-            f"cuts {' '.join(paths or ['(--train-cuts)'])} do not exist", "run the feature stage, or give --parts"
+            f"{' '.join(paths or ['the training cuts'])} do not exist", "run the feature stage, or give --parts"
         )
     hours, count = librispeech_size(parts)
     return Corpus(hours * copies, count * copies), "published sizes" + (f", {copies} speeds" if copies > 1 else "")

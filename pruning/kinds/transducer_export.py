@@ -44,7 +44,8 @@ def transducer_exports(model: Transducer) -> Exports:
             batches = itertools.islice(found, max_batches)
         same = agreement(model, ExportedTransducer(calls, "the export"), batches)
         return Agreement(same.difference, f"largest relative difference of outputs {same.difference:.1e}; "
-                                          f"{len(same.differing)} of {same.utterances} greedy hypotheses differ")  # fmt: skip
+                                          f"{len(same.differing)} of {same.utterances} greedy hypotheses "
+                                          "differ")  # fmt: skip
 
     return Exports(parts(model.eval()), "encoder", ("tokens.txt",), agree)
 
