@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pruning.speech.scoring.bootstrap import Estimate
 
 NOTE = """\
-Perplexity per word: for every model, the end of a sentence counts as a word and words outside the vocabulary do not.
-Real-time factor: features, encoder, search and language model, with the number of threads given to decoding."""
+Perplexity per word: the end of a sentence counts as a word, words outside the vocabulary do not, for every model alike.
+Real-time factor: features, encoder, search and language model, on the threads that decoding was given."""
 
 
 AGAINST = """\
-% above: difference in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block}
-sentences; the interval does not include the variation between runs."""
+% above: in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block} sentences:
+what another run would give is not in it."""
 
 
 def excess(place: Path, other: Path, set_name: str) -> Estimate:

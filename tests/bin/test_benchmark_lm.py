@@ -101,7 +101,7 @@ def test_all_of_it(tmp_path: Path) -> None:
     (tmp_path / "speed.md").unlink()
     command.main(["--read", str(tmp_path / "speed.json")])
     assert (tmp_path / "speed.md").read_text() == text, "from the file alone, origin and all"
-    with pytest.raises(UserError, match="is not of this command"):
+    with pytest.raises(UserError, match="was not written by this command"):
         encoders.main(["--read", str(tmp_path / "speed.json")])
 
 
@@ -141,7 +141,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is of a pruning run; extract it first"):
         command.main(["--systems", f"a={pruned}", *output])
     asr = save(transducer(), tmp_path / "asr")
-    with pytest.raises(UserError, match="asr holds a transducer; give a language model's checkpoint"):
+    with pytest.raises(UserError, match="asr contains a network of kind transducer; give a language model's checkpoint"):
         command.main(["--systems", f"a={asr}", *output])
     lm = save(network(), tmp_path / "lm")
     with pytest.raises(UserError, match="lm holds a transformer_lm; benchmark_lm is of language models"):
@@ -150,5 +150,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vocabularies of 11 and 12 tokens"):
         command.main(["--systems", f"a={lm}", f"b={other}", *output])
     write_json(tmp_path / "empty.json", {"rows": []})
-    with pytest.raises(UserError, match="is not of this command"):
+    with pytest.raises(UserError, match="was not written by this command"):
         command.main(["--read", str(tmp_path / "empty.json")])

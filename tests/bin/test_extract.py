@@ -39,7 +39,7 @@ def test_an_extraction_is_taken_only_for_what_it_was_made_from(
     for again in (arguments, ["--pruned", str(tmp_path / "pruned/best.safetensors"), *arguments[2:]]):
         capsys.readouterr()
         extract.main(again)
-        assert capsys.readouterr().out.endswith("small is extracted already\n")
+        assert capsys.readouterr().out.endswith("small is already extracted\n")
     with pytest.raises(UserError, match="small holds an extraction with another --round-to; remove it"):
         extract.main([*arguments, "--round-to", "4"])
     with pytest.raises(UserError, match="another --structure; "):

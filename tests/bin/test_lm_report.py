@@ -38,12 +38,12 @@ def test_one_against_another(tmp_path: Path) -> None:
     table = lm_report.perplexities(lms, ["test"], against={"half": "dense"})
     assert "+3.00 (3.00 to 3.00) dense" in table and f"{math.exp(5):.2f}" in table
     assert "% above" not in lm_report.perplexities(lms, ["test"])
-    with pytest.raises(UserError, match="'other' is none of the language models"):
+    with pytest.raises(UserError, match="--against names 'other', which is not in --lms"):
         lm_report.perplexities(lms, ["test"], against={"half": "other"})
 
 
 def test_other_words_are_refused(tmp_path: Path) -> None:
     words = np.array([3, 4])
     first, other = measured(tmp_path / "a", words * 2.0, words), measured(tmp_path / "b", words * 2.0, words + 1)
-    with pytest.raises(UserError, match="other words of test"):
+    with pytest.raises(UserError, match="different words of test"):
         lm_report.excess(first, other, "test")

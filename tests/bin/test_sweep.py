@@ -108,7 +108,7 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(config), "--exp-dir", str(tmp_path / "exp")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 1
-    assert "1 of 3 runs of the sweep failed or wait for one: half/bad/seed1; see" in done.stderr.splitlines()[-1]
+    assert "1 of 3 runs failed or depend on a failed run: half/bad/seed1; see" in done.stderr.splitlines()[-1]
     assert (tmp_path / "exp/results/half/good/seed1.json").is_file()
 
 

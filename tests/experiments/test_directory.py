@@ -72,7 +72,7 @@ def test_what_is_there_must_hold_keys(tmp_path: Path) -> None:
         directory.check_unchanged(tmp_path, {}, {})
     (tmp_path / directory.CONFIG).write_text("a: 1")
     (tmp_path / directory.RUN).write_text("[1]")
-    with pytest.raises(UserError, match="run.json holds no keys"):
+    with pytest.raises(UserError, match="run.json contains no keys"):
         directory.check_unchanged(tmp_path, {"a": 1}, {})
 
 

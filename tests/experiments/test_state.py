@@ -62,7 +62,7 @@ def test_damaged_states_are_named(tmp_path: Path) -> None:
     path = save_state(tmp_path, make(1, 5))
     whole = (path / "tensors.safetensors").read_bytes()
     (path / "tensors.safetensors").write_bytes(whole[:-3])
-    with pytest.raises(UserError, match=r"tensors\.safetensors is not a whole .*; remove "):
+    with pytest.raises(UserError, match=r"tensors\.safetensors is not a complete .*; remove "):
         load_state(path)
     (path / "state.json").write_text('{"version": 99}')
     with pytest.raises(UserError, match=r"state\.json is not a training state of version 1"):

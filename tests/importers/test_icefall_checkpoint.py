@@ -90,13 +90,13 @@ def test_names_of_distributed_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "named"),
     [
-        (Choice(), "give --epoch or --iter"),
-        (Choice(epoch=2, iteration=3), "give --epoch or --iter"),
+        (Choice(), "give exactly one of --epoch and --iter"),
+        (Choice(epoch=2, iteration=3), "give exactly one of --epoch and --iter"),
         (Choice(epoch=2, avg=2), "needs the running average before them"),
-        (Choice(epoch=2, avg=3, use_averaged_model=False), "so many epochs"),
-        (Choice(epoch=9, use_averaged_model=False), r"epoch-9\.pt does not exist.*another --epoch or --avg"),
-        (Choice(epoch=30, avg=10), r"epoch-30\.pt does not exist, which --epoch 30 --avg 10 needs; \d files"),
-        (Choice(iteration=16, avg=2), r"has 2 files checkpoint-N\.pt up to 16, of which 3"),
+        (Choice(epoch=2, avg=3, use_averaged_model=False), "earlier epochs, which do not exist"),
+        (Choice(epoch=9, use_averaged_model=False), r"epoch-9\.pt, which .* does not exist.*another --epoch or --avg"),
+        (Choice(epoch=30, avg=10), r"epoch-30\.pt, which --epoch 30 --avg 10 needs, does not exist; there are \d files"),
+        (Choice(iteration=16, avg=2), r"has 2 files checkpoint-N\.pt up to 16, but 3"),
     ],
 )
 def test_what_cannot_be_had_is_named(exp: Path, choice: Choice, named: str) -> None:
@@ -108,7 +108,7 @@ def test_what_cannot_be_had_is_named(exp: Path, choice: Choice, named: str) -> N
     ("change", "choice", "named"),
     [
         ({"model_avg": None}, Choice(epoch=2), "'model_avg'.*use-averaged-model false"),
-        ({"batch_idx_train": None}, Choice(epoch=2), "how many batches"),
+        ({"batch_idx_train": None}, Choice(epoch=2), "over how many batches"),
         ({"model": {"w": torch.zeros(4), "count": torch.tensor(1)}}, Choice(epoch=2, avg=2, use_averaged_model=False),
          "cannot be averaged.*tensor w"),
         ({"model": None}, Choice(epoch=2, use_averaged_model=False), "has no 'model'"),
@@ -125,7 +125,7 @@ def test_broken_checkpoints_are_named(exp: Path, change: dict, choice: Choice, n
 
 def test_a_path_and_an_epoch_do_not_go_together(exp: Path) -> None:
     for choice in (Choice(epoch=2), Choice(iteration=2), Choice(avg=2)):
-        with pytest.raises(UserError, match="is no experiment directory"):
+        with pytest.raises(UserError, match="is not an experiment directory"):
             load(exp / "epoch-2.pt", choice)
 
 

@@ -244,10 +244,10 @@ def test_tensors_that_are_missing_or_unknown_are_named() -> None:
         ({"encoder.encoder.layers.1.feed_forward.4.bias": None}, r"no tensor .*\.layers\.1\.feed_forward\.4"),
         ({"encoder.encoder.layers.1.feed_forward.4.bias_scale": None}, r"no tensor .*feed_forward\.4\.bias_scale"),
         ({"decoder.embedding.scale": None}, r"no tensor decoder\.embedding\.scale"),
-        ({"encoder.encoder.layers.1.extra": torch.zeros(1)}, r"holds encoder\.encoder\.layers\.1\.extra"),
-        ({"joiner.output_linear.bias_scale": torch.zeros(2)}, r"bias_scale of several values"),
-        ({"joiner.output_linear.extra_scale": torch.zeros(1)}, r"holds joiner\.output_linear\.extra_scale"),
-        ({"encoder.encoder.layers.1.self_attn.out_proj.bias": torch.zeros(9)}, r"layers\.1\.self.*\(9,\), w.*\(32,\)"),
+        ({"encoder.encoder.layers.1.extra": torch.zeros(1)}, r"contains encoder\.encoder\.layers\.1\.extra"),
+        ({"joiner.output_linear.bias_scale": torch.zeros(2)}, r"several values in .*bias_scale"),
+        ({"joiner.output_linear.extra_scale": torch.zeros(1)}, r"contains joiner\.output_linear\.extra_scale"),
+        ({"encoder.encoder.layers.1.self_attn.out_proj.bias": torch.zeros(9)}, r"layers\.1\.self.*\(9,\), but .*\(32,\)"),
     ):  # fmt: skip
         other = {name: value for name, value in {**state, **change}.items() if value is not None}
         with pytest.raises(UserError, match=named):
@@ -281,8 +281,8 @@ def test_a_network_of_post_norms_is_refused() -> None:
     ("change", "settings", "named"),
     [
         ({"encoder.encoder.layers.0.self_attn.pos_bias_u": None}, {}, "pos_bias_u"),
-        ({"decoder.embedding.weight": torch.zeros(4)}, {}, r"decoder\.embedding\.weight of 1 dimensions"),
-        ({"encoder.encoder.layers.0.conv_module.depthwise_conv.weight": torch.zeros(32, 1, 6)}, {}, "even kernel 6"),
+        ({"decoder.embedding.weight": torch.zeros(4)}, {}, r"decoder\.embedding\.weight with 1 dimensions"),
+        ({"encoder.encoder.layers.0.conv_module.depthwise_conv.weight": torch.zeros(32, 1, 6)}, {}, "even kernel size 6"),
         ({}, {"feature_dim": 40}, "feature_dim of 40"),
         ({"encoder.encoder_embed.conv.9.weight": torch.zeros(4, 4, 3, 3)}, {}, "4 convolutions"),
         ({}, {"causal_convolution": True}, "causal_convolution"),

@@ -115,6 +115,6 @@ def test_the_command(work: Path, tmp_path: Path, kind: str, task: str, capsys: p
     export.main([*options, "--cuts", str(work / "slurp_cuts_dev.jsonl.gz")])
     export.main([*options, "--check"])
     printed = capsys.readouterr().out
-    assert printed.count("float32: outputs differ by") == 2 and "outputs of 0 of 6 utterances differ" in printed
-    with pytest.raises(UserError, match=r"--text is given, and .* holds a speech_model"):
+    assert printed.count("float32: largest relative difference") == 2 and "outputs differ for 0 of 6 utterances" in printed
+    with pytest.raises(UserError, match=r"--text is not for .*, which contains an encoder with a head"):
         export.main([*options, "--text", "x"])

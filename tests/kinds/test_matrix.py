@@ -123,7 +123,7 @@ def test_a_cell_works_or_is_refused(
         refused(arguments, tmp_path, f"there is no {method} with {technique}: {NO_CELL[method, technique]}")
         return
     if technique not in teacher.capabilities.techniques:
-        refused(arguments, tmp_path, f"cannot be pruned by technique {technique}")
+        refused(arguments, tmp_path, f"does not support technique {technique}")
         return
     if name.endswith("intent") and method not in FEW:
         pytest.skip("its encoder is that of CTC")
@@ -155,8 +155,8 @@ def test_a_sweep_names_the_line_that_a_kind_cannot_do(speech: Path, tmp_path: Pa
     path = sweep_file(speech, tmp_path, "ctc", teacher=str(teacher), claims={}, methods=lines)
     with pytest.raises(
         UserError,
-        match=r"line \d+, zeros at 40: an encoder with a head cannot be pruned by technique "
-        "unstructured; choose from structured",
+        match=r"line \d+, zeros at 40: an encoder with a head does not support technique "
+        "unstructured; choose one of structured",
     ):
         sweep.main(["--config", str(path), "--exp-dir", str(tmp_path / "exp"), "--dry-run"])
     assert not (tmp_path / "exp").exists()

@@ -73,7 +73,7 @@ def test_one_module_and_one_registration(place: Path, capsys: pytest.CaptureFixt
         assert facts["hidden_parameters"] / facts["dense"]["hidden_parameters"] == pytest.approx(0.5, abs=0.02)
         finetune.main([*options(place, "finetune", f"{method}-tuned"), "--init", str(place / f"{method}-small")])
         assert (place / f"{method}-tuned" / ".done").is_file()
-    with pytest.raises(UserError, match="a toy, cannot be pruned by technique low_rank; choose from structured"):
+    with pytest.raises(UserError, match="a toy, does not support technique low_rank; choose one of structured"):
         prune.main([*options(place, "prune", "refused"), "--method", "taylor", "--technique", "low_rank", *teacher])
     assert not (place / "refused").exists()
     _sweep_and_report(place)

@@ -217,7 +217,7 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     assert sum(len(group["kept"]) for group in header["structure"]["groups"].values()) == sum(
         structure.count(name) for name in structure.groups
     )
-    assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
+    assert "is already extracted" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
 
     fine = configuration.load(transducer.RunConfig, work / "finetune.yaml")
     runs.train(TransducerKind(fine, inputs(data_dir)), work / "fine", init=work / "small", teacher=work / "teacher")
@@ -276,7 +276,7 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
     line = train_error(work, data_dir, *prune, "constraint.size=0.999", name="prune", config="prune.yaml")
     assert "beyond reach: at most 0.9" in line
     line = train_error(work, data_dir, *prune, "distillation.layers=[7]", name="prune", config="prune.yaml")
-    assert "the teacher has layers 0 (input) to 2; say others, such as distillation.layers=[0,1,2]" in line
+    assert "the teacher has layers 0 (input) to 2; choose among these, such as distillation.layers=[0,1,2]" in line
     line = train_error(work, data_dir, "--teacher", str(work / "nothing"), name="prune", config="prune.yaml")
     assert "nothing" in line
 
@@ -332,7 +332,7 @@ def test_noise_is_one_of_the_inputs(data_dir: Path, tmp_path: Path, monkeypatch:
 def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, data_dir: Path) -> None:
     before = (work / "teacher" / facts.FILE).read_bytes()
     wider = replace(small_run(max_steps=6), model=replace(dimensions(), joiner_dim=20))
-    with pytest.raises(UserError, match="was begun with"):
+    with pytest.raises(UserError, match="was started with"):
         runs.train(TransducerKind(wider, inputs(data_dir)), work / "teacher")
     assert (work / "teacher" / facts.FILE).read_bytes() == before
 

@@ -42,8 +42,8 @@ def test_one_process_needs_nothing() -> None:
     [
         ({"WORLD_SIZE": "2"}, "cpu", "WORLD_SIZE is 2 but RANK is not set"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "MASTER_ADDR is not set; start the processes with torchrun"),
-        ({"RANK": "first"}, "cpu", "environment variable RANK is 'first'"),
-        ({}, "tpu", "device 'tpu' is unknown"),
+        ({"RANK": "first"}, "cpu", "environment variable RANK must be a whole number, got 'first'"),
+        ({}, "tpu", "unknown device 'tpu'"),
     ],
 )
 def test_a_broken_environment_is_told(
@@ -57,7 +57,7 @@ def test_a_broken_environment_is_told(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_missing_gpu_is_told() -> None:
-    with pytest.raises(UserError, match="torch sees no GPU"):
+    with pytest.raises(UserError, match="torch finds no GPU"):
         distributed.initialise("cuda")
 
 

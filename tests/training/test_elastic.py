@@ -143,7 +143,7 @@ def test_nodes_of_a_slurm_job_meet_at_the_first() -> None:
     assert again[again.index("--rdzv_id") + 1] != options[options.index("--rdzv_id") + 1]
     assert elastic.options(["--nproc_per_node", "2", "-m", "x", "--standalone"])[0] == "--nproc_per_node"
     del environment["SLURM_NODEID"]
-    with pytest.raises(UserError, match="--slurm, but SLURM_NODEID is not set"):
+    with pytest.raises(UserError, match="--slurm is given, but SLURM_NODEID is not set"):
         elastic.slurm_options(environment)
 
 

@@ -101,7 +101,7 @@ def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: 
     assert directory.resumable_state(tmp_path) is not None and not directory.is_done(tmp_path)
     assert "resuming" in finish(start(tmp_path))
     assert_equal_experiments(whole_run, tmp_path)
-    assert "done already" in finish(start(tmp_path))
+    assert "already done" in finish(start(tmp_path))
 
 
 LAUNCHER = ["-m", "pruning.bin.torchrun", "--nproc_per_node=2", "--standalone"]

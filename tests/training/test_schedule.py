@@ -66,6 +66,6 @@ def test_factors_stay_between_0_and_1(kind: str, warmup: int, step: int, total: 
 def test_what_cannot_be_followed_is_refused() -> None:
     with pytest.raises(UserError, match="warmup_steps must be at least 0, got -1"):
         ScheduleConfig(warmup_steps=-1).check(None)
-    with pytest.raises(UserError, match="cosine schedule needs to know where training ends"):
+    with pytest.raises(UserError, match="cosine schedule needs the number of training steps"):
         ScheduleConfig("cosine").check(None)
     ScheduleConfig("noam", warmup_steps=5).check(None)

@@ -168,9 +168,9 @@ def test_changed_configuration_is_refused_by_key(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         make(tmp_path, train_batches=crashing(9)).run()
     changed = replace(CONFIG, optimiser=OptimiserConfig(lr=0.5))
-    with pytest.raises(UserError, match=r"begun with optimiser\.lr=0\.001, not optimiser\.lr=0\.5"):
+    with pytest.raises(UserError, match=r"started with optimiser\.lr=0\.001, not optimiser\.lr=0\.5"):
         make(tmp_path, changed)
-    with pytest.raises(UserError, match="begun with data.max_duration=10, not data.max_duration=None"):
+    with pytest.raises(UserError, match="started with data.max_duration=10, not data.max_duration=None"):
         whole = tmp_path / "config.yaml"
         whole.write_text(whole.read_text() + "data:\n  max_duration: 10\n")
         make(tmp_path)
@@ -287,7 +287,7 @@ def test_a_skipped_step_leaves_no_running_statistics_behind(tmp_path: Path) -> N
 
 
 def test_a_validation_that_counts_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no utterance of the development set has a finite loss at step 6; check the"):
+    with pytest.raises(UserError, match="no utterance of the dev set has a finite loss at step 6; check the"):
         make(tmp_path, CONFIG, Deaf(False)).run()
     assert not (tmp_path / ".done").exists() and not checkpoint.best_path(tmp_path).exists()
 
@@ -317,7 +317,7 @@ def test_only_selectable_moments_become_the_best(tmp_path: Path) -> None:
     header = checkpoint.read_header(tmp_path / "best.safetensors")
     assert header["step"] >= 14 and header["structure"] == {"kept": 3}
     checkpoint.load_model(tmp_path, epoch=3, avg=2, build=build)
-    with pytest.raises(UserError, match="pruning went on"):
+    with pytest.raises(UserError, match="was pruned during them"):
         checkpoint.load_model(tmp_path, epoch=3, avg=3, build=build)
 
 
@@ -326,7 +326,7 @@ def test_never_selectable_leaves_no_best_and_says_so(tmp_path: Path, caplog: pyt
     task.may_select = lambda step: False  # type: ignore[method-assign]
     make(tmp_path, task=task).run()
     assert not (tmp_path / "best.safetensors").exists() and "no best checkpoint" in caplog.text
-    with pytest.raises(UserError, match="epochs 1, 2, 3 are there"):
+    with pytest.raises(UserError, match="choose one of the epochs 1, 2, 3"):
         checkpoint.load_model(tmp_path, build=build)
 
 
@@ -388,7 +388,7 @@ def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"num_epochs": None}, "training has no end"),
+        ({"num_epochs": None}, "neither num_epochs nor max_steps is set"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
         ({"average_period": -1}, "average_period must be at least 0, got -1"),
         ({"amp": "fp16"}, "amp=fp16 needs a GPU"),
@@ -403,9 +403,9 @@ def test_settings_that_cannot_be_followed_are_refused(tmp_path: Path, settings_:
 def test_no_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="epoch 1 has no training batches"):
         make(tmp_path / "a", train_batches=lambda epoch, skip: iter(())).run()
-    with pytest.raises(UserError, match="development set has no batches"):
+    with pytest.raises(UserError, match="dev set has no batches"):
         make(tmp_path / "b", dev_batches=lambda: iter(())).run()
-    with pytest.raises(UserError, match="needs to know where training ends"):
+    with pytest.raises(UserError, match="needs the number of training steps"):
         make(tmp_path / "c", steps_per_epoch=None)
 
 
