@@ -57,13 +57,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_experiment(directory: Path, data: Path, seed: int = 0, **header: Any) -> Path:
-    """An untrained network as training leaves it: ``best.safetensors`` and ``model.json``."""
+    """An untrained network in the form that training writes: ``best.safetensors`` and ``model.json``."""
     torch.manual_seed(seed)
     encoder = ConformerConfig(24, 1, 12, (2,), (32,), (32,), (24,), conv_kernel=5, subsampling_channels=(4, 4, 8))
     tokenizer = bpe.Tokenizer(data / "lang_bpe_27")
     model = Transducer(TransducerConfig(encoder, tokenizer.vocab_size, 16, 2, 16))
     with torch.no_grad():
-        model.joiner.output.weight *= 8  # so that it says something
+        model.joiner.output.weight *= 8  # so that the hypotheses are not empty
     values = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), **header}
     save_model(directory / "best.safetensors", model, values)
     write_facts(directory, model)
@@ -109,7 +109,7 @@ def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: s
         assert facts["real_time_factor"] == pytest.approx(
             total / facts["audio_seconds"],
             rel=1e-2,
-            abs=2e-3 / facts["audio_seconds"],  # seconds are rounded
+            abs=2e-3 / facts["audio_seconds"],  # the seconds in the file are rounded
         )
         assert facts["threads"] == 1 and facts["peak_memory_mib"] > 10 and facts["processor"]
 
@@ -144,7 +144,7 @@ def test_the_same_decoding_is_not_repeated(tmp_path: Path, data: Path) -> None:
     path.write_text(path.read_text().replace('"wer"', '"first wer"'))
     run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
     assert "first wer" in path.read_text()
-    make_experiment(exp_dir, data, seed=1)  # other weights in the same place
+    make_experiment(exp_dir, data, seed=1)  # other weights in the same directory
     run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
     assert "first wer" not in path.read_text()
 
@@ -170,7 +170,7 @@ def test_n_best_lists_are_made_to_be_rescored(tmp_path: Path, data: Path, capsys
     assert f"WER {facts['wer']:.2f} % -> {facts['wer']:.2f} %" in capsys.readouterr().out
 
     stamp = (directory / facts["nbest"]).stat().st_mtime_ns
-    run(exp_dir, data, *beam, "--length-norm", "false", sets=("test-clean",))  # nothing less is asked for
+    run(exp_dir, data, *beam, "--length-norm", "false", sets=("test-clean",))  # fewer hypotheses are not decoded again
     assert (directory / facts["nbest"]).stat().st_mtime_ns == stamp
     (directory / facts["nbest"]).unlink()
     run(exp_dir, data, *beam, "--length-norm", "false", "--nbest", "5", sets=("test-clean",))
@@ -227,7 +227,7 @@ def test_an_exported_network_is_decoded_with_and_tabulated(data: Path, tmp_path:
         decode.main(["--exported", str(tmp_path / "export"), "--form", form, *cuts])
     tokens = (tmp_path / "export/tokens.txt").read_text().splitlines()
     names, ids = zip(*(line.split() for line in tokens))
-    other = [*names[:5], names[6], names[5], *names[7:]]  # as many, of another model
+    other = [*names[:5], names[6], names[5], *names[7:]]  # equally many tokens, of another model
     shutil.copytree(tmp_path / "export", tmp_path / "other")
     (tmp_path / "other/tokens.txt").write_text("".join(f"{name} {index}\n" for name, index in zip(other, ids)))
     with pytest.raises(
@@ -309,7 +309,7 @@ def test_the_report_is_of_what_was_asked_for_last(tmp_path: Path, data: Path) ->
         run(exp_dir, data, *options, sets=("test-clean",))
     directory = exp_dir / "modified_beam_search"
     path = directory / "decode-test-clean-best-modified_beam_search-beam-size-1-no-length-norm.json"
-    for old in directory.glob("decode-*"):  # as if they were made long ago
+    for old in directory.glob("decode-*"):  # make them look old
         old.write_text(json.dumps({**json.loads(old.read_text()), "date": "2024-05-01T10:00:00+00:00"}))
     run(exp_dir, data, *first, sets=("test-clean",))
     output = tmp_path / "RESULTS.md"

@@ -1,4 +1,4 @@
-"""The console command: it lists the commands, runs one, and refuses others."""
+"""The console command: lists the commands, runs one, and refuses unknown ones."""
 
 from __future__ import annotations
 

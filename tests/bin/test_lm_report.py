@@ -1,4 +1,4 @@
-"""Tables of language models: how much worse one is than another."""
+"""Tables of language models: how much one is worse than another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.files import write_json
 
 
 def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:
-    """What the perplexity command leaves."""
+    """Write what the perplexity command writes."""
     per_word = math.exp(nll.sum() / words.sum())
     facts = {"perplexity_per_word": per_word, "perplexity_per_token": None, "nll": nll.tolist(), "left_out": 0,
              "counted": words.tolist(), "words": int(words.sum()), "sentences": len(words)}  # fmt: skip
@@ -24,7 +24,7 @@ def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:
 
 
 def test_one_against_another(tmp_path: Path) -> None:
-    """What is 3 % worse in every word is so in every draw; noise between sentences widens the interval."""
+    """A model that is 3 % worse in every word is so in every draw; noise between sentences widens the interval."""
     generator = np.random.default_rng(0)
     words = generator.integers(3, 12, 200)
     nll = words * 5.0

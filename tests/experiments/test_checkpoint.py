@@ -1,4 +1,4 @@
-"""Checkpoints rebuild their network from the file alone, and refuse whatever does not fit."""
+"""Checkpoints rebuild their network from the file alone, and refuse what does not fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def header_of(epoch: int = 1, hidden: int = 8, **more: Any) -> dict[str, Any]:
 
 def test_the_file_alone_rebuilds_the_network(tmp_path: Path) -> None:
     model = network()
-    model.train()(torch.randn(9, 4))  # moves the batch norm's statistics and its integer counter
+    model.train()(torch.randn(9, 4))  # changes the batch norm's statistics and its integer counter
     header = header_of(tokenizer={"sha256": "äö"}, structure={"heads": [0, 2], "scale": [0.25, 1e-17]})
     checkpoint.save_model(tmp_path / "m.safetensors", model, header)
     loaded, found = checkpoint.load_model(tmp_path / "m.safetensors", build=build)
@@ -94,7 +94,7 @@ def test_another_architecture_is_refused_by_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weight: weight * float("nan"), "contains values that are not finite; give a checkpoint of an earlier epoch"),
+        (lambda weight: weight * float("nan"), "contains values that are not finite; give a checkpoint of an earlier"),
         (lambda weight: weight.to(torch.int8), "has type torch.int8; give a checkpoint in float32"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path: Path, monkeypa
 
 
 def test_an_error_of_the_file_system_is_told_as_such(tmp_path: Path) -> None:
-    """A real one, since safetensors' wording of it is what must be understood: a limit on the size of files."""
+    """The error is real (a limit on file size), because the code parses the message of safetensors."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:

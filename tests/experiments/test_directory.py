@@ -1,4 +1,4 @@
-"""The directory of a run: one process at a time, and only the run that it began with."""
+"""The experiment directory of a run: one process at a time, and only the run that it was started with."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ with directory.locked(Path({str(tmp_path)!r})):
     finally:
         holder.kill()
         holder.wait()
-    until(partial(free, tmp_path))  # the kernel lets go of the lock of a killed process by itself
+    until(partial(free, tmp_path))  # the kernel releases the lock of a killed process
 
 
 def free(exp_dir: Path) -> bool:

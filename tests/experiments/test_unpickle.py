@@ -1,4 +1,4 @@
-"""Foreign checkpoints are read, and nothing in them is executed."""
+"""Checkpoints of others are read without executing code in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pruning.experiments import unpickle
 
 
 def icefall_like() -> dict[str, Any]:
-    """What icefall's save_checkpoint leaves: tensors, optimiser state, paths, numpy numbers, None."""
+    """Contents like those of icefall's save_checkpoint: tensors, optimiser state, paths, numpy numbers, None."""
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model(torch.randn(4, 3)).sum().backward()
@@ -85,7 +85,7 @@ def test_views_of_one_storage_share_it(tmp_path: Path) -> None:
 
 
 class Evil:
-    """Runs a function of its choice when an ordinary unpickler loads it."""
+    """Executes a function when an ordinary unpickler loads it."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -107,7 +107,7 @@ def test_refuses_functions_by_name_and_runs_none(tmp_path: Path, zipped: bool) -
 
 
 def test_refuses_attributes_of_allowed_classes(tmp_path: Path) -> None:
-    """Protocol 4 may ask for a dotted name; only exact names are on the list."""
+    """Protocol 4 allows dotted names; only exact names are on the list."""
     payload = pickle.PROTO + b"\x04" + b"cpathlib\nPosixPath.cwd\n)R."
     (tmp_path / "dotted.pt").write_bytes(payload)
     with pytest.raises(UserError):
@@ -153,7 +153,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_version_of_torch_is_text(tmp_path: Path) -> None:
-    """icefall's notes on the environment once held it as torch has it, a class of its own."""
+    """In older icefall checkpoints it is an object of torch's own class."""
     torch.save({"env_info": {"torch-version": torch.__version__}}, tmp_path / "epoch-1.pt")
     found = unpickle.load(tmp_path / "epoch-1.pt")["env_info"]["torch-version"]
     assert type(found) is str and found == str(torch.__version__)

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: every form that save_pretrained writes, and what is refused."""
+"""Hugging Face checkpoints: all forms that save_pretrained writes, and what is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEADS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
 
 
 def written(directory: Path, shape: dict[str, Any], head: str = "ForCTC") -> HfEncoder:
-    """A checkpoint of Hugging Face's in ``directory``, and its encoder."""
+    """Write a Hugging Face checkpoint to ``directory``; return its encoder."""
     name = HEADS[shape["model_type"]]
     torch.manual_seed(1)
     config = getattr(transformers, f"{name}Config")(**hf_values(shape, vocab_size=7))
@@ -48,7 +48,7 @@ def written(directory: Path, shape: dict[str, Any], head: str = "ForCTC") -> HfE
 
 
 def as_pickle(directory: Path, change: Any = lambda tensors: tensors) -> None:
-    """The weights as ``pytorch_model.bin`` instead."""
+    """Replace the weights by ``pytorch_model.bin``."""
     tensors = load_file(directory / "model.safetensors")
     torch.save(change(dict(tensors)), directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
@@ -168,7 +168,7 @@ def test_a_preprocessor_that_is_not_understood_is_refused(tmp_path: Path, text: 
     ],
 )
 def test_weights_that_are_none_are_refused(tmp_path: Path, change: Any, item: str) -> None:
-    """Copied into a network they would be numbers without meaning."""
+    """Copied into a network, they would be meaningless numbers."""
     written(tmp_path, SHAPES[0])
     path, name = tmp_path / "model.safetensors", "wav2vec2.encoder.layers.1.attention.k_proj.weight"
     tensors = load_file(path)
@@ -259,7 +259,7 @@ def test_directories_that_are_no_checkpoint_are_refused(tmp_path: Path, files: d
 
 
 def test_a_name_is_looked_up_in_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it were there: a repository without safetensors, then none at all."""
+    """With a fake hub: a repository without safetensors, then no repository."""
     original, asked = written(tmp_path, SHAPES[0]), []
     as_pickle(tmp_path)
 

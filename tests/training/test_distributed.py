@@ -1,4 +1,4 @@
-"""The environment that torchrun sets is read strictly. Real trainings are in test_interruption."""
+"""The environment variables of torchrun are read strictly. test_interruption runs real training."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_missing_gpu_is_told() -> None:
 
 
 def _cut_apart(rank: int, directory: str) -> None:
-    """A cut of a low-rank network in one of two processes whose factors have come apart."""
+    """Cut a low-rank network in one of two processes whose factors differ."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
     dense = language_model()

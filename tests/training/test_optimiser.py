@@ -1,4 +1,4 @@
-"""AdamW over groups: rates, clip, ascent, and state that survives exactly."""
+"""AdamW over groups: learning rates, clipping, ascent, and exact restoring of its state."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_linear_and_cosine_end_where_they_should() -> None:
         values = scales(config, 110)
         assert values[9] == 1.0 and values[10] == 1.0
         assert all(later < earlier for earlier, later in zip(values[10:], values[11:]))
-        assert learning_rate_scale(config, 60, 1, 110) == pytest.approx(0.55)  # half of the way, half of the fall
+        assert learning_rate_scale(config, 60, 1, 110) == pytest.approx(0.55)  # halfway, half of the decay
         assert learning_rate_scale(config, 110, 1, 110) == pytest.approx(0.1)
         assert learning_rate_scale(config, 500, 1, 110) == pytest.approx(0.1)
     assert learning_rate_scale(ScheduleConfig("cosine"), 25, 1, 100) == pytest.approx(0.5 + math.sqrt(0.5) / 2)
