@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--form", choices=FORMS, default="float32", help="with --exported: form of the exported files (default float32)"
     )
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0],
-                        help="with --exported: search of this toolkit, or sherpa-onnx on the recordings")  # fmt: skip
+                        help="with --exported: own search on features, or sherpa-onnx on the recordings")  # fmt: skip
     parser.add_argument(
         "--epoch", type=COUNT.parse, help="use the checkpoint at the end of this epoch (counted from 1)"
     )

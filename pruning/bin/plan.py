@@ -95,7 +95,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     ]
     print("\n".join(about), flush=True)
     plans = _plans(options, teacher_config, corpus, vocab)
-    total = f"total {sum(plan.hours for plan in plans):.1f} hours, with pruned networks as uniform ones of target size"
+    total = f"total {sum(plan.hours for plan in plans):.1f} hours; pruned networks count as uniform ones of target size"
     print(_tabulated(plans, "simple"), total, sep="\n")
     if options.output is not None:
         body = "\n\n".join([".\n".join(about) + ".", _tabulated(plans, "github"), total.capitalize() + "."])

@@ -1,4 +1,4 @@
-"""Write the dimensions of a uniform network: all dimensions narrowed alike until it costs no more than the budget."""
+"""Write the dimensions of a uniform network: narrowed evenly everywhere until it costs no more than the budget."""
 
 from __future__ import annotations
 

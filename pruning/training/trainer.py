@@ -212,7 +212,9 @@ class Trainer:
     def _leave(self, stop: StopRequest) -> None:
         self._save_state()
         self.world.barrier()  # a launcher kills the others soon after the first one has exited
-        logger.info("asked to stop: the state after step %d is saved; run the same command again to continue", self.step)
+        logger.info(
+            "asked to stop: the state after step %d is saved; run the same command again to continue", self.step
+        )
         stop.leave()
 
     def _train_step(self, module: torch.nn.Module, group: list[Any]) -> None:
