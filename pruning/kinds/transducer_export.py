@@ -90,9 +90,7 @@ class ExportedJoiner(nn.Module):
     def __init__(self, model: Transducer) -> None:
         super().__init__()
         self.joiner = copy.deepcopy(model.joiner)
-        self.joiner.encoder_proj = self.joiner.decoder_proj = (
-            nn.Identity()
-        )  # they are exported with encoder and decoder
+        self.joiner.encoder_proj = self.joiner.decoder_proj = nn.Identity()  # part of encoder and decoder
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """``(N, J)``, ``(N, J)`` -> logits ``(N, V)``."""

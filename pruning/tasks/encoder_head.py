@@ -53,7 +53,7 @@ def _spectrum_loss(model: SpeechModel) -> SpectrumLoss:
     """
     encoder = model.encoder
     if encoder.bins:
-        raise UserError("loss.spectrum_weight is only for encoders that take samples as input", "leave it out")
+        raise UserError("loss.spectrum_weight is only for encoders that take samples", "leave it out")
     return SpectrumLoss(encoder.width, SAMPLES_PER_SECOND, encoder.stride)
 
 
@@ -141,9 +141,7 @@ class SpeechTask(PrunedTask):
         return ctc_loss(output.logits.log_softmax(dim=2), lengths, targets, counts) / frames, {}, frames
 
     def _intent(self, output: SpeechOutput, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        wanted = torch.tensor(
-            [numbers[0] for numbers in batch.tokens], device=output.logits.device
-        )  # -1: unknown intent
+        wanted = torch.tensor([numbers[0] for numbers in batch.tokens], device=output.logits.device)  # -1: unknown
         smoothing = self.loss.label_smoothing if step.training else 0.0
         summed = cross_entropy(output.logits, wanted, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
         known = (wanted >= 0).sum().clamp(min=1)

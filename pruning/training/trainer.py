@@ -422,9 +422,8 @@ class Trainer:
         self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
         self._validated_at = numbers.get("validated_at")  # missing in states of older versions
         self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
-        terms = (
-            numbers["terms"] if isinstance(numbers["terms"], list) else [numbers["terms"]]
-        )  # older versions: only rank 0's
+        # older versions: only rank 0's
+        terms = numbers["terms"] if isinstance(numbers["terms"], list) else [numbers["terms"]]
         self.terms.load_state(terms[self.world.rank] if self.world.rank < len(terms) else {})
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])

@@ -98,10 +98,7 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
 def test_every_method_prunes_it(method: str, technique: str, own_modules: bool, data_dir: Path, tmp_path: Path) -> None:
     """With the checkout's modules unless a method needs the layers' inputs; also one-shot pruning with repair."""
     (tmp_path / "prune.yaml").write_text(CONFIG)
-    teacher, target = (
-        tmp_path / "teacher",
-        0.5 if technique == "structured" else 0.2,
-    )  # its convolutions have many parameters
+    teacher, target = tmp_path / "teacher", 0.5 if technique == "structured" else 0.2  # it has large convolutions
     import_icefall.main(["--source", str(experiment(tmp_path, networks.STAND_IN, REWORKED)), "--epoch", "1",
                          "--use-averaged-model", "false", "--icefall-dir", str(networks.STAND_IN),
                          *data_options(data_dir)[:2], "--exp-dir", str(teacher)])  # fmt: skip
