@@ -111,18 +111,18 @@ def test_what_is_finished_is_done(
     with caplog.at_level(logging.INFO):
         make.command(line)
     if exp_dir in EXTRACTIONS:
-        assert f"{exp_dir} is extracted already" in capsys.readouterr().out
+        assert f"{exp_dir} is already extracted" in capsys.readouterr().out
         with pytest.raises(UserError, match="holds an extraction with another --round-to"):
             make.command(f"{line} --round-to 2")
     else:
-        assert f"{exp_dir} is done already" in caplog.text
+        assert f"{exp_dir} is already done" in caplog.text
         words = shlex.split(line)
         words[words.index("--config") + 1] = f"{exp_dir}/config.yaml"
         caplog.clear()
         with caplog.at_level(logging.INFO):
             make.command(shlex.join(words))
-        assert f"{exp_dir} is done already" in caplog.text
-        with pytest.raises(UserError, match="was begun with trainer.seed=1, not trainer.seed=2"):
+        assert f"{exp_dir} is already done" in caplog.text
+        with pytest.raises(UserError, match="was started with trainer.seed=1, not trainer.seed=2"):
             make.command(f"{line} trainer.seed=2")
     assert kept(exp_dir) == before
 

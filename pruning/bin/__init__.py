@@ -1,1 +1,1 @@
-"""One command each: parse, call, print."""
+"""Commands, one per module: each parses its options, calls the package and prints the result."""

@@ -1,4 +1,4 @@
-"""The console command: ``pruning NAME ARGUMENTS`` runs ``pruning.bin.NAME``, ``pruning`` alone lists the names."""
+"""Console command: ``pruning NAME ARGUMENTS`` runs ``pruning.bin.NAME``; ``pruning`` alone lists the commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pruning.errors import UserError
 
 
 def available() -> dict[str, str]:
-    """The commands and the first line of what each says about itself, read without importing them."""
+    """Return each command with the first line of its docstring, read without importing it."""
     table = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -25,27 +25,27 @@ def available() -> dict[str, str]:
 
 
 def dispatch(argv: Optional[Sequence[str]] = None) -> None:
-    """Run the command named by the first argument with the rest.
+    """Run the command that the first argument names, with the remaining arguments.
 
     Raises:
-        UserError: there is no such command.
+        UserError: the command does not exist.
     """
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     commands = available()
     if name in ("-h", "--help"):
-        print("usage: pruning COMMAND [ARGUMENT]...  (pruning COMMAND --help says more)")
+        print("usage: pruning COMMAND [ARGUMENT]...  (pruning COMMAND --help describes a command)")
         width = max(map(len, commands)) + 2
         for known, says in commands.items():
             print(f"  {known:<{width}}{says}")
         return
     if name not in commands:
-        raise UserError(f"there is no command {name}", f"use one of: {', '.join(commands)}")
-    sys.argv[0] = f"pruning {name}"  # what argparse calls the program
+        raise UserError(f"unknown command {name}", f"use one of: {', '.join(commands)}")
+    sys.argv[0] = f"pruning {name}"  # the program name that argparse prints
     importlib.import_module(f"pruning.bin.{name}").main(rest)
 
 
 def main() -> None:
-    """The console command."""
+    """Run the console command."""
     command.run(dispatch)
 
 

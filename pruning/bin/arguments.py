@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser that shows defaults and takes no abbreviations."""
+    """Return a parser that shows defaults and accepts no abbreviated options."""
     return argparse.ArgumentParser(
         description=description,
         epilog=epilog,
@@ -34,27 +34,27 @@ def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
 
 
 def system(text: str) -> tuple[str, Path]:
-    """The type of a ``NAME=DIRECTORY`` argument."""
+    """Parse a ``NAME=DIRECTORY`` argument (an argparse type)."""
     name, separator, directory = text.partition("=")
     if not (name and separator and directory):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIRECTORY")
+        raise argparse.ArgumentTypeError(f"must have the form NAME=DIRECTORY, got {text!r}")
     return name, Path(directory)
 
 
 def boolean(text: str) -> bool:
-    """The type of an argument that is true or false, in any of the words that icefall's programs take."""
+    """Parse a boolean argument (an argparse type), in any of the words that icefall's programs accept."""
     if text.lower() in ("true", "yes", "t", "y", "1"):
         return True
     if text.lower() in ("false", "no", "f", "n", "0"):
         return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
 
 
 def check_device(name: str) -> str:
-    """The name of a device, after checking that it is there.
+    """Return the name of a device after checking that the device is available.
 
     Raises:
-        UserError: it is not.
+        UserError: the device is not available.
     """
     import torch
 
@@ -63,57 +63,59 @@ def check_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(f"--device {name} is not available ({reason})",
-                        "give cpu, or cuda on a machine with a GPU and a torch made for it") from None  # fmt: skip
+                        "give cpu, or cuda on a machine with a GPU and a CUDA build of torch") from None  # fmt: skip
     return name
 
 
 def add_data(arguments: argparse.ArgumentParser) -> None:
-    """Options of the training and dev data: cuts for transducers, or text for language models."""
+    """Add the options for training and dev data: cuts, or text for language models."""
     for part, use in (("train", "training"), ("dev", "validation")):
-        arguments.add_argument(f"--{part}-cuts", nargs="+", help=f"cut manifests with features, for {use}")
-        arguments.add_argument(f"--{part}-text", nargs="+", help=f"text, for {use} of a language model")
+        arguments.add_argument(f"--{part}-cuts", nargs="+", help=f"cut manifests for {use}")
+        arguments.add_argument(f"--{part}-text", nargs="+", help=f"text files for {use} of a language model")
     arguments.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
 
 
 def add_run(arguments: argparse.ArgumentParser) -> None:
-    """Options of a training run: its configuration, its directory, its data."""
+    """Add the options of a training run: configuration, experiment directory, data."""
     arguments.add_argument("--config", required=True, help="YAML configuration")
-    arguments.add_argument("--exp-dir", required=True, help="experiment directory; an interrupted run there is resumed")
+    arguments.add_argument("--exp-dir", required=True, help="experiment directory; an interrupted run in it is resumed")
     add_data(arguments)
-    help_text = "override the configuration: trainer.seed=2"
+    help_text = "override a key of the configuration, for example trainer.seed=2"
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
 
 
 def add_icefall(arguments: argparse.ArgumentParser) -> None:
-    """Options that choose a checkpoint of icefall's, in its words, and its checkout."""
+    """Add the options that choose an icefall checkpoint (named as in icefall) and an icefall checkout."""
     arguments.add_argument(
-        "--epoch", type=NATURAL.parse, help="of icefall's experiment: epoch-N.pt, the last to average"
+        "--epoch", type=NATURAL.parse, help="icefall experiment: number N of epoch-N.pt, the last epoch to average"
     )
     arguments.add_argument(
-        "--iter", type=NATURAL.parse, help="instead: checkpoint-N.pt of the largest N up to this; 0: none"
+        "--iter",
+        type=NATURAL.parse,
+        help="instead of --epoch: use checkpoint-N.pt with the largest N up to this; 0: use --epoch",
     )
-    arguments.add_argument("--avg", type=COUNT.parse, default=1, help="epochs, or checkpoints, to average")
+    arguments.add_argument("--avg", type=COUNT.parse, default=1, help="number of epochs (or checkpoints) to average")
     arguments.add_argument(
         "--use-averaged-model",
         type=boolean,
         default=True,
         metavar="true|false",
-        help="average all moments that icefall's running average saw, not the ends of epochs",
+        help="average over all steps, from icefall's running averages, not only over the ends of epochs",
     )
     arguments.add_argument(
         "--icefall-dir",
-        help="checkout of icefall: a reworked Conformer keeps its own modules "
-        "while it is pruned, any other is checked against them",
+        help="icefall checkout: a reworked Conformer is pruned with the modules of the checkout; "
+        "any other Conformer is checked against them",
     )
     arguments.add_argument(
         "--icefall-recipe",
-        help="folder of the checkout that holds the encoder's conformer.py; "
-        "default: LibriSpeech's, by the experiment's place or the checkpoint's form",
+        help="folder of the checkout that contains the encoder's conformer.py; "
+        "default: a LibriSpeech recipe, chosen by the experiment's path or the checkpoint's tensors",
     )
 
 
 def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> None:
-    """Bring what `add_icefall`'s options choose of ``source`` into ``exp_dir``, if it is not there.
+    """Import the checkpoint of ``source`` that `add_icefall`'s options choose into ``exp_dir``, unless it is there.
 
     Raises:
         UserError: see `pruning.importers.icefall_teacher.import_experiment`.
@@ -129,8 +131,9 @@ def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> N
 
 
 def parse_run(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    """Parse the options of a training run. Settings may stand anywhere: options that take several values, which come
-    before them, would keep them otherwise.
+    """Parse the options of a training run, with ``KEY=VALUE`` settings anywhere among them.
+
+    Without this, an option with several values would also take the settings that follow it.
     """
     options = parser.parse_intermixed_args(argv)
     for name, values in vars(options).items():
@@ -143,44 +146,44 @@ def parse_run(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) ->
 
 
 def words_of(argv: Optional[Sequence[str]]) -> Sequence[str]:
-    """The arguments of a command; None: those of the process."""
+    """Return the arguments of a command: ``argv``, or those of the process if it is None."""
     return sys.argv[1:] if argv is None else argv
 
 
 def record(program: str, options: argparse.Namespace, argv: Optional[Sequence[str]]) -> Record:
-    """That a command has ended well, in its ``--exp-dir``: see `pruning.finished`."""
+    """Return the record, in ``--exp-dir``, of whether this command has finished: see `pruning.finished`."""
     return Record(options.exp_dir, program, [*words_of(argv), f"WORLD_SIZE={os.environ.get('WORLD_SIZE', '1')}"])
 
 
 def is_done(known: Record, options: argparse.Namespace) -> bool:
-    """Whether the record of a training command says that it is done; then say so."""
+    """Return whether a training command has finished according to its record; log it if so."""
     done = known.holds()
     if done:
-        logging.getLogger(__name__).info("%s is done already", options.exp_dir)
+        logging.getLogger(__name__).info("%s is already done", options.exp_dir)
     return done
 
 
 def data_form(options: argparse.Namespace) -> str:
-    """Whether `add_data`'s options name cuts or text.
+    """Return whether `add_data`'s options name cuts or text.
 
     Raises:
-        UserError: they name both, or one of them for training alone.
+        UserError: they name both, or only one of training and dev data.
     """
     given = {form: [getattr(options, f"{part}_{form}") for part in ("train", "dev")] for form in (CUTS, TEXT)}
     for form, other in ((CUTS, TEXT), (TEXT, CUTS)):
         if all(given[form]) and not any(given[other]):
             return form
     raise UserError(
-        "the data are not clear",
+        "cannot tell whether to train on cuts or on text",
         "give --train-cuts and --dev-cuts, or --train-text and --dev-text for a language model",
     )
 
 
 def kind(options: argparse.Namespace) -> type[Kind[Any]]:
-    """The kind of network that the configuration of a run is for.
+    """Return the kind of network that the configuration of a run is for.
 
     Raises:
-        UserError: there is no such kind, or it takes other data.
+        UserError: the kind does not exist, or does not take the data that are given.
     """
     from pruning import configuration
     from pruning.kinds import kind as kinds
@@ -188,13 +191,13 @@ def kind(options: argparse.Namespace) -> type[Kind[Any]]:
     form = data_form(options)
     found = kinds.find(registry.name_for(configuration.read(options.config), form), str(options.config))
     if found.data_form != form:
-        raise UserError(f"{options.config} is for {found.called}, and --train-{form} is given",
+        raise UserError(f"{options.config} is for {found.called}, which does not train on --train-{form}",
                         f"give --train-{found.data_form} and --dev-{found.data_form}")  # fmt: skip
     return found
 
 
 def inputs(options: argparse.Namespace) -> Inputs:
-    """The data that `add_data`'s options name."""
+    """Return the data that `add_data`'s options name."""
     from pruning.kinds.kind import Inputs
 
     form = data_form(options)

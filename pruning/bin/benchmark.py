@@ -1,6 +1,6 @@
-"""Measure latency, memory and bytes of encoders: the first system is what the others are compared with.
+"""Measure latency, memory and file size of encoders; compare every system with the first one.
 
-Language models have a command of their own, benchmark_lm.
+For language models, use benchmark_lm.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ process of its own with one encoder, libraries included, in the first setting. {
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     add_options(parser, BACKENDS, ["pytorch", "onnx", "int8"])
-    parser.add_argument("--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="numbers of utterances")
-    parser.add_argument("--seconds", nargs="+", type=POSITIVE.parse, default=[10.0], help="lengths of audio")
+    parser.add_argument("--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="batch sizes, in utterances")
+    parser.add_argument(
+        "--seconds", nargs="+", type=POSITIVE.parse, default=[10.0], help="lengths of the utterances, in seconds"
+    )
     options = parser.parse_args(argv)
 
     from pruning.measure import benchmark
@@ -42,22 +44,34 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser, backends: Sequence[str], default: Sequence[str]) -> None:
-    """Options of a benchmark of any kind of network."""
+    """Add the options of a benchmark, for any kind of network."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--systems",
         nargs="+",
         type=arguments.system,
         metavar="NAME=EXP_DIR",
-        help="experiments or checkpoints; the first is the dense one",
+        help="experiments or checkpoints; the first is the dense network, with which the others are compared",
     )
-    what.add_argument("--read", type=Path, help="a JSON file of this command instead: make its table again")
-    parser.add_argument("--backends", nargs="+", choices=backends, default=default, help="what runs them")
-    parser.add_argument("--threads", nargs="+", type=COUNT.parse, default=[1, 2], help="numbers of threads")
-    parser.add_argument("--repeats", type=COUNT.parse, default=20, help="measured rounds")
-    parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes processes")
-    parser.add_argument("--export-dir", type=Path, help="keep the exports there; default: a temporary directory")
-    parser.add_argument("--output", type=Path, help="JSON file, required with --systems; the table is beside it, .md")
+    what.add_argument(
+        "--read", type=Path, help="instead of measuring: make the table again from this command's JSON file"
+    )
+    parser.add_argument(
+        "--backends", nargs="+", choices=backends, default=default, help="backends that run the networks"
+    )
+    parser.add_argument(
+        "--threads", nargs="+", type=COUNT.parse, default=[1, 2], help="numbers of threads to measure with"
+    )
+    parser.add_argument("--repeats", type=COUNT.parse, default=20, help="number of measured rounds")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="do not measure memory (which starts a process per measurement)"
+    )
+    parser.add_argument(
+        "--export-dir", type=Path, help="keep the exported files in this directory; default: a temporary directory"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="JSON file, required with --systems; the table goes next to it, as .md"
+    )
     parser.add_argument("--title", default="Speed", help="heading of the table")
 
 
@@ -70,19 +84,19 @@ def publish(
     explanation: str,
     mark: str,
 ) -> None:
-    """Measure, or read what was measured, and show it: JSON, a table on the terminal and one in Markdown.
+    """Measure, or read an earlier measurement, and write the results: JSON, a table on the terminal, one in Markdown.
 
     Args:
-        options: of `add_options`.
-        argv: the arguments.
-        module: the command that is run.
-        measure: gives ``{"rows": [...]}``.
-        table: of the rows, in a style of tabulate.
-        explanation: of the table, with places for what was measured where.
-        mark: a key that rows of no other command have.
+        options: parsed options, among them those of `add_options`.
+        argv: arguments of the command.
+        module: module of the command.
+        measure: function that returns ``{"rows": [...]}``.
+        table: function that formats the rows as a table, in a style of tabulate.
+        explanation: text above the table, with format fields for system, repeats, processor and torch.
+        mark: a key that only rows of this command have.
 
     Raises:
-        UserError: no --output, or --read names a file of another command.
+        UserError: --output is missing, or --read names a file of another command.
     """
     from pruning.reports import report
 
@@ -93,7 +107,7 @@ def publish(
         write_json(path, {**measure(options), **provenance.environment(module, argv, "cpu")})
     facts = read_json(path, "measure with --systems first")
     if not isinstance(facts, dict) or mark not in (facts.get("rows") or [{}])[0]:
-        raise UserError(f"{path} is not of this command", "give the --output of a measurement")
+        raise UserError(f"{path} was not written by this command", "give a JSON file that its --output wrote")
     rows = facts["rows"]
     print(table(rows, "simple"))
     words = explanation.format(

@@ -1,4 +1,4 @@
-"""Measure tokens per second, memory and bytes of language models: the first system is what others are compared with."""
+"""Measure tokens per second, memory and file size of language models; compare every system with the first one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ of each work. {processor}, torch {torch}."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     benchmark.add_options(parser, LM_BACKENDS, LM_BACKENDS)
     works = [SCORING, STEPS]
-    parser.add_argument("--work", nargs="+", choices=works, default=works, help="what is measured")
-    parser.add_argument("--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="scoring: numbers of sentences")
-    parser.add_argument("--tokens", type=COUNT.parse, default=32, help="scoring: tokens of each")
+    parser.add_argument("--work", nargs="+", choices=works, default=works, help="work to measure")
+    parser.add_argument(
+        "--batch", nargs="+", type=COUNT.parse, default=[1, 16], help="scoring: batch sizes, in sentences"
+    )
+    parser.add_argument("--tokens", type=COUNT.parse, default=32, help="scoring: tokens in each sentence")
     parser.add_argument("--histories", nargs="+", type=COUNT.parse, default=[4, 64], help="steps: numbers of histories")
-    parser.add_argument("--history-tokens", type=COUNT.parse, default=16, help="steps: tokens of each, 1 at least")
+    parser.add_argument("--history-tokens", type=COUNT.parse, default=16, help="steps: tokens in each history")
     options = parser.parse_args(argv)
 
     from pruning.measure import lm_benchmark

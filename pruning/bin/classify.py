@@ -1,8 +1,8 @@
-"""Find the intents of test sets with an encoder trained for them, and say how many are right.
+"""Classify the intents of test sets with an encoder with an intent head, and report the accuracy.
 
-The result of each set goes to EXP/intents/intents-SET.json: what was found for every utterance, accuracy of scenario,
-action and both, the real-time factor. Intents that training does not have cannot be found: they count as errors, and
-are told. A set that was classified with the same weights before is not classified again.
+The result of each set goes to EXP/intents/intents-SET.json: the intent found for every utterance, the accuracy of
+scenario, action and both, and the real-time factor. Intents that do not occur in training cannot be found: they count
+as errors and are reported. A set that was already classified with the same weights is not classified again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment; its best checkpoint counts")
-    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with intents, one file a test set")
+    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment directory; its best checkpoint is used")
+    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with intents, one file per test set")
     parser.add_argument("--lang-dir", type=Path, required=True, help="directory with intents.txt")
     parser.add_argument("--max-duration", type=POSITIVE.parse, default=100.0, help="seconds of audio in a batch")
-    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads of the computation")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="number of threads")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
     manifests.check_exists(options.cuts)
@@ -51,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     known = Intents(options.lang_dir)
     model, _ = EncoderHeadKind.load_network(options.exp_dir, known)
     if model.config.task != INTENT:
-        raise UserError(f"{options.exp_dir} holds a network for {model.config.task}", "give one for intents")
+        raise UserError(f"{options.exp_dir} contains a network for {model.config.task}", "give a network for intents")
     model = model.to(options.device).eval()
     weights = provenance.file_fingerprint(checkpoint.file_of(options.exp_dir))
     for cuts in options.cuts:
@@ -68,7 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float, device: str) -> dict[str, Any]:
-    """The intent of every utterance of a set, and what they are worth together.
+    """Classify every utterance of a set; return the intents, their accuracy and the time taken.
 
     Raises:
         UserError: a cut has no intent, or its input cannot be read.
@@ -103,7 +103,7 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
         "set": set_name,
         "utterances": result.utterances,
         "accuracy": {"intent": result.intent, "scenario": result.scenario, "action": result.action},
-        "interval": [1 - interval.high / 100, 1 - interval.low / 100],  # of the intent's accuracy
+        "interval": [1 - interval.high / 100, 1 - interval.low / 100],  # interval of the intent accuracy
         "unseen": result.unseen,
         "unseen_intents": result.unseen_intents,
         "seconds": computing,
@@ -123,7 +123,7 @@ def _log(name: str, found: dict[str, Any]) -> None:
                 low, high, found["utterances"], found["real_time_factor"])  # fmt: skip
     if found["unseen"]:
         named = ", ".join(f"{intent} ({count})" for intent, count in found["unseen_intents"].items())
-        logger.warning("%s: %d utterances have intents that training has not, counted as errors: %s", name,
+        logger.warning("%s: %d utterances have intents that do not occur in training; they count as errors: %s", name,
                        found["unseen"], named)  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What every command does around its work: one line and a status for whatever went wrong."""
+"""Entry point shared by all commands: turns expected failures into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PATH_FAULTS = (
 
 
 def run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequence[str]] = None) -> NoReturn:
-    """Run ``main(argv)`` and exit: 0 when it returns, 1 after bad input, a full disk or a path that cannot be used, 130
-    when interrupted.
+    """Run ``main(argv)`` and exit with 0 when it returns, 1 after bad input, a full disk or a path that cannot be used,
+    and 130 when interrupted.
 
-    Any other exception is a fault of ours and keeps its traceback.
+    Any other exception is a bug in the toolkit and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -38,10 +38,10 @@ def run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequence
 
 
 def _told(error: OSError) -> str:
-    """One line for what a user can mend; other errors are raised again."""
+    """Return one line about an error that the user can correct; raise any other error again."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "the output directory"
-        return f"no space left on the disk of {where}; free some and run the same command again"
+        return f"no space left on the disk of {where}; free some space and run the same command again"
     if error.errno in _PATH_FAULTS and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
     raise error

@@ -1,4 +1,4 @@
-"""Tables and plots of a sweep, from its results directory alone: each method at each target against the reference."""
+"""Tabulate and plot a sweep from its results directory alone: each method at each target against the reference."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ lies below X (*holds*), or that of one above it (*does not hold*)."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--results", type=Path, required=True, help="results directory of python -m pruning.bin.sweep")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown, for --append of pruning.bin.report")
-    parser.add_argument("--across", metavar="LINE", help="also this line over all targets: how much size matters")
-    parser.add_argument("--speed", type=Path, help="JSON of pruning.bin.benchmark or benchmark_lm, of TARGET/LINE")
-    parser.add_argument("--backend", default="onnx", help="of --speed")
-    parser.add_argument("--plot", type=Path, help="PNG file")
-    parser.add_argument("--plot-lines", nargs="+", metavar="LINE", help="of the sweep, to plot; default: all")
-    parser.add_argument("--title", default="Comparison of pruning methods", help="heading")
-    parser.add_argument("--note", help="what is to be said above the table")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Markdown file to write, for --append of pruning.bin.report"
+    )
+    parser.add_argument(
+        "--across", metavar="LINE", help="add a table of this line over all targets, which shows the effect of size"
+    )
+    parser.add_argument(
+        "--speed", type=Path, help="JSON file of pruning.bin.benchmark or benchmark_lm, with systems named TARGET/LINE"
+    )
+    parser.add_argument("--backend", default="onnx", help="backend to take from --speed")
+    parser.add_argument("--plot", type=Path, help="PNG file to write")
+    parser.add_argument("--plot-lines", nargs="+", metavar="LINE", help="lines of the sweep to plot; default: all")
+    parser.add_argument("--title", default="Comparison of pruning methods", help="heading of the file")
+    parser.add_argument("--note", help="text to put above the table")
     options = parser.parse_args(argv)
 
     from pruning.kinds.measured_text import BLOCK

@@ -1,7 +1,7 @@
 """Decode test sets with a transducer: hypotheses, word error rate, real-time factor and memory.
 
 The results go to EXP/METHOD/: recogs-, errs- and wer-summary-SET-SUFFIX.txt and decode-SET-SUFFIX.json. A set that was
-decoded with the same weights and settings before is not decoded again.
+already decoded with the same weights and settings is not decoded again.
 """
 
 from __future__ import annotations
@@ -40,14 +40,22 @@ ENGINES = ("own", "sherpa-onnx")
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exp-dir", type=Path, help="experiment directory: its best checkpoint, or --epoch")
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint file instead; results go beside it")
-    parser.add_argument("--exported", type=Path, help="a directory of pruning.bin.export instead")
-    parser.add_argument("--form", choices=FORMS, default="float32", help="of --exported (default float32)")
+    parser.add_argument(
+        "--exp-dir", type=Path, help="experiment directory: decode with its best checkpoint, or with --epoch"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint file, instead of --exp-dir; results go to its directory"
+    )
+    parser.add_argument("--exported", type=Path, help="directory that pruning.bin.export wrote, instead of --exp-dir")
+    parser.add_argument(
+        "--form", choices=FORMS, default="float32", help="with --exported: form of the exported files (default float32)"
+    )
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0],
-                        help="of --exported: our greedy search, or sherpa-onnx from the recordings")  # fmt: skip
-    parser.add_argument("--epoch", type=COUNT.parse, help="the checkpoint at the end of this epoch, from 1")
-    parser.add_argument("--avg", type=COUNT.parse, help="average over this many epochs that end with --epoch")
+                        help="with --exported: own search on features, or sherpa-onnx on the recordings")  # fmt: skip
+    parser.add_argument(
+        "--epoch", type=COUNT.parse, help="use the checkpoint at the end of this epoch (counted from 1)"
+    )
+    parser.add_argument("--avg", type=COUNT.parse, help="number of epochs to average, ending with --epoch")
     parser.add_argument(
         "--use-averaged-model",
         type=boolean,
@@ -55,23 +63,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="true|false",
         help="with --avg: average over all steps of these epochs, not only over their ends (default true)",
     )
-    parser.add_argument("--cuts", nargs="+", type=Path, required=True, help="cuts with features, one file a test set")
-    parser.add_argument("--lang-dir", type=Path, required=True, help="language directory: bpe.model and tokens.txt")
-    parser.add_argument("--lm-exp-dir", type=Path, help="experiment of a language model, for methods with one")
-    parser.add_argument("--scales-from", type=Path, help="weights of it that pruning.bin.tune_lm chose")
-    parser.add_argument("--lm-name", help="of it, in names of results; default: the name of its directory")
+    parser.add_argument("--cuts", nargs="+", type=Path, required=True, help="cuts with features, one file per test set")
+    parser.add_argument("--lang-dir", type=Path, required=True, help="lang dir, with bpe.model and tokens.txt")
+    parser.add_argument(
+        "--lm-exp-dir", type=Path, help="experiment of the language model, for decoding methods with one"
+    )
+    parser.add_argument(
+        "--scales-from", type=Path, help="file of language-model weights that pruning.bin.tune_lm wrote"
+    )
+    parser.add_argument(
+        "--lm-name", help="name of the language model in file names; default: the name of its directory"
+    )
     parser.add_argument(
         "--max-duration", type=POSITIVE.parse, default=200.0, help="seconds of audio in a batch (default 200)"
     )
-    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads of the computation (default 1)")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="number of threads (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
         "--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word (default words)"
     )
     settings = parser.add_argument_group("decoding")
-    settings.add_argument("--graph", type=Path, help=f"for {', '.join(GRAPHS)}: a graph of local/make_graphs.py "
-                          "(default: the one in --lang-dir)")  # fmt: skip
-    help_text = f"for {', '.join(N_BEST)}: also write the N best of each utterance, for pruning.bin.rescore"
+    settings.add_argument("--graph", type=Path, help=f"for {', '.join(GRAPHS)}: graph that local/make_graphs.py "
+                          "wrote (default: the one in --lang-dir)")  # fmt: skip
+    help_text = f"for {', '.join(N_BEST)}: also write the N best hypotheses of each utterance, for pruning.bin.rescore"
     settings.add_argument("--nbest", type=NATURAL.parse, default=0, metavar="N", help=help_text)
     known = ranges(DecodingConfig)
     for field in fields(DecodingConfig):
@@ -88,15 +102,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Source(NamedTuple):
-    """What is decoded with.
+    """The network to decode with.
 
     Attributes:
-        model: encoder, decoder and joiner.
-        directory: of the results.
-        name: the part of the results' names that says which weights they are of.
-        feature_dim: bins per frame; None: it hears samples.
-        fingerprint: of the weights.
-        hears: what it takes of a cut.
+        model: network with encoder, decoder and joiner.
+        directory: directory for the results.
+        name: part of the result names that identifies the weights.
+        feature_dim: bins per frame; None if the network takes samples as input.
+        fingerprint: fingerprint of the weights.
+        hears: what the network takes as input: features or samples of a cut.
     """
 
     model: Any
@@ -114,9 +128,11 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     from pruning.kinds import kind as kinds
 
     if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
-        raise UserError("it is not clear what to decode with", "give one of --exp-dir, --checkpoint and --exported")
+        raise UserError(
+            "no network, or several, given to decode with", "give exactly one of --exp-dir, --checkpoint and --exported"
+        )
     if arguments.engine != ENGINES[0] and arguments.exported is None:
-        raise UserError(f"{arguments.engine} decodes with an export only", "give --exported")
+        raise UserError(f"--engine {arguments.engine} needs an exported network", "give --exported")
     source = arguments.exp_dir or arguments.checkpoint or arguments.exported
     if not source.exists():
         raise UserError(f"{source} does not exist", "train it first, or correct the path")
@@ -127,7 +143,9 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     found = kinds.of(model).recogniser(model, source)
     possible = kinds.of(model).capabilities(model).decodings
     if arguments.method not in possible:
-        raise UserError(f"{source} cannot be decoded by {arguments.method}", f"choose from {', '.join(possible)}")
+        raise UserError(
+            f"{source} does not support decoding method {arguments.method}", f"choose one of {', '.join(possible)}"
+        )
     fingerprint = provenance.weights_fingerprint(model)
     of_network = {key: value for key, value in header["model"]["config"].items() if key == "vocab_size"}
     tokenizer.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
@@ -146,22 +164,23 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     from pruning.speech.text.bpe import TABLE
 
     if (arguments.exported / "model.onnx").is_file():
-        raise UserError(f"{arguments.exported} holds the export of an encoder with a head, which is not decoded here",
-                        "decode the experiment that it is of: --exp-dir")  # fmt: skip
+        raise UserError(f"{arguments.exported} contains an exported encoder with a head, which cannot be decoded",
+                        "decode its experiment: give --exp-dir")  # fmt: skip
     files = read_parts(arguments.exported, PARTS, arguments.form, arguments.num_threads)
     model = ExportedTransducer(files, arguments.exported)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
     tokenizer.check_table(arguments.exported / TABLE, "give the --lang-dir that it was exported with")
     if by_ctc(arguments.method):
-        raise UserError("an export has no CTC head", "decode it with greedy_search or a beam search")
+        raise UserError(f"{arguments.method} needs a CTC head, which an export does not contain",
+                        "choose greedy_search or a beam search")  # fmt: skip
     if arguments.device != "cpu":
-        raise UserError("an export runs on the processor", "leave out --device")
+        raise UserError(f"an export runs only on the CPU, got --device {arguments.device}", "leave out --device")
     fingerprint = " ".join(provenance.file_fingerprint(part.path)[:12] for part in files.values())
     place = arguments.exported / arguments.form
     if arguments.engine == ENGINES[0]:
         return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES)
     if arguments.method != "greedy_search":
-        raise UserError(f"{arguments.method} by {arguments.engine} is not offered", "choose greedy_search")
+        raise UserError(f"--engine {arguments.engine} does not support {arguments.method}", "choose greedy_search")
     theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim)
     known = facts.read_facts(place)
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
@@ -170,10 +189,10 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
 
 
 def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[LanguageModel]:
-    """The language model, where the method wants one.
+    """Load the language model if the decoding method needs one.
 
     Raises:
-        UserError: it wants one and none is given, or the other way round, or it has other tokens.
+        UserError: a language model is needed but not given, or given but not needed, or it has other tokens.
     """
     from pruning.kinds.language_model import LanguageModelKind
     from pruning.speech.decoding.methods import LanguageModel
@@ -191,18 +210,18 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
 
 
 def _graph_path(arguments: argparse.Namespace) -> Optional[Path]:
-    """Of the method's graph, if it needs one."""
+    """Return the path of the decoding graph, if the decoding method needs one."""
     from pruning.speech.decoding import graphs
 
     if arguments.method not in GRAPHS:
         if arguments.graph is not None:
-            raise UserError(f"{arguments.method} decodes without a graph", f"choose one of {', '.join(GRAPHS)}")
+            raise UserError(f"--graph has no effect with {arguments.method}", f"choose one of {', '.join(GRAPHS)}")
         return None
     return arguments.graph or graphs.path_of(arguments.lang_dir, GRAPHS[arguments.method][0])
 
 
 def _weights(config: DecodingConfig) -> dict[str, float]:
-    """Of the language model, and of the internal one that is taken off."""
+    """Return the weights of the language model and of the internal language model that is subtracted."""
     internal = config.ilm_scale if config.method in WITH_LM else 0.0
     return {"lm_scale": getattr(config, WEIGHT_OF[config.method]), "ilm_scale": internal}
 
@@ -223,23 +242,23 @@ def _decode_set(
     from pruning.speech.data.sources import FEATURES
     from pruning.speech.decoding.recognition import FeatureTiming, recognise, time_features
 
-    data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # workers would take time from what is timed
+    data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # worker processes would disturb the timing
     batches = evaluation_batches(data, [cuts], source=hears)
     words_in = SCORED[arguments.score_in]
     if arguments.engine != ENGINES[0]:
         found = sherpa.recognise(model, cuts, words_in)
-        return found, FeatureTiming(0.0, found.audio_seconds)  # its own are within its time
+        return found, FeatureTiming(0.0, found.audio_seconds)  # its time includes feature extraction
     recognition = recognise(
         model, batches, tokenizer.decode, config, arguments.device, words_in, lm, graph, arguments.nbest
     )
-    own = hears is not FEATURES  # its frontend is a part of it
+    own = hears is not FEATURES  # the front end is part of the network
     return recognition, FeatureTiming(0.0, recognition.audio_seconds) if own else time_features(cuts)
 
 
 def _write_n_best(
     source: _Source, set_name: str, suffix: str, recognition: Recognition, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Write the n-best lists, if they were asked for; the facts of it."""
+    """Write the n-best lists if asked for; return what the result file says about them."""
     from pruning.experiments import decoding_results
     from pruning.speech.decoding.rescoring import write_nbest
 
@@ -261,7 +280,7 @@ def _log(set_name: str, result: Score, measured: dict[str, Any]) -> None:
 
 
 class _Decoding(NamedTuple):
-    """One that is to be made: of a set, its facts to ``path``."""
+    """A set to decode: its cuts, the result file ``path``, and the parameters to record there."""
 
     cuts: Path
     path: Path
@@ -269,7 +288,7 @@ class _Decoding(NamedTuple):
 
 
 def _was_done(record: Record) -> bool:
-    """Whether the same command has decoded all before; its results then count as the newest."""
+    """Return whether the same command has decoded all sets before; if so, mark its results as the newest."""
     from pruning.experiments import decoding_results
 
     if not record.holds():
@@ -285,7 +304,7 @@ def _was_done(record: Record) -> bool:
 def _pending(
     source: _Source, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, suffix: str
 ) -> list[_Decoding]:
-    """The sets that were not decoded so before, all of them checked before the first is decoded."""
+    """Return the sets still to decode with these settings, after checking all of them."""
     from pruning.experiments import decoding_results
     from pruning.experiments.checkpoint import file_of
     from pruning.speech.data import checks
@@ -315,17 +334,26 @@ def _pending(
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What can be told without reading anything."""
+    """Check the options before any network or cut is read."""
     if arguments.nbest and arguments.method not in N_BEST:
-        raise UserError(f"{arguments.method} ranks no hypotheses for --nbest", f"choose one of {', '.join(N_BEST)}")
+        raise UserError(
+            f"--nbest has no effect with {arguments.method}, which does not rank hypotheses",
+            f"choose one of {', '.join(N_BEST)}",
+        )
     if not 0 <= arguments.nbest <= arguments.beam_size:
-        raise UserError(f"--nbest is {arguments.nbest} with --beam-size {arguments.beam_size}", "give a larger beam")
+        raise UserError(
+            f"--nbest must be at most --beam-size ({arguments.beam_size}), got {arguments.nbest}",
+            "increase --beam-size",
+        )
     for cuts in arguments.cuts:
         if not cuts.is_file():
-            raise UserError(f"cuts {cuts} do not exist", "run the stage that computes features first")
+            raise UserError(f"cuts {cuts} do not exist", "run the feature stage first")
     repeated = [name for name, count in Counter(map(set_name_of, arguments.cuts)).items() if count > 1]
     if repeated:
-        raise UserError(f"several cuts are of a set named {repeated[0]}", "decode them one after the other, renamed")
+        raise UserError(
+            f"several files of --cuts are named after the same set, {repeated[0]}",
+            "rename them, or decode them one at a time",
+        )
     check_device(arguments.device)
     defaults = DecodingConfig()
     for name in (field.name for field in fields(DecodingConfig) if field.name != "method"):
@@ -348,7 +376,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             arguments.ilm_scale = float(chosen["ilm_scale"])
             setattr(arguments, WEIGHT_OF[arguments.method], float(chosen["lm_scale"]))
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{arguments.scales_from} holds no chosen weights", remedy) from None
+            raise UserError(f"{arguments.scales_from} contains no language-model weights", remedy) from None
     config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
     _check(arguments)
 
@@ -375,7 +403,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     directory = source.directory / config.method
     for cuts, path, parameters in pending:
         set_name = set_name_of(cuts)
-        path.unlink(missing_ok=True)  # it would speak of other files than those written now
+        path.unlink(missing_ok=True)  # it would describe files that are overwritten now
         recognition, features = _decode_set(model, source.hears, cuts, tokenizer, config, arguments, lm, graph)
         speakers = manifests.speakers(cuts)
         found = [t._replace(set=set_name, speaker=speakers[t.id]) for t in recognition.transcripts]

@@ -1,4 +1,4 @@
-"""Print and write what cut manifests hold: utterances, speakers, hours, words, tokens."""
+"""Tabulate the contents of cut manifests: utterances, speakers, hours, words, tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cut manifests, a row each")
-    parser.add_argument("--lang-dir", type=Path, help="count the tokens of this directory's model")
+    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cut manifests, one row each")
+    parser.add_argument("--lang-dir", type=Path, help="lang dir; if given, count tokens with its bpe.model")
     parser.add_argument("--output", type=Path, help="Markdown file, e.g. data/statistics.md")
     parser.add_argument("--title", default="Data", help="heading of the file")
     options = parser.parse_args(argv)
@@ -26,11 +26,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.speech.text.bpe import Tokenizer
 
     tokenizer = None if options.lang_dir is None else Tokenizer(options.lang_dir)
-    cuts = dict.fromkeys(options.cuts)  # a part that is trained and tested on has one row
+    cuts = dict.fromkeys(options.cuts)  # a manifest that is given twice has one row
     parts = [contents.describe(path, tokenizer) for path in cuts]
     print(contents.table(parts, "simple"))
     for one, other, count in contents.shared_speakers(parts):
-        logger.warning("%d speakers of %s are in %s, too: errors on one after training on the other are too few", count,
+        logger.warning("%d speakers of %s are also in %s: a WER on one after training on the other is too low", count,
                        one, other)  # fmt: skip
     if options.output is not None:
         report.write_section(options.output, options.title, contents.table(parts), "pruning.bin.describe", argv)

@@ -1,10 +1,10 @@
 """Export a network for deployment and compare the export with PyTorch.
 
-A transducer becomes ONNX for sherpa-onnx, float32 and int8, and TorchScript:
+A transducer is exported to ONNX for sherpa-onnx (float32 and int8) and to TorchScript:
 sherpa-onnx-offline --tokens=DIR/tokens.txt --encoder=DIR/encoder.onnx --decoder=DIR/decoder.onnx \\
     --joiner=DIR/joiner.onnx RECORDING.wav
-A language model becomes lm.onnx for whole sentences and lm_step.onnx for one token more, float32 and int8; an encoder
-with a head for CTC or intents model.onnx.
+A language model is exported to lm.onnx (scores whole sentences) and lm_step.onnx (takes one more token), both in
+float32 and int8; an encoder with a CTC or intent head is exported to model.onnx.
 """
 
 from __future__ import annotations
@@ -28,20 +28,27 @@ if TYPE_CHECKING:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--exp-dir", required=True, help="experiment or checkpoint")
+    parser.add_argument("--exp-dir", required=True, help="experiment directory or checkpoint")
     parser.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
-    parser.add_argument("--output", type=Path, required=True, help="directory of the files, e.g. exp/finetuned/export")
     parser.add_argument(
-        "--torchscript", action="store_true", help="of a transducer: write encoder.pt, decoder.pt and joiner.pt as well"
+        "--output", type=Path, required=True, help="directory for the exported files, e.g. exp/finetuned/export"
+    )
+    parser.add_argument(
+        "--torchscript", action="store_true", help="for a transducer: also write encoder.pt, decoder.pt and joiner.pt"
     )
     parser.add_argument("--cuts", type=Path, help="compare on these utterances; default: on noise")
     parser.add_argument(
-        "--text", type=Path, help="of a language model: compare on these sentences; default: on random tokens"
+        "--text", type=Path, help="for a language model: compare on these sentences; default: on random tokens"
     )
-    parser.add_argument("--check", action="store_true", help="compare the files that are there; write none")
-    parser.add_argument("--max-batches", type=COUNT.parse, default=20, help="of --cuts or --text")
+    parser.add_argument("--check", action="store_true", help="only compare existing exported files; export nothing")
+    parser.add_argument(
+        "--max-batches",
+        type=COUNT.parse,
+        default=20,
+        help="largest number of batches of --cuts or --text to compare on",
+    )
     options = parser.parse_args(argv)
 
     from pruning.deploy.export import write
@@ -53,7 +60,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     exports = kind.exports(model, options.lang_dir)
     possible = kind.capabilities(model).exports
     if options.torchscript and "torchscript" not in possible:
-        raise UserError(f"--torchscript is given, and {options.exp_dir} holds a {kind.name}", "leave it out")
+        raise UserError(
+            f"--torchscript is not available for {options.exp_dir}, which contains {kind.called}", "leave it out"
+        )
     if not options.check:
         forms = [form for form in possible if form != "torchscript" or options.torchscript]
         _tell(write(exports, options.output, forms, options.lang_dir))
@@ -62,10 +71,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _check_options(options: argparse.Namespace, kind: type[kinds.Kind[Any]]) -> None:
-    """Refuse data of another kind of network."""
+    """Refuse data for another kind of network."""
     for form in (CUTS, TEXT):
         if form != kind.data_form and getattr(options, form) is not None:
-            raise UserError(f"--{form} is given, and {options.exp_dir} holds a {kind.name}", "leave it out")
+            raise UserError(f"--{form} is not for {options.exp_dir}, which contains {kind.called}", "leave it out")
 
 
 def _tell(written: Sequence[Path]) -> None:
@@ -76,10 +85,10 @@ def _tell(written: Sequence[Path]) -> None:
 def _compare(
     options: argparse.Namespace, exports: Exports, data: Optional[Path], model: nn.Module, header: dict[str, Any]
 ) -> None:
-    """Compare every form that is there, and write what the network costs.
+    """Compare every exported form with PyTorch, and write what the network costs.
 
     Raises:
-        UserError: there is no form, or one other than int8 differs by more than `EXACTNESS`.
+        UserError: there is no export, or a form other than int8 differs by more than `EXACTNESS`.
     """
     from pruning.deploy.exported import read_parts
     from pruning.deploy.extract import EXACTNESS
@@ -90,14 +99,14 @@ def _compare(
     possible = kinds.of(model).capabilities(model).exports
     found = [form for form in possible if (options.output / f"{first}{FORMS[form]}").is_file()]
     if not found:
-        raise UserError(f"{options.output} holds no export", "leave out --check to make it")
+        raise UserError(f"{options.output} contains no export", "leave out --check to write one")
     for form in sorted(found):
         write_facts(options.output / form, model, header.get("dense"))
         same = exports.agreement(read_parts(options.output, list(exports.parts), form), data, options.max_batches)
         print(f"{form}: {same.words}")
         if form != "int8" and not same.difference <= EXACTNESS:
-            what = f"the {form} export differs by {same.difference:.1e}, more than {EXACTNESS:g}"
-            raise UserError(what, "export it again; if it is of these weights, report it")
+            what = f"the outputs of the {form} export differ by {same.difference:.1e}, more than {EXACTNESS:g}"
+            raise UserError(what, "export again; if the files were exported from these weights, report a bug")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cut the closed units out of a pruned network: an ordinary smaller one with the same outputs."""
+"""Cut the closed units out of a pruned network, which gives an ordinary smaller network with the same outputs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 def _origin(options: argparse.Namespace) -> dict[str, Any]:
-    """What the small network follows from, by option; files by their content, for names do not matter."""
+    """Return what determines the extracted network, by option; files are identified by content, not by name."""
     from pruning.experiments import checkpoint
 
     pruned = checkpoint.file_of(options.pruned)
-    checkpoint.read_header(pruned)  # tells in one line if it is no checkpoint
+    checkpoint.read_header(pruned)  # raises a UserError if the file is not a checkpoint
     data = _data(options)
     return {
         "--pruned": file_fingerprint(pruned),
@@ -43,49 +43,54 @@ def _origin(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _data(options: argparse.Namespace) -> tuple[str, list[Path]]:
-    """The option that names data, and its files."""
+    """Return the option that names the data, and its files."""
     if options.train_text:
         return "--train-text", check_texts(options.train_text)
     return "--train-cuts", manifests.check_exists(options.train_cuts) if options.train_cuts else []
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--pruned", required=True, help="experiment directory or checkpoint of a pruning run")
-    parser.add_argument("--exp-dir", required=True, help="experiment directory of the small network")
-    parser.add_argument("--structure", help="keep this structure.json instead of the one that the run found")
-    parser.add_argument("--round-to", type=COUNT.parse, default=1, help="round kept counts to multiples of this")
+    parser.add_argument("--exp-dir", required=True, help="experiment directory of the extracted network")
+    parser.add_argument("--structure", help="structure.json to use instead of the structure that the run found")
+    parser.add_argument("--round-to", type=COUNT.parse, default=1, help="round kept counts to multiples of this number")
     parser.add_argument(
-        "--reinitialise", type=SEED.parse, metavar="SEED", help="keep the structure, draw the weights anew"
+        "--reinitialise",
+        type=SEED.parse,
+        metavar="SEED",
+        help="keep the structure but draw new random weights with this seed",
     )
     parser.add_argument(
         "--repair",
         type=NATURAL.parse,
         default=0,
         metavar="UTTERANCES",
-        help="solve the weights after a cut anew, by least squares on so many utterances or sentences",
+        help="recompute the weights after each cut by least squares on this number of utterances or sentences",
     )
-    parser.add_argument("--teacher", help="whose outputs repair aims at; default: the pruning run's dense weights")
-    parser.add_argument("--print", action="store_true", help="print the structure, one line a unit group")
-    parser.add_argument("--train-cuts", nargs="+", help="re-estimate batch norms on these cuts, and repair on them")
-    parser.add_argument("--train-text", nargs="+", help="of a language model: repair on this text")
-    parser.add_argument("--lang-dir", help="directory with bpe.model, needed with --train-cuts and --train-text")
-    parser.add_argument("--batch-norm-batches", type=COUNT.parse, default=50, help="batches for the batch norms")
+    parser.add_argument("--teacher", help="network whose outputs --repair reproduces; default: --pruned before the cut")
+    parser.add_argument("--print", action="store_true", help="print the structure, one line per unit group")
+    parser.add_argument("--train-cuts", nargs="+", help="cuts for re-estimating batch norms and for --repair")
+    parser.add_argument("--train-text", nargs="+", help="for a language model: text for --repair")
+    parser.add_argument("--lang-dir", help="lang dir with bpe.model, required with --train-cuts and --train-text")
+    parser.add_argument(
+        "--batch-norm-batches", type=COUNT.parse, default=50, help="number of batches for re-estimating batch norms"
+    )
     parser.add_argument("--max-duration", type=POSITIVE.parse, default=100.0, help="seconds of audio in a batch")
     options = parser.parse_args(argv)
     if options.repair and options.reinitialise is not None:
-        raise UserError("--repair solves weights that --reinitialise would draw anew", "give one of them")
+        raise UserError("--repair has no effect with --reinitialise, which draws new weights", "give only one of them")
     record = arguments.record("extract", options, argv)
     if record.holds():
-        print(f"{options.exp_dir} is extracted already")
+        print(f"{options.exp_dir} is already extracted")
         return
     _extract(options)
     record.write([*paths_of(options), Path(options.pruned).parent], [options.exp_dir])
 
 
 def _extract(options: argparse.Namespace) -> None:
-    """Extract, if it is not done."""
+    """Extract unless the extraction exists already."""
     from pruning.core import low_rank, single_weights
     from pruning.core.prunable import plain
     from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
@@ -97,7 +102,7 @@ def _extract(options: argparse.Namespace) -> None:
     origin = _origin(options)
     if checkpoint.best_path(options.exp_dir).exists():
         check_origin(options.exp_dir, origin)
-        print(f"{options.exp_dir} is extracted already")
+        print(f"{options.exp_dir} is already extracted")
         return
     model, header = checkpoint.load_model(options.pruned)
     groups = single_weights.view_of(model, structure).unit_groups()
@@ -106,22 +111,22 @@ def _extract(options: argparse.Namespace) -> None:
         structure = structure.rounded(options.round_to, groups)
         largest = max((group.size for group in groups), default=0)
         if largest < 2 * options.round_to:
-            raise UserError(f"--round-to {options.round_to} would round nothing: the largest group has {largest} units",
+            raise UserError(f"--round-to {options.round_to} has no effect: the largest unit group has {largest} units",
                             f"give at most {largest // 2}")  # fmt: skip
     if options.print:
         print("\n".join(structure.lines()))
     print(before_after(model, structure))
     units = {group.kind for group in structure.groups.values()}
     if options.repair and units & {single_weights.KIND, low_rank.KIND}:
-        what = f"--repair solves what follows units that were cut; here {' and '.join(sorted(units))} were"
-        raise UserError(what, "leave it out (low rank by wanda is the least-squares solution already)")
+        what = f"--repair works only where structured units are cut out, not for {' and '.join(sorted(units))}"
+        raise UserError(what, "leave it out (low_rank with wanda is already the least-squares solution)")
     batches = _batches(options, model, header)
     if options.repair:
         if batches is None:
-            raise UserError("--repair is given without data", "give --train-cuts or --train-text, and --lang-dir")
+            raise UserError("--repair needs data", "give --train-cuts or --train-text, and --lang-dir")
         teacher, model = plain(checkpoint.load_model(options.teacher or options.pruned)[0]), plain(model)
         if not kinds.of(model).capabilities(model).repair:
-            raise UserError(f"--repair is not possible with {kinds.of(model).called}", "leave it out")
+            raise UserError(f"--repair is not available for {kinds.of(model).called}", "leave it out")
         structure = repaired(teacher, model, structure, batches(), options.repair, kinds.of(model).forward)
     normalising = None if batches is None else itertools.islice(batches(), options.batch_norm_batches)
     extract_experiment(model, header, structure, Path(options.exp_dir), normalising, origin, options.reinitialise)
@@ -130,10 +135,10 @@ def _extract(options: argparse.Namespace) -> None:
 def _batches(
     options: argparse.Namespace, model: nn.Module, header: checkpoint.Header
 ) -> Optional[Callable[[], Iterator[Any]]]:
-    """Gives the batches of the training data from the first on, if there are data.
+    """Return a function that iterates over the training batches from the start; None if no data are given.
 
     Raises:
-        UserError: no ``--lang-dir``, another network's tokens, or data that are not of this kind of network.
+        UserError: ``--lang-dir`` is missing or has other tokens, or the data are for another kind of network.
     """
     from pruning.kinds import kind as kinds
 
@@ -141,10 +146,12 @@ def _batches(
     if not files:
         return None
     if not options.lang_dir:
-        raise UserError(f"{name} is given without --lang-dir", "give the language directory")
+        raise UserError(f"{name} needs --lang-dir", "give the lang dir of the network")
     kind = kinds.of(model)
     if f"--train-{kind.data_form}" != name:
-        raise UserError(f"{options.pruned} holds a {kind.name}, and {name} is given", "give the data of its kind")
+        raise UserError(
+            f"{name} is not for {options.pruned}, which contains {kind.called}", f"give --train-{kind.data_form}"
+        )
     table = kind.table_of(model, options.lang_dir)
     table.check_matches(header["tokenizer"])
     return lambda: iter(kind.calibration(model, table, files, options.max_duration))

@@ -1,4 +1,4 @@
-"""Fine-tune an extracted network: its structure is fixed, distillation from the teacher goes on."""
+"""Fine-tune an extracted network with its structure fixed, and with distillation from the teacher if one is given."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pruning.finished import paths_of
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
     parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
-    parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
+    parser.add_argument("--teacher", help="checkpoint or experiment directory to distil from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
     record = arguments.record("finetune", options, argv)
     if arguments.is_done(record, options):

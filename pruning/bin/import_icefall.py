@@ -1,4 +1,4 @@
-"""Bring a Conformer transducer that icefall trained into an experiment directory, as the teacher of every recipe."""
+"""Import a Conformer transducer that icefall trained into an experiment directory, as a teacher for any recipe."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pruning.bin import arguments, command
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--source", required=True, help="icefall's experiment directory, or one file of weights")
+    parser.add_argument("--source", required=True, help="icefall experiment directory, or one checkpoint file")
     arguments.add_icefall(parser)
-    parser.add_argument("--lang-dir", required=True, help="data/lang_bpe_* that it was trained with")
+    parser.add_argument(
+        "--lang-dir", required=True, help="lang dir (data/lang_bpe_*) that the network was trained with"
+    )
     parser.add_argument("--exp-dir", required=True, help="experiment directory to write")
     options = parser.parse_args(argv)
     arguments.import_icefall(options, options.source, Path(options.exp_dir))

@@ -1,4 +1,4 @@
-"""Table of intent classifiers: accuracy with its interval, size, computation, speed."""
+"""Tabulate intent classifiers: accuracy with its interval, size, computation, speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Of {names}, the encoder was not pre-trained: the figures say nothing of findings
 
 
 def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
-    """A row for each system and set.
+    """Make the table, with a row for each system and set.
 
     Raises:
         UserError: a system was not classified.
@@ -48,13 +48,13 @@ def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str =
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--systems", nargs="+", required=True, type=arguments.system, metavar="NAME=DIR",
-                        help="networks")  # fmt: skip
-    parser.add_argument("--sets", nargs="+", required=True, help="test sets")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown")
-    parser.add_argument("--title", default="Intents", help="heading")
+                        help="experiment directories, one row each per set")  # fmt: skip
+    parser.add_argument("--sets", nargs="+", required=True, help="names of test sets")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--title", default="Intents", help="heading of the file")
     options = parser.parse_args(argv)
 
     from pruning.experiments import checkpoint

@@ -1,4 +1,4 @@
-"""Measure what kept units take on this processor: the table that constraint.latency_table names."""
+"""Measure the latency of kept units on this processor, and write the table for constraint.latency_table."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pruning.measure.names import BACKENDS, PYTORCH
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--network", required=True, help="checkpoint or experiment of the network to be pruned")
-    parser.add_argument("--output", required=True, help="JSON file")
-    parser.add_argument("--backend", choices=BACKENDS, default=PYTORCH, help="what will run it")
-    parser.add_argument("--threads", type=COUNT.parse, default=1, help="threads")
-    parser.add_argument("--batch", type=COUNT.parse, default=1, help="utterances at once")
-    parser.add_argument("--seconds", type=POSITIVE.parse, default=10.0, help="length of each")
+    parser.add_argument("--network", required=True, help="checkpoint or experiment directory of the network to prune")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument("--backend", choices=BACKENDS, default=PYTORCH, help="backend that will run the pruned network")
+    parser.add_argument("--threads", type=COUNT.parse, default=1, help="number of threads")
+    parser.add_argument("--batch", type=COUNT.parse, default=1, help="batch size, in utterances")
+    parser.add_argument("--seconds", type=POSITIVE.parse, default=10.0, help="length of the utterances, in seconds")
     parser.add_argument(
         "--points",
         type=Range(int, least=2).parse,
         default=5,
-        help="measured shares of each kind, none and all among them",
+        help="number of kept shares to measure for each unit kind, including none and all",
     )
-    parser.add_argument("--repeats", type=COUNT.parse, default=15, help="rounds")
+    parser.add_argument("--repeats", type=COUNT.parse, default=15, help="number of measured rounds")
     options = parser.parse_args(argv)
 
     from tabulate import tabulate
@@ -42,8 +42,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     write_json(options.output, {**table.to_dict(), **provenance.environment("pruning.bin.latency", argv, "cpu")})
     shares = [f"{index / (options.points - 1):.2f}" for index in range(options.points)]
     rows = [[kind, *(f"{1000 * value:.2f}" for value in values)] for kind, values in table.kinds.items()]
-    print(tabulate(rows, headers=["ms at a share of", *shares], disable_numparse=True))
-    print(f"the rest {1000 * table.rest:.2f} ms, all of it {1000 * table.setting['dense_seconds']:.2f} ms")
+    print(tabulate(rows, headers=["ms at kept share", *shares], disable_numparse=True))
+    print(f"rest {1000 * table.rest:.2f} ms, dense network {1000 * table.setting['dense_seconds']:.2f} ms")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Measure the negative log-likelihood of test transcripts under a transducer, whole lattice, per token.
+"""Measure the negative log-likelihood per token of test transcripts under a transducer, over the whole lattice.
 
-Writes EXP/likelihood/likelihood-SET.json; a set that was measured with the same weights before is not measured again.
+Writes EXP/likelihood/likelihood-SET.json. A set that was already measured with the same weights is not measured again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment; its best checkpoint is measured")
-    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cut manifests with features, a set each")
+    parser.add_argument(
+        "--exp-dir", type=Path, required=True, help="experiment directory; its best checkpoint is measured"
+    )
+    parser.add_argument(
+        "--cuts", type=Path, nargs="+", required=True, help="cut manifests with features, one per test set"
+    )
     parser.add_argument("--lang-dir", required=True, help="directory with bpe.model and tokens.txt")
     parser.add_argument("--max-duration", type=POSITIVE.parse, default=100.0, help="seconds of audio in a batch")
-    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="number of threads")
     options = parser.parse_args(argv)
 
     import torch
@@ -67,7 +71,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             **provenance.environment("pruning.bin.likelihood", argv, "cpu"),
         }
         write_json(path, facts)
-        logger.info("%s: %.4f nats a token, %d of %d utterances", facts["set"], facts["nll_per_token"],
+        logger.info("%s: %.4f nats per token over %d of %d utterances", facts["set"], facts["nll_per_token"],
                     len(counted), len(found))  # fmt: skip
 
 

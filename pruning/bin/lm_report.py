@@ -1,4 +1,4 @@
-"""Tables of language models: their perplexity, and what they do to error rates and speed in the recogniser."""
+"""Tabulate language models: their perplexity, and their effect on WER and speed of the recogniser."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ what another run would give is not in it."""
 
 
 def excess(place: Path, other: Path, set_name: str) -> Estimate:
-    """By how many percent the perplexity per word of one model is above another's on the same text.
+    """Return by how many percent the perplexity per word of one model exceeds another's on the same text.
 
     Raises:
-        UserError: one was not measured, or not on the same words.
+        UserError: a model was not measured, or the models were measured on different words.
     """
     import numpy as np
 
@@ -41,7 +41,7 @@ def excess(place: Path, other: Path, set_name: str) -> Estimate:
              for one in (place, other)]  # fmt: skip
     words = np.array(in_blocks(found[0]["counted"]))
     if found[1]["counted"] != found[0]["counted"]:
-        raise UserError(f"{place} and {other} were measured on other words of {set_name}", "measure both again")
+        raise UserError(f"{place} and {other} were measured on different words of {set_name}", "measure both again")
     design = Design.of(blocks_of(len(found[0]["counted"])))
     rates = [design.rate(np.array(in_blocks(one["nll"]))[None], words) for one in found]
     value, low, high = (100 * math.expm1(rate / 100) for rate in (rates[0] - rates[1]).interval)
@@ -54,10 +54,12 @@ def perplexities(
     style: str = "github",
     against: Optional[Mapping[str, str]] = None,
 ) -> str:
-    """A row for each language model; those that are keys of ``against`` are compared with the model there.
+    """Make the table of perplexities, with a row for each language model.
+
+    Each model that is a key of ``against`` is compared with the model that is its value.
 
     Raises:
-        UserError: a text was not measured, or there is no such model.
+        UserError: a text was not measured, or ``against`` names an unknown model.
     """
     from pruning.experiments.decoding_results import perplexity_path
     from pruning.models import facts
@@ -65,7 +67,7 @@ def perplexities(
     rows, against, places = [], against or {}, dict(lms)
     for name in (*against, *against.values()):
         if name not in places:
-            raise UserError(f"{name!r} is none of the language models", f"choose from {', '.join(places)}")
+            raise UserError(f"--against names {name!r}, which is not in --lms", f"choose from {', '.join(places)}")
     for name, place in lms:
         size = facts.read_facts(place) if (place / facts.FILE).exists() else None
         row: dict[str, Any] = {"language model": name}
@@ -87,10 +89,12 @@ def perplexities(
 
 
 def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
-    """A row for each method and language model that all ``sets`` were decoded with: the last decoding of each.
+    """Make the table of decodings, with a row for each decoding method and language model used on all ``sets``.
+
+    If a set was decoded several times with them, the newest decoding counts.
 
     Raises:
-        UserError: a system was not decoded.
+        UserError: a system was not decoded on all sets.
     """
     from pruning.experiments.decoding_results import asked_at
 
@@ -105,7 +109,7 @@ def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: s
                 of_key[one["set"]] = one
         whole = {key: of_key for key, of_key in found.items() if all(set_name in of_key for set_name in sets)}
         if not whole:
-            raise UserError(f"{place} was not decoded on {', '.join(sets)}", "decode it first")
+            raise UserError(f"{place} was not decoded on all of {', '.join(sets)}", "decode it first")
         order = list(SETTINGS)
         for (method, lm), of_key in sorted(whole.items(), key=lambda item: (order.index(item[0][0]), item[0][1])):
             rows.append(_row(name, method, lm, [of_key[set_name] for set_name in sets]))
@@ -130,29 +134,33 @@ def _tabulated(rows: Sequence[dict[str, Any]], style: str) -> str:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--lms", nargs="+", type=arguments.system, metavar="NAME=DIR", help="language models")
+    parser.add_argument(
+        "--lms", nargs="+", type=arguments.system, metavar="NAME=DIR", help="experiment directories of language models"
+    )
     parser.add_argument(
         "--against",
         nargs="+",
         default=[],
         type=arguments.system,
         metavar="NAME=NAME",
-        help="of --lms: which is compared with which, in percent of perplexity",
+        help="pairs of --lms to compare, in percent of perplexity",
     )
-    parser.add_argument("--texts", nargs="+", default=["test"], help="texts that their perplexity was measured on")
+    parser.add_argument(
+        "--texts", nargs="+", default=["test"], help="names of the texts that perplexity was measured on"
+    )
     parser.add_argument(
         "--systems",
         nargs="*",
         default=[],
         type=arguments.system,
         metavar="NAME=DIR",
-        help="transducers that were decoded with and without them",
+        help="experiment directories of transducers that were decoded with and without language models",
     )
-    parser.add_argument("--sets", nargs="+", default=[], help="test sets of the systems")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown")
-    parser.add_argument("--title", default="Language models", help="heading")
+    parser.add_argument("--sets", nargs="+", default=[], help="names of the test sets of --systems")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--title", default="Language models", help="heading of the file")
     options = parser.parse_args(argv)
     against = {name: str(other) for name, other in options.against}
     tables = [table for given, table in (
@@ -160,7 +168,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         (options.systems, lambda style: decodings(options.systems, options.sets, style)),
     ) if given]  # fmt: skip
     if not tables:
-        raise UserError("there is nothing to tabulate", "give --lms or --systems")
+        raise UserError("neither --lms nor --systems is given", "give at least one of them")
 
     from pruning.kinds.measured_text import BLOCK
     from pruning.reports import report

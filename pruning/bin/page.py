@@ -1,4 +1,4 @@
-"""Write a self-contained HTML page about a pruned network, and its structure as a PNG beside it."""
+"""Write a self-contained HTML page about a pruned network, and a PNG of its structure next to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning.speech.decoding.config import SETTINGS
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument(
         "--systems",
@@ -21,22 +21,27 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         type=arguments.system,
         required=True,
         metavar="NAME=EXP_DIR",
-        help="rows of the table: the teacher, the pruned network, others",
+        help="rows of the table, for example the teacher and the pruned network",
     )
     parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
-    parser.add_argument("--method", choices=list(SETTINGS), default="greedy_search", help="of decoding")
-    parser.add_argument("--structure", type=Path, required=True, help="extracted experiment")
+    parser.add_argument("--method", choices=list(SETTINGS), default="greedy_search", help="decoding method")
+    parser.add_argument(
+        "--structure",
+        type=Path,
+        required=True,
+        help="experiment directory of the extracted network, whose structure is drawn",
+    )
     parser.add_argument(
         "--runs",
         nargs="*",
         type=arguments.system,
         default=argparse.SUPPRESS,
         metavar="NAME=EXP_DIR",
-        help="training runs whose curves are drawn; default: the systems",
+        help="training runs whose curves are drawn; default: those of --systems",
     )
-    parser.add_argument("--plot", type=Path, help="PNG of pruning.bin.compare to put in")
-    parser.add_argument("--output", type=Path, required=True, help="HTML file")
-    parser.add_argument("--title", default="A pruned network", help="heading")
+    parser.add_argument("--plot", type=Path, help="PNG of pruning.bin.compare to include")
+    parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    parser.add_argument("--title", default="A pruned network", help="heading of the page")
     options = parser.parse_args(argv)
 
     from pruning.core.structure import Structure

@@ -1,6 +1,6 @@
-"""Measure the perplexity of text under language models, per token and per word, networks and n-grams alike.
+"""Measure the perplexity of text, per token and per word, under a language model: a network or an n-gram.
 
-Writes EXP/perplexity/perplexity-SET.json; a text that was measured with the same weights before is not measured again.
+Writes EXP/perplexity/perplexity-SET.json. A text that was already measured with the same weights is not measured again.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ Scorer = Callable[[Path, Sequence[str]], "list[WordScores]"]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument(
         "--exp-dir",
         type=Path,
         required=True,
-        help="experiment, whose best checkpoint is measured; with --arpa: where the results go",
+        help="experiment directory, whose best checkpoint is measured; with --arpa: directory for the results",
     )
-    parser.add_argument("--arpa", type=Path, help="an n-gram of words instead")
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="text files, a set each")
+    parser.add_argument("--arpa", type=Path, help="ARPA file of a word n-gram, to measure instead of a network")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="text files, one per set")
     parser.add_argument("--lang-dir", help="directory with bpe.model and tokens.txt; not with --arpa")
     parser.add_argument(
-        "--vocabulary", type=Path, help="words, one a line, that count; others are left out of the measure per word"
+        "--vocabulary",
+        type=Path,
+        help="file of the words that count, one per line; perplexity per word leaves out all others",
     )
-    parser.add_argument("--on-empty", choices=ON_EMPTY, default=ON_EMPTY[0], help="where a line is empty")
+    parser.add_argument("--on-empty", choices=ON_EMPTY, default=ON_EMPTY[0], help="what to do with empty lines")
     parser.add_argument("--max-tokens", type=COUNT.parse, default=8192, help="tokens in a batch")
-    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="threads")
+    parser.add_argument("--num-threads", type=COUNT.parse, default=1, help="number of threads")
     options = parser.parse_args(argv)
 
     import torch
@@ -55,12 +57,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     torch.set_num_threads(options.num_threads)
     vocabulary = None if options.vocabulary is None else frozenset(read_words(options.vocabulary))
     if (options.arpa is None) == (options.lang_dir is None):
-        raise UserError("it is not clear what to measure", "give --lang-dir for a network, or --arpa")
+        raise UserError("exactly one of --lang-dir and --arpa must be given",
+                        "give --lang-dir for a network, or --arpa for an n-gram")  # fmt: skip
     scorer, made_of = _ngram(options, vocabulary) if options.arpa is not None else _network(options)
     names = [set_name(text) for text in options.text]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
-        raise UserError(f"several texts are named {repeated[0]}", "measure them one after the other, renamed")
+        raise UserError(
+            f"several files of --text have the set name {repeated[0]}", "rename them, or measure them one at a time"
+        )
     for text in check_texts(options.text):
         name = set_name(text)
         path = perplexity_path(options.exp_dir, name)
@@ -80,25 +85,25 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         try:
             found = perplexity(scorer(text, lines), lines, vocabulary)
         except ValueError as error:
-            raise UserError(f"{text}: {error}", "write the text so that the word pieces keep its words apart") from None
+            raise UserError(f"{text}: {error}", "write the text so that word pieces do not span words") from None
         facts: dict[str, Any] = {
             "set": name,
             "perplexity_per_word": found.per_word,
             "perplexity_per_token": None if options.arpa is not None else found.per_token,
             **{key: value for key, value in found._asdict().items() if key != "sums"},
-            "token_nll": found.token_nll if math.isfinite(found.token_nll) else None,  # words left out, of an n-gram
+            "token_nll": found.token_nll if math.isfinite(found.token_nll) else None,  # for n-grams: unknown words
             "nll": [round(float(nll), 3) for nll in found.sums[:, 0]],
             "counted": [int(words) for words in found.sums[:, 1]],
             "parameters": parameters,
             **provenance.environment("pruning.bin.perplexity", argv, "cpu"),
         }
         write_json(path, facts)
-        logger.info("%s: perplexity %.2f a word; %d of %d words left out", name, found.per_word, found.left_out,
+        logger.info("%s: perplexity %.2f per word; %d of %d words left out", name, found.per_word, found.left_out,
                     found.left_out + found.words - found.sentences)  # fmt: skip
 
 
 def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:
-    """What scores the sentences of a file by a network, and what stands for it."""
+    """Return a function that scores the sentences of a file with a network, and the network's fingerprints."""
     from pruning.kinds.language_model import LanguageModelKind
     from pruning.speech.scoring.perplexity import word_scores
     from pruning.speech.text.bpe import Tokenizer
@@ -119,10 +124,10 @@ def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:
 
 
 def _ngram(options: argparse.Namespace, vocabulary: Optional[frozenset[str]]) -> tuple[Scorer, dict[str, Any]]:
-    """The same by an n-gram of words.
+    """Return a function that scores the sentences of a file with a word n-gram, and the n-gram's fingerprint.
 
     Raises:
-        UserError: the vocabulary has words that the n-gram does not know: it would be blamed for them.
+        UserError: the vocabulary has words that the n-gram does not have, which would make its perplexity infinite.
     """
     import numpy as np
 
@@ -133,8 +138,8 @@ def _ngram(options: argparse.Namespace, vocabulary: Optional[frozenset[str]]) ->
     strange = sorted((vocabulary or frozenset()) - set(model.vocabulary))
     if strange:
         raise UserError(
-            f"{options.arpa} does not know {strange[0]!r} of {options.vocabulary}",
-            "make it with --vocabulary, or leave words out",
+            f"{options.arpa} does not contain {strange[0]!r} of {options.vocabulary}",
+            "estimate the n-gram with --vocabulary, or remove such words from the vocabulary",
         )
 
     def score(text: Path, lines: Sequence[str]) -> list[WordScores]:

@@ -1,7 +1,7 @@
-"""Print what the recipe's training runs will cost, before any of them is started, from a few timed steps.
+"""Estimate what the training runs of a recipe will cost, from a few timed steps, before any run is started.
 
-State and activations are per device, in float32 (bf16 halves most activations). The corpus is read from the cuts where
-they exist, else from LibriSpeech's published sizes.
+State and activations are per device, in float32 (bf16 halves most activations). The size of the corpus is read from the
+cuts if they exist, otherwise taken from LibriSpeech's published sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copies: int) -> tuple[Corpus, str]:
-    """The size of the training data and where it is known from."""
+    """Return the size of the training data and its source in words."""
     from pruning.measure.plan import Corpus
     from pruning.speech.data import contents
 
@@ -34,37 +34,47 @@ def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copi
         found = [contents.describe(path) for path in paths]
         count = sum(part.cuts for part in found)
         if not count:
-            raise UserError(f"{', '.join(map(str, paths))} hold no cuts", "run the feature stage")
+            raise UserError(f"{', '.join(map(str, paths))} contain no cuts", "run the feature stage")
         return Corpus(contents.total_hours(found), count), "cuts"
     if not parts:
-        raise UserError(f"{' '.join(paths or ['the cuts'])} do not exist", "run the feature stage, or give --parts")
+        raise UserError(
+            f"{' '.join(paths or ['the training cuts'])} do not exist", "run the feature stage, or give --parts"
+        )
     hours, count = librispeech_size(parts)
     return Corpus(hours * copies, count * copies), "published sizes" + (f", {copies} speeds" if copies > 1 else "")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--teacher-config", required=True, help="configuration of the teacher, with 'model'")
+    parser.add_argument("--teacher-config", required=True, help="configuration of the teacher, with key 'model'")
     parser.add_argument("--prune-config", help="configuration of pruning")
     parser.add_argument("--finetune-config", help="configuration of fine-tuning")
-    parser.add_argument("--uniform-config", help="configuration of the uniform model from scratch")
-    parser.add_argument("--train-cuts", nargs="+", help="cut manifests")
-    parser.add_argument("--parts", nargs="+", help="LibriSpeech parts, where the cuts do not exist yet")
-    parser.add_argument("--copies", type=COUNT.parse, default=1, help="speeds of speed perturbation, with --parts")
-    parser.add_argument("--lang-dir", help="language directory; without it --vocab-size counts")
+    parser.add_argument("--uniform-config", help="configuration for training the uniform network from scratch")
+    parser.add_argument("--train-cuts", nargs="+", help="cut manifests for training")
+    parser.add_argument("--parts", nargs="+", help="LibriSpeech parts, used if the cuts do not exist yet")
+    parser.add_argument(
+        "--copies", type=COUNT.parse, default=1, help="with --parts: number of speeds of speed perturbation"
+    )
+    parser.add_argument(
+        "--lang-dir", help="lang dir, which gives the vocabulary size; without it, --vocab-size is used"
+    )
     parser.add_argument(
         "--vocab-size",
         type=Range(int, least=2).parse,
         default=500,
-        help="word pieces, where --lang-dir does not exist yet",
+        help="number of word pieces, used if --lang-dir does not exist yet",
     )
-    parser.add_argument("--processes", type=COUNT.parse, default=1, help="training processes, one device each")
-    help_text = "audio of a timed batch; times are scaled to data.max_duration"
+    parser.add_argument(
+        "--processes", type=COUNT.parse, default=1, help="number of training processes, each with one device"
+    )
+    help_text = "seconds of audio in a timed batch; times are scaled to data.max_duration"
     parser.add_argument("--timed-seconds", type=NON_NEGATIVE.parse, default=30.0, help=help_text)
-    parser.add_argument("--output", help="Markdown file to write as well")
+    parser.add_argument("--output", help="also write the plan to this Markdown file")
     parser.add_argument("--title", default="Plan", help="heading of that file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override the teacher's configuration")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the teacher's configuration"
+    )
     options = parser.parse_intermixed_args(argv)
 
     from pruning import configuration
@@ -75,17 +85,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
     teacher_config = configuration.load(RunConfig, options.teacher_config, options.overrides)
     if teacher_config.model is None:
-        raise UserError(f"{options.teacher_config} has no 'model'", "give its dimensions")
+        raise UserError(f"{options.teacher_config} has no key 'model'", "give the dimensions of the network there")
     vocab = options.vocab_size
     if options.lang_dir and Path(options.lang_dir).exists():
         vocab = Tokenizer(options.lang_dir).vocab_size
     about = [
         f"training data: {corpus.hours:.1f} h, {corpus.utterances} utterances ({source})",
-        f"timed on {_device()}, {options.processes} process(es); hours assume that all are like it",
+        f"timed on {_device()}, {options.processes} process(es); hours assume that all devices are like it",
     ]
     print("\n".join(about), flush=True)
     plans = _plans(options, teacher_config, corpus, vocab)
-    total = f"together {sum(plan.hours for plan in plans):.1f} hours, pruned networks at their target's uniform size"
+    total = f"total {sum(plan.hours for plan in plans):.1f} hours; pruned networks count as uniform ones of target size"
     print(_tabulated(plans, "simple"), total, sep="\n")
     if options.output is not None:
         body = "\n\n".join([".\n".join(about) + ".", _tabulated(plans, "github"), total.capitalize() + "."])
@@ -103,7 +113,7 @@ def _tabulated(plans: Sequence[RunPlan], style: str) -> str:
 
 
 def _plans(options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpus, vocab: int) -> list[RunPlan]:
-    """One plan for each configuration that is given."""
+    """Make one plan for each given configuration."""
     from pruning import configuration
     from pruning.core.uniform import uniform_structure
     from pruning.kinds.transducer import PruneConfig, RunConfig
@@ -132,7 +142,7 @@ def _plans(options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpu
 
 
 def _device() -> str:
-    """The device that steps are timed on."""
+    """Describe the device that steps are timed on."""
     import torch
 
     if torch.cuda.is_available():

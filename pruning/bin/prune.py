@@ -1,4 +1,4 @@
-"""Prune a trained network: a copy of the teacher is trained while units go, until it costs what the constraint says."""
+"""Prune a trained network: train a copy of the teacher while units are removed until it meets the constraint."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from pruning.methods.names import METHODS, TECHNIQUES
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
     parser.add_argument("--method", choices=METHODS, help="pruning method; default: the configuration's, else l0")
     parser.add_argument(
         "--technique",
         choices=TECHNIQUES,
-        help="what goes: units, single weights or rank-1 components; default: the configuration's",
+        help="what is removed: units, single weights or rank-1 components; default: the configuration's",
     )
-    parser.add_argument("--scheduler", choices=RAMPS, help="how the target is come to; default: the configuration's")
-    parser.add_argument("--teacher", help="checkpoint or experiment directory of the dense network")
+    parser.add_argument(
+        "--scheduler", choices=RAMPS, help="schedule of the sparsity target; default: the configuration's"
+    )
+    parser.add_argument("--teacher", help="checkpoint or experiment directory of the dense network to prune")
     parser.add_argument(
         "--teacher-icefall",
         metavar="EXP_DIR",
-        help="instead: experiment or checkpoint of icefall's; "
-        "it is brought into the directory teacher of --exp-dir first",
+        help="instead of --teacher: icefall experiment directory or checkpoint file; "
+        "it is first imported into the directory teacher of --exp-dir",
     )
     arguments.add_icefall(parser)
     options = arguments.parse_run(parser, argv)
@@ -59,13 +61,13 @@ def _teacher(options: argparse.Namespace) -> PathLike:
     from pruning.experiments.directory import is_done
 
     if (options.teacher is None) == (options.teacher_icefall is None):
-        raise UserError("which network is to be pruned is not clear", "give --teacher or --teacher-icefall")
+        raise UserError("no teacher given, or two", "give exactly one of --teacher and --teacher-icefall")
     if options.teacher is not None:
         return str(options.teacher)
     place = Path(options.exp_dir) / "teacher"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_done(place):
-        raise UserError("several processes would import the teacher at once",
-                        "run pruning import_icefall first, and give its directory as --teacher")  # fmt: skip
+        raise UserError("--teacher-icefall cannot import a teacher with several processes",
+                        "run pruning import_icefall first, and give its --exp-dir as --teacher")  # fmt: skip
     arguments.import_icefall(options, options.teacher_icefall, place)
     return place
 

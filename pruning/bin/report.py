@@ -1,4 +1,4 @@
-"""Write the table of results of several systems, from the files that decoding and training left."""
+"""Tabulate the results of several systems, from the files that decoding and training wrote."""
 
 from __future__ import annotations
 
@@ -28,15 +28,27 @@ def _read(path: Path) -> str:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--systems", nargs="+", type=system, required=True, metavar="NAME=EXP_DIR", help="the rows")
-    parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
-    parser.add_argument("--method", nargs="+", choices=list(SETTINGS), required=True, help="a table each")
     parser.add_argument(
-        "--epoch", type=COUNT.parse, help="decodings of this epoch's checkpoint, not of the best on dev"
+        "--systems", nargs="+", type=system, required=True, metavar="NAME=EXP_DIR", help="rows of the table"
     )
-    parser.add_argument("--avg", type=COUNT.parse, help="decodings of the average over so many epochs up to --epoch")
+    parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
+    parser.add_argument(
+        "--method", nargs="+", choices=list(SETTINGS), required=True, help="decoding methods, one table each"
+    )
+    parser.add_argument(
+        "--epoch", type=COUNT.parse, help="use decodings with the checkpoint of this epoch, not with the best on dev"
+    )
+    parser.add_argument(
+        "--avg", type=COUNT.parse, help="use decodings with the average of this many epochs, ending with --epoch"
+    )
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write, e.g. RESULTS.md")
-    parser.add_argument("--append", type=Path, nargs="*", default=[], help="Markdown that describe or plan wrote")
+    parser.add_argument(
+        "--append",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="Markdown files to append, e.g. those of describe, plan or compare",
+    )
     parser.add_argument("--title", default="Results", help="heading of the file")
     arguments = parser.parse_args(argv)
 
@@ -52,7 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for method, systems in methods.items():
         missing = [name for name, _ in arguments.systems if name not in {system.name for system in systems}]
         if missing:
-            logger.warning("%s: not decoded, therefore not in the table: %s", method, ", ".join(missing))
+            logger.warning("%s: not in the table because not decoded: %s", method, ", ".join(missing))
         if systems:
             print(f"{method}\n{report.table(systems, arguments.sets, 'simple')}\n")
     sections = [_read(path) for path in arguments.append]

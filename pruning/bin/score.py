@@ -1,4 +1,4 @@
-"""Score recogs files again: the word error rate of each, of all of them pooled, and their error reports."""
+"""Score recogs files again: word error rates of each file and of all pooled, and error reports."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _row(name: str, result: Score) -> list[str]:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recogs", nargs="+", type=Path, help="recogs files, ours or icefall's")
-    parser.add_argument("--output-dir", type=Path, help="write errs files there; without it they are not written")
+    parser.add_argument("recogs", nargs="+", type=Path, help="recogs files, written by this toolkit or by icefall")
+    parser.add_argument("--output-dir", type=Path, help="directory for errs files; without it none are written")
     parser.add_argument("--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word")
     arguments = parser.parse_args(argv)
 

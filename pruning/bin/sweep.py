@@ -1,7 +1,7 @@
-"""Compare pruning methods: methods x targets x seeds of a YAML file, through the job runner, into small result files.
+"""Run a sweep: the methods x targets x seeds of a YAML file, through the job runner, into small result files.
 
-Runs that are done are not made again; a run that fails does not stop the others. The table is made by
-python -m pruning.bin.compare from the results directory alone.
+Finished runs are not repeated; a run that fails does not stop the others. python -m pruning.bin.compare makes the table
+from the results directory alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def make(config: SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: Path) -> None:
-    """Make one run (None: measure the teacher) and gather its result.
+    """Execute one run (None: measure the teacher) and gather its result.
 
     Raises:
         UserError: one of its commands failed.
@@ -43,13 +43,13 @@ def make(config: SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: 
         logger.info("%s", shlex.join(line))
         status = subprocess.run(line, check=False).returncode
         if status:
-            what = f"{run.name if run is not None else TEACHER}: {line[2]} ended with status {status}"
-            raise UserError(what, "its lines above say why; run the sweep again afterwards")
+            what = f"{run.name if run is not None else TEACHER}: {line[2]} failed with status {status}"
+            raise UserError(what, "read its output above, correct the cause and run the sweep again")
     comparison.gather(config, run, exp_dir, results, made_by)
 
 
 def _copy_teacher(config: SweepConfig, place: Path) -> None:
-    """The teacher as an experiment of the sweep's own: measuring it writes nothing beside the original."""
+    """Copy the teacher into an experiment of the sweep, so that measuring it writes nothing next to the original."""
     from pruning.experiments import checkpoint
     from pruning.models import facts
 
@@ -59,11 +59,11 @@ def _copy_teacher(config: SweepConfig, place: Path) -> None:
 
 
 class _Runner:
-    """Makes the runs of a wave, by the job runner or one after the other.
+    """Executes the runs of a wave, through the job runner or one after the other.
 
     Args:
-        options: of the command.
-        own: the command that makes one run, but for ``--wave`` and ``--job``.
+        options: options of the command.
+        own: command that executes one run, without ``--wave`` and ``--job``.
     """
 
     def __init__(self, options: argparse.Namespace, own: Sequence[str]) -> None:
@@ -71,15 +71,15 @@ class _Runner:
         self._runner = shlex.split(options.runner) if options.runner else None
 
     def __call__(self, index: int, names: Sequence[str]) -> None:
-        """Make the runs ``names`` of wave ``index``; failures are left to be seen in the results."""
+        """Execute the runs ``names`` of wave ``index``; a failed run shows by its missing result."""
         wave = self._log / f"wave-{index}.json"
         write_json(wave, {"runs": list(names)})
         one = [*self._own, "--wave", str(wave), "--job"]
         if self._runner is not None:
             strange = [word for word in (str(self._log), *one) if "JOB" in word]
             if strange:
-                what = f"{strange[0]} contains JOB, which stands for the number of a job where there is a --runner"
-                raise UserError(what, "use a path without it")
+                what = f"{strange[0]} contains JOB, which --runner replaces by the number of a job"
+                raise UserError(what, "use a path without JOB")
             log = self._log / f"wave-{index}.JOB.log"
             subprocess.run([*self._runner, f"JOB=1:{len(names)}", str(log), *one, "JOB"], check=False)
             return
@@ -88,20 +88,24 @@ class _Runner:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file: see pruning.sweeps.definition")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="experiments of the sweep")
-    parser.add_argument("--results", type=Path, help="directory of small result files; default: EXP_DIR/results")
-    parser.add_argument("--runner", help="the job runner with its options; default: one run after the other, here")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and print the runs")
-    parser.add_argument("--wave", type=Path, help="list of runs, of which --job is made (what the runner calls)")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="YAML file of the sweep; for its keys see pruning.sweeps.definition"
+    )
+    parser.add_argument("--exp-dir", type=Path, required=True, help="directory for the experiments of the sweep")
+    parser.add_argument("--results", type=Path, help="directory for the small result files; default: EXP_DIR/results")
+    parser.add_argument(
+        "--runner", help="command line of the job runner; default: runs one after the other on this machine"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only check everything and print the runs")
+    parser.add_argument("--wave", type=Path, help="list of runs, of which only --job is executed (for the job runner)")
     parser.add_argument("--job", type=COUNT.parse, help="number of the run in --wave, from 1")
     options = parser.parse_args(argv)
 
     from pruning.sweeps import comparison, sweep
 
-    config = sweep.load(options.config, thorough=options.wave is None)  # a wave was checked before it began
+    config = sweep.load(options.config, thorough=options.wave is None)  # a wave was checked already
     results = options.results or options.exp_dir / comparison.RESULTS
     by_name: dict[str, Optional[sweep.Run]] = {TEACHER: None}
     waves = [[run.name for run in wave] for wave in sweep.levels(sweep.expand(config))]
@@ -117,7 +121,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return [name for name in names if not comparison.is_done(results, by_name[name], prints[name])]
 
     def stands(run: Optional[sweep.Run]) -> bool:
-        """Whether what the run needs is there, whole."""
+        """Return whether the run that this one depends on is done."""
         return run is None or run.needs is None or not left([run.needs])
 
     if options.dry_run:
@@ -131,13 +135,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     runner = _Runner(options, own)
     for index, wave in enumerate(waves, start=1):
         names = [name for name in left(wave) if stands(by_name[name])]
-        logger.info("wave %d of %d: %d of %d runs are to be made", index, len(waves), len(names), len(wave))
+        logger.info("wave %d of %d: %d of %d runs to execute", index, len(waves), len(names), len(wave))
         if names:
             runner(index, names)
     failed = [name for wave in waves for name in left(wave)]
     if failed:
-        what = f"{len(failed)} of {len(by_name)} runs of the sweep failed or wait for one: {', '.join(failed)}"
-        raise UserError(what, f"see {options.exp_dir / 'log'}; the same command makes them again")
+        what = f"{len(failed)} of {len(by_name)} runs failed or depend on a failed run: {', '.join(failed)}"
+        raise UserError(what, f"see {options.exp_dir / 'log'}, then run the same command again")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Start a command in several processes: torchrun, with its options.
+"""Start a command in several processes, with the options of torchrun.
 
 ``python -m pruning.bin.torchrun --standalone --nproc_per_node 2 -m pruning.bin.train ...``
 
-Unlike torchrun itself it starts with torch 1.13 under Python 3.11, waits after SIGTERM until the processes have saved
-their state, ends with the status of the command (75: the state was saved, run it again), leaves the last word to the
-command's own error line, and restarts (--max_restarts) only after the loss of a process.
+Unlike torchrun, it works with torch 1.13 under Python 3.11, waits after SIGTERM until the processes have saved their
+state, exits with the status of the command (75: state saved, run it again), prints nothing after the command's error
+line, and restarts (--max_restarts) only after a process was lost.
 
 ``srun python -m pruning.bin.torchrun --slurm --nproc_per_node 4 -m pruning.bin.train ...`` in a Slurm job of several
-nodes, one task each, makes them one training: --slurm stands for --nnodes and where they meet.
+nodes with one task each starts one training on all of them: --slurm sets --nnodes and the rendezvous options.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Run torchrun and pass on how its processes ended."""
+    """Run torchrun and exit with the status of its processes."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -41,11 +41,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if REQUEUE_STATUS in codes:
             sys.exit(REQUEUE_STATUS)
         if end.asked and set(codes) == {-signal.SIGTERM}:
-            sys.exit(128 + signal.SIGTERM)  # before training began: there was nothing to save
+            sys.exit(128 + signal.SIGTERM)  # training had not started, so there was nothing to save
         for rank, failure in error.failures.items():
-            if failure.exitcode < 0:  # such a process could not say anything itself
+            if failure.exitcode < 0:  # a process killed by a signal could not print an error itself
                 print(
-                    f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name}; run the same "
+                    f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}; run the same "
                     "command again to continue",
                     file=sys.stderr,
                 )

@@ -1,4 +1,4 @@
-"""Train a transducer on cuts or a language model on text: from scratch or from --init, with or without a teacher."""
+"""Train a network on cuts, or a language model on text: from scratch or from --init, with or without a teacher."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pruning.finished import paths_of
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
-    parser.add_argument("--model", help="JSON file with the model's dimensions (pruning.bin.uniform writes one)")
+    parser.add_argument("--model", help="JSON file with the network's dimensions (written by pruning.bin.uniform)")
     parser.add_argument("--init", help="checkpoint or experiment directory to start from")
-    parser.add_argument("--teacher", help="checkpoint or experiment directory to learn from (see distillation.*)")
+    parser.add_argument("--teacher", help="checkpoint or experiment directory to distil from (see distillation.*)")
     options = arguments.parse_run(parser, argv)
     record = arguments.record("train", options, argv)
     if arguments.is_done(record, options):

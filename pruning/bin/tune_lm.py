@@ -1,8 +1,8 @@
-"""Choose the weights of a language model in decoding, on development sets: of a grid of weights those that err least.
+"""Choose the weights of a language model in decoding: search a grid for the lowest WER on development sets.
 
-Decodes with every pair of --lm-scales and --ilm-scales by pruning.bin.decode, which does nothing again that was done.
-Writes EXP/METHOD/lm-scales-NAME.json, for --scales-from of pruning.bin.decode on the test sets. Equal error rates are
-decided for the smaller weights. Other options go to pruning.bin.decode.
+Decodes with every pair of --lm-scales and --ilm-scales through pruning.bin.decode, which does not repeat finished work.
+Writes EXP/METHOD/lm-scales-NAME.json, for --scales-from of pruning.bin.decode on the test sets. Of equal WERs, the one
+with the smaller weights is chosen. All other options are passed on to pruning.bin.decode.
 """
 
 from __future__ import annotations
@@ -25,19 +25,28 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment of the transducer")
-    parser.add_argument("--lm-exp-dir", type=Path, help="experiment of the language model, for methods with a network")
-    parser.add_argument("--graph", type=Path, help="for methods with a graph; default: that of --lang-dir")
-    parser.add_argument("--lm-name", help="of either, in names of results; default: that of --lm-exp-dir, or ngram")
-    parser.add_argument("--cuts", type=Path, nargs="+", required=True, help="cuts with features of development sets")
-    parser.add_argument("--lang-dir", type=Path, required=True, help="directory with bpe.model and tokens.txt")
-    parser.add_argument("--method", choices=tuple(WEIGHT_OF), required=True, help="of decoding")
+    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment directory of the transducer")
     parser.add_argument(
-        "--lm-scales", type=NON_NEGATIVE.parse, nargs="+", default=[0.0, 0.1, 0.2, 0.3, 0.4, 0.6], help="to try"
+        "--lm-exp-dir", type=Path, help="experiment directory of the language model, for decoding methods with one"
     )
-    parser.add_argument("--ilm-scales", type=NON_NEGATIVE.parse, nargs="+", default=[0.0], help="to try")
+    parser.add_argument(
+        "--graph", type=Path, help="graph, for decoding methods with one; default: the one in --lang-dir"
+    )
+    parser.add_argument(
+        "--lm-name", help="name of language model or graph in file names; default: that of --lm-exp-dir, or ngram"
+    )
+    parser.add_argument(
+        "--cuts", type=Path, nargs="+", required=True, help="cuts with features, one file per development set"
+    )
+    parser.add_argument("--lang-dir", type=Path, required=True, help="directory with bpe.model and tokens.txt")
+    parser.add_argument("--method", choices=tuple(WEIGHT_OF), required=True, help="decoding method")
+    parser.add_argument(
+        "--lm-scales", type=NON_NEGATIVE.parse, nargs="+", default=[0.0, 0.1, 0.2, 0.3, 0.4, 0.6], help="weights to try"
+    )
+    parser.add_argument("--ilm-scales", type=NON_NEGATIVE.parse, nargs="+", default=[0.0],
+                        help="weights of the internal language model to try")  # fmt: skip
     options, others = parser.parse_known_args(argv)
     name = options.lm_name or (options.lm_exp_dir.name if options.lm_exp_dir is not None else "ngram")
     given = [word for key in ("lm_exp_dir", "graph") if getattr(options, key) is not None
@@ -61,14 +70,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _facts(directory: Path, sets: Sequence[str], name: str, scales: dict[str, float]) -> list[dict[str, Any]]:
-    """What the decodings with these scales measured, one for each set, the last that was asked for."""
+    """Return the results of decoding with these scales, one for each set; the newest if there are several."""
     found = []
     for set_name in sets:
         of_set = [facts for facts in map(read_json, directory.glob(f"decode-{set_name}-*.json"))
                   if facts["set"] == set_name and facts.get("lm") == name
                   and all(facts[key] == value for key, value in scales.items())]  # fmt: skip
         if not of_set:
-            raise UserError(f"{directory} has no decoding of {set_name} with {name}", "look at the lines above")
+            raise UserError(f"{directory} contains no decoding of {set_name} with {name}", "read the output above")
         found.append(max(of_set, key=decoding_results.asked_at))
     return found
 

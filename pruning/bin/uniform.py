@@ -1,4 +1,4 @@
-"""Dimensions of the same-size uniform network: everything narrowed alike until it costs no more than another."""
+"""Write the dimensions of a uniform network: narrowed evenly everywhere until it costs no more than the budget."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from pruning.models.names import NARROW
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--dense", required=True, help="checkpoint or experiment of the network to narrow")
+    parser.add_argument("--dense", required=True, help="checkpoint or experiment directory of the network to narrow")
     budgets = parser.add_mutually_exclusive_group(required=True)
-    budgets.add_argument("--reference", help="checkpoint or experiment that sets the budget")
     budgets.add_argument(
-        "--share", type=Range(above=0, most=1).parse, help="the budget as a share of the dense network's cost"
+        "--reference", help="checkpoint or experiment directory of the network whose cost is the budget"
+    )
+    budgets.add_argument(
+        "--share", type=Range(above=0, most=1).parse, help="budget as a share of the dense network's cost"
     )
     parser.add_argument(
         "--narrow",
         choices=NARROW,
         default="units",
-        help="what can be pruned (d_model stays), or every dimension (heads and layers stay)",
+        help="units: narrow what can be pruned, keep d_model; width: narrow all widths, keep heads and layers",
     )
     parser.add_argument(
         "--cost",
         choices=COSTS,
         default=argparse.SUPPRESS,
-        help="what is not to be exceeded; default: what the reference was pruned for, else size",
+        help="cost that must not exceed the budget; default: the one the reference was pruned for, else size",
     )
-    parser.add_argument("--seconds", type=POSITIVE.parse, default=10.0, help="audio length at which MACs are counted")
-    parser.add_argument("--output", required=True, help="JSON file for python -m pruning.bin.train --model")
+    parser.add_argument(
+        "--seconds", type=POSITIVE.parse, default=10.0, help="length of audio for which MACs are counted"
+    )
+    parser.add_argument("--output", required=True, help="JSON file to write, for python -m pruning.bin.train --model")
     options = parser.parse_args(argv)
 
     from pruning.kinds import kind as kinds

@@ -1,1 +1,1 @@
-"""Experiment directories and what is in them."""
+"""Experiment directories and their files."""

@@ -1,8 +1,8 @@
 """Averages of weights: the running average kept during training, and averages of checkpoints.
 
-The running average after n updates is the mean of the weights at these n moments. From the averages at the ends of two
-epochs the mean over just the epochs between follows: ``(n2 avg2 - n1 avg1) / (n2 - n1)`` (icefall's
-``--use-averaged-model``), so that the range of averaging is chosen at decoding, not before training.
+The running average after n updates is the mean of the weights at these n updates. The averages at the ends of two
+epochs give the mean over the epochs between them: ``(n2 avg2 - n1 avg1) / (n2 - n1)`` (icefall's
+``--use-averaged-model``). The range of averaging can therefore be chosen at decoding instead of before training.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 
 class RunningAverage:
-    """The mean of a network's weights over training, updated in place.
+    """Mean of a network's weights over training, updated in place.
 
-    ``avg += (weights - avg) / n`` at the n-th update. The weights' own precision is enough: an update's rounding error
-    is about 1e-7 of the weights, and such errors do not accumulate because each update shrinks the earlier ones' share.
+    ``avg += (weights - avg) / n`` at the n-th update. The precision of the weights is sufficient: the rounding error of
+    an update is about 1e-7 of the weights, and errors do not accumulate because each update shrinks the earlier ones.
 
     Args:
-        model: its floating-point parameters and buffers are averaged; other buffers (counters) are copied.
+        model: network whose floating-point parameters and buffers are averaged; other buffers (counters) are copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,7 +29,7 @@ class RunningAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the present weights into the mean."""
+        """Add the current weights to the mean."""
         self.updates += 1
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
@@ -47,9 +47,9 @@ class RunningAverage:
 def mean_between(
     start: Mapping[str, Tensor], start_updates: int, end: Mapping[str, Tensor], end_updates: int
 ) -> dict[str, Tensor]:
-    """The mean over the updates after ``start`` up to ``end``, from the two running averages.
+    """Return the mean over the updates after ``start`` up to ``end``, from the two running averages.
 
-    Computed in float64, since it is a difference of near numbers.
+    It is computed in float64 because it is a difference of similar numbers.
 
     Raises:
         ValueError: there was no update between them, or their tensors differ in name or shape.
@@ -69,10 +69,10 @@ def mean_between(
 
 
 def mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The plain mean of several state dicts, in float64; tensors that are not floating-point come from the last.
+    """Return the mean of several state dicts, computed in float64; other than floating-point tensors are the last's.
 
     Raises:
-        ValueError: none is given, or their tensors differ in name or shape.
+        ValueError: no state dict is given, or their tensors differ in name or shape.
     """
     if not states:
         raise ValueError("nothing to average")
@@ -92,4 +92,4 @@ def _check_same_tensors(states: Sequence[Mapping[str, Tensor]]) -> None:
     for other in shapes[1:]:
         different = {name for name in {*shapes[0], *other} if shapes[0].get(name) != other.get(name)}
         if different:
-            raise ValueError(f"tensor {min(different)} differs in shape or is missing in one")
+            raise ValueError(f"tensor {min(different)} differs in shape or is missing in one of them")

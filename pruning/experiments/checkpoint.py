@@ -1,7 +1,7 @@
-"""Checkpoints: safetensors whose header holds everything needed to rebuild the network.
+"""Checkpoints: safetensors files whose header contains everything needed to rebuild the network.
 
-The header's values are JSON. ``model`` is what `pruning.registry.describe` says of the network; further keys
-are the recipe's (tokenizer, structure, sparsity) and the trainer's (epoch, step, averaging).
+The values of the header are JSON. ``model`` is the network's description by `pruning.registry.describe`; other keys
+come from the kind of network (tokenizer, structure, sparsity) and from the trainer (epoch, step, averaging).
 """
 
 from __future__ import annotations
@@ -25,62 +25,62 @@ from pruning.files import PathLike, atomic_path
 FORMAT_VERSION = 1
 Header = dict[str, Any]
 Build = Callable[[Mapping[str, Any]], nn.Module]
-# what must be equal between checkpoints that are averaged
+# header keys that must be equal in checkpoints that are averaged
 _SAME_FOR_AVERAGING = ("model", "structure", "tokenizer", "averaging_key")
 
 
 def epoch_path(exp_dir: PathLike, epoch: int) -> Path:
-    """The weights at the end of an epoch."""
+    """Return the file of the weights at the end of an epoch."""
     return Path(exp_dir) / f"epoch-{epoch}.safetensors"
 
 
 def epoch_average_path(exp_dir: PathLike, epoch: int) -> Path:
-    """The running average at the end of an epoch."""
+    """Return the file of the running average at the end of an epoch."""
     return Path(exp_dir) / f"epoch-{epoch}-average.safetensors"
 
 
 def batch_path(exp_dir: PathLike, step: int) -> Path:
-    """The weights after so many optimiser steps."""
+    """Return the file of the weights after ``step`` optimiser steps."""
     return Path(exp_dir) / f"batch-{step}.safetensors"
 
 
 def snapshot_path(exp_dir: PathLike, name: str) -> Path:
-    """The weights that a task asked to keep under a name."""
+    """Return the file of the weights that a task keeps under a name."""
     return Path(exp_dir) / "snapshots" / f"{name}.safetensors"
 
 
 def best_path(exp_dir: PathLike) -> Path:
-    """The weights with the lowest loss on the development set."""
+    """Return the file of the weights with the lowest loss on the dev set."""
     return Path(exp_dir) / "best.safetensors"
 
 
 FOUND = "found_structure"
-"""Key of the headers of a pruning run: the structure at that moment."""
+"""Header key in checkpoints of a pruning run: the structure at that step."""
 PRETRAINED = "pretrained"
-"""Key of a header, and of those of all networks made from it: the name of the pre-trained one that was the start."""
+"""Header key in checkpoints of a network and of all networks made from it: name of the pre-trained network."""
 
 
 def file_of(source: PathLike) -> Path:
-    """The file that ``source`` means: a checkpoint itself, or the best one of an experiment directory."""
+    """Return ``source`` if it is a checkpoint, or the best checkpoint of an experiment directory ``source``."""
     return best_path(source) if Path(source).is_dir() else Path(source)
 
 
 def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Optional[Mapping[str, str]] = None) -> None:
-    """Write tensors as safetensors to ``path`` itself (the caller renames); the same ones give the same bytes.
+    """Write tensors as safetensors directly to ``path`` (the caller renames it); equal tensors give equal bytes.
 
     Raises:
-        OSError: from the file system, as from every other writer: ENOSPC for a full disk.
+        OSError: an error of the file system, as from other writers: ENOSPC for a full disk.
     """
     own: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         value = tensor.detach().to("cpu").contiguous()
-        # safetensors refuses tensors that share memory: tied weights are written once per name
+        # safetensors refuses tensors that share memory, so tied weights are copied and written under each name
         own[name] = value.clone() if value.data_ptr() in seen else value
         seen.add(value.data_ptr())
     file = Path(path)
     file.touch()
-    mode = file.stat().st_mode  # as every new file's here; safetensors makes its own readable by the owner alone
+    mode = file.stat().st_mode  # mode of new files here; safetensors creates files that only the owner can read
     try:
         save_file(own, str(file), metadata=dict(metadata) if metadata else None)
     except SafetensorError as error:
@@ -94,22 +94,22 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Optio
 
 
 def _sort_metadata(file: Path) -> None:
-    """By key: safetensors writes them in another order every time."""
+    """Sort the metadata by key; safetensors writes them in a different order each time."""
     with file.open("r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) <= size:  # as safetensors writes it, blanks at its end
+        if len(text) <= size:  # padded with blanks, as safetensors does
             stream.seek(8)
             stream.write(text.ljust(size))
 
 
 def read_tensors(path: PathLike, remedy: str) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
+    """Read all tensors of a safetensors file, on the CPU.
 
     Raises:
-        UserError: the file is missing or damaged; ends with ``remedy``, unless it is a pointer of Git LFS.
+        UserError: the file is missing or damaged (with ``remedy``), or is a Git LFS pointer.
     """
     try:
         return load_file(str(path))
@@ -117,14 +117,16 @@ def read_tensors(path: PathLike, remedy: str) -> dict[str, Tensor]:
         raise UserError(f"{path} does not exist", remedy) from None
     except (SafetensorError, IsADirectoryError) as error:
         unpickle.check_not_pointer(Path(path))
-        raise UserError(f"{path} is not a whole safetensors file ({error})", remedy) from None
+        raise UserError(f"{path} is not a complete safetensors file ({error})", remedy) from None
 
 
 def save_model(path: PathLike, model: nn.Module, header: Mapping[str, Any]) -> None:
     """Write a network's weights and header, by rename.
 
     Args:
-        header: values that JSON holds; ``header["model"]`` describes the network.
+        path: checkpoint to write.
+        model: network whose weights are written.
+        header: JSON values; ``header["model"]`` describes the network.
     """
     save_weights(path, model.state_dict(), header)
 
@@ -140,12 +142,12 @@ def save_weights(path: PathLike, weights: Mapping[str, Tensor], header: Mapping[
 
 
 def read_header(path: PathLike) -> Header:
-    """The header of a checkpoint.
+    """Read the header of a checkpoint.
 
     Raises:
         UserError: the file is missing, damaged, or was not written by :func:`save_model`.
     """
-    remedy = "give a checkpoint written by training"
+    remedy = "give a checkpoint that training wrote"
     if Path(path).is_dir():
         raise UserError(f"{path} is a directory", remedy)
     try:
@@ -157,25 +159,25 @@ def read_header(path: PathLike) -> Header:
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a checkpoint ({error})", remedy) from None
     if header.get("format_version") != FORMAT_VERSION or not isinstance(header.get("model"), dict):
-        raise UserError(f"{path} does not say which network its weights are of", remedy)
+        raise UserError(f"the header of {path} does not describe a network", remedy)
     if not isinstance(header.get("tokenizer", {}), dict):
-        raise UserError(f"{path} does not say which tokens its network knows", remedy)
+        raise UserError(f"the header of {path} does not describe the tokens of its network", remedy)
     return header
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: PathLike) -> None:
-    """Load weights strictly: every name and shape must agree.
+    """Load weights strictly: all names and shapes must match.
 
     Raises:
-        UserError: the weights are of another architecture; names the first tensor that differs.
+        UserError: the weights are for another architecture; the message names the first tensor that differs.
     """
     here = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
             raise UserError(
-                f"checkpoint {origin} is of another architecture: tensor {name} has shape {there.get(name, 'none')} "
-                f"in it and {here.get(name, 'none')} in the network",
+                f"checkpoint {origin} is for another architecture: tensor {name} has shape {there.get(name, 'none')} "
+                f"in the checkpoint and {here.get(name, 'none')} in the network",
                 "give a checkpoint of this network",
             )
     model.load_state_dict(dict(weights))
@@ -188,23 +190,24 @@ def load_model(
     use_average: bool = True,
     build: Optional[Build] = None,
 ) -> tuple[nn.Module, Header]:
-    """Rebuild a network from its file alone and load its weights, in evaluation mode, on the CPU.
+    """Rebuild a network from its checkpoint alone and load its weights, in evaluation mode, on the CPU.
 
     Args:
-        source: a checkpoint, or an experiment directory: then ``epoch`` chooses, and without it the best on dev.
-        epoch: E, from 1.
-        avg: A: average over the epochs E-A+1 ... E; None takes the weights at the end of epoch E as they are.
-        use_average: average all moments that the running average saw in these epochs (icefall's
-            ``--use-averaged-model true``); otherwise the weights at the ends of the A epochs.
-        build: makes the network from ``header["model"]``; by default `pruning.registry.build`.
+        source: a checkpoint, or an experiment directory, of which the checkpoint of ``epoch`` or else the best on dev
+            is loaded.
+        epoch: epoch E, from 1.
+        avg: number A of epochs: average over the epochs E-A+1 ... E; None: load the weights at the end of epoch E.
+        use_average: whether to average over all updates of the running average in these epochs (icefall's
+            ``--use-averaged-model true``), or else over the weights at the ends of the A epochs.
+        build: function that makes the network from ``header["model"]``; by default `pruning.registry.build`.
 
     Returns:
-        The network and the header (of epoch E), with ``averaged_epochs`` added when averaged.
+        The network and the header (of epoch E), with ``averaged_epochs`` added if it is an average.
 
     Raises:
-        UserError: a file is missing or damaged, is of another architecture, or holds weights that are no numbers;
-            checkpoints of different networks, structures or averaging keys are to be averaged; the choice of epochs
-            cannot be met.
+        UserError: a file is missing or damaged, is for another architecture, or contains weights that are not finite;
+            the checkpoints to average have different networks, structures or averaging keys; the requested epochs do
+            not exist.
     """
     source = Path(source)
     weights, header = _choose(source, epoch, avg, use_average)
@@ -215,30 +218,35 @@ def load_model(
 
 
 def _check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Refuse weights that are loaded and mean nothing: diverged, or quantised by another program."""
+    """Refuse loaded weights that are not usable: diverged, or quantised by another program."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not weights[name].is_floating_point():
-            raise UserError(f"checkpoint {source}: tensor {name} holds {weights[name].dtype}", "give one in float32")
+            raise UserError(
+                f"checkpoint {source}: tensor {name} has type {weights[name].dtype}", "give a checkpoint in float32"
+            )
         if not tensor.isfinite().all():
-            raise UserError(f"checkpoint {source}: tensor {name} holds values that are not finite",
-                            "give one of an earlier epoch, or train with a lower learning rate")  # fmt: skip
+            raise UserError(f"checkpoint {source}: tensor {name} contains values that are not finite",
+                            "give a checkpoint of an earlier epoch, or train with a lower learning rate")  # fmt: skip
 
 
 def _choose(source: Path, epoch: Optional[int], avg: Optional[int], use_average: bool) -> tuple[dict, Header]:
     if not source.is_dir():
         if epoch is not None or avg is not None:
-            raise UserError(f"{source} is not an experiment directory", "give one, or leave out the epoch and average")
+            raise UserError(
+                f"{source} is not an experiment directory",
+                "give an experiment directory, or leave out --epoch and --avg",
+            )
         return _read(source)
     if epoch is None:
         if avg is not None:
-            raise UserError("an average over epochs needs the last epoch", "give --epoch as well")
+            raise UserError("--avg needs --epoch, the last epoch to average", "give --epoch")
         if not best_path(source).exists():
             raise UserError(f"{source} has no {best_path(source).name}", _epochs_remedy(source))
         return _read(best_path(source))
     if epoch < 1 or (avg is not None and not 1 <= avg <= epoch):
         raise UserError(
-            f"epoch {epoch} with an average over {avg} is not possible",
-            "give an epoch from 1 and an average of at most that many epochs",
+            f"--epoch {epoch} with --avg {avg} is not possible",
+            "give --epoch of at least 1, and --avg between 1 and --epoch",
         )
     if not epoch_path(source, epoch).exists():
         raise UserError(f"{epoch_path(source, epoch)} does not exist", _epochs_remedy(source))
@@ -252,7 +260,7 @@ def _running_mean(exp_dir: Path, epoch: int, avg: int) -> tuple[dict, Header]:
     last, header = _read(last_path)
     first_epoch = epoch - avg
     if first_epoch == 0:
-        start, start_updates = last, 0  # with no updates before it, its values do not count
+        start, start_updates = last, 0  # with 0 updates, these values have no weight
         _check_averaging_key(header.get("initial_averaging_key"), header.get("averaging_key"), exp_dir)
     else:
         start_path = epoch_average_path(exp_dir, first_epoch)
@@ -284,15 +292,15 @@ def _check_same_network(path: Path, header: Header, other_path: Path, other: Hea
         elif header.get(key) != other.get(key):
             raise UserError(
                 f"{path} and {other_path} differ in {key} and cannot be averaged",
-                "average over fewer epochs, or take a single one",
+                "average over fewer epochs, or use a single epoch",
             )
 
 
 def _check_averaging_key(first: Any, last: Any, exp_dir: Path) -> None:
     if first is None or last is None or first != last:
         raise UserError(
-            f"these epochs of {exp_dir} cannot be averaged: pruning went on during them",
-            "average over later and fewer epochs, or take a single one",
+            f"these epochs of {exp_dir} cannot be averaged: the network was pruned during them",
+            "average over fewer and later epochs, or use a single epoch",
         )
 
 
@@ -309,4 +317,4 @@ def _epochs_remedy(exp_dir: Path) -> str:
     )
     if not epochs:
         return "train first"
-    return f"epochs {', '.join(str(epoch) for epoch in epochs)} are there"
+    return f"choose one of the epochs {', '.join(str(epoch) for epoch in epochs)}"

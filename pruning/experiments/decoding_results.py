@@ -1,4 +1,4 @@
-"""The facts of a decoding, kept as ``decode-<set>-<suffix>.json`` beside its transcripts, for tables."""
+"""Result files of decoding, ``decode-<set>-<suffix>.json`` in the directory of the transcripts, for tables."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 
 def path_of(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
-    """Where the facts of a decoding are."""
+    """Return the result file of a decoding."""
     return Path(exp_dir) / method / f"decode-{set_name}-{suffix}.json"
 
 
 def likelihood_path(exp_dir: PathLike, set_name: str) -> Path:
-    """Where the likelihoods of a set under an experiment's best checkpoint are."""
+    """Return the file of the likelihoods of a set under an experiment's best checkpoint."""
     return Path(exp_dir) / "likelihood" / f"likelihood-{set_name}.json"
 
 
 def intents_path(exp_dir: PathLike, set_name: str) -> Path:
-    """Where the intents are that an experiment's best checkpoint found in a set."""
+    """Return the file of the intents that an experiment's best checkpoint found in a set."""
     return Path(exp_dir) / "intents" / f"intents-{set_name}.json"
 
 
 def perplexity_path(exp_dir: PathLike, set_name: str) -> Path:
-    """Where the perplexity of a text under an experiment's best checkpoint is."""
+    """Return the file of the perplexity of a text under an experiment's best checkpoint."""
     return Path(exp_dir) / "perplexity" / f"perplexity-{set_name}.json"
 
 
 def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: bool) -> str:
-    """The part of a suffix that says which weights of an experiment were decoded with; no epoch: the best on dev."""
+    """Return the part of a suffix that names the weights that were decoded with; without epoch: the best on dev."""
     name = "best" if epoch is None else f"epoch-{epoch}"
     if avg is not None:
         name += f"-avg-{avg}" + ("-use-averaged-model" if use_averaged_model else "")
@@ -45,23 +45,23 @@ def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: b
 
 
 def n_best_path(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
-    """Where the n-best lists of a decoding are, if they were asked for."""
+    """Return the file of the n-best lists of a decoding."""
     return Path(exp_dir) / method / f"nbest-{set_name}-{suffix}.txt"
 
 
 def is_one(path: Path) -> bool:
-    """Whether a file is named as the facts of a decoding are."""
+    """Return whether a file has the name of a result file of decoding."""
     return path.name.startswith("decode-") and path.suffix == ".json"
 
 
 def files_of(path: Path) -> list[Path]:
-    """What the decoding at ``path`` wrote: hypotheses, and n-best lists if they were asked for."""
+    """Return the other files of the decoding with result file ``path``: hypotheses, and n-best lists if asked for."""
     facts = _read(path)
     return [path.parent / facts[key] for key in ("recogs", "nbest") if key in facts]
 
 
 def is_done(path: Path, parameters: dict[str, Any], num_hypotheses: int = 0) -> bool:
-    """Whether the decoding at ``path`` was made with these parameters and has so many hypotheses an utterance."""
+    """Return whether the decoding at ``path`` has these parameters and this number of hypotheses per utterance."""
     if not path.is_file():
         return False
     facts = _read(path)
@@ -100,7 +100,7 @@ def transcripts(exp_dir: PathLike, facts: Mapping[str, Any]) -> list[Transcript]
 
 
 def error_facts(result: Score) -> dict[str, Any]:
-    """Word errors; the rate and its interval in percent."""
+    """Return the word errors; the WER and its interval are in percent."""
     return {
         "wer": round(result.wer, 4),
         "interval": [round(bound, 4) for bound in result.interval],
@@ -114,7 +114,7 @@ def error_facts(result: Score) -> dict[str, Any]:
 
 
 def time_facts(recognition: Recognition, features: Optional[FeatureTiming]) -> dict[str, Any]:
-    """Seconds of audio and of computing; the real-time factor is their quotient."""
+    """Return seconds of audio and of computation, and their quotient, the real-time factor."""
     decoding = recognition.encoder_seconds + recognition.search_seconds + (features.seconds if features else 0.0)
     return {
         "audio_seconds": round(recognition.audio_seconds, 3),
@@ -128,33 +128,33 @@ def time_facts(recognition: Recognition, features: Optional[FeatureTiming]) -> d
 
 
 def asked_at(facts: Mapping[str, Any]) -> datetime.datetime:
-    """When a decoding was asked for last, as an instant: facts may come from machines in several time zones."""
+    """Return when a decoding was last asked for, with its time zone: results may come from several machines."""
     return datetime.datetime.fromisoformat(str(facts.get("asked", facts["date"]))).astimezone()
 
 
 def note_asked(path: Path) -> None:
-    """Record that a decoding that is done was asked for again, so that it counts as the newest."""
+    """Record that a finished decoding was asked for again, so that it counts as the newest."""
     write_json(path, {**_read(path), "asked": provenance.today()})
 
 
 def read_results(
     exp_dir: PathLike, method: str, set_name: str, epoch: Optional[int] = None, avg: Optional[int] = None
 ) -> Optional[dict[str, Any]]:
-    """The decoding of a set by a method that was asked for last; None if there is none.
+    """Return the newest decoding of a set by a method; None if there is none.
 
     Args:
-        exp_dir: of the network.
-        method: of decoding.
-        set_name: of the test set.
-        epoch, avg: of the weights that were decoded with, as :mod:`pruning.bin.decode` takes them.
+        exp_dir: experiment directory of the network.
+        method: decoding method.
+        set_name: name of the test set.
+        epoch, avg: choice of the weights that were decoded with, as in :mod:`pruning.bin.decode`.
 
     Raises:
-        UserError: a file that is not one of :mod:`pruning.bin.decode`'s.
+        UserError: a result file was not written by :mod:`pruning.bin.decode`.
     """
     names = {weights_name(epoch, avg, use_averaged_model) for use_averaged_model in (False, True)}
     patterns = (f"decode-{set_name}-{name}-{method}*.json" for name in names)
     found = (_read(path) for pattern in patterns for path in Path(exp_dir, method).glob(pattern))
-    of_set = (facts for facts in found if facts["set"] == set_name)  # a set's name may begin with another's
+    of_set = (facts for facts in found if facts["set"] == set_name)  # the name of a set may begin with that of another
     return max(of_set, key=asked_at, default=None)
 
 
@@ -162,5 +162,5 @@ def _read(path: Path) -> dict[str, Any]:
     remedy = "remove it and decode again"
     facts = read_json(path, remedy)
     if not isinstance(facts, dict) or not {"set", "date", "recogs"} <= facts.keys():
-        raise UserError(f"{path} does not hold the facts of a decoding", remedy)
+        raise UserError(f"{path} is not a result file of decoding", remedy)
     return facts

@@ -1,4 +1,4 @@
-"""The experiment directory of a training run: its configuration, its lock, its done mark, its spent checkpoints."""
+"""Experiment directory of a training run: configuration, lock, done mark, removal of old checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = "config.yaml"
 RUN = "run.json"
 LOCK = ".lock"
 _THREADS = "trainer.num_threads"
-# settings that change what is told or kept, never the weights; they may change when a run is resumed
+# settings that affect only what is logged or kept, not the weights; they may differ when a run is resumed
 _HARMLESS = {
     "log_interval",
     "tensorboard",
@@ -37,26 +37,26 @@ _HARMLESS = {
 
 
 def is_done(exp_dir: Path) -> bool:
-    """Whether a run ended there."""
+    """Return whether the run of an experiment directory is done."""
     return (exp_dir / DONE).is_file()
 
 
 def state_dir(exp_dir: Path) -> Path:
-    """Where the training states are."""
+    """Return the directory of the training states."""
     return exp_dir / "state"
 
 
 def resumable_state(exp_dir: Path) -> Optional[Path]:
-    """The state to go on from, or None."""
+    """Return the training state to resume from, or None."""
     return latest_state(state_dir(exp_dir))
 
 
 @contextmanager
 def locked(exp_dir: Path) -> Iterator[None]:
-    """Keep other processes from training in ``exp_dir``; the lock ends with the process, however that ends.
+    """Keep other processes from training in ``exp_dir``; the lock is released when the process ends in any way.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process holds the lock.
     """
     exp_dir.mkdir(parents=True, exist_ok=True)
     with open(exp_dir / LOCK, "a+", encoding="utf-8") as stream:
@@ -77,20 +77,20 @@ def locked(exp_dir: Path) -> Iterator[None]:
 def check_unchanged(
     exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any], defaults: Optional[Mapping[str, Any]] = None
 ) -> None:
-    """Refuse to go on with (or to call done) a run that began with another configuration or other inputs.
+    """Refuse to resume (or to accept as done) a run that was started with another configuration or other inputs.
 
-    What changes rounding alone, the number of threads and how MKL computes (`processor.KEY`), is compared where
-    something is left to compute; the latter where both runs have it: not with an experiment of a version that did not
-    write it, nor with a run on a GPU or by a torch whose MKL does not read it.
+    Settings that only change rounding, the number of threads and how MKL computes (`processor.KEY`), are compared only
+    if the run is not done. `processor.KEY` is compared only if both runs have it: experiments of earlier versions, runs
+    on a GPU and versions of torch whose MKL does not read it have none.
 
     Args:
-        exp_dir: the experiment.
-        config: its configuration.
-        run: what else the weights depend on: the number of processes, fingerprints of the inputs.
-        defaults: of the configuration: a run of a version that did not have a key yet goes on with its default.
+        exp_dir: experiment directory.
+        config: configuration of the run.
+        run: what else the weights depend on: number of processes, fingerprints of the inputs.
+        defaults: default values of the configuration, used for keys that did not exist when the run was started.
 
     Raises:
-        UserError: a key differs that changes the weights; names the key.
+        UserError: a key that affects the weights differs; the message names the key.
     """
     if not (is_done(exp_dir) or resumable_state(exp_dir)):
         return
@@ -98,7 +98,7 @@ def check_unchanged(
     if (exp_dir / RUN).exists():
         written = read_json(exp_dir / RUN, "restore it, or use another --exp-dir")
         if not isinstance(written, Mapping):
-            raise UserError(f"{exp_dir / RUN} holds no keys", "restore it, or use another --exp-dir")
+            raise UserError(f"{exp_dir / RUN} contains no keys", "restore it, or use another --exp-dir")
         began.append((written, run))
     for before, now in began:
         for key, (old, new) in configuration.changed_keys(before, now, defaults if now is config else None).items():
@@ -114,7 +114,7 @@ def check_unchanged(
                 remedy = processor.remedy(old)
             elif key == _THREADS:
                 remedy = f"give {key}={'null' if old is None else old}, or use another --exp-dir"
-            raise UserError(f"{exp_dir} was begun with {key}={old}, not {key}={new}", remedy)
+            raise UserError(f"{exp_dir} was started with {key}={old}, not {key}={new}", remedy)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -125,14 +125,14 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML ({error})", "restore it, or use another --exp-dir") from None
     if not isinstance(config, Mapping):
-        raise UserError(f"{path} holds no keys", "restore it, or use another --exp-dir")
+        raise UserError(f"{path} contains no keys", "restore it, or use another --exp-dir")
     return config
 
 
 def prepare(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """Make the directory ready: write ``config.yaml`` and ``run.json``, remove what a killed process left half written.
+    """Prepare the directory: write ``config.yaml`` and ``run.json``, remove temporary files of a killed process.
 
-    ``config.yaml`` is whole: it serves another run as its ``--config``.
+    ``config.yaml`` is complete and can be the ``--config`` of another run.
     """
     exp_dir.mkdir(parents=True, exist_ok=True)
     for directory in (exp_dir, state_dir(exp_dir)):
@@ -146,7 +146,7 @@ def prepare(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any]) ->
 
 
 def rotate_batch_checkpoints(exp_dir: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest ``batch-N`` checkpoints; 0 keeps all."""
+    """Remove all but the ``keep`` newest ``batch-N`` checkpoints; 0: keep all."""
     if not keep:
         return
     numbered = [(int(path.stem[6:]), path) for path in exp_dir.glob("batch-*.safetensors") if path.stem[6:].isdigit()]

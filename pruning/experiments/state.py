@@ -1,7 +1,7 @@
-"""The training state on disk: safetensors and JSON, readable without executing code, never half there.
+"""Training states on disk: safetensors and JSON, read without executing code, and always complete.
 
-Each state is a directory of its own, ``state/epoch-0003-batch-000120``, which appears by rename; the one before is
-removed only after that. Whenever a process is killed, a whole state is there.
+Each state is a separate directory, ``state/epoch-0003-batch-000120``, which is written by rename; the previous state is
+removed only after that. If a process is killed at any time, a complete state remains.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _NUMBERS = ("epoch", "batch")
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything a run needs to go on.
+    """Everything a run needs to resume.
 
     Attributes:
-        epoch: the epoch to go on with, from 1.
-        batch: batches of that epoch that are done.
-        tensors: ``task.*``, ``optimiser.*``, ``average.*``.
-        numbers: everything else, as JSON holds it.
+        epoch: epoch to resume in, from 1.
+        batch: number of batches of that epoch that are done.
+        tensors: tensors named ``task.*``, ``optimiser.*``, ``average.*``.
+        numbers: everything else, as JSON values.
     """
 
     epoch: int
@@ -42,19 +42,19 @@ class TrainingState:
     numbers: Mapping[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under ``PREFIX.``, without it."""
+        """Return the tensors whose names start with ``PREFIX.``, without this prefix."""
         start = len(prefix) + 1
         return {name[start:]: tensor for name, tensor in self.tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def save_state(directory: Path, state: TrainingState) -> Path:
-    """Write a state into its own directory under ``directory`` by rename, then remove the earlier ones.
+    """Write a state into its own directory under ``directory`` by rename, then remove earlier states.
 
     Raises:
-        OSError: from the file system (a full disk, say); the earlier state is still there then.
+        OSError: an error of the file system, e.g. a full disk; the earlier state then still exists.
     """
     target = directory / f"epoch-{state.epoch:04d}-batch-{state.batch:06d}"
-    if not target.exists():  # the same position holds the same state
+    if not target.exists():  # the same position has the same state
         with atomic_path(target) as temporary:
             temporary.mkdir(parents=True)
             write_tensors(temporary / TENSORS, state.tensors)
@@ -69,7 +69,7 @@ def save_state(directory: Path, state: TrainingState) -> Path:
 
 
 def latest_state(directory: Path) -> Optional[Path]:
-    """The newest whole state, or None. Names sort by position; a temporary name is never a state."""
+    """Return the newest complete state, or None. Names sort by position; temporary names never match."""
     states = sorted(path for path in directory.glob("epoch-*-batch-*") if (path / NUMBERS).is_file())
     return states[-1] if states else None
 
@@ -78,9 +78,9 @@ def load_state(path: Path) -> TrainingState:
     """Read a state.
 
     Raises:
-        UserError: it is damaged or of another version.
+        UserError: the state is damaged, or was written by another version.
     """
-    remedy = f"remove {path} to go on from the state before or from the start"
+    remedy = f"remove {path} to resume from an earlier state or from the start"
     numbers = read_json(path / NUMBERS, remedy)
     if not isinstance(numbers, dict) or numbers.get("version") != VERSION:
         raise UserError(f"{path / NUMBERS} is not a training state of version {VERSION}", remedy)
@@ -92,5 +92,5 @@ def load_state(path: Path) -> TrainingState:
 
 
 def _sync(path: Path) -> None:
-    with open(path, "rb") as stream:  # the rename of the directory may reach the disk before the data does
+    with open(path, "rb") as stream:  # otherwise the rename of the directory may reach the disk before the data
         os.fsync(stream.fileno())

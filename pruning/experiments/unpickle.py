@@ -1,9 +1,9 @@
-"""Reading other people's ``.pt`` files (icefall's ``epoch-N.pt``, say) without executing what is in them.
+"""Reading ``.pt`` files from others (such as icefall's ``epoch-N.pt``) without executing code in them.
 
-A pickle names functions and classes to call, any in Python. Here only those on a list are found: containers, tensors,
-numbers, arrays and paths; none of them runs code of the file's choosing. Both containers of ``torch.save`` are read
-here: ``torch.load`` of torch 1.13 ignores a restricted ``pickle_module`` silently, and its ``weights_only`` refuses
-floats (1.13) and paths (every version).
+A pickle can call any Python function or class. Here it can use only those of a list: containers, tensors, numbers,
+arrays and paths, none of which runs code from the file. This module reads both formats of ``torch.save`` itself,
+because ``torch.load`` of torch 1.13 silently ignores a restricted ``pickle_module``, and its ``weights_only`` refuses
+floats (1.13) and paths (all versions).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pruning.files import PathLike
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _SHOWN = 200
-"""Characters of another library's message, which may hold what is in the file."""
+"""Number of characters shown of another library's message, which may quote the file."""
 _POINTER = b"version https://git-lfs"
 _STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -41,19 +41,19 @@ _STORAGES = {
 
 
 class _Refused(Exception):
-    """The file names something that is not on the list."""
+    """The file uses a class or function that is not on the list."""
 
 
 @dataclass(frozen=True)
 class _StorageType:
-    """Stands for one of torch's storage classes."""
+    """Stand-in for one of torch's storage classes."""
 
     dtype: torch.dtype
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A storage: its bytes, and as elements."""
+    """A storage, as bytes and as elements."""
 
     raw: Tensor
     dtype: torch.dtype
@@ -67,7 +67,7 @@ def load(path: PathLike) -> Any:
     """Load a file written by ``torch.save``, in the zip or the older format, with tensors on the CPU.
 
     Raises:
-        UserError: the file is missing or damaged, or holds a class or function that is not on the list (names it).
+        UserError: the file is missing or damaged, or uses a class or function that is not on the list (and is named).
     """
     path = Path(path)
     if not path.is_file():
@@ -77,8 +77,8 @@ def load(path: PathLike) -> Any:
         return _load_zip(path) if zipfile.is_zipfile(path) else _load_legacy(path)
     except _Refused as refused:
         raise UserError(
-            f"{path} holds {refused}, which is not loaded from a checkpoint: it could run code",
-            "save the weights alone, as a plain dictionary of tensors",
+            f"{path} contains {refused}, which is not loaded because it could run code",
+            "save only the weights, as a plain dictionary of tensors",
         ) from None
     except (OSError, UserError):
         raise
@@ -88,20 +88,20 @@ def load(path: PathLike) -> Any:
 
 
 def check_not_pointer(path: Path) -> None:
-    """Check that a file is not what a clone without Git LFS has in its place.
+    """Check that a file is not a Git LFS pointer, as in a clone made without Git LFS.
 
     Raises:
-        UserError: it is.
+        UserError: the file is a pointer.
     """
     if not path.is_file():
         return
     with open(path, "rb") as stream:
         if stream.read(len(_POINTER)) == _POINTER:
-            raise UserError(f"{path} is a pointer of Git LFS, not the file", "run git lfs pull where it was cloned")
+            raise UserError(f"{path} is a Git LFS pointer, not the file", "run git lfs pull in its repository")
 
 
 def _load_zip(path: Path) -> Any:
-    """The present format: an archive of ``NAME/data.pkl`` and the bytes of each storage, ``NAME/data/KEY``."""
+    """Load the current format: a zip of ``NAME/data.pkl`` and the bytes of each storage, ``NAME/data/KEY``."""
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         pickled = next((name for name in sorted(names, key=len) if name.endswith("data.pkl")), None)
@@ -125,7 +125,7 @@ def _load_zip(path: Path) -> Any:
 
 
 def _load_legacy(path: Path) -> Any:
-    """The format before torch 1.6: pickles one after the other, then each storage's element count and bytes."""
+    """Load the format before torch 1.6: pickles one after the other, then each storage's element count and bytes."""
     storages: dict[str, _Storage] = {}
 
     def storage(kind: _StorageType, key: str, count: int, view: Optional[tuple]) -> _Storage:
@@ -163,12 +163,12 @@ def _bytes(content: bytearray) -> Tensor:
 
 
 def _tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-    """``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``; out-of-bounds views are refused by torch."""
+    """Replace ``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``; torch refuses out-of-bounds views."""
     return storage.flat.as_strided(size, stride, offset)
 
 
 def _tensor_of_dtype(storage: _Storage, offset: int, size: tuple, stride: tuple, *rest: Any) -> Tensor:
-    """``torch._utils._rebuild_tensor_v3``, for types without a storage class; rest: gradient flag, hooks, dtype."""
+    """Replace ``torch._utils._rebuild_tensor_v3``, for types without storage class (rest: flag, hooks, dtype)."""
     return storage.raw.view(rest[2]).as_strided(size, stride, offset)
 
 
@@ -177,14 +177,14 @@ def _parameter(data: Tensor, requires_grad: bool, _hooks: Any) -> torch.nn.Param
 
 
 def _numpy_scalar(dtype: np.dtype, raw: bytes) -> Any:
-    """numpy's own constructor of pickled scalars, for plain numbers only (it would follow pointers of object types)."""
+    """Replace numpy's constructor of pickled scalars, for plain numbers only (object types contain pointers)."""
     if dtype.hasobject or dtype.kind not in "biufc":
         raise _Refused(f"a numpy scalar of type {dtype}")
     return np.frombuffer(raw, dtype=dtype, count=1)[0]
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How older pickle protocols write bytes; other codecs of ``codecs.encode`` are not needed."""
+    """Replace ``codecs.encode``, with which older pickle protocols write bytes; only latin1 is needed."""
     if encoding != "latin1":
         raise _Refused(f"the codec {encoding}")
     return text.encode("latin1")
@@ -207,7 +207,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_tensor"): _tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,
-        ("torch.torch_version", "TorchVersion"): str,  # of torch.__version__
+        ("torch.torch_version", "TorchVersion"): str,  # type of torch.__version__
     }
     for name, value in vars(torch).items():
         if isinstance(value, torch.dtype):
@@ -235,10 +235,10 @@ _WITH_STATE = (collections.OrderedDict, argparse.Namespace, np.dtype, np.ndarray
 
 
 class _Unpickler(pickle._Unpickler):
-    """Finds only what is on the list, and hands storages to ``storage(type, key, count, view)``.
+    """Unpickler that finds only classes and functions on the list, and calls ``storage(type, key, count, view)``.
 
-    This is the standard library's Python implementation: only there can the operation BUILD be kept from giving new
-    attributes to the classes and functions of the list.
+    It derives from the Python implementation of the standard library, because only there the operation BUILD can be
+    kept from setting attributes of the classes and functions on the list.
     """
 
     def __init__(self, stream: Any, storage: Optional[Callable[..., _Storage]] = None) -> None:

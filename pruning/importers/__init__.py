@@ -1,1 +1,1 @@
-"""Networks of others as networks of ours."""
+"""Import of networks from other toolkits."""

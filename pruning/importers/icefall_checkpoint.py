@@ -1,6 +1,6 @@
-"""icefall's checkpoints: the files that ``--epoch``, ``--iter``, ``--avg`` and ``--use-averaged-model`` mean, averaged.
+"""Loading and averaging of icefall checkpoints by ``--epoch``, ``--iter``, ``--avg`` and ``--use-averaged-model``.
 
-Files are read without executing what is in them (`pruning.experiments.unpickle`).
+Files are read without executing code in them (`pruning.experiments.unpickle`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _STATES = ("model", "model_avg", "optimizer", "scheduler", "grad_scaler", "sampl
 
 @dataclass(frozen=True)
 class Choice:
-    """Which checkpoints of an experiment, as icefall's ``decode.py`` is told.
+    """Choice of the checkpoints of an experiment, by the options of icefall's ``decode.py``.
 
     Attributes:
-        epoch: the last epoch, from 1 (from 0 where there is an ``epoch-0.pt``).
-        iteration: instead: ``checkpoint-N.pt`` of the largest N up to this one.
-        avg: how many epochs, or checkpoints, up to it.
-        use_averaged_model: the mean over all moments that the running average saw in them, not over their ends.
+        epoch: last epoch to average, from 1 (from 0 if there is an ``epoch-0.pt``).
+        iteration: instead of ``epoch``: the last checkpoint is ``checkpoint-N.pt`` with the largest N up to this.
+        avg: number of epochs, or checkpoints, to average.
+        use_averaged_model: whether to average over all updates of the running averages, not only over the checkpoints.
     """
 
     epoch: Optional[Natural] = None
@@ -41,18 +41,18 @@ class Choice:
         check_fields(self)
 
     def described(self) -> dict[str, Any]:
-        """In icefall's words."""
+        """Return the choice as icefall's options."""
         last = {"epoch": self.epoch} if self.iteration is None else {"iter": self.iteration}
         return {**last, "avg": self.avg, "use-averaged-model": self.use_averaged_model}
 
 
 class Found(NamedTuple):
-    """Weights, and what else icefall wrote beside them.
+    """Weights from icefall, and the settings stored with them.
 
     Attributes:
-        state: of the network, under icefall's names.
-        settings: the training's parameters and counts, of the last file.
-        files: that they are from.
+        state: state dict of the network, with icefall's names.
+        settings: parameters and counts of the training, from the last file.
+        files: files that were read.
     """
 
     state: dict[str, Tensor]
@@ -61,30 +61,34 @@ class Found(NamedTuple):
 
 
 def load(source: PathLike, choice: Choice) -> Found:
-    """The weights that are chosen of an experiment, or those of one file, such as ``pretrained.pt``.
+    """Load the chosen weights of an experiment, or those of one file, such as ``pretrained.pt``.
 
     Args:
-        source: an experiment's directory, or a file; of that its ``model`` is taken as it is.
-        choice: of a directory.
+        source: an experiment directory, or a file, whose ``model`` is used.
+        choice: choice of checkpoints in a directory.
 
     Raises:
-        UserError: a file is missing or damaged, does not hold what is asked for, or nothing is chosen of a directory.
+        UserError: a file is missing or damaged or lacks the requested weights, or the choice does not name a checkpoint
+            of a directory.
     """
     source = Path(source)
     if not source.exists():
-        raise UserError(f"{source} does not exist", "give icefall's experiment directory, or a file of weights")
+        raise UserError(f"{source} does not exist", "give an icefall experiment directory or checkpoint file")
     if not source.is_dir():
         if choice.epoch is not None or choice.iteration is not None or choice.avg != 1:
-            raise UserError(f"{source} is no experiment directory", "give one, or leave out --epoch, --iter and --avg")
+            raise UserError(
+                f"{source} is not an experiment directory",
+                "give an experiment directory, or leave out --epoch, --iter and --avg",
+            )
         return _ends([source])
     files = _files(source, choice)
     return _running_mean(files[0], files[-1]) if choice.use_averaged_model else _ends(files)
 
 
 def _files(directory: Path, choice: Choice) -> list[Path]:
-    """From the first to the last; of running averages that before the first and the last."""
+    """Return the files from the first to the last; for running averages, the one before the first, and the last."""
     if (choice.epoch is None) == (choice.iteration is None):
-        raise UserError(f"which checkpoint of {directory} is meant is not said", "give --epoch or --iter")
+        raise UserError(f"cannot tell which checkpoint of {directory} to use", "give exactly one of --epoch and --iter")
     wanted = choice.avg + choice.use_averaged_model
     if choice.iteration is not None:
         numbered = sorted((int(found.group(1)), path) for path in directory.glob("checkpoint-*.pt")
@@ -92,12 +96,12 @@ def _files(directory: Path, choice: Choice) -> list[Path]:
         files = [path for number, path in numbered if number <= choice.iteration][-wanted:]
         if len(files) < wanted:
             raise UserError(f"{directory} has {len(files)} files checkpoint-N.pt up to {choice.iteration}, "
-                            f"of which {wanted} are needed", "choose another --iter or --avg")  # fmt: skip
+                            f"but {wanted} are needed", "choose another --iter or --avg")  # fmt: skip
         return files
     assert choice.epoch is not None
     first = choice.epoch + 1 - wanted
-    if first < (0 if (directory / "epoch-0.pt").is_file() else 1):  # some recipes count from 0
-        needs = "the running average before them, too" if choice.use_averaged_model else "so many epochs"
+    if first < (0 if (directory / "epoch-0.pt").is_file() else 1):  # some recipes count epochs from 0
+        needs = "the running average before them" if choice.use_averaged_model else "earlier epochs, which do not exist"
         raise UserError(
             f"an average over {choice.avg} epochs up to {choice.epoch} needs {needs}",
             "choose a smaller --avg" + (", or --use-averaged-model false" * choice.use_averaged_model),
@@ -107,12 +111,12 @@ def _files(directory: Path, choice: Choice) -> list[Path]:
 
 
 def _existing(files: list[Path], choice: Choice) -> list[Path]:
-    """The files of epochs, if all are there."""
-    for path in reversed(files):  # a wrong --epoch is named before a wrong --avg
+    """Return the files after checking that all exist."""
+    for path in reversed(files):  # report a wrong --epoch before a wrong --avg
         if not path.is_file():
             there = len(list(path.parent.glob("epoch-*.pt")))
-            raise UserError(f"{path} does not exist, which --epoch {choice.epoch} --avg {choice.avg} needs; "
-                            f"{there} files epoch-N.pt are there", "choose another --epoch or --avg")  # fmt: skip
+            raise UserError(f"{path}, which --epoch {choice.epoch} --avg {choice.avg} needs, does not exist; "
+                            f"there are {there} files epoch-N.pt", "choose another --epoch or --avg")  # fmt: skip
     return files
 
 
@@ -139,7 +143,7 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ends(files: list[Path]) -> Found:
     states, settings = [], {}
-    for path in files:  # one after the other: each holds the optimiser's state, too
+    for path in files:  # one at a time: each also contains the optimiser's state
         found = _read(path)
         states.append(_state(found, "model", path))
         settings = _settings(found)
@@ -150,7 +154,7 @@ def _ends(files: list[Path]) -> Found:
 
 
 def _running_mean(start: Path, end: Path) -> Found:
-    """As icefall's ``average_checkpoints_with_averaged_model``."""
+    """Average like icefall's ``average_checkpoints_with_averaged_model``."""
     first, last = _read(start), _read(end)
     averages = [_state(found, "model_avg", path) for found, path in ((first, start), (last, end))]
     counts = []
@@ -158,7 +162,7 @@ def _running_mean(start: Path, end: Path) -> Found:
         try:
             counts.append(int(found["batch_idx_train"]) // int(first["average_period"]))
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
-            raise UserError(f"{path} does not say how many batches its average is over",
+            raise UserError(f"{path} does not say over how many batches its running average is",
                             "give --use-averaged-model false") from None  # fmt: skip
     try:
         state = average.mean_between(averages[0], counts[0], averages[1], counts[1])
@@ -168,4 +172,6 @@ def _running_mean(start: Path, end: Path) -> Found:
 
 
 def _unlike(files: list[Path], error: ValueError) -> UserError:
-    return UserError(f"{files[0]} and {files[-1]} cannot be averaged ({error})", "choose others, or a smaller --avg")
+    return UserError(
+        f"{files[0]} and {files[-1]} cannot be averaged ({error})", "choose other checkpoints, or a smaller --avg"
+    )

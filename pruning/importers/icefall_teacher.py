@@ -1,4 +1,4 @@
-"""A Conformer transducer of icefall's as an experiment of ours: what is pruned, and what the small one learns from."""
+"""Import of an icefall Conformer transducer as an experiment, which can be pruned and serves as the teacher."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from pruning.speech.text.bpe import Tokenizer
 logger = logging.getLogger(__name__)
 
 ORIGIN = "icefall"
-"""Key of a checkpoint's header: the files that it is from, and how they were averaged."""
+"""Header key of an imported checkpoint: its source files, and how they were averaged."""
 EXACTNESS = 1e-4
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """The user's icefall.
+    """The user's icefall checkout.
 
     Attributes:
-        directory: of it.
-        recipe: folder in it that holds the encoder's ``conformer.py``; None: that of LibriSpeech by the name of the
-            folder that holds the experiment, or else by the checkpoint's form.
+        directory: directory of the checkout.
+        recipe: folder in it that contains the encoder's ``conformer.py``; None: the LibriSpeech recipe named like a
+            folder that contains the experiment, or else the one that matches the checkpoint's form.
     """
 
     directory: PathLike
     recipe: Optional[str] = None
 
     def modules(self, source: PathLike, kind: str) -> IcefallModules:
-        """Where the classes are of a checkpoint ``source`` of a form's ``kind``; they may be executed from now on."""
+        """Return the modules for a checkpoint ``source`` of a form's ``kind``; from now on they may be executed."""
         icefall_encoder.trust(self.directory)
-        places = (Path(source).absolute(), Path(source).resolve())  # the experiment may be a link to a larger disk
+        places = (Path(source).absolute(), Path(source).resolve())  # the experiment may be a link
         names = [folder.name for place in places for folder in place.parents]
         named = [name for name in names if (Path(self.directory) / RECIPES / name / "conformer.py").is_file()]
         name = [*named, "pruned_transducer_stateless2" if kind == REWORKED else kind][0]
@@ -57,21 +57,21 @@ class Checkout:
 
 
 def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) -> tuple[Transducer, Found]:
-    """A checkpoint of icefall's as a transducer, in evaluation mode on the CPU.
+    """Load an icefall checkpoint as a transducer, in evaluation mode on the CPU.
 
     Args:
         source, choice: see `pruning.importers.icefall_checkpoint.load`.
-        checkout: a reworked Conformer then keeps its own modules while it is pruned (scaled layers,
-            balancers); a standard one is checked against them. None: all of it is a network of ours, scales multiplied
-            out.
+        checkout: if given, a reworked Conformer is pruned with the modules of the checkout (scaled layers, balancers),
+            and a standard one is checked against them. None: use only modules of this package, with scales folded into
+            the weights.
 
     Raises:
-        UserError: the checkpoint is of no network that is known here, or the checkout computes something else.
+        UserError: the network of the checkpoint is not supported, or the outputs of the checkout's modules differ.
     """
     found = icefall_checkpoint.load(source, choice)
     form = form_of(found.state, found.settings, str(source))
     if not found.settings:
-        logger.warning("%s does not say how it was trained: convolutions are taken for not causal", source)
+        logger.warning("%s does not contain its training settings: assuming convolutions that are not causal", source)
     model = Transducer(form.config)
     model.load_state_dict(converted(found.state, form, model.state_dict(), str(source)))
     model.eval()
@@ -85,11 +85,13 @@ def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) 
         theirs = icefall_encoder.build(modules, form.config.encoder, output_dim=form.config.joiner_dim).eval()
         checkpoint.load_weights(theirs, _encoders(found.state), source)
         difference = icefall_encoder.difference(_Projected(model), theirs, form.config.encoder.feature_dim)
-    logger.info("%s: the checkout's encoder and ours differ by %.1e relative", source, difference)
+    logger.info(
+        "%s: relative difference between the outputs of the checkout's encoder and of ours %.1e", source, difference
+    )
     if not difference <= EXACTNESS:
-        raise UserError(f"{modules.recipe} of the checkout computes something else than is known here "
-                        f"({difference:.1e} relative)", "give one of October 2022 or later (before, padding reached "
-                        "into convolutions), or leave --icefall-dir out")  # fmt: skip
+        raise UserError(f"the outputs of {modules.recipe} of the checkout differ from ours by {difference:.1e} "
+                        "relative", "give a checkout of October 2022 or later (in earlier ones, padding affects "
+                        "convolutions), or leave out --icefall-dir")  # fmt: skip
     return model if foreign is None else foreign, found
 
 
@@ -98,7 +100,7 @@ def _encoders(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _foreign(model: Transducer, modules: IcefallModules, state: Mapping[str, Tensor], source: str) -> Transducer:
-    """The same transducer with the checkout's encoder, which has the checkpoint's weights as they are."""
+    """Return the same transducer with the checkout's encoder, whose weights are exactly those of the checkpoint."""
     foreign = Transducer(replace(model.config, icefall=modules))
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
     weights.update({f"encoder.network.{name}": tensor for name, tensor in _encoders(state).items()
@@ -108,7 +110,7 @@ def _foreign(model: Transducer, modules: IcefallModules, state: Mapping[str, Ten
 
 
 class _Projected(nn.Module):
-    """Our encoder with the layer that is a part of the encoder there."""
+    """Our encoder followed by the joiner's projection, which in icefall is part of the encoder."""
 
     def __init__(self, model: Transducer) -> None:
         super().__init__()
@@ -127,15 +129,15 @@ def import_experiment(
     exp_dir: PathLike,
     checkout: Optional[Checkout] = None,
 ) -> None:
-    """Write a checkpoint of icefall's as a finished experiment of ours; one that is there from the same files stays.
+    """Write an icefall checkpoint as a finished experiment; an existing import of the same files is kept.
 
     Args:
         source, choice, checkout: see `load`.
-        lang_dir: ``data/lang_bpe_*`` that it was trained with.
-        exp_dir: gets ``best.safetensors``, ``model.json`` and ``.done``.
+        lang_dir: lang dir (``data/lang_bpe_*``) that the network was trained with.
+        exp_dir: experiment directory for ``best.safetensors``, ``model.json`` and ``.done``.
 
     Raises:
-        UserError: as `load`; another number of tokens; ``exp_dir`` holds something else.
+        UserError: as for `load`; the lang dir has another number of tokens; ``exp_dir`` contains another network.
     """
     tokenizer, place = Tokenizer(lang_dir), Path(exp_dir)
     model, found = load(source, choice, checkout)
@@ -144,7 +146,7 @@ def import_experiment(
     origin.update(choice.described(), recipe=None if model.config.icefall is None else model.config.icefall.recipe)
     if checkpoint.best_path(place).exists():
         if checkpoint.read_header(checkpoint.best_path(place)).get(ORIGIN) != origin:
-            raise UserError(f"{place} holds another network", "remove it, or give another directory")
+            raise UserError(f"{place} contains another network", "remove it, or give another directory")
     else:
         write_facts(place, model, None)
         header = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), ORIGIN: origin}

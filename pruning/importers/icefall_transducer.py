@@ -1,15 +1,17 @@
-"""icefall's Conformer transducers: which of ours a checkpoint is, and its tensors under our names.
+"""Conversion of icefall's Conformer transducers: the configuration of a checkpoint, and its tensors under our names.
 
-Four forms are known, told apart by their tensors alone:
+Three forms are supported; they are told apart only by their tensors:
 
-- ``transducer_stateless`` (and ``transducer_stateless2``): the encoder's output layer meets the decoder in the joiner.
-- ``pruned_transducer_stateless``: encoder and decoder give scores of symbols, which the simple loss takes as they are
+- ``transducer_stateless`` (and ``transducer_stateless2``): the joiner adds the encoder's output layer and the decoder.
+- ``pruned_transducer_stateless``: encoder and decoder return scores of symbols, which the simple loss uses directly
   and the joiner through two more layers.
-- ``pruned_transducer_stateless2`` to ``5``, the reworked ones: projections, joiner and simple heads as ours are; layers
-  whose weights are kept as ``weight exp(weight_scale)``. ``3`` may hold a second decoder, joiner and simple heads, for
-  another corpus, ``5`` of before August 2022 linear layers that only training used; they are left out.
+- ``pruned_transducer_stateless2`` to ``5``, called reworked: projections, joiner and simple heads are like ours; the
+  weights of layers are stored as ``weight exp(weight_scale)``. ``3`` may contain a second decoder, joiner and simple
+  heads for another corpus; ``5`` from before August 2022 contains linear layers that only training used. These tensors
+  are left out.
 
-The convolution modules of the first two have batch norm, layer norm or none, as the recipe had when it was trained.
+The convolution modules of the first two forms have batch norm, layer norm or none, depending on the version of the
+recipe.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _STATELESS, _PRUNED = "transducer_stateless", "pruned_transducer_stateless"
 _KNOWN = "transducer_stateless and pruned_transducer_stateless to 5"
 _REMEDY = f"give a checkpoint of a Conformer of {_KNOWN}"
 
-_AROUND = {  # what is not the encoder, without .weight and .bias; several of ours may begin as the same of theirs
+_AROUND = {  # modules outside the encoder: ours -> theirs; several of ours may start from the same of theirs
     _STATELESS: {"joiner.encoder_proj": "encoder.encoder_output_layer.1", "joiner.output": "joiner.output_linear"},
     _PRUNED: {
         "joiner.encoder_proj": "encoder.encoder_output_layer.1",
@@ -51,11 +53,11 @@ _AROUND = {  # what is not the encoder, without .weight and .bias; several of ou
 
 
 class Form(NamedTuple):
-    """What a checkpoint is.
+    """Form of a checkpoint.
 
     Attributes:
-        kind: one of the recipes that the module's docstring names, ``reworked`` for the last.
-        config: the transducer of ours that computes the same.
+        kind: ``transducer_stateless``, ``pruned_transducer_stateless`` or ``reworked``, see the module's docstring.
+        config: configuration of our transducer that computes the same outputs.
     """
 
     kind: str
@@ -63,27 +65,30 @@ class Form(NamedTuple):
 
 
 def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Form:
-    """Which network of ours a state dict of icefall's is.
+    """Find the form of an icefall state dict.
 
     Args:
-        state: names as icefall's, without DistributedDataParallel's ``module.``.
-        settings: what else icefall wrote into the checkpoint; may be empty.
-        source: to name in errors.
+        state: state dict with icefall's names, without DistributedDataParallel's ``module.``.
+        settings: other values that icefall wrote into the checkpoint; may be empty.
+        source: name of the checkpoint for messages.
 
     Raises:
-        UserError: it is of no network that is known here.
+        UserError: the network is not supported.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
 
     def size(name: str, dim: int = 0) -> int:
         if len(shapes.get(name, ())) <= dim:
-            what = f"{name} of {len(shapes[name])} dimensions" if name in shapes else f"no tensor {name}"
-            raise UserError(f"{source} has {what}, unlike every Conformer of {_KNOWN}", _REMEDY)
+            what = f"a tensor {name} with {len(shapes[name])} dimensions" if name in shapes else f"no tensor {name}"
+            raise UserError(f"{source} has {what}, unlike all Conformers of {_KNOWN}", _REMEDY)
         return shapes[name][dim]
 
     for setting in ("causal_convolution", "dynamic_chunk_training"):
         if settings.get(setting):
-            raise UserError(f"{source} was trained with {setting}", "streaming Conformers are not known here")
+            raise UserError(
+                f"{source} was trained with {setting}",
+                "give a checkpoint without it: streaming Conformers are not supported",
+            )
     layer = "encoder.encoder.layers.0."
     heads, embedded = size(f"{layer}self_attn.pos_bias_u"), size("decoder.embedding.weight", 1)
     context = size("decoder.conv.weight", 2) if "decoder.conv.weight" in shapes else 1
@@ -91,10 +96,10 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
     kind = REWORKED if reworked else _PRUNED if "joiner.inner_linear.weight" in shapes else _STATELESS
     convolutions = sorted(_numbers(shapes, r"encoder\.encoder_embed\.conv\.(\d+)\.weight"))
     if len(convolutions) != (3 if reworked else 2):
-        raise UserError(f"{source} has {len(convolutions)} convolutions before its layers, not those of {_KNOWN}",
-                        "a VGG frontend is not known here")  # fmt: skip
+        raise UserError(f"{source} has {len(convolutions)} convolutions before its layers, unlike those of {_KNOWN}",
+                        "give a checkpoint without a VGG front end")  # fmt: skip
     if not reworked and "encoder.after_norm.weight" not in shapes:
-        raise UserError(f"{source} has no tensor encoder.after_norm.weight: its layer norms follow their modules "
+        raise UserError(f"{source} has no tensor encoder.after_norm.weight: its layer norms are after the modules "
                         "(normalize_before false)", _REMEDY)  # fmt: skip
     norm = "none"
     if f"{layer}conv_module.norm.weight" in shapes:
@@ -119,8 +124,8 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
     )
     meeting = "joiner.encoder_proj.weight" if reworked else "encoder.encoder_output_layer.1.weight"
     if kind == _STATELESS and size(meeting) != embedded:
-        raise UserError(f"{source} has {meeting} of {size(meeting)} outputs, which do not meet the {embedded} of its "
-                        "decoder", _REMEDY)  # fmt: skip
+        raise UserError(f"{source} has {meeting} with {size(meeting)} outputs, but its decoder has {embedded}",
+                        _REMEDY)  # fmt: skip
     config = TransducerConfig(
         encoder=encoder,
         vocab_size=size("decoder.embedding.weight"),
@@ -130,7 +135,7 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
         joiner_hidden=size("joiner.inner_linear.weight") if kind == _PRUNED else 0,
         decoder_proj=kind != _STATELESS,
         decoder_relu=kind != _STATELESS,
-        blank_embedding=True,  # of the first form it is 0, for it was never trained
+        blank_embedding=True,  # in the first form it is 0 because it was never trained
         ctc=False,
     )
     return Form(kind, config)
@@ -142,34 +147,35 @@ def _numbers(names: Iterable[str], pattern: str) -> set[int]:
 
 def _odd(kernel: int, source: str) -> int:
     if kernel % 2 == 0:
-        raise UserError(f"{source} has convolutions of the even kernel {kernel}", _REMEDY)
+        raise UserError(f"{source} has convolutions with the even kernel size {kernel}", _REMEDY)
     return kernel
 
 
 def _feature_dim(said: Any, bins: int, source: str) -> int:
-    """Bins of a frame, of those that are left after two convolutions of stride 2: of 79 to 82, 19 are. As ``said``, or
-    what is usual: a multiple of 4.
+    """Return the bins of a frame from the bins after two convolutions of stride 2 (of 79 to 82, 19 are left).
+
+    The result is ``said`` if given, or else the multiple of 4, which is usual.
     """
     fits = range(4 * bins + 3, 4 * bins + 7)
     if bins < 1 or (said is not None and said not in fits):
-        raise UserError(f"{source} has an output of the subsampling that does not fit its convolutions"
+        raise UserError(f"{source} has a subsampling output that does not fit its convolutions"
                         + (f" and a feature_dim of {said}" if said is not None else ""), _REMEDY)  # fmt: skip
     return 4 * bins + 4 if said is None else int(said)
 
 
 def converted(state: Mapping[str, Tensor], form: Form, network: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The state dict of our network, strictly: every tensor of either is in the other.
+    """Convert icefall's state dict to ours, strictly: every tensor of each must have a counterpart in the other.
+
+    The simple heads, which ``transducer_stateless`` was trained without, start as the joiner without its ``tanh``.
 
     Args:
-        state: icefall's, of any precision.
-        form: of it.
-        network: the state dict of ours.
-        source: to name in errors.
-
-    The simple heads, which ``transducer_stateless`` was trained without, begin as the joiner without its ``tanh``.
+        state: icefall's state dict, in any precision.
+        form: form of the state dict.
+        network: state dict of our network.
+        source: name of the checkpoint for messages.
 
     Raises:
-        UserError: a tensor is missing or of another shape than the others ask for, or there is one that has no place.
+        UserError: a tensor is missing, has a shape that does not fit the others, or has no counterpart.
     """
     around, result, used = _AROUND[form.kind], dict[str, Tensor](), set()
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -178,13 +184,13 @@ def converted(state: Mapping[str, Tensor], form: Form, network: Mapping[str, Ten
         scaled = form.kind == REWORKED and not theirs.endswith("eps")
         for needed in (theirs, scale_name(theirs))[: 1 + scaled]:
             if needed not in state:
-                raise UserError(f"{source} has no tensor {needed}", "its recipe has changed; " + _REMEDY)
+                raise UserError(f"{source} has no tensor {needed}, so its recipe differs from the known ones", _REMEDY)
             used.add(needed)
         if state[theirs].shape != network[ours].shape:
-            shapes = f"{tuple(state[theirs].shape)}, where its other tensors ask for {tuple(network[ours].shape)}"
+            shapes = f"{tuple(state[theirs].shape)}, but its other tensors require {tuple(network[ours].shape)}"
             raise UserError(f"{source} has {theirs} of shape {shapes}", _REMEDY)
         if scaled and state[scale_name(theirs)].numel() != 1:
-            raise UserError(f"{source} has {scale_name(theirs)} of several values", _REMEDY)
+            raise UserError(f"{source} has several values in {scale_name(theirs)}, not one", _REMEDY)
         result[ours] = folded(state, theirs)
 
     for name in network:
@@ -203,17 +209,17 @@ def converted(state: Mapping[str, Tensor], form: Form, network: Mapping[str, Ten
         result.update(_simple_heads(result))
     left = sorted(name for name in state if name not in used and not _of_training(name))
     if left:
-        raise UserError(f"{source} holds {left[0]}, which has no place in a {form.kind} Conformer transducer", _REMEDY)
+        raise UserError(f"{source} contains {left[0]}, which a {form.kind} Conformer transducer does not have", _REMEDY)
     return result
 
 
 def _of_training(name: str) -> bool:
-    """Whether a tensor is of no use in recognition: another corpus's, or what layers were combined with at random."""
+    """Return whether only training uses a tensor: for another corpus, or to combine layers at random."""
     return "_giga" in name or name.startswith(f"encoder.{COMBINER}")
 
 
 def _simple_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Heads of the pruned-range loss whose sum is the joiner's output where ``tanh x`` is nearly ``x``."""
+    """Return heads for the pruned-range loss whose sum is the joiner's output if ``tanh x`` is nearly ``x``."""
     output, projection = state["joiner.output.weight"], state["joiner.encoder_proj.weight"]
     return {
         "simple_am.weight": output @ projection,

@@ -1,1 +1,1 @@
-"""One object for each kind of network."""
+"""Kinds of network, one class each."""

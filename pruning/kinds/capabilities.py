@@ -1,4 +1,4 @@
-"""What can be done with a network, said by its kind and asked before anything starts."""
+"""Capabilities of a network, declared by its kind and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pruning.errors import UserError
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What can be done with a network.
+    """What a network supports.
 
     Attributes:
-        techniques: of pruning, see `pruning.methods.names.TECHNIQUES`.
-        repair: whether what follows cut units can be solved anew, by least squares.
-        exports: forms of exported files, see `pruning.kinds.forms.FORMS`.
-        decodings: methods of decoding, see `pruning.speech.decoding.config.SETTINGS`; none: it recognises no words.
+        techniques: pruning techniques, out of `pruning.methods.names.TECHNIQUES`.
+        repair: whether the weights after cut units can be repaired by least squares.
+        exports: forms of exported files, out of `pruning.kinds.forms.FORMS`.
+        decodings: decoding methods, out of `pruning.speech.decoding.config.SETTINGS`; empty if the network does not
+            recognise words.
     """
 
     techniques: tuple[str, ...] = ("structured",)
@@ -24,15 +25,15 @@ class Capabilities:
     decodings: tuple[str, ...] = ()
 
     def check_technique(self, technique: str, network: str) -> None:
-        """Refuse a technique of pruning that is not among `techniques`.
+        """Refuse a pruning technique that is not among `techniques`.
 
         Args:
-            technique: that is asked for.
-            network: what it is asked for, in words.
+            technique: requested technique.
+            network: description of the network, for the message.
 
         Raises:
-            UserError: it is not.
+            UserError: the network does not support the technique.
         """
         if technique not in self.techniques:
-            raise UserError(f"{network} cannot be pruned by technique {technique}",
-                            f"choose from {', '.join(self.techniques)}")  # fmt: skip
+            raise UserError(f"{network} does not support technique {technique}",
+                            f"choose one of {', '.join(self.techniques)}")  # fmt: skip

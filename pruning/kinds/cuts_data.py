@@ -1,4 +1,4 @@
-"""What a run on cuts reads, whatever its network hears of them."""
+"""Data of a run on cuts, for networks that take features as well as those that take samples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pruning.training.run_data import RunData
 
 
 def cuts_data(config: Any, inputs: Inputs, table: CutTable, world: distributed.World, source: Source) -> RunData:
-    """A process's share of the cuts.
+    """Return the share of the cuts that this process reads.
 
     Args:
-        config: of the run: ``data`` and ``trainer``.
-        inputs: its manifests.
-        table: tokens or intents.
-        world: the processes.
-        source: what the network hears.
+        config: configuration of the run, of which ``data`` and ``trainer`` are used.
+        inputs: cut manifests of the run.
+        table: output table: tokens or intents.
+        world: processes of the training.
+        source: what the network takes as input: features or samples.
     """
     seed = int(config.trainer.seed)
     files = {f"{part}_cuts": manifests.check_exists(getattr(inputs, part)) for part in ("train", "dev")}
@@ -36,7 +36,7 @@ def cuts_data(config: Any, inputs: Inputs, table: CutTable, world: distributed.W
     dev_batches = partial(evaluation_batches, config.data, inputs.dev, table, for_loss=True, rank=world.rank,
                           world_size=world.size, source=source)  # fmt: skip
     counted = None
-    # counted where that decides which of two ends comes first, and so where schedule and ramp end
+    # batches are counted only if both ends are set: the first one to come is where schedule and ramp end
     if config.trainer.num_epochs is not None and config.trainer.max_steps is not None:
         counted = count_batches(config.data, inputs.train, table, seed, world.size, source)
     return RunData(train_batches, dev_batches, files, counted)

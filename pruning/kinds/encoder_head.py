@@ -1,4 +1,4 @@
-"""Encoders with a head on recordings, for recognition by CTC or for intents."""
+"""Encoders with a CTC or intent head, on recordings or features."""
 
 from __future__ import annotations
 
@@ -53,19 +53,20 @@ HEARS = ("samples", "features")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What training, pruning and fine-tuning have in common.
+    """Training configuration for encoders with a head, shared by training, pruning and fine-tuning.
 
     Attributes:
-        task: ``ctc`` or ``intent``; must be said, and is what distinguishes such a configuration from a transducer's.
-        model: dimensions; not given when training starts from a checkpoint.
-        pretrained: whose encoder training starts from, in the place of ``model.encoder``: directory or hub name of a
-            Hugging Face checkpoint, or an experiment of the same kind, whatever its task.
-        hears: ``samples`` or ``features``: refused where the encoder hears the other; None: whichever it does.
-        loss: see `SpeechLossConfig`.
-        data: batches; their augmentation is `SpecAugment` or `SampleAugment`, by what the encoder hears.
-        distillation: what is learned from a teacher, where one is given.
-        trainer: the loop.
-        kind: of the network.
+        task: ``ctc`` or ``intent``; required, and distinguishes this configuration from a transducer's.
+        model: dimensions of the network; leave out when training starts from a checkpoint.
+        pretrained: source of the initial encoder weights, instead of ``model.encoder``: directory or hub name of a
+            Hugging Face checkpoint, or an experiment of this kind with any task.
+        hears: expected input of the encoder, ``samples`` or ``features``; an encoder with the other input is refused.
+            None: any.
+        loss: loss settings, see `SpeechLossConfig`.
+        data: batches; augmentation is `SpecAugment` or `SampleAugment`, depending on the encoder's input.
+        distillation: distillation settings, used if a teacher is given.
+        trainer: settings of the training loop.
+        kind: name of the kind of network.
     """
 
     task: str
@@ -80,18 +81,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"task is {self.task!r}, not one of {', '.join(TASKS)}")
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.hears not in (None, *HEARS):
-            raise ValueError(f"hears is {self.hears!r}, not one of {', '.join(HEARS)}")
+            raise ValueError(f"hears must be one of {', '.join(HEARS)}, got {self.hears!r}")
         if self.distillation.ctc_weight or self.distillation.loss == "cofi":
-            raise ValueError("distillation.ctc_weight and distillation.loss=cofi are of transducers")
+            raise ValueError("distillation.ctc_weight and distillation.loss=cofi are only for transducers")
         if self.model is not None and self.model.task != self.task:
-            raise ValueError(f"task is {self.task!r}, model.task {self.model.task!r}")
+            raise ValueError(f"task is {self.task!r}, but model.task is {self.model.task!r}")
 
 
 @dataclass(frozen=True)
 class PruneConfig(PruningConfig, RunConfig):
-    """A pruning run."""
+    """Configuration of a pruning run."""
 
     task: str = CTC
 
@@ -101,12 +102,12 @@ class PruneConfig(PruningConfig, RunConfig):
 
 
 def table_of(task: str, lang_dir: PathLike) -> CutTable:
-    """What a network's outputs mean: tokens or intents."""
+    """Return the output table of a task: tokens or intents."""
     return Intents(lang_dir) if task == INTENT else Tokenizer(lang_dir)
 
 
 def source_of(model: SpeechModel) -> Source:
-    """What a network hears."""
+    """Return what a network takes as input."""
     return FEATURES if model.encoder.bins else sources.audio(facts.SAMPLES_PER_SECOND, partial(_frames, model.encoder))
 
 
@@ -115,16 +116,16 @@ def _frames(encoder: Encoder, samples: int) -> int:
 
 
 class EncoderHeadKind(Kind[SpeechModel]):
-    """Encoders with a head on cuts with features or recordings.
+    """Encoders with a head, on cuts with features or recordings.
 
     Args:
-        config: of the run.
-        inputs: the data.
+        config: configuration of the run.
+        inputs: data of the run.
     """
 
     name = NAME
     network = SpeechModel
-    wanted, called = "the checkpoint of an encoder with a head for CTC or intents", "an encoder with a head"
+    wanted, called = "the checkpoint of an encoder with a CTC or intent head", "an encoder with a head"
     data_form = CUTS
     training, pruning = RunConfig, PruneConfig
 
@@ -134,69 +135,69 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> SpeechModel:
-        """A model of plain values."""
+        """Build a network from plain values."""
         return SpeechModel(SpeechModelConfig(**config))
 
     @classmethod
     def input_length(cls, network: SpeechModel, seconds: float) -> int:
-        """Feature frames or samples."""
+        """Return the number of feature frames or samples."""
         return facts.frames_of(seconds) if network.encoder.bins else facts.samples_of(seconds)
 
     @classmethod
     def reference(cls, network: SpeechModel) -> tuple[int, str]:
-        """Ten seconds."""
+        """Return the length of ten seconds of audio."""
         seconds = facts.MACS_SECONDS[0]
         return cls.input_length(network, seconds), f"{seconds} s"
 
     @classmethod
     def facts(cls, network: SpeechModel) -> dict[str, Any]:
-        """Of the encoder."""
+        """Return the costs of the encoder."""
         return facts.of_encoder(network)
 
     @classmethod
     def capabilities(cls, network: SpeechModel) -> Capabilities:
-        """What the encoder can do; decoding by CTC."""
+        """Return what the encoder supports; with a CTC head, also the CTC decoding methods."""
         techniques = TECHNIQUES if network.encoder.factorable else TECHNIQUES[:1]
         decodings = _BY_CTC if network.config.task == CTC else ()
         return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
 
     @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> CutTable:
-        """Of tokens or of intents."""
+        """Return the table of tokens or of intents."""
         return table_of(config.task, lang_dir)
 
     @classmethod
     def forward(cls, network: SpeechModel, batch: Batch) -> object:
-        """Of encoder and head."""
+        """Run encoder and head."""
         return network(batch.features, batch.lengths)
 
     @classmethod
     def calibration(
         cls, network: SpeechModel, table: CutTable, files: Sequence[PathLike], max_duration: float
     ) -> Iterable[Batch]:
-        """Batches of cuts."""
+        """Return batches of cuts."""
         config = DataConfig(max_duration=max_duration)
         return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network))
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
-        """Word errors, or intents."""
+        """Return how to measure word errors, or intents."""
         return INTENTS if config.task == INTENT else word_errors(_BY_CTC_ALONE, likelihood=False)
 
     @classmethod
     def recogniser(cls, network: SpeechModel, source: PathLike) -> Recogniser:
-        """With a head for CTC, as decoding by CTC takes it."""
+        """Return a network with a CTC head in the form that CTC decoding uses."""
         if network.config.task != CTC:
-            raise UserError(f"{source} holds a network for {network.config.task}", "use pruning.bin.classify")
+            raise UserError(f"{source} contains a network for {network.config.task}", "use pruning.bin.classify")
         return Recogniser(CtcRecogniser(network), source_of(network), network.encoder.bins or None)
 
     @classmethod
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:
-        """Encoder and head in one file."""
+        """Return the export of encoder and head in one file."""
         return encoder_head_exports(network, source_of(network))
 
     def new(self, vocab_size: int) -> SpeechModel:
-        """A model of the configuration's dimensions, or around a pre-trained encoder."""
+        """Make a network with the configuration's dimensions, or with a pre-trained encoder."""
         config = replace(self.config.model, outputs=vocab_size)
         if self.config.pretrained is None:
             if not config.encoder:
@@ -211,15 +212,15 @@ class EncoderHeadKind(Kind[SpeechModel]):
     def _pretrained(self, source: str) -> Encoder:
         if checkpoint.best_path(source).is_file():
             return self.load_network(source)[0].encoder
-        return hugging_face.load_hf(source).plain()  # a network of ours: it is saved and copied without transformers
+        return hugging_face.load_hf(source).plain()  # can be saved and copied without transformers
 
     def begin(self, network: SpeechModel) -> None:
-        """Statistics of features, of an encoder that hears them and comes without."""
+        """Set the feature statistics of an encoder that takes features and is not pre-trained."""
         if self.config.pretrained is None and network.encoder.bins:
             set_feature_statistics(network.encoder, self.first_batches())
 
     def origin(self) -> dict[str, Any]:
-        """The name of what was pre-trained, handed on where training starts from an experiment."""
+        """Return the name of the pre-trained encoder, also if training starts from an experiment that used one."""
         source = self.config.pretrained
         if source is None:
             return {}
@@ -229,46 +230,46 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
 
     def stands_on(self) -> dict[str, PathLike]:
-        """An experiment that training starts from; what a hub name stands for does not change."""
+        """Return the pre-trained weights if they are local files; those under a hub name do not change."""
         source = self.config.pretrained
         if source is None or not Path(source).is_dir():
             return {}
         return {"pretrained": source if checkpoint.best_path(source).is_file() else hugging_face.weights_file(source)}
 
     def check(self, network: SpeechModel) -> None:
-        """The network says what it hears, and its task must be the configuration's."""
+        """Refuse a network whose task or input is not the configuration's."""
         if network.config.task != self.config.task:
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
-            raise UserError(what, "give one for the same task")
+            raise UserError(what, "give a network for the same task")
         self._source = source_of(network)
         heard = HEARS[self._source is FEATURES]
         if self.config.hears not in (None, heard):
-            raise UserError(f"the encoder hears {heard}, the run is to hear {self.config.hears}",
-                            "give another configuration (model.encoder), or another --hears")  # fmt: skip
+            raise UserError(f"the encoder takes {heard} as input, but the configuration says hears={self.config.hears}",
+                            "change model.encoder, or hears (--hears of a recipe)")  # fmt: skip
         manifests.check_exists([*self.inputs.train, *self.inputs.dev])
 
     def wants_teacher(self) -> bool:
-        """Whether layers or the head's distribution are to be distilled."""
+        """Return whether to distil layers or the head's distribution."""
         return bool(self.config.distillation.wanted)
 
     def check_teacher(self, teacher: SpeechModel) -> None:
-        """The layers must be there."""
+        """Refuse to distil from layers that the teacher does not have."""
         self.check_layers(teacher.encoder.depth)
 
     def task(self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None) -> SpeechTask:
-        """CTC or cross-entropy, distillation."""
+        """Return the task: CTC loss or cross-entropy, and distillation."""
         data = self.config.data
         augment = (SpecAugment(data.spec_augment) if network.encoder.bins
                    else SampleAugment(data.sample_augment, facts.SAMPLES_PER_SECOND))  # fmt: skip
         return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner)
 
     def first_batches(self) -> Iterable[Batch]:
-        """Those of the first epoch in a single process."""
+        """Return the batches of the first epoch as in a single process."""
         return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1,
                                 source=self._source)  # fmt: skip
 
     def data(self, world: distributed.World) -> RunData:
-        """This process's share of the cuts."""
+        """Return the share of the cuts that this process reads."""
         return cuts_data(self.config, self.inputs, self.output_table, world, self._source)
 
 

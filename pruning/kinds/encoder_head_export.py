@@ -1,9 +1,10 @@
-"""Export of an encoder with its head to ONNX: recognition by CTC, or intents, in one file.
+"""Export of an encoder with its CTC or intent head to one ONNX file.
 
 `model.onnx` takes ``audio (N, S)`` or ``features (N, T, C)`` and ``lengths (N,)`` int64, in samples or frames; it
-normalises audio itself if the network is used to that. For CTC it gives ``log_probs (N, T', V)`` and
-``log_probs_lens (N,)``, and `tokens.txt` is beside it; for intents ``logits (N, V)``, and `intents.txt`. Its metadata
-say ``task``, ``hears``, what the encoder is, and how many samples or frames are the fewest that give an output.
+normalises audio itself if the network was trained on normalised audio. For CTC it returns ``log_probs (N, T', V)`` and
+``log_probs_lens (N,)``, with `tokens.txt` in the same directory; for intents ``logits (N, V)``, with `intents.txt`.
+Its metadata contain ``task``, ``hears``, the type of the encoder, and the smallest number of samples or frames that
+gives an output.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from pruning.speech.text.intents import TABLE
 
 PART = "model"
 _TRACED_SECONDS = 3.0
-_TRACED = 40  # frames of an encoder of samples, about
+_TRACED = 40  # approximate number of output frames in the trace of an encoder that takes samples
 
 
 def encoder_head_exports(model: SpeechModel, source: Source) -> Exports:
-    """How an encoder with its head is exported.
+    """Describe the export of an encoder with its head.
 
     Args:
-        model: see there; Hugging Face's own modules are exported as ours.
-        source: what it hears.
+        model: network to export; Hugging Face modules are replaced by equivalent modules of this package.
+        source: what the network takes as input.
     """
     ours = model.plain()
 
@@ -50,15 +51,16 @@ def encoder_head_exports(model: SpeechModel, source: Source) -> Exports:
             found = evaluation_batches(data, manifests.check_exists([cuts]), source=source)
             batches = itertools.islice(found, max_batches)
         same = agreement(ours, calls[PART], batches)
-        return Agreement(same.difference, f"outputs differ by {same.difference:.1e} relative; the best outputs of "
-                                          f"{len(same.differing)} of {same.utterances} utterances differ")  # fmt: skip
+        return Agreement(same.difference, f"largest relative difference of outputs {same.difference:.1e}; "
+                                          f"best outputs differ for {len(same.differing)} of "
+                                          f"{same.utterances} utterances")  # fmt: skip
 
     table = TABLE if model.config.task == INTENT else "tokens.txt"
     return Exports(parts(ours.eval()), PART, (table,), agree)
 
 
 def _heard_noise(model: SpeechModel) -> Batch:
-    """What `noise` is for a transducer, as the network's encoder hears it."""
+    """Return a batch like `noise`, in the form that the network's encoder takes."""
     if model.encoder.bins:
         return noise(model.encoder.bins)
     one = noise(round(SAMPLES_PER_SECOND / frames_of(1.0)))
@@ -66,7 +68,7 @@ def _heard_noise(model: SpeechModel) -> Batch:
 
 
 class ExportedSpeechModel(nn.Module):
-    """A network that gives tensors alone."""
+    """A network that returns only tensors."""
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
@@ -81,7 +83,7 @@ class ExportedSpeechModel(nn.Module):
 
 
 def parts(model: SpeechModel) -> dict[str, Part]:
-    """The one file, with its metadata."""
+    """Describe the one file, with its metadata."""
     encoder, generator, n = model.encoder, torch.Generator().manual_seed(0), {0: "N"}
     if encoder.bins:
         count = frames_of(_TRACED_SECONDS)
@@ -102,8 +104,8 @@ class HeadAgreement(NamedTuple):
 
     Attributes:
         difference: largest difference of outputs on valid frames, relative to the largest output.
-        utterances: compared.
-        differing: ids of those whose best intent, or best symbol of some frame, differs.
+        utterances: number of utterances that were compared.
+        differing: ids of utterances whose best intent, or best symbol of some frame, differs.
     """
 
     difference: float
@@ -113,7 +115,7 @@ class HeadAgreement(NamedTuple):
 
 @torch.no_grad()
 def agreement(model: SpeechModel, exported: ExportedCall, batches: Iterable[Batch]) -> HeadAgreement:
-    """Compare outputs, batch by batch; infinite where lengths differ."""
+    """Compare outputs, batch by batch; the difference is infinite if lengths differ."""
     difference, differing, count = Difference(), list[str](), 0
     ours = ExportedSpeechModel(model.plain().eval())
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What a kind says of the export of its networks: the files, and how exported ones compare with PyTorch's."""
+"""What a kind declares about the export of its networks: the files, and their comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 AUTHOR = {"model_author": "structured pruning", "version": "1"}
-"""Metadata of every file."""
+"""Metadata of every exported file."""
 Axes = Mapping[str, Mapping[int, str]]
 
 
 class Part(NamedTuple):
-    """What becomes one file.
+    """The part of a network that is exported to one file.
 
     Attributes:
-        module: takes and gives tensors.
-        inputs: to trace it with.
-        takes, gives: names of its inputs and outputs, in order -> names of their dynamic axes.
-        metadata: of the file.
+        module: module that takes and returns tensors.
+        inputs: example inputs for tracing the module.
+        takes, gives: names of the inputs and outputs, in order -> names of their dynamic axes.
+        metadata: metadata of the file.
     """
 
     module: nn.Module
@@ -38,10 +38,10 @@ class ExportedCall(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Of an ONNX file."""
+        """Metadata of the file, if it is an ONNX file."""
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Its outputs."""
+        """Run the file on inputs and return its outputs."""
 
 
 Calls = Mapping[str, ExportedCall]
@@ -53,7 +53,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         difference: the largest difference of outputs, relative to the largest output.
-        words: what was compared, and what came of it.
+        words: what was compared and the result, in words.
     """
 
     difference: float
@@ -65,11 +65,11 @@ class Exports:
     """How a network is exported.
 
     Attributes:
-        parts: what becomes a file, by name.
-        timed: the part that a benchmark of encoders times; empty: none is.
-        tables: files of the language directory that go with it.
-        agreement: ``agreement(calls, data, max_batches)`` compares exported files with PyTorch's network on a file of
-            data; on noise or random tokens where ``data`` is None.
+        parts: parts of the network that become one file each, by name.
+        timed: name of the part that a benchmark of encoders times; empty if none.
+        tables: files of the lang dir to copy next to the exported files.
+        agreement: ``agreement(calls, data, max_batches)`` compares exported files with the PyTorch network on a file of
+            data, or on noise or random tokens if ``data`` is None.
     """
 
     parts: Mapping[str, Part]
@@ -80,13 +80,13 @@ class Exports:
 
 @dataclass
 class Difference:
-    """The largest difference between outputs that were added, ``relative`` to the largest output."""
+    """Largest difference over all outputs that were added; ``relative`` is relative to the largest output."""
 
     largest: float = 0.0
     reach: float = 1e-30
 
     def add(self, got: Tensor, wanted: Tensor) -> None:
-        """Compare two tensors of one shape; nothing where they are empty."""
+        """Compare two tensors of the same shape; empty tensors are ignored."""
         if wanted.numel():
             difference = float((got - wanted).abs().max())
             self.largest = max(self.largest, difference if math.isfinite(difference) else math.inf)  # NaN passes max()
@@ -94,13 +94,13 @@ class Difference:
 
     @property
     def relative(self) -> float:
-        """Over all that was added."""
+        """Relative difference over all outputs that were added."""
         return self.largest / self.reach
 
 
 def padded(x: Tensor, least: int) -> Tensor:
-    """``x (N, L, ...)`` with zeros behind it where it is shorter than ``least``, in operations that can be traced."""
+    """Append zeros to ``x (N, L, ...)`` if it is shorter than ``least``, in operations that can be traced."""
     one = x[0] if x.dim() == 2 else x[0, :, 0]
-    length = torch.ones_like(one, dtype=torch.int64).sum()  # where x.shape would be a constant
+    length = torch.ones_like(one, dtype=torch.int64).sum()  # x.shape would be a constant in the trace
     longer = torch.cat([x, x.new_zeros(x.shape[0], least, *x.shape[2:])], dim=1)
     return longer[:, : length.clamp(min=least)]

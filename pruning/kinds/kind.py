@@ -1,4 +1,4 @@
-"""What a kind of network says: everything that differs between transducers, encoders with heads and language models."""
+"""Base class of a kind of network: all that differs between transducers, encoders with a head and language models."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a run's data are.
+    """Paths of a run's data.
 
     Attributes:
-        train, dev: cut manifests or text files, as the kind takes them.
-        lang_dir: holds what says what the network's outputs mean: tokens, intents.
+        train, dev: cut manifests or text files, depending on the kind of network.
+        lang_dir: directory with the output table: tokens or intents.
     """
 
     train: Sequence[PathLike]
@@ -45,28 +45,30 @@ class Inputs:
 
 
 class HasVocabulary(Protocol):
-    """The dimensions of a network."""
+    """Dimensions of a network that include the vocabulary size."""
 
     @property
     def vocab_size(self) -> int:
-        """Tokens; 0: the tokenizer's."""
+        """Number of tokens; 0: that of the tokenizer."""
 
 
 class Kind(NetworkKind[N], Generic[N]):
-    """A kind of network. Its class says what is true of all of its networks; an object is a kind with the configuration
-    and the data of a run, which `pruning.kinds.train_and_prune` trains and prunes.
+    """A kind of network.
+
+    The class describes all networks of the kind. An instance is the kind with the configuration and the data of one
+    run, which `pruning.kinds.train_and_prune` trains or prunes.
 
     Args:
-        config: of the run.
-        inputs: its data.
+        config: configuration of the run.
+        inputs: data of the run.
 
     Attributes:
         network: class of the networks.
-        wanted: what to give where a checkpoint is of another kind, for messages.
-        called: its networks in words, for messages.
-        data_form: `pruning.registry.CUTS` or ``TEXT``: by which options commands are given the data.
-        training: class of the configurations of training and fine-tuning.
-        pruning: class of the configurations of pruning.
+        wanted: what to give instead of a checkpoint of another kind, for messages.
+        called: a network of this kind in words, for messages.
+        data_form: `pruning.registry.CUTS` or ``TEXT``: which options of commands name the data.
+        training: configuration class for training and fine-tuning.
+        pruning: configuration class for pruning.
     """
 
     network: ClassVar[type[nn.Module]]
@@ -78,181 +80,181 @@ class Kind(NetworkKind[N], Generic[N]):
 
     def __init__(self, config: Any, inputs: Inputs) -> None:
         if config.kind != self.name:
-            raise UserError(f"the configuration is for {config.kind}, and was read as one for {self.name}",
-                            "write kind in the file, not on the command line")  # fmt: skip
+            raise UserError(f"the configuration is for kind {config.kind}, but was read as one for {self.name}",
+                            "set kind in the configuration file, not on the command line")  # fmt: skip
         self.config, self.inputs = config, inputs
         self.output_table: Any = self.table(config, inputs.lang_dir)
 
-    # of any network of this kind
+    # class methods: about any network of this kind
 
     @classmethod
     def described(cls, network: N) -> dict[str, Any]:
-        """Its configuration, a dataclass, as plain values."""
+        """Return the network's configuration (a dataclass) as plain values."""
         config: Any = network.config
         return dataclasses.asdict(config)
 
     @classmethod
     @abstractmethod
     def capabilities(cls, network: N) -> Capabilities:
-        """What can be done with a network."""
+        """Return what a network supports."""
 
     @classmethod
     @abstractmethod
     def table(cls, config: Any, lang_dir: PathLike) -> OutputTable:
-        """What the outputs of a network mean; ``config`` is of a run or of the network."""
+        """Return the output table for the configuration of a run or of a network."""
 
     @classmethod
     def table_of(cls, network: N, lang_dir: PathLike) -> OutputTable:
-        """The table of a network that is there."""
+        """Return the output table of an existing network."""
         return cls.table(network.config, lang_dir)
 
     @classmethod
     @abstractmethod
     def forward(cls, network: N, batch: Any) -> object:
-        """A forward pass."""
+        """Run a forward pass."""
 
     @classmethod
     @abstractmethod
     def calibration(cls, network: N, table: Any, files: Sequence[PathLike], max_duration: float) -> Iterable[Any]:
-        """Training batches from the first on, for statistics and repair.
+        """Return training batches from the start, for statistics and repair.
 
         Args:
-            network: what they are for.
-            table: see `table_of`.
-            files: the training data.
-            max_duration: seconds of audio in a batch, where there is audio.
+            network: network that will process the batches.
+            table: output table of the network, see `table_of`.
+            files: files of training data.
+            max_duration: seconds of audio in a batch; not used for text.
         """
 
     @classmethod
     @abstractmethod
     def measuring(cls, config: Any) -> Measuring:
-        """How networks of a configuration (of fine-tuning) are measured in a sweep."""
+        """Return how a sweep measures networks with this fine-tuning configuration."""
 
     @classmethod
     def own_measures(cls) -> Mapping[str, Measure]:
-        """Measures besides `pruning.kinds.measuring.MEASURES`, by name."""
+        """Return measures in addition to `pruning.kinds.measuring.MEASURES`, by name."""
         return {}
 
     @classmethod
     def recogniser(cls, network: N, source: PathLike) -> Recogniser:
-        """A network as decoding takes it; ``source`` is where it is from, for the message.
+        """Return a network in the form that decoding uses; ``source`` names its origin in messages.
 
         Raises:
-            UserError: it does not recognise words.
+            UserError: the network does not recognise words.
         """
-        raise UserError(f"{source} holds {cls.called}", "give a network that recognises words")
+        raise UserError(f"{source} contains {cls.called}", "give a network that recognises words")
 
     @classmethod
     def exports(cls, network: N, lang_dir: Optional[PathLike]) -> Exports:
-        """How a network is exported.
+        """Return how a network is exported.
 
         Args:
-            network: dense or extracted.
-            lang_dir: of its tokens; None: where only its computation is looked at.
+            network: dense or extracted network.
+            lang_dir: lang dir of its tokens; None if only its computation matters.
 
         Raises:
-            UserError: networks of this kind are not exported.
+            UserError: networks of this kind cannot be exported.
         """
         raise UserError(f"{cls.called} cannot be exported", "give a network of another kind")
 
     @classmethod
     def narrowed(cls, network: N, narrow: str, cost: str, budget: float, seconds: float = 10.0) -> N:
-        """The widest uniform network within a budget, with fresh weights: see `pruning.models.uniform`.
+        """Return the widest uniform network within a budget, with fresh weights: see `pruning.models.uniform`.
 
         Raises:
-            UserError: networks of this kind are not narrowed, or even the narrowest costs more.
+            UserError: networks of this kind cannot be narrowed, or even the narrowest exceeds the budget.
         """
-        raise UserError(f"{cls.called} cannot be narrowed uniformly", "leave out what asks for a uniform network")
+        raise UserError(f"{cls.called} cannot be narrowed uniformly", "do not ask for a uniform network")
 
     @classmethod
     def own(cls, network: nn.Module) -> N:
-        """``network`` as one of this kind.
+        """Return ``network``, typed as a network of this kind.
 
         Raises:
-            TypeError: it is of another kind.
+            TypeError: the network is of another kind.
         """
         if not isinstance(network, cls.network):
-            raise TypeError(f"a {type(network).__name__} is no {cls.network.__name__}")
+            raise TypeError(f"expected a {cls.network.__name__}, got a {type(network).__name__}")
         return network  # type: ignore[return-value]  # cls.network is the class that N stands for
 
     @classmethod
     def load_network(cls, source: PathLike, table: Optional[OutputTable] = None) -> tuple[N, checkpoint.Header]:
-        """A network of this kind, dense or extracted, from a checkpoint or experiment directory.
+        """Load a network of this kind, dense or extracted, from a checkpoint or experiment directory.
 
         Args:
-            source: checkpoint or experiment.
-            table: whose tokens it must have been trained with; None: any.
+            source: checkpoint or experiment directory.
+            table: output table that the network must have been trained with; None: any.
 
         Raises:
-            UserError: no such checkpoint, another kind of network, one that is not extracted yet, or another table.
+            UserError: the checkpoint does not exist, is of another kind or of a pruning run, or has another table.
         """
         header = checkpoint.read_header(checkpoint.file_of(source))
         check_extracted(header, source)
         if header["model"].get("type") != cls.name:
-            raise UserError(f"{source} holds a {header['model'].get('type')}", f"give {cls.wanted}")
+            raise UserError(f"{source} contains a network of kind {header['model'].get('type')}", f"give {cls.wanted}")
         model, header = checkpoint.load_model(source)
         if table is not None:
             table.check_matches(header["tokenizer"])
         return cls.own(model), header
 
-    # of a run
+    # methods: about one run
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """Seed of the run."""
         return int(self.config.trainer.seed)
 
     @abstractmethod
     def new(self, vocab_size: int) -> N:
-        """A network of the configuration's dimensions, with fresh weights."""
+        """Make a network with the configuration's dimensions and fresh weights."""
 
     @abstractmethod
     def task(self, network: N, teacher: Optional[N], pruner: Optional[Pruner] = None) -> PrunedTask:
-        """What the loss of a batch is."""
+        """Return the task, which computes the loss of a batch."""
 
     @abstractmethod
     def data(self, world: distributed.World) -> RunData:
-        """This process's batches."""
+        """Return the batches of this process."""
 
     @abstractmethod
     def first_batches(self) -> Iterable[Any]:
-        """Training batches from the first on, the same in every process."""
+        """Return training batches from the start, the same in every process."""
 
     @abstractmethod
     def wants_teacher(self) -> bool:
-        """Whether the configuration asks for distillation."""
+        """Return whether the configuration asks for distillation."""
 
-    def check(self, network: N) -> None:  # nothing, for most
+    def check(self, network: N) -> None:  # most kinds check nothing
         """Refuse data that do not fit the network."""
 
     def begin(self, network: N) -> None:
-        """Prepare a network of fresh weights for its data."""
+        """Prepare a network with fresh weights for its data."""
 
     def stands_on(self) -> dict[str, PathLike]:
-        """Checkpoints besides the options' that the weights depend on, by name."""
+        """Return checkpoints, in addition to those of options, that the weights depend on, by name."""
         return {}
 
     def origin(self) -> dict[str, Any]:
-        """What the header of a network that begins here says of its start."""
+        """Return header entries about the origin of a network that is trained from fresh weights."""
         return {}
 
     def check_teacher(self, teacher: N) -> None:
-        """Refuse a distillation that the teacher cannot give."""
+        """Refuse distillation that the teacher does not support."""
 
     def check_layers(self, last: int) -> None:
-        """Refuse to distil from layers that a teacher of ``last`` layers does not have.
+        """Refuse to distil from layers that a teacher with ``last`` layers does not have.
 
         Raises:
-            UserError: naming the first one, and layers that it has.
+            UserError: a layer does not exist; the message suggests layers that do.
         """
         for layer in self.config.distillation.layers:
             if not 0 <= layer <= last:
                 there = ",".join(str(number) for number in sorted({round(last * third / 3) for third in range(4)}))
                 raise UserError(f"distillation.layers has {layer}; the teacher has layers 0 (input) to {last}",
-                                f"say others, such as distillation.layers=[{there}]")  # fmt: skip
+                                f"choose among these, such as distillation.layers=[{there}]")  # fmt: skip
 
     def load(self, source: PathLike) -> tuple[N, checkpoint.Header]:
-        """A network of this kind and these tokens, dense or extracted.
+        """Load a network of this kind with the output table of the run, dense or extracted.
 
         Raises:
             UserError: see `load_network`.
@@ -260,35 +262,36 @@ class Kind(NetworkKind[N], Generic[N]):
         return self.load_network(source, self.output_table)
 
     def teacher(self, source: Optional[PathLike]) -> Optional[N]:
-        """The teacher, if one is given and wanted.
+        """Load the teacher if the configuration asks for distillation.
 
         Raises:
-            UserError: distillation is configured without a teacher, or asks for what the teacher does not have.
+            UserError: distillation is configured but no teacher is given, or the teacher does not support it.
         """
         if not self.wants_teacher():
             return None
         if source is None:
-            raise UserError("the configuration asks for distillation", "give --teacher, or set its weights to 0")
+            raise UserError("the configuration asks for distillation, but no teacher is given",
+                            "give --teacher, or set the weights of distillation to 0")  # fmt: skip
         network, _ = self.load(source)
         self.check_teacher(network)
         return self.own(plain(network))
 
 
 def find(name: object, source: str = "the checkpoint") -> type[Kind[Any]]:
-    """A kind by its name, whole.
+    """Return a kind by its name.
 
     Raises:
         UserError: there is no such kind.
-        TypeError: the class that is registered under this name is no Kind.
+        TypeError: the class that is registered under this name is not a `Kind`.
     """
     kind = registry.find(name, source)
     if not issubclass(kind, Kind):
-        raise TypeError(f"KIND of the module of {name!r} is a {kind.__name__}, which is no Kind")
+        raise TypeError(f"KIND in the module of {name!r} is {kind.__name__}, which is not a Kind")
     return kind
 
 
 def of(network: nn.Module) -> type[Kind[Any]]:
-    """The kind of a network, whole."""
+    """Return the kind of a network."""
     return find(registry.of(network).name)
 
 
@@ -306,10 +309,10 @@ def load_network(source: PathLike) -> nn.Module:
 
 
 def load(source: PathLike) -> tuple[type[Kind[Any]], Any, checkpoint.Header]:
-    """A network of any kind, dense or extracted, with its kind and the header of its checkpoint.
+    """Load a network of any kind, dense or extracted; return its kind, the network and its checkpoint's header.
 
     Raises:
-        UserError: no such checkpoint, or one that is not extracted yet.
+        UserError: the checkpoint does not exist, or is of a pruning run.
     """
     header = checkpoint.read_header(checkpoint.file_of(source))
     kind = find(header["model"].get("type"), str(source))

@@ -1,4 +1,4 @@
-"""Language models on text: a Transformer over word pieces."""
+"""Language models on text: Transformers over word pieces."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from pruning.training.trainer_config import TrainerConfig
 
 NAME = "transformer_lm"
 LM_TOKENS = 32
-"""Length of the sentences at which a language model's MACs are counted."""
+"""Length of sentences, in tokens, for which the MACs of language models are counted."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What training from scratch and fine-tuning have in common.
+    """Training configuration for language models, from scratch or from a checkpoint.
 
     Attributes:
-        model: dimensions; not given when training starts from a checkpoint.
-        data: batches.
-        distillation: what is learned from a teacher, where one is given.
-        trainer: the loop.
-        kind: of the network.
+        model: dimensions of the network; leave out when training starts from a checkpoint.
+        data: batches of text.
+        distillation: distillation settings, used if a teacher is given.
+        trainer: settings of the training loop.
+        kind: name of the kind of network.
     """
 
     model: Optional[LanguageModelConfig] = None
@@ -55,7 +55,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PruneConfig(PruningConfig, RunConfig):
-    """A pruning run; MACs are counted for sentences of `LM_TOKENS`."""
+    """Configuration of a pruning run; MACs are counted for sentences of `LM_TOKENS` tokens."""
 
     def __post_init__(self) -> None:
         self.check(self.trainer)
@@ -65,8 +65,8 @@ class LanguageModelKind(Kind[TransformerLM]):
     """Language models on text.
 
     Args:
-        config: of the run.
-        inputs: text files, one sentence a line; ``lang_dir`` gets ``text``, the training text as token ids.
+        config: configuration of the run.
+        inputs: text files, one sentence per line; the training text as token ids is stored as ``text`` in ``lang_dir``.
     """
 
     name = NAME
@@ -81,82 +81,82 @@ class LanguageModelKind(Kind[TransformerLM]):
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> TransformerLM:
-        """A language model of plain values."""
+        """Build a language model from plain values."""
         return TransformerLM(LanguageModelConfig.from_dict(config))
 
     @classmethod
     def input_length(cls, network: TransformerLM, seconds: float) -> int:
-        """Tokens, whatever the seconds."""
+        """Return a number of tokens, for any number of seconds."""
         return LM_TOKENS
 
     @classmethod
     def reference(cls, network: TransformerLM) -> tuple[int, str]:
-        """A sentence."""
+        """Return the length of a sentence."""
         return LM_TOKENS, f"{LM_TOKENS} tokens"
 
     @classmethod
     def facts(cls, network: TransformerLM) -> dict[str, Any]:
-        """Of the blocks."""
+        """Return the costs of the blocks."""
         return facts.of_blocks(network, LM_TOKENS)
 
     @classmethod
     def capabilities(cls, network: TransformerLM) -> Capabilities:
-        """All of pruning; ONNX of whole sentences and of steps."""
+        """Return all pruning techniques, repair and export to ONNX."""
         return Capabilities(TECHNIQUES, repair=True, exports=ONNX_FORMS)
 
     @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
-        """Tokens."""
+        """Return the tokens."""
         return Tokenizer(lang_dir)
 
     @classmethod
     def forward(cls, network: TransformerLM, batch: SentenceBatch) -> object:
-        """Logits."""
+        """Compute the logits."""
         return network(batch.inputs)
 
     @classmethod
     def calibration(
         cls, network: TransformerLM, table: Tokenizer, files: Sequence[PathLike], max_duration: float
     ) -> Iterable[SentenceBatch]:
-        """Batches of sentences."""
+        """Return batches of sentences."""
         sentences = Sentences(check_texts(files), table, TextConfig(on_empty="skip"), keep=True)
         return sentences.training_batches(seed=0, epoch=1)
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
-        """Perplexity."""
+        """Return how to measure perplexity."""
         return perplexity(config.data.on_empty)
 
     @classmethod
     def exports(cls, network: TransformerLM, lang_dir: Optional[PathLike]) -> Exports:
-        """Whole sentences, and one more token of each of several histories."""
+        """Return the export of two forms: whole sentences, and steps of one token for each of several histories."""
         return language_model_exports(network, None if lang_dir is None else Tokenizer(lang_dir))
 
     @property
     def train_text(self) -> Sentences:
-        """The sentences of training, read once."""
+        """Sentences of the training text, read once."""
         if self._train_text is None:
             self._train_text = Sentences(self.inputs.train, self.output_table, self.config.data, keep=True)
         return self._train_text
 
     def new(self, vocab_size: int) -> TransformerLM:
-        """A language model of the configuration's dimensions."""
+        """Make a language model with the configuration's dimensions."""
         return TransformerLM(replace(self.config.model, vocab_size=vocab_size))
 
     def wants_teacher(self) -> bool:
-        """Whether the distribution of the next token is to be distilled."""
+        """Return whether to distil the distribution of the next token."""
         return bool(self.config.distillation.weight)
 
     def task(self, network: TransformerLM, teacher: Optional[TransformerLM], pruner: Optional[Pruner] = None) -> LmTask:
-        """Cross-entropy, distillation."""
+        """Return the task: cross-entropy and distillation."""
         return LmTask(network, self.config.distillation, teacher, pruner)
 
     def first_batches(self) -> Iterable[SentenceBatch]:
-        """Those of the first epoch in a single process."""
+        """Return the batches of the first epoch as in a single process."""
         return self.train_text.training_batches(self.seed, 1)
 
     def data(self, world: distributed.World) -> RunData:
-        """This process's share of the sentences."""
+        """Return the share of the sentences that this process reads."""
         train_text, seed = self.train_text, self.seed
         dev_text = Sentences(self.inputs.dev, self.output_table, self.config.data)
         return RunData(

@@ -1,11 +1,12 @@
 """Export of a language model to ONNX.
 
-`lm.onnx` takes ``tokens (N, U)`` int64, beginning with the token that begins sentences, and gives ``log_probs
-(N, U, V)`` of what follows each prefix. `lm_step.onnx` reads one more token of each of N histories: it takes ``tokens
-(N,)``, ``lengths (N,)`` int64 of what was read before and, for every layer with attention, ``keys_LAYER`` and
-``values_LAYER (N, H, T, D)``, T at least the longest history (0 at the start); it gives ``log_probs (N, V)`` and
-``new_keys_LAYER`` and ``new_values_LAYER``, in which T is greater by 1 if the longest history needs it. Both have the
-metadata ``vocab_size``, ``sos_id``, ``eos_id``, ``layers``, ``heads`` (of each layer, 0 for none) and ``head_dim``.
+`lm.onnx` takes ``tokens (N, U)`` int64, which start with the token that begins sentences, and returns ``log_probs
+(N, U, V)`` of the token after each prefix. `lm_step.onnx` reads one more token of each of N histories: it takes
+``tokens (N,)``, ``lengths (N,)`` int64 of the histories read before and, for every layer with attention,
+``keys_LAYER`` and ``values_LAYER (N, H, T, D)``, where T is at least the longest history (0 at the start). It returns
+``log_probs (N, V)``, ``new_keys_LAYER`` and ``new_values_LAYER``, in which T is greater by 1 if the longest history
+needs it. Both files have the metadata ``vocab_size``, ``sos_id``, ``eos_id``, ``layers``, ``heads`` (of each layer, 0
+for none) and ``head_dim``.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.sentences import Sentences, TextConfig, boundary_id
 
 WHOLE, STEP = "lm", "lm_step"
-"""Names of the files: whole sentences, and one more token of each history."""
-_PREFIX, _CONTINUED = 8, 16  # tokens of the compared continuations
+"""Names of the files: for whole sentences, and for one more token of each history."""
+_PREFIX, _CONTINUED = 8, 16  # tokens before and in the compared continuations
 
 
 class ReadsSteps(Protocol):
     """A language model that reads token by token."""
 
     def start(self, histories: int) -> Any:
-        """The state of so many empty histories."""
+        """Return the state of ``histories`` empty histories."""
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One more token ``(N,)`` of each history: log-probabilities of what follows ``(N, V)``, and the state."""
+        """Read one more token ``(N,)`` per history; return log-probabilities ``(N, V)`` of the next, and the state."""
 
 
 def language_model_exports(model: TransformerLM, tokenizer: Optional[Tokenizer]) -> Exports:
-    """How a language model is exported; without its tokens, sentences begin with 0 and compare with nothing."""
+    """Describe the export of a language model; without a tokenizer, sentences begin with 0 and text is not compared."""
     boundary = 0 if tokenizer is None else boundary_id(tokenizer)
 
     def agree(calls: Calls, text: Optional[Path], max_batches: int) -> Agreement:
@@ -51,7 +52,7 @@ def language_model_exports(model: TransformerLM, tokenizer: Optional[Tokenizer])
             batches = (batch.inputs for batch in itertools.islice(sentences.evaluation_batches(), max_batches))
         same = agreement(model, ExportedLM(calls, "the export"), batches)
         return Agreement(max(same.whole, same.steps), (
-            f"log-probabilities differ by {same.whole:.1e} relative, step by step by {same.steps:.1e}; "
+            f"largest relative difference of log-probabilities {same.whole:.1e}, step by step {same.steps:.1e}; "
             f"{len(same.differing)} of {same.sentences} greedy continuations differ"
         ))  # fmt: skip
 
@@ -59,7 +60,7 @@ def language_model_exports(model: TransformerLM, tokenizer: Optional[Tokenizer])
 
 
 def random_tokens(vocab_size: int, boundary: int, lengths: Sequence[int] = (20, 1, 9)) -> list[Tensor]:
-    """Batches ``(4, U)`` of random tokens that begin as sentences do, to compare where no text is at hand."""
+    """Make batches ``(4, U)`` of random tokens that begin like sentences, for comparison without text."""
     generator = torch.Generator().manual_seed(1)
     batches = [torch.randint(vocab_size, (4, length), generator=generator) for length in lengths]
     for tokens in batches:
@@ -68,7 +69,7 @@ def random_tokens(vocab_size: int, boundary: int, lengths: Sequence[int] = (20, 
 
 
 class ExportedWhole(nn.Module):
-    """A language model that gives log-probabilities."""
+    """A language model that returns log-probabilities."""
 
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class ExportedWhole(nn.Module):
 
 
 class ExportedStep(nn.Module):
-    """One step of a language model, its state as tensors."""
+    """One step of a language model, with its state as tensors."""
 
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class ExportedStep(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """``(N,)``, ``(N,)`` and keys and values ``(N, H, T, D)`` in turn -> ``(N, V)`` and the new keys and values.
 
-        Room for the new place is made here, since the network's own way of it is a branch, of which a trace has one.
+        The caches are extended here, because the network does it in a branch, and a trace keeps only one branch.
         """
         with_room = [_with_room(cache, lengths) for cache in caches]
         keys, values = (dict(zip(self.attentive, with_room[part::2])) for part in (0, 1))
@@ -100,13 +101,13 @@ class ExportedStep(nn.Module):
 
 def _with_room(cache: Tensor, lengths: Tensor) -> Tensor:
     """``(N, H, T, D) -> (N, H, max(T, longest + 1), D)``."""
-    places = torch.ones_like(cache[0, 0, :, 0], dtype=torch.int64).sum()  # traced; cache.shape would be a constant
+    places = torch.ones_like(cache[0, 0, :, 0], dtype=torch.int64).sum()  # cache.shape would be a constant in the trace
     longer = torch.cat([cache, cache.new_zeros(cache.shape[0], cache.shape[1], 1, cache.shape[3])], dim=2)
     return longer[:, :, : torch.maximum(places, lengths.max() + 1)]
 
 
 def parts(model: TransformerLM, boundary: int = 0) -> dict[str, Part]:
-    """Both files; ``boundary`` is the token that begins and ends sentences."""
+    """Describe both files; ``boundary`` is the token that begins and ends sentences."""
     config = model.config
     facts = {
         **AUTHOR, "comment": "pruned Transformer language model", "model_type": "transformer_lm",
@@ -130,30 +131,32 @@ def parts(model: TransformerLM, boundary: int = 0) -> dict[str, Part]:
 
 
 class ExportedState(NamedTuple):
-    """What an exported language model remembers of N histories, which may be of different lengths.
+    """State of an exported language model for N histories, which may have different lengths.
 
-    ``caches`` are keys and values ``(N, H, T, D)`` of every layer with attention, one after the other; entries from a
-    history's length on are without meaning. ``lengths (N,)`` int64, none above T.
+    Attributes:
+        caches: keys and values ``(N, H, T, D)`` of every layer with attention, in turn; entries beyond a history's
+            length are undefined.
+        lengths: length of each history ``(N,)`` int64, at most T.
     """
 
     caches: tuple[Tensor, ...]
     lengths: Tensor
 
     def select(self, index: Tensor) -> ExportedState:
-        """The histories ``index (K,)``, in that order."""
+        """Return the histories ``index (K,)``, in that order."""
         return ExportedState(tuple(cache[index] for cache in self.caches), self.lengths[index])
 
 
 class ExportedLM:
-    """A language model from exported files, as scoring and searches take it.
+    """A language model from exported files, with the interface that scoring and searches use.
 
     Args:
-        calls: the files, by name.
-        source: of them, for the message.
+        calls: exported files, by name.
+        source: where the files come from, for messages.
 
     Attributes:
-        vocab_size: tokens.
-        boundary: the token that begins and ends sentences.
+        vocab_size: number of tokens.
+        boundary: token that begins and ends sentences.
 
     Raises:
         UserError: a file lacks metadata.
@@ -170,16 +173,16 @@ class ExportedLM:
             raise UserError(f"{source} lacks metadata ({error})", "export it again") from None
 
     def log_probs(self, tokens: Tensor) -> Tensor:
-        """Log-probabilities ``(N, U, V)`` of what follows each prefix of ``tokens (N, U)``."""
+        """Return log-probabilities ``(N, U, V)`` of the token after each prefix of ``tokens (N, U)``."""
         return self._whole(tokens)[0]
 
     def start(self, histories: int) -> ExportedState:
-        """The state of ``histories`` empty ones."""
+        """Return the state of ``histories`` empty histories."""
         empty = (torch.zeros(histories, heads, 0, self._head_dim) for heads in self._heads for _ in range(2))
         return ExportedState(tuple(empty), torch.zeros(histories, dtype=torch.int64))
 
     def step(self, tokens: Tensor, state: ExportedState) -> tuple[Tensor, ExportedState]:
-        """Read one more token ``(N,)`` of each history: log-probabilities ``(N, V)`` of what follows, the new state."""
+        """Read one more token ``(N,)`` per history; return log-probabilities ``(N, V)`` of the next, and the state."""
         log_probs, *caches = self._step(tokens, state.lengths, *state.caches)
         return log_probs, ExportedState(tuple(caches), state.lengths + 1)
 
@@ -188,10 +191,10 @@ class LanguageModelAgreement(NamedTuple):
     """How an exported language model compares with PyTorch's on the same sentences.
 
     Attributes:
-        whole: largest difference of log-probabilities, relative to the largest of them.
-        steps: the same of the step-wise form, against PyTorch's of whole sentences.
-        sentences: compared.
-        differing: places, in order of comparison, of those whose greedy continuations differ.
+        whole: largest difference of log-probabilities, relative to the largest log-probability.
+        steps: the same for the step-wise form, compared with PyTorch on whole sentences.
+        sentences: number of sentences that were compared.
+        differing: indices, in order of comparison, of sentences whose greedy continuations differ.
     """
 
     whole: float
@@ -216,11 +219,11 @@ def agreement(model: TransformerLM, exported: ExportedLM, batches: Iterable[Tens
 
 @torch.no_grad()
 def by_steps(network: ReadsSteps, tokens: Tensor) -> tuple[Tensor, Any]:
-    """Log-probabilities ``(N, U, V)`` of tokens ``(N, U)`` that are read one by one, and the state after them.
+    """Read tokens one by one; return log-probabilities ``(N, U, V)`` and the state after them.
 
     Args:
-        network: has ``start`` and ``step``: a `TransformerLM` or an `ExportedLM`.
-        tokens: U is at least 1.
+        network: network with ``start`` and ``step``: a `TransformerLM` or an `ExportedLM`.
+        tokens: tokens ``(N, U)``, U at least 1.
     """
     state, found = network.start(len(tokens)), []
     for place in range(tokens.shape[1]):
@@ -231,7 +234,7 @@ def by_steps(network: ReadsSteps, tokens: Tensor) -> tuple[Tensor, Any]:
 
 @torch.no_grad()
 def continued(network: ReadsSteps, tokens: Tensor, length: int) -> Tensor:
-    """The ``length`` most probable tokens ``(N, length)``, one after the other, that follow ``tokens (N, U)``."""
+    """Continue ``tokens (N, U)`` greedily by ``length`` tokens; return these ``(N, length)``."""
     log_probs, state = by_steps(network, tokens)
     found = [log_probs[:, -1].argmax(dim=1)]
     while len(found) < length:

@@ -1,4 +1,4 @@
-"""Measuring networks that hear, on cuts: word errors and likelihood, or intents."""
+"""Measuring networks on cuts in sweeps: word errors and likelihood, or intents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.speech.decoding.config import SETTINGS, WEIGHT_OF
 from pruning.speech.scoring.word_errors import count_errors, read_transcripts
 
 ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
-"""Methods of decoding by the network alone."""
+"""Decoding methods that use neither a language model nor a graph with one."""
 
 
 def _on_cuts(data: TestData, place: PathLike) -> list[str]:
@@ -23,7 +23,7 @@ def _on_cuts(data: TestData, place: PathLike) -> list[str]:
 
 
 def _speakers(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
-    """By test set, ids of the utterances and their speakers."""
+    """Return utterance ids and their speakers, by test set."""
     sets = {}
     for path in manifests.check_exists(list(data.files)):
         found = manifests.speakers(path)
@@ -32,11 +32,11 @@ def _speakers(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
 
 
 def word_errors(decodings: tuple[str, ...], likelihood: bool) -> Measuring:
-    """Word errors; of transducers also the likelihood of the transcripts.
+    """Return how to measure word errors and, for transducers, the likelihood of the transcripts.
 
     Args:
-        decodings: methods that may be chosen.
-        likelihood: whether it is measured.
+        decodings: decoding methods that a sweep may choose.
+        likelihood: whether to measure the likelihood.
     """
 
     def commands(data: TestData, place: PathLike) -> Iterator[list[str]]:
@@ -78,7 +78,7 @@ def _classify(data: TestData, place: PathLike) -> Iterator[list[str]]:
 
 
 def _intents(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
-    """Errors are utterances whose scenario or action is another."""
+    """Gather intents by test set; an utterance is an error if its scenario or action is wrong."""
     sets: dict[str, Any] = {}
     for cuts in map(Path, data.files):
         name = manifests.set_name_of(cuts)

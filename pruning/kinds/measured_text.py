@@ -1,4 +1,4 @@
-"""Measuring language models, on text: perplexity."""
+"""Measuring language models on text in sweeps: perplexity."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pruning.kinds.measuring import MEASURES, Measuring, TestData, made, python,
 from pruning.speech.text.text_files import check_texts, read_sentences, set_name
 
 BLOCK = 20
-"""Sentences of a text that are counted, and drawn, together: neighbours are of one source."""
+"""Number of neighbouring sentences that are counted and drawn together, because they come from the same source."""
 
 
 def perplexity(on_empty: str) -> Measuring:
-    """Perplexity of test texts.
+    """Return how to measure the perplexity of test texts.
 
     Args:
-        on_empty: what to do where a line is empty, see `pruning.speech.text.sentences.TextConfig`.
+        on_empty: what to do with empty lines, see `pruning.speech.text.sentences.TextConfig`.
     """
 
     def commands(data: TestData, place: PathLike) -> Iterator[list[str]]:
@@ -31,12 +31,12 @@ def perplexity(on_empty: str) -> Measuring:
 
 
 def in_blocks(values: Sequence[float]) -> list[float]:
-    """Sums over blocks of `BLOCK`."""
+    """Return the sums of values over blocks of `BLOCK`."""
     return [round(sum(values[start : start + BLOCK]), 3) for start in range(0, len(values), BLOCK)]
 
 
 def blocks_of(sentences: int) -> list[str]:
-    """Names of the blocks of a text."""
+    """Return the names of the blocks of a text."""
     return [str(start // BLOCK) for start in range(0, sentences, BLOCK)]
 
 
@@ -49,7 +49,7 @@ def _blocks(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
 
 
 def _perplexities(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
-    """Errors are nats of the words that count; in the place of utterances there are blocks of sentences."""
+    """Gather perplexities by test set; errors are nats of the counted words, utterances are blocks of sentences."""
     sets: dict[str, Any] = {}
     for text in map(Path, data.files):
         name = set_name(text)

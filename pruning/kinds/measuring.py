@@ -1,4 +1,4 @@
-"""What a kind says of how its networks are measured in a sweep, and how the rate that comes of it is shown."""
+"""What a kind declares about how a sweep measures its networks, and how the resulting rate is shown."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any, Optional
 from pruning.files import PathLike
 
 SPOKEN = ("words", "tokens")
-"""What is the same for every run, and is kept with the teacher's result alone."""
+"""Values that are the same for every run; only the teacher's result contains them."""
 _MADE = ("command", "commit", "date")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a rate is shown. Of perplexity, the rate is 100 times the nats a word, so that differences are ratios.
+    """How a rate is shown. For perplexity, the rate is 100 times the nats per word, so that differences are ratios.
 
     Attributes:
         name: heading of the rate.
-        difference: of a difference.
-        shown: the rate as people read it.
-        shown_difference: the same of a difference.
-        part: of the network, that sizes are of.
-        timed: what is timed.
-        logarithmic: its scale in plots.
-        size, computation: keys of a network's facts that are its axes, each with its unit and the unit's size.
-        unit: of differences.
-        explanation: of the table, with places for ``seeds`` and ``block``.
+        difference: heading of a difference of rates.
+        shown: function from the rate to the number that is shown.
+        shown_difference: function from a difference of rates to the number that is shown.
+        part: part of the network whose size is shown.
+        timed: part of the network that is timed.
+        logarithmic: whether plots use a logarithmic scale.
+        size, computation: keys of a network's facts for the axes of plots, each with its unit and the unit's value.
+        unit: unit of differences.
+        explanation: text above the table, with format fields ``seeds`` and ``block``.
     """
 
     name: str
@@ -70,7 +70,7 @@ interval of a bootstrap that draws speakers, then their utterances, and seeds wh
 reference: paired, the same utterances for both; p is two-sided, corrected by Holm over the lines of the table. Sizes
 are the encoder's, its frontend included."""),
 }  # fmt: skip
-"""By the name that a sweep's results have."""
+"""Measures by their name in the results of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class TestData:
     """What the networks of a sweep are measured on.
 
     Attributes:
-        files: a test set each.
-        lang_dir: the tokens.
-        decoding: method, of networks that recognise.
-        vocabulary: file of the words that count, of language models.
+        files: files of the test sets, one each.
+        lang_dir: lang dir of the networks.
+        decoding: decoding method, for networks that recognise words.
+        vocabulary: file of the words that count, for language models.
     """
 
-    __test__ = False  # no class of tests
+    __test__ = False  # not a pytest class
 
     files: tuple[str, ...]
     lang_dir: str
@@ -97,13 +97,13 @@ class Measuring:
     """How networks of a kind are measured.
 
     Attributes:
-        measure: of `MEASURES`, or the kind's own.
-        name: of the measure, in results.
-        commands: of a network's directory, that measure it and do nothing where that is done.
-        gather: by test set, what they found of every utterance: ``errors``, ``nll`` (None: not known), where the
-            network is the teacher also ``words`` and ``tokens``.
-        utterances: by test set, names of what is drawn anew by the bootstrap, and who speaks each.
-        decodings: methods of decoding that networks may be compared by; none: decoding has no part in it.
+        measure: one of `MEASURES`, or a measure of the kind.
+        name: name of the measure in results.
+        commands: returns the commands that measure the network of a directory; they do not repeat finished work.
+        gather: returns, by test set, the results for every utterance: ``errors``, ``nll`` (None: unknown) and, for the
+            teacher, ``words`` and ``tokens``.
+        utterances: returns, by test set, the names of the items that the bootstrap resamples, and their speakers.
+        decodings: decoding methods by which networks may be compared; empty if measuring involves no decoding.
     """
 
     measure: Measure
@@ -115,15 +115,15 @@ class Measuring:
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The command line of one of `pruning.bin`."""
+    """Return the command line of a command of `pruning.bin`."""
     return [sys.executable, "-m", f"pruning.bin.{module}", *arguments]
 
 
 def stamp(ids: Sequence[str]) -> str:
-    """Stands for a list of utterances, which every run was measured on and one file names."""
+    """Return a short hash of a list of utterances; every result has it, and one file lists the utterances."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 def made(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a measured file, what says how it was made."""
+    """Return the entries of a result file that say how it was made."""
     return {key: found[key] for key in _MADE}

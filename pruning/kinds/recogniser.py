@@ -1,4 +1,4 @@
-"""A network as decoding takes it."""
+"""A network in the form that decoding uses."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Recogniser(NamedTuple):
     """A network that recognises words.
 
     Attributes:
-        network: its encoder, and decoder and joiner or CTC head.
-        hears: what it takes of a cut.
-        feature_dim: bins per frame; None: it hears samples.
+        network: network with an encoder, and with decoder and joiner or a CTC head.
+        hears: what the network takes as input.
+        feature_dim: bins per frame; None if the network takes samples.
     """
 
     network: nn.Module

@@ -1,4 +1,4 @@
-"""Training and pruning of any kind of network: what is the same whatever the network and its data are."""
+"""Training and pruning of any kind of network."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Ended:
     """A run that has ended.
 
     Attributes:
-        world: the processes that it was trained by.
-        files: those that it read.
+        world: processes of the training.
+        files: files that the run read.
     """
 
     world: distributed.World
@@ -52,10 +52,10 @@ class Ended:
 
 
 def vocabulary(config: Optional[HasVocabulary], table: OutputTable) -> int:
-    """The vocabulary of a new network.
+    """Return the vocabulary size of a new network.
 
     Raises:
-        UserError: no dimensions are given, or another vocabulary size than the table's.
+        UserError: no dimensions are given, or their vocabulary size is not that of the output table.
     """
     if config is None:
         raise UserError("the configuration has no 'model'", "give its dimensions, or --init CHECKPOINT")
@@ -68,10 +68,10 @@ def vocabulary(config: Optional[HasVocabulary], table: OutputTable) -> int:
 
 
 def fresh(kind: Kind[N]) -> N:
-    """A network of fresh weights, its vocabulary that of the table.
+    """Make a network with fresh weights for the output table of the run.
 
     Raises:
-        UserError: no dimensions are given, some that make no network, or another vocabulary size.
+        UserError: dimensions are missing or do not fit together, or the vocabulary size does not match.
     """
     size = vocabulary(kind.config.model, kind.output_table)
     torch.manual_seed(kind.seed)
@@ -79,18 +79,18 @@ def fresh(kind: Kind[N]) -> N:
         network = kind.new(size)
     except (ValueError, RuntimeError) as error:  # dimensions that do not fit together
         reason = str(error).split("\n", 1)[0]
-        raise UserError(f"the network of the configuration's model cannot be made ({reason})",
-                        "correct its dimensions") from None  # fmt: skip
+        raise UserError(f"no network can be made with the dimensions under 'model' ({reason})",
+                        "correct them in the configuration") from None  # fmt: skip
     kind.check(network)
     kind.begin(network)
     return network
 
 
 def continued(model: nn.Module, header: checkpoint.Header) -> dict[str, Any]:
-    """Make a network ready to be trained on: what was pruned of single weights stays zero.
+    """Prepare a network for further training: single weights that were pruned stay zero.
 
     Returns:
-        What its new checkpoints keep of its ``header``.
+        The entries of ``header`` that its new checkpoints keep.
     """
     if "structure" in header and is_of_single_weights(Structure.from_dict(header["structure"])):
         hold_zeros(model)
@@ -100,21 +100,21 @@ def continued(model: nn.Module, header: checkpoint.Header) -> dict[str, Any]:
 def train(
     kind: Kind[N], exp_dir: PathLike, init: Optional[PathLike] = None, teacher: Optional[PathLike] = None
 ) -> Ended:
-    """Train a network, from scratch or from a checkpoint, with or without a teacher; the structure stays.
+    """Train a network with a fixed structure, from scratch or from a checkpoint, with or without a teacher.
 
     Args:
-        kind: with the configuration and the data of the run.
-        exp_dir: the experiment's directory; resumed when it holds a state.
-        init: checkpoint or experiment to start from (fine-tuning); None starts with fresh weights.
-        teacher: checkpoint or experiment to learn from.
+        kind: kind of network, with the configuration and the data of the run.
+        exp_dir: experiment directory; the run is resumed if it contains a training state.
+        init: checkpoint or experiment to start from (fine-tuning); None: start with fresh weights.
+        teacher: checkpoint or experiment to distil from.
 
     Raises:
-        UserError: for anything wrong with the configuration, the data or the checkpoints.
+        UserError: the configuration, the data or the checkpoints are not usable.
     """
     header: dict[str, Any] = {}
     if init is not None:
         if kind.config.model is not None:
-            raise UserError("the configuration has a 'model' but --init brings one", "leave one of them out")
+            raise UserError("the configuration has a 'model', and --init gives a network", "leave one of them out")
         network, found = kind.load(init)
         kind.check(network)
         header = continued(network, found)
@@ -122,7 +122,7 @@ def train(
         network = fresh(kind)
         header = kind.origin()
     if teacher is not None and not kind.wants_teacher():
-        logger.warning("--teacher %s has no effect: all weights of distillation are 0", teacher)
+        logger.warning("--teacher %s has no effect: all distillation weights are 0", teacher)
     task = kind.task(kind.own(network.train()), kind.teacher(teacher))
     return _fit(
         kind, task, exp_dir, {"init": init, "teacher": teacher, **kind.stands_on()}, header, header.get("dense")
@@ -130,20 +130,20 @@ def train(
 
 
 def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> Ended:
-    """Train a copy of the teacher while it is pruned, until it costs what the constraint says.
+    """Train and prune a copy of the teacher until it meets the constraint.
 
     Args:
-        kind: with the configuration and the data of the run.
-        exp_dir: the experiment's directory; its checkpoints hold dense weights and the structure that was found.
+        kind: kind of network, with the configuration and the data of the run.
+        exp_dir: experiment directory; its checkpoints contain dense weights and the structure that was found.
         teacher: checkpoint or experiment of the dense network.
 
     Raises:
-        UserError: as `train`, for what a network of this kind cannot do, and for a target that the enabled kinds of
-            units cannot reach.
+        UserError: as for `train`; also if this kind of network does not support the technique, or if the enabled unit
+            kinds cannot reach the target.
     """
     config: PruningConfig = kind.config
     if kind.config.model is not None:
-        raise UserError("the configuration has a 'model'", "leave it out: what is pruned is a copy of the teacher")
+        raise UserError("the configuration has a 'model'", "leave it out: pruning starts from a copy of the teacher")
     network, found = kind.load(teacher)
     kind.capabilities(network).check_technique(config.technique, f"{teacher}, {kind.called},")
     kind.check(network)
@@ -174,13 +174,15 @@ def _fit(
     header: Mapping[str, Any],
     dense: Optional[dict[str, Any]],
 ) -> Ended:
-    """Run the loop on a task and leave ``model.json`` beside its checkpoints, and ``structure.json`` where it pruned.
+    """Run the training loop on a task, and write ``model.json`` and, after pruning, ``structure.json``.
 
     Args:
-        kind, task, exp_dir: of the run.
-        networks: the checkpoints that it stands on, by the name of their option; None: not used.
-        header: for its checkpoints.
-        dense: facts of the network it was pruned from, None if it was not.
+        kind: kind of network, with the configuration and the data of the run.
+        task: task to train.
+        exp_dir: experiment directory.
+        networks: checkpoints that the run depends on, by the name of their option; None: not used.
+        header: header entries for its checkpoints.
+        dense: facts of the network that was pruned; None if the run does not involve a pruned network.
     """
     config, table = kind.config, kind.output_table
     world = distributed.initialise(config.trainer.device)
@@ -199,7 +201,7 @@ def _fit(
         steps_per_epoch=data.steps_per_epoch,
         world=world,
     )
-    if world.is_main:  # not before the trainer has refused what it must: another network's facts may be there
+    if world.is_main:  # after the trainer's checks, so as not to overwrite the facts of another run
         write_facts(exp_dir, task.model, dense)
         logger.info("%s", describe(network_facts(task.model)))
     trainer.run()
@@ -209,7 +211,7 @@ def _fit(
 
 
 def _files(data: Mapping[str, Sequence[Path]], networks: Mapping[str, Optional[PathLike]]) -> dict[str, list[Path]]:
-    """What a run reads, by the name of its option."""
+    """Return the files that a run reads, by the name of their option."""
     files = {name: list(paths) for name, paths in data.items()}
     for name, path in networks.items():
         if path is not None:
@@ -218,5 +220,5 @@ def _files(data: Mapping[str, Sequence[Path]], networks: Mapping[str, Optional[P
 
 
 def _fingerprints(files: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
-    """Files by content: they may move while a run is interrupted, but not change."""
+    """Return fingerprints of file contents: while a run is interrupted, files may move but not change."""
     return {name: [f"{path.name} {file_fingerprint(path)[:12]}" for path in paths] for name, paths in files.items()}

@@ -1,4 +1,4 @@
-"""Transducers on recordings: a Conformer encoder, a stateless decoder and a joiner."""
+"""Transducers on cuts with features: a Conformer encoder, a stateless decoder and a joiner."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ NAME = "transducer"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What teacher training, training from scratch and fine-tuning have in common.
+    """Training configuration for transducers: teachers, networks from scratch and fine-tuning.
 
     Attributes:
-        model: dimensions; not given when training starts from a checkpoint.
-        loss: transducer and CTC loss.
+        model: dimensions of the network; leave out when training starts from a checkpoint.
+        loss: settings of transducer and CTC loss.
         data: batches and SpecAugment.
-        distillation: what is learned from a teacher, where one is given.
-        trainer: the loop.
-        kind: of the network.
+        distillation: distillation settings, used if a teacher is given.
+        trainer: settings of the training loop.
+        kind: name of the kind of network.
     """
 
     model: Optional[TransducerConfig] = None
@@ -69,21 +69,21 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PruneConfig(PruningConfig, RunConfig):
-    """A pruning run."""
+    """Configuration of a pruning run."""
 
     def __post_init__(self) -> None:
         self.check(self.trainer)
 
 
 class HasFeatureStatistics(Protocol):
-    """An encoder of features that it normalises."""
+    """An encoder that normalises features."""
 
     def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Normalise features by ``mean`` and ``deviation``, each ``(feature_dim,)``, from now on."""
+        """Normalise features by ``mean`` and ``deviation``, each of shape ``(feature_dim,)``, from now on."""
 
 
 def set_feature_statistics(encoder: HasFeatureStatistics, batches: Iterable[Batch]) -> None:
-    """Have an encoder normalise features by mean and deviation of the first of ``batches``."""
+    """Make an encoder normalise features by mean and deviation of the first `STATISTICS_BATCHES` of ``batches``."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for batch in itertools.islice(batches, STATISTICS_BATCHES):
         valid = batch.features[frame_mask(batch.lengths, batch.features.shape[1])].double()  # (frames, feature_dim)
@@ -103,109 +103,109 @@ class TransducerKind(Kind[Transducer]):
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> Transducer:
-        """A transducer of plain values."""
+        """Build a transducer from plain values."""
         return Transducer(TransducerConfig.from_dict(config))
 
     @classmethod
     def input_length(cls, network: Transducer, seconds: float) -> int:
-        """Feature frames."""
+        """Return the number of feature frames."""
         return facts.frames_of(seconds)
 
     @classmethod
     def reference(cls, network: Transducer) -> tuple[int, str]:
-        """Ten seconds."""
+        """Return the length of ten seconds of audio."""
         return facts.frames_of(facts.MACS_SECONDS[0]), f"{facts.MACS_SECONDS[0]} s"
 
     @classmethod
     def facts(cls, network: Transducer) -> dict[str, Any]:
-        """Of the encoder."""
+        """Return the costs of the encoder."""
         return facts.of_encoder(network)
 
     @classmethod
     def capabilities(cls, network: Transducer) -> Capabilities:
-        """All of it; by CTC only with a CTC head."""
+        """Return all capabilities; the CTC decoding methods only if there is a CTC head."""
         decodings = tuple(name for name in SETTINGS if network.config.ctc or not by_ctc(name))
         return Capabilities(TECHNIQUES, repair=True, exports=tuple(FORMS), decodings=decodings)
 
     @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
-        """Tokens."""
+        """Return the tokens."""
         return Tokenizer(lang_dir)
 
     @classmethod
     def forward(cls, network: Transducer, batch: Batch) -> object:
-        """The encoder's."""
+        """Run the encoder."""
         return network(batch.features, batch.lengths)
 
     @classmethod
     def calibration(
         cls, network: Transducer, table: Tokenizer, files: Sequence[PathLike], max_duration: float
     ) -> Iterable[Batch]:
-        """Batches of cuts."""
+        """Return batches of cuts."""
         return training_batches(DataConfig(max_duration=max_duration), files, table, seed=0, epoch=1)
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
-        """Word errors, and the likelihood of the transcripts."""
+        """Return how to measure word errors and the likelihood of the transcripts."""
         return word_errors(ACOUSTIC, likelihood=True)
 
     @classmethod
     def narrowed(cls, network: Transducer, narrow: str, cost: str, budget: float, seconds: float = 10.0) -> Transducer:
-        """Units of the encoder, or all of its widths."""
+        """Narrow the units of the encoder, or all of its widths."""
         return Transducer(narrowed_config(network, narrow, cost, budget, seconds))
 
     @classmethod
     def recogniser(cls, network: Transducer, source: PathLike) -> Recogniser:
-        """Itself."""
+        """Return the network itself."""
         return Recogniser(network, FEATURES, network.config.encoder.feature_dim)
 
     @classmethod
     def exports(cls, network: Transducer, lang_dir: Optional[PathLike]) -> Exports:
-        """As sherpa-onnx loads it, and TorchScript."""
+        """Return the export to ONNX for sherpa-onnx, and to TorchScript."""
         return transducer_exports(network.plain())
 
     def new(self, vocab_size: int) -> Transducer:
-        """A transducer of the configuration's dimensions."""
+        """Make a transducer with the configuration's dimensions."""
         return Transducer(replace(self.config.model, vocab_size=vocab_size))
 
     def check(self, network: Transducer) -> None:
-        """Other features than the network's are told before anything is computed of them."""
+        """Refuse CTC weights without a CTC head, and cuts whose features do not fit the network."""
         if not network.config.ctc and max(self.config.loss.ctc_weight, self.config.distillation.ctc_weight) > 0:
-            raise UserError("the network has no CTC head, and the configuration gives CTC a weight",
+            raise UserError("the network has no CTC head, but the configuration gives CTC a weight",
                             "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
         for path in manifests.check_exists([*self.inputs.train, *self.inputs.dev]):
             checks.check_first_features(path, network.config.encoder.feature_dim)
 
     def begin(self, network: Transducer) -> None:
-        """Set the encoder's feature statistics from the first training batches; the same in every process."""
+        """Set the encoder's feature statistics from the first training batches, the same in every process."""
         set_feature_statistics(network.encoder, self.first_batches())
 
     def wants_teacher(self) -> bool:
-        """Whether layers, the output or the CTC head are to be distilled."""
+        """Return whether to distil layers, the output or the CTC head."""
         return bool(self.config.distillation.wanted)
 
     def check_teacher(self, teacher: Transducer) -> None:
-        """The layers must be there."""
+        """Refuse to distil from layers that the teacher does not have."""
         self.check_layers(teacher.config.encoder.num_layers)
 
     def task(
         self, network: Transducer, teacher: Optional[Transducer], pruner: Optional[Pruner] = None
     ) -> TransducerTask:
-        """Transducer and CTC loss, distillation."""
+        """Return the task: transducer loss, CTC loss and distillation."""
         guidance = None if teacher is None else Guidance(teacher, self.config.distillation)
         return TransducerTask(network, self.config.loss, SpecAugment(self.config.data.spec_augment), guidance, pruner)
 
     def first_batches(self) -> Iterable[Batch]:
-        """Those of the first epoch in a single process."""
+        """Return the batches of the first epoch as in a single process."""
         return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1)
 
     def data(self, world: distributed.World) -> RunData:
-        """This process's share of the cuts."""
+        """Return the share of the cuts that this process reads."""
         return cuts_data(self.config, self.inputs, self.output_table, world, FEATURES)
 
 
 def by_ctc(method: str) -> bool:
-    """Whether a method of decoding looks at a CTC head."""
+    """Return whether a decoding method uses the CTC head."""
     return method.startswith(("ctc", "hlg"))
 
 

@@ -1,9 +1,9 @@
-"""Export of a transducer: ONNX as sherpa-onnx's offline transducer loads it, and TorchScript.
+"""Export of a transducer: to ONNX for the offline transducer of sherpa-onnx, and to TorchScript.
 
-`encoder.onnx` takes ``x (N, T, C)`` and ``x_lens (N,)`` and gives ``encoder_out (N, T', J)``, projected by the joiner
-already, and ``encoder_out_lens``; `decoder.onnx` takes ``y (N, context)`` and gives ``decoder_out (N, J)``;
-`joiner.onnx` takes ``encoder_out (N, J)`` and ``decoder_out (N, J)`` and gives ``logit (N, V)``: the names and metadata
-of icefall's ``export-onnx.py``.
+`encoder.onnx` takes ``x (N, T, C)`` and ``x_lens (N,)`` and returns ``encoder_out (N, T', J)``, already projected by
+the joiner, and ``encoder_out_lens``; `decoder.onnx` takes ``y (N, context)`` and returns ``decoder_out (N, J)``;
+`joiner.onnx` takes ``encoder_out (N, J)`` and ``decoder_out (N, J)`` and returns ``logit (N, V)``. Names and metadata
+are those of icefall's ``export-onnx.py``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TRACED_SECONDS = 5.0
 
 
 def transducer_exports(model: Transducer) -> Exports:
-    """How a transducer, whose encoder is one of ours, is exported."""
+    """Describe the export of a transducer with a plain encoder (see `pruning.core.prunable.plain`)."""
 
     def agree(calls: Calls, cuts: Optional[Path], max_batches: int) -> Agreement:
         batches: Iterable[Batch] = [noise(model.config.encoder.feature_dim)]
@@ -43,14 +43,15 @@ def transducer_exports(model: Transducer) -> Exports:
             found = evaluation_batches(data, manifests.check_exists([cuts]))
             batches = itertools.islice(found, max_batches)
         same = agreement(model, ExportedTransducer(calls, "the export"), batches)
-        return Agreement(same.difference, f"outputs differ by {same.difference:.1e} relative; {len(same.differing)} of "
-                                          f"{same.utterances} greedy hypotheses differ")  # fmt: skip
+        return Agreement(same.difference, f"largest relative difference of outputs {same.difference:.1e}; "
+                                          f"{len(same.differing)} of {same.utterances} greedy hypotheses "
+                                          "differ")  # fmt: skip
 
     return Exports(parts(model.eval()), "encoder", ("tokens.txt",), agree)
 
 
 def noise(feature_dim: int, seconds: Sequence[float] = (2.0, 7.0, 3.3)) -> Batch:
-    """Utterances of noise of several lengths, to compare networks where no speech is at hand."""
+    """Make a batch of noise utterances of several lengths, for comparison without speech."""
     lengths = torch.tensor([frames_of(value) for value in seconds])
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(len(seconds), int(lengths.max()), feature_dim, generator=generator)
@@ -59,7 +60,7 @@ def noise(feature_dim: int, seconds: Sequence[float] = (2.0, 7.0, 3.3)) -> Batch
 
 
 class ExportedEncoder(nn.Module):
-    """Encoder and the joiner's projection of its output."""
+    """The encoder and the joiner's projection of its output."""
 
     def __init__(self, model: Transducer) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class ExportedEncoder(nn.Module):
 
 
 class ExportedDecoder(nn.Module):
-    """Decoder and the joiner's projection of its output."""
+    """The decoder and the joiner's projection of its output."""
 
     def __init__(self, model: Transducer) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class ExportedJoiner(nn.Module):
     def __init__(self, model: Transducer) -> None:
         super().__init__()
         self.joiner = copy.deepcopy(model.joiner)
-        self.joiner.encoder_proj = self.joiner.decoder_proj = nn.Identity()  # they are with encoder and decoder
+        self.joiner.encoder_proj = self.joiner.decoder_proj = nn.Identity()  # part of encoder and decoder
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """``(N, J)``, ``(N, J)`` -> logits ``(N, V)``."""
@@ -97,7 +98,7 @@ class ExportedJoiner(nn.Module):
 
 
 def parts(model: Transducer) -> dict[str, Part]:
-    """Encoder, decoder and joiner, with what sherpa-onnx reads from each and a few words more."""
+    """Describe encoder, decoder and joiner, with the metadata that sherpa-onnx reads and a few more."""
     config = model.config
     frames = frames_of(_TRACED_SECONDS)
     features = torch.randn(2, frames, config.encoder.feature_dim, generator=torch.Generator().manual_seed(0))
@@ -137,7 +138,7 @@ class _Decoder:
         self._part, self.context_size, self.vocab_size = part, context_size, vocab_size
 
     def __call__(self, tokens: Tensor, pad: bool) -> Tensor:
-        """``(N, U) -> (N, U', J)``, projected already."""
+        """``(N, U) -> (N, U', J)``, already projected."""
         if pad:
             tokens = torch.nn.functional.pad(tokens, (self.context_size - 1, 0), value=-1)
         contexts = tokens.unfold(1, self.context_size, 1)  # (N, U', context)
@@ -151,12 +152,12 @@ class _Joiner:
 
     @staticmethod
     def encoder_proj(encoder_out: Tensor) -> Tensor:
-        """The exported encoder has it."""
+        """Return the argument: the exported encoder includes the projection."""
         return encoder_out
 
     @staticmethod
     def decoder_proj(decoder_out: Tensor) -> Tensor:
-        """The exported decoder has it."""
+        """Return the argument: the exported decoder includes the projection."""
         return decoder_out
 
     def __call__(self, encoder_out: Tensor, decoder_out: Tensor, project: bool = True) -> Tensor:
@@ -167,14 +168,14 @@ class _Joiner:
 
 
 class ExportedTransducer:
-    """Encoder, decoder and joiner from exported files, as the searches take them.
+    """Encoder, decoder and joiner from exported files, with the interface that searches use.
 
     Args:
-        calls: the files, by name.
-        source: of them, for the message.
+        calls: exported files, by name.
+        source: where the files come from, for messages.
 
     Attributes:
-        decoder, joiner: as `pruning.speech.interfaces.SearchedNetwork` has them.
+        decoder, joiner: see `pruning.speech.interfaces.SearchedNetwork`.
         feature_dim: bins per frame.
 
     Raises:
@@ -202,8 +203,8 @@ class TransducerAgreement(NamedTuple):
 
     Attributes:
         difference: largest difference of projected encoder outputs on valid frames, relative to the largest output.
-        utterances: compared.
-        differing: ids of those whose greedy hypotheses differ.
+        utterances: number of utterances that were compared.
+        differing: ids of utterances whose greedy hypotheses differ.
     """
 
     difference: float
@@ -220,7 +221,7 @@ def agreement(model: Transducer, exported: ExportedTransducer, batches: Iterable
         wanted = model.joiner.encoder_proj(encoded.output)
         got = exported.encoder(batch.features, batch.lengths)
         valid = frame_mask(encoded.lengths, wanted.shape[1])
-        difference.add(got.output[:, : wanted.shape[1]][valid], wanted[valid])  # none: fewer than 7 frames
+        difference.add(got.output[:, : wanted.shape[1]][valid], wanted[valid])  # empty if there are fewer than 7 frames
         pairs = zip(
             batch.ids,
             greedy_search(model, encoded.output, encoded.lengths),

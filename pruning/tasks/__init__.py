@@ -1,1 +1,1 @@
-"""What the loss of a batch is."""
+"""Tasks, which compute the loss of a batch."""

@@ -1,4 +1,4 @@
-"""Training an encoder with a head: CTC over frames or the intent of utterances, dense or under pruning."""
+"""Task for encoders with a head: CTC over frames, or the intent of utterances; with or without pruning."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
 @dataclass(frozen=True)
 class SpeechLossConfig:
-    """How an encoder with a head is trained.
+    """Loss settings for encoders with a head.
 
     Attributes:
-        label_smoothing: of ``intent``.
-        freeze: prefixes of parameters that stay as they are, e.g. ``[encoder.feature_extractor]``; gates and masks act
-            on them all the same.
-        head_lr: learning rate of the head, where it is not that of the encoder.
-        spectrum_weight: of `pruning.tasks.spectrum.SpectrumLoss` on what enters the Transformer, for encoders of
-            samples with fresh weights.
+        label_smoothing: label smoothing of the ``intent`` loss.
+        freeze: name prefixes of parameters that are not trained, e.g. ``[encoder.feature_extractor]``; gates and masks
+            still apply to them.
+        head_lr: learning rate of the head; None: that of the encoder.
+        spectrum_weight: weight of `pruning.tasks.spectrum.SpectrumLoss` on the input of the Transformer, for encoders
+            with fresh weights that take samples.
     """
 
     label_smoothing: Fraction = 0.0
@@ -46,14 +46,14 @@ class SpeechLossConfig:
 
 
 def _spectrum_loss(model: SpeechModel) -> SpectrumLoss:
-    """Of frames of the encoder.
+    """Return the spectrum loss for encoder frames.
 
     Raises:
-        UserError: it hears no samples.
+        UserError: the encoder does not take samples.
     """
     encoder = model.encoder
     if encoder.bins:
-        raise UserError("loss.spectrum_weight is of encoders that hear samples", "leave it out")
+        raise UserError("loss.spectrum_weight is only for encoders that take samples", "leave it out")
     return SpectrumLoss(encoder.width, SAMPLES_PER_SECOND, encoder.stride)
 
 
@@ -61,12 +61,12 @@ class SpeechTask(PrunedTask):
     """CTC loss per encoder frame, or cross-entropy per utterance, with distillation and the constraint's penalty.
 
     Args:
-        model: what is trained.
-        loss: see `SpeechLossConfig`.
-        augment: of what the encoder hears, features or samples; or None.
-        teacher: the dense model, frozen, in evaluation mode; None: no distillation.
-        distillation: what is learned from it: ``layers``, and the head's distribution by ``output_weight``.
-        pruner: prunes ``model``, or None for a fixed structure.
+        model: network to train.
+        loss: loss settings, see `SpeechLossConfig`.
+        augment: augmentation of the input, features or samples; or None.
+        teacher: dense network, which is frozen and in evaluation mode; None: no distillation.
+        distillation: what to distil: ``layers``, and the head's distribution with ``output_weight``.
+        pruner: pruner of ``model``; None: the structure is fixed.
     """
 
     frozen_modules = ("teacher",)
@@ -96,20 +96,22 @@ class SpeechTask(PrunedTask):
         for prefix in loss.freeze:
             if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
                 tops = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()}))
-                raise UserError(f"loss.freeze has {prefix!r}, and no parameter is named so", f"choose from {tops}")
+                raise UserError(
+                    f"loss.freeze has {prefix!r}, but no parameter name starts with it", f"choose from {tops}"
+                )
         for name, parameter in model.named_parameters():
             if name.startswith(loss.freeze):
                 parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SpeechTask:
-        """As ever, but the teacher stays in evaluation mode."""
+        """Set the mode of all but the teacher, which stays in evaluation mode."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
     def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; terms are means per frame (``ctc``) or per utterance (``intent``)."""
+        """Compute the loss of a batch; terms are means per frame (``ctc``) or per utterance (``intent``)."""
         inputs = batch.features
         if self.augment is not None and step.training:
             inputs = self.augment(inputs, batch.lengths)
@@ -139,7 +141,7 @@ class SpeechTask(PrunedTask):
         return ctc_loss(output.logits.log_softmax(dim=2), lengths, targets, counts) / frames, {}, frames
 
     def _intent(self, output: SpeechOutput, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        wanted = torch.tensor([numbers[0] for numbers in batch.tokens], device=output.logits.device)  # -1: not known
+        wanted = torch.tensor([numbers[0] for numbers in batch.tokens], device=output.logits.device)  # -1: unknown
         smoothing = self.loss.label_smoothing if step.training else 0.0
         summed = cross_entropy(output.logits, wanted, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
         known = (wanted >= 0).sum().clamp(min=1)
@@ -147,7 +149,7 @@ class SpeechTask(PrunedTask):
         return summed / known, {"accuracy": right}, known
 
     def _distil(self, inputs: Tensor, batch: Batch, student: SpeechOutput) -> dict[str, Tensor]:
-        """Distillation terms, unweighted."""
+        """Compute the distillation terms, without their weights."""
         assert self.teacher is not None
         with torch.no_grad():
             teacher: SpeechOutput = self.teacher(inputs, batch.lengths)
@@ -157,13 +159,13 @@ class SpeechTask(PrunedTask):
         if self.distillation.output_weight > 0:
             ours, goal = (one.logits.log_softmax(dim=-1) for one in (student, teacher))
             mask = frame_mask(lengths, ours.shape[1]) if ours.ndim == 3 else torch.ones_like(batch.lengths[:, None]) > 0
-            if ours.ndim == 2:  # an utterance is a frame
+            if ours.ndim == 2:  # treat an utterance as one frame
                 ours, goal = ours[:, None], goal[:, None]
             terms["distil_output"] = frame_distillation(ours, goal, mask, self.distillation.temperature)
         return terms
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Weights and vectors of encoder and head, projections of distillation, what the pruning method trains."""
+        """Return the groups of encoder, head, distillation projections and spectrum loss, and those of the pruner."""
         groups = weight_groups([self.model.encoder])
         groups += weight_groups([self.model.head], lr=self.loss.head_lr, prefix="head_")
         if self.layer_distillation is not None:

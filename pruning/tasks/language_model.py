@@ -1,4 +1,4 @@
-"""Training a language model: from scratch, under pruning, or with its structure fixed; with or without a teacher."""
+"""Task for language models: training from scratch, pruning, or a fixed structure; with or without a teacher."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
 @dataclass(frozen=True)
 class LmDistillationConfig:
-    """What a language model learns from its teacher besides the text.
+    """Distillation settings for language models.
 
     Attributes:
-        weight: of the KL divergence between the distributions of the next token; 0: none.
-        temperature: of both.
+        weight: weight of the KL divergence between the distributions of the next token; 0: no distillation.
+        temperature: temperature of both distributions.
     """
 
     weight: NonNegative = 0.0
@@ -39,10 +39,10 @@ class LmTask(PrunedTask):
     """Cross-entropy of the next token, per token, and distillation.
 
     Args:
-        model: the language model that is trained.
-        distillation: what is learned from ``teacher``.
-        teacher: frozen, in evaluation mode; None: no distillation.
-        pruner: prunes ``model``, or None for a fixed structure.
+        model: language model to train.
+        distillation: distillation settings.
+        teacher: dense network, which is frozen and in evaluation mode; None: no distillation.
+        pruner: pruner of ``model``; None: the structure is fixed.
     """
 
     frozen_modules = ("teacher",)
@@ -60,14 +60,14 @@ class LmTask(PrunedTask):
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> LmTask:
-        """As ever, but the teacher stays in evaluation mode."""
+        """Set the mode of all but the teacher, which stays in evaluation mode."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
     def forward(self, batch: SentenceBatch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; terms are means per token."""
+        """Compute the loss of a batch; terms are means per token."""
         with self.pruned(step):
             hidden = self.model.hidden(batch.inputs)  # (N, U, D)
         mask = batch.mask
@@ -84,5 +84,5 @@ class LmTask(PrunedTask):
         return self.with_penalty(loss, terms, tokens, step)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Weights and vectors of the network, what the pruning method trains."""
+        """Return the groups of the network and of the pruner."""
         return weight_groups([self.model]) + self.pruner_groups()

@@ -1,4 +1,4 @@
-"""What a frontend of fresh weights finds its filters by: telling the spectrum of what it hears."""
+"""Auxiliary loss with which a front end with fresh weights learns its filters: predict the spectrum of the input."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from pruning.core.distillation import frame_mask
 from pruning.core.precision import at_least_float32
 
-_LEAST_DEVIATION = 0.1  # of log-energies, natural: a channel that is (nearly) constant is not blown up
+_LEAST_DEVIATION = 0.1  # of natural log-energies, so that (nearly) constant channels are not amplified
 
 
 class SpectrumLoss(nn.Module):
-    """Squared error of log-Mel energies that a linear layer predicts from each frame, as a worker of PASE does (arXiv
-    1904.03416, section 2.2). By CTC alone an encoder of samples had not left the blanks after 480 steps of 40 s; with
-    this beside it, at a weight of 1, within some 300 steps of 20 s (two rates of learning, one trial each).
+    """Squared error of log-Mel energies that a linear layer predicts from each frame, like a worker of PASE.
+
+    See arXiv 1904.03416, section 2.2. With CTC alone, an encoder of samples still returned only blanks after 480 steps
+    of 40 s; with this loss added at a weight of 1, it returned others within about 300 steps of 20 s (two learning
+    rates, one trial each).
 
     Args:
-        dim: of the frames.
-        sampling_rate: of the audio, in hertz.
-        hop: samples from one frame to the next.
-        bins: Mel channels.
+        dim: dimension of the frames.
+        sampling_rate: sampling rate of the audio, in hertz.
+        hop: number of samples from one frame to the next.
+        bins: number of Mel channels.
     """
 
     def __init__(self, dim: int, sampling_rate: int, hop: int, bins: int = 80) -> None:
@@ -32,12 +34,12 @@ class SpectrumLoss(nn.Module):
         self.output = nn.Linear(dim, bins)
 
     def forward(self, x: Tensor, lengths: Tensor, audio: Tensor) -> Tensor:
-        """The mean over frames and channels, a scalar; 1 is what a constant prediction has.
+        """Return the mean over frames and channels, a scalar; a constant prediction has 1.
 
         Args:
-            x: ``(N, T, D)``.
-            lengths: frames of each, ``(N,)``.
-            audio: samples that the frames should tell of, ``(N, S)``.
+            x: frames ``(N, T, D)``.
+            lengths: number of frames of each utterance ``(N,)``.
+            audio: samples that the frames represent ``(N, S)``.
         """
         with torch.autocast(x.device.type, enabled=False):
             goal = self.targets(audio)
@@ -50,13 +52,13 @@ class SpectrumLoss(nn.Module):
 
     @torch.no_grad()
     def targets(self, audio: Tensor) -> Tensor:
-        """Log-Mel energies ``(N, T, bins)``, one frame every ``hop`` samples, of ``audio (N, S)``."""
+        """Compute log-Mel energies ``(N, T, bins)`` of ``audio (N, S)``, one frame every ``hop`` samples."""
         return filter_bank(self.sampling_rate, self.hop, self.bins, str(audio.device))(at_least_float32(audio))
 
 
 @lru_cache(maxsize=4)
 def filter_bank(sampling_rate: int, hop: int, bins: int, device: str) -> Any:
-    """From samples ``(N, S)`` to log-Mel energies ``(N, T, bins)``, as lhotse computes features."""
+    """Return a module from samples ``(N, S)`` to log-Mel energies ``(N, T, bins)``, as lhotse computes features."""
     from lhotse.features.kaldi.layers import Wav2LogFilterBank
 
     bank: Any = Wav2LogFilterBank(sampling_rate, frame_shift=hop / sampling_rate, num_filters=bins)

@@ -1,4 +1,4 @@
-"""Training a transducer: from scratch, under pruning, or with its structure fixed; with or without a teacher."""
+"""Task for transducers: training from scratch, pruning, or a fixed structure; with or without a teacher."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
 @dataclass(frozen=True)
 class Guidance:
-    """A teacher and what is learned from it."""
+    """A teacher and what is distilled from it."""
 
     teacher: Transducer
     config: DistillationConfig
@@ -37,14 +37,14 @@ class Guidance:
 class TransducerTask(PrunedTask):
     """The loss of a transducer on a batch of speech.
 
-    Loss = (transducer + CTC) per encoder frame + distillation + the constraint's penalty (method A).
+    Loss = (transducer + CTC) per encoder frame + distillation + the constraint's penalty (L0 pruning).
 
     Args:
-        model: the transducer that is trained.
-        loss: how transducer and CTC loss are put together.
+        model: transducer to train.
+        loss: settings of transducer and CTC loss.
         augment: SpecAugment, or None.
-        guidance: the teacher; it is frozen, in evaluation mode, and sees the same augmented features.
-        pruner: prunes ``model``, or None for a fixed structure.
+        guidance: teacher, which is frozen, in evaluation mode, and takes the same augmented features as input.
+        pruner: pruner of ``model``; None: the structure is fixed.
     """
 
     frozen_modules = ("teacher",)
@@ -72,14 +72,14 @@ class TransducerTask(PrunedTask):
                 self.layer_distillation = LayerDistillation(self.distillation, *dims)
 
     def train(self, mode: bool = True) -> TransducerTask:
-        """As ever, but the teacher stays in evaluation mode."""
+        """Set the mode of all but the teacher, which stays in evaluation mode."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
     def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; terms are means per encoder frame (task) or per frame (distillation)."""
+        """Compute the loss of a batch; terms are means per encoder frame (task) or per frame (distillation)."""
         features = batch.features
         if self.augment is not None and step.training:
             features = self.augment(features, batch.lengths)
@@ -99,7 +99,7 @@ class TransducerTask(PrunedTask):
         return self.with_penalty(loss, terms, frames, step)
 
     def _warmup_step(self, step: StepInfo) -> int:
-        """Validation counts with final weights, so that its losses compare over the run."""
+        """Return the step for the warm-up of loss weights; validation uses final weights, for comparable losses."""
         return step.step if step.training else self.loss.warmup_steps
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
@@ -113,7 +113,7 @@ class TransducerTask(PrunedTask):
     def _distil(
         self, features: Tensor, batch: Batch, student: EncoderOutput, task: RecognitionLoss
     ) -> dict[str, Tensor]:
-        """Distillation terms, unweighted."""
+        """Compute the distillation terms, without their weights."""
         assert self.teacher is not None
         config, terms = self.distillation, {}
         with torch.no_grad():
@@ -137,14 +137,14 @@ class TransducerTask(PrunedTask):
         return terms
 
     def _open_counts(self) -> Optional[dict[str, float]]:
-        """Hard counts of the units that are pruned, for the matching of layers; None where nothing is."""
+        """Return hard counts of units for matching layers; None without pruning or without the CoFi loss."""
         if self.pruner is None or self.distillation.loss != "cofi":
             return None
         counts = self.pruner.hard_counts().tolist()
         return {group.name: count for group, count in zip(self.pruner.units.groups, counts)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Weights and vectors of the network, projections of distillation, what the pruning method trains."""
+        """Return the groups of the network and of distillation projections, and those of the pruner."""
         groups = weight_groups([self.model])
         if self.layer_distillation is not None:
             groups += weight_groups([self.layer_distillation], weight_decay=0.0, prefix="distillation_")

@@ -1,6 +1,6 @@
-"""torchrun as training needs it: told to end, it lets its processes save their state; it restarts only what was lost.
+"""Changes to torchrun: on a signal it lets its processes save their state, and it restarts only after lost processes.
 
-torchrun itself kills its processes 30 seconds after a signal, and starts anew, as often as it may, whatever ended.
+Without them, torchrun kills its processes 30 seconds after a signal, and restarts after any failure.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pruning.training.interruption import BAD_INPUT_STATUS, REQUEUE_STATUS
 
 
 class PassedOn:
-    """SIGTERM, SIGINT and SIGHUP go to the processes as SIGTERM, and torchrun waits for them; a second SIGINT ends it.
+    """Passes SIGTERM, SIGINT and SIGHUP to the processes as SIGTERM and waits for them; a second SIGINT ends torchrun.
 
     Attributes:
-        asked: whether one arrived.
+        asked: whether a signal arrived.
     """
 
     def __init__(self) -> None:
         self.asked = False
 
     def install(self) -> None:
-        """Stand in for the handler that torchrun sets when it starts processes."""
+        """Replace the signal handler that torchrun sets when it starts processes."""
         from torch.distributed.elastic.multiprocessing import api
 
         original = api._terminate_process_handler
@@ -42,7 +42,7 @@ class PassedOn:
                 original(number, frame)
             self.asked = True
             for worker in workers:
-                # of SIGINT a terminal has sent them one already, and the second would interrupt the saving
+                # not SIGINT: a terminal has already sent them one, and a second one would interrupt saving
                 with suppress(psutil.NoSuchProcess):
                     worker.terminate()
 
@@ -50,7 +50,7 @@ class PassedOn:
 
 
 def restart_lost_alone() -> None:
-    """Let torchrun's ``--max_restarts`` be for processes that were killed, or lost one that was, alone."""
+    """Restrict torchrun's ``--max_restarts`` to processes that were killed, or that lost one that was killed."""
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
     monitor: Callable[[Any, Any], Any] = LocalElasticAgent._monitor_workers
@@ -65,22 +65,22 @@ def restart_lost_alone() -> None:
 
 
 def final(statuses: Iterable[int]) -> bool:
-    """Whether a process ended in a way that starting it again at once would not mend."""
+    """Return whether a process ended with a status after which an immediate restart is useless."""
     return bool({REQUEUE_STATUS, BAD_INPUT_STATUS}.intersection(statuses))
 
 
 def slurm_options(environment: Mapping[str, str]) -> list[str]:
-    """torchrun's options for one launcher on each node of a Slurm job, as srun starts them.
+    """Return torchrun's options for a Slurm job in which srun starts one launcher on each node.
 
-    The first node, where srun itself runs, is where they meet; the port comes from the job's number.
+    The rendezvous is on the first node, where srun itself runs; the port is derived from the job's number.
 
     Raises:
-        UserError: this is not within ``srun``.
+        UserError: the command was not started by ``srun``.
     """
     names = ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NODEID", "SLURM_LAUNCH_NODE_IPADDR")
     missing = [name for name in names if name not in environment]
     if missing:
-        raise UserError(f"--slurm, but {missing[0]} is not set", "start it within a Slurm job, by srun")
+        raise UserError(f"--slurm is given, but {missing[0]} is not set", "start the command with srun in a Slurm job")
     job, nodes, node, address = (environment[name] for name in names)
     restarts = environment.get("SLURM_RESTART_COUNT", "0")
     port = 20000 + int(job) % 20000
@@ -99,9 +99,10 @@ def slurm_options(environment: Mapping[str, str]) -> list[str]:
 
 
 def options(arguments: list[str]) -> list[str]:
-    """The arguments for torchrun, ``--slurm`` or ``--standalone`` before ``-m`` spelled out.
+    """Return the arguments for torchrun, with ``--slurm`` or ``--standalone`` before ``-m`` replaced by other options.
 
-    The latter is port 29400 to torch 1.13: a second training on the machine would end with the first.
+    In torch 1.13, ``--standalone`` always uses port 29400: a second training on the same machine would end with the
+    first one.
     """
     own = arguments[: arguments.index("-m")] if "-m" in arguments else arguments
     rest = arguments[len(own) :]

@@ -1,4 +1,4 @@
-"""Being asked to stop: finish the step, save the state, and leave with a status that says so."""
+"""Handling of stop signals: finish the step, save the state, and exit with a status that says so."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Optional
 
-REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
-BAD_INPUT_STATUS = 65  # EX_DATAERR: what a process of torchrun's ends with where a command otherwise ends with 1
+REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted, run the same command again
+BAD_INPUT_STATUS = 65  # EX_DATAERR: replaces status 1 in a process of torchrun
 
 
 def bad_input_status() -> int:
-    """How to end after saying what is wrong; torchrun starts a process again that ends with 1, as after a fault."""
+    """Return the exit status for bad input; with status 1, torchrun would start the process again."""
     return BAD_INPUT_STATUS if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 class StopRequest:
-    """While entered, SIGTERM and the first SIGINT are noted and do not end the process; a second SIGINT interrupts."""
+    """Context in which SIGTERM and the first SIGINT are recorded instead of ending the process.
+
+    A second SIGINT raises KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self.signal: Optional[int] = None
@@ -42,7 +45,7 @@ class StopRequest:
         self.signal = number
 
     def leave(self) -> NoReturn:
-        """End as the signal asked; a process that was not asked itself ends as one that was by SIGTERM.
+        """Exit as the received signal requires, or as after SIGTERM if only another process received one.
 
         Raises:
             KeyboardInterrupt: after SIGINT.

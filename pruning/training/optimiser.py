@@ -19,11 +19,11 @@ class OptimiserConfig:
     """AdamW (Loshchilov and Hutter 2019).
 
     Attributes:
-        lr: peak learning rate of the groups that name none.
-        betas: decay of the first and the second moment.
-        eps: added to the root of the second moment.
-        weight_decay: of the groups that name none.
-        clip_norm: the gradient norm of the clipped groups together is scaled down to this; None leaves it.
+        lr: peak learning rate of groups that set none.
+        betas: decay rates of the first and the second moment.
+        eps: value added to the square root of the second moment.
+        weight_decay: weight decay of groups that set none.
+        clip_norm: largest joint gradient norm of the clipped groups; larger gradients are scaled down. None: no clip.
     """
 
     lr: NonNegative = 1e-3
@@ -40,13 +40,13 @@ class Optimiser:
     """AdamW, the learning-rate schedule and the gradient-norm clip.
 
     Args:
-        config: the settings of groups that name none of their own.
-        schedule: moves the learning rates of the groups with ``schedule="weights"``.
-        groups: see :class:`ParameterGroup`.
-        module: the task; gives the parameters their names and must have no trainable one outside the groups.
+        config: settings for groups that do not set their own.
+        schedule: schedule of the learning rates of groups with ``schedule="weights"``.
+        groups: parameter groups, see :class:`ParameterGroup`.
+        module: the task, which gives the parameters their names; all of its trainable parameters must be in the groups.
 
     Raises:
-        ValueError: a trainable parameter is in no group or in two, or two groups have one name.
+        ValueError: a trainable parameter is in no group or in two, or two groups have the same name.
     """
 
     def __init__(
@@ -78,20 +78,21 @@ class Optimiser:
         return self.config.lr if group.lr is None else group.lr
 
     def set_learning_rates(self, step: int, epoch: int, total_steps: Optional[int]) -> None:
-        """Set each group's learning rate for the step that comes (``step`` were made, ``epoch`` counts from 1)."""
+        """Set each group's learning rate for the next step, after ``step`` steps; ``epoch`` counts from 1."""
         scale = learning_rate_scale(self.schedule, step, epoch, total_steps)
         for group, settings in zip(self.groups, self.adamw.param_groups):
             settings["lr"] = self._peak(group) * (scale if group.schedule == "weights" else 1.0)
 
     def learning_rates(self) -> dict[str, float]:
-        """The learning rate of each group, by its name."""
+        """Return the learning rate of each group, by group name."""
         return {group.name: settings["lr"] for group, settings in zip(self.groups, self.adamw.param_groups)}
 
     def clip_gradients(self) -> tuple[float, bool]:
         """Scale the clipped groups' gradients down to ``clip_norm``.
 
         Returns:
-            Their norm before, and whether every gradient of every group is finite; if not, the step must be skipped.
+            Their norm before clipping, and whether all gradients of all groups are finite; if not, the step must be
+            skipped.
         """
         limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self._clipped, limit) if self._clipped else torch.zeros(())
@@ -102,11 +103,11 @@ class Optimiser:
         return float(norm), bool(torch.isfinite(total))
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         self.adamw.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimiser's state as tensors named ``KEY.PARAMETER``, e.g. ``exp_avg.model.encoder.weight``."""
+        """Return the optimiser's state as tensors named ``KEY.PARAMETER``, e.g. ``exp_avg.model.encoder.weight``."""
         return {
             f"{key}.{self.names[parameter]}": torch.as_tensor(value)
             for parameter, state in self.adamw.state.items()
@@ -117,14 +118,14 @@ class Optimiser:
         """Restore what :meth:`tensors` returned, exactly.
 
         Raises:
-            KeyError: a tensor is of no parameter here.
+            KeyError: a tensor belongs to a parameter that does not exist here.
         """
         parameters = {name: parameter for parameter, name in self.names.items()}
         self.adamw.state.clear()
         for name, tensor in tensors.items():
             key, parameter_name = name.split(".", 1)
             parameter = parameters[parameter_name]
-            # AdamW keeps its step counts on the CPU, the moments beside the parameter
+            # AdamW keeps step counts on the CPU, and moments on the device of the parameter
             value = tensor.clone() if key == "step" else tensor.to(parameter.device, copy=True)
             self.adamw.state[parameter][key] = value
 
@@ -141,7 +142,7 @@ def _check_groups(groups: Sequence[ParameterGroup], names: Mapping[Tensor, str])
                 raise ValueError(f"parameter {names[parameter]} is in the groups {seen[parameter]} and {group.name}")
             seen[parameter] = group.name
     if len({group.name for group in groups}) < len(groups):
-        raise ValueError(f"parameter groups share a name: {[group.name for group in groups]}")
+        raise ValueError(f"parameter groups have the same name: {[group.name for group in groups]}")
     missing = [name for parameter, name in names.items() if parameter not in seen]
     if missing:
         raise ValueError(f"parameters in no group: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")

@@ -1,4 +1,4 @@
-"""What a training run tells: averaged loss terms, a bar or plain lines, tensorboard, and ``metrics.jsonl``."""
+"""Reports of a training run: averaged loss terms, a progress bar or log lines, tensorboard, and ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class TermAverage:
     """Weighted means of loss terms over batches.
 
-    Sums stay tensors on the device, so that adding a batch does not wait for a GPU.
+    Sums are tensors on the device, so that adding a batch does not wait for a GPU.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class TermAverage:
         self._weights: dict[str, Tensor] = {}
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Take in the terms of one batch; the key "weight" (default 1) weighs the others."""
+        """Add the terms of one batch; the value under "weight" (default 1) is the weight of all others."""
         weight = terms.get("weight", torch.ones(())).detach().double()
         for name, value in terms.items():
             if name == "weight":
@@ -44,9 +44,9 @@ class TermAverage:
             self._weights[name] = self._weights[name] + weight if name in self._weights else weight
 
     def means(self, world: World) -> dict[str, float]:
-        """The means over all processes (one may have had no batch), "loss" first; starts anew.
+        """Return the means over all processes (some may have had no batch), "loss" first, and reset the sums.
 
-        A term of which nothing was counted has no mean, and is left out.
+        Terms with a total weight of 0 are left out.
         """
         totals: dict[str, tuple[float, float]] = {}
         for state in world.gather(self.state()):
@@ -58,7 +58,7 @@ class TermAverage:
         return {name: totals[name][0] / totals[name][1] for name in names if totals[name][1]}
 
     def state(self) -> dict[str, list[float]]:
-        """The sums and weights, as JSON holds them exactly."""
+        """Return the sums and weights as numbers that JSON stores exactly."""
         return {name: [float(self._sums[name]), float(self._weights[name])] for name in self._sums}
 
     def load_state(self, state: Mapping[str, list[float]]) -> None:
@@ -68,17 +68,17 @@ class TermAverage:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object per line; on resume cut back to where the state was saved."""
+    """``metrics.jsonl``: one JSON object per line; on resume it is truncated to its size when the state was saved."""
 
     def __init__(self, path: Path, size: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # open as long as the run
+        # stays open during the run
         self._stream = open(path, "ab")  # noqa: SIM115
         if self._stream.tell() > size:
             self._stream.truncate(size)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a line; a number that is not finite is null there, as JSON has none."""
+        """Append a line; numbers that are not finite are written as null, since JSON cannot represent them."""
         finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in
                   row.items()}  # fmt: skip
         self._stream.write((json.dumps(finite, allow_nan=False) + "\n").encode())
@@ -86,7 +86,7 @@ class MetricsFile:
 
     @property
     def size(self) -> int:
-        """Bytes written so far."""
+        """Number of bytes written so far."""
         return os.fstat(self._stream.fileno()).st_size
 
     def close(self) -> None:
@@ -95,14 +95,15 @@ class MetricsFile:
 
 
 class Reporter:
-    """Where a run's values go. Only the main process writes; the others' reporter is silent.
+    """Writes the values of a run to the log, ``metrics.jsonl`` and tensorboard.
 
     Args:
-        exp_dir: gets ``metrics.jsonl`` and ``tensorboard/``.
-        step: optimiser steps made so far; tensorboard's later points are dropped.
-        total_steps: for the bar and the time left; None where unknown.
-        metrics_size: bytes of ``metrics.jsonl`` that belong to the steps made so far.
+        exp_dir: directory for ``metrics.jsonl`` and ``tensorboard/``.
+        step: number of optimiser steps so far; later points of tensorboard are dropped.
+        total_steps: number of steps of the run, for the progress bar and the time left; None if unknown.
+        metrics_size: size of ``metrics.jsonl`` after these steps, in bytes.
         tensorboard: whether to write tensorboard files.
+        active: whether to write anything; only the main process does.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Reporter:
             self._resources.callback(self._bar.close)
 
     def advance(self) -> None:
-        """One step was made."""
+        """Count one step."""
         if self._bar is not None:
             self._bar.update()
 
@@ -162,16 +163,16 @@ class Reporter:
 
     @property
     def metrics_size(self) -> int:
-        """Bytes of ``metrics.jsonl`` so far."""
+        """Size of ``metrics.jsonl`` so far, in bytes."""
         return self._metrics.size if self._metrics is not None else 0
 
     def flush(self) -> None:
-        """Bring tensorboard's values to the disk."""
+        """Write tensorboard's values to disk."""
         if self._writer is not None:
             self._writer.flush()
 
     def close(self) -> None:
-        """Close the files and the bar."""
+        """Close the files and the progress bar."""
         if self._writer is not None:
             self._writer.close()
         self._resources.close()

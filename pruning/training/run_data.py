@@ -1,4 +1,4 @@
-"""What a training run reads."""
+"""Data of a training run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Optional
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads.
+    """Data of a training run.
 
     Attributes:
-        train_batches: see `pruning.training.trainer.Trainer`.
-        dev_batches: the same.
-        files: option -> files whose content decides the run.
-        steps_per_epoch: batches of an epoch per process, where known.
+        train_batches: function that returns training batches, see `pruning.training.trainer.Trainer`.
+        dev_batches: function that returns dev batches, see `pruning.training.trainer.Trainer`.
+        files: option -> files on whose content the run depends.
+        steps_per_epoch: number of batches of an epoch per process; None if unknown.
     """
 
     train_batches: Callable[[int, int], Iterable[Any]]

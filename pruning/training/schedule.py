@@ -1,6 +1,6 @@
-"""Learning-rate schedules as functions of the step, without state: a resumed run needs nothing but its position.
+"""Learning-rate schedules as functions of the step, without state: a resumed run needs only its position.
 
-Each gives the factor on a group's peak learning rate.
+Each function returns a factor for the peak learning rate of a group.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pruning.limits import Natural, NonNegative, Positive, check_fields
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate moves.
+    """Learning-rate schedule.
 
     Attributes:
-        type: "constant", "noam", "linear", "cosine" or "eden"; each begins with a linear warm-up.
-        warmup_steps: optimiser steps until the peak.
-        final_scale: where "linear" and "cosine" end, as a fraction of the peak.
-        eden_steps: "eden": steps after which the learning rate falls noticeably.
-        eden_epochs: "eden": epochs after which the learning rate falls noticeably.
-        eden_warmup_start: "eden": the factor at step 0.
+        type: "constant", "noam", "linear", "cosine" or "eden"; each starts with a linear warm-up.
+        warmup_steps: number of optimiser steps until the peak.
+        final_scale: "linear" and "cosine": final learning rate as a fraction of the peak.
+        eden_steps: "eden": number of steps after which the learning rate falls noticeably.
+        eden_epochs: "eden": number of epochs after which the learning rate falls noticeably.
+        eden_warmup_start: "eden": factor at step 0.
     """
 
     type: Literal["constant", "noam", "linear", "cosine", "eden"] = "constant"
@@ -37,22 +37,23 @@ class ScheduleConfig:
         check_fields(self)
 
     def check(self, total_steps: Optional[int]) -> None:
-        """Refuse settings that cannot be followed.
+        """Refuse a schedule that needs a known end if there is none.
 
         Raises:
-            UserError: a decay without a known end.
+            UserError: the schedule decays towards the end of training, which is unknown.
         """
         if self.type in ("linear", "cosine") and total_steps is None:
-            raise UserError(f"the {self.type} schedule needs to know where training ends", "set max_steps")
+            raise UserError(f"the {self.type} schedule needs the number of training steps", "set max_steps")
 
 
 def learning_rate_scale(config: ScheduleConfig, step: int, epoch: int, total_steps: Optional[int]) -> float:
-    """The factor on the peak learning rate.
+    """Return the factor for the peak learning rate.
 
     Args:
-        step: optimiser steps made so far, from 0.
-        epoch: the current epoch, from 1.
-        total_steps: of the whole run; "linear" and "cosine" need it.
+        config: the schedule.
+        step: number of optimiser steps so far, from 0.
+        epoch: current epoch, from 1.
+        total_steps: number of optimiser steps of the whole run; "linear" and "cosine" need it.
 
     noam (Vaswani et al. 2017), scaled to a peak of 1: ``min(s/w, sqrt(w/s))`` with s = step + 1, w = warmup_steps; the
     original ``k d^-0.5 min(s^-0.5, s w^-1.5)`` is this with the peak learning rate ``k (d w)^-0.5``.

@@ -1,7 +1,7 @@
-"""The seed of every random decision in training.
+"""Seeding of all randomness in training.
 
-A training step draws nothing from generators that run on from the step before: all are seeded anew for each batch, so a
-resumed run needs no generator states and repeats the uninterrupted one.
+All generators are seeded again for each batch, so that a resumed run needs no generator states and repeats the
+uninterrupted one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the trainer asks of a task: what the loss of a batch is, and how each parameter is trained."""
+"""Interface between trainer and task: a task computes the loss of a batch and says how each parameter is trained."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pruning.errors import UserError
 
 @dataclass(frozen=True)
 class StepInfo:
-    """Where training stands.
+    """Position in training.
 
     Attributes:
-        epoch: counted from 1.
-        batch: batches of this epoch consumed before this one, counted from 0 (per process).
-        step: optimiser steps made before this one, counted from 0. Ramps and schedules are functions of it.
-        total_steps: optimiser steps of the whole run; None where it is not known.
-        training: False in validation.
+        epoch: current epoch, from 1.
+        batch: number of batches of this epoch before this one (per process).
+        step: number of optimiser steps before this one. Ramps and schedules are functions of it.
+        total_steps: number of optimiser steps of the whole run; None if unknown.
+        training: whether this is a training step; False in validation.
     """
 
     epoch: int
@@ -33,16 +33,16 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that are trained alike.
+    """Parameters with the same optimiser settings.
 
     Attributes:
-        name: unique within the task; learning rates are logged under it.
-        parameters: the parameters; those that need no gradient are left out by the optimiser.
-        lr: peak learning rate; None takes the configured one.
-        weight_decay: None takes the configured one.
-        maximize: ascend instead of descend (Lagrange multipliers).
-        clip: whether its gradients count in, and are scaled by, the gradient-norm clip. Gates and multipliers stay out.
-        schedule: "weights" follows the configured schedule, "constant" keeps ``lr``.
+        name: name of the group, unique in the task; its learning rate is logged under this name.
+        parameters: parameters of the group; the optimiser leaves out those that need no gradient.
+        lr: peak learning rate; None: the configured one.
+        weight_decay: weight decay; None: the configured one.
+        maximize: whether to maximise the loss instead of minimising it (Lagrange multipliers).
+        clip: whether the gradient-norm clip includes and scales its gradients (not for gates and multipliers).
+        schedule: "weights": follow the configured schedule; "constant": keep ``lr``.
     """
 
     name: str
@@ -55,19 +55,21 @@ class ParameterGroup:
 
     def __post_init__(self) -> None:
         if self.schedule not in ("weights", "constant"):
-            raise ValueError(f"parameter group {self.name}: schedule is 'weights' or 'constant', not {self.schedule!r}")
+            raise ValueError(
+                f"parameter group {self.name}: schedule must be 'weights' or 'constant', got {self.schedule!r}"
+            )
 
 
 class Task(nn.Module, ABC):
-    """One kind of training: a network, the loss of a batch, and the parameter groups.
+    """A training task: a network, the loss of a batch, and the parameter groups.
 
-    The trainer wraps the whole task in DistributedDataParallel, so everything trained must be a parameter of it and
-    must take part in every loss. All randomness of :meth:`forward` must come from the global random generators, which
-    the trainer seeds before each batch.
+    The trainer wraps the whole task in DistributedDataParallel, so all trained tensors must be parameters of the task
+    and must take part in every loss. All randomness of :meth:`forward` must come from the global random generators,
+    which the trainer seeds before each batch.
 
     Attributes:
-        model: the network that is checkpointed and averaged.
-        selection_term: which term decides on the best checkpoint (the smaller the better); "loss" is the loss itself.
+        model: network that is checkpointed and averaged.
+        selection_term: term by which the best checkpoint is selected (smaller is better); "loss" is the loss itself.
         frozen_modules: names of submodules that never change (a teacher) and are left out of the training state.
     """
 
@@ -77,69 +79,71 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Any, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Returns:
-            The loss, a scalar to be minimised, and detached scalars to be logged under their names. Each is a mean over
-            something (frames, utterances); the key "weight", where present, says over how many, and becomes its weight
-            when terms are averaged over batches. "loss" is added by the trainer where the task does not give it.
+            The loss, a scalar to minimise, and detached scalars to log under their names. Each is a mean over items
+            (frames, utterances); the key "weight", if present, is the number of items, by which terms are weighted when
+            they are averaged over batches. The trainer adds "loss" if the task does not return it.
         """
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Every parameter that needs a gradient, each in exactly one group."""
+        """Return groups that contain every parameter that needs a gradient exactly once."""
 
     def log_values(self, step: StepInfo) -> dict[str, float]:
-        """Values to be logged beside the loss terms: sparsities, multipliers."""
+        """Return values to log in addition to the loss terms: sparsities, multipliers."""
         return {}
 
     def attach_moments(self, moments: Mapping[Tensor, MutableMapping[str, Tensor]]) -> None:
-        """Called once, before training, with the optimiser's state, by parameter: it must follow weights that a task
-        changes itself."""
+        """Receive the optimiser's state by parameter, once before training.
+
+        A task that changes weights itself must change their moments accordingly.
+        """
 
     def before_step(self, step: StepInfo) -> None:
-        """Called before the first forward pass of an optimiser step."""
+        """Hook before the first forward pass of an optimiser step."""
 
     def after_backward(self, step: StepInfo, learning_rates: Mapping[str, float]) -> None:
-        """Called before the optimiser step when the gradients are there, unscaled and finite.
+        """Hook after the backward passes, before the optimiser step; gradients are unscaled and finite.
 
         Args:
-            step: of the last batch.
-            learning_rates: of this step, by parameter group.
+            step: position of the last batch.
+            learning_rates: learning rates of this step, by parameter group.
         """
 
     def snapshot_due(self, step: StepInfo) -> Optional[str]:
-        """The name under which a checkpoint is to be kept after the optimiser step, before `after_step`; None: none."""
+        """Return the name of a checkpoint to keep after the optimiser step, before `after_step`; None: keep none."""
         return None
 
     def after_step(self, step: StepInfo) -> None:
-        """Called after the optimiser step."""
+        """Hook after the optimiser step."""
 
     def may_select(self, step: StepInfo) -> bool:
-        """Whether a checkpoint of this moment may become the best one (L0: only once hard sparsity is reached)."""
+        """Return whether the current network may become the best one (L0: only once hard sparsity is reached)."""
         return True
 
     def unselected(self, step: StepInfo) -> Optional[UserError]:
-        """What is wrong with a run that ends at ``step`` and has no best checkpoint; None: nothing, it has others."""
+        """Return the error of a run that ends at ``step`` without a best checkpoint; None if that is no error."""
         return None
 
     def averaging_key(self, step: StepInfo) -> Optional[str]:
-        """Weights of moments with different keys are not averaged; None: of this moment, with no other (a ramp)."""
+        """Return a key for averaging: only weights with equal keys are averaged; None: weights of this step are not."""
         return ""
 
     def extra_metadata(self) -> dict[str, Any]:
-        """Added to the header of each checkpoint: values that JSON can hold, such as the structure."""
+        """Return header entries for each checkpoint, such as the structure, as JSON values."""
         return {}
 
     def python_state(self) -> dict[str, Any]:
-        """State that is not in tensors, as JSON can hold it; saved with the training state."""
+        """Return state that is not in tensors, as JSON values; it is saved with the training state."""
         return {}
 
     def load_python_state(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`python_state` returned."""
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The state dict without the frozen modules."""
+        """Return the state dict without the frozen modules."""
         frozen = tuple(f"{name}." for name in self.frozen_modules)
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(frozen)}
 
@@ -147,7 +151,7 @@ class Task(nn.Module, ABC):
 def weight_groups(
     modules: Iterable[nn.Module], lr: Optional[float] = None, weight_decay: Optional[float] = None, prefix: str = ""
 ) -> list[ParameterGroup]:
-    """The usual two groups: matrices and kernels with weight decay, vectors (biases, norms, scales) without."""
+    """Return two groups: matrices and kernels with weight decay, vectors (biases, norms, scales) without."""
     matrices: dict[int, nn.Parameter] = {}
     vectors: dict[int, nn.Parameter] = {}
     for module in modules:

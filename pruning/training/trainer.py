@@ -1,8 +1,9 @@
 """The training loop of every task: teacher training, pruning and fine-tuning differ only in their :class:`Task`.
 
-A run that is stopped at any moment, even by SIGKILL, and started again with the same command ends with the weights of
-an uninterrupted one, bit for bit on a CPU with the same number of threads: positions are counted, not remembered by
-generators, all randomness of a batch is seeded from (seed, epoch, batch, rank), and states appear by rename.
+A run that is stopped at any time, even by SIGKILL, and started again with the same command ends with the weights of an
+uninterrupted run, bit for bit on a CPU with the same number of threads. This holds because positions are counted
+instead of kept in generators, all randomness of a batch is seeded from (seed, epoch, batch, rank), and states are
+written by rename.
 """
 
 from __future__ import annotations
@@ -37,26 +38,28 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a task, resuming by itself.
+    """Trains a task, and resumes an interrupted run automatically.
 
     Args:
-        config: the settings.
-        task: on the CPU; its initial weights must be the same in each run and process (seed before building it).
-        train_batches: ``train_batches(epoch, skip)`` gives the batches of an epoch (from 1) after the first ``skip``;
-            the same for the same arguments, and equally many in each process. A batch may have ``to(device)`` and
-            ``seconds`` (of audio).
-        dev_batches: ``dev_batches()`` gives this process's share of the development set; None: no validation.
-        exp_dir: where checkpoints, state and logs go; resumed when there is a state.
-        header: for the checkpoints; ``header["model"]`` describes the network.
-        configuration: the whole command's configuration as a plain dictionary, kept as ``config.yaml`` and compared
-            when resuming; by default the trainer's alone.
-        defaults: of the configuration, for what a run that began with an earlier version did not have.
-        inputs: what else the weights depend on, by name: compared when resuming.
-        steps_per_epoch: batches of one epoch per process, where known: gives the schedule its end.
-        world: as :func:`distributed.initialise` returned it; by default called here.
+        config: settings of the training loop.
+        task: task to train, on the CPU; its initial weights must be the same in each run and process (seed before
+            building it).
+        train_batches: ``train_batches(epoch, skip)`` returns the batches of an epoch (from 1) after the first ``skip``;
+            they must be the same for the same arguments, and equally many in each process. A batch may have
+            ``to(device)`` and ``seconds`` (of audio).
+        dev_batches: ``dev_batches()`` returns this process's share of the dev set; None: no validation.
+        exp_dir: experiment directory for checkpoints, state and logs; the run is resumed if it contains a state.
+        header: header entries for the checkpoints; ``header["model"]`` describes the network.
+        configuration: configuration of the whole command as a plain dictionary, stored as ``config.yaml`` and compared
+            on resume; default: ``config`` alone.
+        defaults: default values of ``configuration``, for keys that did not exist when the run was started.
+        inputs: other inputs that the weights depend on, by name, compared on resume.
+        steps_per_epoch: number of batches of an epoch per process, from which the schedule gets its end; None if
+            unknown.
+        world: result of :func:`distributed.initialise`; by default it is called here.
 
     Raises:
-        UserError: the configuration cannot be followed, or differs from the one that the experiment began with.
+        UserError: the configuration cannot be used, or differs from that of the interrupted run.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs or steps are made, and the last epoch, whole or not, was ended properly."""
+        """Whether all epochs or steps are done, and the end of the last epoch, complete or not, was processed."""
         past_epochs = self.config.num_epochs is not None and self.epoch > self.config.num_epochs
         return past_epochs or (self._out_of_steps and self.batch == 0)
 
@@ -118,22 +121,22 @@ class Trainer:
         return self.config.max_steps is not None and self.step >= self.config.max_steps
 
     def run(self) -> None:
-        """Train to the end; at once if the experiment is done, from its state if there is one.
+        """Train to the end, from the saved state if there is one; do nothing if the experiment is done.
 
         Raises:
             UserError: the gradient was not finite for too many steps in a row, there is no training data, or the task
-                needs a best checkpoint and no moment was fit to be one.
-            SystemExit: with status 75 after SIGTERM, when the state was saved.
+                needs a best checkpoint and none was eligible.
+            SystemExit: with status 75 after SIGTERM, once the state is saved.
         """
         if directory.is_done(self.exp_dir):
-            logger.info("%s is done already", self.exp_dir)
+            logger.info("%s is already done", self.exp_dir)
             return
         with directory.locked(self.exp_dir) if self.world.is_main else nullcontext():
             self._run()
         self.world.barrier()
 
     def _run(self) -> None:
-        """From the state to the done mark."""
+        """Train from the state, if there is one, to the end, and mark the experiment as done."""
         resumed = self._resume()
         if self.world.is_main:
             directory.prepare(self.exp_dir, self._configuration, self._began_with)
@@ -164,17 +167,17 @@ class Trainer:
             write_json(self.exp_dir / directory.DONE, {"epoch": self.epoch - 1, "step": self.step})
 
     def _check_selected(self) -> None:
-        """Refuse to call done what its task cannot use; the same command then says so again."""
+        """Check for a best checkpoint before the run is marked as done, so that every restart reports its absence."""
         if self.dev_batches is None or self.best is not None:
             return
         wrong = self.task.unselected(self._info(training=False))
         if wrong is not None:
             raise UserError(f"{self.exp_dir} has no best checkpoint: {wrong.what}", wrong.remedy)
         if self.world.is_main:
-            logger.warning("%s has no best checkpoint: no moment was fit to be selected", self.exp_dir)
+            logger.warning("%s has no best checkpoint: no validation gave an eligible one", self.exp_dir)
 
     def _run_epoch(self, module: torch.nn.Module, stop: StopRequest) -> None:
-        """The rest of the current epoch, then its end: validation, checkpoints, state."""
+        """Train the rest of the current epoch, then process its end: validation, checkpoints, state."""
         self.task.train()
         steps_before, nothing_yet = self.step, self.batch == 0
         batches = iter(self.train_batches(self.epoch, self.batch))
@@ -192,15 +195,15 @@ class Trainer:
             self._leave_if_asked(stop)
 
     def _leave_if_asked(self, stop: StopRequest) -> None:
-        """Save the state and leave once any process was asked to stop."""
+        """Save the state and exit if any process was asked to stop."""
         if self.world.any(stop.signal is not None):
             self._leave(stop)
 
     def _save_if_due(self, stop: StopRequest) -> None:
-        """Save the state after a step where it is due by steps or by the main process's clock, or to leave."""
+        """Save the state after a step if due by steps or by the main process's clock; also exit if asked to stop."""
         config = self.config
         waited = self.world.is_main and time.monotonic() - self._state_saved_at >= config.state_interval_seconds > 0
-        asked, timed = self.world.sum([float(stop.signal is not None), float(waited)])  # saving is for all at once
+        asked, timed = self.world.sum([float(stop.signal is not None), float(waited)])  # all processes save together
         if asked:
             self._leave(stop)
         if timed or (config.state_interval and self.step % config.state_interval == 0):
@@ -208,12 +211,14 @@ class Trainer:
 
     def _leave(self, stop: StopRequest) -> None:
         self._save_state()
-        self.world.barrier()  # a launcher ends the other processes soon after the first has gone
-        logger.info("asked to stop: the state after step %d is saved; run the same command again", self.step)
+        self.world.barrier()  # a launcher kills the others soon after the first one has exited
+        logger.info(
+            "asked to stop: the state after step %d is saved; run the same command again to continue", self.step
+        )
         stop.leave()
 
     def _train_step(self, module: torch.nn.Module, group: list[Any]) -> None:
-        """One optimiser step over a group of batches, unless its gradient is not finite: that leaves nothing behind."""
+        """Make one optimiser step over a group of batches; if its gradient is not finite, leave no trace of it."""
         info = self._info()
         self.optimiser.set_learning_rates(self.step, self.epoch, self.total_steps)
         self.task.before_step(info)
@@ -239,7 +244,7 @@ class Trainer:
                 self.terms.add(terms)
         else:
             with torch.no_grad():
-                for buffer, value in zip(buffers, before):  # running statistics of what the step saw
+                for buffer, value in zip(buffers, before):  # undo updates of running statistics
                     buffer.copy_(value)
         self.scaler.update()
         self.optimiser.zero_grad()
@@ -249,12 +254,12 @@ class Trainer:
         self.task.after_step(info)
 
     def _trained_buffers(self) -> list[torch.Tensor]:
-        """Buffers of the task that a forward pass may write: not those of frozen modules."""
+        """Return the buffers of the task that a forward pass may change: all but those of frozen modules."""
         frozen = tuple(f"{name}." for name in self.task.frozen_modules)
         return [buffer for name, buffer in self.task.named_buffers() if not name.startswith(frozen)]
 
     def _keep_snapshot(self, info: StepInfo) -> None:
-        """A checkpoint that the task asks for."""
+        """Write a checkpoint if the task asks for one."""
         name = self.task.snapshot_due(info)
         if name is not None and self.world.is_main:
             checkpoint.save_model(checkpoint.snapshot_path(self.exp_dir, name), self.task.model, self._header())
@@ -271,7 +276,7 @@ class Trainer:
             return
         self.skipped += 1
         self.skipped_in_a_row += 1
-        logger.warning("epoch %d, batch %d: the gradient is not finite, step skipped", self.epoch, self.batch - 1)
+        logger.warning("epoch %d, batch %d: gradient not finite, step skipped", self.epoch, self.batch - 1)
         if self.skipped_in_a_row >= self.config.max_skipped_steps:
             raise UserError(
                 f"{self.exp_dir}: the gradient was not finite for {self.skipped_in_a_row} steps in a row, the last in "
@@ -280,7 +285,7 @@ class Trainer:
             )
 
     def _after_step(self) -> None:
-        """What is due after a step: average, log, validation, checkpoint (`_save_if_due` holds them all)."""
+        """Do what is due after a step: average, log, validation, checkpoint (a state saved later includes them)."""
         config = self.config
         if self.average is not None and self.step % config.average_period == 0:
             self.average.update(self.task.model)
@@ -311,7 +316,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        """The terms on the development set; keeps the best checkpoint."""
+        """Compute the terms on the dev set, and write the best checkpoint if they are the best so far."""
         if self.dev_batches is None:
             return
         began = time.monotonic()
@@ -329,16 +334,16 @@ class Trainer:
         means = terms.means(self.world)
         (total,) = self.world.sum([float(batches)])
         if not total:
-            raise UserError("the development set has no batches", "check the development cuts and their filters")
+            raise UserError("the dev set has no batches", "check the dev data and their filters")
         if not means:
-            what = f"{self.exp_dir}: no utterance of the development set has a finite loss at step {self.step}"
+            what = f"{self.exp_dir}: no utterance of the dev set has a finite loss at step {self.step}"
             raise UserError(
                 what,
-                "check the development cuts; if the losses of training are not finite either, lower the learning rate "
+                "check the dev cuts; if the training losses are not finite either, lower the learning rate "
                 "or use amp=none, and start again in a new --exp-dir",
             )
         if self.task.selection_term not in means:
-            raise ValueError(f"the task selects by {self.task.selection_term!r} but gives {sorted(means)}")
+            raise ValueError(f"the task selects by {self.task.selection_term!r} but returns {sorted(means)}")
         self.reporter.report("dev", self._position(), {**means, **self.task.log_values(self._info(training=False))})
         value = means[self.task.selection_term]
         if math.isfinite(value) and (self.best is None or value < self.best) and self.task.may_select(info):
@@ -347,7 +352,7 @@ class Trainer:
                 header = {**self._header(), "dev": means}
                 checkpoint.save_model(checkpoint.best_path(self.exp_dir), self.task.model, header)
         self._validated_at = self.step
-        self._logged_at += time.monotonic() - began  # validation is no training time
+        self._logged_at += time.monotonic() - began  # do not count validation as training time
 
     def _end_epoch(self) -> None:
         if self._validated_at != self.step:
@@ -415,9 +420,10 @@ class Trainer:
             self.average.load(state.part("average"), numbers["average_updates"])
         self.epoch, self.batch, self.step = state.epoch, state.batch, numbers["step"]
         self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
-        self._validated_at = numbers.get("validated_at")  # absent in older states
+        self._validated_at = numbers.get("validated_at")  # missing in states of older versions
         self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
-        terms = numbers["terms"] if isinstance(numbers["terms"], list) else [numbers["terms"]]  # older: rank 0's alone
+        # older versions: only rank 0's
+        terms = numbers["terms"] if isinstance(numbers["terms"], list) else [numbers["terms"]]
         self.terms.load_state(terms[self.world.rank] if self.world.rank < len(terms) else {})
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])

@@ -1,4 +1,4 @@
-"""The settings of the training loop."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ from pruning.training.schedule import ScheduleConfig
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """The training loop. At least one of ``num_epochs`` and ``max_steps`` is needed; the first reached ends the run.
+    """Settings of the training loop.
+
+    At least one of ``num_epochs`` and ``max_steps`` is required; the run ends at the first one reached.
 
     Attributes:
-        seed: of everything random in a step.
-        num_epochs: passes over the training data.
-        max_steps: optimiser steps.
-        optimiser: see :class:`OptimiserConfig`.
-        schedule: of the learning rate, see :class:`ScheduleConfig`.
-        accumulate: batches per optimiser step and process; their gradients are averaged.
-        amp: "none", "bf16" or "fp16" autocast of the forward pass.
+        seed: seed of all randomness in a step.
+        num_epochs: number of passes over the training data.
+        max_steps: number of optimiser steps.
+        optimiser: optimiser settings, see :class:`OptimiserConfig`.
+        schedule: learning-rate schedule, see :class:`ScheduleConfig`.
+        accumulate: number of batches per optimiser step and process; their gradients are averaged.
+        amp: autocast of the forward pass: "none", "bf16" or "fp16".
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        num_threads: of torch on the CPU; None leaves torch's choice. Where other processes want the processors too,
-            several threads are slower than one, because they wait for each other in a loop. On idle processors two are
-            1.2 to 2 times as fast as one for small networks; two runs of one thread make 1.1 to 1.8 times as many steps
-            together (egs/librispeech/results/processor.md).
-        find_unused_parameters: for DistributedDataParallel, when some parameters take no part in some losses.
-        average_period: steps between updates of the running average; 0 keeps none.
-        valid_interval: steps between validations beside those at the ends of epochs; 0 for none.
-        save_interval: steps between ``batch-N`` checkpoints; 0 for none.
-        keep_last_k: how many ``batch-N`` checkpoints are kept; 0 keeps all.
-        state_interval: steps between states beside those at the ends of epochs; 0 leaves it to the seconds.
-        state_interval_seconds: seconds between states; 0 leaves it to the steps.
-        log_interval: steps between log lines.
-        max_skipped_steps: stop after so many steps in a row whose gradient was not finite.
+        num_threads: number of torch's threads on the CPU; None: torch's default. If other processes use the same
+            processors, several threads are slower than one, because they wait for each other in a loop. On idle
+            processors, two threads are 1.2 to 2 times as fast as one for small networks; two runs with one thread each
+            make 1.1 to 1.8 times as many steps together (egs/librispeech/results/processor.md).
+        find_unused_parameters: option of DistributedDataParallel, for parameters that take no part in some losses.
+        average_period: number of steps between updates of the running average; 0: no running average.
+        valid_interval: number of steps between validations, in addition to those at the ends of epochs; 0: none.
+        save_interval: number of steps between ``batch-N`` checkpoints; 0: none.
+        keep_last_k: number of ``batch-N`` checkpoints to keep; 0: all.
+        state_interval: number of steps between training states, in addition to those at the ends of epochs; 0: only
+            ``state_interval_seconds`` applies.
+        state_interval_seconds: seconds between training states; 0: only ``state_interval`` applies.
+        log_interval: number of steps between log lines.
+        max_skipped_steps: stop after this number of steps in a row whose gradient was not finite.
         tensorboard: whether to write tensorboard files.
     """
 
@@ -68,20 +71,23 @@ class TrainerConfig:
         check_fields(self)
 
     def check(self, device: torch.device) -> None:
-        """Refuse settings that cannot be followed.
+        """Refuse settings that cannot be used.
 
         Raises:
-            UserError: there is no end, or the device does not have the precision.
+            UserError: the end of training is not set, or the device does not support the precision.
         """
         if self.num_epochs is None and self.max_steps is None:
-            raise UserError("training has no end", "set num_epochs or max_steps")
+            raise UserError("neither num_epochs nor max_steps is set", "set at least one of them")
         if self.amp == "fp16" and device.type != "cuda":
             raise UserError("amp=fp16 needs a GPU", "use amp=none or amp=bf16")
         if self.amp == "bf16" and not compat.supports_bf16(device):
-            raise UserError("this GPU has no bf16", "use amp=fp16 or amp=none")
+            raise UserError("this GPU does not support bf16", "use amp=fp16 or amp=none")
 
     def total_steps(self, batches_per_epoch: Optional[int]) -> Optional[int]:
-        """Optimiser steps of the whole run, as far as known: from ``max_steps`` and the batches of an epoch."""
+        """Return the number of optimiser steps of the whole run, from ``max_steps`` and the batches of an epoch.
+
+        None if unknown.
+        """
         ends = [self.max_steps] if self.max_steps is not None else []
         if batches_per_epoch is not None and self.num_epochs is not None:
             ends.append(self.num_epochs * math.ceil(batches_per_epoch / self.accumulate))

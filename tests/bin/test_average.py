@@ -1,4 +1,4 @@
-"""The averaged checkpoint is what load_model averages."""
+"""`average` writes the weights that `load_model` averages."""
 
 from __future__ import annotations
 

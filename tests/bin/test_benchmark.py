@@ -1,4 +1,4 @@
-"""The benchmark: every system, backend and setting is measured as often, in turn; the table says what was asked."""
+"""The benchmark measures every system, backend and setting equally often, in turn, and makes a table."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_all_of_it(tmp_path: Path) -> None:
     assert "| other " in text
     (tmp_path / "speed.md").unlink()
     command.main(["--read", str(tmp_path / "speed.json")])
-    assert (tmp_path / "speed.md").read_text() == text, "from the file alone, origin and all"
+    assert (tmp_path / "speed.md").read_text() == text, "made from the file alone, with its origin"
 
 
 def saved(model: nn.Module, place: Path) -> str:

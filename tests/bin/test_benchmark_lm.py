@@ -1,4 +1,4 @@
-"""The benchmark of language models: every system, backend, work and setting in turn; zeros are told of."""
+"""The benchmark of language models measures every system, backend, work and setting, and mentions zero weights."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_networks_of_many_zeros_have_a_note() -> None:
 
 
 def test_what_one_call_reads_and_costs() -> None:
-    """A step's MACs are those of a sentence of all its places, per token."""
+    """The MACs of a step are those of a sentence of the same length, per token."""
     model = network()
     d, h = model.config.d_model, model.config.head_dim
     for setting, read, places in ((lm_benchmark.Setting(1, "scoring", 3, 32), 96, 32),
@@ -100,8 +100,8 @@ def test_all_of_it(tmp_path: Path) -> None:
     assert "zeros: no gain in dense kernels" in text
     (tmp_path / "speed.md").unlink()
     command.main(["--read", str(tmp_path / "speed.json")])
-    assert (tmp_path / "speed.md").read_text() == text, "from the file alone, origin and all"
-    with pytest.raises(UserError, match="is not of this command"):
+    assert (tmp_path / "speed.md").read_text() == text, "made from the file alone, with its origin"
+    with pytest.raises(UserError, match="was not written by this command"):
         encoders.main(["--read", str(tmp_path / "speed.json")])
 
 
@@ -141,7 +141,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is of a pruning run; extract it first"):
         command.main(["--systems", f"a={pruned}", *output])
     asr = save(transducer(), tmp_path / "asr")
-    with pytest.raises(UserError, match="asr holds a transducer; give a language model's checkpoint"):
+    with pytest.raises(
+        UserError, match="asr contains a network of kind transducer; give a language model's checkpoint"
+    ):
         command.main(["--systems", f"a={asr}", *output])
     lm = save(network(), tmp_path / "lm")
     with pytest.raises(UserError, match="lm holds a transformer_lm; benchmark_lm is of language models"):
@@ -150,5 +152,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vocabularies of 11 and 12 tokens"):
         command.main(["--systems", f"a={lm}", f"b={other}", *output])
     write_json(tmp_path / "empty.json", {"rows": []})
-    with pytest.raises(UserError, match="is not of this command"):
+    with pytest.raises(UserError, match="was not written by this command"):
         command.main(["--read", str(tmp_path / "empty.json")])

@@ -1,4 +1,4 @@
-"""What every command does with errors, and files that are whole or absent."""
+"""Error handling of all commands; output files are complete or absent."""
 
 from __future__ import annotations
 

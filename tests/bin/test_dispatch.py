@@ -1,4 +1,4 @@
-"""The console command: it lists the commands, runs one, and refuses others."""
+"""The console command: lists the commands, runs one, and refuses unknown ones."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def test_a_command_gets_its_arguments(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_unknown_command_is_refused() -> None:
-    with pytest.raises(UserError, match="there is no command paint; use one of: .*train"):
+    with pytest.raises(UserError, match="unknown command paint; use one of: .*train"):
         console.dispatch(["paint"])

@@ -1,4 +1,4 @@
-"""What an extraction says of an earlier one in the same place."""
+"""Repeated extraction into the same directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pruning.models.transducer import Transducer, TransducerConfig
 
 
 def make_pruned(directory: Path, seed: int = 0) -> dict[str, Any]:
-    """A network as a pruning run leaves it, nothing closed; returns the structure."""
+    """Write a network in the form of a pruning run with nothing closed; return the structure."""
     torch.manual_seed(seed)
     encoder = ConformerConfig(24, 1, 12, (2,), (32,), (32,), (24,), conv_kernel=5, subsampling_channels=(4, 4, 8))
     model = Transducer(TransducerConfig(encoder, 20, 16, 2, 16))
@@ -39,7 +39,7 @@ def test_an_extraction_is_taken_only_for_what_it_was_made_from(
     for again in (arguments, ["--pruned", str(tmp_path / "pruned/best.safetensors"), *arguments[2:]]):
         capsys.readouterr()
         extract.main(again)
-        assert capsys.readouterr().out.endswith("small is extracted already\n")
+        assert capsys.readouterr().out.endswith("small is already extracted\n")
     with pytest.raises(UserError, match="small holds an extraction with another --round-to; remove it"):
         extract.main([*arguments, "--round-to", "4"])
     with pytest.raises(UserError, match="another --structure; "):

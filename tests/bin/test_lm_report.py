@@ -1,4 +1,4 @@
-"""Tables of language models: how much worse one is than another."""
+"""Tables of language models: how much one is worse than another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.files import write_json
 
 
 def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:
-    """What the perplexity command leaves."""
+    """Write what the perplexity command writes."""
     per_word = math.exp(nll.sum() / words.sum())
     facts = {"perplexity_per_word": per_word, "perplexity_per_token": None, "nll": nll.tolist(), "left_out": 0,
              "counted": words.tolist(), "words": int(words.sum()), "sentences": len(words)}  # fmt: skip
@@ -24,7 +24,7 @@ def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:
 
 
 def test_one_against_another(tmp_path: Path) -> None:
-    """What is 3 % worse in every word is so in every draw; noise between sentences widens the interval."""
+    """A model that is 3 % worse in every word is so in every draw; noise between sentences widens the interval."""
     generator = np.random.default_rng(0)
     words = generator.integers(3, 12, 200)
     nll = words * 5.0
@@ -38,12 +38,12 @@ def test_one_against_another(tmp_path: Path) -> None:
     table = lm_report.perplexities(lms, ["test"], against={"half": "dense"})
     assert "+3.00 (3.00 to 3.00) dense" in table and f"{math.exp(5):.2f}" in table
     assert "% above" not in lm_report.perplexities(lms, ["test"])
-    with pytest.raises(UserError, match="'other' is none of the language models"):
+    with pytest.raises(UserError, match="--against names 'other', which is not in --lms"):
         lm_report.perplexities(lms, ["test"], against={"half": "other"})
 
 
 def test_other_words_are_refused(tmp_path: Path) -> None:
     words = np.array([3, 4])
     first, other = measured(tmp_path / "a", words * 2.0, words), measured(tmp_path / "b", words * 2.0, words + 1)
-    with pytest.raises(UserError, match="other words of test"):
+    with pytest.raises(UserError, match="different words of test"):
         lm_report.excess(first, other, "test")

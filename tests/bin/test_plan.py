@@ -1,4 +1,4 @@
-"""The plan: sizes of the configuration, steps and epochs of the corpus, and that nothing is trained."""
+"""The plan reports sizes, steps and epochs, and trains nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_saved_activations_grow_with_the_batch() -> None:
 
 
 def test_low_rank_is_planned_with_its_factors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Training holds the factors of whole rank, which are more parameters than the dense network's."""
+    """Training keeps factors of full rank, which have more parameters than the dense network."""
     path = tmp_path / "prune.yaml"
     path.write_text("method: magnitude\ntechnique: low_rank\nloss: {backend: torch}\nconstraint: {size: 0.05}\n"
                     "trainer: {max_steps: 10, num_threads: 1}\n")  # fmt: skip

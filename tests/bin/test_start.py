@@ -1,4 +1,4 @@
-"""Commands and programs say what their options are before they import what computes."""
+"""Commands and programs print their options before they import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning.bin import __main__ as console
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "lhotse", "k2", "omegaconf", "safetensors", "scipy", "matplotlib", "transformers",
          "tabulate", "sentencepiece")  # fmt: skip
-COMMANDS = sorted(console.available().keys() - {"torchrun"})  # whose options are torch's
+COMMANDS = sorted(console.available().keys() - {"torchrun"})  # its options are those of torch
 PROGRAMS = sorted(
     str(path.relative_to(ROOT)) for where in ("local", "egs/*/local") for path in ROOT.glob(f"{where}/*.py")
 )
@@ -48,7 +48,7 @@ for name in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def faults() -> list[str]:
-    """Of all of them: one process asks each for its options."""
+    """Return the faults of all commands; one process asks each of them for its options."""
     command = [sys.executable, "-c", ASK_ALL, ",".join(HEAVY), *COMMANDS, *PROGRAMS]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert run.returncode == 0, run.stderr

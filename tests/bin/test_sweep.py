@@ -1,4 +1,4 @@
-"""A sweep on seconds of speech: runs that stand on one another, done once, failures named, and the table."""
+"""A sweep on seconds of speech: dependent runs, no repeated work, reported failures, and the table."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest
     assert all(size / dense == pytest.approx(0.5, abs=0.02) for size in sizes)
 
     before = {path: path.stat().st_mtime_ns for path in results.glob("half/*/*")}
-    (results / "half/uniform/seed1.json").unlink()  # as if it had been killed before the end
+    (results / "half/uniform/seed1.json").unlink()  # as if it had been killed
     capfd.readouterr()
     sweep.main([*arguments, "--dry-run"])
     assert "half/uniform/seed1\n" in capfd.readouterr().out
@@ -108,7 +108,7 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(config), "--exp-dir", str(tmp_path / "exp")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 1
-    assert "1 of 3 runs of the sweep failed or wait for one: half/bad/seed1; see" in done.stderr.splitlines()[-1]
+    assert "1 of 3 runs failed or depend on a failed run: half/bad/seed1; see" in done.stderr.splitlines()[-1]
     assert (tmp_path / "exp/results/half/good/seed1.json").is_file()
 
 
@@ -145,7 +145,7 @@ def test_a_wrong_sweep_is_refused_before_anything_starts(
 @pytest.mark.processes
 @pytest.mark.long
 def test_a_killed_sweep_goes_on(config: Path, tmp_path: Path) -> None:
-    """SIGKILL of all its processes in the middle of the second run: the first is not made again."""
+    """After SIGKILL of all processes in the second run, the first run is not repeated."""
     lines = {name: {"uniform": "width", "finetune_settings": [f"trainer.max_steps={steps}"]}
              for name, steps in (("first", 3), ("second", 80))}  # fmt: skip
     changed(config, "methods", to=lines)

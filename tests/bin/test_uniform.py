@@ -1,4 +1,4 @@
-"""Uniform networks: as costly as was asked, by units or in their whole width."""
+"""Uniform networks reach the requested cost, by units or by width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Averages of weights are the means that they claim to be."""
+"""Averages of weights equal directly computed means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruning.experiments.average import RunningAverage, mean, mean_between
 
 
 def walk(steps: int, seed: int) -> list[dict[str, Tensor]]:
-    """The running averages of a random walk and the weights behind them."""
+    """Return the running averages of a random walk, and its weights."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     average = RunningAverage(model)

@@ -1,4 +1,4 @@
-"""Checkpoints rebuild their network from the file alone, and refuse whatever does not fit."""
+"""Checkpoints rebuild their network from the file alone, and refuse what does not fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def header_of(epoch: int = 1, hidden: int = 8, **more: Any) -> dict[str, Any]:
 
 def test_the_file_alone_rebuilds_the_network(tmp_path: Path) -> None:
     model = network()
-    model.train()(torch.randn(9, 4))  # moves the batch norm's statistics and its integer counter
+    model.train()(torch.randn(9, 4))  # changes the batch norm's statistics and its integer counter
     header = header_of(tokenizer={"sha256": "äö"}, structure={"heads": [0, 2], "scale": [0.25, 1e-17]})
     checkpoint.save_model(tmp_path / "m.safetensors", model, header)
     loaded, found = checkpoint.load_model(tmp_path / "m.safetensors", build=build)
@@ -80,12 +80,12 @@ def test_another_architecture_is_refused_by_tensor(tmp_path: Path) -> None:
     checkpoint.save_model(path, network(), header_of())
     with pytest.raises(
         UserError,
-        match=r"m\.safetensors is of another architecture: tensor 0\.weight has shape "
-        r"\(8, 4\) in it and \(6, 4\) in the network",
+        match=r"m\.safetensors is for another architecture: tensor 0\.weight has shape "
+        r"\(8, 4\) in the checkpoint and \(6, 4\) in the network",
     ):
         checkpoint.load_weights(network(hidden=6), checkpoint.read_tensors(path, ""), path)
     wider = nn.Sequential(*network(), nn.Linear(1, 1))
-    with pytest.raises(UserError, match=r"tensor 4\.weight has shape none in it"):
+    with pytest.raises(UserError, match=r"tensor 4\.weight has shape none in the checkpoint"):
         checkpoint.load_weights(wider, checkpoint.read_tensors(path, ""), path)
     with pytest.raises(UserError, match=r"and none in the network"):
         checkpoint.load_weights(nn.Sequential(*list(network())[:-1]), checkpoint.read_tensors(path, ""), path)
@@ -94,8 +94,8 @@ def test_another_architecture_is_refused_by_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weight: weight * float("nan"), "holds values that are not finite; give one of an earlier epoch"),
-        (lambda weight: weight.to(torch.int8), "holds torch.int8; give one in float32"),
+        (lambda weight: weight * float("nan"), "contains values that are not finite; give a checkpoint of an earlier"),
+        (lambda weight: weight.to(torch.int8), "has type torch.int8; give a checkpoint in float32"),
     ],
 )
 def test_weights_that_mean_nothing_are_refused(tmp_path: Path, change: Any, message: str) -> None:
@@ -109,11 +109,11 @@ def test_weights_that_mean_nothing_are_refused(tmp_path: Path, change: Any, mess
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"model": [1]}, "does not say which network"),
+        ({"model": [1]}, "does not describe a network"),
         ({"model": {"type": ["transducer"], "config": {}}}, "network of type"),
         ({"model": {"type": "transducer", "config": None}}, "does not build"),
         ({"model": {"type": "transformer_lm", "config": [1]}}, "does not build"),
-        ({"model": {"type": "toy"}, "tokenizer": None}, "does not say which tokens"),
+        ({"model": {"type": "toy"}, "tokenizer": None}, "does not describe the tokens"),
     ],
 )
 def test_headers_of_another_form_are_refused(tmp_path: Path, header: dict[str, Any], message: str) -> None:
@@ -145,7 +145,7 @@ def test_truncated_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory"):
         checkpoint.read_header(tmp_path)
     checkpoint.write_tensors(tmp_path / "bare.safetensors", {"w": torch.zeros(1)})
-    with pytest.raises(UserError, match="does not say which network"):
+    with pytest.raises(UserError, match="does not describe a network"):
         checkpoint.read_header(tmp_path / "bare.safetensors")
 
 
@@ -161,7 +161,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path: Path, monkeypa
 
 
 def test_an_error_of_the_file_system_is_told_as_such(tmp_path: Path) -> None:
-    """A real one, since safetensors' wording of it is what must be understood: a limit on the size of files."""
+    """The error is real (a limit on file size), because the code parses the message of safetensors."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -213,11 +213,11 @@ def test_without_average_the_epoch_and_without_epoch_the_best(epochs: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epoch": 4}, r"epoch-4\.safetensors does not exist; epochs 1, 2, 3 are there"),
-        ({"epoch": 2, "avg": 3}, "epoch 2 with an average over 3 is not possible"),
-        ({"epoch": 0}, "epoch 0"),
-        ({"epoch": 1, "avg": 0}, "average over 0"),
-        ({"avg": 2}, "needs the last epoch"),
+        ({"epoch": 4}, r"epoch-4\.safetensors does not exist; choose one of the epochs 1, 2, 3"),
+        ({"epoch": 2, "avg": 3}, "--epoch 2 with --avg 3 is not possible"),
+        ({"epoch": 0}, "--epoch 0"),
+        ({"epoch": 1, "avg": 0}, "--avg 0"),
+        ({"avg": 2}, "--avg needs --epoch"),
     ],
 )
 def test_impossible_choices_are_refused(epochs: Path, options: dict[str, int], message: str) -> None:
@@ -240,7 +240,7 @@ def test_a_file_takes_no_epoch(epochs: Path) -> None:
         ({"structure": {"heads": [1]}}, "differ in structure"),
         ({"model": {"type": "toy", "hidden": 9}}, "differ in model"),
         ({"tokenizer": {"sha256": "b"}}, "differ in tokenizer"),
-        ({"averaging_key": "later"}, "cannot be averaged: pruning went on"),
+        ({"averaging_key": "later"}, "cannot be averaged: the network was pruned"),
     ],
 )
 def test_different_networks_are_not_averaged(
@@ -257,7 +257,7 @@ def test_weights_under_a_ramp_are_not_averaged(epochs: Path) -> None:
     for epoch in (2, 3):
         path = checkpoint.epoch_path(epochs, epoch)
         checkpoint.save_weights(path, checkpoint.read_tensors(path, ""), header_of(epoch, averaging_key=None))
-    with pytest.raises(UserError, match="pruning went on"):
+    with pytest.raises(UserError, match="was pruned during them"):
         checkpoint.load_model(epochs, 3, 2, use_average=False, build=build)
 
 

@@ -1,4 +1,4 @@
-"""Which decoding of a set is the newest."""
+"""Choice of the newest decoding of a set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning.experiments import decoding_results
 @pytest.mark.parametrize(
     ("first", "second", "newest"),
     [
-        ("2026-03-29T01:30:00+01:00", "2026-03-29T03:10:00+02:00", 1),  # the clock was put forward between
+        ("2026-03-29T01:30:00+01:00", "2026-03-29T03:10:00+02:00", 1),  # the clock was put forward in between
         ("2026-10-25T02:50:00+02:00", "2026-10-25T02:10:00+01:00", 1),  # and back
         ("2026-05-01T20:00:00+09:00", "2026-05-01T12:30:00+00:00", 1),
         ("2026-05-01T20:00:00-05:00", "2026-05-01T23:00:00+00:00", 0),

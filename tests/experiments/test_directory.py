@@ -1,4 +1,4 @@
-"""The directory of a run: one process at a time, and only the run that it began with."""
+"""The experiment directory of a run: one process at a time, and only the run that it was started with."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_what_is_there_must_hold_keys(tmp_path: Path) -> None:
         directory.check_unchanged(tmp_path, {}, {})
     (tmp_path / directory.CONFIG).write_text("a: 1")
     (tmp_path / directory.RUN).write_text("[1]")
-    with pytest.raises(UserError, match="run.json holds no keys"):
+    with pytest.raises(UserError, match="run.json contains no keys"):
         directory.check_unchanged(tmp_path, {"a": 1}, {})
 
 
@@ -99,7 +99,7 @@ with directory.locked(Path({str(tmp_path)!r})):
     finally:
         holder.kill()
         holder.wait()
-    until(partial(free, tmp_path))  # the kernel lets go of the lock of a killed process by itself
+    until(partial(free, tmp_path))  # the kernel releases the lock of a killed process
 
 
 def free(exp_dir: Path) -> bool:

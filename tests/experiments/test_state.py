@@ -1,4 +1,4 @@
-"""Training states are whole or absent, and the one before stays until the new one is whole."""
+"""Training states are complete or absent; the previous one stays until the new one is complete."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_one_before_survives_a_failed_write(tmp_path: Path, monkeypatch: pyt
 def test_leftovers_of_a_killed_process_are_no_state(tmp_path: Path) -> None:
     path = save_state(tmp_path, make(1, 5))
     (tmp_path / ".tmp-77-epoch-0009-batch-000001").mkdir()
-    (tmp_path / "epoch-0009-batch-000000").mkdir()  # one whose removal was interrupted
+    (tmp_path / "epoch-0009-batch-000000").mkdir()  # a state whose removal was interrupted
     assert latest_state(tmp_path) == path
     newer = save_state(tmp_path, make(1, 6))
     assert list(tmp_path.iterdir()) == [newer]
@@ -62,7 +62,7 @@ def test_damaged_states_are_named(tmp_path: Path) -> None:
     path = save_state(tmp_path, make(1, 5))
     whole = (path / "tensors.safetensors").read_bytes()
     (path / "tensors.safetensors").write_bytes(whole[:-3])
-    with pytest.raises(UserError, match=r"tensors\.safetensors is not a whole .*; remove "):
+    with pytest.raises(UserError, match=r"tensors\.safetensors is not a complete .*; remove "):
         load_state(path)
     (path / "state.json").write_text('{"version": 99}')
     with pytest.raises(UserError, match=r"state\.json is not a training state of version 1"):

@@ -1,4 +1,4 @@
-"""Foreign checkpoints are read, and nothing in them is executed."""
+"""Checkpoints of others are read without executing code in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pruning.experiments import unpickle
 
 
 def icefall_like() -> dict[str, Any]:
-    """What icefall's save_checkpoint leaves: tensors, optimiser state, paths, numpy numbers, None."""
+    """Contents like those of icefall's save_checkpoint: tensors, optimiser state, paths, numpy numbers, None."""
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model(torch.randn(4, 3)).sum().backward()
@@ -85,7 +85,7 @@ def test_views_of_one_storage_share_it(tmp_path: Path) -> None:
 
 
 class Evil:
-    """Runs a function of its choice when an ordinary unpickler loads it."""
+    """Executes a function when an ordinary unpickler loads it."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -98,16 +98,16 @@ class Evil:
 def test_refuses_functions_by_name_and_runs_none(tmp_path: Path, zipped: bool) -> None:
     mark = tmp_path / "ran"
     torch.save({"model": {}, "x": Evil(os.mkdir, str(mark))}, tmp_path / "e.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"e\.pt holds (posix|nt|os)\.mkdir"):
+    with pytest.raises(UserError, match=r"e\.pt contains (posix|nt|os)\.mkdir"):
         unpickle.load(tmp_path / "e.pt")
     assert not mark.exists()
-    with pytest.raises(UserError, match="holds builtins.eval|holds __builtin__.eval"):
+    with pytest.raises(UserError, match="contains builtins.eval|contains __builtin__.eval"):
         torch.save(Evil(eval, "1"), tmp_path / "eval.pt", _use_new_zipfile_serialization=zipped)
         unpickle.load(tmp_path / "eval.pt")
 
 
 def test_refuses_attributes_of_allowed_classes(tmp_path: Path) -> None:
-    """Protocol 4 may ask for a dotted name; only exact names are on the list."""
+    """Protocol 4 allows dotted names; only exact names are on the list."""
     payload = pickle.PROTO + b"\x04" + b"cpathlib\nPosixPath.cwd\n)R."
     (tmp_path / "dotted.pt").write_bytes(payload)
     with pytest.raises(UserError):
@@ -153,7 +153,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_version_of_torch_is_text(tmp_path: Path) -> None:
-    """icefall's notes on the environment once held it as torch has it, a class of its own."""
+    """In older icefall checkpoints it is an object of torch's own class."""
     torch.save({"env_info": {"torch-version": torch.__version__}}, tmp_path / "epoch-1.pt")
     found = unpickle.load(tmp_path / "epoch-1.pt")["env_info"]["torch-version"]
     assert type(found) is str and found == str(torch.__version__)
@@ -161,7 +161,7 @@ def test_the_version_of_torch_is_text(tmp_path: Path) -> None:
 
 def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
     (tmp_path / "pretrained.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(UserError, match="pretrained.pt is a pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(UserError, match="pretrained.pt is a Git LFS pointer.*git lfs pull"):
         unpickle.load(tmp_path / "pretrained.pt")
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: every form that save_pretrained writes, and what is refused."""
+"""Hugging Face checkpoints: all forms that save_pretrained writes, and what is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEADS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
 
 
 def written(directory: Path, shape: dict[str, Any], head: str = "ForCTC") -> HfEncoder:
-    """A checkpoint of Hugging Face's in ``directory``, and its encoder."""
+    """Write a Hugging Face checkpoint to ``directory``; return its encoder."""
     name = HEADS[shape["model_type"]]
     torch.manual_seed(1)
     config = getattr(transformers, f"{name}Config")(**hf_values(shape, vocab_size=7))
@@ -48,7 +48,7 @@ def written(directory: Path, shape: dict[str, Any], head: str = "ForCTC") -> HfE
 
 
 def as_pickle(directory: Path, change: Any = lambda tensors: tensors) -> None:
-    """The weights as ``pytorch_model.bin`` instead."""
+    """Replace the weights by ``pytorch_model.bin``."""
     tensors = load_file(directory / "model.safetensors")
     torch.save(change(dict(tensors)), directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
@@ -83,7 +83,7 @@ def test_any_head_is_left_out(tmp_path: Path, head: str, caplog: pytest.LogCaptu
     original = written(tmp_path, SHAPES[0], head)
     with caplog.at_level(logging.INFO):
         assert_same(load_hf(tmp_path), original)
-    assert "left out what is not of the encoder: masked_spec_embed" in caplog.text
+    assert "left out tensors that do not belong to the encoder: masked_spec_embed" in caplog.text
     assert ("more" in caplog.text) == (head != "Model")
 
 
@@ -142,15 +142,15 @@ def test_the_preprocessor_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     (tmp_path / "preprocessor_config.json").unlink()
     with caplog.at_level("WARNING"):
         assert load_hf(tmp_path).config.normalise_audio
-    assert "has no preprocessor_config.json: its audio is normalised" in caplog.text
+    assert "has no preprocessor_config.json: audio is normalised by default" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("text", "item"),
     [
-        ("[1]", "does not hold a configuration"),
-        ('{"do_normalize": "false"}', "do_normalize is 'false'"),
-        ('{"sampling_rate": 8000}', "audio with 8000 samples a second"),
+        ("[1]", "does not contain a configuration"),
+        ('{"do_normalize": "false"}', "do_normalize must be true or false, got 'false'"),
+        ('{"sampling_rate": 8000}', "sampling_rate must be 16000, got 8000"),
     ],
 )
 def test_a_preprocessor_that_is_not_understood_is_refused(tmp_path: Path, text: str, item: str) -> None:
@@ -163,12 +163,12 @@ def test_a_preprocessor_that_is_not_understood_is_refused(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("change", "item"),
     [
-        (lambda weight: weight.to(torch.int8), "holds torch.int8, as quantised weights do"),
+        (lambda weight: weight.to(torch.int8), "has type torch.int8, so its weights are quantised"),
         (lambda weight: weight * float("nan"), "not finite"),
     ],
 )
 def test_weights_that_are_none_are_refused(tmp_path: Path, change: Any, item: str) -> None:
-    """Copied into a network they would be numbers without meaning."""
+    """Copied into a network, they would be meaningless numbers."""
     written(tmp_path, SHAPES[0])
     path, name = tmp_path / "model.safetensors", "wav2vec2.encoder.layers.1.attention.k_proj.weight"
     tensors = load_file(path)
@@ -180,14 +180,14 @@ def test_weights_that_are_none_are_refused(tmp_path: Path, change: Any, item: st
 def test_names_of_tensors_are_words(tmp_path: Path) -> None:
     written(tmp_path, SHAPES[0])
     as_pickle(tmp_path, lambda tensors: {1: torch.zeros(1), **tensors})
-    with pytest.raises(UserError, match="something else than tensors by name"):
+    with pytest.raises(UserError, match="is not a dictionary of tensors by name"):
         load_hf(tmp_path)
 
 
 def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
     written(tmp_path, SHAPES[0])
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
-    with pytest.raises(UserError, match="model.safetensors is a pointer of Git LFS"):
+    with pytest.raises(UserError, match="model.safetensors is a Git LFS pointer"):
         load_hf(tmp_path)
 
 
@@ -209,10 +209,10 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     tensors = load_file(path)
     whole = tensors.pop(f"wav2vec2.{name}")
     save_file(tensors, path)
-    with pytest.raises(UserError, match=f"lacks {name}, of the encoder"):
+    with pytest.raises(UserError, match=f"lacks tensors of the encoder: {name}"):
         load_hf(tmp_path)
     save_file({**tensors, f"wav2vec2.{name}": whole[1:].clone()}, path)
-    with pytest.raises(UserError, match=rf"{name} is \(23,\), not \(24,\)"):
+    with pytest.raises(UserError, match=rf"{name} has shape \(23,\), not \(24,\)"):
         load_hf(tmp_path)
 
 
@@ -244,9 +244,9 @@ def test_other_networks_are_refused_by_name(tmp_path: Path, changes: dict[str, A
     [
         ({}, "no config.json"),
         ({"config.json": "{"}, "not valid JSON"),
-        ({"config.json": "[1]"}, "does not hold a configuration"),
+        ({"config.json": "[1]"}, "does not contain a configuration"),
         ({"config.json": json.dumps(hf_values(SHAPES[0]))}, "neither model.safetensors nor pytorch_model.bin"),
-        ({"config.json": json.dumps(hf_values(SHAPES[0])), "model.safetensors": "x"}, "not a whole safetensors"),
+        ({"config.json": json.dumps(hf_values(SHAPES[0])), "model.safetensors": "x"}, "not a complete safetensors"),
         ({"config.json": json.dumps(hf_values(SHAPES[0])), "pytorch_model.bin": "x"}, "not a readable torch"),
         ({"config.json": json.dumps(hf_values(SHAPES[0])), "model.safetensors.index.json": "{}"}, "no weight_map"),
     ],
@@ -259,7 +259,7 @@ def test_directories_that_are_no_checkpoint_are_refused(tmp_path: Path, files: d
 
 
 def test_a_name_is_looked_up_in_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it were there: a repository without safetensors, then none at all."""
+    """With a fake hub: a repository without safetensors, then no repository."""
     original, asked = written(tmp_path, SHAPES[0]), []
     as_pickle(tmp_path)
 
@@ -275,6 +275,6 @@ def test_a_name_is_looked_up_in_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(UserError, match="someone/a-network is no directory") as caught:
+    with pytest.raises(UserError, match="someone/a-network is not a directory") as caught:
         load_hf("someone/a-network")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Which of icefall's files its options mean, and what their average is."""
+"""Choice of icefall's files by its options, and their average."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pruning.errors import UserError
 from pruning.importers.icefall_checkpoint import Choice, load
 from tests.icefall import networks
 
-# our own file holds a path, which newer torch does not load unasked
+# the file contains a path, which newer torch does not load by default
 TRUSTING: dict[str, Any] = {"weights_only": False} if torch.__version__ >= "2" else {}
-PERIOD, BATCHES = 3, 10  # batches between updates of the running average, and in an epoch
+PERIOD, BATCHES = 3, 10  # batches between updates of the running average, and per epoch
 
 
 def weights(batch: int) -> Tensor:
-    """What a training had after so many batches."""
+    """Return the weights of a training after ``batch`` batches."""
     return torch.randn(3, generator=torch.Generator().manual_seed(batch)).double()
 
 
 def write(directory: Path, name: str, batch: int, average: bool = True, module: str = "") -> None:
-    """A checkpoint as icefall writes it after ``batch`` batches."""
+    """Write a checkpoint like icefall after ``batch`` batches."""
     seen = [weights(number) for number in range(PERIOD, batch + 1, PERIOD)]
     found: dict[str, Any] = {
         "model": {f"{module}w": weights(batch).float(), f"{module}count": torch.tensor(batch)},
@@ -75,7 +75,7 @@ def test_a_file_is_taken_as_it_is(exp: Path) -> None:
 
 
 def test_epochs_from_0(exp: Path) -> None:
-    """As the recipes before ``pruned_transducer_stateless4`` count."""
+    """As in the recipes before ``pruned_transducer_stateless4``."""
     write(exp, "epoch-0.pt", 5, average=False)
     found = load(exp, Choice(epoch=1, avg=2, use_averaged_model=False))
     assert [path.name for path in found.files] == ["epoch-0.pt", "epoch-1.pt"]
@@ -90,13 +90,13 @@ def test_names_of_distributed_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "named"),
     [
-        (Choice(), "give --epoch or --iter"),
-        (Choice(epoch=2, iteration=3), "give --epoch or --iter"),
+        (Choice(), "give exactly one of --epoch and --iter"),
+        (Choice(epoch=2, iteration=3), "give exactly one of --epoch and --iter"),
         (Choice(epoch=2, avg=2), "needs the running average before them"),
-        (Choice(epoch=2, avg=3, use_averaged_model=False), "so many epochs"),
-        (Choice(epoch=9, use_averaged_model=False), r"epoch-9\.pt does not exist.*another --epoch or --avg"),
-        (Choice(epoch=30, avg=10), r"epoch-30\.pt does not exist, which --epoch 30 --avg 10 needs; \d files"),
-        (Choice(iteration=16, avg=2), r"has 2 files checkpoint-N\.pt up to 16, of which 3"),
+        (Choice(epoch=2, avg=3, use_averaged_model=False), "earlier epochs, which do not exist"),
+        (Choice(epoch=9, use_averaged_model=False), r"epoch-9\.pt, which .* does not exist.*another --epoch or --avg"),
+        (Choice(epoch=30, avg=10), r"epoch-30\.pt, which --epoch 30 --avg 10 needs, does not exist; .* \d files"),
+        (Choice(iteration=16, avg=2), r"has 2 files checkpoint-N\.pt up to 16, but 3"),
     ],
 )
 def test_what_cannot_be_had_is_named(exp: Path, choice: Choice, named: str) -> None:
@@ -108,7 +108,7 @@ def test_what_cannot_be_had_is_named(exp: Path, choice: Choice, named: str) -> N
     ("change", "choice", "named"),
     [
         ({"model_avg": None}, Choice(epoch=2), "'model_avg'.*use-averaged-model false"),
-        ({"batch_idx_train": None}, Choice(epoch=2), "how many batches"),
+        ({"batch_idx_train": None}, Choice(epoch=2), "over how many batches"),
         ({"model": {"w": torch.zeros(4), "count": torch.tensor(1)}}, Choice(epoch=2, avg=2, use_averaged_model=False),
          "cannot be averaged.*tensor w"),
         ({"model": None}, Choice(epoch=2, use_averaged_model=False), "has no 'model'"),
@@ -125,12 +125,12 @@ def test_broken_checkpoints_are_named(exp: Path, change: dict, choice: Choice, n
 
 def test_a_path_and_an_epoch_do_not_go_together(exp: Path) -> None:
     for choice in (Choice(epoch=2), Choice(iteration=2), Choice(avg=2)):
-        with pytest.raises(UserError, match="is no experiment directory"):
+        with pytest.raises(UserError, match="is not an experiment directory"):
             load(exp / "epoch-2.pt", choice)
 
 
 def test_the_same_averages_as_icefalls(exp: Path) -> None:
-    """By its own functions, where a checkout is at hand."""
+    """Compared with icefall's own functions, if there is a checkout."""
     theirs = networks.package("icefall.checkpoint", networks.checkout())
     average = theirs.average_checkpoints_with_averaged_model(str(exp / "epoch-2.pt"), str(exp / "epoch-5.pt"))
     assert torch.allclose(load(exp, Choice(epoch=5, avg=3)).state["w"], average["w"], atol=1e-6)

@@ -1,4 +1,4 @@
-"""From icefall's checkpoint to a pruned network by one command, on seconds of data."""
+"""From an icefall checkpoint to a pruned network with one command, on seconds of data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TRUSTING: dict[str, Any] = {"weights_only": False} if torch.__version__ >= "2" e
 
 
 def experiment(place: Path, directory: Path, recipe: str) -> Path:
-    """An experiment of icefall's with one epoch."""
+    """Write an icefall experiment with one epoch."""
     exp_dir = place / recipe / "exp"
     exp_dir.mkdir(parents=True)
     state = networks.state(networks.encoder(directory, recipe), recipe)
@@ -57,7 +57,7 @@ def data_options(data_dir: Path) -> list[str]:
 
 
 def kept(small: Transducer, teacher: Path) -> float:
-    """The share of the encoder's parameters that are left, and are not 0."""
+    """Return the share of the encoder's parameters that are left and not 0."""
     dense = read_json(teacher / "model.json", "")["encoder_parameters"]
     return sum(int(parameter.count_nonzero()) for parameter in small.encoder.parameters()) / dense
 
@@ -85,7 +85,7 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
     assert list((tmp_path / "extracted" / "modified_beam_search").glob("recogs-*.txt"))
     export.main(["--exp-dir", str(tmp_path / "extracted"), "--lang-dir", lang_dir,
                  "--output", str(tmp_path / "onnx")])  # fmt: skip
-    prune.main(arguments)  # again: all is there
+    prune.main(arguments)  # again: all is done
 
 
 @pytest.mark.processes
@@ -96,9 +96,9 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
      ("magnitude", "low_rank", False), ("wanda", "low_rank", False), ("magnitude", "unstructured", False)],
 )  # fmt: skip
 def test_every_method_prunes_it(method: str, technique: str, own_modules: bool, data_dir: Path, tmp_path: Path) -> None:
-    """In its own modules where nothing has to look into its layers; one-shot repair of what was cut there, too."""
+    """With the checkout's modules unless a method needs the layers' inputs; also one-shot pruning with repair."""
     (tmp_path / "prune.yaml").write_text(CONFIG)
-    teacher, target = tmp_path / "teacher", 0.5 if technique == "structured" else 0.2  # much is in its convolutions
+    teacher, target = tmp_path / "teacher", 0.5 if technique == "structured" else 0.2  # it has large convolutions
     import_icefall.main(["--source", str(experiment(tmp_path, networks.STAND_IN, REWORKED)), "--epoch", "1",
                          "--use-averaged-model", "false", "--icefall-dir", str(networks.STAND_IN),
                          *data_options(data_dir)[:2], "--exp-dir", str(teacher)])  # fmt: skip
@@ -125,7 +125,7 @@ def test_imported_without_and_with_a_checkout(recipe: str, data_dir: Path, tmp_p
         arguments = ["--source", str(source), "--epoch", "1", "--use-averaged-model", "false", *others,
                      "--lang-dir", data_options(data_dir)[1], "--exp-dir", str(tmp_path / name)]  # fmt: skip
         import_icefall.main(arguments)
-        import_icefall.main(arguments)  # the same again does nothing
+        import_icefall.main(arguments)  # repeating it does nothing
         model, header = checkpoint.load_model(tmp_path / name)
         assert list(header[icefall_teacher.ORIGIN])[0] == "epoch-1.pt"
         assert (tmp_path / name / ".done").is_file()
@@ -134,7 +134,7 @@ def test_imported_without_and_with_a_checkout(recipe: str, data_dir: Path, tmp_p
     found = torch.load(source / "epoch-1.pt", **TRUSTING)
     found["model"]["joiner.output_linear.bias"] += 1.0
     torch.save(found, source / "epoch-1.pt")
-    with pytest.raises(UserError, match="holds another network"):
+    with pytest.raises(UserError, match="contains another network"):
         import_icefall.main(arguments)
 
 
@@ -147,7 +147,7 @@ def test_a_checkout_that_computes_something_else_is_refused(tmp_path: Path) -> N
             place.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text()
             place.write_text(text.replace("x = x + self.conv_module", "x = x - self.conv_module"))
-        with pytest.raises(UserError, match="of the checkout computes something else than is known here"):
+        with pytest.raises(UserError, match="of the checkout differ from ours by"):
             icefall_teacher.load(source, Choice(1, use_averaged_model=False), icefall_teacher.Checkout(other))
 
 
@@ -165,13 +165,13 @@ def test_a_checkout_whose_forward_has_changed_is_refused(tmp_path: Path, monkeyp
 
 
 def test_weights_alone_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The tensors of a causal Conformer are those of another; only train.py's settings tell."""
+    """Tensors do not show whether a Conformer is causal; only the settings of train.py do."""
     source = experiment(tmp_path, networks.STAND_IN, PRUNED)
     icefall_teacher.load(source / "epoch-1.pt", Choice())
     assert "causal" not in caplog.text
     torch.save({"model": torch.load(source / "epoch-1.pt", **TRUSTING)["model"]}, source / "pretrained.pt")
     icefall_teacher.load(source / "pretrained.pt", Choice())
-    assert "pretrained.pt does not say how it was trained: convolutions are taken for not causal" in caplog.text
+    assert "pretrained.pt does not contain its training settings: assuming convolutions that are not" in caplog.text
 
 
 def test_the_recipe_of_an_experiment_behind_a_link(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_recipe_of_an_experiment_behind_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("word", "meant"), [("True", True), ("1", True), ("False", False), ("no", False)])
 def test_the_words_of_icefalls_options(word: str, meant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever copies the options of a ``decode.py``."""
+    """Options can be copied from a ``decode.py`` command."""
     asked: list[Choice] = []
     monkeypatch.setattr(icefall_teacher, "import_experiment", lambda source, choice, *_: asked.append(choice))
     import_icefall.main(["--source", "x", "--lang-dir", "x", "--exp-dir", "x", "--epoch", "9", "--iter", "0",
@@ -211,7 +211,7 @@ def test_another_bpe_model_and_a_weight_for_ctc_are_refused(data_dir: Path, tmp_
 
 @pytest.mark.parametrize("narrow", NARROW)
 def test_a_narrow_one_is_of_ours(narrow: str, tmp_path: Path) -> None:
-    """The same-size rival keeps the form of its layers, not the checkout's modules."""
+    """The uniform network of the same size keeps the variant of the layers but not the checkout's modules."""
     source = experiment(tmp_path, networks.STAND_IN, REWORKED)
     checkout = icefall_teacher.Checkout(networks.STAND_IN)
     model, _ = icefall_teacher.load(source, Choice(1, use_averaged_model=False), checkout)
@@ -225,5 +225,5 @@ def test_a_teacher_must_be_said_once(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "prune.yaml").write_text(CONFIG)
     arguments = ["--config", str(tmp_path / "prune.yaml"), "--exp-dir", str(tmp_path), *data_options(data_dir)]
     for given in ([], ["--teacher", "x", "--teacher-icefall", "y"]):
-        with pytest.raises(UserError, match="which network is to be pruned is not clear"):
+        with pytest.raises(UserError, match="no teacher given, or two"):
             prune.main([*arguments, *given])

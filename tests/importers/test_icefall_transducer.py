@@ -1,6 +1,6 @@
-"""icefall's Conformer transducers: equal outputs under our names, and units of modules that stay icefall's own.
+"""icefall's Conformer transducers: equal outputs after conversion, and units in the checkout's own modules.
 
-Of the stand-in in ``tests/icefall`` always, of icefall itself where ``ICEFALL_DIR`` names a checkout.
+Always with the stand-in in ``tests/icefall``, and with icefall itself if ``ICEFALL_DIR`` names a checkout.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ours(state: dict[str, Tensor]) -> Transducer:
 
 
 def foreign(directory: Path, recipe: str = REWORKED) -> Transducer:
-    """The transducer whose encoder is icefall's own."""
+    """Return the transducer with icefall's own encoder."""
     network = networks.encoder(directory, recipe)
     model = ours(networks.state(network, recipe))
     own = Transducer(dataclasses.replace(model.config, icefall=networks.modules(directory, recipe)))
@@ -54,7 +54,7 @@ def foreign(directory: Path, recipe: str = REWORKED) -> Transducer:
 def features() -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([90, 61])
     x = torch.randn(2, 90, 80, generator=torch.Generator().manual_seed(1))
-    x[1, 61:] = 0.0  # in icefall, the first convolution of the reworked ones looks a frame beyond the end
+    x[1, 61:] = 0.0  # in icefall, the first convolution of reworked encoders sees one frame beyond the end
     return x, lengths
 
 
@@ -78,7 +78,7 @@ def test_outputs_are_equal(place: Place, recipe: str) -> None:
 
 
 def embedded(state: dict[str, Tensor], tokens: list[int]) -> Tensor:
-    """The decoder's output after a context of two, from icefall's tensors."""
+    """Compute the decoder's output after a context of two, from icefall's tensors."""
     scale = state.get("decoder.embedding.scale", torch.zeros(())).exp()
     table = state["decoder.embedding.weight"] * scale
     context = torch.stack([table[token] if token >= 0 else torch.zeros_like(table[0]) for token in tokens])
@@ -96,7 +96,7 @@ def linear(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("recipe", [STATELESS, PRUNED, REWORKED])
 @torch.no_grad()
 def test_decoder_joiner_and_simple_heads(recipe: str) -> None:
-    """By the formulas of each recipe's model.py."""
+    """Compared with the formulas of each recipe's model.py."""
     network = networks.encoder(networks.STAND_IN, recipe)
     state = networks.state(network, recipe)
     model = ours(state)
@@ -130,7 +130,7 @@ def test_the_simple_heads_of_one_that_was_trained_without_follow_its_joiner() ->
     encoded, decoded = 1e-3 * torch.randn(32), 1e-3 * torch.randn(networks.JOINER)
     model.joiner.encoder_proj.bias.zero_()
     simple = model.simple_am(encoded) + model.simple_lm(decoded)
-    of_projection = model.simple_am.bias - model.joiner.output.bias  # its bias, which was there at conversion
+    of_projection = model.simple_am.bias - model.joiner.output.bias  # its bias, which existed at conversion
     assert torch.allclose(simple - of_projection, model.joiner(encoded, decoded), atol=1e-4)
 
 
@@ -209,7 +209,7 @@ def test_gradients_reach_masks_and_the_checkouts_weights(place: Place) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @torch.no_grad()
 def test_layers_of_a_checkouts_modules(place: Place, recipe: str) -> None:
-    """What is distilled; in training, too, the last is the output."""
+    """Layer outputs for distillation; in training too, the last one is the output."""
     directory = networks.having(place(), recipe)
     model = foreign(directory, recipe)
     x, lengths = features()
@@ -244,10 +244,10 @@ def test_tensors_that_are_missing_or_unknown_are_named() -> None:
         ({"encoder.encoder.layers.1.feed_forward.4.bias": None}, r"no tensor .*\.layers\.1\.feed_forward\.4"),
         ({"encoder.encoder.layers.1.feed_forward.4.bias_scale": None}, r"no tensor .*feed_forward\.4\.bias_scale"),
         ({"decoder.embedding.scale": None}, r"no tensor decoder\.embedding\.scale"),
-        ({"encoder.encoder.layers.1.extra": torch.zeros(1)}, r"holds encoder\.encoder\.layers\.1\.extra"),
-        ({"joiner.output_linear.bias_scale": torch.zeros(2)}, r"bias_scale of several values"),
-        ({"joiner.output_linear.extra_scale": torch.zeros(1)}, r"holds joiner\.output_linear\.extra_scale"),
-        ({"encoder.encoder.layers.1.self_attn.out_proj.bias": torch.zeros(9)}, r"layers\.1\.self.*\(9,\), w.*\(32,\)"),
+        ({"encoder.encoder.layers.1.extra": torch.zeros(1)}, r"contains encoder\.encoder\.layers\.1\.extra"),
+        ({"joiner.output_linear.bias_scale": torch.zeros(2)}, r"several values in .*bias_scale"),
+        ({"joiner.output_linear.extra_scale": torch.zeros(1)}, r"contains joiner\.output_linear\.extra_scale"),
+        ({"encoder.encoder.layers.1.self_attn.out_proj.bias": torch.zeros(9)}, r"layers\.1\..*\(9,\), but .*\(32,\)"),
     ):  # fmt: skip
         other = {name: value for name, value in {**state, **change}.items() if value is not None}
         with pytest.raises(UserError, match=named):
@@ -281,8 +281,8 @@ def test_a_network_of_post_norms_is_refused() -> None:
     ("change", "settings", "named"),
     [
         ({"encoder.encoder.layers.0.self_attn.pos_bias_u": None}, {}, "pos_bias_u"),
-        ({"decoder.embedding.weight": torch.zeros(4)}, {}, r"decoder\.embedding\.weight of 1 dimensions"),
-        ({"encoder.encoder.layers.0.conv_module.depthwise_conv.weight": torch.zeros(32, 1, 6)}, {}, "even kernel 6"),
+        ({"decoder.embedding.weight": torch.zeros(4)}, {}, r"decoder\.embedding\.weight with 1 dimensions"),
+        ({"encoder.encoder.layers.0.conv_module.depthwise_conv.weight": torch.zeros(32, 1, 6)}, {}, "kernel size 6"),
         ({}, {"feature_dim": 40}, "feature_dim of 40"),
         ({"encoder.encoder_embed.conv.9.weight": torch.zeros(4, 4, 3, 3)}, {}, "4 convolutions"),
         ({}, {"causal_convolution": True}, "causal_convolution"),
@@ -299,7 +299,7 @@ def test_networks_that_are_not_known_are_refused(change: dict, settings: dict, n
 def test_code_that_a_checkpoint_names_is_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
-    """It may have come with the checkpoint; only a checkout that the user has named is executed, and nothing else."""
+    """Such code may come with the checkpoint; only code of a checkout that the user has named is executed."""
     monkeypatch.delenv("ICEFALL_DIR", raising=False)
     for name in ("checkout", "other"):
         (tmp_path / name / "icefall").mkdir(parents=True)

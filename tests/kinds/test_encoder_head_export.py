@@ -1,4 +1,4 @@
-"""Exported encoders with heads compute what PyTorch's do, for any length and batch, irregular layers and all."""
+"""Exported encoders with a head compute what PyTorch does, for any length and batch, also with irregular layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lang(tmp_path: Path) -> Path:
 
 
 def irregular(shape: dict[str, Any], task: str = "ctc", **changes: Any) -> SpeechModel:
-    """Without the attention of its first layer and the feed-forward module of its last; in evaluation mode."""
+    """Return a network without the attention of its first layer and the feed-forward module of its last layer."""
     of_encoder = {"type": "speech_encoder", "config": asdict(replace(config(shape), **changes))}
     model = stirred(SpeechModel(SpeechModelConfig(of_encoder, task=task, outputs=7)))
     generator = torch.Generator().manual_seed(1)
@@ -115,6 +115,6 @@ def test_the_command(work: Path, tmp_path: Path, kind: str, task: str, capsys: p
     export.main([*options, "--cuts", str(work / "slurp_cuts_dev.jsonl.gz")])
     export.main([*options, "--check"])
     printed = capsys.readouterr().out
-    assert printed.count("float32: outputs differ by") == 2 and "outputs of 0 of 6 utterances differ" in printed
-    with pytest.raises(UserError, match=r"--text is given, and .* holds a speech_model"):
+    assert printed.count("float32: largest relative difference") == 2 and "differ for 0 of 6 utterances" in printed
+    with pytest.raises(UserError, match=r"--text is not for .*, which contains an encoder with a head"):
         export.main([*options, "--text", "x"])

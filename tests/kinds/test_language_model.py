@@ -66,7 +66,7 @@ def repair(place: Path) -> list[str]:
 
 
 def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> None:
-    """Nothing is trained: the loss of the cut network falls by least squares."""
+    """Without training, least squares reduces the loss of the cut network."""
     losses = {}
     prune.main(["--config", str(work / "prune.yaml"), "trainer.optimiser.lr=0", "distillation.weight=0", "--method",
                 "magnitude", "--scheduler", "one_shot", "--teacher", str(work / "dense"),
@@ -82,7 +82,7 @@ def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("method", "technique"), CELLS)
 def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str, technique: str) -> None:
-    """And its extraction is exact, reloads, and is as large as asked for."""
+    """The extraction is exact, reloads, and has the requested size."""
     settings = ["gating.gate_lr=0.5"] if method in (L0, *HJ) else []
     settings += {"hj-mac": ["constraint.macs=0.5"],
                  "hj-sepsize": ["constraint.parts={size:attention: 0.48, size:ffn: 0.5}"]}.get(method, [])  # fmt: skip
@@ -156,8 +156,10 @@ _GATES = ["--method", "l0", "--technique", "structured", "trainer.max_steps=70",
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     work: Path, tmp_path: Path, settings: list[str], stop: int
 ) -> None:
-    """Rotated weights, turned moments and the metric come back from the state and the data; at step 10 it rests; the
-    level of the targets, found at step 50, is asked for on."""
+    """Rotated weights and moments and the metric are restored from state and data.
+
+    At step 10 the run rests; the level of the targets, found at step 50, is kept.
+    """
     common = ["--config", str(work / "prune.yaml"), "--teacher", str(work / "dense"), *data(work),
               "trainer.state_interval=5", *settings]  # fmt: skip
     prune.main([*common, "--exp-dir", str(tmp_path / "whole")])
@@ -183,11 +185,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     if "snapshots=[0.2,0.4]" in settings:
         ends = [[checkpoint.read_header(checkpoint.snapshot_path(tmp_path / name, f"size-{kept}"))["step"]
                  for kept in (80, 60)] for name in ("whole", "broken")]  # fmt: skip
-        assert ends[0] == ends[1] and ends[0][0] - 5 < 10 < ends[0][0], "the state was of a rest"
+        assert ends[0] == ends[1] and ends[0][0] - 5 < 10 < ends[0][0], "the state was saved during a rest"
 
 
 def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> None:
-    """The outputs stay, and a step along the turned first moment moves ``U V`` as before, to first order."""
+    """The outputs do not change, and a step along the rotated first moment moves ``U V`` as before, to first order."""
     model, _ = LanguageModelKind.load_network(work / "dense")
     config = configuration.load(
         language_model.PruneConfig, work / "prune.yaml", ["method=magnitude", "technique=low_rank"]
@@ -198,7 +200,7 @@ def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> N
     layer = pruner.network.get_submodule(group.name.rpartition(".")[0])
     u, v = layer.u.weight, layer.v.weight
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # as if training had gone on
+    with torch.no_grad():  # as if training had continued
         u.add_(0.1 * torch.randn(u.shape, generator=generator))
         v.add_(0.1 * torch.randn(v.shape, generator=generator))
     kept = torch.arange(0, group.size, 2)
@@ -222,7 +224,7 @@ def test_a_rotation_changes_neither_the_network_nor_its_descent(work: Path) -> N
 
 
 def test_metrics_come_from_the_data(work: Path) -> None:
-    """Fisher's rows are the root of the summed squared gradients; the inputs' factor is that of their moments."""
+    """Fisher's rows are the root of summed squared gradients; the factor of the inputs is that of their moments."""
     model, _ = LanguageModelKind.load_network(work / "dense")
     from pruning.speech.text.sentences import Sentences, TextConfig
     from pruning.tasks.language_model import LmDistillationConfig, LmTask
@@ -260,10 +262,12 @@ def test_settings_may_follow_options_with_several_values(work: Path, tmp_path: P
 
 
 def test_data_of_another_kind_are_refused(work: Path) -> None:
-    with pytest.raises(UserError, match="the data are not clear; give --train-cuts and --dev-cuts, or --train-text"):
+    with pytest.raises(
+        UserError, match="cannot tell whether to train on cuts or on text; give --train-cuts and --dev-cuts"
+    ):
         train.main(["--config", str(work / "train.yaml"), "--exp-dir", str(work / "no"), "--lang-dir", "x",
                     "--train-text", "a", "--dev-cuts", "b"])  # fmt: skip
-    with pytest.raises(UserError, match="holds a transformer_lm, and --train-cuts is given"):
+    with pytest.raises(UserError, match="--train-cuts is not for .*, which contains a language model"):
         cuts = work / "cuts.jsonl"
         cuts.write_text("{}")
         prune.main(["--config", str(work / "prune.yaml"), "--method", "magnitude", "--teacher", str(work / "dense"),
@@ -276,7 +280,7 @@ def test_data_of_another_kind_are_refused(work: Path) -> None:
 
 @pytest.mark.parametrize("technique", ["low_rank", "structured", "unstructured"])
 def test_one_run_delivers_several_sizes(work: Path, tmp_path: Path, technique: str) -> None:
-    """Each is a ready experiment of its size, and what a run that stops there would have found."""
+    """Each snapshot is a complete experiment of its size, equal to a run that stops there."""
     common = ["--config", str(work / "prune.yaml"), "constraint.ramp=linear", "criterion.interval=2", "--method",
               "magnitude", "--technique", technique, "--teacher", str(work / "dense"), *data(work)]  # fmt: skip
     prune.main([*common, "constraint.size=0.7", "snapshots=[0.25,0.5]", "--exp-dir", str(tmp_path / "several")])
@@ -295,7 +299,7 @@ def test_one_run_delivers_several_sizes(work: Path, tmp_path: Path, technique: s
 
 
 def test_snapshots_rest_as_long_as_asked(work: Path) -> None:
-    """A network is kept ``rest`` steps after its cut; in them nothing is cut, and after them the ramp goes on."""
+    """A snapshot is kept ``rest`` steps after its cut; nothing is cut in these steps, and then the ramp continues."""
     model, _ = LanguageModelKind.load_network(work / "dense")
     settings = ["method=magnitude", "snapshots=[0.2,0.4]", "constraint.size=0.7", "constraint.ramp=linear",
                 "constraint.ramp_share=0.9", "criterion.interval=2", "criterion.rest=5"]  # fmt: skip
@@ -312,8 +316,8 @@ def test_snapshots_rest_as_long_as_asked(work: Path) -> None:
     assert set(kept) == {"size-80", "size-60"} and cut[-1] == 0.7
     for name, sparsity in (("size-80", 0.2), ("size-60", 0.4)):
         assert kept[name] - cut.index(sparsity) == 5  # steps at rest
-        assert cut.count(sparsity) <= 5 + 2  # and then at the next cut
-    # without the rests, what is cut grows as the ramp does: 26 steps to 0.7
+        assert cut.count(sparsity) <= 5 + 2  # and at the next cut after that
+    # without rests, sparsity follows the ramp: 26 steps to 0.7
     moving = [value for index, value in enumerate(cut) if index == 0 or value != cut[index - 1]]
     assert len(moving) >= 9 and cut.index(0.7) + 1 == 36
 
@@ -327,7 +331,7 @@ def test_snapshots_that_cannot_be(work: Path) -> None:
 
 
 def test_one_shot_low_rank_is_the_svd_of_what_was_trained(work: Path) -> None:
-    """Factors that training moved are brought into their form before they are scored and cut."""
+    """Factors that training changed are brought into SVD form again before they are scored and cut."""
     model, _ = LanguageModelKind.load_network(work / "dense")
     settings = ["method=magnitude", "technique=low_rank", "constraint.ramp=one_shot", "constraint.size=0.6"]
     pruner = new_pruner(model, configuration.load(language_model.PruneConfig, work / "prune.yaml", settings), seed=1)

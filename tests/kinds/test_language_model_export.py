@@ -1,4 +1,4 @@
-"""Exported language models compute what PyTorch's do: whole or by steps, dense, cut, factored, with zeros."""
+"""Exported language models compute what PyTorch does: whole or by steps; dense, cut, factored or with zeros."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 
 
 def cut(technique: str, **changes: object) -> TransformerLM:
-    """What is left of a small network after pruning, extracted."""
+    """Return a small network after pruning and extraction."""
     model: nn.Module = network(**changes)
     if technique == "low_rank":
         model = low_rank.factorise(model, low_rank.linear_names(model))
@@ -63,7 +63,7 @@ def test_the_networks_are_what_they_are_called() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_sentences_and_steps_agree(name: str, tmp_path: Path) -> None:
-    """Whatever the numbers of sentences and tokens, to 1e-4 nats; histories of different lengths step together."""
+    """For any number of sentences and tokens, to 1e-4 nats; histories of different lengths step together."""
     model = NETWORKS[name]()
     export_onnx(model, tmp_path)
     exported = exported_lm(tmp_path)
@@ -82,7 +82,7 @@ def test_whole_sentences_and_steps_agree(name: str, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def _check_mixed(model: TransformerLM, exported: ExportedLM) -> None:
-    """Histories of 4 and 2 tokens, with rubbish where the shorter one has no tokens, selected in another order."""
+    """Check histories of 4 and 2 tokens, with random values beyond the shorter one, selected in another order."""
     long, short = sentences(2, 5), sentences(2, 3).flip(0)
     _, four = by_steps(exported, long[:, :4])
     _, two = by_steps(exported, short[:, :2])
@@ -95,14 +95,14 @@ def _check_mixed(model: TransformerLM, exported: ExportedLM) -> None:
     assert after.lengths.tolist() == [3, 5, 3, 5]
     assert all(cache.shape[2] == 5 for cache in after.caches)
     _, again = exported.step(last[[0, 2]], after.select(torch.tensor([0, 2])))
-    assert all(cache.shape[2] == 5 for cache in again.caches), "there was room"
+    assert all(cache.shape[2] == 5 for cache in again.caches), "there was free space"
     histories: list[Tensor] = [short[1], long[0], short[0], long[1]]
     for row, history in enumerate(histories):
         assert torch.allclose(found[row], model(history[None]).log_softmax(dim=2)[0, -1], atol=1e-4)
 
 
 def talkative() -> TransformerLM:
-    """A network that does not say one token over and over."""
+    """Return a network that does not repeat one token."""
     model = network(tied=False)
     model.norm.reset_parameters()
     return model
@@ -151,7 +151,7 @@ def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save(model: nn.Module, directory: Path, lang_dir: Path, **more: object) -> list[str]:
-    """An experiment; returns the command's options for it."""
+    """Write an experiment; return the command's options for it."""
     tokenizer = Tokenizer(lang_dir)
     header = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), **more}
     checkpoint.save_model(checkpoint.best_path(directory), model, header)
@@ -180,7 +180,7 @@ def test_the_command_exports_and_compares(lang_dir: Path, tmp_path: Path, capsys
     assert "0 of 2 greedy continuations differ" in capsys.readouterr().out
     assert (place / "lm.onnx").stat().st_mtime_ns == made
     save(cut("structured", vocab_size=24, tied=False), tmp_path, lang_dir)  # other weights
-    with pytest.raises(UserError, match="the float32 export differs by"):
+    with pytest.raises(UserError, match="the outputs of the float32 export differ by"):
         export.main([*arguments, "--check"])
 
 
@@ -189,12 +189,12 @@ def test_what_the_command_refuses(lang_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is of a pruning run; extract it first"):
         export.main(save(model, tmp_path / "pruned", lang_dir, found_structure={}))
     arguments = save(model, tmp_path / "lm", lang_dir)
-    with pytest.raises(UserError, match="export holds no export; leave out --check"):
+    with pytest.raises(UserError, match="export contains no export; leave out --check"):
         export.main([*arguments, "--check"])
     for option in (["--torchscript"], ["--cuts", "x"]):
-        with pytest.raises(UserError, match=f"{option[0]} is given, and .*lm holds a transformer_lm; leave it out"):
+        with pytest.raises(UserError, match=f"{option[0]} is not .*for .*lm, which contains a language model; leave"):
             export.main([*arguments, *option])
-    with pytest.raises(UserError, match="--text is given, and .*asr holds a transducer"):
+    with pytest.raises(UserError, match="--text is not for .*asr, which contains a transducer"):
         export.main([*save(transducer(), tmp_path / "asr", lang_dir), "--text", "x"])
     with pytest.raises(UserError, match="vocab|tokens"):
         export.main(save(network(), tmp_path / "other", lang_dir, tokenizer={"vocab_size": 11}))

@@ -1,4 +1,4 @@
-"""Kind of network x technique x method: a cell works by the commands, or is refused before anything starts.
+"""Kind of network x technique x method: each cell works with the commands, or is refused before anything starts.
 
 Cells of language models: `tests.kinds.test_language_model.test_every_cell_prunes_to_its_target`.
 """
@@ -33,15 +33,15 @@ pytestmark = pytest.mark.slow
 
 NETWORKS = ("transducer", *(f"{kind} {task}" for kind in ("conformer", "speech_encoder") for task in ("ctc", "intent")))
 PARTS = {"transducer": {"size:attention": 0.32, "size:ffn": 0.4}}
-"""Of hj-sepsize, where they are not 0.4: of the transducer's six heads, two or three can go."""
+"""Targets of hj-sepsize other than 0.4: two or three of the transducer's six heads can be removed."""
 FEW = ("l0", "hj-mac", "magnitude", "wanda")
-"""Methods of intent networks, whose encoders are those of CTC."""
+"""Methods that are tested with intent networks; their encoders are the same as those with a CTC head."""
 STEPS = {"criterion": 4, "gates": 16}
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A dense network and what its runs read: options and configuration of a command."""
+    """A dense network, and the options and the configuration of its runs."""
 
     place: Path
     data: list[str]
@@ -49,7 +49,7 @@ class Teacher:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What its kind says of it."""
+        """Capabilities that its kind declares."""
         network, _ = checkpoint.load_model(self.place)
         return kinds.of(network).capabilities(network)
 
@@ -78,12 +78,12 @@ def teachers(
 
 
 def parts_of(name: str) -> dict[str, float]:
-    """The targets of hj-sepsize."""
+    """Return the targets of hj-sepsize."""
     return PARTS.get(name, {"size:attention": 0.4, "size:ffn": 0.4})
 
 
 def command(teacher: Teacher, place: Path, name: str, method: str, technique: str) -> list[str]:
-    """The options of ``prune`` for one cell."""
+    """Return the options of ``prune`` for one cell."""
     gates = method in (L0, *HJ)
     parts = parts_of(name) if method == "hj-sepsize" else {}
     steps = STEPS["gates" if gates else "criterion"]
@@ -104,7 +104,7 @@ def command(teacher: Teacher, place: Path, name: str, method: str, technique: st
 
 
 def refused(arguments: list[str], place: Path, message: str) -> None:
-    """Check that ``prune`` refuses, and leaves neither a state nor a checkpoint."""
+    """Check that ``prune`` refuses its input and writes neither a state nor a checkpoint."""
     with pytest.raises(UserError, match=message):
         prune.main(arguments)
     assert not list((place / "pruned").glob("**/*"))
@@ -116,17 +116,17 @@ def refused(arguments: list[str], place: Path, message: str) -> None:
 def test_a_cell_works_or_is_refused(
     teachers: dict[str, Teacher], tmp_path: Path, name: str, technique: str, method: str
 ) -> None:
-    """Prune, extract and reload: the outputs agree, and the size or the MACs are those that were asked for."""
+    """Prune, extract and reload: the outputs agree, and the size or the MACs are as requested."""
     teacher = teachers[name]
     arguments = command(teacher, tmp_path, name, method, technique)
     if (method, technique) in NO_CELL:
         refused(arguments, tmp_path, f"method {method} does not support {technique}: {NO_CELL[method, technique]}")
         return
     if technique not in teacher.capabilities.techniques:
-        refused(arguments, tmp_path, f"cannot be pruned by technique {technique}")
+        refused(arguments, tmp_path, f"does not support technique {technique}")
         return
     if name.endswith("intent") and method not in FEW:
-        pytest.skip("its encoder is that of CTC")
+        pytest.skip("its encoder is the same as with a CTC head")
     prune.main(arguments)
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
     network, header = checkpoint.load_model(tmp_path / "small")
@@ -142,21 +142,21 @@ def test_a_cell_works_or_is_refused(
         for cost, target in parts_of(name).items():
             part = cost.removeprefix("size:")
             sizes = [one["by_kind"][part]["size"] for one in (facts, before)]
-            assert 1 - sizes[0] / sizes[1] == pytest.approx(target, abs=0.1), part  # of few heads, one more or less
+            assert 1 - sizes[0] / sizes[1] == pytest.approx(target, abs=0.1), part  # with few heads, one more or fewer
     else:
         assert removed == pytest.approx(0.4, abs=0.05)
 
 
 def test_a_sweep_names_the_line_that_a_kind_cannot_do(speech: Path, tmp_path: Path) -> None:
-    """Before anything starts, by ``--dry-run``."""
+    """``--dry-run`` finds it before anything starts."""
     teacher = dense(speech, tmp_path / "conformer", "conformer", "ctc")
     lines = {"random": {"method": "random"},
              "zeros": {"method": "magnitude", "settings": ["technique=unstructured"]}}  # fmt: skip
     path = sweep_file(speech, tmp_path, "ctc", teacher=str(teacher), claims={}, methods=lines)
     with pytest.raises(
         UserError,
-        match=r"line \d+, zeros at 40: an encoder with a head cannot be pruned by technique "
-        "unstructured; choose from structured",
+        match=r"line \d+, zeros at 40: an encoder with a head does not support technique "
+        "unstructured; choose one of structured",
     ):
         sweep.main(["--config", str(path), "--exp-dir", str(tmp_path / "exp"), "--dry-run"])
     assert not (tmp_path / "exp").exists()

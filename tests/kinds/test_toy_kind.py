@@ -1,4 +1,4 @@
-"""A kind of network from another package goes through everything by one module and one registration."""
+"""A kind of network from another package works everywhere with one module and one registration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRAINER = {"max_steps": 40, "valid_interval": 20, "tensorboard": False, "num_thr
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with the kind as an installed package would have it, and with its data and configurations."""
+    """A directory with the kind as in an installed package, its data and configurations."""
     site = tmp_path / "site"
     info = site / "toy_kind-0.dist-info"
     info.mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_one_module_and_one_registration(place: Path, capsys: pytest.CaptureFixt
         assert facts["hidden_parameters"] / facts["dense"]["hidden_parameters"] == pytest.approx(0.5, abs=0.02)
         finetune.main([*options(place, "finetune", f"{method}-tuned"), "--init", str(place / f"{method}-small")])
         assert (place / f"{method}-tuned" / ".done").is_file()
-    with pytest.raises(UserError, match="a toy, cannot be pruned by technique low_rank; choose from structured"):
+    with pytest.raises(UserError, match="a toy, does not support technique low_rank; choose one of structured"):
         prune.main([*options(place, "prune", "refused"), "--method", "taylor", "--technique", "low_rank", *teacher])
     assert not (place / "refused").exists()
     _sweep_and_report(place)
@@ -81,7 +81,7 @@ def test_one_module_and_one_registration(place: Path, capsys: pytest.CaptureFixt
 
 
 def _sweep_and_report(place: Path) -> None:
-    """Two lines from the same teacher, and what their results say."""
+    """Run a sweep with two lines, and report its results."""
     values = {
         "teacher": str(place / "dense"), "lang_dir": str(place / "lang"), "prune": str(place / "prune.yaml"),
         "finetune": str(place / "finetune.yaml"), "train_text": [str(place / "train.txt")],

@@ -1,4 +1,4 @@
-"""From teacher to fine-tuned network on seconds of data: resumed runs equal undisturbed ones, bad input stops early."""
+"""From teacher to fine-tuned network on seconds of data: resumed runs equal uninterrupted ones, bad input stops."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def dimensions() -> TransducerConfig:
 
 @pytest.fixture(scope="module")
 def work(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a trained teacher and the configurations of what follows."""
+    """A directory with a trained teacher and the configurations of later runs."""
     directory = tmp_path_factory.mktemp("runs")
     (directory / "train.yaml").write_text(COMMON)
     (directory / "finetune.yaml").write_text(COMMON + DISTILLATION)
@@ -101,7 +101,7 @@ def command(name: str, data_dir: Path, *arguments: str) -> list[str]:
 
 
 def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Optional[Path] = None) -> str:
-    """Run to the end, or kill it with SIGKILL once the state of a step is there; returns what it printed."""
+    """Run a command to the end, or kill it with SIGKILL once the state of a step exists; return its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     if kill_after_step is not None:
@@ -118,13 +118,13 @@ def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Op
 def test_pruning_killed_at_random_moments_ends_bit_equal(
     work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few of them; kill_at_random is also a program, for more."""
+    """Few kills; kill_at_random is also a program, for more."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     arguments = command("prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"))
     durations = kill_at_random.undisturbed(arguments, tmp_path / "whole")
     kill_at_random.disturbed(arguments, tmp_path / "killed", 3, 0, durations)
     kill_at_random.compare(tmp_path / "whole", tmp_path / "killed")
-    assert (tmp_path / "killed" / "structure.json").exists(), "and of gates"
+    assert (tmp_path / "killed" / "structure.json").exists(), "also of gates"
 
 
 @pytest.mark.processes
@@ -151,7 +151,7 @@ def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_di
 @pytest.mark.slow
 @pytest.mark.processes
 def test_the_structure_of_one_run_serves_others(work: Path, data_dir: Path) -> None:
-    """Its counts with units drawn at random, and its structure with fresh weights."""
+    """Other runs use its counts with random units, and its structure with fresh weights."""
     config = configuration.load(transducer.PruneConfig, work / "prune.yaml",
                                 ["method=magnitude", "constraint.ramp=one_shot"])  # fmt: skip
     runs.prune(TransducerKind(config, inputs(data_dir)), work / "magnitude", work / "teacher")
@@ -194,7 +194,7 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
     with torch.no_grad():
         wanted, *got = (net.eval()(batch.features, batch.lengths).output for net in (before, cut, repaired))
     errors = [(output - wanted).pow(2).mean().item() for output in got]
-    assert errors[1] < errors[0], "on other speech than it was repaired on"
+    assert errors[1] < errors[0], "on speech that repair did not use"
 
 
 @pytest.mark.processes
@@ -217,7 +217,7 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
     assert sum(len(group["kept"]) for group in header["structure"]["groups"].values()) == sum(
         structure.count(name) for name in structure.groups
     )
-    assert "is extracted already" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
+    assert "is already extracted" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
 
     fine = configuration.load(transducer.RunConfig, work / "finetune.yaml")
     runs.train(TransducerKind(fine, inputs(data_dir)), work / "fine", init=work / "small", teacher=work / "teacher")
@@ -238,7 +238,7 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["l0", "taylor"])
 def test_two_processes_prune_together(work: Path, data_dir: Path, method: str) -> None:
-    """Through torchrun, as --num-processes 2 does: one checkpoint, one log, the sampler's shares."""
+    """Through torchrun, like --num-processes 2: one checkpoint, one log, each process its share of batches."""
     two = work / f"two-{method}"
     arguments = command(
         "prune", data_dir, "--method", method, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"),
@@ -256,7 +256,7 @@ def test_two_processes_prune_together(work: Path, data_dir: Path, method: str) -
 
 
 def train_error(work: Path, data_dir: Path, *arguments: str, name: str = "train", config: str = "train.yaml") -> str:
-    """The one line with which a command refuses its input."""
+    """Run a command with bad input; return its one error line."""
     exp_dir = work / "refused"
     output = run(command(name, data_dir, "--config", str(work / config), "--exp-dir", str(exp_dir), *arguments))
     lines = output.strip().splitlines()
@@ -276,7 +276,7 @@ def test_bad_input_of_training_commands(work: Path, data_dir: Path) -> None:
     line = train_error(work, data_dir, *prune, "constraint.size=0.999", name="prune", config="prune.yaml")
     assert "beyond reach: at most 0.9" in line
     line = train_error(work, data_dir, *prune, "distillation.layers=[7]", name="prune", config="prune.yaml")
-    assert "the teacher has layers 0 (input) to 2; say others, such as distillation.layers=[0,1,2]" in line
+    assert "the teacher has layers 0 (input) to 2; choose among these, such as distillation.layers=[0,1,2]" in line
     line = train_error(work, data_dir, "--teacher", str(work / "nothing"), name="prune", config="prune.yaml")
     assert "nothing" in line
 
@@ -290,7 +290,7 @@ def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_
 
 
 class Recorded:
-    """In the place of the trainer: what a run gives it."""
+    """Replacement of the trainer that records its arguments."""
 
     given: dict[str, Any]
 
@@ -298,7 +298,7 @@ class Recorded:
         Recorded.given = options
 
     def run(self) -> None:
-        """Trains nothing."""
+        """Do nothing."""
 
 
 def small_run(**settings: Any) -> transducer.RunConfig:
@@ -332,7 +332,7 @@ def test_noise_is_one_of_the_inputs(data_dir: Path, tmp_path: Path, monkeypatch:
 def test_a_refused_run_leaves_the_facts_of_the_one_that_is_there(work: Path, data_dir: Path) -> None:
     before = (work / "teacher" / facts.FILE).read_bytes()
     wider = replace(small_run(max_steps=6), model=replace(dimensions(), joiner_dim=20))
-    with pytest.raises(UserError, match="was begun with"):
+    with pytest.raises(UserError, match="was started with"):
         runs.train(TransducerKind(wider, inputs(data_dir)), work / "teacher")
     assert (work / "teacher" / facts.FILE).read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""Exported networks compute what PyTorch's do, for any length and batch, with irregular layers and removed modules."""
+"""Exported networks compute what PyTorch does, for any length and batch, with irregular layers and removed modules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def irregular(vocab_size: int = 24) -> Transducer:
-    """A network of which no two layers have the same shape, some modules gone, that says something."""
+    """Return a network whose layers differ in shape, with some modules removed, and whose hypotheses are not empty."""
     torch.manual_seed(3)
     dense = Transducer(replace(network().config, vocab_size=vocab_size))
     generator = torch.Generator().manual_seed(5)
@@ -135,7 +135,7 @@ def test_missing_and_broken_exports_are_named(exported: tuple[Transducer, Path],
 
 
 def test_sherpa_onnx_loads_it_unchanged(exported: tuple[Transducer, Path], lang_dir: Path) -> None:
-    """Its greedy search on its own features says what ours says on the same samples."""
+    """Its greedy search on its own features finds what ours finds on the same samples."""
     pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
     from lhotse import Fbank, FbankConfig
 

@@ -1,4 +1,4 @@
-"""A kind of network from another package: a classifier of four numbers a line. `python -m toy_kind` measures it."""
+"""A kind of network from another package: a classifier of lines with four numbers. `python -m toy_kind` measures it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAME = "toy_classifier"
 
 @dataclass(frozen=True)
 class ToyConfig:
-    """Dimensions: of the residual stream, of the hidden layer, of the output (0: the table's)."""
+    """Dimensions of the residual stream, the hidden layer and the output (0: that of the table)."""
 
     d_model: int = 8
     hidden: int = 16
@@ -47,7 +47,7 @@ class ToyConfig:
 
 
 class Toy(nn.Module):
-    """Four numbers to logits, by way of one feed-forward module with a norm."""
+    """A network from four numbers to logits, with one feed-forward module and a norm."""
 
     kind: ClassVar[str] = NAME
 
@@ -67,40 +67,40 @@ class Toy(nn.Module):
         return self.output(x)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """The module and its hidden units."""
+        """Return the groups of the module and of its hidden units."""
         return ffn_groups("", "ffn", self.config.hidden, self.config.d_model) if self.config.hidden else []
 
     def cost_terms(self, frames: int) -> list[CostTerm]:
-        """Of the module, for ``frames`` lines."""
+        """Return the costs of the module for ``frames`` lines."""
         if not self.config.hidden:
             return [CostTerm("ffn", (), 0, 0)]
         d = self.config.d_model
         return [CostTerm("ffn", ("ffn", "ffn.hidden"), 2 * d + 1, 2 * d * frames), CostTerm("ffn", ("ffn",), 3 * d, 0)]
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """Outputs for noise."""
+        """Return outputs for noise."""
         return self(torch.randn(5, 4, generator=generator))
 
     def shrink(self, structure: Structure) -> Toy:
-        """A network of what is left."""
+        """Return the network that is left."""
         return Toy(replace(self.config, hidden=structure.count("ffn.hidden")))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Lines: numbers ``(N, 4)``, classes ``(N,)`` and names."""
+    """A batch of lines: numbers ``(N, 4)``, classes ``(N,)`` and names."""
 
     inputs: Tensor
     labels: Tensor
     ids: list[str]
 
     def to(self, device: Any) -> Batch:
-        """The same on a device."""
+        """Return the batch on a device."""
         return Batch(self.inputs.to(device), self.labels.to(device), self.ids)
 
 
 class Classes:
-    """The classes of ``classes.txt``, one a line."""
+    """The classes of ``classes.txt``, one per line."""
 
     def __init__(self, lang_dir: PathLike) -> None:
         self.path = Path(lang_dir) / "classes.txt"
@@ -108,7 +108,7 @@ class Classes:
         self.vocab_size = len(self.names)
 
     def describe(self) -> dict[str, Any]:
-        """For the header of a checkpoint."""
+        """Return the classes for the header of a checkpoint."""
         return {"classes": self.names}
 
     def check_matches(self, recorded: Mapping[str, Any], source: str = "the checkpoint") -> None:
@@ -117,7 +117,7 @@ class Classes:
             raise UserError(f"{source} has other classes than {self.path}", "give the matching --lang-dir")
 
     def batches(self, files: Sequence[PathLike]) -> Iterator[Batch]:
-        """Batches of 16 lines in their order."""
+        """Return batches of 16 lines in order."""
         lines = [line.split() for file in files for line in Path(file).read_text().splitlines()]
         for start in range(0, len(lines), 16):
             part = lines[start : start + 16]
@@ -127,26 +127,26 @@ class Classes:
 
 
 class ToyTask(PrunedTask):
-    """Cross-entropy a line."""
+    """Cross-entropy per line."""
 
     def __init__(self, model: Toy, pruner: Optional[Pruner]) -> None:
         super().__init__(pruner)
         self.model: Toy = model
 
     def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch."""
+        """Compute the loss of a batch."""
         with self.pruned(step):
             loss = nn.functional.cross_entropy(self.model(batch.inputs), batch.labels)
         return self.with_penalty(loss, {"task": loss}, torch.tensor(float(len(batch.ids))), step)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Weights and vectors, what the pruning method trains."""
+        """Return the groups of the network and of the pruner."""
         return weight_groups([self.model]) + self.pruner_groups()
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Of training and fine-tuning."""
+    """Configuration of training and fine-tuning."""
 
     model: Optional[ToyConfig] = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -155,7 +155,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PruneConfig(PruningConfig, RunConfig):
-    """Of pruning."""
+    """Configuration of pruning."""
 
     def __post_init__(self) -> None:
         self.check(self.trainer)
@@ -177,73 +177,73 @@ class ToyKind(Kind[Toy]):
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> Toy:
-        """Of plain values."""
+        """Build a network from plain values."""
         return Toy(ToyConfig(**config))
 
     @classmethod
     def input_length(cls, network: Toy, seconds: float) -> int:
-        """A line."""
+        """Return the length of one line."""
         return 1
 
     @classmethod
     def reference(cls, network: Toy) -> tuple[int, str]:
-        """A line."""
+        """Return the length of one line."""
         return 1, "a line"
 
     @classmethod
     def facts(cls, network: Toy) -> dict[str, Any]:
-        """Of the module."""
+        """Return the costs of the module."""
         costs = facts.costs_at(network, 1).dense
         return {"hidden_parameters": int(costs["size"]), "macs_per_line": int(costs["macs"])}
 
     @classmethod
     def capabilities(cls, network: Toy) -> Capabilities:
-        """Units alone."""
+        """Return the pruning of units only."""
         return Capabilities()
 
     @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> Any:
-        """Classes."""
+        """Return the classes."""
         return Classes(lang_dir)
 
     @classmethod
     def forward(cls, network: Toy, batch: Batch) -> object:
-        """Logits."""
+        """Compute the logits."""
         return network(batch.inputs)
 
     @classmethod
     def calibration(cls, network: Toy, table: Classes, files: Sequence[PathLike], max_duration: float) -> Any:
-        """Lines."""
+        """Return batches of lines."""
         return table.batches(files)
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
-        """By a command of this module."""
+        """Return how to measure mistakes, by a command of this module."""
         return Measuring(MISTAKES, "mistakes", _commands, _gather, _utterances)
 
     @classmethod
     def own_measures(cls) -> Mapping[str, Measure]:
-        """Mistakes."""
+        """Return the measure of mistakes."""
         return {"mistakes": MISTAKES}
 
     def new(self, vocab_size: int) -> Toy:
-        """Of the configuration's dimensions."""
+        """Make a network with the configuration's dimensions."""
         return Toy(replace(self.config.model, vocab_size=vocab_size))
 
     def wants_teacher(self) -> bool:
-        """Nothing is distilled."""
+        """Return False: nothing is distilled."""
         return False
 
     def task(self, network: Toy, teacher: Optional[Toy], pruner: Optional[Pruner] = None) -> ToyTask:
-        """Cross-entropy."""
+        """Return the task."""
         return ToyTask(network, pruner)
 
     def first_batches(self) -> Iterable[Batch]:
-        """In their order."""
+        """Return the lines in order."""
         return self.output_table.batches(self.inputs.train)
 
     def data(self, world: distributed.World) -> RunData:
-        """Batches in an order of the epoch's own."""
+        """Return batches in an order that depends on the epoch."""
 
         def train_batches(epoch: int, skip: int) -> Iterable[Batch]:
             batches = list(self.first_batches())
@@ -284,7 +284,7 @@ def _gather(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
 
 
 def main(exp_dir: str, lang_dir: str, *files: str) -> None:
-    """Measure an experiment's network on files."""
+    """Measure the network of an experiment on files."""
     model, _ = ToyKind.load_network(exp_dir, ToyKind.table(None, lang_dir))
     for file in files:
         errors: list[int] = []
@@ -297,6 +297,6 @@ def main(exp_dir: str, lang_dir: str, *files: str) -> None:
 KIND = ToyKind
 
 if __name__ == "__main__":
-    import toy_kind  # the registry's module, whose classes are not those of __main__
+    import toy_kind  # import the module as the registry does; its classes are not those of __main__
 
     toy_kind.main(*sys.argv[1:])

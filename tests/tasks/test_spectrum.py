@@ -16,7 +16,7 @@ def audio(samples: int, count: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 def test_targets_are_the_features_of_lhotse() -> None:
-    """Those that recipes compute from recordings, at the frames of the encoder."""
+    """They equal the features that recipes compute from recordings, at the encoder's frame rate."""
     from lhotse import Fbank, FbankConfig
 
     heard = audio(16000)
@@ -41,7 +41,7 @@ def test_one_is_what_a_constant_has_and_padding_has_no_part() -> None:
 
 
 def test_frames_that_hold_the_spectrum_tell_it() -> None:
-    """The deviations are those of a computation by numpy, frame by frame."""
+    """The deviations equal those computed with numpy, frame by frame."""
     loss = SpectrumLoss(8, RATE, HOP, bins=8)
     heard, lengths = audio(6400), torch.tensor([19, 11])
     targets = loss.targets(heard)

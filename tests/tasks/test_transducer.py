@@ -1,4 +1,4 @@
-"""The transducer's task: terms, teacher, gates; and that a masked network is what an extraction computes."""
+"""The transducer's task: terms, teacher, gates; masked and extracted networks compute the same."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_augmentation_is_for_training_alone() -> None:
 
 @pytest.mark.parametrize("index", [0, 50, 99, 100, 500])
 def test_validation_weighs_losses_as_after_the_warm_up(index: int) -> None:
-    """So that its losses compare over the run; training follows the warm-up."""
+    """Validation losses are comparable over the run; training follows the warm-up."""
     config = LossConfig(backend="torch", simple_loss_scale=0.3, warmup_steps=100, ctc_weight=0.2)
     task = TransducerTask(network().eval(), config)
     for training in (False, True):

@@ -1,11 +1,11 @@
-"""Killed at random moments, and started again each time, a training command ends as if left alone: a program.
+"""Program that checks that a training command killed at random times, and started again, ends as if undisturbed.
 
     python -m tests.training.kill_at_random --directory DIR --kills 20 -- python -m pruning.bin.prune ARGUMENT...
 
-runs the command twice, with ``--exp-dir DIR/whole`` and ``--exp-dir DIR/killed``, the second with so many SIGKILLs and
-SIGTERMs, and compares all weights, structures and metrics. Give it a ``trainer.state_interval`` of few steps: what was
-trained since the last state is trained again. Some signals come before training begins, and some while a state or a
-checkpoint is written. Of torchrun's processes all get a SIGKILL, the launcher alone a SIGTERM.
+runs the command twice, with ``--exp-dir DIR/whole`` and ``--exp-dir DIR/killed``, the second time with this number of
+SIGKILLs and SIGTERMs, and compares all weights, structures and metrics. Use a ``trainer.state_interval`` of few steps,
+because steps after the last state are repeated. Some signals come before training begins, and some while a state or a
+checkpoint is written. With torchrun, all processes get a SIGKILL, but only the launcher gets a SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.training.test_trainer import assert_equal_experiments
 SHARE_BEFORE_TRAINING = 0.2
 EXPECTED = {
     signal.SIGKILL: {-signal.SIGKILL},
-    # before it trains, there is nothing to save
+    # before training there is nothing to save
     signal.SIGTERM: {REQUEUE_STATUS, -signal.SIGTERM, 128 + signal.SIGTERM},
 }
 
@@ -46,26 +46,26 @@ class Run:
 
     def __init__(self, command: Sequence[str], exp_dir: Path) -> None:
         self.output = ""
-        # a session of its own, so that a launcher's processes can be killed with it
+        # a new session, so that a launcher's processes can be killed with it
         self.process = subprocess.Popen([*command, "--exp-dir", str(exp_dir)], stdout=subprocess.PIPE, text=True,
                                         stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
     def wait_for_training(self) -> None:
-        """Return when it says that it starts or resumes, or has ended."""
+        """Wait until the command logs that it starts or resumes, or has ended."""
         for line in self.process.stdout or []:
             self.output += line
             if " starting " in line or " resuming " in line:
                 return
 
     def send(self, number: signal.Signals) -> None:
-        """SIGKILL to all processes, another signal to the first."""
+        """Send SIGKILL to all processes, or another signal to the first."""
         if number == signal.SIGKILL:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
 
     def end(self) -> int:
-        """Wait for the end; the status."""
+        """Wait for the end; return the status."""
         self.output += self.process.communicate()[0]
         return self.process.returncode
 
@@ -81,7 +81,7 @@ def undisturbed(command: Sequence[str], exp_dir: Path) -> Durations:
 
 
 def disturbed(command: Sequence[str], exp_dir: Path, kills: int, seed: int, durations: Durations) -> list[str]:
-    """Run with ``kills`` signals in between; says what each did. Fewer are told when it was done before."""
+    """Run with ``kills`` signals; return what each did (fewer if the command ended before)."""
     moments = random.Random(seed)
     told = []
     for index in range(kills):
@@ -94,7 +94,7 @@ def disturbed(command: Sequence[str], exp_dir: Path, kills: int, seed: int, dura
         time.sleep(seconds)
         run.send(number)
         status = run.end()
-        if status == 0:  # it was at its end
+        if status == 0:  # it had ended
             break
         assert status in EXPECTED[number], run.output
         where = "after the start of the command" if early else "after the start of training"
@@ -106,7 +106,7 @@ def disturbed(command: Sequence[str], exp_dir: Path, kills: int, seed: int, dura
 
 
 def compare(whole: Path, killed: Path) -> None:
-    """Equal weights, headers, metrics and structures, and nothing half-written."""
+    """Check for equal weights, headers, metrics and structures, and for incomplete files."""
     assert_equal_experiments(whole, killed)
     for name in ("structure.json", "model.json"):
         if (whole / name).exists():
@@ -115,7 +115,7 @@ def compare(whole: Path, killed: Path) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True, help="of both experiments; must not hold any")
     parser.add_argument("--kills", type=int, default=20)

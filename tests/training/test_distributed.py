@@ -1,4 +1,4 @@
-"""The environment that torchrun sets is read strictly. Real trainings are in test_interruption."""
+"""The environment variables of torchrun are read strictly. test_interruption runs real training."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_one_process_needs_nothing() -> None:
     [
         ({"WORLD_SIZE": "2"}, "cpu", "WORLD_SIZE is 2 but RANK is not set"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "MASTER_ADDR is not set; start the processes with torchrun"),
-        ({"RANK": "first"}, "cpu", "environment variable RANK is 'first'"),
-        ({}, "tpu", "device 'tpu' is unknown"),
+        ({"RANK": "first"}, "cpu", "environment variable RANK must be a whole number, got 'first'"),
+        ({}, "tpu", "unknown device 'tpu'"),
     ],
 )
 def test_a_broken_environment_is_told(
@@ -57,12 +57,12 @@ def test_a_broken_environment_is_told(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_missing_gpu_is_told() -> None:
-    with pytest.raises(UserError, match="torch sees no GPU"):
+    with pytest.raises(UserError, match="torch finds no GPU"):
         distributed.initialise("cuda")
 
 
 def _cut_apart(rank: int, directory: str) -> None:
-    """A cut of a low-rank network in one of two processes whose factors have come apart."""
+    """Cut a low-rank network in one of two processes whose factors differ."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
     dense = language_model()

@@ -1,6 +1,6 @@
-"""Several launchers make one training: a lost process is replaced, a request to stop reaches all, as on several nodes.
+"""Training with several launchers, as on several nodes: lost processes are replaced, a stop request reaches all.
 
-Two launchers meet on the loopback of one machine, where a cluster has one on each node.
+Two launchers on one machine stand for one launcher on each node of a cluster.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Launchers = list["subprocess.Popen[str]"]
 
 
 class Nodes:
-    """Starts launchers, each in the place of a node, and leaves none behind."""
+    """Starts launchers, one per simulated node, and ends all of them."""
 
     def __init__(self) -> None:
         self.launchers: Launchers = []
@@ -60,7 +60,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 def until_it_trains(exp_dir: Path, launchers: Launchers) -> None:
-    """Until it has saved a state, which comes after the first metrics."""
+    """Wait until the training has saved a state, which comes after the first metrics."""
     until(lambda: directory.resumable_state(exp_dir) or any(launcher.poll() is not None for launcher in launchers))
     assert all(launcher.poll() is None for launcher in launchers)
 
@@ -101,7 +101,7 @@ def test_all_stop_when_one_launcher_is_asked_to_and_no_process_is_restarted(node
 @pytest.mark.processes
 @pytest.mark.slow
 def test_two_trainings_on_one_machine_leave_each_other_alone(tmp_path: Path) -> None:
-    """The one that began first ends first."""
+    """The training that starts first ends first."""
     launcher = ["-m", "pruning.bin.torchrun", "--nproc_per_node=1", "--standalone"]
     first = start(tmp_path / "first", "num_epochs=1", launcher=launcher)
     hurry = tmp_path / "hurry"
@@ -143,7 +143,7 @@ def test_nodes_of_a_slurm_job_meet_at_the_first() -> None:
     assert again[again.index("--rdzv_id") + 1] != options[options.index("--rdzv_id") + 1]
     assert elastic.options(["--nproc_per_node", "2", "-m", "x", "--standalone"])[0] == "--nproc_per_node"
     del environment["SLURM_NODEID"]
-    with pytest.raises(UserError, match="--slurm, but SLURM_NODEID is not set"):
+    with pytest.raises(UserError, match="--slurm is given, but SLURM_NODEID is not set"):
         elastic.slurm_options(environment)
 
 
@@ -152,7 +152,7 @@ def test_a_launcher_without_processes_ends_and_one_with_some_hands_the_signal_on
 ) -> None:
     from torch.distributed.elastic.multiprocessing import api
 
-    monkeypatch.setattr(api, "_terminate_process_handler", api._terminate_process_handler)  # to be put back
+    monkeypatch.setattr(api, "_terminate_process_handler", api._terminate_process_handler)  # restored after the test
     end = elastic.PassedOn()
     end.install()
     with pytest.raises(api.SignalException):

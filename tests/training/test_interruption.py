@@ -1,4 +1,4 @@
-"""Real processes: killed at random moments, asked to stop, and several at once under torchrun."""
+"""Tests with real processes: killed at random times, asked to stop, and several under torchrun."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def start(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     program = ["-m", "tests.training.toy", *options, str(exp_dir), *SETTINGS, *settings]
     command = [sys.executable, *launcher, *program]
-    # a session of its own, so that a test that fails can end the launcher's processes with it
+    # a new session, so that a failing test can end the launcher's processes with it
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
 def wait(process: subprocess.Popen[str]) -> str:
-    """What the process said, once it has ended."""
+    """Wait for the end of the process; return its output."""
     try:
         return process.communicate(timeout=300)[1]
     except subprocess.TimeoutExpired:
@@ -74,7 +74,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_at_random_moments_ends_with_the_same_weights(whole_run: Path, tmp_path: Path) -> None:
     moments = random.Random(0)
     for _ in range(4):
-        # a state after each step, so that kills also fall into the writing of states and checkpoints
+        # a state after each step, so that some kills hit the writing of states and checkpoints
         process = start(tmp_path, "state_interval=1", options=["--delay", "0.02"])
         assert process.stderr is not None
         for line in process.stderr:
@@ -101,7 +101,7 @@ def test_sigterm_finishes_the_step_saves_and_says_so(whole_run: Path, tmp_path: 
     assert directory.resumable_state(tmp_path) is not None and not directory.is_done(tmp_path)
     assert "resuming" in finish(start(tmp_path))
     assert_equal_experiments(whole_run, tmp_path)
-    assert "done already" in finish(start(tmp_path))
+    assert "already done" in finish(start(tmp_path))
 
 
 LAUNCHER = ["-m", "pruning.bin.torchrun", "--nproc_per_node=2", "--standalone"]
@@ -110,8 +110,8 @@ LAUNCHER = ["-m", "pruning.bin.torchrun", "--nproc_per_node=2", "--standalone"]
 @pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_are_one_with_accumulation(tmp_path: Path) -> None:
-    """Gradients are averaged over processes: equal weights on both, and those of one process taking both's batches."""
-    plain = ["--plain", "--dev-batches", "1"]  # so that the second process has no share of dev
+    """Gradients are averaged over processes: both have the weights of a single process with all batches."""
+    plain = ["--plain", "--dev-batches", "1"]  # so that the second process has no dev batch
     finish(start(tmp_path / "two", "num_epochs=2", options=plain, launcher=LAUNCHER))
     first, second = (torch.load(tmp_path / "two" / f"rank-{rank}.pt") for rank in (0, 1))
     for name in first:
@@ -137,7 +137,7 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     assert directory.resumable_state(tmp_path / "stopped") is not None and not directory.is_done(tmp_path / "stopped")
     finish(start(tmp_path / "stopped", "num_epochs=2", launcher=LAUNCHER))
     finish(start(tmp_path / "whole", "num_epochs=2", launcher=LAUNCHER))
-    assert_equal_experiments(tmp_path / "whole", tmp_path / "stopped")  # both processes' terms, too
+    assert_equal_experiments(tmp_path / "whole", tmp_path / "stopped")  # the terms of both processes, too
 
 
 @pytest.mark.processes
@@ -170,11 +170,11 @@ def test_asked_to_stop_at_the_end_of_an_epoch_it_leaves_before_the_next(
         assert leaving.value.code == REQUEUE_STATUS
         state = directory.resumable_state(tmp_path / "stopped")
         assert state is not None and state.name == f"epoch-{epoch:04d}-batch-000000"
-        if epoch == 2:  # as states were before they held the terms of all processes
+        if epoch == 2:  # as in older states, without the terms of all processes
             saved = json.loads((state / "state.json").read_text())
             (saved["terms"],) = saved["terms"]
             assert saved["terms"]
             (state / "state.json").write_text(json.dumps(saved))
-    make(tmp_path / "stopped", config, dev_batches=asking).run()  # its last epoch is its end
+    make(tmp_path / "stopped", config, dev_batches=asking).run()  # the end of its last epoch is the end of training
     make(tmp_path / "whole", config).run()
     assert_equal_experiments(tmp_path / "whole", tmp_path / "stopped")

@@ -1,4 +1,4 @@
-"""AdamW over groups: rates, clip, ascent, and state that survives exactly."""
+"""AdamW over groups: learning rates, clipping, ascent, and exact restoring of its state."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ def test_parameters_must_be_in_exactly_one_group() -> None:
         Optimiser(*options, [*groups, ParameterGroup("again", (module.gate,))], module)
     with pytest.raises(ValueError, match="not a parameter of the task"):
         Optimiser(*options, [*groups, ParameterGroup("foreign", (nn.Parameter(torch.zeros(1)),))], module)
-    with pytest.raises(ValueError, match="share a name"):
+    with pytest.raises(ValueError, match="have the same name"):
         Optimiser(*options, [*groups[:3], ParameterGroup("gates", (module.multiplier,))], module)
-    with pytest.raises(ValueError, match="schedule is 'weights' or 'constant'"):
+    with pytest.raises(ValueError, match="schedule must be 'weights' or 'constant'"):
         ParameterGroup("x", (), schedule="cosine")
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: weighted means, one line per step, a bar only on a terminal."""
+"""Reports of a run: weighted means, one line per step, a progress bar only on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORLD = World(0, 1, torch.device("cpu"))
 
 
 class TwoProcesses(World):
-    """Stands for a second process that saw the same terms, and one more."""
+    """Simulates a second process with the same terms and one more."""
 
     def gather(self, value: dict) -> list[dict]:
         return [value, {**value, "other": [6.0, 3.0]}, {}]

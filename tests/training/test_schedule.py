@@ -34,7 +34,7 @@ def test_linear_and_cosine_end_where_they_should() -> None:
         values = scales(config, 110)
         assert values[9] == 1.0 and values[10] == 1.0
         assert all(later < earlier for earlier, later in zip(values[10:], values[11:]))
-        assert learning_rate_scale(config, 60, 1, 110) == pytest.approx(0.55)  # half of the way, half of the fall
+        assert learning_rate_scale(config, 60, 1, 110) == pytest.approx(0.55)  # halfway, half of the decay
         assert learning_rate_scale(config, 110, 1, 110) == pytest.approx(0.1)
         assert learning_rate_scale(config, 500, 1, 110) == pytest.approx(0.1)
     assert learning_rate_scale(ScheduleConfig("cosine"), 25, 1, 100) == pytest.approx(0.5 + math.sqrt(0.5) / 2)
@@ -66,6 +66,6 @@ def test_factors_stay_between_0_and_1(kind: str, warmup: int, step: int, total: 
 def test_what_cannot_be_followed_is_refused() -> None:
     with pytest.raises(UserError, match="warmup_steps must be at least 0, got -1"):
         ScheduleConfig(warmup_steps=-1).check(None)
-    with pytest.raises(UserError, match="cosine schedule needs to know where training ends"):
+    with pytest.raises(UserError, match="cosine schedule needs the number of training steps"):
         ScheduleConfig("cosine").check(None)
     ScheduleConfig("noam", warmup_steps=5).check(None)

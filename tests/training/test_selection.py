@@ -1,4 +1,4 @@
-"""Runs that end without a best checkpoint: which tasks that is an error of, and that it is said each time."""
+"""Runs that end without a best checkpoint: an error for some tasks, which is repeated at each start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = ("attention_module", "ffn_module", "conv_module")
 
 
 class Never(ToyTask):
-    """Needs a best checkpoint and has no moment that is fit."""
+    """Task that needs a best checkpoint but never allows one."""
 
     def may_select(self, step: StepInfo) -> bool:
         return False
@@ -55,7 +55,7 @@ def test_only_gates_need_a_best_checkpoint() -> None:
 
 
 def test_a_target_that_was_missed_is_told_with_what_was_reached() -> None:
-    constraint = ConstraintConfig(size=0.03)  # less than any module
+    constraint = ConstraintConfig(size=0.03)  # smaller than any module
     gating = Gating(network(), GatingConfig(GateConfig(kinds=MODULES)), constraint, 1000)
     end = StepInfo(1, 0, 100, 100)
     assert not gating.on_target(end)

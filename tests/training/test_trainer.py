@@ -1,4 +1,4 @@
-"""The training loop: what it writes, what it refuses, and that an interrupted run repeats the uninterrupted one."""
+"""The training loop: what it writes, what it refuses; an interrupted run repeats the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 
 def assert_equal_experiments(left: Path, right: Path) -> None:
-    """Bit-equal weights in the same files, and the same metrics."""
+    """Check for bit-equal weights in the same files, and for the same metrics."""
     names = sorted(path.name for path in left.glob("*.safetensors"))
     assert names == sorted(path.name for path in right.glob("*.safetensors"))
     for name in names:
@@ -73,7 +73,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_writes_what_it_promises(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     epochs = {f"epoch-{n}{suffix}.safetensors" for n in (1, 2, 3) for suffix in ("", "-average")}
-    batch = {"batch-15.safetensors", "batch-20.safetensors"}  # of 5, 10, 15, 20 the last two
+    batch = {"batch-15.safetensors", "batch-20.safetensors"}  # the last two of 5, 10, 15, 20
     assert names == {
         *epochs,
         *batch,
@@ -112,7 +112,7 @@ def test_logged_terms_are_means_over_the_interval(whole_run: Path) -> None:
     trainer = make(whole_run.parent / "single", replace(CONFIG, log_interval=1, max_steps=2), first)
     trainer.run()
     single = [row for row in rows(whole_run.parent / "single") if row["kind"] == "train"]
-    # equal schedules and losses for the first two steps, because max_steps changes only what follows the warm-up
+    # equal schedules and losses for the first two steps, because max_steps affects only the steps after the warm-up
     assert train[0]["error"] == pytest.approx(sum(row["error"] for row in single) / 2)
     assert train[0]["lr/weights"] == pytest.approx(CONFIG.optimiser.lr * 2 / 3)
     assert train[0]["lr/multiplier"] == 1e-2 and train[0]["seen"] == 2
@@ -127,7 +127,7 @@ def test_interrupted_runs_repeat_the_uninterrupted_one(
     whole_run: Path, tmp_path_factory: pytest.TempPathFactory, crashes: list[int], interval: int
 ) -> None:
     exp_dir = tmp_path_factory.mktemp("crashed")
-    config = replace(CONFIG, state_interval=interval)  # how often states are saved must not matter
+    config = replace(CONFIG, state_interval=interval)  # the interval of states must not matter
     for at in crashes:
         with pytest.raises(Crash):
             make(exp_dir, config, train_batches=crashing(at)).run()
@@ -139,7 +139,7 @@ def test_interrupted_runs_repeat_the_uninterrupted_one(
 def test_failing_to_write_leaves_a_run_that_resumes(
     whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """A full disk, or a kill between any two files, ends as if it had not happened."""
+    """After a full disk, or a kill between any two files, the run ends as if nothing had happened."""
     real = os.replace
     failed: list[Any] = []
 
@@ -168,9 +168,9 @@ def test_changed_configuration_is_refused_by_key(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         make(tmp_path, train_batches=crashing(9)).run()
     changed = replace(CONFIG, optimiser=OptimiserConfig(lr=0.5))
-    with pytest.raises(UserError, match=r"begun with optimiser\.lr=0\.001, not optimiser\.lr=0\.5"):
+    with pytest.raises(UserError, match=r"started with optimiser\.lr=0\.001, not optimiser\.lr=0\.5"):
         make(tmp_path, changed)
-    with pytest.raises(UserError, match="begun with data.max_duration=10, not data.max_duration=None"):
+    with pytest.raises(UserError, match="started with data.max_duration=10, not data.max_duration=None"):
         whole = tmp_path / "config.yaml"
         whole.write_text(whole.read_text() + "data:\n  max_duration: 10\n")
         make(tmp_path)
@@ -192,7 +192,7 @@ def test_max_steps_ends_within_an_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings_", [{"max_steps": 8}, {"max_steps": 7, "valid_interval": 7, "state_interval": 7}])
 def test_stopped_after_its_last_step_it_still_ends_the_epoch(tmp_path: Path, settings_: dict[str, Any]) -> None:
-    """And no moment is validated twice, where an interval ends with the epoch."""
+    """No step is validated twice if an interval ends with the epoch."""
     config = replace(CONFIG, num_epochs=None, **settings_)
     trainer = make(tmp_path, config)
     last, end = config.max_steps, Trainer._end_epoch
@@ -206,7 +206,7 @@ def test_stopped_after_its_last_step_it_still_ends_the_epoch(tmp_path: Path, set
 
 
 class Plain(ToyTask):
-    """A linear model without dropout and batch norm: gradients of batches add up exactly."""
+    """A linear model without dropout and batch norm: the gradients of batches add up exactly."""
 
     def __init__(self) -> None:
         super().__init__(nn.Linear(FEATURES, 1))
@@ -218,7 +218,7 @@ def plain(seed: int = 3) -> Plain:
 
 
 def test_accumulation_is_the_mean_of_gradients(tmp_path: Path) -> None:
-    """Two batches of 8 per step are one of 16; the odd last batch of the epoch counts as a whole step."""
+    """Two batches of 8 per step equal one of 16; the odd last batch of the epoch makes a whole step."""
     config = replace(CONFIG, num_epochs=1, schedule=ScheduleConfig())
 
     def joined(epoch: int, skip: int) -> Iterator[ToyBatch]:
@@ -234,7 +234,7 @@ def test_accumulation_is_the_mean_of_gradients(tmp_path: Path) -> None:
 
 
 class Poisoned(Plain):
-    """The gradient of some batches is not finite."""
+    """Task for which the gradient of some batches is not finite."""
 
     def __init__(self, poisoned: set[int]) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ def test_steps_without_finite_gradient_are_skipped_and_counted(tmp_path: Path) -
 
 
 class Deaf(ToyTask):
-    """Nothing can be counted of development batches of its kind; inputs of some training batches are not finite."""
+    """Task for which dev batches have no finite loss; inputs of some training batches are not finite."""
 
     def __init__(self, counted: bool, poisoned: frozenset[int] = frozenset()) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ class Deaf(ToyTask):
 
 
 def test_a_skipped_step_leaves_no_running_statistics_behind(tmp_path: Path) -> None:
-    """Those of batch norm see the inputs before the gradient is known."""
+    """Batch norm updates its statistics before the gradient is known."""
     seed_everything(3)
     trainer = make(tmp_path, replace(CONFIG, num_epochs=1, valid_interval=2), Deaf(True, frozenset({1, 4})))
     trainer.run()
@@ -287,7 +287,7 @@ def test_a_skipped_step_leaves_no_running_statistics_behind(tmp_path: Path) -> N
 
 
 def test_a_validation_that_counts_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no utterance of the development set has a finite loss at step 6; check the"):
+    with pytest.raises(UserError, match="no utterance of the dev set has a finite loss at step 6; check the"):
         make(tmp_path, CONFIG, Deaf(False)).run()
     assert not (tmp_path / ".done").exists() and not checkpoint.best_path(tmp_path).exists()
 
@@ -300,7 +300,7 @@ def test_too_many_skipped_steps_stop_with_one_line(tmp_path: Path) -> None:
 
 
 class Late(ToyTask):
-    """May be selected from step 14 on only; its weights must not be averaged before."""
+    """Task that may be selected, and averaged, only from step 14 on."""
 
     def may_select(self, step: StepInfo) -> bool:
         return step.step >= 14
@@ -317,7 +317,7 @@ def test_only_selectable_moments_become_the_best(tmp_path: Path) -> None:
     header = checkpoint.read_header(tmp_path / "best.safetensors")
     assert header["step"] >= 14 and header["structure"] == {"kept": 3}
     checkpoint.load_model(tmp_path, epoch=3, avg=2, build=build)
-    with pytest.raises(UserError, match="pruning went on"):
+    with pytest.raises(UserError, match="was pruned during them"):
         checkpoint.load_model(tmp_path, epoch=3, avg=3, build=build)
 
 
@@ -326,7 +326,7 @@ def test_never_selectable_leaves_no_best_and_says_so(tmp_path: Path, caplog: pyt
     task.may_select = lambda step: False  # type: ignore[method-assign]
     make(tmp_path, task=task).run()
     assert not (tmp_path / "best.safetensors").exists() and "no best checkpoint" in caplog.text
-    with pytest.raises(UserError, match="epochs 1, 2, 3 are there"):
+    with pytest.raises(UserError, match="choose one of the epochs 1, 2, 3"):
         checkpoint.load_model(tmp_path, build=build)
 
 
@@ -388,7 +388,7 @@ def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"num_epochs": None}, "training has no end"),
+        ({"num_epochs": None}, "neither num_epochs nor max_steps is set"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
         ({"average_period": -1}, "average_period must be at least 0, got -1"),
         ({"amp": "fp16"}, "amp=fp16 needs a GPU"),
@@ -403,9 +403,9 @@ def test_settings_that_cannot_be_followed_are_refused(tmp_path: Path, settings_:
 def test_no_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="epoch 1 has no training batches"):
         make(tmp_path / "a", train_batches=lambda epoch, skip: iter(())).run()
-    with pytest.raises(UserError, match="development set has no batches"):
+    with pytest.raises(UserError, match="dev set has no batches"):
         make(tmp_path / "b", dev_batches=lambda: iter(())).run()
-    with pytest.raises(UserError, match="needs to know where training ends"):
+    with pytest.raises(UserError, match="needs the number of training steps"):
         make(tmp_path / "c", steps_per_epoch=None)
 
 
@@ -427,7 +427,7 @@ def test_average_of_the_epochs_is_the_mean_of_the_weights_seen(tmp_path: Path) -
 
 
 def test_batches_get_to_the_task_unchanged_by_position(tmp_path: Path) -> None:
-    """Epoch, batch and step of each forward pass count as documented."""
+    """Epoch, batch and step of each forward pass are as documented."""
     seen: list[StepInfo] = []
 
     class Watching(ToyTask):

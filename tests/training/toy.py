@@ -1,4 +1,4 @@
-"""A task of milliseconds to test the training loop with; also a program, ``python -m tests.training.toy EXP_DIR``."""
+"""A fast task to test the training loop; also a program, ``python -m tests.training.toy EXP_DIR``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STEPS_PER_EPOCH = 7
 
 @dataclass(frozen=True)
 class ToyBatch:
-    """inputs (N, 4), targets (N, 1)."""
+    """Inputs ``(N, 4)`` and targets ``(N, 1)``."""
 
     inputs: Tensor
     targets: Tensor
@@ -57,7 +57,7 @@ def build(description: Mapping[str, Any]) -> nn.Module:
 
 
 class ToyTask(Task):
-    """Regression with dropout and batch norm, and a multiplier that holds the mean output at 1."""
+    """Regression with dropout and batch norm, and a multiplier that keeps the mean output at 1."""
 
     def __init__(self, model: Optional[nn.Module] = None) -> None:
         super().__init__()
@@ -121,11 +121,11 @@ def make(exp_dir: Path, config: TrainerConfig = CONFIG, task: Optional[ToyTask] 
 
 
 class Crash(Exception):
-    """Raised where a test wants a run to end."""
+    """Raised to end a run at a chosen step."""
 
 
 def crashing(at: int) -> Any:
-    """The usual batches, failing when the batch after ``at`` others is asked for (over the whole run)."""
+    """Return the usual batches, but raise `Crash` after ``at`` batches of the run."""
 
     def train_batches(epoch: int, skip: int) -> Iterator[ToyBatch]:
         for index, batch in enumerate(batches(epoch, skip), start=skip):

@@ -79,9 +79,9 @@ def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
     common = ["--nbest", str(tmp_path / "nbest.txt"), "--output", str(tmp_path / "out.txt")]
     network = ["--lm-exp-dir", str(work / "dense"), "--lang-dir", str(work / "lang")]
     for options, message in [
-        ([*network, "--lm-scale", "1"], "the hypothesis 'ДВА' holds what the word pieces do not cover"),
-        (["--lm-scale", "1"], "give --lm-exp-dir or --arpa"),
-        (network, "give --lm-scale, or --dev-nbest with --dev-references"),
+        ([*network, "--lm-scale", "1"], "the hypothesis 'ДВА' contains characters that the word pieces do not cover"),
+        (["--lm-scale", "1"], "give exactly one of --lm-exp-dir and --arpa"),
+        (network, "give either --lm-scale, or both --dev-nbest and --dev-references"),
         ([*network, "--lm-scale", "1", "--references", str(tmp_path / "text")], "has no reference for a"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -146,7 +146,7 @@ def test_every_reference_counts(
     tuned = ["--dev-nbest", str(tmp_path / "nbest.txt"), "--dev-references", str(tmp_path / "text")]
     run(tmp_path, "a -1 ONE TWO\n", "a ONE TWO\nb ONE TWO\n", *tuned)
     assert "dev, scale 0: WER 50.00 %" in capsys.readouterr().out
-    for references, message in [("a\n", "holds no words"), ("a ONE\na TWO\n", "line 2 repeats a")]:
+    for references, message in [("a\n", "contains no words"), ("a ONE\na TWO\n", "line 2 repeats a")]:
         with pytest.raises(UserError, match=message):
             run(tmp_path, "a -1 ONE\n", references, "--lm-scale", "0")
     for scale in ("-1", "nan", "inf"):
