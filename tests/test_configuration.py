@@ -123,7 +123,7 @@ def test_defaults_alone_and_empty_file(tmp_path: Path) -> None:
         ("a: [1", "is not valid YAML", "correct the file"),
         ("a: b: c", "is not valid YAML", "correct the file"),
         ("- 1\n- 2\n", "is a list", "key: value"),
-        ("5", "holds no keys", "key: value"),
+        ("5", "contains no keys", "key: value"),
         ("word", "unknown key 'word'", "known keys"),
     ],
 )

@@ -112,7 +112,7 @@ def test_what_is_finished_is_done(
         make.command(line)
     if exp_dir in EXTRACTIONS:
         assert f"{exp_dir} is extracted already" in capsys.readouterr().out
-        with pytest.raises(UserError, match="holds an extraction with another --round-to"):
+        with pytest.raises(UserError, match="contains an extraction with another --round-to"):
             make.command(f"{line} --round-to 2")
     else:
         assert f"{exp_dir} is done already" in caplog.text

@@ -180,7 +180,7 @@ def test_the_explanation_says_what_is_set_and_what_would_fit(monkeypatch: pytest
     monkeypatch.setenv(VARIABLE, "5")
     assert processor.explanation() == "MKL_DEBUG_CPU_TYPE=5: torch 1.13.1 computes with MKL's code for AVX2"
     monkeypatch.setenv(VARIABLE, "")
-    assert str(processor.explanation()).endswith("as the environment has it; here MKL_DEBUG_CPU_TYPE=5 fits")
+    assert str(processor.explanation()).endswith("as set by the user; MKL_DEBUG_CPU_TYPE=5 fits this machine")
     monkeypatch.setattr(processor, "_fitting", lambda: None)
     assert processor.explanation() is None
     monkeypatch.setenv(VARIABLE, "4")

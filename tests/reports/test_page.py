@@ -84,7 +84,7 @@ def test_the_page_and_the_picture(systems: list[tuple[str, Path]], tmp_path: Pat
 
 
 def test_a_page_needs_two_systems_and_their_logs(systems: list[tuple[str, Path]]) -> None:  # noqa: F811
-    with pytest.raises(UserError, match="compares a teacher with a pruned network"):
+    with pytest.raises(UserError, match="needs a teacher and a pruned network"):
         page.page(systems[:1], ["test-clean"], "greedy_search", systems[0][1], {})
     with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
         pictures.read_metrics(systems[0][1])

@@ -211,7 +211,7 @@ def test_what_networks_take(results: Path, tmp_path: Path) -> None:
         del row["seconds"]
     found, in_words = comparison_tables.times({"rows": of_language_models}, "onnx")
     assert found == {"teacher": 20.0} and in_words == "threads 1, work scoring, batch 1, tokens 32"
-    with pytest.raises(UserError, match="did not measure int8"):
+    with pytest.raises(UserError, match="did not measure backend int8"):
         comparison_tables.times({"rows": rows}, "int8")
 
 
