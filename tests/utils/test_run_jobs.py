@@ -74,7 +74,7 @@ def test_another_word_may_stand_for_the_number(tmp_path: Path) -> None:
         (["JOB=1:x", "a.JOB.log", "true"], "not a range"),
         (["JOB=1:2:3", "a.JOB.log", "true"], "not a range"),
         (["JOB=1-3", "a.JOB.log", "true"], "not a range"),
-        (["JOB=", "a.JOB.log", "true"], "no range"),
+        (["JOB=", "a.JOB.log", "true"], "not a range"),
         (["", "true"], "empty"),
         (["a.log", ""], "empty"),
     ],
