@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write cuts without features, for networks that hear samples: one a recording or utterance, from lhotse manifests."""
+"""Write cuts without features from lhotse manifests, one per recording or utterance, for networks that take samples."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pruning.speech.data import manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and write the cuts; parts that are done are skipped."""
+    """Parse the options and write the cuts; existing cuts are skipped."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--manifests-dir", type=Path, required=True, help="e.g. data/manifests")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/cuts")
-    options.add_argument("--prefix", required=True, help="of the manifests' names, e.g. slurp")
+    options.add_argument("--prefix", required=True, help="prefix of the manifest names, e.g. slurp")
     options.add_argument(
-        "--sampling-rate", type=COUNT.parse, default=16000, help="Hz; other recordings are resampled as read"
+        "--sampling-rate", type=COUNT.parse, default=16000, help="Hz; other recordings are resampled on loading"
     )
-    options.add_argument("--parts", nargs="+", required=True, help="to write")
+    options.add_argument("--parts", nargs="+", required=True, help="names of the parts to write")
     values = options.parse_args(argv)
     source = manifests.Paths(values.manifests_dir, values.prefix)
     for part in values.parts:
         path = manifests.Paths(values.output_dir, values.prefix).cuts(part)
         if path.is_file():
-            logging.info("%s is there already", path)
+            logging.info("%s already exists", path)
             continue
         cuts = manifests.read(source, part, values.sampling_rate)
         with atomic_path(path) as temporary:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make decoding graphs of an n-gram model of words (ARPA) and the word pieces of a language directory.
+"""Make decoding graphs from an n-gram model of words (ARPA) and the word pieces of a lang dir.
 
-LG serves --method fast_beam_search_LG, HLG serves --method hlg_decoding of pruning.bin.decode. They are written to the
-language directory, with words.txt and lexicon.txt.
+LG is for --method fast_beam_search_LG and HLG for --method hlg_decoding of pruning.bin.decode. They are written to the
+lang dir, together with words.txt and lexicon.txt.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from pruning.speech.decoding.config import GRAPH_KINDS
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options, build, and write."""
+    """Parse the options, build the graphs and write them."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--arpa", type=Path, required=True, help="the model, e.g. data/lm/3-gram.arpa.gz")
-    options.add_argument("--lang-dir", type=Path, required=True, help="language directory: bpe.model and tokens.txt")
-    options.add_argument("--which", nargs="+", choices=GRAPH_KINDS, default=GRAPH_KINDS, help="default: both")
-    options.add_argument("--max-order", type=COUNT.parse, help="use no longer n-grams than these; default: all")
+    options.add_argument("--arpa", type=Path, required=True, help="n-gram model, e.g. data/lm/3-gram.arpa.gz")
+    options.add_argument("--lang-dir", type=Path, required=True, help="lang dir with bpe.model and tokens.txt")
+    options.add_argument(
+        "--which", nargs="+", choices=GRAPH_KINDS, default=GRAPH_KINDS, help="graphs to make; default: both"
+    )
+    options.add_argument("--max-order", type=COUNT.parse, help="use n-grams up to this length; default: all")
     values = options.parse_args(argv)
 
     from pruning.speech.decoding import graphs

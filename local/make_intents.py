@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Write intents.txt of a language directory: the intents of training cuts, numbered. Tells those of other cuts that
-training does not have: they cannot be found, and count as errors."""
+"""Write intents.txt of a lang dir: the numbered intents of training cuts. Warn of intents in other cuts that do not
+occur in training: they cannot be recognised and count as errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from pruning.speech.text.intents import intent_of, write_table
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and write the table."""
+    """Parse the options and write the output table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--cuts", type=Path, nargs="+", required=True, help="manifests of the training cuts")
-    options.add_argument("--other-cuts", type=Path, nargs="*", default=[], help="of dev and test, to be looked at")
+    options.add_argument(
+        "--other-cuts",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="manifests of dev and test cuts, to check for other intents",
+    )
     options.add_argument("--lang-dir", type=Path, required=True, help="e.g. data/lang")
     values = options.parse_args(argv)
     manifests.check_exists([*values.cuts, *values.other_cuts])
@@ -32,7 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                          if table.number(intent) is None)  # fmt: skip
         if unseen:
             named = ", ".join(f"{name} ({count})" for name, count in unseen.most_common())
-            logging.warning("%s: training has none of %s: counted as errors", path, named)
+            logging.warning("%s: intents that do not occur in training and count as errors: %s", path, named)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Estimate an n-gram model of words (modified Kneser-Ney) from text, a sentence a line, and write it as an ARPA file.
+"""Estimate an n-gram model of words (modified Kneser-Ney) from text, one sentence a line, and write it as an ARPA file.
 
-A word list may hold more than the word on each line, which comes first, as in Kaldi's words.txt or a lexicon.
+Each line of a word list starts with the word; anything after it is ignored, as in Kaldi's words.txt or a lexicon.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pruning.speech.text.text_files import check_texts, read_sentences, read_wor
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options, estimate, and write."""
+    """Parse the options, estimate the model and write it."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument(
         "--text", type=Path, nargs="+", required=True, help="words separated by spaces, UTF-8, plain or gzipped"
@@ -26,8 +26,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--order", type=COUNT.parse, default=4, help="length of the longest n-grams; default: 4")
     options.add_argument("--output", type=Path, required=True, help="e.g. data/lm/4-gram.arpa.gz; .gz compresses")
     known = options.add_mutually_exclusive_group()
-    known.add_argument("--vocabulary", type=Path, help="word list; other words are <unk>. Default: all of the text's")
-    known.add_argument("--min-count", type=COUNT.parse, default=1, help="rarer words of the text are <unk>; default: 1")
+    known.add_argument(
+        "--vocabulary", type=Path, help="word list; other words become <unk>; default: all words of the text"
+    )
+    known.add_argument(
+        "--min-count", type=COUNT.parse, default=1, help="rarer words of the text become <unk>; default: 1"
+    )
     values = options.parse_args(argv)
 
     from pruning.speech.ngrams import arpa, kneser_ney

@@ -15,30 +15,33 @@ from pruning.speech.corpora.synthetic.config import CorpusConfig
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options, with the defaults of ``CorpusConfig``."""
+    """Return the option parser, with the defaults of ``CorpusConfig``."""
     default, known = CorpusConfig(), ranges(CorpusConfig)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/LibriSpeech; appears whole")
+    options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/LibriSpeech; written atomically")
     options.add_argument(
-        "--num-workers", type=COUNT.parse, default=os.cpu_count() or 1, help="processes; changes no sample"
+        "--num-workers",
+        type=COUNT.parse,
+        default=os.cpu_count() or 1,
+        help="number of processes; does not affect the samples",
     )
     numbers = {
-        "seed": "of everything random",
-        "train-utterances": "in train-clean-mini, about 3.2 s each",
-        "dev-utterances": "in dev-clean-mini",
-        "test-words": "at least so many in each of test-clean and test-other",
-        "vocabulary-size": "about how many words fill the sentence templates",
-        "accents": "English accents spoken, the nearest to each other first",
-        "variants": "voice variants of training, dev and test-clean",
-        "utterances-per-speaker": "every so many utterances the speaker changes",
+        "seed": "seed of all random choices",
+        "train-utterances": "utterances in train-clean-mini, about 3.2 s each",
+        "dev-utterances": "utterances in dev-clean-mini",
+        "test-words": "minimum number of words in each of test-clean and test-other",
+        "vocabulary-size": "approximate number of words that fill the sentence templates",
+        "accents": "number of English accents, most similar ones first",
+        "variants": "number of voice variants in training, dev and test-clean",
+        "utterances-per-speaker": "number of utterances before the speaker changes",
     }
     for name, text in numbers.items():
         field = name.replace("-", "_")
         options.add_argument(f"--{name}", type=known[field].parse, default=getattr(default, field), help=text)
     bounds = {
-        "train-snr": "signal-to-noise ratio of all parts but test-other, dB",
-        "other-snr": "signal-to-noise ratio of test-other, dB",
-        "other-reverberation-time": "T60 of test-other's rooms, s",
+        "train-snr": "signal-to-noise ratio of all parts except test-other, in dB",
+        "other-snr": "signal-to-noise ratio of test-other, in dB",
+        "other-reverberation-time": "T60 of the rooms of test-other, in s",
     }
     for name, text in bounds.items():
         field = name.replace("-", "_")
@@ -48,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Make the corpus, or do nothing if it is there."""
+    """Make the corpus; do nothing if it exists."""
     values: dict[str, Any] = vars(parser().parse_args(argv))
 
     from pruning.speech.corpora.synthetic.corpus import make_corpus

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write lhotse manifests of a Kaldi data directory: wav.scp, text, utt2spk and, optionally, segments."""
+"""Write lhotse manifests from a Kaldi data directory: wav.scp, text, utt2spk and, optionally, segments."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from pruning.speech.data import kaldi_dir, manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and write the manifests; does nothing if they are there."""
+    """Parse the options and write the manifests; do nothing if they exist."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--kaldi-dir", type=Path, required=True, help="e.g. data/train of a Kaldi recipe")
-    options.add_argument("--part", required=True, help="name of the part in the manifests' names")
-    options.add_argument("--prefix", required=True, help="name of the corpus, which the manifests' names start with")
-    options.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="of the manifests")
     options.add_argument(
-        "--audio-dir", type=Path, default=Path("data/audio"), help="where NIST SPHERE files are converted to"
+        "--kaldi-dir", type=Path, required=True, help="Kaldi data directory, e.g. data/train of a Kaldi recipe"
+    )
+    options.add_argument("--part", required=True, help="name of the part, used in the manifest names")
+    options.add_argument("--prefix", required=True, help="name of the corpus, prefix of the manifest names")
+    options.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="directory for the manifests")
+    options.add_argument(
+        "--audio-dir", type=Path, default=Path("data/audio"), help="directory for converted NIST SPHERE files"
     )
     values = options.parse_args(argv)
     paths = manifests.Paths(values.output_dir, values.prefix)
     if paths.recordings(values.part).is_file() and paths.supervisions(values.part).is_file():
-        logging.info("%s: manifests are there already", values.part)
+        logging.info("%s: manifests already exist", values.part)
         return
     if not values.kaldi_dir.is_dir():
         raise UserError(f"the directory {values.kaldi_dir} does not exist", "give --kaldi-dir")

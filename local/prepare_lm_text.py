@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prepare text for language models: train.txt, dev.txt and test.txt, of transcripts, of text files or of both.
+"""Prepare text for language models: train.txt, dev.txt and test.txt, from transcripts, text files or both.
 
-Transcripts go where their cuts belong; of text files, contiguous blocks of lines go to dev and test, evenly over each
-file. words.txt lists the words of train.txt, the most frequent first: the vocabulary of n-grams, and that which counts
-when models are compared per word.
+Transcripts go to the part of their cuts. From text files, contiguous blocks of lines go to dev and test, evenly
+distributed over each file. words.txt lists the words of train.txt, the most frequent first: it is the vocabulary of
+n-grams and of the comparison of models per word.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ PARTS = ("train", "dev", "test")
 
 
 def part_of(line: int, block: int, dev_share: float, test_share: float) -> str:
-    """Where a line (from 0) goes: whole blocks of lines to dev and test, evenly over the file."""
+    """Return the part of a line (counted from 0): whole blocks of lines go to dev and test, evenly over the file."""
     number = line // block
     for part, share, phase in (("test", test_share, 1.0), ("dev", dev_share, 0.37)):
-        # the block in which the running total of the share passes a whole number (shifted by phase) goes to the part
+        # the block where the running total of the share passes a whole number (shifted by phase) goes to the part
         if share and int(number * share + phase) != int((number + 1) * share + phase):
             return part
     return "train"
 
 
 def lines_of(values: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """(part, sentence) of everything that is not empty."""
+    """Yield (part, sentence) for all non-empty sentences."""
     from pruning.speech.data.contents import transcripts
 
     for part in PARTS:
@@ -55,7 +55,7 @@ def lines_of(values: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def block_of(path: Path, values: argparse.Namespace) -> int:
-    """Lines of a block: ``--block``, or fewer in a short text, so that each part gets two blocks of it at least."""
+    """Return the lines per block: ``--block``, or fewer in a short text, so that each part gets at least two blocks."""
     shares = [share for share in (values.dev_share, values.test_share) if share]
     if not shares:
         return int(values.block)
@@ -68,7 +68,7 @@ def _cuts(values: argparse.Namespace, part: str) -> list[Path]:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and prepare."""
+    """Parse the options and prepare the text."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--text", type=Path, nargs="*", default=[], help="text, one sentence a line, plain or gzipped")
     options.add_argument("--cuts", type=Path, nargs="*", default=[], help="manifests of the training cuts")
@@ -76,7 +76,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--test-cuts", type=Path, nargs="*", default=[], help="manifests whose transcripts are test")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/lm")
     options.add_argument(
-        "--block", type=COUNT.parse, default=200, help="lines of --text that stay together; in short texts fewer"
+        "--block", type=COUNT.parse, default=200, help="lines of --text that stay together; fewer in short texts"
     )
     options.add_argument("--dev-share", type=FRACTION.parse, default=0.02, help="share of --text for dev.txt")
     options.add_argument(
@@ -84,7 +84,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     values = options.parse_args(argv)
     if not values.text and not values.cuts:
-        raise UserError("there is no text", "give --text or --cuts")
+        raise UserError("no text given", "give --text or --cuts")
     if values.dev_share + values.test_share >= 1:
         raise UserError("--dev-share and --test-share leave nothing for training", "lower one of them")
     check_texts(values.text)
@@ -111,7 +111,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                 words.update(line.split())
         empty = [part for part in wanted if not counts[part]]
         if empty:
-            raise UserError(f"nothing is left for {' and '.join(empty)}", "lower --block, or change the shares")
+            raise UserError(f"no sentences left for {' and '.join(empty)}", "lower --block, or change the shares")
     write_text(values.output_dir / "words.txt", "".join(f"{word} {count}\n" for word, count in words.most_common()))
     logging.info("%s: %s sentences, %d different words in training", values.output_dir,
                  ", ".join(f"{counts[part]} {part}" for part in wanted), len(words))  # fmt: skip

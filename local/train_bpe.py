@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train word pieces on transcripts of training cuts, on text, or both; writes icefall's bpe.model and tokens.txt."""
+"""Train word pieces on transcripts of training cuts, on text, or both; write icefall's bpe.model and tokens.txt."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pruning.speech.text.text_files import check_texts, read_sentences
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and train."""
+    """Parse the options and train."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--cuts", type=Path, nargs="*", default=[], help="manifests of the training cuts")
-    options.add_argument("--text", type=Path, nargs="*", default=[], help="text besides, one sentence a line")
+    options.add_argument("--text", type=Path, nargs="*", default=[], help="additional text, one sentence a line")
     options.add_argument("--lang-dir", type=Path, required=True, help="e.g. data/lang_bpe_500")
     options.add_argument(
-        "--vocab-size", type=COUNT.parse, help="tokens, 3 special ones included; optional for --unit char"
+        "--vocab-size", type=COUNT.parse, help="number of tokens, including 3 special ones; optional for --unit char"
     )
     options.add_argument("--unit", choices=MODEL_TYPES, default="unigram", help="kind of token")
     values = options.parse_args(argv)

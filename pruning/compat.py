@@ -1,4 +1,4 @@
-"""Differences between torch 1.13 and current torch 2.x, all in one place."""
+"""Differences between torch 1.13 and current torch 2.x."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _FUSED: Any = getattr(torch.nn.functional, "scaled_dot_product_attention", None)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor], dropout: float) -> Tensor:
-    """``softmax(query key^T / sqrt(D) + bias) value``, fused where this torch can.
+    """Return ``softmax(query key^T / sqrt(D) + bias) value``, with the fused kernel if this torch has one.
 
     Args:
         query, key, value: ``(N, H, T, D)``.
-        bias: broadcasts to ``(N, H, T, T)``, added to the scores; None: nothing is.
-        dropout: probability on the attention weights.
+        bias: term that is added to the scores, broadcast to ``(N, H, T, T)``; None for no bias.
+        dropout: dropout probability of the attention weights.
 
     Returns:
         ``(N, H, T, D)``.
@@ -32,10 +32,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor],
 
 
 def with_contiguous_gradient(x: Tensor) -> Tensor:
-    """``x`` itself, whose gradient from now on arrives contiguous.
+    """Return ``x`` itself, with a hook that makes its gradient contiguous.
 
-    On a CPU, torch 1.13 computes the gradient of GELU from uninitialised memory where that of its output is transposed:
-    to be put between GELU and a transposition.
+    On a CPU, torch 1.13 computes the gradient of GELU from uninitialised memory if the gradient of its output is
+    transposed. Call this between GELU and a transposition.
     """
     if x.requires_grad:
         x.register_hook(lambda gradient: gradient.contiguous())
@@ -43,16 +43,17 @@ def with_contiguous_gradient(x: Tensor) -> Tensor:
 
 
 def grad_scaler(device_type: str, enabled: bool) -> Any:
-    """A gradient scaler for fp16 training: ``torch.amp.GradScaler`` where it exists, else torch 1.13's CUDA one."""
+    """Return a gradient scaler for fp16: ``torch.amp.GradScaler`` if it exists, otherwise torch 1.13's CUDA scaler."""
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device_type, enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)
 
 
 def supports_bf16(device: torch.device) -> bool:
-    """Whether bf16 autocast runs in hardware there (a CPU always takes it).
+    """Return whether the device runs bf16 autocast in hardware (always true for a CPU).
 
-    torch 2.x says yes for every CUDA device, because it can emulate bf16; NVIDIA has it from compute capability 8.0 on.
+    torch 2.x reports support for every CUDA device because it can emulate bf16; NVIDIA GPUs have it from compute
+    capability 8.0.
     """
     if device.type != "cuda":
         return True
@@ -62,7 +63,7 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def repair_torchrun() -> None:
-    """Make torch 1.13's launcher start under Python 3.11, where iterating a flag leaves out its 0 (no redirection)."""
+    """Make torch 1.13's launcher start under Python 3.11, where iterating a flag skips its 0 (no redirection)."""
     from torch.distributed.elastic.multiprocessing.api import Std
 
     if isinstance(Std.from_str("0"), Std):
@@ -77,12 +78,12 @@ def repair_torchrun() -> None:
 
 
 def storage_id(tensor: Tensor) -> int:
-    """The same for tensors that share memory."""
+    """Return a number that is equal for tensors that share memory."""
     return tensor.untyped_storage().data_ptr() if hasattr(tensor, "untyped_storage") else tensor.storage().data_ptr()
 
 
 def storage_bytes(tensor: Tensor) -> int:
-    """Bytes of the memory that a tensor is a view of."""
+    """Return the size in bytes of the memory that a tensor is a view of."""
     if hasattr(tensor, "untyped_storage"):
         return len(tensor.untyped_storage())
     return tensor.storage().nbytes()

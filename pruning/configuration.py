@@ -1,9 +1,9 @@
-"""Configurations: frozen dataclasses read from YAML and ``a.b=c`` overrides, strictly.
+"""Strict configurations: frozen dataclasses read from YAML and ``a.b=c`` overrides.
 
-The parsing, typing and merging is OmegaConf's (structured configurations); this module turns its errors into one line
-that names the file and the key and proposes the nearest key that exists. Fields may be nested dataclasses,
-``Optional``, ``Enum`` (given by name), ``Literal``, ``list[X]``, ``dict[str, X]`` and ``tuple[X, ...]``. A list field
-comes back as a list and a tuple field as a tuple; both are written as YAML lists.
+OmegaConf (structured configurations) does the parsing, typing and merging. This module turns its errors into one line
+that names the file and the key and proposes the nearest existing key. Fields may be nested dataclasses, ``Optional``,
+``Enum`` (given by name), ``Literal``, ``list[X]``, ``dict[str, X]`` and ``tuple[X, ...]``. A list field is returned as
+a list and a tuple field as a tuple; both are written as YAML lists.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str]
 
     Args:
         cls: a (frozen) dataclass; fields without a default must be given by the file or the overrides.
-        path: a YAML file, or None for the defaults alone.
+        path: a YAML file; None to use only the defaults.
         overrides: ``"a.b=c"`` assignments, c read as YAML: ``"optimiser.lr=1e-3"``, ``"layers=[1,2]"``; a mapping
-            such as ``"parts={x: 1}"`` or ``"parts={}"`` stands in the place of the one before it.
+            such as ``"parts={x: 1}"`` or ``"parts={}"`` replaces the previous mapping.
 
     Raises:
         UserError: the file is missing or is not YAML, a key is unknown or missing, a value has the wrong type.
@@ -49,7 +49,7 @@ def load(cls: type[T], path: Optional[PathLike] = None, overrides: Sequence[str]
 
 
 def read(path: PathLike) -> Mapping[str, Any]:
-    """What a YAML file says, as plain values, whatever it is the configuration of.
+    """Return the content of a YAML file as plain values, without checking it against a configuration class.
 
     Raises:
         UserError: the file is missing or is not YAML.
@@ -59,10 +59,10 @@ def read(path: PathLike) -> Mapping[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
-    """Make a configuration from a plain dictionary, as strictly as :func:`load` does.
+    """Make a configuration from a plain dictionary, as strictly as :func:`load`.
 
     Args:
-        origin: where the values come from, for the error: a file, usually.
+        origin: where the values come from, for error messages; usually a file.
 
     Raises:
         UserError: a key is unknown or missing, a value has the wrong type.
@@ -71,18 +71,18 @@ def from_dict(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The plain dictionary of a configuration, ready for JSON or YAML: enums by name, tuples as lists."""
+    """Return a configuration as a plain dictionary for JSON or YAML: enums by name, tuples as lists."""
     container = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     return _plain(container)
 
 
 def defaults(cls: type[Any]) -> dict[str, Any]:
-    """The values that a configuration of a class has where nothing is said, as a plain dictionary."""
+    """Return the default values of a configuration class as a plain dictionary."""
     return _plain(OmegaConf.to_container(OmegaConf.structured(cls), throw_on_missing=False, enum_to_str=True))
 
 
 def save(config: Any, path: PathLike) -> None:
-    """Write a configuration (a dataclass or a plain dictionary) as YAML, by rename."""
+    """Write a configuration (a dataclass or a plain dictionary) as YAML, atomically."""
     values = dict(config) if isinstance(config, Mapping) else to_dict(config)
     write_text(path, yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, width=120))
 
@@ -90,11 +90,11 @@ def save(config: Any, path: PathLike) -> None:
 def changed_keys(
     before: Mapping[str, Any], now: Mapping[str, Any], absent: Optional[Mapping[str, Any]] = None
 ) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two plain configurations, with both values (None where absent).
+    """Return the dotted keys whose values differ between two plain configurations, with both values (None if absent).
 
     Args:
         before, now: the configurations.
-        absent: what keys stood for that ``before`` does not have: it was written by a version without them.
+        absent: values to assume for keys that ``before`` lacks because an older version without them wrote it.
     """
     old, new = dict(_flatten(before)), dict(_flatten(now))
     old = {**{key: value for key, value in _flatten(absent or {}) if key in new}, **old}
@@ -114,15 +114,15 @@ def _read_yaml(path: Path) -> Any:
     except OSError as error:
         if error.errno is not None:
             raise
-        # OmegaConf says so of a file that holds a single number or word
-        raise UserError(f"configuration {path} holds no keys", "write it as 'key: value' lines") from None
+        # OmegaConf raises this for a file that contains a single number or word
+        raise UserError(f"configuration {path} contains no keys", "write it as 'key: value' lines") from None
     if not isinstance(values, DictConfig):
         raise UserError(f"configuration {path} is a list", "write it as 'key: value' lines")
     return values
 
 
 def _read_overrides(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
-    """The settings, and the keys whose values are whole mappings."""
+    """Return the settings, and the keys whose values are whole mappings."""
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise UserError(f"'{override}' is not a setting", "write it as key=value, for example optimiser.lr=1e-3")
@@ -137,12 +137,12 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
         return given, whole
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(
-            f"settings {' '.join(overrides)} cannot be read ({_first_line(error)})", "quote the value as YAML wants it"
+            f"cannot read the settings {' '.join(overrides)} ({_first_line(error)})", "quote the value as YAML requires"
         ) from None
 
 
 def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str] = ()) -> T:
-    """Of sources in order; in the last one, mappings under the keys ``whole`` stand in the place of earlier ones."""
+    """Merge sources in order; in the last one, mappings under the keys ``whole`` replace earlier ones."""
     sources = list(sources)
     for key in whole:
         if _is_plain(OmegaConf.structured(cls), key):
@@ -166,14 +166,14 @@ def _merge(cls: type[T], sources: Iterable[tuple[str, Any]], whole: Sequence[str
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         wrong = getattr(error, "full_key", None) or _refused_key(cls, values)
         where = f"key '{wrong}' in {origin}" if wrong else f"configuration from {origin}"
-        # OmegaConf leaves its placeholders unfilled for elements of tuples
+        # OmegaConf does not fill in its placeholders for elements of tuples
         told = error.what if isinstance(error, UserError) else _first_line(error)
         reason = told.replace("'$VALUE' of type '$VALUE_TYPE'", "of an element")
         raise UserError(f"{where} is not valid: {reason}", "correct the value") from None
 
 
 def _check_limits(cls: type, config: Any, source: str, prefix: str = "") -> None:
-    """Refuse values that the fields of a dataclass, and of the dataclasses in it, do not take."""
+    """Reject values outside the limits that the fields of a dataclass, and of nested dataclasses, declare."""
     stated = limits.limits(cls)
     plain: Any = OmegaConf.to_container(config, enum_to_str=True)
     for name in map(str, config):
@@ -189,7 +189,7 @@ def _check_limits(cls: type, config: Any, source: str, prefix: str = "") -> None
 
 
 def _check_finite(config: Any, source: str) -> None:
-    """Refuse numbers that are not finite, wherever they stand: no setting means one."""
+    """Reject numbers that are not finite: no setting has a use for them."""
     for key, value in _flatten(OmegaConf.to_container(config)):  # type: ignore[arg-type]
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
@@ -197,15 +197,15 @@ def _check_finite(config: Any, source: str) -> None:
 
 
 def _is_plain(config: DictConfig, key: str) -> bool:
-    """Whether what is under a key is a mapping, and no configuration with fields of its own."""
+    """Return whether the value of a key is a plain mapping, not a configuration with its own fields."""
     try:
         return OmegaConf.get_type(OmegaConf.select(config, key)) is dict
-    except OmegaConfBaseException:  # no such key: it is told later
+    except OmegaConfBaseException:  # no such key: reported later
         return False
 
 
 def _refused_key(cls: type, values: Any) -> Optional[str]:
-    """The first key that is refused on its own, for errors that do not say which."""
+    """Return the first key that is rejected on its own, for errors that do not name one."""
     for key, value in _flatten(OmegaConf.to_container(values)):  # type: ignore[arg-type]
         one = OmegaConf.create()
         OmegaConf.update(one, key, value, force_add=True)
@@ -217,7 +217,7 @@ def _refused_key(cls: type, values: Any) -> Optional[str]:
 
 
 def _proposal(cls: type, unknown: str) -> str:
-    """The remedy for an unknown key: the same name elsewhere, else the most similar names, else those of its level."""
+    """Return the remedy for an unknown key: the same name elsewhere, or the most similar names, or its siblings."""
     known = list(_known_keys(cls))
     leaf = unknown.rsplit(".", 1)[-1]
     same_leaf = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
@@ -232,7 +232,7 @@ def _proposal(cls: type, unknown: str) -> str:
 
 
 def _known_keys(cls: type, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields of a dataclass and of the dataclasses in it (directly or in Optional)."""
+    """Yield the dotted names of all fields of a dataclass and of nested dataclasses (direct or ``Optional``)."""
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         yield prefix + field.name

@@ -1,13 +1,13 @@
-"""The one kind of error that a user is meant to read."""
+"""Errors that are shown to the user."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input: says what is wrong, naming the file or item, and what to do about it, on one line.
+    """An error in the user's input: one line that says what is wrong, with the file or item, and what to do about it.
 
     Args:
-        what: the thing that is wrong, with its name, e.g. ``"exp/teacher/best.safetensors does not exist"``.
+        what: what is wrong, with the name of the thing, e.g. ``"exp/teacher/best.safetensors does not exist"``.
         remedy: what to do, e.g. ``"run stage 4 first"``.
     """
 
@@ -17,5 +17,5 @@ class UserError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
-        """Both parts travel when the error comes from another process."""
+        """Keep both parts when the error is pickled to another process."""
         return UserError, (self.what, self.remedy)

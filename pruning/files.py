@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: everything is written beside its place and renamed into it."""
+"""Write files atomically: each file is written under a temporary name and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PathLike = Union[str, "os.PathLike[str]"]
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary sibling of ``path``; rename it to ``path`` on success, remove it on failure.
 
-    The sibling keeps the suffixes of ``path``, because writers choose a format by them. It may be made a file or a
-    directory; an existing directory at ``path`` is replaced.
+    The temporary name keeps the suffixes of ``path``, because writers choose a format by them. The caller may create a
+    file or a directory there; an existing directory at ``path`` is replaced.
 
     Raises:
-        OSError: from the file system (a full disk, say); nothing is left behind then.
+        OSError: a file system error, such as a full disk; the temporary file is removed.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,37 +44,37 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` by rename."""
+    """Write ``text`` (UTF-8) to ``path`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_lines(path: PathLike) -> list[str]:
-    """The lines of a text file in UTF-8, with or without a byte order mark, without their ends.
+    """Return the lines of a UTF-8 text file, with or without a byte order mark, without line ends.
 
-    Lines end with a line feed, as programs of other languages see them; a carriage return before it is dropped. (What
-    Unicode calls line ends besides, such as U+2028, occurs within transcripts.)
+    Only a line feed ends a line, as in programs in other languages; a carriage return before it is dropped. (Other
+    Unicode line ends, such as U+2028, occur within transcripts.)
 
     Raises:
         UserError: the file is not UTF-8.
-        OSError: from the file system.
+        OSError: a file system error.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        remedy = f"convert it, e.g. from Latin-1: iconv -f latin1 -t utf-8 {path} > NEW, and put NEW in its place"
+        remedy = f"convert it, e.g. from Latin-1: iconv -f latin1 -t utf-8 {path} > NEW, and replace it by NEW"
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start})", remedy) from None
     lines = text.split("\n")
-    if not lines[-1]:  # what follows the last line feed
+    if not lines[-1]:  # the empty string after the last line feed
         del lines[-1]
     return [line.removesuffix("\r") for line in lines]
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Write ``value`` to ``path`` as JSON, by rename: indented, but a list of mere numbers and strings on one line.
+    """Write ``value`` to ``path`` as JSON, atomically: indented, but a list of plain values on one line.
 
     Raises:
-        ValueError: it holds a number that is not finite, which JSON does not have and other readers refuse.
+        ValueError: the value contains a number that is not finite; JSON has no such numbers.
     """
     write_text(path, _json(value, "\n") + "\n")
 

@@ -1,8 +1,8 @@
-"""Commands that have ended well: recorded, so that the same command on unchanged files returns before it imports torch.
+"""Records of commands that have finished: a repeated command on unchanged files returns before it imports torch.
 
-A record lies in the directory that the command fills. It holds the command line and, of every file that the command
-read or wrote, what changes when the file is written: size and times. It is believed where all of that is unchanged, the
-code of the package included; otherwise the command looks for itself, as without a record.
+A record is stored in the directory that the command fills. It contains the command line and, for each file that the
+command read or wrote, its size and times, which change when the file is written. The record is valid if all of these
+and the code of the package are unchanged; otherwise the command runs as it does without a record.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from typing import Optional, Union
 from pruning.files import PathLike, write_json
 
 FOLDER = ".finished"
-_NOT_OURS = (".lock", ".tmp-")  # names in a directory that begin so say nothing of what was read or written
+_NOT_OURS = (".lock", ".tmp-")  # files whose names begin like this are neither inputs nor outputs
 
 Stamp = Optional[list[int]]
 
 
 class Record:
-    """The record of one command line in one working directory. Make it before the command reads anything.
+    """The record of one command line in one working directory. Create it before the command reads anything.
 
     Args:
-        directory: that the command fills.
-        program: the command's name.
-        words: its arguments.
+        directory: directory that the command fills.
+        program: name of the command.
+        words: arguments of the command.
     """
 
     def __init__(self, directory: PathLike, program: str, words: Sequence[str]) -> None:
         self._began = time.time_ns()
         self._line = [os.getcwd(), program, *words]
         name = hashlib.sha256("\0".join(self._line).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        # not .json: tables are made of the decode-*.json of all folders
+        # not .json: tables are made from the decode-*.json files of all directories
         self.path = Path(directory) / FOLDER / f"{program}-{name}.record"
 
     def holds(self) -> bool:
-        """Whether this command line has ended well here, and nothing has changed since."""
+        """Return whether this command line has finished here and nothing has changed since."""
         known, code = self._read()
         return bool(known) and code == _code() and all(_stamp(path) == stamp for path, stamp in known.items())
 
     def files(self) -> list[Path]:
-        """Those of the record."""
+        """Return the files of the record."""
         return [Path(path) for path in self._read()[0]]
 
     def written_again(self, paths: Collection[PathLike]) -> None:
-        """Record that the command, which had ended, has written some of its files again."""
+        """Record that the finished command has written some of its files again."""
         again = {os.path.abspath(path) for path in paths}
         known, code = self._read()
         stamps = {path: _stamp(path) if path in again else stamp for path, stamp in known.items()}
         write_json(self.path, {"line": self._line, "code": code, "files": stamps})
 
     def _read(self) -> tuple[dict[str, Stamp], str]:
-        """Files and code of the record; nothing where there is no whole one."""
+        """Return the files and the code fingerprint of the record; empty if there is no complete record."""
         try:
             record = json.loads(self.path.read_text(encoding="utf-8"))
             return dict(record["files"]), str(record["code"])
@@ -66,11 +66,11 @@ class Record:
             return {}, ""
 
     def write(self, read: Iterable[PathLike], wrote: Iterable[PathLike]) -> None:
-        """Record that it has ended well; not where a file that it read was written since it began.
+        """Record that the command has finished, unless a file that it read was written after the command started.
 
         Args:
-            read: files, or directories, of which the files directly in them count.
-            wrote: the same; what is in both counts as written.
+            read: files or directories that were read; a directory stands for the files directly in it.
+            wrote: the same for what was written; a file in both counts as written.
         """
         outputs, inputs = _stamps(wrote), _stamps(read)
         times = (max(stamp[1:]) for path, stamp in inputs.items() if stamp is not None and path not in outputs)
@@ -79,7 +79,7 @@ class Record:
 
 
 def paths_of(options: argparse.Namespace) -> Iterator[Path]:
-    """The files and directories among the values of options."""
+    """Yield the existing files and directories among the option values."""
     for value in vars(options).values():
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, (str, Path)) and word and os.path.exists(word):
@@ -100,7 +100,7 @@ def _in(place: Path) -> Iterator[Path]:
 
 
 def _stamp(path: Union[str, Path]) -> Stamp:
-    """None: no such file."""
+    """Return the size and times of a file; None if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -110,7 +110,7 @@ def _stamp(path: Union[str, Path]) -> Stamp:
 
 @cache
 def _code() -> str:
-    """Of the package's files, by size and time."""
+    """Return a fingerprint of the package's files, by size and time."""
     root = Path(__file__).resolve().parent
     lines = [
         f"{path} {found.st_size} {found.st_mtime_ns}" for path in sorted(root.rglob("*.py")) if (found := path.stat())

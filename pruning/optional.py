@@ -1,4 +1,4 @@
-"""Packages that only some need: those who take a network away, or decode with graphs of n-gram models."""
+"""Optional imports."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ logger = logging.getLogger(__name__)
 
 
 def package(name: str, use: str, extra: Optional[str] = "export") -> Any:
-    """Import a package (or a module of it) that may be missing.
+    """Import an optional package, or a module of it.
 
     Args:
-        name: of the module.
-        use: what it is needed for.
-        extra: the set of packages that it comes with; None: with torch itself, as k2.
+        name: name of the module.
+        use: what the module is needed for, for the error message.
+        extra: name of the extra that installs it; None if it must match the installed torch, such as k2.
 
     Raises:
-        UserError: it is missing, naming what it was needed for.
+        UserError: the package is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -34,7 +34,7 @@ def package(name: str, use: str, extra: Optional[str] = "export") -> Any:
 
 @lru_cache(maxsize=1)
 def k2_is_installed() -> bool:
-    """Whether k2 can be imported; one that was built for another torch cannot, and is told of once."""
+    """Return whether k2 can be imported. Warn once if it is installed but built for another torch."""
     if importlib.util.find_spec("k2") is None:
         return False
     try:

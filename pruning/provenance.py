@@ -1,4 +1,4 @@
-"""Where a measured figure comes from: processor, memory, versions, commit, command, date."""
+"""Provenance of a measured figure: processor, memory, versions, commit, command, date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def processor_name(device: str = "cpu") -> str:
-    """The model name of the processor, or of the GPU that ``device`` names."""
+    """Return the model name of the processor, or of the GPU that ``device`` names."""
     if device != "cpu":
         import torch
 
@@ -37,8 +37,8 @@ def processor_name(device: str = "cpu") -> str:
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this process has held at once, in MiB: interpreter, libraries and weights included."""
-    status = Path("/proc/self/status")  # getrusage would count what the process was before it was this program
+    """Return the peak memory of this process in MiB, including interpreter, libraries and weights."""
+    status = Path("/proc/self/status")  # getrusage would include the memory of the process before exec
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
         if "VmHWM" in lines:
@@ -48,7 +48,7 @@ def peak_memory_mib() -> float:
 
 
 def version_of(package: str) -> Optional[str]:
-    """The installed version of a package; None if there is none."""
+    """Return the installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -56,11 +56,11 @@ def version_of(package: str) -> Optional[str]:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, ``-modified`` if files of it differ, ``unknown`` outside a checkout."""
+    """Return the commit of the running code, with ``-modified`` if its files differ; ``unknown`` outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
         commit = _git(here, "rev-parse", "HEAD").strip()
-        # only the code counts: experiments and tables may lie in the same checkout
+        # only the code counts: experiments and tables may be in the same checkout
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -73,17 +73,17 @@ def _git(directory: Path, *arguments: str) -> str:
 
 
 def command_line(module: str, argv: Optional[Sequence[str]] = None) -> str:
-    """The command that repeats this one, e.g. ``python -m pruning.bin.decode --exp-dir exp/teacher``."""
+    """Return the command that repeats this one, e.g. ``python -m pruning.bin.decode --exp-dir exp/teacher``."""
     return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
 
 
 def today() -> str:
-    """The date and time in UTC, to the second: ``2026-11-29T12:00:00+00:00``."""
+    """Return the date and time in UTC, to the second: ``2026-11-29T12:00:00+00:00``."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def file_fingerprint(path: PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(2**20):
@@ -92,7 +92,7 @@ def file_fingerprint(path: PathLike) -> str:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a network's parameters and buffers with their names, in hexadecimal."""
+    """Return the SHA-256 of a network's parameters and buffers, including their names, in hexadecimal."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -101,7 +101,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def environment(module: str, argv: Optional[Sequence[str]], device: str) -> dict[str, Any]:
-    """What goes beside every measured figure."""
+    """Return the provenance that is stored with every measured figure."""
     import torch
 
     return {
@@ -109,7 +109,7 @@ def environment(module: str, argv: Optional[Sequence[str]], device: str) -> dict
         "processors": os.cpu_count(),
         "device": device,
         "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),  # of the last minute: times on a busy machine are too long
+        "load_average": round(os.getloadavg()[0], 2),  # last minute: on a busy machine, measured times are too long
         "torch": torch.__version__,
         processor.KEY: processor.setting(),
         "k2": version_of("k2"),

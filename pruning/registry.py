@@ -1,8 +1,8 @@
-"""Kinds of network by name, each imported when it is first asked for.
+"""Kinds of network by name, each imported on first use.
 
-A checkpoint's header, a configuration and a network name their kind; everything that differs between networks is asked
-of it. A kind from another package is registered by an entry point of the group ``pruning.kinds``, ``NAME = MODULE``;
-``KIND`` of that module is its class.
+The header of a checkpoint, a configuration and a network each name their kind, and the kind implements everything that
+differs between networks. Another package registers a kind by an entry point ``NAME = MODULE`` in the group
+``pruning.kinds``; ``KIND`` in that module is the class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 N = TypeVar("N", bound="nn.Module")
 GROUP = "pruning.kinds"
 CUTS, TEXT = "cuts", "text"
-"""Forms of data, by which commands are given them: ``--train-cuts`` or ``--train-text``."""
+"""Forms of data, which commands take as ``--train-cuts`` or ``--train-text``."""
 
 _MODULES = {
     "speech_model": "pruning.kinds.encoder_head",
@@ -34,10 +34,10 @@ _OF_KEY = {"task": "speech_model"}
 
 
 class NetworkKind(ABC, Generic[N]):
-    """What checkpoints and tables need to know of a kind of network; `pruning.kinds.kind.Kind` is all of it.
+    """The part of a kind that checkpoints and tables need; see `pruning.kinds.kind.Kind` for the full interface.
 
     Attributes:
-        name: in headers of checkpoints, in configurations and on the network itself (``kind``).
+        name: name in checkpoint headers, in configurations and on the network itself (``kind``).
     """
 
     name: ClassVar[str]
@@ -45,46 +45,46 @@ class NetworkKind(ABC, Generic[N]):
     @classmethod
     @abstractmethod
     def build(cls, config: Mapping[str, Any]) -> N:
-        """A network of plain values, with initial weights.
+        """Build a network with initial weights from plain values.
 
         Raises:
-            KeyError, TypeError, ValueError, RuntimeError: they make no network of this kind.
+            KeyError, TypeError, ValueError, RuntimeError: the values do not describe a network of this kind.
         """
 
     @classmethod
     @abstractmethod
     def described(cls, network: N) -> dict[str, Any]:
-        """The inverse of `build`: plain values."""
+        """Return the plain values from which `build` builds this network."""
 
     @classmethod
     @abstractmethod
     def input_length(cls, network: N, seconds: float) -> int:
-        """Length of the input that costs are counted for: frames or samples of ``seconds`` of audio, or tokens."""
+        """Return the input length at which costs are counted: frames or samples of ``seconds`` of audio, or tokens."""
 
     @classmethod
     @abstractmethod
     def reference(cls, network: N) -> tuple[int, str]:
-        """The input at which MACs are told: its length, and that length in words."""
+        """Return the input length at which MACs are reported, and the same length in words."""
 
     @classmethod
     @abstractmethod
     def facts(cls, network: N) -> dict[str, Any]:
-        """Parameters and MACs of what is pruned; see `pruning.models.facts`."""
+        """Return parameters and MACs of the prunable part; see `pruning.models.facts`."""
 
 
 @functools.cache
 def _modules() -> dict[str, str]:
-    """Module by name: the kinds of this package, then those that are registered."""
+    """Return the modules by kind name: the kinds of this package, then registered ones."""
     found = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=GROUP)}
     return {**found, **_MODULES}
 
 
 def find(name: object, source: str = "the checkpoint") -> type[NetworkKind[Any]]:
-    """A kind by its name.
+    """Return a kind by its name.
 
     Args:
-        name: of the kind.
-        source: what names it, for the message.
+        name: name of the kind.
+        source: where the name was found, for the error message.
 
     Raises:
         UserError: there is no such kind.
@@ -92,16 +92,16 @@ def find(name: object, source: str = "the checkpoint") -> type[NetworkKind[Any]]
     module = _MODULES.get(str(name)) or _modules().get(str(name))
     if module is None:
         known = ", ".join(sorted(_modules()))
-        raise UserError(f"{source} names a network of type {name!r}", f"this version knows {known}")
+        raise UserError(f"{source} names an unknown kind of network {name!r}", f"this version supports {known}")
     kind: type[NetworkKind[Any]] = importlib.import_module(module).KIND
     return kind
 
 
 def of(network: nn.Module) -> type[NetworkKind[Any]]:
-    """The kind of a network.
+    """Return the kind of a network.
 
     Raises:
-        TypeError: it names none.
+        TypeError: the network does not name its kind.
     """
     name: Optional[str] = getattr(network, "kind", None)
     if name is None:
@@ -110,7 +110,7 @@ def of(network: nn.Module) -> type[NetworkKind[Any]]:
 
 
 def name_for(configuration: Mapping[str, Any], data: str) -> str:
-    """The kind that a configuration is for: what it says under ``kind``, or else what its keys and its data imply.
+    """Return the kind name for a configuration: its key ``kind``, or otherwise what its keys and the data imply.
 
     Args:
         configuration: plain values.
@@ -121,13 +121,13 @@ def name_for(configuration: Mapping[str, Any], data: str) -> str:
 
 
 def build(description: Mapping[str, Any], source: str = "the checkpoint") -> nn.Module:
-    """The network of ``{"type": ..., "config": {...}}``, with initial weights.
+    """Build the network described by ``{"type": ..., "config": {...}}``, with initial weights.
 
     Raises:
-        UserError: an unknown kind, or a configuration that is not of that kind.
+        UserError: the kind is unknown, or the configuration does not fit the kind.
     """
     if not isinstance(description, Mapping):
-        raise UserError(f"{source} describes no network", "use the version that wrote it")
+        raise UserError(f"{source} does not describe a network", "use the version that wrote it")
     kind = find(description.get("type"), source)
     try:
         network: nn.Module = kind.build(description["config"])
@@ -138,6 +138,6 @@ def build(description: Mapping[str, Any], source: str = "the checkpoint") -> nn.
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
-    """The inverse of `build`: kind and configuration, plain values."""
+    """Return the kind and configuration of a network as plain values, the inverse of `build`."""
     kind = of(network)
     return {"type": kind.name, "config": kind.described(network)}

@@ -1,4 +1,4 @@
-"""What the tests share: skipping what this environment lacks, and where to find data that is not in the repository."""
+"""Shared fixtures: skip tests that this environment cannot run, and find data outside the repository."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-import pruning  # noqa: F401  # before torch: it decides how MKL computes
+import pruning  # noqa: F401  # before torch: it chooses the code path of MKL
 
 pytest_plugins = ["tests.corpus"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Loaded before any test is imported. The same examples in every run, and none fails for how long it takes; for fresh
+# Loaded before any test is imported. Examples are the same in every run, and none fails because it is slow; for other
 # examples: pytest --hypothesis-profile default
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread per process, so that the tests share a small machine and repeat bit for bit."""
-    # a run in the background inherits an ignored SIGINT, and would hand it on to the processes that tests interrupt
+    """Use one thread per process, so that tests share a small machine and repeat bit for bit."""
+    # a background run inherits an ignored SIGINT and would pass it on to the processes that tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # read before the first import of torch; tests that start processes hand it on
+    # read before the first import of torch; inherited by processes that tests start
 
 
 def _seed(name: str) -> None:
@@ -46,22 +46,22 @@ def _seed(name: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
-    """A fixture draws the same numbers in every run, whatever its process did before.
+    """Let a fixture draw the same numbers in every run, independent of what its process did before.
 
-    Others than the tests and than other fixtures do: else weights and inputs could be the same numbers, and training
-    that forgot to seed would seem to repeat what a fixture trained.
+    The numbers differ from those of tests and of other fixtures: otherwise weights and inputs could be equal, and
+    training that forgets to seed would seem to repeat what a fixture trained.
     """
     _seed(fixturedef.argname)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """A test draws the same numbers in every run, whichever tests ran before it; see `pytest_fixture_setup`."""
+    """Let a test draw the same numbers in every run, independent of earlier tests; see `pytest_fixture_setup`."""
     _seed("the test itself")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files whose tests wait or take long come first; tests marked ``k2`` are skipped where k2 is not installed."""
+    """Run files whose tests wait or take long first; skip tests marked ``k2`` if k2 is not installed."""
     first = [
         {str(item.path) for item in items if item.get_closest_marker(mark)}
         for mark in ("waits", "long", "slow", "processes")
@@ -77,8 +77,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with real recordings: ``$PRUNING_TEST_DATA``, or ``shared/data`` beside the repository."""
+    """Return the folder with real recordings: ``$PRUNING_TEST_DATA``, or ``shared/data``."""
     path = Path(os.environ.get("PRUNING_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not path.is_dir():
-        pytest.skip(f"no recordings at {path}; set PRUNING_TEST_DATA to a folder that holds an4/ and LibriSpeech/")
+        pytest.skip(f"no recordings at {path}; set PRUNING_TEST_DATA to a folder with an4/ and LibriSpeech/")
     return path

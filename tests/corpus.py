@@ -1,4 +1,4 @@
-"""A corpus in LibriSpeech's layout that takes no synthesiser: coloured noise of the right length, with transcripts."""
+"""A corpus in LibriSpeech's layout without a synthesiser: coloured noise of the right length, with transcripts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_corpus() -> MakeCorpus:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> Path:
-    """A data directory with features: ``fbank/librispeech_cuts_{train-a,train-b,dev}`` and ``lang_bpe_30``."""
+    """Make a data directory with features: ``fbank/librispeech_cuts_{train-a,train-b,dev}`` and ``lang_bpe_30``."""
     directory = tmp_path_factory.mktemp("data")
     parts = {"train-a": 40, "train-b": 20, "dev": 9}
     corpus = make_corpus(directory / "LibriSpeech", parts)

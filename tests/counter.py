@@ -1,4 +1,4 @@
-"""Counts multiply-accumulates of what really runs, operation by operation: independent of every formula of ours."""
+"""Count the multiply-accumulates of the operations that run, independent of the formulas in the package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Counter(TorchDispatchMode):
 
 
 def count_macs(run: Callable[[], Any]) -> int:
-    """Multiply-accumulates of matrix products and convolutions while ``run()`` runs."""
+    """Return the multiply-accumulates of matrix products and convolutions during ``run()``."""
     counter = _Counter()
     with torch.no_grad(), counter:
         run()

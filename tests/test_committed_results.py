@@ -1,6 +1,6 @@
-"""Committed tables are those that their committed JSON files make today, figure by figure.
+"""The committed tables equal those made today from the committed JSON files.
 
-A recipe's ``local/make_results.sh`` says by which commands; here these run in one process, a section at a time.
+A recipe's ``local/make_results.sh`` defines the commands; here they run in one process, one section at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECIPES = sorted(path.parents[1] for path in REPOSITORY.glob("egs/*/local/make_r
 _ORIGIN = re.compile(r"\n\nCommit \S+, \d{4}-\d\d-\d\d:\n`(?P<command>.+)`\n*$")
 _SAID_SINCE = """"At most X more": the 95 % interval of each difference lies below X (*holds*), or that of one above it
 (*does not hold*)."""
-"""A sentence of the explanations under tables that was added after some of the committed files were made."""
+"""A sentence that was added to the explanations under tables after some of the committed files were made."""
 _RECORDER = """#!/usr/bin/env bash
 # In the place of python: writes down what it is to do, and leaves the file that it is to make.
 [ "$1" = -m ] || exit 0 # the environment asks, not the script
@@ -37,7 +37,7 @@ done
 
 
 class Section(NamedTuple):
-    """A part of a results file: all of it, what is before its origin, and the command in that."""
+    """A section of a results file: the whole text, the text before its origin, and the command in the origin."""
 
     whole: str
     text: str
@@ -51,12 +51,12 @@ def section_of(text: str) -> Section:
 
 
 def figures_of(text: str) -> str:
-    """A section without what was added to its explanations since."""
+    """Return a section without the sentence that was added later."""
     return re.sub(r"\s+" + r"\s+".join(map(re.escape, _SAID_SINCE.split())), "", text)
 
 
 def committed(recipe: Path) -> list[Section]:
-    """Of ``results/RESULTS.md``."""
+    """Return the sections of ``results/RESULTS.md``."""
     text = (recipe / "results" / "RESULTS.md").read_text()
     _, *parts = re.split(r"\n(?=## )", text)
     return [section_of(part) for part in parts]
@@ -67,7 +67,7 @@ SECTIONS = [pytest.param(recipe, number, id=f"{recipe.name}-{number}-{section.te
 
 
 def copied(recipe: Path, place: Path) -> Path:
-    """The recipe with what its script needs, elsewhere, its results without the tables."""
+    """Copy the recipe and all that its script needs, with its results but without the tables."""
     target = place / "egs" / recipe.name
     shutil.copytree(recipe / "results", target / "results", ignore=shutil.ignore_patterns("RESULTS.md", "*.png"))
     shutil.copytree(recipe / "local", target / "local", ignore=shutil.ignore_patterns("__pycache__"))
@@ -77,7 +77,7 @@ def copied(recipe: Path, place: Path) -> Path:
 
 
 def commands(recipe: Path, place: Path) -> list[list[str]]:
-    """What ``make_results.sh`` has python do, section by section: ``-m MODULE ARGUMENT...``."""
+    """Return the python commands of ``make_results.sh``, one per section: ``-m MODULE ARGUMENT...``."""
     target, recorded = copied(recipe, place), place / "recorded"
     (place / "bin").mkdir()
     (place / "bin" / "python").write_text(_RECORDER)
@@ -94,12 +94,12 @@ def commands(recipe: Path, place: Path) -> list[list[str]]:
 def test_there_are_recipes_with_results() -> None:
     assert {"librispeech", "lm", "slurp"} <= {recipe.name for recipe in RECIPES}
     tables = {path.parents[1] for path in REPOSITORY.glob("egs/*/results/RESULTS.md")}
-    assert tables == set(RECIPES), "results without a script that makes them, or the reverse"
+    assert tables == set(RECIPES), "results without a script that makes them, or a script without results"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_tables_are_made_by_the_commands_they_name(recipe: Path, tmp_path: Path) -> None:
-    """In the order of the script; those of measured times name the command that measured them."""
+    """Sections are in the order of the script; those of measured times name the command that measured them."""
     wanted, found = committed(recipe), commands(recipe, tmp_path)
     assert len(wanted) == len(found)
     for section, (_, module, *arguments) in zip(wanted, found):
@@ -112,13 +112,13 @@ def test_tables_are_made_by_the_commands_they_name(recipe: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("recipe", "number"), SECTIONS)
 def test_figures_are_found_again(recipe: Path, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every character of a section but commit, date and the sentence added since; the bootstrap has fixed seeds."""
+    """Compare all text except commit, date and the sentence added later; the bootstrap has fixed seeds."""
     wanted, (_, module, *arguments) = committed(recipe)[number], commands(recipe, tmp_path)[number]
     if "--plot" in arguments:
-        pytest.importorskip("matplotlib", reason="it draws the plot")
+        pytest.importorskip("matplotlib", reason="needed for the plot")
     monkeypatch.chdir(tmp_path / "egs" / recipe.name)
     importlib.import_module(module).main(arguments)
-    if "--read" in arguments:  # the origin is of the measurement, and so the same, too
+    if "--read" in arguments:  # the origin is that of the measurement, so it is the same, too
         assert Path(arguments[arguments.index("--read") + 1]).with_suffix(".md").read_text().strip() == wanted.whole
     else:
         found = section_of(Path(arguments[arguments.index("--output") + 1]).read_text())

@@ -1,4 +1,4 @@
-"""Differences between torch versions, as far as they can be told without their hardware."""
+"""Differences between torch versions, as far as they can be tested without special hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pruning import compat
 def test_emulated_bf16_does_not_count(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: Optional[str], answer: bool
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # as torch 2.x says of every device
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # as torch 2.x returns for every device
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "hip", hip)
     assert compat.supports_bf16(torch.device("cuda")) == answer

@@ -1,4 +1,4 @@
-"""Configurations are read strictly, and every mistake is named with its file, key and remedy."""
+"""Configurations are read strictly, and every error names file, key and remedy."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_defaults_alone_and_empty_file(tmp_path: Path) -> None:
         ("a: [1", "is not valid YAML", "correct the file"),
         ("a: b: c", "is not valid YAML", "correct the file"),
         ("- 1\n- 2\n", "is a list", "key: value"),
-        ("5", "holds no keys", "key: value"),
+        ("5", "contains no keys", "key: value"),
         ("word", "unknown key 'word'", "known keys"),
     ],
 )
@@ -223,7 +223,7 @@ def test_changed_keys(before: dict[str, Any], now: dict[str, Any], changes: dict
 
 
 def test_a_mapping_of_the_command_line_stands_in_the_place_of_the_files(tmp_path: Path) -> None:
-    """But single keys of it, and of configurations, are set one by one."""
+    """A whole mapping replaces that of the file; single keys are set one by one."""
     path = tmp_path / "a.yaml"
     path.write_text("targets: {a: 1.0, b: 2.0}\noptimiser: {lr: 0.5}\n")
     cases = {

@@ -1,4 +1,4 @@
-"""Reading text as it comes from other programs."""
+"""Reading text written by other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of finished commands: believed on the same command line and unchanged files alone."""
+"""Records of finished commands are valid only for the same command line and unchanged files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.finished import Record
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """An experiment, what it was made of, and the record of the command."""
+    """Make an experiment, its inputs, and the record of the command."""
     (tmp_path / "exp").mkdir()
     for name in ("exp/.done", "exp/best.safetensors", "train.yaml"):
         (tmp_path / name).write_text(name)
@@ -31,14 +31,14 @@ def test_the_same_command_has_ended(place: Path) -> None:
     assert record(place).holds()
     (place / "exp/.lock").write_text("process 1")
     (place / "exp/log").mkdir()
-    assert record(place).holds(), "what others put there does not matter"
+    assert record(place).holds(), "other files in the directory do not matter"
 
 
 def replace(place: Path) -> None:
-    """By a file of the same size and time of writing."""
+    """Replace a file by one of the same size and modification time."""
     path = place / "train.yaml"
     found = path.stat()
-    while path.stat().st_ctime_ns == found.st_ctime_ns:  # a file system's clock is coarse
+    while path.stat().st_ctime_ns == found.st_ctime_ns:  # the clock of a file system is coarse
         path.write_text("other.yaml")
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
@@ -65,11 +65,11 @@ def test_another_command_line_is_another_command(place: Path, monkeypatch: pytes
     assert not record(place, "trainer.seed=2").holds()
     assert not Record(place / "exp", "prune", ["--config", "train.yaml"]).holds()
     monkeypatch.chdir(place)
-    assert not record(place).holds(), "relative paths are other files there"
+    assert not record(place).holds(), "relative paths name other files there"
 
 
 def test_what_was_written_while_the_command_ran_is_looked_at(place: Path) -> None:
-    """A configuration that was edited while its run went on is not that of the run; what the run wrote is its own."""
+    """A configuration edited during its run is not that of the run; files that the run wrote do not matter."""
     again = record(place, "again")
     path = place / "train.yaml"
     before = path.stat().st_ctime_ns

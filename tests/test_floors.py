@@ -1,4 +1,4 @@
-"""Imports go down only, and the ground floor needs torch alone."""
+"""Imports go only to lower floors, and the core needs only torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime"
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Modules that a file imports, and whether at its top."""
+    """Yield the modules that a file imports, and whether at its top."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         names: list[str] = []
@@ -82,7 +82,7 @@ def test_the_ground_stands_on_itself() -> None:
 
 
 def _module(name: str) -> str:
-    """The module that an imported name is, or is of."""
+    """Return the module that an imported name is, or belongs to."""
     while name and not (PACKAGE.parent / f"{name.replace('.', '/')}.py").is_file():
         name = name.rpartition(".")[0]
     return name
@@ -96,14 +96,14 @@ def test_no_modules_import_each_other() -> None:
         found = [f"{node.module}.{alias.name}" for node in tree.body if isinstance(node, ast.ImportFrom)
                  for alias in node.names if (node.module or "").startswith("pruning")]  # fmt: skip
         graph[name] = {_module(each) for each in found} - {"", name}
-    while graph:  # take away those that import nothing which is left
+    while graph:  # remove modules that import none of the remaining ones
         free = {name for name, needed in graph.items() if not needed & graph.keys()}
         assert free, f"these import each other: {sorted(graph)}"
         graph = {name: needed for name, needed in graph.items() if name not in free}
 
 
 def test_nothing_asks_what_a_network_is() -> None:
-    """Its kind says what differs."""
+    """Differences between networks belong in their kinds."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
@@ -118,7 +118,7 @@ def test_optional_packages_are_imported_where_used() -> None:
 
 
 def test_core_needs_torch_alone() -> None:
-    """Import it with every other installed package out of reach."""
+    """Import the core with every other installed package blocked."""
     program = """
 import sys
 class Nothing:

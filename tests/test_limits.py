@@ -1,4 +1,4 @@
-"""Values that a field or an option does not take are refused, by name, before anything is made of them."""
+"""Fields and options reject values outside their limits by name, before the values are used."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LM = ["model={d_model: 8, num_layers: 1, head_dim: 4, num_heads: [2], ffn_dim: 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Every form in which a field states its limit."""
+    """All forms of declaring the limit of a field."""
 
     one: Count = 1
     maybe: Optional[Fraction] = None
@@ -114,7 +114,7 @@ def test_options_take_what_their_range_holds(text: str) -> None:
 
 
 def configurations() -> dict[str, type]:
-    """Every dataclass of the package that is called a configuration."""
+    """Return every dataclass of the package whose name says that it is a configuration."""
     found = {}
     for module in pkgutil.walk_packages(pruning.__path__, "pruning."):
         if ".bin." not in module.name:
@@ -125,7 +125,7 @@ def configurations() -> dict[str, type]:
 
 
 def holds_numbers(hint: Any) -> bool:
-    """Whether values of a type are, or hold, numbers."""
+    """Return whether values of a type are numbers or contain numbers."""
     return hint in (int, float) or any(map(holds_numbers, get_args(hint)))
 
 
@@ -201,7 +201,7 @@ CONFIGURATIONS = (transducer.RunConfig, transducer.PruneConfig, encoder_head.Run
 
 
 def fractions(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of floating-point numbers, and of lists of them."""
+    """Yield the dotted keys of floating-point numbers and of lists of them."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from fractions(value, f"{prefix}{key}.")
@@ -212,7 +212,7 @@ def fractions(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 @pytest.mark.parametrize("cls", CONFIGURATIONS)
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf", ".nan", "-.inf"])
 def test_no_setting_is_a_number_that_is_not_finite(cls: type, number: str) -> None:
-    """Every key of every configuration."""
+    """Check every key of every configuration."""
     found = dict(fractions(configuration.defaults(cls)))
     assert len(found) > 3
     for key, value in found.items():

@@ -1,7 +1,7 @@
-"""Experiments that an earlier commit made go on: they load, are done, resume, decode, are extracted and exported alike.
+"""Experiments made by an earlier commit still work: they load, count as done, resume, decode, extract and export alike.
 
-What that commit left, and what came of it there, is under ``fixtures/old_experiment``, with the program that made it.
-All of it goes through the commands, but for the loader of checkpoints.
+The files that this commit left, its results, and the program that made them are in ``fixtures/old_experiment``.
+Everything goes through the commands, except for the loader of checkpoints.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ MADE: dict[str, Any] = json.loads((make.HERE / "made.json").read_text())
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAME_MACHINE = (torch.__version__ == MADE["torch"] and make.processor() == MADE["processor"]
                 and processor.setting() is None)  # fmt: skip
-"""Whether sums come in the same order. MKL had its own choice of code then: start with MKL_DEBUG_CPU_TYPE= for that."""
+"""Whether sums are computed in the same order. MKL chose its own code then: to test this, set MKL_DEBUG_CPU_TYPE=."""
 OUTPUTS = 1e-4
-"""By how much outputs may differ, relative to the largest: float32 in another order of sums."""
+"""Tolerance of outputs, relative to the largest: float32 sums in another order."""
 TRAINED = 1e-3
-"""By how much weights may differ after some steps on another processor or with another torch: a third or less of the
-learning rate. On those of ``made.json`` they must be equal bit for bit."""
+"""Tolerance of weights after some steps on another processor or with another torch: a third or less of the learning
+rate. On those of ``made.json`` they must be equal bit for bit."""
 UNDETERMINED = ("convolution.depthwise.bias", "convolution.norm.running_mean", "head.attention.bias")
-"""Tensors of no effect on the loss: constants before a batch norm or a softmax, and the mean that follows one. Their
-gradient is rounding error, and the optimiser makes steps of about the learning rate of it."""
+"""Tensors without effect on the loss: constants before a batch norm or a softmax, and the mean that follows one. Their
+gradient is rounding error, which the optimiser turns into steps of about the learning rate."""
 WANDERED = 5e-2
-"""By how much those may differ elsewhere: a few steps."""
+"""Tolerance of these tensors on other processors: a few steps."""
 EXTRACTIONS = [name for name, line in MADE["finished"].items() if line.startswith("extract ")]
 RUNS = [name for name in MADE["finished"] if name not in EXTRACTIONS]
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory with ``data``, ``conf`` and ``exp`` as they were left."""
+    """Return the working directory with ``data``, ``conf`` and ``exp`` as the earlier commit left them."""
     with tarfile.open(make.HERE / "experiments.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
@@ -58,13 +58,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kept(exp_dir: str) -> dict[Path, bytes]:
-    """What must not change where a run is done."""
+    """Return the files that must not change if a run is done."""
     files = [path for path in Path(exp_dir).rglob("*") if path.suffix == ".safetensors" or path.name == ".done"]
     return {path: path.read_bytes() for path in files}
 
 
 def check_outputs(exp_dir: Path, expected: Mapping[str, Any], **chosen: Any) -> None:
-    """What a network says of its probe."""
+    """Check the outputs of a network for its probe."""
     found = make.probed(load_model(exp_dir, **chosen)[0])
     scale = max(map(abs, expected["values"]))
     assert found["size"] == expected["size"]
@@ -73,7 +73,7 @@ def check_outputs(exp_dir: Path, expected: Mapping[str, Any], **chosen: Any) -> 
 
 
 def check_ends(exp_dir: str) -> None:
-    """What a run leaves is what it left then: the same checkpoints, the same structure."""
+    """Check that a run leaves the same checkpoints and the same structure as then."""
     expected, found = MADE["ends"][exp_dir], make.ends(Path(exp_dir))
     assert found.keys() == expected.keys()
     for name, was in expected.items():
@@ -86,7 +86,7 @@ def check_ends(exp_dir: str) -> None:
         for tensor, value, wanted in zip(tensors, found[name]["values"], was["values"]):
             limit = WANDERED if tensor.endswith(UNDETERMINED) else TRAINED
             assert value == pytest.approx(wanted, abs=limit), f"{name}: {tensor}"
-        assert found[name]["sha256"] == was["sha256"] or not SAME_MACHINE, f"{name} is near, but not the same"
+        assert found[name]["sha256"] == was["sha256"] or not SAME_MACHINE, f"{name} is close, but not equal"
 
 
 @pytest.mark.parametrize("exp_dir", MADE["probes"])
@@ -105,14 +105,14 @@ def test_epochs_are_averaged(place: Path) -> None:
 def test_what_is_finished_is_done(
     place: Path, exp_dir: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the same command; by that whose configuration is the experiment's own, too; not by another."""
+    """A run is done for the same command, also with the experiment's own configuration, but not for another."""
     line, before = MADE["finished"][exp_dir], kept(exp_dir)
     assert before
     with caplog.at_level(logging.INFO):
         make.command(line)
     if exp_dir in EXTRACTIONS:
         assert f"{exp_dir} is already extracted" in capsys.readouterr().out
-        with pytest.raises(UserError, match="holds an extraction with another --round-to"):
+        with pytest.raises(UserError, match="contains an extraction with another --round-to"):
             make.command(f"{line} --round-to 2")
     else:
         assert f"{exp_dir} is already done" in caplog.text
@@ -137,7 +137,7 @@ print({"torch", "numpy", "lhotse"} & sys.modules.keys() or "nothing heavy")
 
 @pytest.mark.parametrize("command", ["prune", "extract", "decode"])
 def test_what_is_known_to_be_done_needs_no_torch(place: Path, command: str) -> None:
-    """Once the command has seen that it is done, and until a file changes: here its experiment is written again."""
+    """The record is made when the command sees that it is done, and holds until a file changes."""
     lines = [*MADE["finished"].values(), *MADE["measured"].values()]
     line = next(line for line in lines if line.startswith(f"{command} "))
     exp_dir = Path(re.findall(r"--exp-dir (\S+)", line)[0])
@@ -158,7 +158,7 @@ def test_what_is_known_to_be_done_needs_no_torch(place: Path, command: str) -> N
 
 @pytest.mark.parametrize("exp_dir", MADE["interrupted"])
 def test_what_was_interrupted_goes_on(place: Path, exp_dir: str, caplog: pytest.LogCaptureFixture) -> None:
-    """And ends as it did there without an interruption."""
+    """An interrupted run resumes and ends like the uninterrupted one of the earlier commit."""
     with caplog.at_level(logging.INFO):
         make.command(MADE["interrupted"][exp_dir])
     assert f"resuming {exp_dir}: " in caplog.text
@@ -189,7 +189,7 @@ def test_small_networks_are_tuned(place: Path, exp_dir: str) -> None:
 
 @pytest.mark.parametrize("results", MADE["measured"])
 def test_what_was_measured_is_measured_alike(place: Path, results: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is done; and made anew it is what it was: hypotheses, intents, likelihoods."""
+    """Results count as done; made again they are equal: hypotheses, intents, likelihoods."""
     line = MADE["measured"][results]
     with caplog.at_level(logging.INFO):
         make.command(line)
@@ -207,7 +207,7 @@ def test_what_was_measured_is_measured_alike(place: Path, results: str, caplog: 
         for key in ("found", "right", "accuracy", "errors", "words", "wer", "interval", "counted"):
             assert found.get(key) == was.get(key), key
         assert found.get("nll", []) == pytest.approx(was.get("nll", []), abs=2e-3)
-        assert found["parameters"].items() >= was["parameters"].items(), "else it would not be done"
+        assert found["parameters"].items() >= was["parameters"].items(), "otherwise it would not count as done"
 
 
 def test_tables_are_made_of_old_results(place: Path) -> None:
@@ -223,7 +223,7 @@ def test_tables_are_made_of_old_results(place: Path) -> None:
 @pytest.mark.parametrize("exp_dir", ["exp/transducer/teacher", "exp/transducer/small", "exp/lm/small", "exp/ctc/small",
                                      "exp/intent/small"])  # fmt: skip
 def test_networks_are_exported(place: Path, exp_dir: str) -> None:
-    """The command compares the export with PyTorch, and says where they differ."""
+    """The command compares the export with PyTorch and fails if they differ."""
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")

@@ -1,4 +1,4 @@
-"""What MKL is told of the processor: the decision for machines that are not here, and what it does on this one."""
+"""MKL_DEBUG_CPU_TYPE: the choice for other machines, and its effect on this one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\nCPU implementer\
 
 
 def environment(**values: str) -> dict[str, str]:
-    """This process's environment without what was decided for it, and with other values."""
+    """Return this process's environment without the values chosen for it, and with other values."""
     kept = {name: value for name, value in os.environ.items() if name not in (VARIABLE, OWN)}
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **values}
 
@@ -139,7 +139,9 @@ def test_outputs_and_gradients_agree_with_and_without_it(tmp_path: Path) -> None
         scale = float(tensor.abs().max())
         torch.testing.assert_close(with_it[name], tensor, rtol=1e-4, atol=1e-5 * scale + 1e-8)
     if FITTING is not None:
-        assert any(not torch.equal(with_it[name], tensor) for name, tensor in without.items()), "it had no effect"
+        assert any(not torch.equal(with_it[name], tensor) for name, tensor in without.items()), (
+            "the variable had no effect"
+        )
 
 
 def test_what_is_set_is_logged_once_and_kept(
@@ -166,7 +168,7 @@ def test_a_run_is_not_resumed_with_another_value(tmp_path: Path, monkeypatch: py
     began = read_json(tmp_path / directory.RUN)
     earlier = {key: value for key, value in began.items() if key != processor.KEY}
     write_json(tmp_path / directory.RUN, earlier)
-    make(tmp_path)  # of a version that did not write it: not compared
+    make(tmp_path)  # made by a version that did not record the value: not compared
     write_json(tmp_path / directory.RUN, began)
     monkeypatch.setenv(VARIABLE, "5")
     make(tmp_path).run()
@@ -180,7 +182,7 @@ def test_the_explanation_says_what_is_set_and_what_would_fit(monkeypatch: pytest
     monkeypatch.setenv(VARIABLE, "5")
     assert processor.explanation() == "MKL_DEBUG_CPU_TYPE=5: torch 1.13.1 computes with MKL's code for AVX2"
     monkeypatch.setenv(VARIABLE, "")
-    assert str(processor.explanation()).endswith("as the environment has it; here MKL_DEBUG_CPU_TYPE=5 fits")
+    assert str(processor.explanation()).endswith("as set by the user; MKL_DEBUG_CPU_TYPE=5 fits this machine")
     monkeypatch.setattr(processor, "_fitting", lambda: None)
     assert processor.explanation() is None
     monkeypatch.setenv(VARIABLE, "4")

@@ -1,4 +1,4 @@
-"""The AN4 recipe: its manifests from a made-up corpus in AN4's layout, faults by name, and every stage on seconds."""
+"""The AN4 recipe: manifests from an artificial corpus in AN4's layout, error messages, and all stages on seconds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ an4 = program()
 
 
 def make_an4(directory: Path, per_speaker: int = 4) -> Path:
-    """Noise in AN4's layout: SPHERE files, lists of files, transcripts (those of training between sentence marks)."""
+    """Write noise in AN4's layout: SPHERE files, lists of files, transcripts (for training with sentence marks)."""
     generator = np.random.default_rng(0)
     (directory / "etc").mkdir(parents=True)
     number = 0
@@ -70,7 +70,7 @@ def prepare(corpus: Path, data: Path, *options: str) -> None:
 
 
 def supervisions(data: Path, part: str) -> dict[str, tuple[str, str]]:
-    """Speaker and text of each utterance of a manifest."""
+    """Return speaker and text of each utterance of a manifest."""
     from lhotse import load_manifest
 
     loaded = load_manifest(data / "manifests" / f"an4_supervisions_{part}.jsonl.gz")
@@ -113,7 +113,7 @@ def test_dev_is_other_people_than_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 4])
 def test_speakers_that_cannot_be_held_out(tmp_path: Path, count: int) -> None:
     utterances = an4.read_list(make_an4(tmp_path / "an4", 1), "train")
-    with pytest.raises(UserError, match=f"{count} of 4 speakers cannot be held out; give another --dev-speakers"):
+    with pytest.raises(UserError, match=f"{count} of 4 speakers; give another --dev-speakers"):
         an4.hold_out(utterances, count, 1)
 
 
@@ -212,7 +212,7 @@ def test_the_real_lists_are_understood(shared_data: Path) -> None:
 
 
 def run(directory: Path, corpus: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """The recipe with its files in a directory of their own."""
+    """Run the recipe with its files in a separate directory."""
     fixed = ["--corpus-dir", str(corpus), "--data-dir", str(directory / "data"), "--exp-dir", str(directory / "exp")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PRUNING_ENV": "current", "PATH": path, "OMP_NUM_THREADS": "1"}
@@ -224,7 +224,7 @@ def run(directory: Path, corpus: Path, *options: str) -> subprocess.CompletedPro
 
 def test_two_starts_are_one_too_many(tmp_path: Path) -> None:
     result = run(tmp_path, make_an4(tmp_path / "an4"), "--init-from", "a", "--warm-up-cuts", "b")
-    assert result.returncode == 1 and "are two starts; give one of them" in result.stderr
+    assert result.returncode == 1 and "exclude each other; give one of them" in result.stderr
     result = run(tmp_path, tmp_path / "an4", "--warm-up-cuts", "b")
     assert result.returncode == 1 and "needs --warm-up-dev-cuts" in result.stderr
 
@@ -237,7 +237,7 @@ def test_a_corpus_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in which all stages have run."""
+    """Return a directory in which all stages have run."""
     directory = tmp_path_factory.mktemp("recipe")
     layers = "distillation.layers=[0,2]"
     cuts = directory / "data/fbank"
@@ -262,7 +262,7 @@ def test_every_stage(finished: Path) -> None:
         assert len(list((finished / "exp" / name / "modified_beam_search").glob("recogs-test-*.txt"))) == 1
     for name in ("teacher", "uniform"):
         began = read_json(finished / "exp" / name / "run.json")["inputs"]["init"]
-        assert began and (finished / "exp" / f"warm_up_{name}" / ".done").is_file(), "from its own warm-up"
+        assert began and (finished / "exp" / f"warm_up_{name}" / ".done").is_file(), "starts from its own warm-up"
     table = (finished / "exp/RESULTS.md").read_text()
     assert all(f"\n| {name} " in table for name in ("teacher", "pruned", "uniform"))
 
@@ -278,13 +278,13 @@ def test_another_size_is_pruned_from_the_same_teacher(finished: Path, tmp_path: 
     constraint = (tmp_path / "exp/pruned/config.yaml").read_text()
     assert "size: 0.15" in constraint and "method: magnitude" in constraint
     result = run(tmp_path, finished / "an4", "--teacher", str(tmp_path), "--stage", "5")
-    assert result.returncode == 1 and "is no finished experiment" in result.stderr
+    assert result.returncode == 1 and "is not a finished experiment" in result.stderr
 
 
 @pytest.mark.processes
 @pytest.mark.long
 def test_a_teacher_starts_from_another_one(finished: Path, tmp_path: Path) -> None:
-    """With a learning rate of next to nothing it stays what it started from."""
+    """With a tiny learning rate it stays close to its initial weights."""
     from safetensors.torch import load_file
 
     options = ["--data-dir", str(finished / "data"), "--stage", "4", "--stop-stage", "4"]

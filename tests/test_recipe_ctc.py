@@ -1,4 +1,4 @@
-"""The recipes for recognition by CTC: on made-up speech in AN4's layout every stage; configurations; complaints."""
+"""The CTC recipes: all stages on artificial speech in AN4's layout, configurations, error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = ("model.encoder.config.conv_channels=[8,8,8,8,8,8] model.encoder.config.
 
 TARGETS = {"hj-mac": [], "hj-size": ["constraint.size=0.5"],
            "hj-sepsize": ["constraint.parts={size:frontend: 0.5, size:attention+ffn: 0.5}"]}  # fmt: skip
-"""Besides what prune.yaml says."""
+"""Settings in addition to prune.yaml."""
 
 
 def run(recipe: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -54,10 +54,10 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     began = {name: read_json(tmp_path / "exp" / name / "run.json")["inputs"] for name in
              ("warm_up", "dense", "pruned", "finetuned")}  # fmt: skip
-    assert began["dense"]["init"], "from the warm-up, with its head"
+    assert began["dense"]["init"], "starts from the warm-up and its head"
     for name, inputs in began.items():
         part = "test" if name == "warm_up" else "train"
-        assert inputs["train_cuts"][0].startswith(f"an4_cuts_{part}.jsonl.gz "), "the warm-up alone is of other cuts"
+        assert inputs["train_cuts"][0].startswith(f"an4_cuts_{part}.jsonl.gz "), "only the warm-up uses other cuts"
     table = (tmp_path / "exp" / "RESULTS_CTC.md").read_text()
     assert "\n| dense " in table and "\n| pruned " in table and "ctc_greedy_search" in table
     small = facts.read_facts(tmp_path / "exp" / "finetuned")
@@ -69,14 +69,14 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["an4/conf/ctc", "librispeech/conf/ctc", "librispeech/conf/mini_ctc"])
 @pytest.mark.parametrize("method", HJ)
 def test_configurations_fit_each_other(folder: str, method: str) -> None:
-    """Each can be read, its targets are within reach of the encoder, and distilled layers are there."""
+    """Each can be read, the encoder can reach its targets, and distilled layers exist."""
     place = EGS / folder
     dense = configuration.load(encoder_head.RunConfig, place / "dense.yaml")
     finetune = configuration.load(encoder_head.RunConfig, place / "finetune.yaml")
     config = configuration.load(encoder_head.PruneConfig, place / "prune.yaml", [f"method={method}", *TARGETS[method]])
     assert dense.model is not None and dense.task == finetune.task == config.task == "ctc" and finetune.model is None
     assert finetune.distillation.layers == config.distillation.layers
-    if dense.model.encoder:  # else the user's
+    if dense.model.encoder:  # otherwise given by the user
         model = SpeechModel(SpeechModelConfig(dense.model.encoder, task="ctc", outputs=5))
         assert list(new_pruner(model, config, config.trainer.seed).targets)
         assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]
@@ -89,11 +89,11 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     ("recipe", "options", "complaint"),
     [
         ("an4", ["--hears", "features"], "with --hears features give --warm-up-cuts or --warm-up false"),
-        ("an4", ["--warm-up", "false", "--warm-up-cuts", "x"], "--warm-up-cuts with --warm-up false"),
+        ("an4", ["--warm-up", "false", "--warm-up-cuts", "x"], "--warm-up-cuts has no effect with --warm-up false"),
         ("an4", ["--data-dir", "nowhere"], "stage 2 needs nowhere/manifests/an4_supervisions_train.jsonl.gz"),
-        ("librispeech", ["--mini", "maybe"], "--mini takes true or false"),
-        ("librispeech", ["--target", "0.4"], "--method hj-mac has --target-macs alone"),
-        ("librispeech", ["--method", "hj-size", "--target-macs", "0.4"], "--method hj-size has --target alone"),
+        ("librispeech", ["--mini", "maybe"], "--mini must be true or false"),
+        ("librispeech", ["--target", "0.4"], "--method hj-mac takes only --target-macs"),
+        ("librispeech", ["--method", "hj-size", "--target-macs", "0.4"], "--method hj-size takes only --target"),
         ("librispeech", ["--warm-up", "true"], "stage 4 needs conf/ctc/warm_up.yaml, which does not exist"),
         ("librispeech", ["--data-dir", "nowhere", "--stage", "9"], "stage 9 needs exp/ctc/dense/.done"),
     ],

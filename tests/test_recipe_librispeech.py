@@ -29,7 +29,7 @@ GRAPHS = all(importlib.util.find_spec(name) is not None for name in ("k2", "kald
 
 
 class Recipe:
-    """run.sh --mini true with its files in a directory of their own."""
+    """Run run.sh --mini true with its files in a separate directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -58,7 +58,7 @@ class Recipe:
         )
 
     def run_lm(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """run_lm.sh over the same files."""
+        """Run run_lm.sh on the same files."""
         steps = "trainer.max_steps=4 trainer.valid_interval=2 trainer.num_threads=1 trainer.tensorboard=false"
         small = "model.num_layers=1 model.d_model=16 model.head_dim=8 model.num_heads=[2] model.ffn_dim=[96]"
         methods = "greedy_search modified_beam_search_lm_rescore" + (" fast_beam_search_LG" if GRAPHS else "")
@@ -70,7 +70,7 @@ class Recipe:
                               stdin=subprocess.DEVNULL)  # fmt: skip
 
     def weights(self) -> dict[Path, int]:
-        """When each checkpoint was written, in ns."""
+        """Return the modification time of each checkpoint in ns."""
         return {path: path.stat().st_mtime_ns for path in self.exp.rglob("*.safetensors")}
 
 
@@ -137,7 +137,7 @@ def test_another_configuration_in_the_same_place_is_refused(recipe: Recipe) -> N
 @pytest.mark.processes
 @pytest.mark.long
 def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
-    """Text to tables; what is done is not redone; the weight on the test sets is that of dev."""
+    """Run all stages; finished stages are skipped; the weight on the test sets is the one chosen on dev."""
     result = recipe.run_lm()
     assert result.returncode == 0, result.stderr
     table = (recipe.exp / "RESULTS_LM.md").read_text()
@@ -161,7 +161,7 @@ def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
 
 @pytest.mark.processes
 def test_a_stage_goes_through_a_cluster_as_well(recipe: Recipe, tmp_path: Path) -> None:
-    """Manifests again, by a scheduler that starts each task of the array at once."""
+    """Make the manifests again with a scheduler that starts each task of the array immediately."""
     for name, text in {
         "sbatch": 'echo "$@" >> "$SUBMITTED"; SLURM_ARRAY_TASK_ID=1 bash "${@: -1}" > /dev/null 2>&1 & echo 17',
         "squeue": "echo 17",
@@ -187,10 +187,10 @@ def test_a_stage_goes_through_a_cluster_as_well(recipe: Recipe, tmp_path: Path) 
         (["--stage", "9"], "run stage 2 first"),
         (["--stage", "10"], "run stage 9 first"),
         (["--colour", "red"], "unknown option --colour"),
-        (["--mini", "maybe"], "takes true or false"),
-        (["--speed-perturb", "maybe"], "takes true or false"),
-        (["--cmd-backend", "pbs"], "no backend 'pbs'"),
-        (["--systems", "teacher student"], "no system 'student'"),
+        (["--mini", "maybe"], "must be true or false"),
+        (["--speed-perturb", "maybe"], "must be true or false"),
+        (["--cmd-backend", "pbs"], "unknown backend 'pbs'"),
+        (["--systems", "teacher student"], "unknown system 'student'"),
         (["--conf", "conf/none"], "conf/none/teacher.yaml"),
     ],
 )
@@ -217,5 +217,5 @@ def test_text_of_librispeech_is_found(tmp_path: Path, place: str) -> None:
     assert said() == ""
     text.touch()
     assert Path(said().strip().split(": ")[1]).resolve() == text.resolve()
-    assert said("--lm-text", "other.txt") == "text besides the transcripts: other.txt\n"
+    assert said("--lm-text", "other.txt") == "text in addition to the transcripts: other.txt\n"
     assert said("--mini", "true") == ""

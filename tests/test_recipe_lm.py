@@ -1,4 +1,4 @@
-"""The recipe of language models on a few hundred sentences: from text to tables, and several sizes from one run."""
+"""The language model recipe on a few hundred sentences: all stages, and several sizes from one run."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def test_from_text_to_tables(tmp_path: Path) -> None:
 def test_without_text_it_says_so(tmp_path: Path) -> None:
     place = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp")]
     result = run("run.sh", *place, "--stop-stage", "0")
-    assert result.returncode == 1 and result.stderr.strip() == "error: there is no text; give --text FILE"
+    assert result.returncode == 1 and result.stderr.strip() == "error: no text given; give --text FILE"
     result = run("run.sh", *place, "--text", "x")
-    assert result.returncode == 1 and result.stderr.startswith("error: the sweep files of stages 5 and 6 name data")
+    assert result.returncode == 1 and result.stderr.startswith(
+        "error: the sweep files of stages 5 and 6 are for --data-dir data"
+    )

@@ -1,4 +1,4 @@
-"""The SLURP recipe from speech to its table on seconds of data, for samples and for features; its complaints."""
+"""The SLURP recipe from speech to its table on seconds of data, for samples and features; its error messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = {
 
 TARGETS = {"hj-mac": [], "hj-size": ["constraint.size=0.5"],
            "hj-sepsize": ["constraint.parts={size:frontend: 0.5, size:attention+ffn: 0.5}"]}  # fmt: skip
-"""Besides what prune.yaml says."""
+"""Settings in addition to prune.yaml."""
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     "hears", [pytest.param("samples", marks=pytest.mark.slow), pytest.param("features", marks=pytest.mark.long)]
 )
 def test_from_speech_to_the_table(tmp_path: Path, hears: str) -> None:
-    pytest.importorskip("espeakng_loader", reason="it speaks the synthetic corpus")
+    pytest.importorskip("espeakng_loader", reason="needed for the synthetic corpus")
     config = slurp_corpus.SlurpCorpusConfig(train_sentences=30, devel_sentences=4, test_sentences=6)
     slurp_corpus.make_corpus(config, tmp_path / "slurp", 1)
     places = ["--mini", "true", "--corpus-dir", str(tmp_path / "slurp"), "--data-dir", str(tmp_path / "data"),
@@ -68,7 +68,7 @@ def test_from_speech_to_the_table(tmp_path: Path, hears: str) -> None:
 @pytest.mark.parametrize("folder", ["conf", "conf/mini", "conf/mini_features"])
 @pytest.mark.parametrize("method", HJ)
 def test_configurations_fit_each_other(folder: str, method: str) -> None:
-    """Each can be read, its targets are within reach of the encoder, and distilled layers are there."""
+    """Each can be read, the encoder can reach its targets, and distilled layers exist."""
     place = RECIPE / folder
     start = place if (place / "warm_up.yaml").is_file() else RECIPE / "conf" / "mini"
     warm_up = configuration.load(encoder_head.RunConfig, start / "warm_up.yaml")
@@ -80,7 +80,7 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
     targets = [setting.replace("frontend", part) for setting in TARGETS[method]]
     config = configuration.load(encoder_head.PruneConfig, place / "prune.yaml", [f"method={method}", *targets])
     assert list(new_pruner(model, config, config.trainer.seed).targets)
-    if folder != "conf":  # whose encoder is the user's
+    if folder != "conf":  # there the encoder is given by the user
         assert max(config.distillation.layers) == model.encoder.config.num_layers  # type: ignore[union-attr]
     finetune = configuration.load(encoder_head.RunConfig, place / "finetune.yaml")
     assert finetune.model is None and finetune.distillation.layers == config.distillation.layers
@@ -89,10 +89,10 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--hears", "pictures"], "--hears takes samples or features, not 'pictures'"),
-        (["--annotations", "x"], "--annotations and --corpus-args are of --mini true"),
-        (["--corpus-args", "x"], "--annotations and --corpus-args are of --mini true"),
-        (["--pretrained", "x", "--warm-up", "true"], "--pretrained and a warm-up are two starts"),
+        (["--hears", "pictures"], "--hears must be samples or features, got 'pictures'"),
+        (["--annotations", "x"], "--annotations and --corpus-args need --mini true"),
+        (["--corpus-args", "x"], "--annotations and --corpus-args need --mini true"),
+        (["--pretrained", "x", "--warm-up", "true"], "--pretrained and a warm-up exclude each other"),
         (["--corpus-dir", "/nowhere", "--stop-stage", "0"], "the corpus directory /nowhere does not exist"),
         (["--conf", "nowhere", "--stage", "5"], "stage 5 needs nowhere/dense.yaml, which does not exist"),
         (["--speed"], "--speed"),

@@ -1,4 +1,4 @@
-"""The template as it is: Kaldi data directories to features and tokens, and complaints before any work is done."""
+"""The unchanged template: from Kaldi data directories to features and tokens, and errors before any work is done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECIPE = EGS / "TEMPLATE"
 
 
 def make_kaldi_dirs(directory: Path) -> Path:
-    """Noise in Kaldi data directories: train with segments, dev and test with a recording an utterance."""
+    """Write noise in Kaldi data directories: train with segments, dev and test with one recording per utterance."""
     generator = np.random.default_rng(0)
     for part, count in {"train": 6, "dev": 2, "test": 2}.items():
         (directory / part).mkdir(parents=True)
@@ -55,7 +55,7 @@ def _utterances(part: str, index: int) -> list[str]:
 
 
 def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """The recipe with its files in a directory of their own."""
+    """Run the recipe with its files in a separate directory."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         [str(RECIPE / "run.sh"), "--data-dir", f"{directory}/data", "--exp-dir", f"{directory}/exp", *options],
@@ -85,7 +85,7 @@ def test_kaldi_directories_become_features_and_tokens(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_wrong_leaves_no_manifest_of_the_others(tmp_path: Path) -> None:
-    """Else the next `read_part`, which divides them otherwise, would find utterances of dev in train, and skip it."""
+    """Otherwise a changed `read_part` that splits the corpus differently would skip train, which may contain dev."""
     corpus = make_kaldi_dirs(tmp_path / "kaldi")
     (corpus / "dev/text").write_text("dev0 MORNING\n")
     result = run(tmp_path, "--corpus-dir", str(corpus), "--stop-stage", "1")
@@ -100,19 +100,19 @@ def test_a_part_that_is_wrong_leaves_no_manifest_of_the_others(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ([], "there is no corpus; give --corpus-dir"),
+        ([], "no corpus given; give --corpus-dir"),
         (["--corpus-dir", "/no/such"], "the corpus directory /no/such does not exist"),
         (["--num-nodes", "2"], "--num-nodes 2 needs Slurm; give --cmd-backend slurm, or --num-processes alone"),
-        (["--num-processes", "two"], "--num-processes takes a positive number, not 'two'"),
-        (["--nj", "0"], "--nj takes a positive number, not '0'"),
-        (["--num-threads", "x"], "--num-threads takes a positive number, not 'x'"),
+        (["--num-processes", "two"], "--num-processes must be a positive number, got 'two'"),
+        (["--nj", "0"], "--nj must be a positive number, got '0'"),
+        (["--num-threads", "x"], "--num-threads must be a positive number, got 'x'"),
         (["--stage", "2"], "mycorpus_supervisions_train.jsonl.gz, which does not exist; run stage 1 first"),
-        (["--unit", "phone"], "--unit takes unigram, bpe, char or word, not 'phone'"),
+        (["--unit", "phone"], "--unit must be unigram, bpe, char or word, got 'phone'"),
         (["--vocab-size", ""], "--unit unigram needs --vocab-size"),
         (["--dev-parts", ""], "--dev-parts is empty; name at least one"),
         (["--train-parts", " "], "--train-parts is empty"),
         (["--test-parts", ""], "--test-parts is empty"),
-        (["--score-in", "letters"], "--score-in takes words or characters, not 'letters'"),
+        (["--score-in", "letters"], "--score-in must be words or characters, got 'letters'"),
         (["--mini", "true"], "unknown option --mini"),
     ],
 )
@@ -157,7 +157,7 @@ def test_configurations_are_whole_and_fair(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["TEMPLATE/conf", "an4/conf", "librispeech/conf/lm", "librispeech/conf/mini"])
 def test_configurations_of_language_models_fit_each_other(folder: str) -> None:
-    """Each can be read, and the small network of what the first makes is within reach of the second."""
+    """Each can be read, and the network of the first configuration can reach the target of the second."""
     kinds = {
         "lm": language_model.RunConfig,
         "lm_prune": language_model.PruneConfig,

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do: by what is seen of them, never by how long they may take."""
+"""Wait for other processes by their visible effects, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], seconds: float = 60.0) -> T:
-    """What ``condition`` returns once that is true.
+    """Call ``condition`` until its result is true, and return the result.
 
     Raises:
-        AssertionError: it is still false after ``seconds``, which a slow machine with other work must not reach.
+        AssertionError: it is still false after ``seconds``, which must be long enough for a slow and busy machine.
     """
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -24,13 +24,13 @@ def until(condition: Callable[[], T], seconds: float = 60.0) -> T:
 
 
 def text(path: Path) -> str:
-    """What a file holds, nothing while it is not there."""
+    """Return the content of a file; empty if it does not exist."""
     return path.read_text().strip() if path.exists() else ""
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended but was not collected yet does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # it may end between any two looks at it
+    except (FileNotFoundError, ProcessLookupError):  # it may end between any two checks
         return False

@@ -1,41 +1,41 @@
-# shellcheck shell=bash disable=SC2154  # what a recipe declares
-# The stages of all recipes of transducers. A recipe's run.sh sources asr_options.sh, then this file, with these variables set:
+# shellcheck shell=bash disable=SC2154  # variables that recipes declare
+# Stages shared by all transducer recipes. A recipe's run.sh sources asr_options.sh, then this file, after setting:
 #
-#     corpus                              names of manifests start so
+#     corpus                              prefix of the manifest names
 #     corpus_dir data_dir exp_dir         the corpus; manifests, features and word pieces; experiments
 #     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
-#     unit vocab_size                     kind and number of tokens (char may go without a number)
+#     unit vocab_size                     kind and number of tokens (vocab_size may be empty for char)
 #     speed_perturb                       true or false
 #     conf                                folder of teacher.yaml, prune.yaml, finetune.yaml, uniform.yaml
-#     methods                             of decoding, separated by spaces
+#     methods                             decoding methods, separated by spaces
 #
-# and with its two stages as functions: get_corpus (0) leaves the corpus in $corpus_dir, make_manifests (1) writes
-# manifests of "${parts[@]}" to $manifests, named as pruning.speech.data.manifests.Paths names them.
+# It also defines two stages as functions: get_corpus (0) puts the corpus into $corpus_dir; make_manifests (1) writes
+# manifests of "${parts[@]}" to $manifests, named like pruning.speech.data.manifests.Paths.
 
 : "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
 : "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"
 : "${results:=$exp_dir/RESULTS.md}"
 
-# told now rather than after the stages before
-[[ $score_in =~ ^(words|characters)$ ]] || fail "--score-in takes words or characters, not '$score_in'"
-[[ $speed_perturb =~ ^(true|false)$ ]] || fail "--speed-perturb takes true or false, not '$speed_perturb'"
+# checked before any stage runs
+[[ $score_in =~ ^(words|characters)$ ]] || fail "--score-in must be words or characters, got '$score_in'"
+[[ $speed_perturb =~ ^(true|false)$ ]] || fail "--speed-perturb must be true or false, got '$speed_perturb'"
 for list in train_parts dev_parts test_parts methods systems; do
   [[ ${!list} =~ [^[:space:]] ]] || fail "--${list/_/-} is empty; name at least one"
 done
 declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8) row_of=([finetuned]=pruned)
 read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do
-  [ -n "${stage_of[$name]:-}" ] || fail "there is no system '$name'; choose from teacher, finetuned and uniform"
+  [ -n "${stage_of[$name]:-}" ] || fail "unknown system '$name'; choose from teacher, finetuned and uniform"
 done
-if [ -n "$teacher" ]; then # of another run
-  [ -e "$teacher/.done" ] || fail "--teacher $teacher is no finished experiment"
+if [ -n "$teacher" ]; then # from another run
+  [ -e "$teacher/.done" ] || fail "--teacher $teacher is not a finished experiment"
 fi
 config_of=([4]=$teacher_config [5]=$prune_config [7]=$finetune_config [8]=$uniform_config)
 for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
   [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
 done
-[ -z "$warm_up_cuts" ] || [ -z "$init_from" ] || fail "--init-from and a warm-up are two starts; give one of them"
+[ -z "$warm_up_cuts" ] || [ -z "$init_from" ] || fail "--init-from and a warm-up exclude each other; give one of them"
 [ -z "$warm_up_cuts" ] || [ -n "$warm_up_dev_cuts" ] || fail "a warm-up needs --warm-up-dev-cuts as well"
 case $unit in
   char) : "${lang_dir:=$data_dir/lang_char${vocab_size:+_$vocab_size}}" ;;
@@ -43,7 +43,7 @@ case $unit in
     [ -n "$vocab_size" ] || fail "--unit $unit needs --vocab-size"
     : "${lang_dir:=$data_dir/lang_bpe_$vocab_size}"
     ;;
-  *) fail "--unit takes unigram, bpe, char or word, not '$unit'" ;;
+  *) fail "--unit must be unigram, bpe, char or word, got '$unit'" ;;
 esac
 
 # shellcheck source=egs/TEMPLATE/cmd.sh
@@ -52,7 +52,7 @@ esac
 . ./path.sh
 if in_stage 9 && [[ " $methods " =~ \ (fast_beam_search|ctc_decoding)\  ]]; then
   python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("k2") is None)' ||
-    fail "${BASH_REMATCH[1]} needs k2, which this environment lacks; give --methods \"greedy_search modified_beam_search\""
+    fail "${BASH_REMATCH[1]} needs k2, which is not installed; give --methods \"greedy_search modified_beam_search\""
 fi
 
 # shellcheck source=utils/corpus.sh
@@ -68,12 +68,12 @@ require_data() {
   require "$lang_dir/bpe.model" 3
 }
 
-# train WHAT NAME COMMAND ARGUMENT...: a training command on the cuts.
+# train WHAT NAME COMMAND ARGUMENT...: run a training command on the cuts.
 train() {
   train_in "$exp_dir/$2" "$1" "$3" --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "${@:4}"
 }
 
-# warm_up NAME ARGUMENT...: trains the start of NAME on other speech.
+# warm_up NAME ARGUMENT...: train the initial weights of NAME on other speech.
 warm_up() {
   local name=$1 cuts train_cuts dev_cuts
   shift
@@ -84,7 +84,7 @@ warm_up() {
   train "the warm-up of the $name" "warm_up_$name" train "$@" $warm_up_args
 }
 
-# features NAME WHAT OPTION...: computes features in parallel jobs, with more options of the program.
+# features NAME WHAT OPTION...: compute features in parallel jobs, with additional options for the program.
 features() {
   local name=$1 what=$2
   local compute=(python ../../local/compute_features.py --manifests-dir "$manifests" --output-dir "$data_dir/fbank"
@@ -134,7 +134,7 @@ if in_stage 3; then
     ${vocab_size:+--vocab-size "$vocab_size"}
   for cuts in "${dev_cuts[@]}" "${test_cuts[@]}"; do require "$cuts" 2; done
   # shellcheck disable=SC2086
-  run_logged "what the data are" "$data_dir/log/describe.log" $train_cmd -- \
+  run_logged "statistics of the data" "$data_dir/log/describe.log" $train_cmd -- \
     python -m pruning.bin.describe --cuts "${train_cuts[@]}" "${dev_cuts[@]}" "${test_cuts[@]}" \
     --lang-dir "$lang_dir" --output "$data_dir/statistics.md"
 fi
@@ -142,10 +142,10 @@ fi
 # shellcheck disable=SC2086  # settings are words
 if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
   require_data
-  start=() end=() # a checkpoint brings its dimensions
+  start=() end=() # a checkpoint defines its own dimensions
   if [ -n "$warm_up_cuts" ]; then
     warm_up teacher --config "$teacher_config" $teacher_args
-    start=(--init "$exp_dir/warm_up_teacher") end=(model=null) # those of the settings are in it
+    start=(--init "$exp_dir/warm_up_teacher") end=(model=null) # it already has the dimensions of the settings
   elif [ -n "$init_from" ]; then
     start=(--init "$init_from" model=null)
   fi
@@ -179,7 +179,7 @@ if in_stage 7; then
 fi
 
 # shellcheck disable=SC2086
-if in_stage 8 && [[ " ${systems[*]} " == *" uniform "* ]]; then # else nobody asks for it
+if in_stage 8 && [[ " ${systems[*]} " == *" uniform "* ]]; then # otherwise it is not needed
   require_data
   require "$teacher/.done" 4
   require "$extracted/best.safetensors" 6
@@ -195,7 +195,7 @@ if in_stage 8 && [[ " ${systems[*]} " == *" uniform "* ]]; then # else nobody as
 fi
 
 declare -A dir_of=([teacher]=$teacher [finetuned]=$exp_dir/finetuned [uniform]=$uniform)
-which=() # of the checkpoints: decoded and tabulated
+which=() # checkpoints to decode and tabulate
 [ -z "$epoch" ] || which+=(--epoch "$epoch")
 [ -z "$avg" ] || which+=(--avg "$avg")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Proves that an environment works: imports what the recipes need and computes a loss and its gradient with k2."""
+"""Check that an environment works: import what the recipes need and compute a loss and its gradient with k2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 
 def k2_loss() -> str:
-    """The pruned-range transducer loss of two random utterances, with its gradient.
+    """Compute the pruned-range transducer loss of two random utterances and its gradient; return a summary.
 
     Raises:
         RuntimeError: the loss or its gradient is not finite.
@@ -49,12 +49,12 @@ def k2_loss() -> str:
 def main() -> None:
     """Print one line that says what works; fail with the cause otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--k2", action="store_true", help="fail when k2 is absent")
+    parser.add_argument("--k2", action="store_true", help="fail if k2 is not installed")
     args = parser.parse_args()
     if args.k2 or importlib.util.find_spec("k2") is not None:
         k2 = k2_loss()
     else:
-        k2 = "no k2 (training uses the loss in torch, decoding the searches that need no lattice)"
+        k2 = "no k2 (training uses the loss in torch; decoding methods that need a lattice are not available)"
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "processor only"
     versions = f"Python {platform.python_version()}, torch {torch.__version__} ({device}), lhotse {lhotse.__version__}"
     print(f"ready: {versions}, {k2}")

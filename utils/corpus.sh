@@ -1,6 +1,6 @@
-# shellcheck shell=bash disable=SC2034,SC2154  # what recipes declare, and what they use
-# What the stages of run.sh and run_lm.sh share: the parts of the corpus, and how training is launched. asr.sh and lm.sh
-# source it.
+# shellcheck shell=bash disable=SC2034,SC2154  # variables that recipes declare and use
+# Shared by the stages of run.sh and run_lm.sh: the parts of the corpus, and the launch of training. Sourced by asr.sh
+# and lm.sh.
 
 read -ra train_parts <<< "$train_parts"
 read -ra dev_parts <<< "$dev_parts"
@@ -13,18 +13,18 @@ mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
 mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
 mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
 
-for _name in num_processes num_nodes nj num_threads; do # of these a recipe may lack some
+for _name in num_processes num_nodes nj num_threads; do # a recipe may not have all of them
   [ -z "${!_name+set}" ] || [[ ${!_name} =~ ^[1-9][0-9]*$ ]] ||
-    fail "--${_name/_/-} takes a positive number, not '${!_name}'"
+    fail "--${_name/_/-} must be a positive number, got '${!_name}'"
 done
 [ "$num_nodes" -eq 1 ] || [[ $cuda_cmd == *slurm* ]] ||
   fail "--num-nodes $num_nodes needs Slurm; give --cmd-backend slurm, or --num-processes alone"
 
-# train_in DIR WHAT COMMAND ARGUMENT...: a training command with what all of them need.
+# train_in DIR WHAT COMMAND ARGUMENT...: run a training command with the options that all of them need.
 train_in() {
   local dir=$1 what=$2 command=$3 launch=(python -m) nodes=()
   shift 3
-  if [ "$num_nodes" -gt 1 ]; then # one launcher on each; the others have a minute to end after the first has
+  if [ "$num_nodes" -gt 1 ]; then # one launcher per node; after the first ends, the others have a minute
     nodes=(--num-nodes "$num_nodes")
     launch=(srun --wait 60 python -m pruning.bin.torchrun --slurm)
   elif [ "$num_processes" -gt 1 ]; then

@@ -1,29 +1,29 @@
-# shellcheck shell=bash disable=SC2034,SC2154  # what recipes declare
+# shellcheck shell=bash disable=SC2034,SC2154  # variables that recipes declare
 # Stages 4 to 10 of recipes that train an encoder with a head, prune it jointly and test it. A recipe sources
-# encoder_options.sh, sets its defaults, sources this file, does its stages up to 3 (encoder_cuts and encoder_tokens, where
-# run.sh has made manifests), and calls encoder_training and encoder_tests. Besides the options it sets these variables:
+# encoder_options.sh, sets its defaults, sources this file, runs its own stages up to 3 (encoder_cuts and encoder_tokens
+# if run.sh has made manifests), and calls encoder_training and encoder_tests. In addition to the options it sets:
 #
 #     task                                intent or ctc
 #     corpus data_dir exp_dir lang_dir    names, as in other recipes
 #     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
 #     conf                                folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml
-#     methods                             of ctc: decoding methods
+#     methods                             decoding methods, for ctc only
 
 cuts_in=cuts
 [ "$hears" = samples ] || cuts_in=fbank
-[ -z "$pretrained" ] || [ "$warm_up" = false ] || fail "--pretrained and a warm-up are two starts; give one of them"
+[ -z "$pretrained" ] || [ "$warm_up" = false ] || fail "--pretrained and a warm-up exclude each other; give one of them"
 config_of=([5]=$conf/dense.yaml [6]=$conf/prune.yaml [8]=$conf/finetune.yaml)
 [ "$warm_up" = false ] || config_of[4]=$conf/warm_up.yaml
 for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
   [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
 done
-# what is asked for stands in the place of prune.yaml's share of MACs; HJ-Pruning's methods have one kind of target each
+# targets given as options replace those of prune.yaml; each HJ-Pruning method has one kind of target
 targets=()
 case $method:${target:+size}:${target_macs:+macs}:${target_parts:+parts} in
-  hj-mac:size:* | hj-mac:*:parts) fail "--method hj-mac has --target-macs alone" ;;
-  hj-size:*:macs:* | hj-size:*:parts) fail "--method hj-size has --target alone" ;;
-  hj-sepsize:size:* | hj-sepsize:*:macs:*) fail "--method hj-sepsize has --target-parts alone" ;;
+  hj-mac:size:* | hj-mac:*:parts) fail "--method hj-mac takes only --target-macs; leave the others out" ;;
+  hj-size:*:macs:* | hj-size:*:parts) fail "--method hj-size takes only --target; leave the others out" ;;
+  hj-sepsize:size:* | hj-sepsize:*:macs:*) fail "--method hj-sepsize takes only --target-parts; leave the others out" ;;
   *:::) ;;
   *) targets=("constraint.size=${target:-0}" "constraint.macs=${target_macs:-0}" "constraint.parts={${target_parts:-}}") ;;
 esac
@@ -37,7 +37,7 @@ case $method in
 esac
 : "${methods:=}" "${teacher:=$exp_dir/dense}"
 pruned=$exp_dir/pruned extracted=$exp_dir/extracted finetuned=$exp_dir/finetuned
-# the encoders of Hugging Face come with a package of their own
+# encoders from Hugging Face need a package of their own
 [ -z "$pretrained" ] || env_extras="${env_extras:-} hf"
 
 # shellcheck source=egs/TEMPLATE/cmd.sh
@@ -52,7 +52,7 @@ read -ra warm_up_dev_cuts <<< "${warm_up_dev_cuts:-${dev_cuts[*]}}"
 table=$lang_dir/intents.txt
 [ "$task" = intent ] || table=$lang_dir/bpe.model
 
-# make_cuts MANIFESTS OUTPUT_DIR PREFIX PART...: cuts of recordings without features.
+# make_cuts MANIFESTS OUTPUT_DIR PREFIX PART...: make cuts of recordings without features.
 make_cuts() {
   local what=$3
   # shellcheck disable=SC2086  # a runner is a command with its options
@@ -60,7 +60,7 @@ make_cuts() {
     python ../../local/make_cuts.py --manifests-dir "$1" --output-dir "$2" --prefix "$3" --parts "${@:4}"
 }
 
-# The cuts of manifests that run.sh made: recordings, or features that it made, too.
+# Make cuts from the manifests of run.sh; if the encoder takes features, run.sh has made the cuts, too.
 encoder_cuts() {
   local part
   in_stage 2 && [ "$hears" = samples ] || return 0
@@ -68,7 +68,7 @@ encoder_cuts() {
   make_cuts "$data_dir/manifests" "$data_dir/cuts" "$corpus" "${parts[@]}"
 }
 
-# Tokens of the training parts ($unit, $vocab_size), where there are none yet.
+# Make tokens from the training parts ($unit, $vocab_size) unless they exist.
 encoder_tokens() {
   local cuts
   in_stage 3 || return 0
@@ -79,7 +79,7 @@ encoder_tokens() {
     ${vocab_size:+--vocab-size "$vocab_size"}
 }
 
-# train WHAT NAME COMMAND ARGUMENT...: a training command on the cuts.
+# train WHAT NAME COMMAND ARGUMENT...: run a training command on the cuts.
 train() {
   local cuts
   for cuts in "${train_cuts[@]}" "${dev_cuts[@]}"; do require "$cuts" 2; done
@@ -87,7 +87,7 @@ train() {
   train_in "$exp_dir/$2" "$1" "$3" --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "${@:4}"
 }
 
-# On cuts of its own: these names mean them in here alone.
+# Train on the cuts of the warm-up; the local variables replace the training cuts.
 encoder_warm_up() {
   local train_cuts=("${warm_up_cuts[@]}") dev_cuts=("${warm_up_dev_cuts[@]}")
   # shellcheck disable=SC2086  # settings are words
@@ -106,7 +106,7 @@ encoder_training() {
     if [ "$warm_up" = true ]; then
       require "$exp_dir/warm_up/.done" 4
       start=("pretrained=$exp_dir/warm_up")
-      [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # with its head
+      [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # including its head
     fi
     train "the dense model" dense train --config "$conf/dense.yaml" "hears=$hears" ${start[@]+"${start[@]}"} \
       $dense_args

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the address of the newest k2 wheel on a page of wheels that fits this Python and the torch installed here."""
+"""Print the URL of the newest k2 wheel on a page of wheels that fits this Python and the installed torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WHEEL = re.compile(
 
 
 def newest(page: str, torch: str, cuda: Optional[str], python: str, machine: str) -> Optional[str]:
-    """The link on ``page`` (HTML) to the newest wheel that fits, or None.
+    """Return the link on ``page`` to the newest wheel that fits; None if there is none.
 
     Args:
         page: HTML with links to wheels named ``k2-VERSION+cuda12.8.torch2.8.0-cp311-cp311-PLATFORM.whl``.
         torch: version without its local part, e.g. ``2.8.0``.
-        cuda: version of CUDA that torch was built for, e.g. ``12.8``; None for the processor alone.
-        python: e.g. ``cp311``.
-        machine: e.g. ``x86_64``.
+        cuda: CUDA version that torch was built for, e.g. ``12.8``; None for a CPU build.
+        python: Python tag, e.g. ``cp311``.
+        machine: machine type, e.g. ``x86_64``.
     """
     found = []
     for link in re.findall(r"""href=["']([^"']+\.whl)""", page):
@@ -39,11 +39,9 @@ def newest(page: str, torch: str, cuda: Optional[str], python: str, machine: str
 
 
 def main() -> None:
-    """Print the address, or fail with one line."""
+    """Print the URL, or fail with one line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--index", required=True, help="address of the page, e.g. https://k2-fsa.github.io/k2/cuda.html"
-    )
+    parser.add_argument("--index", required=True, help="URL of the page, e.g. https://k2-fsa.github.io/k2/cuda.html")
     index = parser.parse_args().index
     import torch
 
@@ -51,7 +49,7 @@ def main() -> None:
         with urllib.request.urlopen(index, timeout=60) as stream:
             page = stream.read().decode("utf-8", "replace")
     except (urllib.error.URLError, OSError, ValueError) as error:
-        sys.exit(f"error: {index} could not be read ({error}); check the address and the network")
+        sys.exit(f"error: cannot read {index} ({error}); check the URL and the network")
     version, cuda = torch.__version__.split("+")[0], torch.version.cuda
     python = "cp" + "".join(platform.python_version_tuple()[:2])
     link = newest(page, version, cuda, python, platform.machine())

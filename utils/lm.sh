@@ -1,10 +1,10 @@
-# shellcheck shell=bash disable=SC2154  # what a recipe declares
-# The stages of all recipes' run_lm.sh: language models of a recogniser, dense and pruned, and what they do to its errors.
-# A recipe sources lm_options.sh, then this file, with these variables set:
+# shellcheck shell=bash disable=SC2154  # variables that recipes declare
+# Stages of all run_lm.sh: dense and pruned language models for a recogniser, and their effect on its errors.
+# A recipe sources lm_options.sh, then this file, after setting:
 #
 #     corpus data_dir exp_dir             as in its run.sh, whose stages 0 to 4 come first
 #     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
-#     lang_dir                            word pieces
+#     lang_dir                            lang dir with word pieces
 #     conf                                folder of lm.yaml, lm_prune.yaml, lm_finetune.yaml
 
 : "${lm_config:=$conf/lm.yaml}" "${lm_prune_config:=$conf/lm_prune.yaml}"
@@ -15,8 +15,8 @@ for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
   [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
 done
-if [ -n "$teacher" ]; then # of another run
-  [ -e "$teacher/.done" ] || fail "--teacher $teacher is no finished experiment"
+if [ -n "$teacher" ]; then # from another run
+  [ -e "$teacher/.done" ] || fail "--teacher $teacher is not a finished experiment"
 fi
 
 # shellcheck source=egs/TEMPLATE/cmd.sh
@@ -38,7 +38,7 @@ require_text() {
   require "$lang_dir/bpe.model" "3 of run.sh"
 }
 
-# train_lm WHAT NAME COMMAND ARGUMENT...: a training command on the text.
+# train_lm WHAT NAME COMMAND ARGUMENT...: run a training command on the text.
 train_lm() {
   train_in "$lm_exp_dir/$2" "$1" "$3" --train-text "$lm_dir/train.txt" --dev-text "$lm_dir/dev.txt" "${@:4}"
 }
@@ -116,7 +116,7 @@ if in_stage 7; then
   if [[ " ${methods[*]} " =~ \ (fast_beam_search_LG|hlg_decoding)\  ]]; then
     require "$lang_dir/LG.safetensors" 1
   fi
-  for phase in tune decode; do # all weights are chosen before the first test set is decoded
+  for phase in tune decode; do # choose all weights before decoding the first test set
     for name in "${methods[@]}"; do
       decoding=(--exp-dir "$system" --lang-dir "$lang_dir" --method "$name" --num-threads "$num_threads")
       kind=

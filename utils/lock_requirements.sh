@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compile requirements/*.in into the lock files that utils/setup_env.sh installs, with the hash of every file.
-# Versions that a lock already has are kept; delete a lock first to take the newest ones.
+# Versions in an existing lock are kept; delete a lock first to get the newest versions.
 # Usage: utils/lock_requirements.sh [UV [OPTION OF UV]...]
 set -euo pipefail
 
@@ -15,15 +15,15 @@ compile() {
 
 compile torch-1.13.1.in -o torch-1.13.1.txt
 compile torch-2.13.in -o torch-2.13.txt
-# the same versions, but for torch and the CUDA libraries that only PyPI's torch asks for
+# the same versions, except for torch and the CUDA libraries that only PyPI's torch requires
 grep -E '^[a-z0-9-]+==' torch-2.13.txt | grep -v '^torch==' | sed 's/ \\$//' > constraints.tmp
 trap 'rm -f constraints.tmp' EXIT
 compile torch-2.13-cpu.in -c constraints.tmp -o torch-2.13-cpu.txt "$@"
 compile dev.in -c torch-1.13.1.txt -o dev.txt
-compile export.in -c torch-1.13.1.txt --no-emit-package numpy -o export.txt  # which the lock of each torch has
+compile export.in -c torch-1.13.1.txt --no-emit-package numpy -o export.txt  # numpy is in the lock of each torch
 compile graphs.in -o graphs.txt
 
-# compile_beside LOCK ARGUMENTS...: what LOCK lacks, in versions that go with it and with what the tests need besides.
+# compile_beside LOCK ARGUMENTS...: lock packages missing from LOCK, compatible with it and with the test requirements.
 compile_beside() {
   local lock=$1 present
   shift

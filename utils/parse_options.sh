@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# Reads the options of a script. Source it below the variables:
+# Parse the options of a script. Source it below the variables:
 #
 #     stage=0          # first stage to run
 #     speed_perturb=true  # also train on audio at 0.9 and 1.1 of its speed
 #     . utils/parse_options.sh
 #
-# Every variable that the script assigns at the start of a line above is then an option: --speed-perturb false sets
+# Every variable that the script assigns at the start of a line above becomes an option: --speed-perturb false sets
 # speed_perturb. Scripts that share options source a file that declares them and then sources this one; its variables
-# count as well (utils/asr_options.sh). An option whose default is true or false takes only these. Options end at -- or
-# at the first word without dashes; the script finds what is left in "$@". --help prints the comment at the top of the
-# script, then the variables, their comments and defaults.
+# count as well (utils/asr_options.sh). An option whose default is true or false accepts only these values. Options end
+# at -- or at the first word without dashes; the remaining words are in "$@". --help prints the comment at the top of
+# the script, then the variables, their comments and defaults.
 
-_options_files=("${BASH_SOURCE[@]:1}") # what sources what, the script itself last
+_options_files=("${BASH_SOURCE[@]:1}") # the chain of sourcing files, the script itself last
 _options_script=${_options_files[-1]:-$0}
 
-# Prints "NAME=DEFAULT # COMMENT" lines: of the script, then of what it sources on the way here, each up to the line
-# that sources the next.
+# Print "NAME=DEFAULT # COMMENT" lines: from the script, then from the files that it sources on the way here, each up to
+# the line that sources the next.
 _option_lines() {
   local index
   for ((index = ${#_options_files[@]} - 1; index >= 0; index--)); do
@@ -56,14 +56,14 @@ while [ $# -gt 0 ]; do
       shift
       break
       ;;
-    --*=*) _options_fail "$1 is not understood; write ${1%%=*} ${1#*=}" ;;
+    --*=*) _options_fail "cannot parse $1; write ${1%%=*} ${1#*=}" ;;
     --*)
       _option=${1#--}
       _option=${_option//-/_}
       [[ $_option_names == *" $_option "* ]] || _options_fail "unknown option $1; --help lists the options"
       [ $# -ge 2 ] || _options_fail "$1 has no value; write $1 VALUE"
       if [[ ${!_option} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
-        _options_fail "$1 takes true or false, not '$2'"
+        _options_fail "$1 must be true or false, got '$2'"
       fi
       printf -v "$_option" '%s' "$2"
       shift 2

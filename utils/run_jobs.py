@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Runs a command, or an array of like commands, with a log each: here, through Slurm, or through a grid engine.
+"""Run a command, or an array of similar commands, with a log each: locally, through Slurm, or through a grid engine.
 
     run.sh [OPTION VALUE]... [JOB=1:N] [OPTION VALUE]... LOG COMMAND [ARGUMENT]...
 
-is the contract of Kaldi's run.pl, slurm.pl and queue.pl, which therefore may stand in for it. JOB is replaced by the
-number of the job in the name of the log and in every argument. Options (before or after JOB=1:N):
+has the interface of Kaldi's run.pl, slurm.pl and queue.pl, which may be used instead. JOB is replaced by the number of
+the job in the name of the log and in every argument. Options (before or after JOB=1:N):
 
-    --mem 8G  --num-threads 4  --gpu 1  --time 4:00:00   what one job needs; schedulers are asked as configured
-    --max-jobs-run 10    how many jobs may run at once (here: by default as many as processors / threads, or as
-                         GPUs / --gpu: each job of a range then has GPUs of its own)
-    --config FILE        configuration of the scheduler (default conf/slurm.conf or conf/sge.conf, else a built-in one)
+    --mem 8G  --num-threads 4  --gpu 1  --time 4:00:00   resources of one job; requested as the configuration says
+    --max-jobs-run 10    maximum number of jobs at once (locally: by default the number of processors / threads, or of
+                         GPUs / --gpu: each job of a range then has its own GPUs)
+    --config FILE        configuration of the scheduler (default: conf/slurm.conf or conf/sge.conf, or a built-in one)
 
-A scheduler's job whose command ends with 75 (training does after SIGTERM) is queued again, and waited for.
+A scheduler's job whose command ends with status 75 (as training does after SIGTERM) is queued again, and waited for.
 
-An argument that is just a shell operator (| > >> < 2> 2>&1 && || ;) keeps its meaning; all others reach the command as
-they are. The exit status is 0 when every job ended with 0; else the failed logs are named.
+An argument that is exactly a shell operator (| > >> < 2> 2>&1 && || ;) keeps its meaning; all others reach the command
+unchanged. The exit status is 0 if every job ended with 0; otherwise the failed logs are named.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jobs.schedulers import SCHEDULERS
 
 
 def report(jobs: Jobs, statuses: dict[int, int]) -> int:
-    """Name the logs of the failed jobs; 0 if there are none."""
+    """Print the logs of the failed jobs and return 1; return 0 if there are none."""
     failed = [number for number, status in statuses.items() if status != 0]
     if failed:
         logs = " ".join(str(jobs.log_of(number)) for number in failed)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     try:
         backend, *rest = arguments or [""]
         if backend != "local" and backend not in SCHEDULERS:
-            raise JobError(f"'{backend}' is no backend; the first word is local, slurm or sge")
+            raise JobError(f"unknown backend '{backend}'; the first word must be local, slurm or sge")
         jobs = parse(rest)
         local.catch_signals()
         if os.environ.get("RUN_JOBS_END_WITH_PARENT") == "true":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One job of an array whose jobs are different commands: run_line.sh FILE N runs line N of FILE.
+# One job of an array of different commands: run_line.sh FILE N runs line N of FILE.
 set -euo pipefail
 line=$(sed -n "$2p" "$1")
 [ -n "$line" ] || {

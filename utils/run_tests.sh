@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the checks and the tests, after making the environment that they need.
+# Run the checks and the tests, after making the environment that they need.
 #
 # Words after -- go to pytest: utils/run_tests.sh -- tests/core -k cost
 set -euo pipefail
 
-torch=1.13.1  # torch to test with; another one (2.13-cpu) has an environment of its own and skips what needs k2
+torch=1.13.1  # torch version to test with; another one (2.13-cpu) uses its own environment and skips tests that need k2
 checks=true   # also run ruff, mypy and shellcheck
-marks="not slow and not long"  # which tests, by their marks (see pyproject.toml); '' for all of them
-jobs=         # processes; default: as many as there are processors, at most 4, and one for tests that wait
+marks="not slow and not long"  # marks of the tests to run (see pyproject.toml); '' for all tests
+jobs=         # number of processes; default: number of processors, at most 4, and one more for tests that wait
 k2_index=     # page of k2 wheels, see utils/setup_env.sh
 
 # shellcheck source=utils/parse_options.sh
@@ -19,7 +19,7 @@ dir=.venv
 utils/setup_env.sh --dir "$dir" --torch "$torch" --k2-index "$k2_index" --extras "mini dev export graphs hf"
 export PATH="$PWD/$dir/bin:$PATH" PRUNING_ENV=current OMP_NUM_THREADS=1
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # huge pages, see utils/path.sh
-eval "$(python -c 'from pruning.processor import print_shell; print_shell()')" # likewise
+eval "$(python -c 'from pruning.processor import print_shell; print_shell()')" # see utils/path.sh
 
 if [ "$checks" = true ]; then
   echo "ruff"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Makes the Python environment that the recipes and the tests run in, and proves it with a real k2 call.
+# Make the Python environment for the recipes and the tests, and check it with a real k2 call.
 #
-# Running it again costs nothing while the lock files are the same. The packages come from requirements/*.txt, every
+# Running it again does nothing while the lock files are unchanged. The packages come from requirements/*.txt, every
 # file checked by its hash. For a GPU with a current torch:
 #     utils/setup_env.sh --dir .venv-gpu --torch 2.13
 #     utils/setup_env.sh --dir .venv-gpu --torch 2.8.0 --torch-index https://download.pytorch.org/whl/cu128 \
 #         --k2-index https://k2-fsa.github.io/k2/cuda.html
-# (a torch without a lock file here takes the versions that its index has). PYTHON names the Python 3.11 to use.
+# (a torch without a lock file uses the versions that its index has). PYTHON names the Python 3.11 to use.
 set -euo pipefail
 
-dir=.venv         # where to make it, relative to the repository
-torch=1.13.1      # torch: 1.13.1 (with k2 from PyPI), 2.13 (CUDA), 2.13-cpu, or another version, without a lock
-torch_index=      # index to take torch from, instead of PyPI
-k2_index=         # page of k2 wheels to take k2 from; without it only torch 1.13.1 has k2
-extras=           # more packages, space-separated: mini (the synthetic corpus, GPL), dev (tests), export (ONNX), graphs,
+dir=.venv         # directory of the environment, relative to the repository
+torch=1.13.1      # torch version: 1.13.1 (with k2 from PyPI), 2.13 (CUDA), 2.13-cpu, or another version, without a lock
+torch_index=      # index that provides torch, instead of PyPI
+k2_index=         # page of k2 wheels; without it only torch 1.13.1 has k2
+extras=           # additional packages, separated by spaces: mini (the synthetic corpus, GPL), dev (tests), export (ONNX), graphs,
                   # hf (Hugging Face encoders)
-min_free_gb=6     # free disk space to ask for before anything is downloaded
+min_free_gb=6     # free disk space required before anything is downloaded
 
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
@@ -26,9 +26,9 @@ fail() {
   exit 1
 }
 
-[ $# -eq 0 ] || fail "$1 is not understood; utils/setup_env.sh --help lists the options"
+[ $# -eq 0 ] || fail "unexpected argument $1; utils/setup_env.sh --help lists the options"
 [[ $dir == /* ]] || dir=$root/$dir
-own=false # an environment elsewhere may serve several checkouts, whose recipes take their own package by PYTHONPATH
+own=false # an environment elsewhere may serve several checkouts, which find their own package by PYTHONPATH
 [[ $dir != "$root"/* ]] || own=true
 requirements=$root/requirements
 stamp=$dir/.setup-stamp
@@ -37,10 +37,10 @@ lock=$requirements/torch-$torch.txt
 [ -f "$lock" ] || lock=
 for extra in $extras; do
   [[ $extra =~ ^(mini|dev|export|graphs|hf)$ ]] ||
-    fail "there is no extra '$extra'; choose from mini, dev, export, graphs and hf"
+    fail "unknown extra '$extra'; choose from mini, dev, export, graphs and hf"
 done
 
-# extra_lock EXTRA: its lock for this torch (2.13-cpu takes 2.13's), or the one for any.
+# extra_lock EXTRA: print its lock file for this torch (2.13-cpu uses that of 2.13), or the one for any torch.
 extra_lock() {
   local name
   for name in "$1-torch-$torch" "$1-torch-${torch%-cpu}" "$1"; do
@@ -49,7 +49,7 @@ extra_lock() {
   echo "$requirements/$name.txt"
 }
 
-# One line for each thing that was asked for; the environment is ready when its stamp holds all of them.
+# Print one line per requested item; the environment is ready if its stamp contains all of them.
 wanted() {
   [ "$own" = false ] || echo "repository $root"
   echo "torch $torch ${torch_index:-} $(sha256sum < "${lock:-$requirements/common.in}")"
@@ -67,7 +67,7 @@ wanted() {
 ready() {
   local lacking
   [ -x "$dir/bin/python" ] && [ -f "$stamp" ] || return 1
-  # not grep -q: it ends at the first line that lacks, and that wanted then writes into a closed pipe looks like success
+  # not grep -q: it ends at the first missing line, and wanted then fails on a closed pipe, which looks like success
   lacking=$(wanted | grep -vFx -f "$stamp") || true
   [ -z "$lacking" ]
 }
@@ -83,19 +83,19 @@ find_python() {
     fi
     seen=${seen:-$("$candidate" --version 2> /dev/null || true)}
   done
-  fail "Python 3.11 is needed, found ${seen:-none}; install it, or name it: PYTHON=/path/to/python3.11 $0"
+  fail "Python 3.11 is required, found ${seen:-none}; install it, or give it: PYTHON=/path/to/python3.11 $0"
 }
 
 check_space() {
   local parent free
   parent=$(dirname "$dir")
-  mkdir -p "$parent" || fail "cannot write in $parent; choose another place with --dir"
+  mkdir -p "$parent" || fail "cannot write in $parent; choose another directory with --dir"
   free=$(df -Pk "$parent" | awk 'NR == 2 { print int($4 / 1048576) }')
   [ "$free" -ge "$min_free_gb" ] ||
     fail "$parent has $free GB free of the $min_free_gb GB that the environment needs; free some or use --dir"
 }
 
-# step WHAT COMMAND...: runs COMMAND into the log; if it fails, ends with one line that says why.
+# step WHAT COMMAND...: run COMMAND with its output in the log; on failure, end with one line that says why.
 step() {
   local what=$1 reason
   shift
@@ -107,10 +107,10 @@ step() {
     fail "$what: the package index could not be reached; check the network or set PIP_INDEX_URL (see $log)"
   fi
   reason=$(grep -iE 'error|×|hash' "$log" | tail -n 1 || true)
-  fail "$what failed: ${reason:-see the log}; the whole output is in $log"
+  fail "$what failed: ${reason:-see the log}; the full output is in $log"
 }
 
-# uv does not read pip's configuration: hand over the index, the wheel folder and the certificates that pip was given.
+# uv does not read pip's configuration: pass on pip's index, wheel folder and certificates.
 adopt_pip_settings() {
   local settings
   settings=$("$dir/bin/python" -m pip config list 2> /dev/null || true)
@@ -122,7 +122,7 @@ adopt_pip_settings() {
   for name in UV_INDEX_URL UV_FIND_LINKS SSL_CERT_FILE; do
     [ -n "${!name}" ] || unset "$name"
   done
-  # the versions and hashes are fixed, so it does not matter which index has the file
+  # versions and hashes are fixed, so any index may provide the file
   export UV_INDEX_STRATEGY=unsafe-best-match UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
 }
 
@@ -136,10 +136,10 @@ install_packages() {
     if [ -n "$lock" ]; then files+=(-r "$(extra_lock "$extra")"); else files+=(-r "$requirements/$extra.in"); fi
   done
   if [ -n "$lock" ]; then
-    step "packages of $(basename "$lock") ${extras:+and $extras }(the first time, some minutes)" \
+    step "packages of $(basename "$lock") ${extras:+and $extras }(some minutes the first time)" \
       "${install[@]}" --require-hashes ${index[@]+"${index[@]}"} -r "$lock" ${files[@]+"${files[@]}"}
   else
-    step "torch $torch and newest packages, without a lock" \
+    step "torch $torch and the newest packages, without a lock" \
       "${install[@]}" ${index[@]+"${index[@]}"} -r "$requirements/common.in" "torch==$torch" 'lhotse>=1.33,<1.34' \
       ${files[@]+"${files[@]}"}
   fi
@@ -151,7 +151,7 @@ install_packages() {
     step "k2 1.23.4" "${install[@]}" --no-deps --require-hashes -r "$requirements/k2-1.23.4.txt"
   fi
   if [ "$own" = false ] && (cd / && env -u PYTHONPATH "$dir/bin/python" -c 'import pruning') 2> /dev/null; then
-    return 0 # of the checkout that made it
+    return 0 # installed from the checkout that made the environment
   fi
   step "the package itself" "${install[@]}" --no-deps --no-build-isolation --editable "$root"
 }
@@ -172,14 +172,14 @@ make_environment() {
   [ -z "$of_k2" ] || need_k2=(--k2)
   "$dir/bin/python" "$root/utils/check_env.py" ${need_k2[@]+"${need_k2[@]}"} ||
     fail "the environment $dir does not work; remove it and run $0 again"
-  # a stamp of the same lock keeps its extras
+  # an existing stamp with the same lock keeps its extras
   { wanted; [ ! -f "$stamp" ] || grep '^extra ' "$stamp" || true; } | sort -u > "$stamp.tmp"
   mv "$stamp.tmp" "$stamp"
 }
 
 ready && exit 0
 if command -v flock > /dev/null; then
-  mkdir -p "$(dirname "$dir")" && exec 9> "$dir.lock" && flock 9 # another call may be making it just now
+  mkdir -p "$(dirname "$dir")" && exec 9> "$dir.lock" && flock 9 # another call may be making it at the moment
   ready && exit 0
 fi
 make_environment

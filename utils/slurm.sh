@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# Runs jobs through Slurm: slurm.sh [OPTION VALUE]... [JOB=1:N] LOG COMMAND [ARGUMENT]... (--help says more)
+# Run jobs through Slurm: slurm.sh [OPTION VALUE]... [JOB=1:N] LOG COMMAND [ARGUMENT]... (see --help)
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/run_jobs.py" slurm "$@"

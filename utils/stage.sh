@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# The stages of a recipe. Source it after parse_options.sh; it reads stage and stop_stage.
+# Helpers for the stages of a recipe. Source it after parse_options.sh; it reads stage and stop_stage.
 #
 #     if in_stage 2; then
 #       require data/manifests/recordings.jsonl.gz 1
 #       run_logged "features" data/log/features.JOB.log $train_cmd JOB=1:$nj -- local/compute_features.py --split JOB
 #     fi
 
-# jobs, a cluster's too, end with the recipe, however it ends: a second run never meets what a killed one left behind
+# jobs, also on a cluster, end with the recipe, however it ends: a second run never meets jobs of a killed one
 export RUN_JOBS_END_WITH_PARENT=true
 
 _stage_now=
@@ -23,23 +23,23 @@ fail() {
 }
 
 [[ ${stage:?} =~ ^-?[0-9]+$ && ${stop_stage:?} =~ ^-?[0-9]+$ ]] ||
-  fail "stages are numbers, not '$stage' and '$stop_stage'"
+  fail "--stage and --stop-stage must be numbers, got '$stage' and '$stop_stage'"
 
-# in_stage N: whether stage N was asked for.
+# in_stage N: return whether stage N is to run.
 in_stage() {
   _stage_now=$1
   [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]
 }
 
-# require FILE N: ends with one line if FILE, which stage N writes, is missing.
+# require FILE N: fail with one line if FILE, which stage N writes, is missing.
 require() {
   [ -e "$1" ] || fail "stage $_stage_now needs $1, which does not exist; run stage $2 first"
 }
 
-# run_logged WHAT LOG RUNNER... -- COMMAND...: runs "RUNNER... LOG COMMAND...", says what starts and where its log is.
-# If it fails, the ends of the failed logs are printed, and the error that they report is the last line.
-# Kaldi's runners (NAME.pl) paste the command's words into a line for the shell, and leave jobs behind when they are
-# ended: for them the words are quoted, and a signal goes to all that they started.
+# run_logged WHAT LOG RUNNER... -- COMMAND...: run "RUNNER... LOG COMMAND..." and print what starts and its log.
+# On failure, print the ends of the failed logs, and as the last line the error that they report.
+# Kaldi's runners (NAME.pl) paste the words of the command into a shell line, and leave jobs behind when they are
+# ended. For them the words are quoted, and a signal goes to all processes that they started.
 run_logged() {
   local what=$1 log=$2 runner=() words=() word
   shift 2
@@ -61,7 +61,7 @@ run_logged() {
   _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
 }
 
-# Refuses paths in which the runner's variable (JOB) is a part of a name: it would be replaced by the number of the job.
+# Reject paths in which the runner's variable (JOB) is part of a name: it would be replaced by the number of the job.
 _check_job_words() {
   local log=$1 variable='' word
   shift
@@ -77,7 +77,7 @@ _check_job_words() {
   done
 }
 
-# without_job OPTION...: refuses values of a recipe's options that hold JOB, which would be paths of other directories.
+# without_job OPTION...: reject option values that contain JOB, which would become paths of other directories.
 without_job() {
   local name
   for name in "$@"; do
@@ -86,15 +86,15 @@ without_job() {
   done
 }
 
-# queued COMMAND...: a job for run_queued.
+# queued COMMAND...: add a job for run_queued.
 queued() {
   local line
   printf -v line '%q ' "$@"
   _queued+=("${line% }")
 }
 
-# run_queued WHAT LOG RUNNER...: runs what was queued as the jobs of one array, "RUNNER... JOB=1:N LOG". Their commands
-# are the lines of a file beside the logs.
+# run_queued WHAT LOG RUNNER...: run the queued commands as the jobs of one array, "RUNNER... JOB=1:N LOG". The commands
+# are written as lines of a file in the directory of the logs.
 run_queued() {
   local list=${2%JOB*}commands
   [ "${#_queued[@]}" -gt 0 ] || return 0
@@ -105,13 +105,13 @@ run_queued() {
   _queued=()
 }
 
-# run_recipe COMMAND...: runs another recipe's run.sh, which is ended when this one is.
+# run_recipe COMMAND...: run another recipe's run.sh, and end it if this one is ended.
 run_recipe() {
   _ended_with_us '' "$@" || fail "stage $_stage_now needs what $1 makes, which failed; see above"
 }
 
-# In the background, so that a signal to this script is passed on at once: to the command, or, with '-' in the place of
-# the first argument, to the process group that it leads.
+# Run a command in the background, so that a signal to this script is passed on at once: to the command or, if the first
+# argument is '-', to the process group that it leads.
 _ended_with_us() {
   local status=0
   _runner_group=$1
@@ -132,7 +132,7 @@ _pass_on() {
   exit "$2"
 }
 
-# Prints a word as a shell reads it, without a blank and with JOB as it was; operators stay what they are.
+# Print a word quoted for the shell, without blanks and with JOB unchanged; operators are not quoted.
 _quoted() {
   local LC_ALL=C word=$1 result='' index character code
   local special=$' \t\n"$`\\*?[]{}()<>|&;#!~^\''
@@ -148,7 +148,7 @@ _quoted() {
   printf '%s' "${result:-"''"}"
 }
 
-# Sets _logs to the logs of the jobs that a runner with its options writes.
+# Set _logs to the logs of the jobs that a runner with its options writes.
 _logs_of() {
   local word number
   _logs=("$1")
@@ -162,11 +162,11 @@ _logs_of() {
   done
 }
 
-# One line for each of these logs that exists: what changes when it is written, and its name.
+# Print one line for each of these logs that exists: inode, times and size, which change on writing, and its name.
 _look_at_logs() {
   local log
   for log in "${_logs[@]}"; do
-    [ ! -f "$log" ] || : < "$log" # a network file system looks anew at what is opened
+    [ ! -f "$log" ] || : < "$log" # a network file system refreshes a file when it is opened
   done
   stat -c '%i %y %s %n' -- "${_logs[@]}" 2> /dev/null || true
 }
@@ -175,9 +175,9 @@ _report_failure() {
   local what=$1 log line reason=
   local failed=()
   while IFS= read -r line; do
-    [[ $'\n'$_logs_before$'\n' != *$'\n'"$line"$'\n'* ]] || continue # of a run before
-    log=${line#* * * * * } # inode, date, time, zone and size stand before the name
-    # as run.sh and run.pl end a log, and as slurm.pl and queue.pl do
+    [[ $'\n'$_logs_before$'\n' != *$'\n'"$line"$'\n'* ]] || continue # from an earlier run
+    log=${line#* * * * * } # remove inode, date, time, zone and size
+    # a successful log of run.sh and run.pl, or of slurm.pl and queue.pl, ends like this
     tail -n 1 "$log" | grep -q -e '^# Ended (code 0)' -e '^# Finished .* with status 0$' || failed+=("$log")
   done < <(_look_at_logs)
   for log in ${failed[@]+"${failed[@]:0:3}"}; do
@@ -186,5 +186,5 @@ _report_failure() {
     line=$(grep '^error: ' "$log" | tail -n 1 || true)
     reason=${reason:-${line#error: }}
   done
-  fail "stage $_stage_now, $what: ${reason:-no job ended well; see above} (log: ${failed[*]:-$2})"
+  fail "stage $_stage_now, $what: ${reason:-no job succeeded; see above} (log: ${failed[*]:-$2})"
 }

@@ -1,4 +1,4 @@
 # shellcheck shell=bash
-# Sourced by run.sh and by every job on the nodes of a cluster. What your site needs (modules, say) goes here.
+# Sourced by run.sh and by every job on the nodes of a cluster. Add what your site needs (e.g. environment modules).
 # shellcheck source=utils/path.sh
 . ../../utils/path.sh

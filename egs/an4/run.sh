@@ -1,35 +1,35 @@
 #!/usr/bin/env bash
-# From speech to a pruned Conformer transducer and its table of word error rates, on CMU AN4 (0.7 h of spelled words,
-# numbers and commands), sized for 2 CPU cores.
+# Train and prune a Conformer transducer on CMU AN4 (0.7 h of spelled words, numbers and commands), sized for 2 CPU
+# cores, and make a table of its word error rates.
 #
 # Stages: 0 the corpus, 1 manifests, 2 features, 3 characters, 4 teacher, 5 L0 pruning with layerwise distillation,
-# 6 extraction, 7 fine-tuning, 8 a uniform model of the same size from scratch, 9 decoding of all, 10 the table.
-# A stage that is done is not redone; one that was interrupted goes on where it was. Paths are relative to this folder.
+# 6 extraction, 7 fine-tuning, 8 a uniform model of the same size from scratch, 9 decoding, 10 the table.
+# Finished stages are skipped and interrupted stages are resumed. Paths are relative to this folder.
 #
-#     ./run.sh --corpus-dir /corpora/an4     # the directory that an4_sphere.tar.gz unpacks to: holds etc/ and wav/
+#     ./run.sh --corpus-dir /corpora/an4     # the directory unpacked from an4_sphere.tar.gz, with etc/ and wav/
 #     ./run.sh --corpus-dir /corpora/an4 --warm-up false      # without the synthetic corpus
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
-corpus_dir=download/an4 # holds etc/ and wav/
-dev_speakers=8          # of the training list's speakers, held out for dev
-train_parts="train"     # to train on
-dev_parts="dev"         # to choose checkpoints by
-test_parts="test"       # to decode
+corpus_dir=download/an4 # directory with etc/ and wav/
+dev_speakers=8          # number of speakers of the training list held out for dev
+train_parts="train"     # training parts
+dev_parts="dev"         # dev parts, which select checkpoints
+test_parts="test"       # test parts
 data_dir=data           # manifests, features and characters
 exp_dir=exp             # experiments
 unit=char               # kind of token: unigram, bpe, char or word
-vocab_size=             # tokens; char may go without: as many as there are
-speed_perturb=true      # also train on 0.9 and 1.1 of the speed
+vocab_size=             # number of tokens; optional for char
+speed_perturb=true      # also train on audio at 0.9 and 1.1 times the speed
 conf=conf               # folder of the four configurations
-methods="greedy_search modified_beam_search"  # decoding
-warm_up=true            # train teacher and uniform model on the synthetic corpus of the LibriSpeech recipe first
+methods="greedy_search modified_beam_search"  # decoding methods
+warm_up=true            # first train teacher and uniform model on the synthetic corpus of the LibriSpeech recipe
 
 # shellcheck source=utils/asr_options.sh
 . "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/asr_options.sh"
 
 corpus=an4
-[[ $warm_up =~ ^(true|false)$ ]] || fail "--warm-up takes true or false, not '$warm_up'"
+[[ $warm_up =~ ^(true|false)$ ]] || fail "--warm-up must be true or false, got '$warm_up'"
 if [ "$warm_up" = true ] && [ -z "$init_from$warm_up_cuts" ]; then
   env_extras=mini
   synthetic=../librispeech/data/mini

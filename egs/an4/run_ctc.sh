@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Recognition by CTC with a small encoder of samples, pruned jointly, frontend and Transformer, and its table of word
-# error rates. run.sh comes first, its stages 0 and 1.
+# CTC recognition with a small encoder on samples, whose front end and Transformer are pruned jointly, and a table of
+# its word error rates. Run stages 0 and 1 of run.sh first.
 #
 # Stages: 2 cuts, 3 characters, 4 warm-up on the synthetic corpus, 5 the dense model, 6 pruning, 7 extraction,
-# 8 fine-tuning, 9 decoding, 10 the table. A stage that is done is not redone; one that was interrupted goes on where it
-# was. Paths are relative to this folder.
+# 8 fine-tuning, 9 decoding, 10 the table. Finished stages are skipped and interrupted stages are resumed. Paths are
+# relative to this folder.
 #
 #     ./run_ctc.sh --target-macs 0.5
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
-train_parts="train"     # to train on
-dev_parts="dev"         # to choose checkpoints by
-test_parts="test"       # to decode
-data_dir=data           # of run.sh
+train_parts="train"     # training parts
+dev_parts="dev"         # dev parts, which select checkpoints
+test_parts="test"       # test parts
+data_dir=data           # data directory of run.sh
 exp_dir=exp/ctc         # experiments
 conf=conf/ctc           # folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml
-lang_dir=data/lang_char # characters, made if it holds none
+lang_dir=data/lang_char # lang dir with characters, made if missing
 unit=char               # kind of token: unigram, bpe, char or word
-vocab_size=             # tokens; char may go without: as many as there are
-methods="ctc_greedy_search ctc_decoding"  # decoding
+vocab_size=             # number of tokens; optional for char
+methods="ctc_greedy_search ctc_decoding"  # decoding methods
 
 # shellcheck source=utils/encoder_options.sh
 . "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/encoder_options.sh"
@@ -29,7 +29,8 @@ task=ctc
 : "${warm_up:=true}" "${results:=$exp_dir/RESULTS_CTC.md}"
 synthetic=
 if [ "$warm_up" = true ] && [ -z "$warm_up_cuts" ]; then
-  [ "$hears" = samples ] || fail "this warm-up is of samples; with --hears features give --warm-up-cuts or --warm-up false"
+  [ "$hears" = samples ] ||
+    fail "the default warm-up uses samples; with --hears features give --warm-up-cuts or --warm-up false"
   synthetic=../librispeech/data/mini
   warm_up_cuts=$synthetic/cuts/librispeech_cuts_train-clean-mini.jsonl.gz
   warm_up_dev_cuts=$synthetic/cuts/librispeech_cuts_dev-clean-mini.jsonl.gz

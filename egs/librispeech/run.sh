@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
-# From speech to a pruned Conformer transducer and its table of word error rates, on LibriSpeech.
+# Train and prune a Conformer transducer on LibriSpeech, and make a table of its word error rates.
 #
 # Stages: 0 download, 1 manifests, 2 features, 3 word pieces, 4 teacher, 5 L0 pruning with layerwise distillation,
-# 6 extraction, 7 fine-tuning, 8 a uniform model of the same size from scratch, 9 decoding of all, 10 the table.
-# A stage that is done is not redone; one that was interrupted goes on where it was. Paths are relative to this folder.
+# 6 extraction, 7 fine-tuning, 8 a uniform model of the same size from scratch, 9 decoding, 10 the table.
+# Finished stages are skipped and interrupted stages are resumed. Paths are relative to this folder.
 #
-#     ./run.sh --mini true                              # a synthetic corpus, everything in minutes
+#     ./run.sh --mini true                              # a synthetic corpus, all stages in minutes
 #     ./run.sh --corpus-dir /corpora/LibriSpeech        # 960 h, d512
 #     ./run.sh --train-parts "train-clean-100" --conf conf/d256 --cmd-backend slurm
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
-mini=false              # a synthetic corpus instead of LibriSpeech, and a small model
-corpus_dir=             # directory that holds the parts; else download/LibriSpeech (mini: corpus/LibriSpeech)
-train_parts=            # default: train-clean-100 train-clean-360 train-other-500 (mini: train-clean-mini)
-dev_parts=              # default: dev-clean dev-other (mini: dev-clean-mini)
-test_parts=             # default: test-clean test-other
-data_dir=               # manifests, features and word pieces; default: data (mini: data/mini); icefall's own fits
+mini=false              # use a synthetic corpus and a small model
+corpus_dir=             # directory with the parts; default: download/LibriSpeech (mini: corpus/LibriSpeech)
+train_parts=            # training parts; default: train-clean-100 train-clean-360 train-other-500 (mini: train-clean-mini)
+dev_parts=              # dev parts, which select checkpoints; default: dev-clean dev-other (mini: dev-clean-mini)
+test_parts=             # test parts; default: test-clean test-other
+data_dir=               # manifests, features and word pieces; default: data (mini: data/mini); may be made by icefall
 exp_dir=                # experiments; default: exp (mini: exp/mini)
-corpus_args=            # more options of local/make_synthetic_corpus.py: "--train-utterances 500 --seed 3"
+corpus_args=            # additional options for local/make_synthetic_corpus.py: "--train-utterances 500 --seed 3"
 unit=unigram            # kind of token: unigram, bpe, char or word
-vocab_size=             # tokens; default: 500 (mini: 60; char: as many as there are)
-speed_perturb=          # also train on 0.9 and 1.1 of the speed; default: true (mini: false)
+vocab_size=             # number of tokens; default: 500 (mini: 60; char: all characters)
+speed_perturb=          # also train on audio at 0.9 and 1.1 times the speed; default: true (mini: false)
 conf=                   # folder of the four configurations; default: conf/d512 (mini: conf/mini)
-methods=                # decoding; default: greedy_search modified_beam_search fast_beam_search (mini: greedy_search)
+methods=                # decoding methods; default: greedy_search modified_beam_search fast_beam_search (mini: greedy_search)
 
 # shellcheck source=utils/asr_options.sh
 . "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/asr_options.sh"
@@ -50,7 +50,7 @@ get_corpus() {
       python ../../local/make_synthetic_corpus.py --output-dir "$corpus_dir" $corpus_args
   else
     # shellcheck disable=SC2086
-    run_logged "download of what $corpus_dir lacks" "$data_dir/log/download.log" $train_cmd -- \
+    run_logged "download of missing parts to $corpus_dir" "$data_dir/log/download.log" $train_cmd -- \
       python local/download.py --corpus-dir "$corpus_dir" --parts "${parts[@]}"
   fi
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Language models on any text, pruned by every criterion x technique x scheduler, against an n-gram.
 #
-# Stages: 0 text (contiguous blocks of it are held out), 1 word pieces, 2 n-gram, 3 dense models, 4 their perplexity, 5 the
-# grid on the small one, 6 its corners on the larger one. A stage that is done is not redone; one that was interrupted goes
-# on where it was. Paths are relative to this folder.
+# Stages: 0 text (contiguous blocks of it are held out), 1 word pieces, 2 n-gram, 3 dense models, 4 their perplexity, 5
+# the grid on the small one, 6 corner cells on the larger one. Finished stages are skipped and interrupted stages are
+# resumed. Paths are relative to this folder.
 #
 #     ./run.sh --text /texts/general.txt
 #     ./run.sh --text /texts/general.txt --stop-stage 4 --num-threads 2
@@ -12,19 +12,19 @@ set -euo pipefail
 
 stage=0                 # first stage to run
 stop_stage=6            # last stage to run
-text=                   # text, one normalised sentence a line, plain or gzipped; several: with spaces
+text=                   # text files, one normalised sentence a line, plain or gzipped, separated by spaces
 data_dir=data           # prepared text, word pieces and n-gram
 exp_dir=exp             # language models and sweeps
 conf=conf               # folder of configurations and sweep files
-vocab_size=2000         # word pieces, 3 special ones included
-order=4                 # of the n-gram
+vocab_size=2000         # number of word pieces, including 3 special ones
+order=4                 # order of the n-gram
 dev_share=0.025         # share of the text for dev
 test_share=0.05         # share of the text for test
-models="small base"     # dense models to train, by their configuration
+models="small base"     # names of the configurations of dense models to train
 sweeps="grid corners"   # sweep files of stages 5 and 6
-max_jobs=2              # runs of a sweep at once
-num_threads=1           # threads of measuring
-train_args=             # settings that override the configurations of the dense models
+max_jobs=2              # number of runs of a sweep at once
+num_threads=1           # number of threads for measurements
+train_args=             # settings of the dense models, override the files
 cmd_backend=local       # local, slurm or sge: see cmd.sh
 
 # shellcheck source=utils/parse_options.sh
@@ -32,7 +32,7 @@ cmd_backend=local       # local, slurm or sge: see cmd.sh
 cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
-[ $# -eq 0 ] || fail "$1 is not understood; run.sh --help lists the options"
+[ $# -eq 0 ] || fail "unexpected argument $1; run.sh --help lists the options"
 without_job data_dir exp_dir
 # shellcheck source=egs/TEMPLATE/cmd.sh
 . ./cmd.sh
@@ -40,8 +40,8 @@ without_job data_dir exp_dir
 . ./path.sh
 
 if [ "$stop_stage" -ge 5 ] && [ "$data_dir $exp_dir $vocab_size" != "data exp 2000" ]; then
-  fail "the sweep files of stages 5 and 6 name data, exp and 2000 word pieces; give --stop-stage 4 with another \
---data-dir, --exp-dir or --vocab-size, then sweep files of your own to pruning.bin.sweep"
+  fail "the sweep files of stages 5 and 6 are for --data-dir data, --exp-dir exp and --vocab-size 2000; give \
+--stop-stage 4 with other values, and run your own sweep files with pruning.bin.sweep"
 fi
 read -ra text <<< "$text"
 read -ra models <<< "$models"
@@ -50,7 +50,7 @@ lang_dir=$data_dir/lang_bpe_$vocab_size
 now=$(date +%Y%m%d-%H%M%S)
 
 if in_stage 0; then
-  [ ${#text[@]} -gt 0 ] || fail "there is no text; give --text FILE"
+  [ ${#text[@]} -gt 0 ] || fail "no text given; give --text FILE"
   # shellcheck disable=SC2086  # a runner is a command with its options
   run_logged "text" "$data_dir/log/text.log" $train_cmd -- \
     python ../../local/prepare_lm_text.py --text "${text[@]}" --output-dir "$data_dir" --dev-share "$dev_share" \

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Intents of SLURP from speech: a wav2vec2-family encoder (or a Conformer) trained for them, pruned jointly, frontend and
-# Transformer, and its table of accuracy, size, computation and speed.
+# Classification of SLURP's intents from speech with a wav2vec2-family encoder (or a Conformer), whose front end and
+# Transformer are pruned jointly, and a table of its accuracy, size, computation and speed.
 #
-# Stages: 0 the corpus, 1 manifests, 2 cuts, 3 intents and characters, 4 warm-up by CTC, 5 the dense model, 6 pruning,
-# 7 extraction, 8 fine-tuning, 9 intents of the test set, 10 the table. A stage that is done is not redone; one that was
-# interrupted goes on where it was. Paths are relative to this folder.
+# Stages: 0 the corpus, 1 manifests, 2 cuts, 3 intents and characters, 4 warm-up by CTC, 5 the dense model, 6 pruning, 7
+# extraction, 8 fine-tuning, 9 intents of the test set, 10 the table. Finished stages are skipped and interrupted stages
+# are resumed. Paths are relative to this folder.
 #
 #     ./run.sh --corpus-dir /corpora/slurp --pretrained facebook/wav2vec2-base --target-macs 0.4
 #     ./run.sh --mini true                                      # a synthetic corpus of templates
@@ -12,15 +12,15 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail
 
-mini=false              # a synthetic corpus and a small encoder of fresh weights, for 2 cores
-corpus_dir=             # holds dataset/slurp and slurp_real; default: download/slurp (mini: made, by default in corpus/)
+mini=false              # use a synthetic corpus and a small encoder with random weights, for 2 cores
+corpus_dir=             # directory with dataset/slurp and slurp_real; default: download/slurp (mini: made, by default in corpus/)
 annotations=            # mini: directory with dataset/slurp/{devel,test}.jsonl, whose sentences are spoken
-corpus_args=            # mini: more options of local/make_synthetic_corpus.py: "--recordings 3"
-train_parts=            # default: train train_synthetic (mini: train)
-dev_parts="devel"       # to choose checkpoints by
-test_parts="test"       # to classify
-on_missing=error        # missing recordings, broken lines, other sampling rates: error or skip
-data_dir=               # manifests, cuts and tables; default: data (mini: data/mini)
+corpus_args=            # mini: additional options for local/make_synthetic_corpus.py: "--recordings 3"
+train_parts=            # training parts; default: train train_synthetic (mini: train)
+dev_parts="devel"       # dev parts, which select checkpoints
+test_parts="test"       # test parts
+on_missing=error        # action for missing recordings, broken lines and other sampling rates: error or skip
+data_dir=               # manifests, cuts and lang dir; default: data (mini: data/mini)
 exp_dir=                # experiments; default: exp (mini: exp/mini)
 conf=                   # folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml; default: conf (mini: conf/mini)
 
@@ -30,16 +30,16 @@ conf=                   # folder of warm_up.yaml, dense.yaml, prune.yaml and fin
 corpus=slurp
 task=intent
 made_here=false
-[[ $mini =~ ^(true|false)$ ]] || fail "--mini takes true or false, not '$mini'"
+[[ $mini =~ ^(true|false)$ ]] || fail "--mini must be true or false, got '$mini'"
 if [ "$mini" = true ]; then
   : "${train_parts:=train}" "${data_dir:=data/mini}" "${exp_dir:=exp/mini}" "${conf:=conf/mini}" "${warm_up:=true}"
   [ "$hears" = samples ] || [ "$conf" != conf/mini ] || conf=conf/mini_features
   env_extras=mini
-  # a directory that is there is used as it is, unless it is said what is to be in it
+  # an existing directory is used as it is, unless options define its content
   [ -d "$corpus_dir" ] && [ -z "$annotations$corpus_args" ] || made_here=true
   : "${corpus_dir:=corpus/slurp${annotations:+-annotations}}"
 else
-  [ -z "$annotations$corpus_args" ] || fail "--annotations and --corpus-args are of --mini true"
+  [ -z "$annotations$corpus_args" ] || fail "--annotations and --corpus-args need --mini true"
   : "${train_parts:=train train_synthetic}" "${data_dir:=data}" "${exp_dir:=exp}" "${conf:=conf}" "${warm_up:=false}"
   : "${corpus_dir:=download/slurp}"
 fi

@@ -1,4 +1,4 @@
-"""Export of a network of any kind, as its kind says."""
+"""Export of networks of any kind."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from pruning.kinds.forms import FORMS
 def export_onnx(
     model: nn.Module, directory: PathLike, lang_dir: Optional[PathLike] = None, int8: bool = True
 ) -> list[Path]:
-    """Write a network's ONNX files, their int8 forms, and what says what its outputs mean.
+    """Write a network's ONNX files, their int8 forms, and the tables that explain its outputs.
 
     Args:
-        model: extracted or dense; irregular layers, removed modules and factored layers are as good as any.
-        directory: where to.
-        lang_dir: has the tables that go with it; None: none go.
-        int8: whether to write the int8 forms, matrices quantised dynamically.
+        model: extracted or dense network; irregular layers, removed modules and factored layers are supported.
+        directory: output directory.
+        lang_dir: directory with the tables to copy next to the files; None to copy none.
+        int8: whether to write the int8 forms, with dynamically quantised matrices.
 
     Returns:
         The model files.
 
     Raises:
-        UserError: such networks are not exported, or onnx or onnxruntime is not installed.
+        UserError: networks of this kind cannot be exported, or onnx or onnxruntime is not installed.
     """
     exports = kind.of(model).exports(model, lang_dir)
     return write(exports, directory, ["float32", *(["int8"] if int8 else [])], lang_dir)
@@ -46,9 +46,9 @@ def write(
 
     Args:
         exports: see `pruning.kinds.kind.Kind.exports`.
-        directory: where to.
-        forms: of `FORMS`; ``float32`` is written with any.
-        lang_dir: has the tables that go with them; None: none go.
+        directory: output directory.
+        forms: names from `FORMS`; ``float32`` is always written.
+        lang_dir: directory with the tables to copy next to the files; None to copy none.
 
     Returns:
         The model files.
@@ -64,7 +64,7 @@ def write(
 
 @torch.no_grad()
 def write_torchscript(parts: Mapping[str, Part], directory: PathLike) -> list[Path]:
-    """Write ``NAME.pt`` of every part: traced modules with the interface of the ONNX files."""
+    """Write ``NAME.pt`` for every part: traced modules with the interface of the ONNX files."""
     written = []
     for name, part in parts.items():
         path = Path(directory) / f"{name}{FORMS['torchscript']}"

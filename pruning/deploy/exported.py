@@ -1,4 +1,4 @@
-"""Reading exported files: onnxruntime or TorchScript in the place of PyTorch's modules."""
+"""Run exported files by onnxruntime or TorchScript in place of PyTorch modules."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pruning.optional import package
 
 
 class ExportedPart:
-    """One exported network: tensors in, tensors out.
+    """One exported network, called with tensors and returning tensors.
 
     Args:
-        path: ONNX or TorchScript (``.pt``).
-        threads: of onnxruntime.
+        path: ONNX or TorchScript (``.pt``) file.
+        threads: number of threads of onnxruntime.
 
     Raises:
         UserError: the file is missing or broken.
@@ -33,18 +33,18 @@ class ExportedPart:
         self._session: Any = None
         if path.suffix == ".pt":
             try:
-                self._script = torch.jit.load(str(path)).eval()  # our own files: TorchScript, not pickled objects
+                self._script = torch.jit.load(str(path)).eval()  # written by us: TorchScript, not pickled objects
             except RuntimeError:
                 raise UserError(f"{path} cannot be loaded", "export it again") from None
             return
         onnxruntime = package("onnxruntime", "an ONNX export")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        # else its threads go on turning for some 20 ms, on processors where what is measured next runs
+        # otherwise its threads keep spinning for some 20 ms on the processors of the next measurement
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a type for every way to be broken
+        except Exception as error:  # onnxruntime has a different type for each way to be broken
             raise UserError(f"{path} cannot be loaded ({type(error).__name__})", "export it again") from None
         self._names = [value.name for value in self._session.get_inputs()]
 
@@ -57,24 +57,24 @@ class ExportedPart:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Of an ONNX file; of TorchScript that of the ONNX file beside it."""
+        """Metadata of the ONNX file; for TorchScript, of the ONNX file in the same directory."""
         if self._session is None:
             return ExportedPart(self.path.with_suffix(".onnx"), 1).metadata
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
 
 def read_parts(directory: PathLike, names: Sequence[str], form: str, threads: int = 1) -> dict[str, ExportedPart]:
-    """Exported files of a directory by the names of their parts.
+    """Load exported files of a directory, by the names of their parts.
 
     Args:
-        directory: of the export.
-        names: of the parts.
+        directory: directory of the export.
+        names: names of the parts.
         form: one of `pruning.kinds.forms.FORMS`.
-        threads: of onnxruntime; TorchScript takes torch's.
+        threads: number of threads of onnxruntime; TorchScript uses torch's setting.
 
     Raises:
-        UserError: a file is missing or broken, or an unknown form.
+        UserError: a file is missing or broken, or the form is unknown.
     """
     if form not in FORMS:
-        raise UserError(f"there is no form {form!r} of export", f"choose from {', '.join(FORMS)}")
+        raise UserError(f"unknown form of export {form!r}", f"choose from {', '.join(FORMS)}")
     return {name: ExportedPart(Path(directory) / f"{name}{FORMS[form]}", threads) for name in names}

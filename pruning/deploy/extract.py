@@ -1,4 +1,4 @@
-"""From a pruning run to an ordinary small checkpoint: cut, check that the outputs agree, re-estimate batch norms."""
+"""Extract a small checkpoint from a pruning run: cut, check that the outputs agree, re-estimate batch norms."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ logger = logging.getLogger(__name__)
 EXACTNESS = 1e-4
 SIZES = "sizes"
 ORIGIN = "extracted_from"
-"""The key of a header that says what the network was extracted from."""
+"""Key of a checkpoint header for what the network was extracted from."""
 
 
 def relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """``max|a - b| / max|b|`` of two tensors of one shape."""
+    """Return ``max|a - b| / max|b|`` for two tensors of the same shape."""
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 @torch.no_grad()
 def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float:
-    """Relative difference of the masked and the extracted network's outputs on a made-up input."""
+    """Return the relative difference of the masked and the extracted network's outputs on a random input."""
     dense, small = dense.eval(), small.eval()
     with Masker(dense, view_of(dense, structure).unit_groups()).applied(structure.masks()):
         masked = prunable(dense).probe(torch.Generator().manual_seed(0))
@@ -52,23 +52,23 @@ def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether a network that hears has statistics to be estimated again."""
+    """Return whether a network has batch norm statistics to re-estimate."""
     return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
 
 
 @torch.no_grad()
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
-    """Replace running statistics by the mean over ``batches``, everything else as in evaluation.
+    """Replace running statistics by the mean over ``batches``, with everything else in evaluation mode.
 
     Returns:
-        The number of batches seen.
+        The number of batches used.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]  # a cumulative mean
+        norm.momentum = None  # type: ignore[assignment]  # cumulative mean
         norm.train()
     count = 0
     for batch in batches:
@@ -88,21 +88,21 @@ def repaired(
     utterances: int,
     forward: Callable[[nn.Module, Any], object],
 ) -> Structure:
-    """Solve the weights of ``model`` that follow cut units anew, in place (see `pruning.core.repair`).
+    """Re-solve the weights of ``model`` that take cut units as input, in place (see `pruning.core.repair`).
 
     Args:
-        teacher: the dense network whose outputs they are to come near; may be ``model`` itself.
-        model: dense weights of which ``structure`` will be kept.
-        structure: what to keep.
+        teacher: the dense network whose outputs to approximate; may be ``model`` itself.
+        model: network with dense weights, of which ``structure`` will be kept.
+        structure: the units to keep.
         batches: calibration data.
-        utterances: how many of them to use, at least; whole batches.
+        utterances: minimum number of utterances to use; whole batches are used.
         forward: ``forward(network, batch)`` makes a forward pass.
 
     Returns:
         The structure that the weights are made for: without soft scales.
 
     Raises:
-        UserError: the teacher is another network.
+        UserError: the teacher has other dimensions than ``model``.
     """
     if registry.describe(teacher) != registry.describe(model):
         raise UserError("the teacher has other dimensions than the pruned network", "give the one it was pruned from")
@@ -118,7 +118,7 @@ def repaired(
 
 
 def before_after(dense: nn.Module, structure: Structure) -> str:
-    """A table of parameters and MACs by kind, before and after."""
+    """Return a table of parameters and MACs by unit kind, before and after extraction."""
     length, at = registry.of(dense).reference(dense)
     view = view_of(dense, structure)
     costs = CostModel(view.unit_groups(), view.cost_terms(length))
@@ -144,19 +144,19 @@ def before_after(dense: nn.Module, structure: Structure) -> str:
 
 
 def check_origin(exp_dir: PathLike, origin: Mapping[str, Any]) -> None:
-    """Check that an extraction that is there already was made from ``origin``.
+    """Check that an existing extraction was made from ``origin``.
 
     Args:
-        exp_dir: holds the extraction.
-        origin: option of the extraction -> a JSON value that stands for it, e.g. a file's fingerprint; None: not given.
+        exp_dir: experiment directory of the extraction.
+        origin: option of the extraction -> JSON value that stands for it, e.g. a file's fingerprint; None: not given.
 
     Raises:
-        UserError: an option differs, or the extraction does not say what it was made from.
+        UserError: an option differs, or the extraction does not record what it was made from.
     """
     recorded = checkpoint.read_header(checkpoint.best_path(exp_dir)).get(ORIGIN) or {}
     differing = [option for option in {**origin, **recorded} if origin.get(option) != recorded.get(option)]
     if differing:
-        what = f"{exp_dir} holds an extraction with another {', '.join(differing)}"
+        what = f"{exp_dir} contains an extraction with another {', '.join(differing)}"
         raise UserError(what, "remove it and what was trained from it, or give another --exp-dir")
 
 
@@ -167,14 +167,14 @@ def _with_fresh_weights(model: nn.Module, seed: int, structure: Structure) -> nn
     for name, buffer in fresh.named_buffers():
         if name.endswith(("feature_mean", "feature_scale")):
             buffer.copy_(statistics[name])
-    if is_of_single_weights(structure):  # of these, the zeros are the structure
+    if is_of_single_weights(structure):  # the structure is given by zeros in the weights
         groups = SingleWeights(fresh).unit_groups()
         fresh.load_state_dict(cut_tensors(fresh.state_dict(), groups, structure.without_scale()))
     return fresh
 
 
 def extract_snapshots(exp_dir: PathLike) -> None:
-    """Cut the networks out that a pruning run kept on its way, each into an experiment of its own under ``sizes/``."""
+    """Extract the snapshots that a pruning run kept on its way, each into its own directory under ``sizes/``."""
     for path in sorted(checkpoint.snapshot_path(exp_dir, "all").parent.glob("*.safetensors")):
         place = Path(exp_dir) / SIZES / path.stem
         origin = {"--pruned": file_fingerprint(path)}
@@ -195,26 +195,26 @@ def extract_experiment(
     origin: Optional[Mapping[str, Any]] = None,
     reinitialise: Optional[int] = None,
 ) -> nn.Module:
-    """Cut ``structure`` out of ``dense`` and write the small network as an experiment of its own.
+    """Cut ``structure`` out of ``dense`` and write the small network to its own experiment directory.
 
     Args:
         dense: the network with its dense weights.
-        header: its checkpoint's header.
-        structure: what to keep.
-        exp_dir: gets ``best.safetensors``, ``structure.json`` and ``model.json``.
-        batches: training batches for batch norms' statistics; None leaves them.
-        origin: what it is extracted from, for the header (JSON values); see `check_origin`.
-        reinitialise: seed of fresh weights that the small network gets in place of those of ``dense``: its structure
-            alone is inherited, and the statistics of features.
+        header: the header of its checkpoint.
+        structure: the units to keep.
+        exp_dir: directory for ``best.safetensors``, ``structure.json`` and ``model.json``.
+        batches: training batches to re-estimate batch norm statistics; None keeps the statistics.
+        origin: what the network is extracted from, for the header (JSON values); see `check_origin`.
+        reinitialise: seed of new random weights that replace those of ``dense``: the small network inherits only its
+            structure and the feature statistics.
 
     Raises:
-        UserError: the structure is not of this network.
-        RuntimeError: the outputs of the masked and the small network differ: a fault of ours.
+        UserError: the structure does not fit this network.
+        RuntimeError: the outputs of the masked and the small network differ, which is a bug.
     """
     structure = structure.resolved(view_of(dense, structure).unit_groups())
     small = extract(dense, structure)
     difference = exactness(dense, structure, small)
-    logger.info("masked and extracted outputs differ by %.1e relative", difference)
+    logger.info("relative difference of masked and extracted outputs: %.1e", difference)
     if not difference <= EXACTNESS:
         raise RuntimeError(f"masked and extracted outputs differ by {difference:.1e} relative, more than {EXACTNESS:g}")
     if reinitialise is not None:
@@ -231,7 +231,7 @@ def extract_experiment(
         "exactness": difference,
         ORIGIN: dict(origin or {}),
     }
-    for key in ("targets", checkpoint.PRETRAINED):  # of the pruning run
+    for key in ("targets", checkpoint.PRETRAINED):  # from the pruning run
         if key in header:
             new_header[key] = header[key]
     write_json(Path(exp_dir) / STRUCTURE, kept)

@@ -1,4 +1,4 @@
-"""ONNX files of networks of any kind: traced, with metadata, quantised, written by rename, compared with PyTorch's."""
+"""Write ONNX files of networks of any kind: traced, with metadata and int8 forms."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OPSET = 17  # the first with layer normalisation
 
 @torch.no_grad()
 def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> list[Path]:
-    """Write ``NAME.onnx`` of every part, and their int8 forms.
+    """Write ``NAME.onnx`` for every part, and the int8 forms.
 
     Args:
-        parts: by name.
-        directory: where to.
-        int8: also write ``NAME.int8.onnx``, matrices quantised dynamically.
+        parts: parts by name.
+        directory: output directory.
+        int8: also write ``NAME.int8.onnx`` with dynamically quantised matrices.
 
     Returns:
         The model files.
@@ -45,7 +45,7 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
                 entry = network.metadata_props.add()
                 entry.key, entry.value = key, value
             onnx.save(network, str(temporary))
-            if quantization is not None:  # before matrices are shared: only constants are quantised
+            if quantization is not None:  # before matrices are shared: only constants can be quantised
                 with atomic_path(small) as smaller:
                     _quantise(quantization, temporary, smaller)
             _share_transposed(onnx, network)
@@ -58,7 +58,7 @@ def _trace(part: Part, path: Path) -> None:
     options: dict[str, Any] = {"dynamo": False} if torch.__version__ >= "2.5" else {}
     axes = {name: dict(value) for name, value in (*part.takes.items(), *part.gives.items())}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of every shape that it follows
+        warnings.simplefilter("ignore")  # the tracer warns about every shape that it follows
         torch.onnx.export(
             part.module.eval(), part.inputs, str(path), input_names=list(part.takes), output_names=list(part.gives),
             dynamic_axes=axes, opset_version=OPSET, **options,
@@ -66,7 +66,7 @@ def _trace(part: Part, path: Path) -> None:
 
 
 def _share_transposed(onnx: Any, network: Any) -> None:
-    """Keep one of two matrices where one is the other transposed (a tied embedding); it is turned when loaded."""
+    """Store only one of two matrices that are transposes of each other (a tied embedding); transpose it on loading."""
     graph = network.graph
     arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer if len(one.dims) == 2}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"} & arrays.keys()
@@ -82,14 +82,14 @@ def _share_transposed(onnx: Any, network: Any) -> None:
 
 def _quantise(quantization: Any, source: Path, target: Path) -> None:
     level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends a preparation that changes nothing here
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing step that changes nothing here
     try:
         quantization.quantize_dynamic(
             str(source),
             str(target),
             op_types_to_quantize=["MatMul"],
             weight_type=quantization.QuantType.QInt8,
-            reduce_range=True,  # 7 bits: 8 saturate in kernels of processors without VNNI
+            reduce_range=True,  # 7 bits: 8 bits saturate in kernels for processors without VNNI
         )
     finally:
         logging.getLogger().setLevel(level)

@@ -1,4 +1,4 @@
-"""An export decoded by sherpa-onnx itself, from the recordings, as it will run where it is deployed."""
+"""Decode recordings with sherpa-onnx from an export, as in deployment."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from pruning.speech.scoring.word_errors import SCORED, Transcript
 
 
 def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, feature_dim: int = 80) -> Any:
-    """sherpa-onnx's offline recogniser of an export, greedy search.
+    """Return sherpa-onnx's offline recogniser for an export, with greedy search.
 
     Args:
-        directory: of the export.
+        directory: directory of the export.
         form: ``float32`` or ``int8``.
-        threads: of the computation.
-        feature_dim: bins of the features that it is to compute.
+        threads: number of threads.
+        feature_dim: number of bins of the features that it computes.
 
     Raises:
-        UserError: sherpa-onnx is not installed, a file is missing, or it is TorchScript.
+        UserError: sherpa-onnx is not installed, a file is missing, or the form is TorchScript.
     """
     if not FORMS[form].endswith(".onnx"):
         raise UserError(f"sherpa-onnx does not load {form}", "choose float32 or int8")
@@ -47,12 +47,12 @@ def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, fea
 
 
 def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[str]] = SCORED["words"]) -> Recognition:
-    """Decode the recordings of a test set one by one; the time is of all that sherpa-onnx does, features included.
+    """Decode the recordings of a test set one by one. The time includes all that sherpa-onnx does, also features.
 
     Args:
-        recognizer: of `recogniser`.
-        cuts: of the test set, with recordings.
-        words_in: divides reference and hypothesis into what is scored.
+        recognizer: returned by `recogniser`.
+        cuts: manifest of the test set, with recordings.
+        words_in: function that splits reference and hypothesis into scored units.
 
     Raises:
         UserError: a cut has no recording.
@@ -61,11 +61,11 @@ def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[st
     audio = computing = 0.0
     for cut in tqdm(iterate_cuts(Path(cuts)), unit="cut", disable=None):
         if not cut.has_recording:
-            raise UserError(f"{cuts}: cut {cut.id} has no recording", "sherpa-onnx begins with the audio")
+            raise UserError(f"{cuts}: cut {cut.id} has no recording", "give cuts with recordings for sherpa-onnx")
         try:
             samples = np.ascontiguousarray(cut.load_audio()[0], dtype=np.float32)
-        except Exception as error:  # of any audio backend
-            raise UserError(f"{cuts}: cut {cut.id} cannot be read ({error})", "see where its recording is") from None
+        except Exception as error:  # from any audio backend
+            raise UserError(f"{cuts}: cannot read cut {cut.id} ({error})", "check its recording") from None
         started = time.perf_counter()
         stream = recognizer.create_stream()
         stream.accept_waveform(cut.sampling_rate, samples)

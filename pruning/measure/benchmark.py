@@ -1,4 +1,4 @@
-"""How long encoders take."""
+"""Time encoders."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _FORM_OF = {"torchscript": "torchscript", "onnx": "float32", "int8": "int8"}
 
 
 class Timed(NamedTuple):
-    """A network that hears: its encoder is timed, with its head if that is in one file with it.
+    """A network with speech input; its encoder is timed, with its head if both are in one exported file.
 
     Attributes:
-        network: in evaluation mode, of this toolkit's modules.
+        network: a network of this toolkit in evaluation mode.
         exports: see `pruning.kinds.kind.Kind.exports`.
     """
 
@@ -42,14 +42,14 @@ class Timed(NamedTuple):
 
     @property
     def bins(self) -> int:
-        """Of the features that it takes; 0: samples."""
+        """Number of feature bins that the network takes; 0 if it takes samples."""
         inputs = self.exports.parts[self.exports.timed].inputs[0]
         return inputs.shape[2] if inputs.dim() == 3 else 0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What an encoder is given: ``batch`` utterances of ``seconds`` of audio, on ``threads`` threads."""
+    """Input of an encoder: ``batch`` utterances of ``seconds`` of audio, on ``threads`` threads."""
 
     threads: int
     batch: int
@@ -57,39 +57,43 @@ class Setting:
 
 
 def load(source: PathLike) -> Timed:
-    """A network, dense or extracted, from a checkpoint or experiment directory.
+    """Load a dense or extracted network from a checkpoint or experiment directory.
 
     Raises:
-        UserError: no such checkpoint, one that is not extracted yet, or of a network that does not hear.
+        UserError: there is no such checkpoint, it is not extracted yet, or the network takes no speech.
     """
     _, model, header = kind.load(source)
-    return timed(plain(model), f"{source} holds a {header['model']['type']}")
+    return timed(plain(model), f"{source} contains a {header['model']['type']}")
 
 
-def timed(model: nn.Module, what: str = "the network does not hear") -> Timed:
-    """A network as it is timed; ``what`` is wrong with one that does not hear.
+def timed(model: nn.Module, what: str = "the network does not take speech as input") -> Timed:
+    """Prepare a network for timing.
+
+    Args:
+        model: the network.
+        what: error message for a network that does not take speech as input.
 
     Raises:
-        UserError: it does not.
+        UserError: the network does not take speech as input.
     """
     exports = kind.of(model).exports(model.eval(), None)
     if not exports.timed:
-        raise UserError(what, "benchmark_lm is of language models")
+        raise UserError(what, "use benchmark_lm for language models")
     return Timed(model, exports)
 
 
 def _file(model: Timed, backend: str) -> str:
     form, of = _FORM_OF[backend], kind.of(model.network)
     if form not in of.capabilities(model.network).exports:
-        raise UserError(f"{backend} is not possible with {of.called}", "leave the backend out")
+        raise UserError(f"backend {backend} does not support {of.called}", "leave this backend out")
     return f"{model.exports.timed}{FORMS[form]}"
 
 
 def export(model: Timed, directory: Path, backends: Sequence[str]) -> None:
-    """Write what the backends need under ``directory``, unless that of the same weights is there.
+    """Write the files that the backends need to ``directory``, unless they exist for the same weights.
 
     Raises:
-        UserError: a backend is not of such networks.
+        UserError: a backend does not support this kind of network.
     """
     needed = [_file(model, backend) for backend in backends if backend != PYTORCH]
     if needed:
@@ -98,12 +102,12 @@ def export(model: Timed, directory: Path, backends: Sequence[str]) -> None:
 
 
 def encoder_of(model: Timed, directory: Path, backend: str, threads: int) -> Callable[..., Any]:
-    """A call that takes ``(features or samples, lengths)``."""
+    """Return a function of ``(features or samples, lengths)``."""
     return model.network if backend == PYTORCH else ExportedPart(directory / _file(model, backend), threads)
 
 
 def bytes_on_disk(model: Timed, directory: Path, backend: str) -> int:
-    """Of the exported file; for PyTorch of the encoder's parameters and buffers."""
+    """Return the size of the exported file; for PyTorch, of the encoder's parameters and buffers."""
     if backend == PYTORCH:
         return timing.tensor_bytes(model.network.get_submodule("encoder"))
     return (directory / _file(model, backend)).stat().st_size
@@ -120,8 +124,8 @@ def measure(
 
     Args:
         systems: name -> network and directory of its export.
-        backends: of `pruning.measure.names.BACKENDS`.
-        settings, repeats, seed: as there.
+        backends: names from `pruning.measure.names.BACKENDS`.
+        settings, repeats, seed: see `timing.measure`.
 
     Raises:
         UserError: the systems take different features.
@@ -129,7 +133,7 @@ def measure(
     dims = {model.bins for model, _ in systems.values()}
     if len(dims) > 1:
         what = " and ".join(f"features of {dim} bins" if dim else "samples" for dim in sorted(dims))
-        raise UserError(f"the systems take {what}", "compare networks that hear the same")
+        raise UserError(f"the systems take {what}", "compare networks with the same input")
     (dim,) = dims
 
     def call_of(system: str, backend: str, setting: Setting) -> Callable[[], Any]:
@@ -139,7 +143,7 @@ def measure(
 
 
 def on_noise(encode: Callable[..., Any], dim: int, setting: Setting) -> Callable[[], Any]:
-    """A call that encodes noise, the same for all: features of ``dim`` bins, or for 0 samples."""
+    """Return a function that encodes fixed noise: features of ``dim`` bins, or samples if ``dim`` is 0."""
     count = frames_of(setting.seconds) if dim else round(setting.seconds * SAMPLES_PER_SECOND)
     shape = (setting.batch, count, dim) if dim else (setting.batch, count)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -148,7 +152,7 @@ def on_noise(encode: Callable[..., Any], dim: int, setting: Setting) -> Callable
 
 
 def peak_memory(source: PathLike, model: Timed, directory: Path, backend: str, setting: Setting) -> float:
-    """Peak MiB of a process of its own that loads one encoder and runs it once."""
+    """Return the peak MiB of a separate process that loads one encoder and runs it once."""
     file = "" if backend == PYTORCH else str(directory / _file(model, backend))
     return timing.peak_memory("pruning.measure.benchmark",
                               [str(source), file, json.dumps(asdict(setting)), str(model.bins)])  # fmt: skip
@@ -160,7 +164,7 @@ def facts(
     timings: Sequence[Timing[Setting]],
     memory: Mapping[tuple[str, str], float],
 ) -> dict[str, Any]:
-    """All that was measured, as JSON can hold it; memory was measured in the first setting."""
+    """Return all measurements as JSON values; memory is measured in the first setting only."""
     rows, first = [], timings[0].setting
     for one in timings:
         model, directory = systems[one.system]
@@ -175,7 +179,7 @@ def facts(
 
 
 def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
-    """A row for every system, backend and setting; speed-ups against the first system, same backend and setting."""
+    """Return a row per system, backend and setting; speed-ups are relative to the first system in the same setting."""
     lines = [
         {
             "system": row["system"], "backend": row["backend"], "threads": str(row["threads"]),
@@ -189,7 +193,7 @@ def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
 
 
 def _one(source: str, file: str, setting: Mapping[str, Any], dim: int) -> None:
-    """What `peak_memory` runs; without a ``file`` it is PyTorch's network."""
+    """Run in the process of `peak_memory`; without a ``file``, run PyTorch's network."""
     given = Setting(**setting)
     torch.set_num_threads(given.threads)
     call: Callable[..., Any] = ExportedPart(Path(file), given.threads) if file else load(source).network

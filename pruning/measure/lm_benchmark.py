@@ -1,4 +1,4 @@
-"""How long language models take to score whole sentences, and to read one more token of many histories."""
+"""Time language models: scoring of whole sentences, and reading one more token of many histories."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from pruning.models.transformer_lm import TransformerLM
 
 _FORM_OF = {"onnx": "float32", "int8": "int8"}
 _FILE_OF = {SCORING: WHOLE, STEPS: STEP}
-_REPEATED = 8  # steps in one call, each from the same histories: one alone takes less than clocks tell well
-_FEW = 0.1  # networks have some zeros that nobody pruned, such as fresh biases
+_REPEATED = 8  # steps per call, each from the same histories: a single step is too short to time well
+_FEW = 0.1  # networks have some zeros that were not pruned, such as initial biases
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a language model is given.
+    """Input of a language model.
 
     Attributes:
-        threads: of the computation.
-        work: `SCORING`, log-probabilities of whole sentences, or `STEPS`, one more token of each history.
-        batch: sentences or histories.
-        tokens: of each.
+        threads: number of threads.
+        work: `SCORING` (log-probabilities of whole sentences) or `STEPS` (one more token of each history).
+        batch: number of sentences or histories.
+        tokens: number of tokens in each.
     """
 
     threads: int
@@ -51,17 +51,17 @@ class Setting:
 
     @property
     def read(self) -> int:
-        """Tokens that one call reads."""
+        """Number of tokens that one call reads."""
         return self.batch * (self.tokens if self.work == SCORING else _REPEATED)
 
     @property
     def attended(self) -> int:
-        """Places that a token's attention is computed over, counted as `TransformerLM.cost_terms` counts them."""
+        """Number of positions that a token attends to, counted as in `TransformerLM.cost_terms`."""
         return self.tokens if self.work == SCORING else self.tokens + 1
 
 
 def export(model: TransformerLM, directory: Path, backends: Sequence[str]) -> None:
-    """Write what the backends need under ``directory``, unless that of the same weights is there."""
+    """Write the files that the backends need to ``directory``, unless they exist for the same weights."""
     forms = [_FORM_OF[backend] for backend in backends if backend != PYTORCH]
     if forms:
         names = [f"{name}{FORMS[form]}" for name in (WHOLE, STEP) for form in {*forms, "float32"}]
@@ -69,20 +69,20 @@ def export(model: TransformerLM, directory: Path, backends: Sequence[str]) -> No
 
 
 def bytes_on_disk(model: TransformerLM, directory: Path, backend: str, work: str) -> int:
-    """Of the file for that work; for PyTorch of the network's parameters."""
+    """Return the size of the file for this work; for PyTorch, of the network's parameters."""
     if backend == PYTORCH:
         return timing.tensor_bytes(model)
     return (directory / f"{_FILE_OF[work]}{FORMS[_FORM_OF[backend]]}").stat().st_size
 
 
 def macs_per_token(model: TransformerLM, attended: int) -> int:
-    """Multiply-accumulates of dense kernels for a token that attends to so many places, output layer included."""
+    """Return dense multiply-accumulates per token that attends to ``attended`` positions, with the output layer."""
     costs = CostModel(model.unit_groups(), model.cost_terms(attended))
     return int(costs.dense[MACS] / attended) + model.config.d_model * model.config.vocab_size
 
 
 def on_random_tokens(network: Union[TransformerLM, ExportedLM], vocab_size: int, setting: Setting) -> Callable[[], Any]:
-    """A call that reads random tokens, the same for all; log-probabilities come out of it either way."""
+    """Return a function that reads fixed random tokens; both kinds of work return log-probabilities."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, (setting.batch, setting.tokens), generator=generator)
     if setting.work == SCORING:
@@ -103,8 +103,8 @@ def measure(
 
     Args:
         systems: name -> network and directory of its export.
-        backends: of `pruning.measure.names.LM_BACKENDS`.
-        settings, repeats, seed: as there.
+        backends: names from `pruning.measure.names.LM_BACKENDS`.
+        settings, repeats, seed: see `timing.measure`.
 
     Raises:
         UserError: the systems have vocabularies of different sizes.
@@ -112,7 +112,7 @@ def measure(
     sizes = sorted({model.config.vocab_size for model, _ in systems.values()})
     if len(sizes) > 1:
         what = f"the systems have vocabularies of {' and '.join(map(str, sizes))} tokens"
-        raise UserError(what, "compare networks of the same tokens")
+        raise UserError(what, "compare networks with the same tokens")
 
     def call_of(system: str, backend: str, setting: Setting) -> Callable[[], Any]:
         model, directory = systems[system]
@@ -127,12 +127,12 @@ def _network(model: TransformerLM, directory: Path, backend: str, threads: int) 
 
 
 def exported_lm(directory: PathLike, form: str = "float32", threads: int = 1) -> ExportedLM:
-    """A language model from the files of an export in one of its forms."""
+    """Load a language model from the files of an export in one form."""
     return ExportedLM(read_parts(directory, (WHOLE, STEP), form, threads), directory)
 
 
 def peak_memory(source: PathLike, directory: Path, backend: str, setting: Setting) -> float:
-    """Peak MiB of a process of its own that loads one language model and runs it once."""
+    """Return the peak MiB of a separate process that loads one language model and runs it once."""
     arguments = [str(source), str(directory), backend, json.dumps(asdict(setting))]
     return timing.peak_memory("pruning.measure.lm_benchmark", arguments)
 
@@ -143,7 +143,7 @@ def facts(
     timings: Sequence[Timing[Setting]],
     memory: Mapping[tuple[str, str, Setting], float],
 ) -> dict[str, Any]:
-    """All that was measured, as JSON can hold it; memory is by system, backend and setting, where it was measured."""
+    """Return all measurements as JSON values; ``memory`` maps system, backend and setting to MiB if measured."""
     rows = []
     for one in timings:
         model, directory = systems[one.system]
@@ -160,13 +160,13 @@ def facts(
 
 
 def note(row: Mapping[str, Any]) -> str:
-    """What a reader must know of a row's network: that its zeros are computed with, if it has many."""
+    """Return a note for a row whose network has many zeros: dense kernels compute with them."""
     zeros = 1 - row["nonzero_parameters"] / row["parameters"]
     return f"{zeros:.0%} zeros: no gain in dense kernels" if zeros > _FEW else ""
 
 
 def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
-    """A row for every system, backend and setting; speed-ups against the first system, same backend and setting."""
+    """Return a row per system, backend and setting; speed-ups are relative to the first system in the same setting."""
     noted = any(note(row) for row in rows)
     lines = [
         {
@@ -181,7 +181,7 @@ def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
 
 
 def _one(source: str, directory: str, backend: str, setting: Mapping[str, Any]) -> None:
-    """What `peak_memory` runs."""
+    """Run in the process of `peak_memory`."""
     given = Setting(**setting)
     torch.set_num_threads(given.threads)
     network: Union[TransformerLM, ExportedLM]

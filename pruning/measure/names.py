@@ -1,10 +1,10 @@
-"""What runs networks that are timed, and what language models do then. Needs no torch."""
+"""Names of backends, and of the work of language models, for timing. Does not import torch."""
 
 from __future__ import annotations
 
 PYTORCH = "pytorch"
 BACKENDS = (PYTORCH, "torchscript", "onnx", "int8")
-"""Of encoders."""
+"""Backends for encoders."""
 LM_BACKENDS = (PYTORCH, "onnx", "int8")
-"""Of language models."""
+"""Backends for language models."""
 SCORING, STEPS = "scoring", "steps"

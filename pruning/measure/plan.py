@@ -1,4 +1,4 @@
-"""What a run will cost before it is started: parameters, MACs, memory, steps and hours, from a few timed steps."""
+"""Estimate the cost of a run from a few timed steps: parameters, MACs, memory, steps and hours."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pruning.training import distributed
 from pruning.training.optimiser import Optimiser
 from pruning.training.task import StepInfo
 
-TOKENS_PER_SECOND = 3.5  # of English read speech in some 500 word pieces; the loss's share of a step depends on it
+TOKENS_PER_SECOND = 3.5  # English read speech with some 500 word pieces; affects the loss's share of a step
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """How much training audio there is, speed-perturbed copies included."""
+    """Amount of training audio, speed-perturbed copies included."""
 
     hours: float
     utterances: int
@@ -43,16 +43,16 @@ class Corpus:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The estimate for one run.
+    """Estimate for one run.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         facts: parameters and MACs of the trained network (see `pruning.models.facts`).
-        steps: optimiser steps.
-        epochs: passes over the corpus that these steps are.
-        step_seconds: measured, scaled to a whole batch.
+        steps: number of optimiser steps.
+        epochs: number of passes over the corpus in these steps.
+        step_seconds: seconds per step, measured and scaled to a full batch.
         state_bytes: weights, gradients, optimiser moments, running average, and the teacher's weights.
-        activation_bytes: what autograd keeps for the backward pass of a whole batch, in float32; measured, scaled.
+        activation_bytes: what autograd keeps for the backward pass of a full batch, in float32; measured and scaled.
     """
 
     name: str
@@ -72,7 +72,7 @@ class RunPlan:
 def synthetic_batch(
     seconds: float, mean_seconds: float, vocab_size: int, feature_dim: int = 80, seed: int = 0
 ) -> Batch:
-    """Noise in the shape of speech: utterances of the corpus' mean length, about ``seconds`` of audio together."""
+    """Return noise in the shape of speech: utterances of mean length, about ``seconds`` of audio in total."""
     generator = torch.Generator().manual_seed(seed)
     count = max(1, round(seconds / mean_seconds))
     frames = frames_of(mean_seconds)
@@ -89,7 +89,7 @@ def synthetic_batch(
 
 
 def saved_bytes(task: TransducerTask, batch: Batch, info: StepInfo) -> int:
-    """Bytes that autograd saves in one forward pass, parameters not counted."""
+    """Return the bytes that autograd saves in one forward pass, without parameters."""
     own = {compat.storage_id(tensor) for tensor in [*task.parameters(), *task.buffers()]}
     seen: dict[int, int] = {}
 
@@ -105,13 +105,13 @@ def saved_bytes(task: TransducerTask, batch: Batch, info: StepInfo) -> int:
 
 
 def make_task(model: Transducer, config: RunConfig) -> TransducerTask:
-    """The run's task with a teacher of fresh weights where one is wanted: times and sizes do not depend on weights."""
+    """Return the task of a run, with a randomly initialised teacher if one is needed (weights do not affect cost)."""
     guidance = Guidance(Transducer(model.config), config.distillation) if config.distillation.wanted else None
     augment = SpecAugment(config.data.spec_augment)
     if not isinstance(config, PruneConfig):
         return TransducerTask(model, config.loss, augment, guidance)
     TransducerKind.capabilities(model).check_technique(config.technique, TransducerKind.called)
-    # low rank prunes a factored copy; which metric it approximates in changes neither times nor sizes
+    # low rank prunes a factored copy; the metric of the factorisation does not affect times or sizes
     pruner = new_pruner(model, config, config.trainer.seed)
     return TransducerTask(TransducerKind.own(pruner.network), config.loss, augment, guidance, pruner)
 
@@ -129,24 +129,24 @@ def plan_run(
     """Estimate a run by timing real steps on synthetic batches.
 
     Args:
-        name: of the run.
-        model: the network to be trained.
-        config: the run's configuration.
-        corpus: how much audio there is.
-        processes: training processes, a device each.
-        timed_seconds: audio in a timed batch; time and activations are scaled to ``data.max_duration``.
-        timed_steps: the median of so many steps, after one that warms up.
-        teacher: where it has other dimensions than ``model``.
+        name: name of the run.
+        model: the network to train.
+        config: configuration of the run.
+        corpus: amount of audio.
+        processes: number of training processes, one device each.
+        timed_seconds: seconds of audio in a timed batch; time and activations are scaled to ``data.max_duration``.
+        timed_steps: number of timed steps, after one warm-up step; the median counts.
+        teacher: teacher, if its dimensions differ from those of ``model``.
 
     Raises:
-        UserError: the run has no end.
+        UserError: the configuration sets neither a number of steps nor of epochs.
     """
     seconds = config.data.max_duration
     batches_per_epoch = math.ceil(3600 * corpus.hours / seconds / processes)
     steps_per_epoch = math.ceil(batches_per_epoch / config.trainer.accumulate)
     steps = _steps(name, config, steps_per_epoch)
     task = make_task(model, config)
-    model = TransducerKind.own(task.model)  # low rank: a factored copy
+    model = TransducerKind.own(task.model)  # low rank: the factored copy
     if teacher is not None and task.teacher is not None:
         task.teacher = teacher.eval().requires_grad_(False)
     vocab_size, feature_dim = model.config.vocab_size, model.config.encoder.feature_dim
@@ -180,14 +180,14 @@ def _steps(name: str, config: RunConfig, steps_per_epoch: int) -> int:
 
 
 def _time_steps(task: TransducerTask, config: RunConfig, batch: Batch, info: StepInfo, count: int) -> float:
-    """Median seconds of a whole step: forward, backward, update."""
+    """Return the median seconds of a whole step: forward, backward, update."""
     device = distributed.initialise(config.trainer.device).device
     if config.trainer.num_threads is not None:
         torch.set_num_threads(config.trainer.num_threads)
     task = task.to(device).train()
     batch = batch.to(device)
     optimiser = Optimiser(config.trainer.optimiser, config.trainer.schedule, task.parameter_groups(), task)
-    enabled = config.trainer.amp != "none" and device.type == "cuda"  # on a CPU the timing stays in float32
+    enabled = config.trainer.amp != "none" and device.type == "cuda"  # on a CPU the timing uses float32
     dtype = torch.float16 if config.trainer.amp == "fp16" else torch.bfloat16
     times = []
     for _ in range(count + 1):
@@ -205,7 +205,7 @@ def _time_steps(task: TransducerTask, config: RunConfig, batch: Batch, info: Ste
 
 
 def table(plans: Sequence[RunPlan]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows, for people."""
+    """Return headers and rows of the table of plans."""
     sizes = ["encoder", "model", "MACs at 10 s"]
     headers = ["run", *sizes, "steps", "epochs", "state", "activations", "s / step", "hours"]
     rows = [

@@ -1,4 +1,4 @@
-"""How long networks take: systems measured in turn, again and again, so that a slow moment hits all of them alike."""
+"""Time networks: systems are measured in turns over many rounds, so that a slow moment affects all of them alike."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ WARM_UP = 2
 
 
 class HasThreads(Protocol):
-    """What is measured, on so many threads."""
+    """A setting with a number of threads."""
 
     @property
     def threads(self) -> int:
-        """At least 1."""
+        """Number of threads, at least 1."""
 
 
 Setting = TypeVar("Setting", bound=HasThreads)
@@ -35,12 +35,12 @@ Setting = TypeVar("Setting", bound=HasThreads)
 
 @dataclass(frozen=True)
 class Timing(Generic[Setting]):
-    """Seconds that one call of a network took, over and over.
+    """Seconds of repeated calls of one network.
 
     Attributes:
-        system, backend: which network.
-        setting: what it was given.
-        seconds: of each repetition.
+        system, backend: the measured network and how it was run.
+        setting: input of the network.
+        seconds: seconds of each repetition.
     """
 
     system: str
@@ -68,15 +68,15 @@ def measure(
     repeats: int,
     seed: int = 0,
 ) -> Iterator[Timing[Setting]]:
-    """Time every system with every backend, a setting at a time, all of them in a new order in every round.
+    """Time every system with every backend, one setting at a time, in a new order in every round.
 
     Args:
-        systems: names.
-        backends: names.
-        settings: what the networks are given.
-        call_of: what to time, of a system, a backend and a setting.
-        repeats: rounds, after `WARM_UP` that do not count.
-        seed: of the orders.
+        systems: names of the systems.
+        backends: names of the backends.
+        settings: inputs of the networks.
+        call_of: returns the function to time for a system, a backend and a setting.
+        repeats: number of rounds, after `WARM_UP` rounds that do not count.
+        seed: seed of the orders.
     """
     names = [(name, backend) for name in systems for backend in backends]
     for setting in settings:
@@ -87,7 +87,7 @@ def measure(
 
 @torch.no_grad()
 def interleaved(calls: Sequence[Callable[[], Any]], repeats: int, seed: int = 0) -> list[list[float]]:
-    """Seconds of each call in each round; every round has all of them, in an order of its own."""
+    """Return the seconds of each call in each round; every round makes all calls in a new order."""
     order = random.Random(seed)
     seconds: list[list[float]] = [[] for _ in calls]
     for round_ in range(WARM_UP + repeats):
@@ -100,7 +100,7 @@ def interleaved(calls: Sequence[Callable[[], Any]], repeats: int, seed: int = 0)
 
 
 def keep_export(model: nn.Module, directory: Path, names: Sequence[str], write: Callable[[], Any]) -> None:
-    """Have ``write`` make the files ``names`` in ``directory``, unless those of the same weights are there."""
+    """Call ``write`` to make the files ``names`` in ``directory``, unless they exist for the same weights."""
     made_of, stamp = provenance.weights_fingerprint(model), directory / "weights.json"
     current = stamp.is_file() and read_json(stamp).get("weights") == made_of
     if current and all((directory / name).is_file() for name in names):
@@ -111,7 +111,7 @@ def keep_export(model: nn.Module, directory: Path, names: Sequence[str], write: 
 
 
 def tensor_bytes(model: nn.Module) -> int:
-    """Of parameters and buffers, those that share memory once."""
+    """Return the bytes of parameters and buffers; those that share memory count once."""
     tensors: dict[int, Tensor] = {}
     for tensor in model.state_dict().values():
         tensors[tensor.data_ptr()] = tensor
@@ -119,7 +119,7 @@ def tensor_bytes(model: nn.Module) -> int:
 
 
 def peak_memory(module: str, arguments: Sequence[str]) -> float:
-    """Peak MiB of a process of its own that runs ``module`` with ``arguments`` and prints it last."""
+    """Return the peak MiB of a separate process that runs ``module`` with ``arguments`` and prints its peak last."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring memory with {' '.join(arguments)} failed: {done.stderr.strip()[-300:]}")
@@ -127,7 +127,7 @@ def peak_memory(module: str, arguments: Sequence[str]) -> float:
 
 
 def common(timing: Timing[Any], source: object) -> dict[str, Any]:
-    """The part of a measurement's row that every kind of network has, as JSON can hold it."""
+    """Return the part of a result row that is the same for every kind of network, as JSON values."""
     return {
         "system": timing.system, "source": str(source), "backend": timing.backend, **vars(timing.setting),
         "median_seconds": timing.median, "p95_seconds": timing.percentile_95, "repeats": len(timing.seconds),
@@ -135,24 +135,24 @@ def common(timing: Timing[Any], source: object) -> dict[str, Any]:
 
 
 def references(rows: Sequence[Mapping[str, Any]], alike: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Of each row, that of the first system that is ``alike`` in these keys."""
+    """Return for each row the row of the first system that has the same values of the keys ``alike``."""
     first = {tuple(row[key] for key in alike): row for row in rows if row["system"] == rows[0]["system"]}
     return [first[tuple(row[key] for key in alike)] for row in rows]
 
 
 def speed_cells(row: Mapping[str, Any], reference: Mapping[str, Any], macs: str) -> dict[str, str]:
-    """The columns that compare a row with its reference; ``macs`` is the key of the multiply-accumulates."""
+    """Return the columns that compare a row with its reference; ``macs`` is the key of the multiply-accumulates."""
     speedup, ratio = reference["median_seconds"] / row["median_seconds"], reference[macs] / row[macs]
     return {"speed-up": f"{speedup:.2f}", "MAC ratio": f"{ratio:.2f}", "of it": f"{speedup / ratio:.2f}"}
 
 
 def size_cells(row: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of bytes and memory."""
+    """Return the columns for disk and memory."""
     memory = row["peak_memory_mib"]
     return {"MiB on disk": f"{row['bytes'] / 2**20:.2f}", "peak MiB": "-" if memory is None else f"{memory:.0f}"}
 
 
 def as_text(lines: Sequence[Mapping[str, str]], style: str, left: Sequence[str]) -> str:
-    """A table whose columns ``left`` are aligned left, the others right."""
+    """Return a table with left-aligned columns ``left``; the other columns are right-aligned."""
     alignment = ["left" if title in left else "right" for title in lines[0]]
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)

@@ -1,4 +1,4 @@
-"""What people see of a sweep: a table of each target, a line over all sizes, verdicts on claims, and the plot."""
+"""Tables and plots of a sweep: a table per target, one method over all sizes, verdicts on claims, and the plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pruning.sweeps.lines import TEACHER
 
 
 def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
-    low, high = sorted((show(value.low), show(value.high)))  # of accuracy, the most errors are the least
+    low, high = sorted((show(value.low), show(value.high)))  # accuracy decreases as errors increase
     return f"{show(value.value):{'+' if sign else ''}.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -34,11 +34,11 @@ _OF_SETTINGS = ("threads", "work", "batch", "seconds", "tokens")
 
 
 def times(speed: Mapping[str, Any], backend: str) -> tuple[dict[str, float], str]:
-    """Median milliseconds of networks, from a benchmark whose systems are named as the runs: teacher, quarter/l0, ...
+    """Return median milliseconds of networks from a benchmark whose systems are named like runs: teacher, quarter/l0.
 
     Args:
-        speed: the JSON file of ``pruning.bin.benchmark`` or ``benchmark_lm``.
-        backend: of which; its first setting counts.
+        speed: content of the JSON file of ``pruning.bin.benchmark`` or ``benchmark_lm``.
+        backend: name of the backend; its first setting is used.
 
     Returns:
         The times by system, and the setting in words.
@@ -48,14 +48,14 @@ def times(speed: Mapping[str, Any], backend: str) -> tuple[dict[str, float], str
     """
     rows = [row for row in speed["rows"] if row["backend"] == backend]
     if not rows:
-        raise UserError(f"the benchmark did not measure {backend}", "choose a backend that it has")
+        raise UserError(f"the benchmark did not measure backend {backend}", "choose a backend that it measured")
     first = {key: rows[0][key] for key in _OF_SETTINGS if key in rows[0]}
     found = {row["system"]: 1000 * row["median_seconds"] for row in rows if first.items() <= row.items()}
     return found, ", ".join(f"{key} {value}" for key, value in first.items())
 
 
 def _zeros(line: Line) -> int:
-    """Weights that an unstructured method left zero; 0 where hardly any parameter is."""
+    """Return the number of weights that an unstructured method set to zero; 0 if less than 5 % are zero."""
     parameters = int(line.network["parameters"])
     zeros = parameters - int(line.network.get("nonzero_parameters", parameters))
     return zeros if zeros > 0.05 * parameters else 0
@@ -64,7 +64,7 @@ def _zeros(line: Line) -> int:
 def table(
     comparison: Comparison, target: str, style: str = "github", milliseconds: Optional[Mapping[str, float]] = None
 ) -> str:
-    """The lines at one target, the teacher first; with ``milliseconds`` (see `times`) also what they take."""
+    """Return a table of the lines at one target, teacher first; ``milliseconds`` (see `times`) adds a column."""
     differences = comparison.differences(target, comparison.reference, list(comparison.legend))
     names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
     measure, rows = comparison.measure, []
@@ -99,14 +99,14 @@ def table(
 
 
 def across(comparison: Comparison, method: str, style: str = "github") -> str:
-    """The teacher and one method at all of its targets, with what each loses to the teacher.
+    """Return a table of the teacher and one method at all its targets, with the loss relative to the teacher.
 
     Raises:
         UserError: the method was run at no target.
     """
     lines = [line for line in comparison.lines if line.method in (TEACHER, method)]
     if len(lines) < 2:
-        raise UserError(f"there is no result of {method!r}", f"choose from {', '.join(comparison.legend)}")
+        raise UserError(f"no results for method {method!r}", f"choose from {', '.join(comparison.legend)}")
     measure, rows = comparison.measure, []
     for line in lines:
         sample = comparison.sample(line)
@@ -121,8 +121,9 @@ def across(comparison: Comparison, method: str, style: str = "github") -> str:
 
 
 def grid(comparison: Comparison, target: str, style: str = "github") -> str:
-    """The lines that a sweep's grid made (METHOD-TECHNIQUE-RAMP) as a table of criteria against the rest; a dash where
-    there is no definition. Empty where there are no such lines.
+    """Return the lines of a sweep's grid (METHOD-TECHNIQUE-RAMP) as a table with a row per criterion.
+
+    A dash marks a combination that is not defined. The result is empty if the sweep has no such lines.
     """
     names = [name.split("-") for name in comparison.legend if len(name.split("-")) == 3]
     if not names:
@@ -142,11 +143,11 @@ def grid(comparison: Comparison, target: str, style: str = "github") -> str:
 
 
 def verdict(differences: Mapping[str, tuple[Estimate, float]], margin: float = 0.0) -> str:
-    """On the claim that a method is better than others, from their differences to it (see `Comparison.differences`).
+    """Return the verdict on the claim that a method is better than others, from `Comparison.differences` to it.
 
-    *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better, likewise; else
-    the data cannot tell. With a ``margin`` (of the rate) intervals of 95 % decide: it errs less than that more than
-    each of them, or at least that more than one.
+    *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better by the same
+    test; otherwise the data cannot tell. With a ``margin`` (of the rate), intervals of 95 % decide: the claim holds if
+    its excess over each of them is below the margin, and does not hold if its excess over one of them is above it.
     """
     if margin > 0:
         if any(value.high < -margin for value, _ in differences.values()):
@@ -165,7 +166,7 @@ def _seed_list(seeds: Sequence[int]) -> str:
 
 
 def claims_table(comparison: Comparison, style: str = "github") -> str:
-    """Every claim of the sweep at every target where its methods were to be run, with its verdict."""
+    """Return a table of every claim at every target that its methods are planned for, with its verdict."""
     rows = []
     for claim, parts in comparison.claims.items():
         for target in comparison.targets:
@@ -178,7 +179,7 @@ def claims_table(comparison: Comparison, style: str = "github") -> str:
             differences = comparison.differences(target, parts["better"], methods[1:])
             show = comparison.measure.shown_difference
             shown = (f"{name} {_shown(value, show, sign=True)}" for name, (value, _) in differences.items())
-            margin = parts.get("margin", 0.0)  # results of earlier versions have none
+            margin = parts.get("margin", 0.0)  # absent in results of earlier versions
             outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences, margin)
             if comparison.seed_deviation is None and not missing:
                 outcome += " (one seed: what another would give is not known)"
@@ -196,7 +197,7 @@ def plot(
     milliseconds: Optional[Mapping[str, float]] = None,
     names: Optional[Sequence[str]] = None,
 ) -> None:
-    """The measure against parameters, MACs and time, a line for each method (of ``names``), with intervals; a PNG."""
+    """Plot the measure against parameters, MACs and time as a PNG, a line per method (of ``names``), with intervals."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a pruned network: tables, pictures, and the utterances it gets most wrong."""
+"""A self-contained HTML page about a pruned network: tables, pictures, and its worst utterances."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ td.text { font-family: ui-monospace, monospace; font-size: 12px; }
 
 
 class Wrong(NamedTuple):
-    """An utterance with what each of two systems made of it."""
+    """An utterance with the hypotheses of two systems."""
 
     id: str
     reference: list[str]
@@ -37,7 +37,7 @@ class Wrong(NamedTuple):
 
 
 def worst_utterances(first: Sequence[Transcript], second: Sequence[Transcript], count: int = 30) -> list[Wrong]:
-    """The utterances where ``second`` errs most beyond ``first``, then most of all; those both have right left out.
+    """Return the utterances sorted by errors of ``second`` beyond ``first``, leaving out those it has right.
 
     An id that several sets share (a clean and a noisy copy) is an utterance of each.
     """
@@ -53,7 +53,7 @@ def worst_utterances(first: Sequence[Transcript], second: Sequence[Transcript], 
 
 
 def costs_by_kind(network: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows of parameters and MACs at 10 s of each kind, dense and kept."""
+    """Return rows of parameters and MACs at 10 s for each unit kind, dense and kept."""
     rows = []
     for kind, before in network["dense"]["by_kind"].items():
         after = network["by_kind"].get(kind, {"size": 0, "macs": 0})
@@ -72,7 +72,7 @@ def _image(data: bytes, text: str) -> str:
 
 
 def _marked(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
-    """The hypothesis with its errors marked."""
+    """Return the hypothesis with its errors marked."""
     import kaldialign
 
     nothing = "\0"  # cannot occur in a text
@@ -100,16 +100,16 @@ def page(
     plot: Optional[PathLike] = None,
     title: str = "A pruned network",
 ) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-        systems: name and experiment of each row of the table: the teacher first, then the pruned network.
-        sets: test sets.
-        method: of decoding.
-        structure_of: the extracted experiment whose structure is shown.
+        systems: name and experiment directory of each row of the table: the teacher first, then the pruned network.
+        sets: names of the test sets.
+        method: decoding method.
+        structure_of: experiment directory of the extracted network whose structure is shown.
         runs: name -> training run whose curves are drawn.
-        terms: of the curves.
-        plot: a PNG of WER against size to put in, as ``pruning.bin.compare`` draws it.
+        terms: loss terms to draw.
+        plot: PNG of WER against size to include, as drawn by ``pruning.bin.compare``.
         title: heading.
 
     Raises:
@@ -117,7 +117,7 @@ def page(
     """
     rows = collect(systems, sets, method)
     if len(rows) < 2:
-        raise UserError("the page compares a teacher with a pruned network", f"decode two systems with {method} first")
+        raise UserError("the page needs a teacher and a pruned network", f"decode two systems with {method} first")
     structure = Structure.from_dict(read_json(Path(structure_of) / "structure.json", "give an extracted experiment"))
     network = read_facts(structure_of)
     curves = {name: pictures.read_metrics(exp_dir) for name, exp_dir in runs.items()}
@@ -141,4 +141,4 @@ def _worst(rows: Sequence[System]) -> str:
         return "<p>Not all sets were decoded.</p>"
     found = worst_utterances(first.transcripts, second.transcripts)
     names = (html.escape(first.name), html.escape(second.name))
-    return f"<p>Where {names[1]} errs most beyond {names[0]}.</p>{_worst_table(found, names)}"
+    return f"<p>Utterances with most errors of {names[1]} beyond those of {names[0]}.</p>{_worst_table(found, names)}"

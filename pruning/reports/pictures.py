@@ -1,4 +1,4 @@
-"""Pictures of a pruning run: what was kept in each layer, and how the losses went. PNG by matplotlib."""
+"""Pictures of a pruning run: the units kept in each layer, and the losses over training. PNG by matplotlib."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LAYER = re.compile(r"(?P<before>.*?)\.?layers\.(?P<layer>\d+)\.(?P<part>.+)")
 
 
 def grid(structure: Structure) -> tuple[list[str], list[str], dict[tuple[str, str], tuple[int, int]]]:
-    """Kept units laid out as a table.
+    """Arrange kept units as a table.
 
     Returns:
-        Rows (``layer 3``, or what stands outside the layers; ``frontend 3``, where several parts of the network have
-        layers, those with fewer groups first), columns (the part of a layer), and (kept, size) by row and column.
-        Groups of one unit are whole modules; they show where no group of units lies inside them.
+        Rows (``layer 3``, or a module outside the layers; ``frontend 3`` if several parts of the network have layers,
+        those with fewer groups first), columns (the part of a layer), and (kept, size) by row and column. Groups of one
+        unit are whole modules; they are shown only if no group of units lies inside them.
     """
     cells: dict[tuple[str, str], tuple[int, int]] = {}
     rows: dict[str, tuple[int, int]] = {}
@@ -66,7 +66,7 @@ def _png(figure: Any) -> bytes:
 
 
 def structure_picture(structure: Structure, title: str = "") -> bytes:
-    """Kept units of every part of every layer, ``kept/size`` on a scale of colour, as a PNG."""
+    """Draw the kept units of every part of every layer as ``kept/size`` on a colour scale; return a PNG."""
     rows, columns, cells = grid(structure)
     figure, axes = _pyplot().subplots(figsize=(2.0 + 1.7 * len(columns), 1.2 + 0.42 * len(rows)))
     shares = [[cells[r, c][0] / cells[r, c][1] if (r, c) in cells else float("nan") for c in columns] for r in rows]
@@ -88,20 +88,20 @@ def structure_picture(structure: Structure, title: str = "") -> bytes:
 
 
 def read_metrics(exp_dir: PathLike) -> list[dict[str, Any]]:
-    """What a run logged, from its ``metrics.jsonl``.
+    """Read the rows that a run logged in its ``metrics.jsonl``.
 
     Raises:
-        UserError: there is none.
+        UserError: the file is missing or broken.
     """
     path = Path(exp_dir) / "metrics.jsonl"
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})", "give the directory of a training run") from None
+        raise UserError(f"cannot read {path} ({error})", "give the experiment directory of a training run") from None
 
 
 def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], terms: Sequence[str]) -> bytes:
-    """The given terms on dev over the steps, a panel each and a line for each run, as a PNG."""
+    """Draw the given terms on dev over the steps, one panel per term and one line per run; return a PNG."""
     figure, panels = _pyplot().subplots(1, len(terms), figsize=(4.6 * len(terms), 3.6), squeeze=False)
     for panel, term in zip(panels[0], terms):
         for name, rows in runs.items():

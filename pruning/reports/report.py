@@ -1,4 +1,4 @@
-"""The table of results: error rates, sizes, computation, speed and memory of each system, from what was measured."""
+"""The table of results: error rates, sizes, computation, speed and memory of each system, from measured facts."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _PARAMETERS = ("encoder_parameters", "parameters")
 
 @dataclass(frozen=True)
 class System:
-    """One row: an experiment decoded by one method."""
+    """A row of the table: one experiment decoded by one decoding method."""
 
     name: str
     network: dict[str, Any]
-    """What the network costs: see :mod:`pruning.models.facts`."""
+    """Size and computation of the network, see :mod:`pruning.models.facts`."""
     decodings: dict[str, dict[str, Any]]
     """Set name -> the facts of its decoding; only the sets that were decoded."""
     scores: dict[str, Score]
     """Set name -> word errors of the same."""
     transcripts: Optional[list[Transcript]]
-    """Of all sets; None if one was not decoded."""
+    """Transcripts of all sets; None if a set was not decoded."""
     pooled: Optional[Score]
-    """Over all sets; None if one was not decoded."""
+    """Score over all sets; None if a set was not decoded."""
 
     @property
     def real_time_factor(self) -> float:
-        """Over all decoded sets."""
+        """Real-time factor over all decoded sets."""
         audio = sum(facts["audio_seconds"] for facts in self.decodings.values())
         return sum(facts["decoding_seconds"] for facts in self.decodings.values()) / audio
 
     @property
     def features_included(self) -> bool:
-        """Whether the real-time factor counts the computation of features."""
+        """Whether the real-time factor includes the computation of features."""
         return all(facts["features_included"] for facts in self.decodings.values())
 
     @property
     def peak_memory_mib(self) -> float:
-        """The largest of the sets."""
+        """Largest peak memory of the decoded sets."""
         return max(facts["peak_memory_mib"] for facts in self.decodings.values())
 
 
@@ -59,17 +59,17 @@ def collect(
     epoch: Optional[int] = None,
     avg: Optional[int] = None,
 ) -> list[System]:
-    """Read what was measured of each system; one that was not decoded by ``method`` is left out.
+    """Read the measurements of each system; leave out systems that were not decoded by ``method``.
 
     Args:
-        systems: name and experiment directory of each.
+        systems: name and experiment directory of each system.
         sets: names of the test sets.
-        method: of decoding.
-        epoch, avg: of the weights that were decoded with; None: the best on dev, no average.
+        method: decoding method.
+        epoch, avg: epoch and number of averaged checkpoints used in decoding; None: the best on dev, no average.
 
     Raises:
         UserError: an experiment directory does not exist, its network's facts or transcripts are missing or broken, or
-            two decodings of a set are of different references.
+            two decodings of a set have different references.
     """
     rows = []
     for name, exp_dir in systems:
@@ -89,7 +89,7 @@ def collect(
 
 
 def _check_comparable(systems: Sequence[System], sets: Sequence[str]) -> None:
-    """Rows of a table must be of the same test sets."""
+    """Check that all rows were decoded on the same test sets."""
     for set_name in sets:
         sizes = {s.name: s.decodings[set_name]["words"] for s in systems if set_name in s.decodings}
         if len(set(sizes.values())) > 1:
@@ -102,18 +102,18 @@ def _percent(wer: float, interval: Sequence[float]) -> str:
 
 
 def _sparsities(network: dict[str, Any]) -> str:
-    """The shares of the dense network's encoder, blocks and whole that are gone."""
+    """Return the shares of the dense network's encoder, blocks and whole that were removed."""
     return " / ".join(_sparsity(network, key) for key in ("encoder_parameters", "blocks_parameters", "parameters"))
 
 
 def _sparsity(network: dict[str, Any], key: str) -> str:
-    """The share of the dense network's ``key`` that is gone."""
+    """Return the share of the dense network's ``key`` that was removed."""
     dense = network["dense"][key]
     return f"{1.0 - network[key] / dense:.3f}" if dense else "-"
 
 
 def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
-    """A row by column title."""
+    """Return a row as column title -> cell."""
     cells = {"system": system.name}
     for set_name in sets:
         one = system.scores.get(set_name)
@@ -131,18 +131,18 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
 
 
 def table(systems: Sequence[System], sets: Sequence[str], style: str = "github") -> str:
-    """The table as text.
+    """Return the table as text.
 
     Args:
         systems: the rows.
-        sets: the test sets, one column each, then one for all of them pooled.
-        style: a format of tabulate: ``github`` for a file, ``simple`` for a terminal.
+        sets: names of the test sets, one column each, then a column for all of them pooled.
+        style: tabulate format: ``github`` for a file, ``simple`` for a terminal.
     """
     return _tabulate([_cells(system, sets) for system in systems], style)
 
 
 def differences(systems: Sequence[System], style: str = "github") -> str:
-    """Pooled word error rate of each row's system minus that of each column's, as text; empty for less than two."""
+    """Return a table of pooled WER of each row's system minus that of each column's; empty for fewer than two."""
     whole = [(system.name, system.transcripts) for system in systems if system.transcripts is not None]
     if len(whole) < 2:
         return ""
@@ -162,7 +162,7 @@ def _tabulate(rows: list[dict[str, str]], style: str) -> str:
 
 
 def _origin(system: System) -> list[str]:
-    """How each figure of a row was made, decodings by one command told once."""
+    """Return how each figure of a row was made; decodings by the same command are listed once."""
     lines = [f"- **{system.name}**"]
     origins: dict[tuple[str, ...], list[str]] = {}
     for set_name, facts in system.decodings.items():
@@ -176,7 +176,7 @@ def _origin(system: System) -> list[str]:
 
 
 def _short(commit: str) -> str:
-    """The first 12 digits, and whether files were modified."""
+    """Return the first 12 digits of a commit, with ``-modified`` if files were modified."""
     digits, *modified = commit.split("-")
     return "-".join([digits[:12], *modified])
 
@@ -197,15 +197,15 @@ def write_section(
     argv: Optional[Sequence[str]],
     measured: Optional[Mapping[str, Any]] = None,
 ) -> None:
-    """Write a part of a results file that another command than the report generated, with its origin.
+    """Write a section of a results file that another command than the report made, with its origin.
 
     Args:
-        path: the Markdown file, for the report's ``--append``.
-        heading: of the section.
-        body: Markdown.
-        module: that is run, e.g. ``pruning.bin.plan``.
-        argv: its arguments; None: those of this process.
-        measured: of figures that were measured before: the ``commit``, ``date`` and ``command`` of that.
+        path: Markdown file to write, for the report's ``--append``.
+        heading: heading of the section.
+        body: Markdown text.
+        module: name of the running module, e.g. ``pruning.bin.plan``.
+        argv: arguments of the command; None: those of this process.
+        measured: for figures that were measured before: the ``commit``, ``date`` and ``command`` of the measurement.
     """
     if measured is None:
         command = provenance.command_line(module, argv)
@@ -218,13 +218,13 @@ def write_section(
 def document(
     methods: dict[str, list[System]], sets: Sequence[str], title: str = "Results", sections: Sequence[str] = ()
 ) -> str:
-    """The whole file in Markdown: for each decoding method a table and the origin of its rows.
+    """Return the whole file in Markdown: for each decoding method a table and the origin of its rows.
 
     Args:
-        methods: decoding method -> rows; a method without rows is left out.
-        sets: the test sets.
-        title: the heading.
-        sections: Markdown that `write_section` wrote, put at the end.
+        methods: decoding method -> rows; a decoding method without rows is left out.
+        sets: names of the test sets.
+        title: heading.
+        sections: Markdown written by `write_section`, appended at the end.
     """
     parts = [f"# {title}", "Generated by `python -m pruning.bin.report`; do not edit.", EXPLANATION]
     for method, systems in methods.items():

@@ -1,1 +1,1 @@
-"""Methods x targets x seeds."""
+"""Sweeps: methods x targets x seeds."""

@@ -1,4 +1,4 @@
-"""A sweep's outcome: what each run measured, in small files, and what these say together."""
+"""Results of a sweep: a small file for each run, and the comparison made from them."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _KEPT = ("encoder_parameters", "blocks_parameters", "parameters", "nonzero_param
 
 
 def result_path(results: PathLike, run: Optional[Run]) -> Path:
-    """The file of a run's result; None: of the teacher's."""
+    """Return the path of a run's result; None stands for the teacher."""
     return Path(results) / f"{TEACHER if run is None else run.name}.json"
 
 
 def is_done(results: PathLike, run: Optional[Run], made_by: str) -> bool:
-    """Whether the result of a run is there and was made by the same commands and configurations."""
+    """Return whether the result of a run exists and was made by the same commands and configurations."""
     path = result_path(results, run)
     return path.is_file() and read_json(path).get("made_by") == made_by
 
 
 def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: PathLike, made_by: str) -> None:
-    """Write what a run measured as one small JSON file: sizes, loss on dev, errors and likelihood of every utterance.
+    """Write the measurements of a run to a JSON file: sizes, dev loss, errors and likelihood of each utterance.
 
     Args:
-        config: of the sweep.
-        run: which; None: the teacher itself.
-        exp_dir: of the sweep.
-        results: directory of the files, which may be kept in a repository.
-        made_by: stands for the commands and configurations of the run.
+        config: configuration of the sweep.
+        run: the run; None for the teacher.
+        exp_dir: directory of the sweep.
+        results: directory of the result files, which may be kept in a repository.
+        made_by: fingerprint of the commands and configurations of the run.
 
     Raises:
         UserError: a test set was not decoded or measured.
@@ -69,12 +69,12 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
 
 
 def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[str, str]) -> None:
-    """Write who speaks each test utterance, what the lines of the sweep are, and which results belong to it.
+    """Write the speaker of each test utterance, the lines of the sweep, and the list of its results.
 
     Args:
-        config: of the sweep.
-        results: directory of the files.
-        made_by: name of a run (or the teacher) -> what its result must have been made by.
+        config: configuration of the sweep.
+        results: directory of the result files.
+        made_by: name of a run (or the teacher) -> fingerprint that its result must have.
     """
     drawn = config.measuring.utterances(config.test_data)
     sets = {name: {"ids": ids, "speakers": speakers} for name, (ids, speakers) in drawn.items()}
@@ -91,15 +91,15 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
 
 @dataclass(frozen=True)
 class Line:
-    """A method at a target: its runs over seeds. Of language models, "errors" are nats of the words that count.
+    """A method at a target: its runs over seeds. For language models, "errors" are nats of the words that count.
 
     Attributes:
-        method, target: which; the teacher has an empty target.
-        seeds: of its runs.
-        network, dense: sizes of the first run's network, and of the teacher.
-        errors, words, nll, tokens: ``(seeds, U)`` of all test sets' utterances in one order.
-        sets: ``(U,)`` the set of each utterance.
-        dev: the loss on dev by which checkpoints are chosen, a mean over the seeds; None: not known.
+        method, target: name of the method and of the target; the target of the teacher is empty.
+        seeds: seeds of the runs.
+        network, dense: sizes of the network of the first run, and of the teacher.
+        errors, words, nll, tokens: ``(seeds, U)``, the utterances of all test sets in a fixed order.
+        sets: ``(U,)``, the test set of each utterance.
+        dev: dev loss by which checkpoints are chosen, a mean over the seeds; None: not known.
     """
 
     method: str
@@ -116,22 +116,22 @@ class Line:
 
     @property
     def name(self) -> str:
-        """As runs are named: the teacher, or target/method."""
+        """Name of the line, like those of runs: teacher, or target/method."""
         return f"{self.target}/{self.method}" if self.target else TEACHER
 
     @property
     def rates(self) -> np.ndarray:
-        """Pooled word error rate of each run, in percent."""
+        """Pooled word error rate of each run in percent."""
         return 100.0 * self.errors.sum(axis=1) / self.words.sum(axis=1)
 
     def set_rate(self, name: str) -> float:
-        """Word error rate over the runs on one set, in percent."""
+        """Return the word error rate over all runs on one set, in percent."""
         of_set = self.sets == name
         return float(100.0 * self.errors[:, of_set].sum() / self.words[:, of_set].sum())
 
     @property
     def nll_per_token(self) -> Optional[float]:
-        """Over the runs and sets, utterances without a likelihood left out; None where none has one."""
+        """Mean over runs and sets, without utterances that have no likelihood; None if no utterance has one."""
         known = np.isfinite(self.nll)
         if not known.any():
             return None
@@ -143,14 +143,14 @@ class Comparison:
     """All lines of a sweep over the same utterances.
 
     Attributes:
-        lines: targets and methods in the order of the sweep's file, the teacher first.
-        design: how the utterances are drawn again.
+        lines: lines in the order of targets and methods in the sweep file, the teacher first.
+        design: how utterances are resampled.
         reference: the method that others are compared with.
-        legend: method -> what it is.
+        legend: method -> description.
         claims: claim -> ``{"better": method, "than": [methods], "margin": how much more it may err}``.
-        planned: (target, method) -> seeds that the sweep is to have.
-        commits: that the results were measured at.
-        measure: what the rates are.
+        planned: (target, method) -> seeds that the sweep defines.
+        commits: commits at which the results were measured.
+        measure: meaning of the rates.
     """
 
     lines: list[Line]
@@ -164,19 +164,19 @@ class Comparison:
 
     @property
     def targets(self) -> list[str]:
-        """In order."""
+        """Names of the targets in order."""
         return list(dict.fromkeys(line.target for line in self.lines if line.target))
 
     def line(self, method: str, target: str) -> Optional[Line]:
-        """The line of a method at a target, if it was run; the teacher is one at every target."""
+        """Return the line of a method at a target; None if it was not run. The teacher belongs to every target."""
         at = "" if method == TEACHER else target
         found = [line for line in self.lines if (line.method, line.target) == (method, at)]
         return found[0] if found else None
 
     def sample(self, line: Line) -> Sample:
-        """Pooled word error rate over seeds, drawn again over speakers, utterances and seeds.
+        """Return the pooled word error rate over seeds, resampled over speakers, utterances and seeds.
 
-        Where only one seed of a line was run, it is taken to spread as the lines with several do (`seed_deviation`).
+        A line with only one seed is assumed to vary like the lines with several seeds (`seed_deviation`).
         """
         drawn = self.design.rate(line.errors, line.words[0], line.name)
         if len(line.seeds) > 1 or not line.target or self.seed_deviation is None:
@@ -185,18 +185,18 @@ class Comparison:
 
     @functools.cached_property
     def seed_deviation(self) -> Optional[float]:
-        """Standard deviation between seeds, pooled over the lines that have several; None if there are none."""
+        """Standard deviation between seeds, pooled over the lines with several seeds; None if there are none."""
         several = [line.rates for line in self.lines if len(line.seeds) > 1]
         freedom = sum(len(rates) - 1 for rates in several)
         return math.sqrt(sum(rates.var() * len(rates) for rates in several) / freedom) if freedom else None
 
     def missing(self, method: str, target: str) -> list[int]:
-        """Seeds of a line that the sweep has and no result."""
+        """Return the seeds of a line that the sweep defines but that have no result."""
         line = self.line(method, target)
         return [seed for seed in self.planned.get((target, method), []) if line is None or seed not in line.seeds]
 
     def differences(self, target: str, of: str, others: Sequence[str]) -> dict[str, tuple[Estimate, float]]:
-        """Of each of ``others`` that was run at ``target``: its rate minus that of ``of``, and p by Holm over them."""
+        """Return for each of ``others`` run at ``target`` its rate minus that of ``of``, and its p by Holm."""
         base = self.line(of, target)
         found = [line for line in (self.line(name, target) for name in others) if line is not None and line is not base]
         if base is None:
@@ -207,7 +207,7 @@ class Comparison:
 
 
 def read(results: PathLike) -> Comparison:
-    """Read what `gather` and `write_utterances` left.
+    """Read the files that `gather` and `write_utterances` wrote.
 
     Raises:
         UserError: files are missing, or two runs were measured on different utterances.
@@ -218,10 +218,10 @@ def read(results: PathLike) -> Comparison:
     files = [path for path, made_by in paths.items() if path.is_file() and read_json(path).get("made_by") == made_by]
     lacking = [str(path.relative_to(directory)) for path in paths if path not in files]
     if lacking:
-        logger.warning("%s: missing or of other settings, and left out: %s; run the sweep again", directory,
+        logger.warning("%s: left out because missing or made by other settings: %s; run the sweep again", directory,
                        ", ".join(lacking))  # fmt: skip
     if not files:
-        raise UserError(f"{directory} holds no results", remedy)
+        raise UserError(f"{directory} contains no results", remedy)
     stamps = {name: stamp(of_set["ids"]) for name, of_set in sets.items()}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in files:
@@ -247,13 +247,13 @@ def read(results: PathLike) -> Comparison:
 
 
 def _measure_of(legend: Mapping[str, Any]) -> Measure:
-    """Of a sweep: one that is known here, or its kind's own."""
+    """Return the measure of a sweep: a general one, or one of its kind of network."""
     name = legend.get("measure", "wer")
     return MEASURES[name] if name in MEASURES else kinds.find(legend.get("kind"), LEGEND).own_measures()[name]
 
 
 def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken: Mapping[str, Any]) -> Line:
-    """From the results of its seeds; ``spoken`` are the teacher's sets, which have the words and tokens."""
+    """Make a line from the results of its seeds; ``spoken`` is the teacher's sets, which have words and tokens."""
     values = sorted(values, key=lambda value: value.get("seed", 0))
     names = list(spoken)
 

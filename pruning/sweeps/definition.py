@@ -1,4 +1,4 @@
-"""What a sweep file says, and that all of it can be done before anything starts."""
+"""The content of a sweep file, and the checks that all of its runs are possible."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ PARTS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A comparison of methods.
+    """Definition of a sweep.
 
     Attributes:
-        teacher: experiment of the dense network.
-        lang_dir: the tokens.
-        train_cuts, dev_cuts, test_cuts: the data of networks that hear; a test set is named by its manifest.
-        train_text, dev_text, test_text: the data of a language model; a test set is named by its file.
-        vocabulary: of a language model: file of the words that count (see ``pruning.bin.perplexity``).
-        prune, finetune, scratch: configurations that every line shares.
-        settings: over all three, e.g. ``["trainer.num_threads=1"]`` for several runs at once.
+        teacher: experiment directory of the dense network.
+        lang_dir: lang dir with the tokens.
+        train_cuts, dev_cuts, test_cuts: data of networks with speech input; a test set is named after its manifest.
+        train_text, dev_text, test_text: data of a language model; a test set is named after its file.
+        vocabulary: for a language model: file of the words that count (see ``pruning.bin.perplexity``).
+        prune, finetune, scratch: configuration files that all lines share.
+        settings: overrides for all three, e.g. ``["trainer.num_threads=1"]`` for several runs at once.
         targets: name -> settings of the constraint, e.g. ``half: [constraint.size=0.5]``.
         methods: name -> line.
-        grids: more lines, of combinations.
-        seeds: of training.
+        grids: more lines, made from combinations.
+        seeds: training seeds.
         reference: the line that the others are compared with.
-        claims: what the comparison is to tell, by name.
-        decoding: method of decoding, of networks that recognise; those for CTC have ``ctc_greedy_search``.
+        claims: claims to decide, by name.
+        decoding: decoding method of recognisers; ``ctc_greedy_search`` for CTC.
     """
 
     teacher: str
@@ -75,47 +75,47 @@ class SweepConfig:
 
     @property
     def form(self) -> str:
-        """Of the data: cuts or text."""
+        """Form of the data: cuts or text."""
         return TEXT if self.train_text else CUTS
 
     @functools.cached_property
     def kind(self) -> type[Kind[Any]]:
-        """Of the networks: as the pruning configuration says.
+        """Kind of network, as named by the pruning configuration.
 
         Raises:
-            UserError: the configuration cannot be read, or names no kind.
+            UserError: the configuration cannot be read, or names an unknown kind.
         """
         return kinds.find(registry.name_for(configuration.read(self.prune), self.form), self.prune)
 
     @functools.cached_property
     def measuring(self) -> Measuring:
-        """How the networks are measured."""
+        """How networks of this kind are measured."""
         return self.kind.measuring(configuration.load(self.kind.training, self.finetune))
 
     @property
     def test_data(self) -> TestData:
-        """What the networks are measured on."""
+        """Data on which the networks are measured."""
         return TestData(self.data("test"), self.lang_dir, self.decoding, self.vocabulary)
 
     def load_teacher(self) -> tuple[nn.Module, Mapping[str, Any]]:
-        """The dense network and the header of its checkpoint.
+        """Load the dense network and the header of its checkpoint.
 
         Raises:
-            UserError: it is not there, or not of the sweep's kind and tokens.
+            UserError: it does not exist, or does not match the kind and tokens of the sweep.
         """
         return self.kind.load_network(self.teacher, self.table)
 
     @functools.cached_property
     def table(self) -> OutputTable:
-        """What the outputs mean: tokens, intents."""
+        """Output table: tokens or intents."""
         return self.kind.table(configuration.load(self.kind.training, self.finetune), self.lang_dir)
 
     def data(self, part: str) -> tuple[str, ...]:
-        """Files of ``train``, ``dev`` or ``test``."""
+        """Return the files of ``train``, ``dev`` or ``test``."""
         return tuple(getattr(self, f"{part}_{self.form}"))
 
     def data_options(self, *parts: str) -> list[str]:
-        """The options by which commands are given these parts."""
+        """Return the command line options for these parts of the data."""
         return [word for part in parts for word in (f"--{part}-{self.form}", *self.data(part))]
 
     def __post_init__(self) -> None:
@@ -124,28 +124,28 @@ class SweepConfig:
         if given not in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3):
             raise ValueError("give train_cuts, dev_cuts and test_cuts, or train_text, dev_text and test_text")
         if self.vocabulary is not None and self.form != TEXT:
-            raise ValueError("vocabulary is of language models")
+            raise ValueError("vocabulary is for language models only")
         for grid in self.grids:
             for name, line in grid.lines().items():
                 if name in self.methods:
-                    raise ValueError(f"the line {name!r} is there twice")
+                    raise ValueError(f"line {name!r} is defined twice")
                 self.methods[name] = line
         for name in ("seeds", "targets", "methods"):
             check_list(list(getattr(self, name)), name)
         for name in (*self.targets, *self.methods):
             if "/" in name or name == TEACHER:
-                raise ValueError(f"a line or target cannot be named {name!r}")
+                raise ValueError(f"invalid name {name!r} of a line or target")
 
 
 def load(path: PathLike, thorough: bool = True) -> SweepConfig:
-    """Read a sweep file and check that its lines and targets fit each other.
+    """Read a sweep file and check that its lines and targets fit together.
 
     Args:
-        path: of the file.
-        thorough: also whether every line can be run, for which a network is prepared for each.
+        path: path of the file.
+        thorough: also check that every line can be run; this prepares a network for each.
 
     Raises:
-        UserError: naming the file, and the line where there is one.
+        UserError: with the file, and the line of the file if known.
     """
     config = configuration.load(SweepConfig, path)
 
@@ -155,37 +155,37 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
 
     decodings = config.measuring.decodings
     if decodings and config.decoding not in decodings:
-        raise wrong(f"such networks ({config.kind.called}) cannot be compared by {config.decoding!r}",
+        raise wrong(f"decoding method {config.decoding!r} does not support {config.kind.called}",
                     f"choose from {', '.join(decodings)}", "decoding")  # fmt: skip
     if config.reference not in config.methods:
-        raise wrong(f"the reference {config.reference!r} is none of the methods", "name one of them", "reference")
+        raise wrong(f"the reference {config.reference!r} is not one of methods", "name one of them", "reference")
     for name, claim in config.claims.items():
         for line in (claim.better, *claim.than):
             if line not in config.methods and line != TEACHER:
-                raise wrong(f"the claim {name!r} is about {line!r}, which is no line", "correct it", "claims", name)
+                raise wrong(f"claim {name!r} names {line!r}, which is not a line", "correct it", "claims", name)
     for name, method in config.methods.items():
         where = _keys(config, name)
         if method.method is not None and method.method not in METHODS:
             known = ", ".join(METHODS)
-            raise wrong(f"there is no method {method.method!r}", f"choose from {known}", *where, "method")
+            raise wrong(f"unknown method {method.method!r}", f"choose from {known}", *where, "method")
         if method.stands_on is not None and method.stands_on not in config.methods:
             key = "structure_from" if method.structure_from else "counts_from"
-            raise wrong(f"{name} stands on {method.stands_on!r}, which is no line", "correct it", *where, key)
+            raise wrong(f"{name} depends on {method.stands_on!r}, which is not a line", "correct it", *where, key)
         if method.stands_on is not None and config.methods[method.stands_on].method is None:
-            what = f"{name} stands on {method.stands_on!r}, which prunes nothing itself"
+            what = f"{name} depends on {method.stands_on!r}, which does not prune"
             raise wrong(what, "name a line with a method", *where)
         if method.uniform and config.scratch is None:
-            raise wrong(f"{name} is trained from scratch", "give the sweep a configuration scratch", *where)
+            raise wrong(f"{name} is trained from scratch", "set scratch to a configuration file", *where)
         for target in (*(method.targets or ()), *method.more_seeds):
             if target not in config.targets:
-                raise wrong(f"{name} names the target {target!r}", "name one of targets", *where, "targets")
+                raise wrong(f"{name} names the unknown target {target!r}", "name one of targets", *where, "targets")
     if thorough:
         _check_settings(config, path)
     return config
 
 
 def _check_settings(config: SweepConfig, path: PathLike) -> None:
-    """Every configuration must be readable and every target within reach of the teacher, before anything starts."""
+    """Check that every configuration can be read and that the teacher can reach every target."""
     files = [path for part in PARTS for path in config.data(part)]
     (check_texts if config.form == TEXT else manifests.check_exists)(files)
     if config.vocabulary is not None:
@@ -205,9 +205,9 @@ def _check_settings(config: SweepConfig, path: PathLike) -> None:
 def _checks(
     config: SweepConfig, network: nn.Module, tokens: dict[str, Any], name: str, target: str
 ) -> Iterator[tuple[Sequence[str], Callable[[], object]]]:
-    """What must not fail, in this order, each with the keys of the value that is at fault if it does.
+    """Yield the checks of a line at a target in order, each with the keys of the value that is wrong if it fails.
 
-    ``tokens`` is what the teacher's checkpoint records of its outputs: every configuration must be for these.
+    ``tokens`` is what the teacher's checkpoint records about its outputs; every configuration must match it.
     """
     method, of_target = config.methods[name], ("targets", target)
     of_line = _keys(config, name)
@@ -243,7 +243,7 @@ def _check_technique(config: SweepConfig, network: nn.Module, technique: str) ->
 
 
 def _keys(config: SweepConfig, name: str) -> tuple[str, ...]:
-    """Where in the file a line is."""
+    """Return the keys under which the file defines a line."""
     return ("grids",) if any(name in grid.lines() for grid in config.grids) else ("methods", name)
 
 
@@ -254,17 +254,17 @@ def _uniform(config: SweepConfig, network: nn.Module, narrow: str, target: str) 
 
 
 def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
-    """The cost and the sparsity that a uniformly narrowed network of a target has."""
+    """Return the cost and the sparsity of a uniformly narrowed network for a target."""
     targets = configuration.load(config.kind.pruning, config.prune, config.targets[name]).constraint.goals()
     cost, target = next(iter(targets.items()))
     if cost not in COSTS:
-        what = f"a uniform network cannot be made for {cost} alone"
-        raise UserError(what, "name its targets, among those of size or MACs")
+        what = f"cannot make a uniform network for a target of {cost} alone"
+        raise UserError(what, "set its target of size or MACs as well")
     return cost, target
 
 
 def line_of(path: PathLike, keys: Sequence[str]) -> Optional[int]:
-    """The line, from 1, on which the value under ``keys`` begins in a YAML file; None if there is none."""
+    """Return the line number (from 1) at which the value of ``keys`` starts in a YAML file; None if not found."""
     try:
         node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, yaml.YAMLError):

@@ -1,4 +1,4 @@
-"""The lines of a sweep file: what is compared, and what is claimed of it."""
+"""The lines and claims of a sweep file."""
 
 from __future__ import annotations
 
@@ -15,35 +15,34 @@ TEACHER = "teacher"
 
 
 def check_list(values: Optional[Sequence[object]], name: str) -> None:
-    """Of names or numbers.
+    """Check a list of names or numbers.
 
     Raises:
-        ValueError: there is none, or one is there twice.
+        ValueError: the list is empty, or an entry occurs twice.
     """
     if values is not None and (not values or len(set(values)) < len(values)):
-        raise ValueError(f"{name} is {list(values)}; name each once, and at least one")
+        raise ValueError(f"{name} must list at least one entry, each only once, got {list(values)}")
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """One line of the comparison. Just one of ``method``, ``structure_from``, ``uniform`` and ``dense`` says what
-    it is.
+    """One line of a sweep, defined by exactly one of ``method``, ``structure_from``, ``uniform`` and ``dense``.
 
     Attributes:
-        method: prune the teacher by this method of `pruning.methods.names.METHODS`, extract and fine-tune.
-        settings: over the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
-        structure_from: take the structure that another line found (same target and seed), and fine-tune.
-        uniform: a uniformly narrowed network from scratch, by the configuration ``scratch``: of its ``units`` or in its
-            whole ``width`` (`pruning.bin.uniform`).
-        dense: the teacher itself, trained on by the configuration ``finetune``: what more steps do without pruning.
-            Give ``finetune_settings`` the steps of pruning and fine-tuning together.
-        counts_from: of ``method``: another line whose kept counts are taken.
-        reinitialise: fresh weights in place of inherited ones.
-        repair: utterances of one-shot repair before fine-tuning; 0: none.
-        finetune: False measures the extraction as it is.
-        finetune_settings: over the fine-tuning (or ``scratch``) configuration.
-        targets, seeds: of this line, where they are not all of the sweep's.
-        more_seeds: target -> seeds besides, at this target alone.
+        method: method of `pruning.methods.names.METHODS` by which to prune the teacher, extract and fine-tune.
+        settings: overrides of the pruning configuration, e.g. ``["constraint.ramp=cubic"]``.
+        structure_from: another line whose structure is taken (same target and seed) and fine-tuned.
+        uniform: train a uniformly narrowed network from scratch with the configuration ``scratch``: narrowed in its
+            ``units`` or in its whole ``width`` (`pruning.bin.uniform`).
+        dense: train the teacher further with the configuration ``finetune``, to see the effect of more steps without
+            pruning. Set ``finetune_settings`` to the steps of pruning and fine-tuning together.
+        counts_from: for ``method``: another line whose numbers of kept units are taken.
+        reinitialise: use new random weights instead of inherited ones.
+        repair: number of utterances for one-shot repair before fine-tuning; 0: no repair.
+        finetune: whether to fine-tune; if False, the extracted network is measured as it is.
+        finetune_settings: overrides of the fine-tuning (or ``scratch``) configuration.
+        targets, seeds: targets and seeds of this line, if not all of the sweep's.
+        more_seeds: target -> additional seeds for this target.
     """
 
     method: Optional[str] = None
@@ -64,19 +63,19 @@ class MethodConfig:
         check_fields(self)
         given = [self.method is not None, self.structure_from is not None, self.uniform is not None, self.dense]
         if sum(given) != 1:
-            raise ValueError("give just one of method, structure_from, uniform and dense")
+            raise ValueError("give exactly one of method, structure_from, uniform and dense")
         if self.uniform not in (None, *NARROW):
-            raise ValueError(f"uniform is {self.uniform!r}; choose {' or '.join(NARROW)}")
+            raise ValueError(f"uniform must be {' or '.join(NARROW)}, got {self.uniform!r}")
         unused = {"settings": self.method is None, "counts_from": self.method is None,
                   "reinitialise": self._whole or bool(self.repair), "repair": self._whole,
                   "finetune_settings": not self.finetune}  # fmt: skip
         for name, of_no_effect in unused.items():
             if getattr(self, name) and of_no_effect:
-                raise ValueError(f"{name} would have no effect on this line")
+                raise ValueError(f"{name} has no effect on this line")
         for name in ("targets", "seeds"):
             check_list(getattr(self, name), name)
         if self._whole and not self.finetune:
-            raise ValueError("a network that nothing is cut out of has to be trained")
+            raise ValueError("finetune must be true on a line that extracts no network")
 
     @property
     def _whole(self) -> bool:
@@ -84,7 +83,7 @@ class MethodConfig:
 
     @property
     def words(self) -> str:
-        """What it is, for the legend of a table."""
+        """Description for the legend of a table."""
         if self.uniform:
             what = f"uniformly narrowed {self.uniform}, from scratch"
         elif self.dense:
@@ -99,19 +98,19 @@ class MethodConfig:
 
     @property
     def stands_on(self) -> Optional[str]:
-        """The line whose runs must be there first."""
+        """The line whose runs must finish first."""
         return self.structure_from or self.counts_from
 
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Lines of every combination, named METHOD-TECHNIQUE-RAMP; those without a definition are left out.
+    """Lines for all combinations, named METHOD-TECHNIQUE-RAMP, without those that are not defined.
 
     Attributes:
         method, technique: see `pruning.methods.config.PruningConfig`.
         ramp: see `pruning.core.constraint.ConstraintConfig`.
-        settings, finetune_settings, targets, seeds: of all of them, as of `MethodConfig`.
-        more_seeds: line -> target -> seeds besides.
+        settings, finetune_settings, targets, seeds: values for all these lines, see `MethodConfig`.
+        more_seeds: line -> target -> additional seeds.
     """
 
     method: tuple[str, ...]
@@ -124,10 +123,10 @@ class GridConfig:
     more_seeds: dict[str, dict[str, list[Seed]]] = field(default_factory=dict)
 
     def lines(self) -> dict[str, MethodConfig]:
-        """The lines.
+        """Return the lines by name.
 
         Raises:
-            ValueError: ``more_seeds`` names none of them.
+            ValueError: ``more_seeds`` names an unknown line.
         """
         found = {}
         for method, technique, ramp in itertools.product(self.method, self.technique, self.ramp):
@@ -139,19 +138,19 @@ class GridConfig:
                                        seeds=self.seeds, more_seeds=self.more_seeds.get(name, {}))  # fmt: skip
         for name in self.more_seeds:
             if name not in found:
-                raise ValueError(f"more_seeds names {name!r}, which is no line of the grid")
+                raise ValueError(f"more_seeds names {name!r}, which is not a line of the grid")
         return found
 
 
 @dataclass(frozen=True)
 class ClaimConfig:
-    """That one line errs less than others, or hardly more; its verdict is written under the comparison.
+    """The claim that one line errs less than others, or hardly more; the comparison ends with its verdict.
 
     Attributes:
-        better: the line.
-        than: the others; ``teacher`` is the dense network.
-        margin: how much more it may err, in points of error or accuracy, or hundredths of a nat a word (about as many
-            percent of perplexity); 0: it has to err less.
+        better: name of the line.
+        than: names of the other lines; ``teacher`` is the dense network.
+        margin: how much more it may err, in points of error or accuracy, or in hundredths of a nat per word (about the
+            same number of percent of perplexity); 0: it must err less.
     """
 
     better: str

@@ -1,4 +1,4 @@
-"""Sweeps: methods x targets x seeds from one teacher, as runs of the ordinary commands that depend on one another."""
+"""Sweeps: methods x targets x seeds from one teacher, as dependent runs of the ordinary commands."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Run:
     """One network of a sweep: a line at a target with a seed.
 
     Attributes:
-        method, target, seed: which.
-        config: of the line.
-        needs: the name of the run that must be there first.
+        method, target, seed: name of the line, name of the target, and seed.
+        config: configuration of the line.
+        needs: name of the run that must finish first.
     """
 
     method: str
@@ -38,15 +38,15 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its directory, under the sweep's."""
+        """Name of the run, and its directory below that of the sweep."""
         return f"{self.target}/{self.method}/seed{self.seed}"
 
 
 def load(path: PathLike, thorough: bool = True) -> SweepConfig:
-    """Read a sweep file; its lines, targets and dependencies are checked (see `definition.load`).
+    """Read a sweep file and check its lines, targets and dependencies (see `definition.load`).
 
     Raises:
-        UserError: naming the file, and the line where there is one.
+        UserError: with the file, and the line of the file if known.
     """
     config = definition.load(path, thorough)
     levels(expand(config))
@@ -54,7 +54,7 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
 
 
 def expand(config: SweepConfig) -> list[Run]:
-    """All runs of a sweep, in the order of its file."""
+    """Return all runs of a sweep in the order of its file."""
     found = []
     for name, method in config.methods.items():
         for target in method.targets or config.targets:
@@ -67,19 +67,19 @@ def expand(config: SweepConfig) -> list[Run]:
 
 
 def levels(found: Sequence[Run]) -> list[list[Run]]:
-    """Runs in waves: those of a wave need none but runs of the waves before.
+    """Sort runs into waves; a run depends only on runs of earlier waves.
 
-    Seed comes after seed, so that a sweep that is cut off has as much as can be of the first one.
+    Waves are ordered by seed, so that an interrupted sweep has as much as possible of the first seed.
 
     Raises:
-        UserError: a run needs one that the sweep does not have, or two need each other.
+        UserError: a run depends on one that is not in the sweep, or two runs depend on each other.
     """
     waves: list[list[Run]] = []
     done: set[str] = set()
     names = {run.name for run in found}
     for run in found:
         if run.needs is not None and run.needs not in names:
-            raise UserError(f"{run.name} needs {run.needs}, which the sweep does not have", "give both the same seeds")
+            raise UserError(f"{run.name} needs {run.needs}, which is not in the sweep", "give both the same seeds")
     for seed in dict.fromkeys(run.seed for run in found):
         left = [run for run in found if run.seed == seed]
         while left:
@@ -94,12 +94,12 @@ def levels(found: Sequence[Run]) -> list[list[Run]]:
 
 @functools.lru_cache
 def _content(path: str, modified: int) -> str:
-    """Of a file as it was at a time (``st_mtime_ns``): a sweep asks for the same ones again and again."""
+    """Return the fingerprint of a file, cached by its modification time (``st_mtime_ns``)."""
     return file_fingerprint(path)
 
 
 def _fingerprints(config: SweepConfig, target: str) -> list[str]:
-    """Stand for the content of all files that a run reads: configurations, data, tokens, teacher, table of latency."""
+    """Return fingerprints of all files that a run reads: configurations, data, tokens, teacher, latency table."""
     loaded = configuration.load(config.kind.pruning, config.prune, config.targets.get(target, []))
     constraint = loaded.constraint
     names = [config.prune, config.finetune, config.scratch, constraint.latency_table,
@@ -109,19 +109,19 @@ def _fingerprints(config: SweepConfig, target: str) -> list[str]:
 
 
 def final_dir(exp_dir: PathLike, run: Optional[Run]) -> Path:
-    """The experiment of a run's final network; None: of the teacher, as the sweep measures it."""
+    """Return the experiment directory of a run's final network; None stands for the measured teacher."""
     if run is None:
         return Path(exp_dir) / TEACHER
     return Path(exp_dir) / run.name / ("finetuned" if run.config.finetune else "extracted")
 
 
 def commands(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> Iterator[list[str]]:
-    """The commands that make a run, each of which resumes by itself and does nothing when it is done.
+    """Yield the commands that make a run. Each resumes by itself and does nothing if it is done.
 
     Args:
-        config: of the sweep.
-        run: which; None: the teacher, which is measured only.
-        exp_dir: of the sweep.
+        config: configuration of the sweep.
+        run: the run; None for the teacher, which is only measured.
+        exp_dir: directory of the sweep.
     """
     if run is not None:
         yield from _training(config, run, exp_dir)
@@ -169,7 +169,7 @@ def _extraction(config: SweepConfig, run: Run) -> list[str]:
 
 
 def fingerprint(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> str:
-    """Stands for all that decides a run: its commands, the configurations, and what it stands on."""
+    """Return a fingerprint of all that determines a run: its commands, its configurations and what it depends on."""
     words = [word for line in commands(config, run, exp_dir) for word in line[2:]]
     parts = [*words, *_fingerprints(config, "" if run is None else run.target)]
     if run is not None and run.needs is not None:

@@ -101,6 +101,6 @@ def test_what_cannot_be_timed_together(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the systems take samples and features of 80 bins"):
         command.main(["--systems", ours, theirs, "--backends", "pytorch", *output])
     with pytest.raises(
-        UserError, match="torchscript is not possible with an encoder with a head; leave the backend out"
+        UserError, match="backend torchscript does not support an encoder with a head; leave this backend out"
     ):
         command.main(["--systems", ours, "--backends", "torchscript", *output])

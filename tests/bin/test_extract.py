@@ -40,7 +40,7 @@ def test_an_extraction_is_taken_only_for_what_it_was_made_from(
         capsys.readouterr()
         extract.main(again)
         assert capsys.readouterr().out.endswith("small is already extracted\n")
-    with pytest.raises(UserError, match="small holds an extraction with another --round-to; remove it"):
+    with pytest.raises(UserError, match="small contains an extraction with another --round-to; remove it"):
         extract.main([*arguments, "--round-to", "4"])
     with pytest.raises(UserError, match="another --structure; "):
         extract.main([*arguments, "--structure", str(tmp_path / "structure.json")])

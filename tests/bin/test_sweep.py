@@ -115,18 +115,22 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("methods", "drawn", "method"), "magic", r"sweep.yaml line 20: there is no method 'magic'; choose from l0"),
-        (("methods", "drawn", "counts_from"), "gone", r"line \d+: drawn stands on 'gone', which is no line"),
+        (("methods", "drawn", "method"), "magic", r"sweep.yaml line 20: unknown method 'magic'; choose from l0"),
+        (("methods", "drawn", "counts_from"), "gone", r"line \d+: drawn depends on 'gone', which is not a line"),
         (("targets", "half"), ["constraint.size=0.99"], r"line \d+, drawn at half: a sparsity of 0.99 in size"),
         (("methods", "drawn", "settings"), ["constraint.sise=1"], r"line \d+, drawn at half: unknown key.*did you"),
-        (("methods", "uniform", "method"), "l0", "give just one of method, structure_from, uniform and dense"),
-        (("methods", "uniform", "dense"), True, "give just one of method, structure_from, uniform and dense"),
-        (("methods", "longer"), {"dense": True, "repair": 10}, "repair would have no effect on this line"),
-        (("methods", "longer"), {"dense": True, "finetune": False}, "that nothing is cut out of has to be trained"),
+        (("methods", "uniform", "method"), "l0", "give exactly one of method, structure_from, uniform and dense"),
+        (("methods", "uniform", "dense"), True, "give exactly one of method, structure_from, uniform and dense"),
+        (("methods", "longer"), {"dense": True, "repair": 10}, "repair has no effect on this line"),
+        (
+            ("methods", "longer"),
+            {"dense": True, "finetune": False},
+            "finetune must be true on a line that extracts no network",
+        ),
         (("claims",), {"best": {"better": "cut", "than": ["drawn"], "margin": -1}}, "margin must be at least 0"),
-        (("methods", "drawn", "seeds"), [7], "half/drawn/seed7 needs half/magnitude/seed7, which the sweep does not"),
-        (("methods", "drawn", "counts_from"), "uniform", r"stands on 'uniform', which prunes nothing itself"),
-        (("reference",), "best", r"line \d+: the reference 'best' is none of the methods"),
+        (("methods", "drawn", "seeds"), [7], "half/drawn/seed7 needs half/magnitude/seed7, which is not in the sweep"),
+        (("methods", "drawn", "counts_from"), "uniform", r"depends on 'uniform', which does not prune"),
+        (("reference",), "best", r"line \d+: the reference 'best' is not one of methods"),
         (("methdos",), {}, "unknown key 'methdos'"),
         (("methods", "uniform", "uniform"), "depth", "uniform is 'depth'; choose units or width"),
         (("settings",), ["trainer.steps=3"], r"drawn at half: unknown key"),
@@ -171,7 +175,7 @@ def test_more_seeds_at_one_target(config: Path) -> None:
     found = {(run.target, run.seed) for run in runs if run.method == "magnitude"}
     assert found == {("half", 1), ("third", 1), ("third", 2), ("third", 3)}
     changed(config, "methods", "magnitude", "more_seeds", to={"quarter": [2]})
-    with pytest.raises(UserError, match="magnitude names the target 'quarter'"):
+    with pytest.raises(UserError, match="magnitude names the unknown target 'quarter'"):
         sweeps.load(config)
 
 

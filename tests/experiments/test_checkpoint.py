@@ -110,7 +110,7 @@ def test_weights_that_mean_nothing_are_refused(tmp_path: Path, change: Any, mess
     ("header", "message"),
     [
         ({"model": [1]}, "does not describe a network"),
-        ({"model": {"type": ["transducer"], "config": {}}}, "network of type"),
+        ({"model": {"type": ["transducer"], "config": {}}}, "unknown kind of network"),
         ({"model": {"type": "transducer", "config": None}}, "does not build"),
         ({"model": {"type": "transformer_lm", "config": [1]}}, "does not build"),
         ({"model": {"type": "toy"}, "tokenizer": None}, "does not describe the tokens"),

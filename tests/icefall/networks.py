@@ -1,4 +1,4 @@
-"""Checkpoints of icefall's transducers with random weights: of the stand-in beside this file, or of a checkout."""
+"""Checkpoints of icefall's transducers with random weights, from the stand-in or from a checkout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LATER = tuple(f"pruned_transducer_stateless{number}" for number in (3, 4, 5))
 
 
 def checkout() -> Path:
-    """The checkout of icefall that ``ICEFALL_DIR`` names; skips the test where there is none."""
+    """Return the checkout of icefall that ``ICEFALL_DIR`` names; skip the test if there is none."""
     directory = os.environ.get(icefall_encoder.DIRECTORY)
     if not directory:
         pytest.skip(f"no checkout of icefall: set {icefall_encoder.DIRECTORY}")
@@ -35,20 +35,20 @@ PLACES = [pytest.param(lambda: STAND_IN, id="stand-in"), pytest.param(checkout, 
 
 
 def having(directory: Path, recipe: str) -> Path:
-    """The directory; skips the test where it has no such recipe."""
+    """Return the directory; skip the test if it has no such recipe."""
     if not (directory / RECIPES / recipe).is_dir():
         pytest.skip(f"the stand-in has no {recipe}")
     return directory
 
 
 def modules(directory: Path, recipe: str) -> IcefallModules:
-    """Where the classes of one of LibriSpeech's recipes are, which may be executed."""
+    """Return the location of the classes of a LibriSpeech recipe, with permission to execute them."""
     icefall_encoder.trust(directory)
     return IcefallModules(str(directory), f"{RECIPES}/{recipe}")
 
 
 def encoder(directory: Path, recipe: str) -> Any:
-    """The recipe's ``Conformer``, its weights far from the initial ones, in evaluation mode."""
+    """Return the recipe's ``Conformer`` in evaluation mode, with weights far from the initial ones."""
     torch.manual_seed(3)
     others: dict[str, Any] = {"layer_dropout": 0.0}
     if recipe in (STATELESS, PRUNED):
@@ -65,14 +65,14 @@ def encoder(directory: Path, recipe: str) -> Any:
 
 
 def classes(directory: Path, recipe: str, *names: str) -> list[Any]:
-    """Further modules of a recipe, by the names of their files."""
+    """Return more modules of a recipe, by the names of their files."""
     place = directory / RECIPES / recipe
     with icefall_encoder.importing_from(place, directory):
         return [importlib.import_module(name) for name in names]
 
 
 def package(name: str, directory: Path) -> Any:
-    """A module of a checkout's package ``icefall``; skips the test where it cannot be imported."""
+    """Return a module of a checkout's package ``icefall``; skip the test if it cannot be imported."""
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(str(directory))
         for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == "icefall"]:
@@ -84,7 +84,7 @@ def package(name: str, directory: Path) -> Any:
 
 
 def state(network: nn.Module, recipe: str) -> dict[str, Tensor]:
-    """The ``model`` of a checkpoint whose encoder is ``network``; decoder, joiner and heads are random tensors."""
+    """Return ``model`` of a checkpoint whose encoder is ``network``; decoder, joiner and heads are random tensors."""
     generator = torch.Generator().manual_seed(5)
 
     def drawn(*shape: int) -> Tensor:

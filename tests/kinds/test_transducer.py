@@ -361,7 +361,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(work: Path, data_dir: P
         checkpoint.load_model(tmp_path / "other.safetensors")
     header["model"] = {"type": "zipformer", "config": {}}
     checkpoint.save_weights(tmp_path / "other.safetensors", weights, header)
-    with pytest.raises(UserError, match="'zipformer'; this version knows .*transducer"):
+    with pytest.raises(UserError, match="'zipformer'; this version supports .*transducer"):
         checkpoint.load_model(tmp_path / "other.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Text for language models: where every sentence goes, and what the vocabulary is."""
+"""Text for language models: the part of every sentence, and the vocabulary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_blocks_stay_together_and_shares_are_met(block: int, dev: float, test: f
     assert last == parts
     assert parts.count("test") == pytest.approx(test * blocks, abs=1)
     assert parts.count("dev") == pytest.approx(dev * blocks, abs=1 + 0.5 * dev * blocks)
-    for part, share in (("dev", dev), ("test", test)):  # evenly over the file
+    for part, share in (("dev", dev), ("test", test)):  # evenly distributed over the file
         places = [number for number, of_block in enumerate(parts) if of_block == part]
         assert all(later - earlier <= 2 / share + 2 for earlier, later in zip(places, places[1:]))
 
@@ -57,10 +57,10 @@ def test_files_are_divided(tmp_path: Path) -> None:
 def test_what_leaves_nothing_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("A\n" * 10)
-    with pytest.raises(UserError, match="nothing is left for dev and test; lower --block"):
+    with pytest.raises(UserError, match="no sentences left for dev and test; lower --block"):
         prepare.main(["--text", str(text), "--output-dir", str(tmp_path / "lm")])
     assert not list((tmp_path / "lm").iterdir())
-    with pytest.raises(UserError, match="there is no text; give --text or --cuts"):
+    with pytest.raises(UserError, match="no text given; give --text or --cuts"):
         prepare.main(["--output-dir", str(tmp_path / "lm")])
     with pytest.raises(UserError, match="shares leave nothing"):
         prepare.main(["--text", str(text), "--output-dir", str(tmp_path / "lm"), "--dev-share", "1"])

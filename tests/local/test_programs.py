@@ -1,4 +1,4 @@
-"""The data programs as the recipe calls them: from nothing to batches, and one line for whatever is wrong."""
+"""The data programs as the recipe calls them: from corpus to batches, and one line for each error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ["train-clean-mini", "dev-clean-mini", "test-clean", "test-other"]
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader speaks the corpus; it is not installed"
+    importlib.util.find_spec("espeakng_loader") is None,
+    reason="espeakng-loader, which synthesises the corpus, is not installed",
 )
 
 
@@ -39,7 +40,7 @@ def succeed(directory: Path, name: str, *options: str) -> str:
 
 
 def fail(directory: Path, name: str, *options: str) -> str:
-    """The one line that a failing program prints."""
+    """Return the single line that a failing program prints."""
     done = program(directory, name, *options)
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stderr.splitlines() if " INFO " not in line]
@@ -153,17 +154,17 @@ def test_downloads_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_parts_that_may_be_half_unpacked(tmp_path: Path) -> None:
-    """Nothing is downloaded or removed: there is no connection, and the directory may be the user's own."""
+    """Nothing is downloaded or removed: the directory may be the user's own."""
     part = tmp_path / "download" / "LibriSpeech" / "dev-clean-2"
     (part / "1" / "7").mkdir(parents=True)
     (part / "1" / "7" / "1-7-0000.flac").touch()
     command = ["egs/librispeech/local/download.py", "--parts", "dev-clean-2", "--base-url", "http://127.0.0.1:9"]
     assert "LibriSpeech/dev-clean-2 has no transcripts" in fail(tmp_path, *command)
     (part / "1" / "7" / "1-7.trans.txt").write_text("1-7-0000 WORD\n")
-    succeed(tmp_path, *command)  # a copy of the user's own, without lhotse's mark
+    succeed(tmp_path, *command)  # the user's own copy, without lhotse's mark
     (tmp_path / "download" / "dev-clean-2.tar.gz").touch()
     message = fail(tmp_path, *command)
-    assert "download/LibriSpeech/dev-clean-2 may be half unpacked: download/dev-clean-2.tar.gz is there" in message
+    assert "download/LibriSpeech/dev-clean-2 may be incomplete: download/dev-clean-2.tar.gz exists" in message
     assert "remove download/LibriSpeech/dev-clean-2" in message and (part / "1" / "7" / "1-7-0000.flac").is_file()
     (part / ".completed").touch()
     succeed(tmp_path, *command)
@@ -184,7 +185,7 @@ def test_kaldi_directory(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_cuts_of_samples_are_resampled(recipe: Path, tmp_path: Path) -> None:
-    """For networks that hear samples, which are of one rate."""
+    """Networks that take samples need a single sampling rate."""
     source = manifests.Paths(recipe / "data" / "manifests")
     part = next(path.name for path in source.directory.glob("*_recordings_*")).split("_")[-1].split(".")[0]
     options = ["--manifests-dir", str(source.directory), "--prefix", "librispeech", "--parts", part]
@@ -197,7 +198,7 @@ def test_cuts_of_samples_are_resampled(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_n_grams_read_what_other_programs_read(tmp_path: Path) -> None:
-    """Gzipped text; accents joined to their letters, as when sentences are scored."""
+    """Text may be gzipped; accents are composed with their letters, as in scoring."""
     text = "e\u0301te\u0301 un deux\nun e\u0301te\u0301 trois\n"
     with gzip.open(tmp_path / "text.txt.gz", "wt", encoding="utf-8") as stream:
         stream.write(text)

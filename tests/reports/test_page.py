@@ -25,7 +25,7 @@ def test_units_are_laid_out_by_layer_and_part() -> None:
     assert columns == ["0.channels", "1.channels", "macaron.hidden", "ffn.hidden", "attention.heads",
                        "convolution.channels"]  # fmt: skip
     assert cells["layer 1", "attention.heads"] == (0, 4) and cells["layer 2", "ffn.hidden"] == (64, 64)
-    assert ("layer 0", "attention") not in cells, "its heads say it"
+    assert ("layer 0", "attention") not in cells, "shown by its heads"
     modules_only = Structure({"encoder.layers.0.ffn": KeptUnits("ffn_module", 1, ())})
     assert pictures.grid(modules_only)[2] == {("layer 0", "ffn"): (0, 1)}
 
@@ -42,7 +42,7 @@ def test_layers_of_the_frontend_have_rows_of_their_own() -> None:
 
 
 def test_sets_that_share_ids_are_kept_apart() -> None:
-    """A clean and a noisy copy: the noisy one is wrong in both, each in its own way."""
+    """A clean and a noisy copy: the noisy one has different errors in both systems."""
     words = ["A", "B"]
     teacher = [Transcript("u", words, words, "clean"), Transcript("u", words, ["A"], "noisy")]
     pruned = [Transcript("u", words, ["Z", "Z", "Z"], "noisy"), Transcript("u", words, ["X", "B"], "clean")]
@@ -77,14 +77,14 @@ def test_the_page_and_the_picture(systems: list[tuple[str, Path]], tmp_path: Pat
     command.main([*arguments, "--output", str(tmp_path / "index.html"), "--title", "Half <as> large"])
     text = (tmp_path / "index.html").read_text()
     assert "Half &lt;as&gt; large" in text and text.count("data:image/png;base64,") == 2
-    assert "66.7%" in text and "100.0%" in text, "what is gone of FFNs, and of attention, which is gone"
+    assert "66.7%" in text and "100.0%" in text, "removed shares of the FFNs and of attention, which is removed"
     assert '<span class="wrong">X</span>' in text and "test-other-4" in text
-    assert "http" not in text.split("<body>")[0], "nothing from elsewhere"
+    assert "http" not in text.split("<body>")[0], "no external resources"
     assert (tmp_path / "index.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_page_needs_two_systems_and_their_logs(systems: list[tuple[str, Path]]) -> None:  # noqa: F811
-    with pytest.raises(UserError, match="compares a teacher with a pruned network"):
+    with pytest.raises(UserError, match="needs a teacher and a pruned network"):
         page.page(systems[:1], ["test-clean"], "greedy_search", systems[0][1], {})
     with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
         pictures.read_metrics(systems[0][1])

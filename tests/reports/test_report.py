@@ -1,4 +1,4 @@
-"""The table of results against figures that were put there by hand."""
+"""The table of results against figures written by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAY_1 = "2024-05-01T10:00:00+00:00"
 
 
 def decoded(exp_dir: Path, set_name: str, wrong: list[int], date: str = MAY_1, **change: Any) -> None:
-    """Write a decoding by greedy search of utterances with so many wrong words of four each."""
+    """Write results of greedy search for utterances of four words with the given numbers of wrong words."""
     transcripts = [Transcript(f"{set_name}-{i}", REFERENCE, ["X"] * n + REFERENCE[n:]) for i, n in enumerate(wrong)]
     suffix = change.pop("suffix", "best-greedy_search")
     result = write_results(exp_dir / "greedy_search", set_name, suffix, transcripts)

@@ -1,4 +1,4 @@
-"""The comparison of a sweep, from result files that were put there by hand."""
+"""The comparison of a sweep, from result files written by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNS = [["half", "random", 1], ["half", "l0", 1], ["half", "l0", 2], ["half", "t
 
 
 def write(directory: Path, method: str, rates: dict[str, float], target: str = "", seed: int = 1) -> None:
-    """A run that errs at the given rates, evenly over utterances of ten words."""
+    """Write the result of a run with the given error rates, evenly over utterances of ten words."""
     sets = {}
     for name, count in SETS.items():
         errors = [int(np.floor((i + 1) * 10 * rates[name]) - np.floor(i * 10 * rates[name])) for i in range(count)]
@@ -83,7 +83,9 @@ def test_rates_over_seeds_and_sets(results: Path) -> None:
     teacher = found.line("teacher", "")
     assert teacher is not None
     errors = [sum(read_json(results / "teacher.json")["sets"][name]["errors"][1:]) for name in SETS]
-    assert teacher.nll_per_token == pytest.approx((2 * sum(errors) + 62) / (5 * 62)), "what has none is left out"
+    assert teacher.nll_per_token == pytest.approx((2 * sum(errors) + 62) / (5 * 62)), (
+        "utterances without a likelihood are left out"
+    )
 
 
 def test_differences_from_the_reference(results: Path) -> None:
@@ -168,10 +170,10 @@ def test_verdict(differences: dict[str, tuple[float, float]], expected: str) -> 
 @pytest.mark.parametrize(
     ("value", "low", "p", "expected"),
     [
-        (-0.3, -0.9, 0.3, "holds"),  # not told apart, and at most 0.9 worse
+        (-0.3, -0.9, 0.3, "holds"),  # no significant difference, and at most 0.9 worse
         (-0.5, -0.9, 0.01, "holds"),  # worse, but within the margin
         (0.2, -1.1, 0.8, "not resolvable here"),
-        (-0.9, -1.3, 0.01, "not resolvable here"),  # worse, by more than the margin or not
+        (-0.9, -1.3, 0.01, "not resolvable here"),  # worse, perhaps by more than the margin
         (-1.7, -2.3, 0.01, "does not hold"),
         (3.0, 2.0, 0.01, "holds"),
     ],
@@ -211,7 +213,7 @@ def test_what_networks_take(results: Path, tmp_path: Path) -> None:
         del row["seconds"]
     found, in_words = comparison_tables.times({"rows": of_language_models}, "onnx")
     assert found == {"teacher": 20.0} and in_words == "threads 1, work scoring, batch 1, tokens 32"
-    with pytest.raises(UserError, match="did not measure int8"):
+    with pytest.raises(UserError, match="did not measure backend int8"):
         comparison_tables.times({"rows": rows}, "int8")
 
 
@@ -229,7 +231,7 @@ def test_runs_on_other_utterances_are_refused(results: Path) -> None:
 
 
 def test_results_of_other_settings_are_left_out(results: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write(results, "taylor", {"clean": 0.3, "other": 0.5}, "half", seed=9)  # of a line that is gone
+    write(results, "taylor", {"clean": 0.3, "other": 0.5}, "half", seed=9)  # from a line that was removed
     write_json(results / "half/random/seed1.json", {**read_json(results / "half/random/seed1.json"), "made_by": "y"})
     found = comparison.read(results)
     assert {line.method: len(line.seeds) for line in found.lines} == {"teacher": 1, "l0": 2, "taylor": 1}

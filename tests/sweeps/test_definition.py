@@ -1,4 +1,4 @@
-"""The sweep files of the recipes: each line at each target is a configuration that can be read."""
+"""The sweep files of the recipes: each line at each target gives a readable configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps of encoders with heads: intents and CTC, jointly and random structures."""
+"""Sweeps of encoders with a head: intents and CTC, joint pruning and random structures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["work"]
 
 
 def sweep_file(work: Path, place: Path, task: str, **changes: object) -> Path:
-    """Two lines at 40 % fewer MACs from a model trained for six steps."""
+    """Write a sweep file with two lines at 40 % fewer MACs, from a model trained for six steps."""
     teacher = dense(work, place, "speech_encoder", task)
     prune = settings(work, place / "prune.yaml", task, method="hj-mac", trainer={"max_steps": 8},
                      constraint={"macs": 0.4, "size": 0.0, "ramp_share": 0.5, "seconds": 1.0},
@@ -83,11 +83,11 @@ def test_from_the_sweep_to_the_table(work: Path, tmp_path: Path, task: str) -> N
                   str(tmp_path / "plot.png"), "--across", "hj-mac", "--note", "Of noise."])  # fmt: skip
     text = (tmp_path / "table.md").read_text()
     assert ("intent accuracy" in text) == ("### Claims" in text) == (task == "intent")
-    assert "\n\nOf noise.\n\n" in text and "transducer" not in text, "which has a likelihood"
+    assert "\n\nOf noise.\n\n" in text and "transducer" not in text, "a transducer has a likelihood"
 
 
 def test_accuracy_is_shown_the_right_way_round() -> None:
-    """More errors are less accuracy, and the interval goes from low to high."""
+    """More errors mean less accuracy, and the interval goes from low to high."""
     measure = comparison.MEASURES["intents"]
     assert measure.shown(12.5) == 87.5 and measure.shown_difference(3.0) == -3.0
     cell = comparison_tables._shown(comparison_tables.Estimate(10.0, 8.0, 13.0), measure.shown)
@@ -97,7 +97,7 @@ def test_accuracy_is_shown_the_right_way_round() -> None:
 
 def test_what_cannot_be_run_is_refused(work: Path, tmp_path: Path) -> None:
     path = sweep_file(work, tmp_path, "ctc", decoding="greedy_search", claims={})
-    message = r"line 2: such networks \(an encoder with a head\) cannot be compared by 'greedy_search'; choose from ctc"
+    message = r"line 2: decoding method 'greedy_search' does not support an encoder with a head; choose from ctc"
     with pytest.raises(UserError, match=message):
         definition.load(path)
     path = sweep_file(work, tmp_path, "ctc")

@@ -1,4 +1,4 @@
-"""A sweep of language models: the grid expanded, run, measured and compared by perplexity."""
+"""A sweep of language models: the grid is expanded, run, measured and compared by perplexity."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_grid_is_its_lines(work: Path, tmp_path: Path) -> None:
         ({"test_text": ["nowhere.txt"]}, "text nowhere.txt does not exist"),
         (
             {"grids": [{"method": ["best"]}], "reference": "best-structured-cubic", "claims": {}},
-            "line 5: there is no method 'best'",
+            "line 5: unknown method 'best'",
         ),
         ({"targets": {"half": ["constraint.size=0.9999"]}}, "beyond reach"),
         ({"grids": [{"method": ["taylor"], "more_seeds": {"x": {"half": [2]}}}]}, "names 'x', which is no line"),
@@ -72,7 +72,7 @@ def test_what_cannot_be_run_is_refused(work: Path, tmp_path: Path, changes: dict
 
 @pytest.mark.slow
 def test_perplexities_are_compared(work: Path, tmp_path: Path) -> None:
-    """From the sweep's command to the table; the numbers are those that the perplexity command measured."""
+    """Run the sweep command and make the table; its numbers are those of the perplexity command."""
     grid = {"method": ["magnitude", "activation"], "technique": ["unstructured", "low_rank"], "ramp": ["cubic"]}
     path = sweep_file(work, tmp_path / "sweep.yaml", grids=[grid])
     done = subprocess.run([sys.executable, "-m", "pruning.bin.sweep", "--config", str(path), "--exp-dir",

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A Slurm cluster of one's own on this machine, to try recipes and tests with: nodes that are daemons, nothing outside
-# its directory, no systemd, no cgroups, no rights beyond those of who starts it. Needs Debian's slurm-wlm and munge.
+# A private Slurm cluster on this machine, to try recipes and tests with: nodes are daemons, nothing is written outside
+# its directory, and it needs no systemd, cgroups or extra rights. Requires Debian's slurm-wlm and munge.
 #
-#     private_slurm.sh start DIR [NODES]      # prints the setting of SLURM_CONF that its users need
+#     private_slurm.sh start DIR [NODES]      # prints the required setting of SLURM_CONF
 #     private_slurm.sh stop DIR
 #
 # Each node claims to have 2 processors, 64 GB and 2 GPUs, so that the recipes' requests are granted; nothing is bound
-# or measured. The partition "main" preempts jobs of "spare", which go back to the queue.
+# or measured. The partition "main" preempts jobs of "spare", which are queued again.
 set -euo pipefail
 
 fail() {
@@ -32,7 +32,7 @@ for each in sockets:
 print(*(each.getsockname()[1] for each in sockets), sep="\n")
 PORTS
   )
-  rm -rf "$dir/state" # of a cluster before
+  rm -rf "$dir/state" # of an earlier cluster
   mkdir -p "$dir/state" "$dir/log"
   cat > "$dir/slurm.conf" <<CONF
 ClusterName=private
@@ -102,7 +102,7 @@ start() {
   fail "Slurm did not start; see $dir/log"
 }
 
-# Jobs first, then the daemons, all by the numbers that they left.
+# End the jobs first, then the daemons, all by their recorded process ids.
 stop() {
   local file
   scancel --user "$(id -un)" 2> /dev/null || true

@@ -1,4 +1,4 @@
-"""Which k2 wheel of a page fits the torch that is installed."""
+"""Choice of the k2 wheel that fits the installed torch."""
 
 from __future__ import annotations
 

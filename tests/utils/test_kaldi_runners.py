@@ -1,4 +1,4 @@
-"""Kaldi's own run.pl, and slurm.pl where there is a Slurm, in the place of ours; KALDI_UTILS names Kaldi's utils/."""
+"""Kaldi's own run.pl, and slurm.pl if Slurm is installed, instead of ours; KALDI_UTILS names Kaldi's utils/."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_jobs_end_with_the_recipe(run_pl: str, tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_a_recipe_with_run_pl_in_its_cmd_sh(run_pl: str, tmp_path: Path) -> None:
-    """The template's stages up to a teacher, in a copy where cmd.sh names Kaldi's runner."""
+    """Run the template's stages up to the teacher in a copy whose cmd.sh names Kaldi's runner."""
     site = copy_of_the_recipes(tmp_path / "site")
     (site / "egs/TEMPLATE/cmd.sh").write_text(f'train_cmd="{run_pl} --mem 4G"\ncuda_cmd="$train_cmd"\n'
                                               'decode_cmd="$train_cmd"\n')  # fmt: skip
@@ -107,7 +107,7 @@ def test_a_recipe_with_run_pl_in_its_cmd_sh(run_pl: str, tmp_path: Path) -> None
 
 
 def copy_of_the_recipes(directory: Path) -> Path:
-    """The template's own files, beside what the recipes share."""
+    """Copy the template and the files that the recipes share."""
     template = ROOT / "egs/TEMPLATE"
     place = directory / "egs/TEMPLATE"
     place.mkdir(parents=True)

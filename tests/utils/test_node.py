@@ -1,4 +1,4 @@
-"""What a scheduler starts on a node: jobs that go back to the queue, and those that do not. Slurm is played."""
+"""Jobs on a node that are queued again, and others. Slurm is simulated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ echo "$@" >> asked
 
 
 class Node:
-    """Runs a job's part of ``slurm.sh`` as Slurm starts it on a node; what it asks of Slurm is in ``asked``."""
+    """Run the job part of ``slurm.sh`` as Slurm starts it on a node; its Slurm commands are in ``asked``."""
 
     def __init__(self, directory: Path, state: str) -> None:
         self.directory = directory
@@ -58,7 +58,7 @@ class Node:
 
     @property
     def status(self) -> Optional[str]:
-        """What the job left for who waits for it."""
+        """Return the status that the job left for the waiting process."""
         path = self.directory / "done.3"
         return path.read_text().strip() if path.exists() else None
 
@@ -73,7 +73,7 @@ def test_a_job_that_saved_its_state_is_queued_again(tmp_path: Path, number: sign
     assert node.status is None and "requeue 47_3\n" in node.asked
     assert node.run("slurm", "echo", "gone on") == 0
     log = (tmp_path / "a.3.log").read_text()
-    assert "(code 75)" in log and "\ngone on\n" in log and node.status == "0", "the log goes on"
+    assert "(code 75)" in log and "\ngone on\n" in log and node.status == "0", "the second start appends to the log"
 
 
 def test_so_is_one_at_its_time_limit_and_one_that_asks_unprompted(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_so_is_one_at_its_time_limit_and_one_that_asks_unprompted(tmp_path: Path
 
 @pytest.mark.parametrize("state", ["COMPLETING None", "PENDING BeginTime"])
 def test_where_slurm_ends_a_job_slurm_decides(tmp_path: Path, state: str) -> None:
-    """Cancelled or preempted: who waits sees whether it is still there."""
+    """Cancelled or preempted: the waiting process sees whether the job still exists."""
     node = Node(tmp_path, state)
     assert node.run("slurm", *SAVES, told=signal.SIGTERM) == 75
     assert node.status is None and "requeue" not in node.asked
@@ -105,11 +105,13 @@ def test_a_command_that_gets_nowhere_is_not_run_for_ever(tmp_path: Path, schedul
     again = ("bash", "-c", "exit 75")
     for _ in range(9):
         assert node.run(scheduler, *again) == status and node.status is None
-    assert node.run(scheduler, *SAVES, told=signal.SIGTERM) == status and node.status is None, "told: it counts anew"
+    assert node.run(scheduler, *SAVES, told=signal.SIGTERM) == status and node.status is None, (
+        "after a signal the count starts again"
+    )
     for _ in range(9):
         assert node.run(scheduler, *again) == status and node.status is None
     assert node.run(scheduler, *again) == 75 and node.status == "75"
-    assert "error: the command has asked to be run again 10 times" in (tmp_path / "a.3.log").read_text()
+    assert "error: the command has requested a rerun 10 times" in (tmp_path / "a.3.log").read_text()
 
 
 TOLD_AT_ONCE = """
@@ -141,11 +143,11 @@ def test_a_slurm_that_does_not_requeue_is_told_in_the_log(tmp_path: Path) -> Non
     assert node.run("slurm", "bash", "-c", "exit 75") == 75
     assert node.status == "75"
     last = (tmp_path / "a.3.log").read_text().splitlines()[-1]
-    assert last == "error: Slurm does not requeue this job (Operation is disabled); run the same command again"
+    assert last == "error: Slurm did not requeue this job (Operation is disabled); run the same command again"
 
 
 def test_a_controller_that_is_away_is_asked_again(tmp_path: Path) -> None:
-    """As when it is restarted just while a job saves its state at its time limit."""
+    """For example, it may be restarted while a job saves its state at its time limit."""
     node = Node(tmp_path, "RUNNING None")
     (tmp_path / "away").touch()
     assert node.run("slurm", *SAVES, told=signal.SIGTERM) == 75

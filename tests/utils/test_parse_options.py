@@ -1,4 +1,4 @@
-"""Options of a script are the variables at its top, and nothing else."""
+"""The options of a script are exactly the variables at its top."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_options_set_variables(tmp_path: Path, arguments: list[str], expected: str) -> None:
     result = run(tmp_path, *arguments)
-    # printf repeats its format for no argument once, which leaves one bar more when "$@" is empty
+    # without arguments printf still prints its format once, so an empty "$@" gives one more bar
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.rstrip("|") == expected.rstrip("|")
 
@@ -59,7 +59,7 @@ def test_options_set_variables(tmp_path: Path, arguments: list[str], expected: s
         (["--home", "/"], "unknown option --home"),
         (["--inner", "1"], "unknown option --inner"),
         (["--below", "1"], "unknown option --below"),
-        (["--flag", "yes"], "takes true or false, not 'yes'"),
+        (["--flag", "yes"], "must be true or false, got 'yes'"),
         (["--stage"], "--stage has no value"),
         (["--stage=3"], "write --stage 3"),
         (["-s", "3"], "unknown option -s"),

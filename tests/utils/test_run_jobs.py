@@ -1,4 +1,4 @@
-"""The job runner on this machine: Kaldi's contract, and that nothing it started outlives it."""
+"""The job runner on this machine: Kaldi's interface, and no process outlives it."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def test_another_word_may_stand_for_the_number(tmp_path: Path) -> None:
     [
         (["JOB=1:2", "a.log", "true"], "put JOB in its name"),
         (["JOB=0:2", "a.JOB.log", "true"], "numbers start at 1"),
-        (["JOB=3:2", "a.JOB.log", "true"], "no range"),
-        (["JOB=1:2", "JOB=1:3", "a.JOB.log", "true"], "second range"),
+        (["JOB=3:2", "a.JOB.log", "true"], "not a range"),
+        (["JOB=1:2", "JOB=1:3", "a.JOB.log", "true"], "more than one range"),
         (["--max-jobs-run", "0", "a.log", "true"], "positive number"),
         (["--num-threads", "two", "a.log", "true"], "positive number"),
         (["-l", "mem=1", "a.log", "true"], "--name value"),
-        (["a.log"], "a log and a command"),
+        (["a.log"], "no log or no command"),
         (["--mem"], "no value"),
         (["--mem", "--gpu", "1", "a.log", "true"], "--mem has no value"),
-        (["JOB=1:", "a.JOB.log", "true"], "JOB=1: is no range"),
-        (["JOB=1:x", "a.JOB.log", "true"], "no range"),
-        (["JOB=1:2:3", "a.JOB.log", "true"], "no range"),
-        (["JOB=1-3", "a.JOB.log", "true"], "no range"),
-        (["JOB=", "a.JOB.log", "true"], "no range"),
+        (["JOB=1:", "a.JOB.log", "true"], "JOB=1: is not a range"),
+        (["JOB=1:x", "a.JOB.log", "true"], "not a range"),
+        (["JOB=1:2:3", "a.JOB.log", "true"], "not a range"),
+        (["JOB=1-3", "a.JOB.log", "true"], "not a range"),
+        (["JOB=", "a.JOB.log", "true"], "not a range"),
         (["", "true"], "empty"),
         (["a.log", ""], "empty"),
     ],
@@ -99,7 +99,7 @@ def test_a_missing_program_is_a_failed_job(tmp_path: Path) -> None:
 
 
 def test_what_the_shell_itself_does_is_a_command_too(tmp_path: Path) -> None:
-    """Kaldi's runners hand the words to bash: its own commands and settings before a command work there."""
+    """Kaldi's runners pass the words to bash: builtins, and assignments before a command, work there."""
     assert run("a.log", "exit", "3", cwd=tmp_path).returncode == 1
     assert "# Ended (code 3)" in (tmp_path / "a.log").read_text()
     assert run("JOB=1:1", "b.JOB.log", "A=JOB $x", "B=", "printenv", "A", cwd=tmp_path).returncode == 0
@@ -144,7 +144,7 @@ def test_arguments_reach_the_command_as_they_are(words: list[str]) -> None:
     assert output.decode().split("\0")[:-1] == [*words, "end"]
 
 
-# jobs that wait until two of them have begun and mark when they begin and end; short appended writes are whole
+# jobs that wait until two have begun, and mark when they begin and end; short appended writes are atomic
 TWO_BEGIN = "printf + >> marks; for look in {1..2000}; do ! grep -q -e '+.*+' marks || break; sleep 0.02; done; "
 
 

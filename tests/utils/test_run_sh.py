@@ -1,4 +1,4 @@
-"""Recipes are started in any of the ways that users start scripts."""
+"""Recipes can be started in all usual ways."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_by_another_shell_and_through_a_link(tmp_path: Path, recipe: str) -> Non
 
 
 def test_a_link_works_in_the_recipes_folder(tmp_path: Path) -> None:
-    """It needs the recipe's own files there: cmd.sh, path.sh, conf."""
+    """A link needs the recipe's own files in its folder: cmd.sh, path.sh, conf."""
     (tmp_path / "link.sh").symlink_to(ROOT / "egs/librispeech/run.sh")
     found = run("./link.sh", "--conf", "conf/nowhere", "--stage", "4", "--stop-stage", "4", cwd=tmp_path)
     assert found.stderr == "error: stage 4 needs conf/nowhere/teacher.yaml, which does not exist; see --conf\n"

@@ -1,4 +1,4 @@
-"""Slurm and grid engine, played by small programs that take the same arguments and start the jobs as processes."""
+"""Slurm and grid engine, simulated by small programs that take the same arguments and start jobs as processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import text, until
 
 UTILS = Path(__file__).resolve().parents[2] / "utils"
 
-# submits: records its arguments, starts each task of the array in the background, prints the job's number
+# submit: records its arguments, starts each task of the array in the background, prints the job's number
 SUBMIT = """#!{python}
 import os, re, subprocess, sys
 arguments = sys.argv[1:]
@@ -44,7 +44,7 @@ if os.environ.get("FAKE_UNANSWERED"):
     sys.exit("error: Batch job submission failed: Socket timed out on send/recv operation")
 print(os.environ.get("FAKE_SAYS", "") + "{answer}")
 """
-# lists: prints the array while one of its processes runs; a grid engine fails for a job that it does not know
+# list: prints the array while one of its processes runs; a grid engine fails for an unknown job
 LIST = """#!{python}
 import os, pathlib, sys
 def runs(pid):
@@ -91,7 +91,7 @@ PLAYERS = {
 
 
 class Cluster:
-    """A directory to submit from, and the programs of one kind of cluster on the PATH."""
+    """A directory to submit from, and the programs of one scheduler on the PATH."""
 
     def __init__(self, runner: str, directory: Path) -> None:
         self.runner = runner
@@ -204,7 +204,7 @@ def test_the_recipes_own_configurations_are_understood(cluster: Cluster) -> None
 
 @pytest.mark.parametrize("name", ["slurm.conf", "sge.conf"])
 def test_kaldis_own_runners_understand_the_recipes_configurations(name: str) -> None:
-    """They forget a default that stands below the options, and have no gpu=0 without a line for it."""
+    """They ignore a default below the options, and need a line for gpu=0."""
     lines = (UTILS.parent / "egs/TEMPLATE/conf" / name).read_text().splitlines()
     kinds = [line.split()[0] for line in lines if not line.startswith("#")]
     assert kinds == sorted(kinds, key=["command", "default", "option"].index)
@@ -214,7 +214,7 @@ def test_kaldis_own_runners_understand_the_recipes_configurations(name: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--colour", "red"], "does not say what --colour red means"),
+        (["--colour", "red"], "does not define --colour red"),
         (["--config", "absent.conf"], "absent.conf does not exist"),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_scheduler_that_is_away_is_asked_again(cluster: Cluster) -> None:
 
 
 def test_a_submission_that_was_not_answered_is_looked_for(tmp_path: Path) -> None:
-    """Submitted again only where the scheduler knows nothing of it."""
+    """Jobs are submitted again only if the scheduler does not have them."""
     cluster = Cluster("slurm.sh", tmp_path)
     status, error = cluster.run("JOB=1:2", "a.JOB.log", "echo", "JOB", FAKE_UNANSWERED="yes")
     assert status == 0 and error.count("warning: ") == 1 and "was not reached (error: Batch job" in error
@@ -261,7 +261,7 @@ def test_one_that_may_have_the_jobs_and_cannot_be_asked_is_told(tmp_path: Path) 
     lines = error.splitlines()
     assert status == 1 and len(cluster.lines("submitted")) == 1
     assert lines[-1].startswith("error: Slurm may have the jobs")
-    assert lines[-2].startswith("warning: Slurm may have jobs of ") and lines[-2].endswith("see whether they run")
+    assert lines[-2].startswith("warning: Slurm may have jobs of ") and lines[-2].endswith("check whether they run")
 
 
 ASKED_OFTEN = "until [ -e asked ] && [ $(wc -c < asked) -ge 20 ]; do sleep 0.02; done"  # over a second's worth of polls
@@ -270,26 +270,26 @@ UNTIL_TOLD = "touch started; until [ -e told ]; do sleep 0.02; done"
 
 def test_one_that_cannot_be_asked_is_waited_for_and_that_told(cluster: Cluster) -> None:
     status, error = cluster.run("a.log", "bash", "-c", ASKED_OFTEN, FAKE_DEAF="yes")
-    assert status == 0 and "fails (error: cannot be reached); waiting on for " in error and error.count("\n") == 1
+    assert status == 0 and "fails (error: cannot be reached); still waiting for " in error and error.count("\n") == 1
     process = cluster.start("a.log", "bash", "-c", UNTIL_TOLD, FAKE_DEAF="yes", RUN_JOBS_LOST="100")
     until((cluster.directory / "started").exists)
     process.terminate()
     error = process.communicate(timeout=60)[1]
     (cluster.directory / "told").touch()
-    assert "4711 failed (error: cannot be reached); see whether its jobs still run" in error
+    assert "4711 failed (error: cannot be reached); check whether its jobs still run" in error
 
 
 def test_what_holds_jobs_up_is_told_once(cluster: Cluster) -> None:
     state = "PENDING JobHeldAdmin" if cluster.runner == "slurm.sh" else "error reason  1: can't chdir"
     status, error = cluster.run("a.log", "bash", "-c", ASKED_OFTEN, FAKE_STATE=state)
-    assert status == 0 and error.count("\n") == 1 and "job 4711 waits for somebody (" in error
+    assert status == 0 and error.count("\n") == 1 and "job 4711 will not run by itself (" in error
     assert state.split(" ", 1)[-1].split("  ")[-1] in error
 
 
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
-        ("PartitionConfig", True),  # --num-nodes 2 where there is one
+        ("PartitionConfig", True),  # --num-nodes 2 with only one node
         ("QOSMaxWallDurationPerJobLimit", True),
         ("MaxMemPerLimit", True),
         ("Resources", False),
@@ -301,7 +301,7 @@ def test_what_holds_jobs_up_is_told_once(cluster: Cluster) -> None:
 def test_what_no_waiting_helps_is_told_apart(tmp_path: Path, reason: str, told: bool) -> None:
     cluster, state = Cluster("slurm.sh", tmp_path), f"PENDING {reason}"
     status, error = cluster.run("a.log", "bash", "-c", ASKED_OFTEN, FAKE_STATE=state)
-    assert status == 0 and (f"waits for somebody ({reason}); " in error) is told
+    assert status == 0 and (f"will not run by itself ({reason}); " in error) is told
 
 
 def test_a_site_may_say_more_on_submission(cluster: Cluster) -> None:
@@ -326,7 +326,7 @@ def test_a_machine_without_the_scheduler_is_told(cluster: Cluster) -> None:
     programs = cluster.directory / "bin"
     for name in ("bash", "dirname", "env"):  # the machine itself may have the scheduler
         (programs / name).symlink_to(shutil.which(name) or name)
-    (programs / "python3").symlink_to(sys.executable)  # what the PATH has may be a script that needs all of it
+    (programs / "python3").symlink_to(sys.executable)  # the one on the PATH may be a script that needs the whole PATH
     for name in reversed(PLAYERS[cluster.runner]):
         (programs / name).unlink()
         status, error = cluster.run("a.log", "true", PATH=str(programs))
@@ -371,7 +371,7 @@ def test_jobs_of_a_killed_recipe_are_cancelled(cluster: Cluster) -> None:
     ],
 )
 def test_a_malformed_configuration_names_its_line(text: str) -> None:
-    with pytest.raises(JobError, match="x.conf"):  # the last one is well-formed but names no command
+    with pytest.raises(JobError, match="x.conf"):  # the last one is well-formed but has no command
         Configuration.parse(f"# comment\n{text}\n", "x.conf")
 
 
@@ -383,7 +383,7 @@ def test_a_value_of_its_own_takes_precedence_and_the_given_over_the_default() ->
 
 
 def test_a_site_may_write_its_configuration_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tabs, ends of lines and a mark from another system, another encoding, variables, the first of two defaults."""
+    """Tabs, line ends and byte order mark of another system, another encoding, variables, the first of two defaults."""
     monkeypatch.setenv("ACCOUNT", "speech")
     text = "command\tsbatch --account $ACCOUNT # na\xefve\noption\tmem=*\t--mem=$0,$ACCOUNT\noption gpu=*\t-G $0\n"
     text += "default gpu=1\ndefault gpu=2\n"

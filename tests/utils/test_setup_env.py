@@ -1,4 +1,4 @@
-"""The environment script: nothing to do when done, and one clear line for what keeps it from its work."""
+"""The environment script does nothing when done, and prints one clear line on failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def setup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The last line of a failure, the only one that is an error."""
+    """Return the last line of a failure, the only error line."""
     assert result.returncode != 0
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and result.stderr.splitlines()[-1] == errors[0]
@@ -50,7 +50,7 @@ def test_text_is_utf_8_in_any_locale() -> None:
 
 @pytest.fixture
 def old_python(tmp_path: Path) -> str:
-    """A PATH on which every Python is 3.9."""
+    """Return a PATH on which every Python is 3.9."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("python3.11", "python3", "python"):
@@ -61,7 +61,7 @@ def old_python(tmp_path: Path) -> str:
 
 def test_the_wrong_python_is_told(tmp_path: Path, old_python: str) -> None:
     line = one_line(setup("--dir", str(tmp_path / "env"), PATH=old_python, PYTHON=""))
-    assert "Python 3.11 is needed, found Python 3.9.2" in line and "PYTHON=/path" in line
+    assert "Python 3.11 is required, found Python 3.9.2" in line and "PYTHON=/path" in line
     assert not (tmp_path / "env").exists()
 
 
@@ -82,9 +82,9 @@ def test_no_network_is_told_and_leaves_nothing_that_counts_as_done(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--extras", "gpu"], "no extra 'gpu'"),
+        (["--extras", "gpu"], "unknown extra 'gpu'"),
         (["--python", "x"], "unknown option --python"),
-        (["x"], "not understood"),
+        (["x"], "unexpected argument"),
     ],
 )
 def test_bad_options_are_told(tmp_path: Path, arguments: list[str], complaint: str) -> None:
@@ -92,17 +92,17 @@ def test_bad_options_are_told(tmp_path: Path, arguments: list[str], complaint: s
 
 
 def test_a_finished_environment_costs_nothing_and_a_changed_wish_is_noticed(tmp_path: Path, old_python: str) -> None:
-    """The stamp of this repository's own environment, if it is there, says that it is done."""
+    """If this repository's own environment exists, its stamp shows that it is done."""
     environment = REPOSITORY / ".venv"
     if not (environment / ".setup-stamp").is_file():
-        pytest.skip("the tests run in an environment that utils/setup_env.sh did not make at .venv")
-    result = setup(PATH=old_python, PYTHON="")  # with no usable Python it could not do anything
+        pytest.skip("the tests do not run in .venv made by utils/setup_env.sh")
+    result = setup(PATH=old_python, PYTHON="")  # without a usable Python it could not do anything
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert "Python 3.11 is needed" in one_line(setup("--torch", "2.13-cpu", PATH=old_python, PYTHON=""))
+    assert "Python 3.11 is required" in one_line(setup("--torch", "2.13-cpu", PATH=old_python, PYTHON=""))
 
 
 def test_checkouts_that_share_an_environment_leave_it_as_it_is(tmp_path: Path, old_python: str) -> None:
-    """Each finds it complete, whichever checkout made it; one inside a checkout belongs to that checkout alone."""
+    """Each finds it complete, whichever made it; an environment in a checkout belongs only to that checkout."""
     checkouts = [tmp_path / name for name in ("one", "two")]
     for checkout in checkouts:
         for part in ("utils", "requirements"):
@@ -126,7 +126,7 @@ def test_checkouts_that_share_an_environment_leave_it_as_it_is(tmp_path: Path, o
     for checkout in (*checkouts, *checkouts):
         shared = ensure(checkout, tmp_path / "shared")
         assert (shared.returncode, shared.stdout, shared.stderr) == (0, "", "")
-    assert "Python 3.11 is needed" in one_line(ensure(checkouts[1], checkouts[1] / ".venv"))
+    assert "Python 3.11 is required" in one_line(ensure(checkouts[1], checkouts[1] / ".venv"))
 
 
 @pytest.mark.k2
@@ -146,13 +146,13 @@ def test_every_locked_file_has_a_hash() -> None:
 
 
 def pinned(name: str) -> dict[str, str]:
-    """Package -> version, of a lock."""
+    """Return package -> version of a lock."""
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (REPOSITORY / "requirements" / name).read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize(("torch", "hf"), [("1.13.1", "1.13.1"), ("2.13", "2.13"), ("2.13-cpu", "2.13")])
 def test_an_extra_of_its_own_for_each_torch(tmp_path: Path, torch: str, hf: str) -> None:
-    """What was installed from that lock is done; the locks that go together do not contradict each other."""
+    """An extra installed from its lock is done; locks used together do not contradict each other."""
     requirements = REPOSITORY / "requirements"
     together = dict[str, str]()
     for lock in (f"torch-{torch}.txt", "dev.txt", "export.txt", "graphs.txt", "mini.txt", f"hf-torch-{hf}.txt"):

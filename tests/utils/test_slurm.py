@@ -1,4 +1,4 @@
-"""A real Slurm, private to the tests: arrays, jobs that are queued again and go on, several nodes."""
+"""A real Slurm, private to the tests: arrays, jobs that are queued again and resume, several nodes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SLOWLY = ["--delay", "0.5", "--hurry", "hurry"]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a private cluster of two nodes."""
+    """Yield the environment of a private cluster of two nodes."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name, path=path) is None]
     if missing:
@@ -52,7 +52,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 
 class Runner:
-    """Runs commands through slurm.sh in a directory of a test."""
+    """Run commands through slurm.sh in the directory of a test."""
 
     def __init__(self, environment: dict[str, str], directory: Path) -> None:
         self.environment, self.directory = environment, directory
@@ -70,7 +70,7 @@ class Runner:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     def job(self) -> str:
-        """The number of the one job that runs, once it does."""
+        """Wait for the only running job and return its number."""
         asked = ("squeue", "--noheader", "--states", "running", "--format", "%A")
         return until(lambda: self.ask(*asked).strip(), seconds=120)
 
@@ -79,7 +79,7 @@ class Runner:
 def runner(cluster: dict[str, str], tmp_path: Path) -> Iterator[Runner]:
     found = Runner(cluster, tmp_path)
     yield found
-    for process in found.started:  # of a test that failed
+    for process in found.started:  # left by a failed test
         if process.poll() is None:
             process.terminate()
             process.communicate()
@@ -117,7 +117,7 @@ def log(runner: Runner) -> str:
 
 
 def hurry_once(runner: Runner, mark: str, count: int = 1) -> None:
-    """The training takes its time until its log holds ``mark`` so often, so that it is not done before."""
+    """Slow the training down until its log contains ``mark`` ``count`` times, so that it is not done before."""
     until(lambda: log(runner).count(mark) >= count, seconds=240)
     (runner.directory / "hurry").touch()
 
@@ -157,7 +157,7 @@ def test_kaldis_slurm_pl_runs_a_stage_with_the_recipes_configuration(runner: Run
     kaldi = os.environ.get("KALDI_UTILS")
     if not kaldi:
         pytest.skip("KALDI_UTILS is not set; set it to the utils/ of a Kaldi recipe")
-    (runner.directory / "path.sh").touch()  # it wants one
+    (runner.directory / "path.sh").touch()  # slurm.pl requires one
     conf = ROOT / "egs/TEMPLATE/conf/slurm.conf"
     script = (f"set -euo pipefail; stage=0 stop_stage=9; . {ROOT}/utils/stage.sh; in_stage 1\n"
               f"run_logged array log/a.JOB.log {kaldi}/slurm.pl --mem 4G --config {conf} --gpu 1 JOB=1:2 -- "
@@ -178,9 +178,9 @@ def test_of_an_array_only_the_job_that_asks_for_it_is_queued_again(runner: Runne
 
 @pytest.mark.processes
 def test_a_signal_before_the_time_limit_and_it_ends_as_if_undisturbed(runner: Runner, whole_run: Path) -> None:
-    """Slurm's real clock: limits are minutes, and the signal comes up to a minute earlier than asked for.
+    """Use Slurm's real clock: limits are in minutes, and the signal may come a minute earlier than requested.
 
-    So it comes between 15 and 75 s after the start; the training would take 112 s.
+    The signal comes between 15 and 75 s after the start; the training would take 112 s.
     """
     settings = ["--delay", "4", "--hurry", "hurry", str(runner.directory / "exp"), *SETTINGS]
     process = runner.start("--time", "2", "--signal", "B:TERM@45", "train.log", *TOY, *settings)
@@ -199,7 +199,7 @@ def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path,
     job = runner.job()
     if disturbance == "requeued":
         runner.ask("scontrol", "requeue", job)
-    elif disturbance == "preempted":  # by a job that takes all nodes
+    elif disturbance == "preempted":  # preempted by a job that takes all nodes
         other = ["sbatch", "--partition", "main", "--nodes", "2", "--cpus-per-task", "2"]
         runner.ask(*other, "--output", "/dev/null", "--wrap", "true")
     else:
@@ -207,12 +207,12 @@ def test_what_slurm_takes_from_its_node_goes_on(runner: Runner, whole_run: Path,
         lose_node(runner, job, node)
     hurry_once(runner, "# Started at", 2)
     finish(process)
-    assert log(runner).count("# Started at") == 2, "one log of both starts"
+    assert log(runner).count("# Started at") == 2, "both starts write to one log"
     assert_equal_experiments(whole_run, runner.directory / "exp")
 
 
 def lose_node(runner: Runner, job: str, node: str) -> None:
-    """SIGKILL to all processes of a job on a node that is down, as when it loses power; then it is up again."""
+    """Send SIGKILL to all processes of a job on a node that is down, as after a power loss; then bring it up again."""
     runner.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     marks = {f"SLURM_JOB_ID={job}".encode(), f"SLURMD_NODENAME={node}".encode()}
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -222,7 +222,7 @@ def lose_node(runner: Runner, job: str, node: str) -> None:
         except OSError:
             continue
     resume = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
-    subprocess.run(resume, env=runner.environment, capture_output=True, check=False)  # it may be back by itself
+    subprocess.run(resume, env=runner.environment, capture_output=True, check=False)  # it may have come back by itself
 
 
 @pytest.mark.processes
@@ -270,7 +270,7 @@ def test_two_nodes_are_one_training(runner: Runner, tmp_path: Path, disturbance:
 
 
 def assert_as_here(runner: Runner, exp_dir: Path) -> None:
-    """The weights are those of two processes on this machine that nobody disturbed."""
+    """Check that the weights equal those of two undisturbed processes on this machine."""
     finish_here(start_here(exp_dir, "num_epochs=2", launcher=["-m", "pruning.bin.torchrun", "--standalone",
                                                               "--nproc_per_node=2"]))  # fmt: skip
     for name, tensor in weights(exp_dir / "epoch-2.safetensors").items():

@@ -1,4 +1,4 @@
-"""Stages of a recipe: one line at the start, the end of the log and its error at a failure, nothing left running."""
+"""Stages of a recipe: a line at the start, the end of the log and its error on failure, no processes left."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_only_the_stages_asked_for_run(tmp_path: Path) -> None:
     body = "for n in 0 1 2 3 4; do if in_stage $n; then echo $n; fi; done"
     assert run(tmp_path, body, 1, 3) == (0, "1\n2\n3\n", "")
     status, _, error = run(tmp_path, body, "one")
-    assert status == 1 and error == "error: stages are numbers, not 'one' and '9'\n"
+    assert status == 1 and error == "error: --stage and --stop-stage must be numbers, got 'one' and '9'\n"
 
 
 def test_a_stage_says_what_it_starts_and_where_its_log_is(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_failure_without_an_error_line_still_ends_in_one(tmp_path: Path) -> No
 
 
 def test_logs_of_a_run_before_are_not_what_failed(tmp_path: Path) -> None:
-    """More jobs then, or a refusal now before anything is started."""
+    """An earlier run had more jobs, or this one is rejected before it starts anything."""
     work = "bash -c 'echo error: $0 >&2; exit $(( JOB % 2 ))' \"$error\""
     call = f"run_logged work 'my log/w.JOB.log' $cmd JOB=1:$n -- {work}"
     assert run(tmp_path, f"in_stage 2; n=3 error='the old one'\n{call.replace('% 2', '> 0')}")[0] == 1
@@ -77,20 +77,20 @@ def test_logs_of_a_run_before_are_not_what_failed(tmp_path: Path) -> None:
     status, _, error = run(tmp_path, body)
     lines = error.splitlines()
     assert status == 1 and len(lines) == 2 and "no.conf does not exist" in lines[0]
-    assert lines[1] == "error: stage 2, work: no job ended well; see above (log: my log/w.JOB.log)"
+    assert lines[1] == "error: stage 2, work: no job succeeded; see above (log: my log/w.JOB.log)"
 
 
 WORK = "in_stage 1\nrun_logged work w.log $cmd -- bash -c 'echo $$ > self; sleep 100'"
 
 
 def other_recipe(tmp_path: Path, body: str) -> str:
-    """The body of a recipe that runs another one, of ``body``."""
+    """Return the body of a recipe that runs another one with ``body``."""
     script = f"set -euo pipefail\nstage=0 stop_stage=9\n. {UTILS}/stage.sh\ncmd={UTILS}/run.sh\n{body}"
     (tmp_path / "other.sh").write_text(script)
     return "in_stage 1\nrun_recipe bash other.sh"
 
 
-@pytest.mark.parametrize(  # what another recipe runs outlives a SIGKILL
+@pytest.mark.parametrize(  # jobs of another recipe outlive a SIGKILL
     ("number", "status", "other"),
     [
         (signal.SIGTERM, 143, False),
@@ -124,7 +124,7 @@ def test_another_recipe_that_fails_ends_this_one(tmp_path: Path) -> None:
     ],
 )
 def test_paths_that_hold_the_variable_are_refused(tmp_path: Path, body: str) -> None:
-    """The runner would put the number of the job into them."""
+    """The runner would replace the variable in them by the number of the job."""
     if "queued" in body:
         body = body.replace("/x", str(tmp_path))
     status, output, error = run(tmp_path, f"in_stage 1\n{body}\necho not reached")
@@ -133,7 +133,7 @@ def test_paths_that_hold_the_variable_are_refused(tmp_path: Path, body: str) -> 
 
 
 def test_the_variable_stands_where_it_is_meant(tmp_path: Path) -> None:
-    """As users of Kaldi write it."""
+    """The usual form in Kaldi."""
     words = "data/split2/JOB/text --split=JOB scp:JOB.scp 'echo $(( JOB + 1 ))' 'a JOBS b'"
     status, _, error = run(tmp_path, f"in_stage 1\nrun_logged work log/w.JOB.log $cmd JOB=1:2 -- echo {words}")
     assert (status, error) == (0, "")

@@ -1,1 +1,1 @@
-"""The job runner behind run.sh, slurm.sh and queue.sh. Standard library only: it also runs on bare nodes."""
+"""The job runner behind run.sh, slurm.sh and queue.sh. Standard library only, because it also runs on bare nodes."""

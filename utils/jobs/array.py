@@ -1,4 +1,4 @@
-"""What is to be run: an array of like jobs, read from a command line that follows Kaldi's contract."""
+"""An array of similar jobs, read from a command line in the style of Kaldi's runners."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "2>", "2>>", "2>&1", "&>"}
 
 
 class JobError(Exception):
-    """What was asked for cannot be run; the message is one line."""
+    """The request cannot be run; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """An array of like jobs.
+    """An array of similar jobs.
 
     Attributes:
-        log: name of the log, with ``variable`` in it when there are several jobs.
-        command: the command and its arguments, with ``variable`` where the job's number goes.
-        first, last: numbers of the jobs.
-        variable: what is replaced by the number, usually ``JOB``; None without a range.
-        options: the options by name, dashes turned into underscores, as given.
+        log: path of the log; contains ``variable`` if there are several jobs.
+        command: the command and its arguments, with ``variable`` in place of the job's number.
+        first, last: number of the first and of the last job.
+        variable: text that is replaced by the number, usually ``JOB``; None without a range.
+        options: options by name as given, with underscores instead of dashes.
     """
 
     log: str
@@ -43,14 +43,14 @@ class Jobs:
         return self.whole_number("num_threads", 1)
 
     def whole_number(self, name: str, default: int) -> int:
-        """The option ``name`` as a positive number.
+        """Return the option ``name`` as a positive number.
 
         Raises:
-            JobError: it is something else.
+            JobError: it is not a positive number.
         """
         value = self.options.get(name, str(default))
         if not re.fullmatch(r"[1-9]\d*", value):
-            raise JobError(f"--{name.replace('_', '-')} takes a positive number, not '{value}'")
+            raise JobError(f"--{name.replace('_', '-')} must be a positive number, got '{value}'")
         return int(value)
 
     def fill_in(self, text: str, number: int) -> str:
@@ -60,14 +60,14 @@ class Jobs:
         return Path(self.fill_in(self.log, number))
 
     def words(self, number: int) -> list[str]:
-        """The command of one job."""
+        """Return the command of one job."""
         return [self.fill_in(word, number) for word in self.command]
 
     def shell_line(self, number: int) -> str:
-        """The command of one job, quoted for the shell."""
+        """Return the command of one job, quoted for the shell."""
         words = self.words(number)
         quoted = [word if word in OPERATORS else shlex.quote(word) for word in words]
-        for index, word in enumerate(words):  # settings before the command stay settings
+        for index, word in enumerate(words):  # variable assignments before the command stay assignments
             if not (match := re.match(r"[A-Za-z_]\w*=", word)):
                 break
             quoted[index] = match[0] + shlex.quote(word[match.end() :])
@@ -75,7 +75,7 @@ class Jobs:
 
 
 def parse(arguments: list[str]) -> Jobs:
-    """Read options, range, log and command.
+    """Parse options, range, log and command.
 
     Raises:
         JobError: something is missing or malformed.
@@ -88,25 +88,25 @@ def parse(arguments: list[str]) -> Jobs:
             if len(rest) < 2:
                 raise JobError(f"{rest[0]} has no value")
             if re.fullmatch(r"--[A-Za-z][\w-]*", rest[1]):
-                raise JobError(f"{rest[0]} has no value, but {rest[1]} after it")
+                raise JobError(f"{rest[0]} has no value; {rest[1]} follows it")
             options[rest[0][2:].replace("-", "_")] = rest[1]
             del rest[:2]
         elif match := re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", rest[0]):
             if variable is not None:
-                raise JobError(f"a second range, {rest[0]}")
+                raise JobError(f"more than one range of jobs: {rest[0]}")
             variable, first, last = match[1], int(match[2]), int(match[3] or match[2])
             if not 1 <= first <= last:
-                raise JobError(f"{rest[0]} is no range of jobs; numbers start at 1, as in {variable}=1:4")
+                raise JobError(f"{rest[0]} is not a range of jobs; numbers start at 1, as in {variable}=1:4")
             del rest[0]
         elif re.fullmatch(r"[A-Za-z_]\w*=([-\d:.,]*|.*:.*)", rest[0]):
-            # JOB=1:$nj without a number, say: not the name of a log
-            raise JobError(f"{rest[0]} is no range of jobs; a range is written JOB=1:4")
+            # e.g. JOB=1:$nj with an empty nj; not the name of a log
+            raise JobError(f"{rest[0]} is not a range of jobs; write it as JOB=1:4")
         elif rest[0].startswith("-"):
-            raise JobError(f"{rest[0]} is not understood; options are written --name value")
+            raise JobError(f"unexpected argument {rest[0]}; write options as --name value")
         else:
             break
     if len(rest) < 2:
-        raise JobError("a log and a command are needed: [OPTION VALUE]... [JOB=1:N] LOG COMMAND [ARGUMENT]...")
+        raise JobError("no log or no command given; usage: [OPTION VALUE]... [JOB=1:N] LOG COMMAND [ARGUMENT]...")
     log, *command = rest
     if not log or not command[0]:
         raise JobError("the name of the log or of the command is empty")
@@ -114,5 +114,5 @@ def parse(arguments: list[str]) -> Jobs:
         raise JobError(f"the jobs {first} to {last} would all write to {log}; put {variable} in its name")
     jobs = Jobs(log, command, first, last, variable, options)
     for name in ("max_jobs_run", "num_threads"):
-        jobs.whole_number(name, 1)  # a bad number is refused before anything is started
+        jobs.whole_number(name, 1)  # check numbers before anything is started
     return jobs

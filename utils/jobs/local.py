@@ -1,4 +1,4 @@
-"""Running jobs on this machine, each with its log, and ending them all on a signal."""
+"""Run jobs on this machine, each with its log, and end all of them on a signal."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def now() -> str:
 
 
 class Executor:
-    """Runs single jobs and ends them all when told to.
+    """Run single jobs, and end all of them on request.
 
     Args:
         grace: seconds that jobs have to end themselves after SIGTERM.
-        append: add to logs that are there instead of starting them anew.
+        append: append to existing logs instead of overwriting them.
     """
 
     def __init__(self, grace: float = GRACE_SECONDS, append: bool = False) -> None:
@@ -41,9 +41,9 @@ class Executor:
         self._signal: Optional[int] = None
 
     def run(self, jobs: Jobs, number: int, gpus: Optional[str] = None) -> int:
-        """Run one job to its end and return its status; its log says what ran, when, and how it ended.
+        """Run one job to its end and return its status; its log records what ran, when, and how it ended.
 
-        It sees the GPUs ``gpus``, as CUDA_VISIBLE_DEVICES names them, or all of them.
+        The job sees the GPUs ``gpus`` (a value of CUDA_VISIBLE_DEVICES), or all GPUs if None.
         """
         if self._signal is not None:
             return 128 + self._signal
@@ -55,7 +55,7 @@ class Executor:
             stream.write(os.fsencode(f"# {line}\n# Started at {now()}\n#\n"))
             words = jobs.words(number)
             if shutil.which(words[0]) and not OPERATORS.intersection(words):
-                # a signal then reaches the command alone, its status is the job's, and no line is too long
+                # then a signal reaches the command itself, its status is the job's, and no line is too long
                 command = ["bash", "-c", 'exec "$@"', "bash", *words]
             else:
                 command = ["bash", "-c", f"set -o pipefail; {line}"]
@@ -71,7 +71,7 @@ class Executor:
         with self._lock:
             if self._signal is not None:
                 return 128 + self._signal
-            # a session of its own, so that everything the job started can be ended with it
+            # its own session, so that everything the job started can be ended with it
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -87,7 +87,7 @@ class Executor:
         return status if status >= 0 else 128 - status
 
     def stop(self, number: int) -> None:
-        """End the running jobs and all they started (SIGTERM, after a while SIGKILL), and start no more."""
+        """End the running jobs and their children (SIGTERM, after the grace period SIGKILL), and start no more."""
         with self._lock:
             self._signal = number
             groups = [process.pid for process in self._running]
@@ -101,7 +101,7 @@ class Executor:
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Send a signal to a process group; whether there is such a group."""
+    """Send a signal to a process group; return whether the group exists."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -128,20 +128,20 @@ def catch_signals(*more: signal.Signals) -> None:
     def handle(number: int, frame: Any) -> None:
         global _arrived
         for other in signals:
-            # not SIG_IGN, which a job that another thread starts just now would inherit, and could not be ended
+            # not SIG_IGN: a job that another thread is just starting would inherit it and could not be ended
             signal.signal(other, lambda *_: None)
         _arrived = number
         if not _held:
             raise Interrupted(number)
 
     for number in signals:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hang-up stays ignored
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup SIGHUP stays ignored
             signal.signal(number, handle)
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Put off :class:`Interrupted` until the end of the block, for what must not be done by halves."""
+    """Delay :class:`Interrupted` until the end of the block, for actions that must not be interrupted halfway."""
     global _held
     _held = True
     try:
@@ -153,7 +153,7 @@ def signals_held() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Send SIGTERM to this process once its parent is gone, so that jobs do not outlive a killed recipe."""
+    """Send SIGTERM to this process when its parent is gone, so that jobs do not outlive a killed recipe."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -165,7 +165,7 @@ def end_with_parent() -> None:
 
 
 def gpu_shares(jobs: Jobs) -> list[str]:
-    """The machine's GPUs in shares of as many as each job of an array asks for; empty where all jobs see all GPUs."""
+    """Return the machine's GPUs in shares of the size that each job requests; empty if all jobs see all GPUs."""
     wanted = jobs.options.get("gpu", "0")
     if jobs.count == 1 or not re.fullmatch(r"[1-9]\d*", wanted):
         return []
@@ -181,7 +181,7 @@ def gpu_shares(jobs: Jobs) -> list[str]:
 
 
 def run_here(jobs: Jobs) -> dict[int, int]:
-    """Run the jobs on this machine, several at once; the status of each."""
+    """Run the jobs on this machine, several at once, and return the status of each."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shares = gpu_shares(jobs)
     workers = min(jobs.count, jobs.whole_number("max_jobs_run", len(shares) or max(1, processors // jobs.threads)))

@@ -1,13 +1,13 @@
-"""Slurm and grid engine: with which commands they are used, and how their configuration is read.
+"""Commands and configuration files of the schedulers Slurm and grid engine.
 
-The configuration has Kaldi's grammar, one statement a line, ``#`` starting a comment:
+The configuration uses Kaldi's grammar, one statement a line; ``#`` starts a comment:
 
-    command sbatch --requeue          what submits
+    command sbatch --requeue          the submitting command
     option mem=* --mem-per-cpu $0     what an option adds to the command; $0 is its value
     option gpu=0                      the same for one value only, which takes precedence (here: nothing is added)
-    default gpu=0                     the value where the option is not given
+    default gpu=0                     the value of an option that is not given
 
-As with Kaldi's runners, variables of the environment are filled in, and of several defaults the first counts.
+As with Kaldi's runners, environment variables are expanded, and the first of several defaults counts.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from jobs.array import JobError
 
 @dataclass(frozen=True)
 class Scheduler:
-    """One kind of cluster.
+    """One kind of scheduler.
 
     Attributes:
-        backend: its name on the command line.
-        name: as users call it.
-        config: the configuration file that is read when there is one and no other is named.
-        default_config: what is used without a file.
-        array: the arguments that make a submission an array; what stands in braces is filled in.
-        limit: what ``{limit}`` becomes when the number of jobs at once is limited to ``{n}``.
-        percent: how a per cent sign is written in the name of a log.
-        naming: the line of a script that names its job, where the submitting command does not.
-        task: the environment variable that holds a job's number on the node.
-        alive: the command that succeeds, printing something, while the array is queued or running.
-        stuck: what it prints of jobs that will not run unless somebody does something.
-        away: what the submitting command says when it did not reach the scheduler.
-        unsure: what it says when the scheduler may have the jobs nevertheless; nothing, if it does not say so.
-        found: the command that lists the user's jobs, an array's number and its script in a line; none without unsure.
-        cancel: the command that ends the array.
+        backend: name on the command line.
+        name: usual name.
+        config: configuration file that is read if it exists and no other is named.
+        default_config: configuration that is used without a file.
+        array: arguments that submit an array; words in braces are filled in.
+        limit: text for ``{limit}`` if at most ``{n}`` jobs may run at once.
+        percent: how to write a per cent sign in the name of a log.
+        naming: line of a script that names its job, if the submitting command does not.
+        task: environment variable with a job's number on the node.
+        alive: command that succeeds and prints something while the array is queued or running.
+        stuck: pattern in the output of ``alive`` for jobs that will not run without intervention.
+        away: pattern in the output of the submitting command if it did not reach the scheduler.
+        unsure: pattern in this output if the scheduler may have the jobs nevertheless; never matches if it has none.
+        found: command that lists the user's jobs, an array's number and its script per line; empty without ``unsure``.
+        cancel: command that ends the array.
     """
 
     backend: str
@@ -82,7 +82,7 @@ SCHEDULERS = {
         naming="#SBATCH --job-name",
         task="SLURM_ARRAY_TASK_ID",
         alive=("squeue", "--noheader", "--format", "%T %r", "--jobs"),
-        # PartitionConfig: more nodes, processors or memory than the partition has; PerJob: than a site allows a job
+        # PartitionConfig: more nodes, processors or memory than the partition has; PerJob: above a site's limit per job
         stuck=r"\w*[Hh]eld\w*|JobHoldMaxRequeue|BadConstraints|Partition(?:Config|TimeLimit|NodeLimit)|MaxMemPerLimit"
         r"|\w+PerJob(?:Limit)?|Invalid(?:Account|QOS)|(?:Account|QOS)NotAllowed|DependencyNeverSatisfied",
         away=r"Unable to contact slurm controller",
@@ -129,10 +129,10 @@ class Configuration:
 
     @classmethod
     def parse(cls, text: str, source: str) -> Configuration:
-        """Read the grammar above.
+        """Parse the grammar above.
 
         Raises:
-            JobError: a line is none of its statements, or no command is given.
+            JobError: a line is not a valid statement, or there is no command.
         """
         result = cls(source)
         for number, line in enumerate(text.splitlines(), 1):
@@ -146,16 +146,16 @@ class Configuration:
             elif keyword == "default" and name and equals and value and not addition.strip():
                 result.defaults.setdefault(name, value)
             elif keyword:
-                raise JobError(f"{source}, line {number} is not understood: {line.strip()}")
+                raise JobError(f"cannot parse {source}, line {number}: {line.strip()}")
         if not result.command:
             raise JobError(f"{source} names no command; add a line such as: command sbatch")
         return result
 
     def arguments(self, given: dict[str, str]) -> list[str]:
-        """The submitting command with what the options add.
+        """Return the submitting command with the arguments that the options add.
 
         Raises:
-            JobError: an option, or its value, is not in the configuration.
+            JobError: the configuration does not define an option or its value.
         """
         words = list(self.command)
         for name, value in {**self.defaults, **given}.items():
@@ -163,7 +163,7 @@ class Configuration:
             addition = None if values is None else values.get(value, values.get("*"))
             if addition is None:
                 raise JobError(
-                    f"{self.source} does not say what --{name.replace('_', '-')} {value} means; "
+                    f"{self.source} does not define --{name.replace('_', '-')} {value}; "
                     f"add a line: option {name}=* ARGUMENTS $0"
                 )
             words += [os.path.expandvars(word).replace("$0", value) for word in shlex.split(addition)]
@@ -171,7 +171,7 @@ class Configuration:
 
 
 def _words(text: str) -> Optional[list[str]]:
-    """The words of a shell's line; None where a quote is not closed."""
+    """Return the words of a shell command; None if a quote is not closed."""
     try:
         return shlex.split(text)
     except ValueError:
@@ -179,7 +179,7 @@ def _words(text: str) -> Optional[list[str]]:
 
 
 def configure(scheduler: Scheduler, options: dict[str, str]) -> Configuration:
-    """The configuration file that was named or lies in its usual place, else the built-in one.
+    """Read the configuration file that is named or in the usual place; otherwise use the built-in configuration.
 
     Raises:
         JobError: the named file does not exist or is malformed.

@@ -1,4 +1,4 @@
-"""An array of jobs in the hands of a scheduler: submitted, watched, cancelled."""
+"""Submit an array of jobs to a scheduler, wait for it and cancel it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from jobs.array import JobError, Jobs
 from jobs.local import signals_held
 from jobs.schedulers import Scheduler, configure
 
-# how long to wait before submitting again, when the scheduler was not reached
+# pauses before submitting again if the scheduler was not reached
 RETRY_SECONDS = [float(word) for word in os.environ.get("RUN_JOBS_RETRY", "10 30 60 120").split()]
 POLL_SECONDS = float(os.environ.get("RUN_JOBS_POLL", "5"))
 LOST_SECONDS = float(os.environ.get("RUN_JOBS_LOST", "120"))  # how late a shared file system may show a finished job
 
 
 class Unreachable(JobError):
-    """The scheduler was not reached; whether it has the jobs is asked before they are submitted again."""
+    """The scheduler was not reached; whether it has the jobs is checked before they are submitted again."""
 
 
 def warn(text: str) -> None:
@@ -36,26 +36,26 @@ def warn(text: str) -> None:
 
 
 class Submission:
-    """An array handed to a scheduler: its files, and what is known of its jobs."""
+    """An array handed to a scheduler: its files and the state of its jobs."""
 
     def __init__(self, scheduler: Scheduler, jobs: Jobs) -> None:
         self.scheduler = scheduler
         self.jobs = jobs
         log = Path(jobs.log)
-        # without a range, or with one, without the jobs' numbers; a grid engine's names start with a letter
+        # the name of the log without the jobs' number; names in a grid engine must start with a letter
         name = re.sub(rf"\W?{jobs.variable}", "", log.stem) if jobs.variable else log.stem
         self.name = re.sub(r"^(?=\d)|^$", "job-", re.sub(r"[^\w.-]", "_", name, flags=re.ASCII))
         self.directory = log.parent / "q" / f"{self.name[:100]}.{os.getpid()}.{int(time.time())}"
         self.identity = ""
-        self._unsure = False  # whether the scheduler may have the jobs without having said so
+        self._unsure = False  # whether the scheduler may have the jobs although it did not answer
         self._told: set[str] = set()
         self._asked = time.monotonic()  # when the scheduler last answered
 
     def prepare(self, program: str) -> None:
-        """Write the jobs' script.
+        """Write the script of the jobs.
 
         Raises:
-            JobError: the scheduler, or ``program``, which submits, is not installed.
+            JobError: the scheduler, or the submitting command ``program``, is not installed.
         """
         for name in (program, self.scheduler.alive[0], self.scheduler.cancel):
             if shutil.which(name) is None:
@@ -63,23 +63,23 @@ class Submission:
                 raise JobError(f"{name} is not on the PATH; submit from a machine of {cluster}")
         self.directory.mkdir(parents=True)
         for number in range(self.jobs.first, self.jobs.last + 1):
-            self.jobs.log_of(number).unlink(missing_ok=True)  # a job that is queued again adds to its log
+            self.jobs.log_of(number).unlink(missing_ok=True)  # a job that is queued again appends to its log
         (self.directory / "jobs.json").write_text(json.dumps(asdict(self.jobs)), encoding="utf-8")
         script = self.directory / "job.sh"
         script.write_bytes(os.fsencode(self._script()))
         script.chmod(0o755)
 
     def submit(self, arguments: list[str]) -> None:
-        """Hand the script to the scheduler, unless it turns out to have it.
+        """Hand the script to the scheduler, unless the scheduler already has it.
 
         Raises:
-            Unreachable: it could not be asked.
-            JobError: it refuses.
+            Unreachable: the scheduler was not reached.
+            JobError: the scheduler refused the jobs.
         """
         if self._unsure and self._found():
             return
         command = [*arguments, *self._array_arguments(), str(self.directory / "job.sh")]
-        # in a session of its own, where a Ctrl-C does not reach it: either it submits, or it does not
+        # in its own session, where Ctrl-C does not reach it: it either submits completely or not at all
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,
                                 start_new_session=True, env=_outside_of_a_job(os.environ))  # fmt: skip
         identity = _identity(result.stdout)
@@ -93,10 +93,10 @@ class Submission:
         self.identity = identity
 
     def _found(self) -> bool:
-        """Whether the scheduler has the jobs of a submission that it did not answer.
+        """Return whether the scheduler has the jobs of a submission that it did not answer.
 
         Raises:
-            Unreachable: it does not answer now either.
+            Unreachable: it still does not answer.
         """
         command = [*self.scheduler.found, getpass.getuser()]
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,
@@ -138,7 +138,7 @@ class Submission:
         return words
 
     def alive(self) -> bool:
-        """Whether the scheduler still knows jobs of the array; true as well when it cannot be asked just now."""
+        """Return whether the scheduler still has jobs of the array; also true if it cannot be asked at the moment."""
         command = [*self.scheduler.alive, self.identity]
         try:
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=60)
@@ -148,12 +148,12 @@ class Submission:
         if result.returncode != 0 and not re.search(known, result.stderr, re.IGNORECASE):
             if time.monotonic() - self._asked > LOST_SECONDS:
                 reason = " ".join((result.stderr or result.stdout).split()) or f"status {result.returncode}"
-                self._tell_once(f"{shlex.join(command)} fails ({reason}); waiting on for {self.directory}/done.*")
+                self._tell_once(f"{shlex.join(command)} fails ({reason}); still waiting for {self.directory}/done.*")
             return True
         self._asked = time.monotonic()
         for reason in sorted(set(re.findall(self.scheduler.stuck, result.stdout))):
-            self._tell_once(f"{self.scheduler.name} job {self.identity} waits for somebody ({reason}); release it, or "
-                            f"end this and change what is asked for")  # fmt: skip
+            self._tell_once(f"{self.scheduler.name} job {self.identity} will not run by itself ({reason}); release "
+                                f"it, or end this command and change the request")  # fmt: skip
         return result.returncode == 0 and bool(result.stdout.strip())
 
     def _tell_once(self, text: str) -> None:
@@ -162,16 +162,16 @@ class Submission:
             warn(text)
 
     def _ended(self) -> dict[int, int]:
-        """The statuses that were left so far; those that a shared file system cannot show just now come later."""
+        """Return the statuses written so far; a shared file system may show some of them later."""
         statuses = {}
         with suppress(OSError):
-            for name in os.listdir(self.directory):  # which also has a network file system look again
+            for name in os.listdir(self.directory):  # also makes a network file system refresh
                 if match := re.fullmatch(r"done\.(\d+)", name):
                     statuses[int(match[1])] = int((self.directory / name).read_text() or 1)
         return statuses
 
     def wait(self) -> dict[int, int]:
-        """Wait until each job has left its status, or the scheduler has dropped it without one (status 1)."""
+        """Wait until each job has written its status, or the scheduler has dropped it without one (status 1)."""
         waiting = set(range(self.jobs.first, self.jobs.last + 1))
         statuses: dict[int, int] = {}
         gone_since = None
@@ -201,18 +201,18 @@ class Submission:
         return statuses
 
     def _show_log(self) -> None:
-        """The end of what the scheduler and path.sh had to say: jobs that failed before their command have no log."""
+        """Print the end of the output of the scheduler and path.sh: a job that failed before its command has no log."""
         with suppress(OSError):
             lines = (self.directory / "scheduler.log").read_text(errors="replace").splitlines()[-10:]
             print("\n".join(lines), file=sys.stderr)
 
     def cancel(self) -> None:
-        """End all jobs of the array; nothing is left of one that was never submitted."""
+        """End all jobs of the array; if it was never submitted, remove its files."""
         if self._unsure and not self.identity:
             with suppress(Unreachable):
                 self._found()
             if not self.identity:
-                warn(f"{self.scheduler.name} may have jobs of {self.directory}/job.sh; see whether they run")
+                warn(f"{self.scheduler.name} may have jobs of {self.directory}/job.sh; check whether they run")
         if not (self.identity or self._unsure):
             shutil.rmtree(self.directory, ignore_errors=True)
         if self.identity:
@@ -220,11 +220,11 @@ class Submission:
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             if result.returncode != 0:
                 reason = " ".join(result.stderr.split())
-                warn(f"{shlex.join(command)} failed ({reason}); see whether its jobs still run")
+                warn(f"{shlex.join(command)} failed ({reason}); check whether its jobs still run")
 
 
 def _identity(output: str) -> Optional[str]:
-    """The number of the job in what the submitting command printed, maybe among other words of the site."""
+    """Return the job's number from the output of the submitting command, which may contain other words of the site."""
     for pattern in (r"^(\d+)(?:[;.]\S*)?$", r"(?:Submitted batch job|Your job(?:-array)?) (\d+)", r"(\d+)"):
         if match := re.search(pattern, output, re.MULTILINE):
             return match[1]
@@ -232,7 +232,7 @@ def _identity(output: str) -> Optional[str]:
 
 
 def _outside_of_a_job(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what Slurm says of a job that this runs in, where srun within the new jobs would take it for theirs."""
+    """Return the environment without Slurm's variables of an enclosing job, which srun in the new jobs would use."""
     inside = "SLURM_JOB_ID" in environment
     return {
         name: value
@@ -242,10 +242,10 @@ def _outside_of_a_job(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def run(scheduler: Scheduler, jobs: Jobs) -> dict[int, int]:
-    """Submit the jobs, wait for them, and return the status of each; they are cancelled when this ends early.
+    """Submit the jobs, wait for them, and return the status of each; cancel them if this ends early.
 
     Raises:
-        JobError: the configuration or the scheduler refuses.
+        JobError: the configuration does not allow the jobs, or the scheduler refuses them.
     """
     given = {name: value for name, value in jobs.options.items() if name not in ("config", "max_jobs_run")}
     arguments = configure(scheduler, jobs.options).arguments(given)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write lhotse manifests of CMU AN4: train, dev (speakers held out from training) and test.
 
-The corpus as an4_sphere.tar.gz unpacks it: etc/an4_{train,test}.fileids, etc/an4_{train,test}.transcription, wav/. The
-parts become Kaldi data directories, which are then read as any other; audio becomes FLAC once, for lhotse would need
-sph2pipe to read NIST SPHERE.
+Input is the content of an4_sphere.tar.gz: etc/an4_{train,test}.fileids, etc/an4_{train,test}.transcription, wav/. The
+parts become Kaldi data directories, which are then read like any other. Audio is converted to FLAC once, because lhotse
+would need sph2pipe to read NIST SPHERE.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Utterance:
 
 
 def read_list(corpus_dir: Path, name: str) -> list[Utterance]:
-    """The utterances of one of AN4's two lists.
+    """Return the utterances of one of AN4's two lists.
 
     Args:
-        corpus_dir: holds ``etc`` and ``wav``.
+        corpus_dir: directory with ``etc`` and ``wav``.
         name: ``train`` or ``test``.
 
     Raises:
-        UserError: naming the list that is missing or empty, the line that is not understood, the audio file that does
-            not exist, or the utterance without words, without transcript or without a line in the list of files.
+        UserError: with the list that is missing or empty, the malformed line, the audio file that does not exist, or
+            the utterance without words, without transcript or without a line in the list of files.
     """
     if not corpus_dir.is_dir():
         raise UserError(f"the corpus directory {corpus_dir} does not exist", _RESTORE)
@@ -64,7 +64,7 @@ def read_list(corpus_dir: Path, name: str) -> list[Utterance]:
             raise UserError(f"{audio}, listed in {listed}, does not exist", _RESTORE)
         utterances.append(Utterance(audio.stem, audio.parent.name, audio, texts.pop(audio.stem)))
     if texts:
-        raise UserError(f"{transcribed} has a line for {min(texts)}, which {listed} lacks", _RESTORE)
+        raise UserError(f"{transcribed} has a line for {min(texts)}, which is not in {listed}", _RESTORE)
     return utterances
 
 
@@ -78,7 +78,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _transcript(path: Path, number: int, line: str) -> tuple[str, str]:
-    """Identifier and words of ``<s> WORDS </s> (identifier)``; the test list has no sentence marks."""
+    """Split ``<s> WORDS </s> (identifier)`` into identifier and words; the test list has no sentence marks."""
     found = re.fullmatch(r"(?:<s>)?(.*?)(?:</s>)?\s*\((\S+)\)", line)
     if found is None:
         raise UserError(f"{path}, line {number}: '{line}' is not `words (utterance)`", _RESTORE)
@@ -89,24 +89,24 @@ def _transcript(path: Path, number: int, line: str) -> tuple[str, str]:
 
 
 def hold_out(utterances: Sequence[Utterance], count: int, seed: int) -> tuple[list[Utterance], list[Utterance]]:
-    """Divide utterances into training and dev by speaker.
+    """Split utterances into training and dev by speaker.
 
     Names that differ in a last digit (mdcs, mdcs2) may be one person, so they stay together and count once.
 
     Args:
-        utterances: of AN4's training list.
-        count: speakers of dev.
-        seed: of their choice.
+        utterances: utterances of AN4's training list.
+        count: number of dev speakers.
+        seed: seed of the random choice.
 
     Returns:
         the utterances for training and those for dev, in order.
 
     Raises:
-        UserError: there are not more speakers than are to be held out.
+        UserError: there are too few speakers.
     """
     people = sorted({_person(utterance) for utterance in utterances})
     if not 0 < count < len(people):
-        raise UserError(f"{count} of {len(people)} speakers cannot be held out", "give another --dev-speakers")
+        raise UserError(f"cannot hold out {count} of {len(people)} speakers", "give another --dev-speakers")
     chosen = set(random.Random(seed).sample(people, count))
     train = [utterance for utterance in utterances if _person(utterance) not in chosen]
     return train, [utterance for utterance in utterances if _person(utterance) in chosen]
@@ -117,7 +117,7 @@ def _person(utterance: Utterance) -> str:
 
 
 def write_kaldi_dir(utterances: Sequence[Utterance], directory: Path) -> None:
-    """Write ``wav.scp``, ``text`` and ``utt2spk``, sorted by utterance as Kaldi wants them."""
+    """Write ``wav.scp``, ``text`` and ``utt2spk``, sorted by utterance as Kaldi requires."""
     ordered = sorted(utterances, key=lambda utterance: utterance.id)
     files.write_text(directory / "wav.scp", "".join(f"{each.id} {each.audio}\n" for each in ordered))
     files.write_text(directory / "text", "".join(f"{each.id} {each.text}\n" for each in ordered))
@@ -125,10 +125,10 @@ def write_kaldi_dir(utterances: Sequence[Utterance], directory: Path) -> None:
 
 
 def check_made(paths: manifests.Paths, utterances: Mapping[str, Sequence[Utterance]]) -> None:
-    """Check that manifests that are there hold these utterances: else speakers of dev could be in train too.
+    """Check that existing manifests contain these utterances; otherwise dev speakers could be in train, too.
 
     Raises:
-        UserError: naming the first that does not.
+        UserError: with the first manifest that differs.
     """
     from lhotse import load_manifest
 
@@ -139,18 +139,22 @@ def check_made(paths: manifests.Paths, utterances: Mapping[str, Sequence[Utteran
         with manifests.naming(path):
             made = {each.id for each in load_manifest(path)}
         if made != {utterance.id for utterance in expected}:
-            remedy = "give those, another --data-dir, or remove manifests and features of train and dev"
+            remedy = "give those or another --data-dir, or remove manifests and features of train and dev"
             raise UserError(f"{path} was made with another corpus, --dev-speakers or --seed", remedy)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and write the manifests; parts that are done are skipped."""
+    """Parse the options and write the manifests; existing manifests are skipped."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--corpus-dir", type=Path, required=True, help="holds etc/ and wav/")
-    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="to prepare")
-    options.add_argument("--data-dir", type=Path, default=Path("data"), help="of manifests/, kaldi/ and audio/")
-    options.add_argument("--dev-speakers", type=COUNT.parse, default=8, help="held out from training")
-    options.add_argument("--seed", type=SEED.parse, default=1, help="of their choice")
+    options.add_argument("--corpus-dir", type=Path, required=True, help="directory with etc/ and wav/")
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to prepare")
+    options.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="directory for manifests/, kaldi/ and audio/"
+    )
+    options.add_argument(
+        "--dev-speakers", type=COUNT.parse, default=8, help="number of speakers held out from training"
+    )
+    options.add_argument("--seed", type=SEED.parse, default=1, help="seed of the choice of speakers")
     values = options.parse_args(argv)
     train, dev = hold_out(read_list(values.corpus_dir, "train"), values.dev_speakers, values.seed)
     utterances = {"train": train, "dev": dev, "test": read_list(values.corpus_dir, "test")}
@@ -158,7 +162,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     check_made(paths, utterances)
     for part in values.parts:
         if paths.recordings(part).is_file() and paths.supervisions(part).is_file():
-            logging.info("%s: manifests are there already", part)
+            logging.info("%s: manifests already exist", part)
             continue
         directory = values.data_dir / "kaldi" / part
         write_kaldi_dir(utterances[part], directory)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Download parts of LibriSpeech with lhotse; parts that the corpus directory holds already are skipped."""
+"""Download parts of LibriSpeech with lhotse; parts that are already in the corpus directory are skipped."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ from pruning.speech.data import manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and download what is missing."""
+    """Parse the options and download missing parts."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--corpus-dir", type=Path, default=Path("download/LibriSpeech"), help="ends in LibriSpeech")
-    options.add_argument("--parts", nargs="+", required=True, help="e.g. train-clean-100 dev-clean test-clean")
-    options.add_argument("--base-url", default="http://www.openslr.org/resources", help="a mirror of OpenSLR")
+    options.add_argument(
+        "--corpus-dir", type=Path, default=Path("download/LibriSpeech"), help="directory named LibriSpeech"
+    )
+    options.add_argument(
+        "--parts", nargs="+", required=True, help="names of the parts, e.g. train-clean-100 dev-clean test-clean"
+    )
+    options.add_argument("--base-url", default="http://www.openslr.org/resources", help="URL of OpenSLR or a mirror")
     values = options.parse_args(argv)
     missing = [part for part in values.parts if _is_missing(values.corpus_dir, part)]
     if missing:
         download(values.corpus_dir, missing, values.base_url)
     librispeech.check_parts(values.corpus_dir, values.parts)
-    logging.info("%s holds %s", values.corpus_dir, " ".join(values.parts))
+    logging.info("%s contains %s", values.corpus_dir, " ".join(values.parts))
 
 
 def _is_missing(corpus_dir: Path, part: str) -> bool:
-    """Whether ``part`` is to be downloaded.
+    """Return whether to download ``part``.
 
     Raises:
         UserError: unpacking was interrupted, or may have been. lhotse would remove the directory and unpack again, but
-            it may be a copy of the user's own, which is not ours to remove.
+            it may be the user's own copy, which must not be removed.
     """
     directory, archive = corpus_dir / part, corpus_dir.parent / f"{part}.tar.gz"
     if not directory.is_dir() or not any(directory.iterdir()):
@@ -42,11 +46,11 @@ def _is_missing(corpus_dir: Path, part: str) -> bool:
     mark = directory / ".completed"
     if mark.is_file():
         return False
-    remedy = f"remove {directory} to have it unpacked anew; or, if it is whole, make an empty file {mark}"
+    remedy = f"remove {directory} to unpack it again; or, if it is complete, make an empty file {mark}"
     if archive.is_file():
-        raise UserError(f"{directory} may be half unpacked: {archive} is there, but not lhotse's mark {mark}", remedy)
+        raise UserError(f"{directory} may be incomplete: {archive} exists, but not lhotse's mark {mark}", remedy)
     if next(directory.rglob("*.trans.txt"), None) is None:
-        raise UserError(f"{directory} has no transcripts (*.trans.txt)", f"remove {directory} to have it downloaded")
+        raise UserError(f"{directory} has no transcripts (*.trans.txt)", f"remove {directory} to download it")
     return False
 
 
@@ -54,7 +58,7 @@ def download(corpus_dir: Path, parts: Sequence[str], base_url: str) -> None:
     """Download ``parts`` into ``corpus_dir``.
 
     Raises:
-        UserError: a part has no such name, the directory is not named LibriSpeech, or there is no connection.
+        UserError: a part has an unknown name, the directory is not named LibriSpeech, or the download fails.
     """
     manifests.quiet_progress()
     from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Measure what MKL_DEBUG_CPU_TYPE=5 and the number of threads do to products of matrices and to training steps.
+"""Measure the effect of MKL_DEBUG_CPU_TYPE=5 and of the number of threads on matrix products and training steps.
 
-Every measurement is a process of its own, in an order that is turned round from round to round. Nothing else should be
-running. Run it in the recipe's folder, after `run.sh --mini true --stop-stage 6`: the paths in the cuts start there.
+Each measurement runs in its own process, in an order that is reversed in every other round. Nothing else should be
+running. Run it in the recipe's folder, after `run.sh --mini true --stop-stage 6`: paths in the cuts are relative to it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ PRODUCTS = {"1000x512 times 512x2048": (1000, 512, 2048), "1000x96 times 96x192"
 STAGES = ("teacher", "prune", "finetune")
 SECONDS_PER_PRODUCT = 0.3
 UNCOUNTED_STEPS = 3  # memory is allocated in the first ones
-Condition = tuple[str, int, int]  # the variable's value, threads, jobs side by side
+Condition = tuple[str, int, int]  # the variable's value, threads, parallel jobs
 REFERENCE: Condition = ("", 2, 1)
 
 
 class Enough(Exception):
-    """Ends a run after as many steps as are measured."""
+    """Ends a run after the measured steps."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Measure and write ``OUTPUT`` (JSON) and the table beside it, or do one measurement in this process."""
+    """Measure and write ``OUTPUT`` (JSON) and a table with the suffix .md, or do one measurement in this process."""
     options = parse(argv)
     if options.worker:
         print(json.dumps({"gflops": products(options.worker), "steps": training(options, options.worker)}))
@@ -74,25 +74,29 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    """The options, checked."""
+    """Parse and return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, default=Path("data/mini"), help="with features and word pieces")
-    parser.add_argument("--exp-dir", type=Path, default=Path("exp/mini"), help="with teacher/ and extracted/")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data/mini"), help="directory with features and word pieces"
+    )
+    parser.add_argument("--exp-dir", type=Path, default=Path("exp/mini"), help="directory with teacher/ and extracted/")
     parser.add_argument("--conf", type=Path, default=Path(__file__).resolve().parents[1] / "conf" / "mini")
     parser.add_argument("--vocab-size", type=COUNT.parse, default=60)
-    parser.add_argument("--steps", type=COUNT.parse, default=12, help="training steps that are timed, of each stage")
+    parser.add_argument("--steps", type=COUNT.parse, default=12, help="number of timed training steps of each stage")
     parser.add_argument("--rounds", type=COUNT.parse, default=3)
-    parser.add_argument("--limit-seconds", type=POSITIVE.parse, default=330, help="begin no round that would end later")
+    parser.add_argument(
+        "--limit-seconds", type=POSITIVE.parse, default=330, help="do not start a round that would end after this time"
+    )
     parser.add_argument("--output", type=Path, default=Path("exp/processor/speed.json"))
     parser.add_argument("--worker", type=COUNT.parse, metavar="THREADS", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def measure(options: argparse.Namespace, condition: Condition, until: float) -> dict[str, Any]:
-    """Means over the jobs that run side by side; with several of them, seconds are those per step of any.
+    """Return means over parallel jobs; with several jobs, seconds are per step of any of them.
 
     Raises:
-        UserError: it fails, or has not ended at the time ``until``.
+        UserError: the measurement fails, or has not ended at the time ``until``.
     """
     value, threads, jobs = condition
     words = [sys.executable, __file__, "--worker", str(threads), "--data-dir", str(options.data_dir), "--exp-dir",
@@ -108,12 +112,12 @@ def measure(options: argparse.Namespace, condition: Condition, until: float) -> 
         ended = [(process, *process.communicate(timeout=max(0.0, until - time.monotonic()))) for process in started]
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"the limit of {options.limit_seconds:g} s has passed in {name_of(condition)}",
-            "end what else runs on this machine, or give a higher --limit-seconds",
+            f"the limit of {options.limit_seconds:g} s was reached in {name_of(condition)}",
+            "end other programs on this machine, or give a higher --limit-seconds",
         ) from None
     finally:
         for process in started:
-            process.kill()  # nothing where it has ended
+            process.kill()  # no effect if it has ended
     for process, _, errors in ended:
         if process.returncode != 0:
             raise UserError(f"a measurement failed: {errors.strip()[-1000:]}", "see above")
@@ -125,7 +129,7 @@ def measure(options: argparse.Namespace, condition: Condition, until: float) -> 
 
 
 def products(threads: int) -> dict[str, float]:
-    """GFLOP/s of float32 products."""
+    """Return the GFLOP/s of float32 products."""
     import torch
 
     torch.set_num_threads(threads)
@@ -143,7 +147,7 @@ def products(threads: int) -> dict[str, float]:
 
 
 def training(options: argparse.Namespace, threads: int) -> dict[str, float]:
-    """Seconds per step of the first steps of each stage, data loading included; the same batches every time."""
+    """Return seconds per step of the first steps of each stage, data loading included; batches are always the same."""
     from pruning.bin import finetune, prune, train
     from pruning.training.progress import Reporter
 
@@ -182,14 +186,14 @@ def training(options: argparse.Namespace, threads: int) -> dict[str, float]:
 
 
 def name_of(condition: Condition) -> str:
-    """As the table has it."""
+    """Return the name of a condition as in the table."""
     value, threads, jobs = condition
     flag = f"{processor.VARIABLE}={value}" if value else "without"
     return f"{flag}, {'two jobs of ' if jobs > 1 else ''}{threads} thread{'s' if threads > 1 else ''}"
 
 
 def document(rows: Sequence[Mapping[str, Any]], conditions: Sequence[Condition], facts: Mapping[str, Any]) -> str:
-    """Markdown: medians over the rounds, and how many times as fast as the reference of the same round."""
+    """Return Markdown: medians over the rounds, and the speed relative to the reference of the same round."""
     head = ["", *(name_of(condition) for condition in conditions)]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(conditions)]
     quantities = [("gflops", key, f"{key}, GFLOP/s") for key in PRODUCTS]

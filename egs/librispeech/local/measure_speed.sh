@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# How much faster half the multiply-accumulates are, at the size of the papers: an encoder of d512 with random weights,
-# pruned by a few batches of Taylor scores, extracted, and timed against the dense one. Nothing else should be running.
+# Measure the speed-up of half the multiply-accumulates at the size used in papers: an encoder of d512 with random
+# weights, pruned by a few batches of Taylor scores, extracted, and compared with the dense one. Nothing else should
+# run.
 #
 #     local/measure_speed.sh --data-dir data/mini
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-data_dir=data/mini            # with features and tokens
-exp_dir=exp/speed             # networks
-vocab_size=60                 # of the tokens
-part=train-clean-mini         # whose utterances give the scores
+data_dir=data/mini            # directory with features and tokens
+exp_dir=exp/speed             # directory for the networks
+vocab_size=60                 # number of tokens
+part=train-clean-mini         # part whose utterances give the scores
 dev_part=dev-clean-mini
-repeats=20                    # rounds of timing
+repeats=20                    # number of timing rounds
 output=results/speed_d512.json
 
 # shellcheck source=utils/parse_options.sh

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=utils/results.sh
 . ../../utils/results.sh
 
-# Perplexities of language models, by directories NAME/perplexity; SIZE-incremental is compared with SIZE-own.
+# Tables of perplexities from directories NAME/perplexity; SIZE-incremental is compared with SIZE-own.
 lms() {
   local name=$1 title=$2 rows=() pairs=() one
   for place in "results/$name"/*/; do

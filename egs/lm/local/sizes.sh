@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Several sizes from one run: an incremental low-rank run that keeps a network at each of several sizes, and for each size
-# a run of its own with the steps that the incremental one had made by then. Perplexity of all, in one table.
+# Several sizes from one run: an incremental low-rank run that keeps a snapshot at each of several sizes, and for each
+# size a separate run with the steps that the incremental one had made by then. The perplexities of all are in one
+# table.
 #
 #     local/sizes.sh --teacher exp/small
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 teacher=exp/small             # dense language model
-exp_dir=exp/sizes             # runs
-data_dir=data                 # text and word pieces
-vocab_size=2000               # word pieces
-conf=conf/sizes.yaml          # of both kinds of run
-removed="0.25 0.4 0.5 0.6 0.7"  # shares that are gone at each size, ascending; the last ends the incremental run
-args=                         # settings over the configuration
-num_threads=1                 # threads of measuring
+exp_dir=exp/sizes             # directory for the runs
+data_dir=data                 # directory with text and word pieces
+vocab_size=2000               # number of word pieces
+conf=conf/sizes.yaml          # configuration for both kinds of run
+removed="0.25 0.4 0.5 0.6 0.7"  # share to remove for each size, ascending; the last ends the incremental run
+args=                         # settings, override the configuration
+num_threads=1                 # number of threads for measurements
 
 # shellcheck source=utils/parse_options.sh
 . ../../utils/parse_options.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a checkpoint of wav2vec2-base as it is on the hub, but for its weights, which are random: to measure speed."""
+"""Write a checkpoint like that of wav2vec2-base on the hub, but with random weights, to measure speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pruning.optional import package
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Make it, or do nothing if it is there."""
+    """Make the checkpoint; do nothing if it exists."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--seed", type=SEED.parse, default=0)
@@ -22,7 +22,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     import torch
 
-    if (options.output_dir / "preprocessor_config.json").exists():  # which is written last
+    if (options.output_dir / "preprocessor_config.json").exists():  # written last
         return
     transformers = package("transformers", "a checkpoint of Hugging Face", "hf")
     torch.manual_seed(options.seed)

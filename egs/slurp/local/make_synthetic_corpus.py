@@ -15,36 +15,39 @@ from pruning.speech.corpora.synthetic.config import SlurpCorpusConfig
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options, with the defaults of ``SlurpCorpusConfig``."""
+    """Return the option parser, with the defaults of ``SlurpCorpusConfig``."""
     default, known = SlurpCorpusConfig(), ranges(SlurpCorpusConfig)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/slurp; appears whole")
+    options.add_argument("--output-dir", type=Path, required=True, help="e.g. corpus/slurp; written atomically")
     options.add_argument(
-        "--num-workers", type=COUNT.parse, default=os.cpu_count() or 1, help="processes; changes no sample"
+        "--num-workers",
+        type=COUNT.parse,
+        default=os.cpu_count() or 1,
+        help="number of processes; does not affect the samples",
     )
-    options.add_argument("--annotations", type=Path, help="holds dataset/slurp/{devel,test}.jsonl: the real sentences, "
-                         "devel.jsonl for training and devel")  # fmt: skip
+    options.add_argument("--annotations", type=Path, help="directory with dataset/slurp/{devel,test}.jsonl, real "
+                         "sentences: devel.jsonl for training and devel")  # fmt: skip
     numbers = {
-        "seed": "of everything random",
-        "train-sentences": "of templates",
-        "devel-sentences": "of templates",
-        "test-sentences": "of templates",
-        "devel-share": "share of the real devel.jsonl that is devel; the rest is for training",
-        "recordings": "of each training sentence, by different voices",
-        "accents": "English accents spoken, the nearest to each other first",
-        "variants": "voice variants of training and devel; test has others",
-        "sentences-per-speaker": "after so many the speaker changes",
+        "seed": "seed of all random choices",
+        "train-sentences": "number of training sentences made from templates",
+        "devel-sentences": "number of devel sentences made from templates",
+        "test-sentences": "number of test sentences made from templates",
+        "devel-share": "share of the real devel.jsonl used for devel; the rest is for training",
+        "recordings": "recordings of each training sentence, by different voices",
+        "accents": "number of English accents, most similar ones first",
+        "variants": "number of voice variants in training and devel; test has other variants",
+        "sentences-per-speaker": "number of sentences before the speaker changes",
     }
     for name, text in numbers.items():
         field = name.replace("-", "_")
         options.add_argument(f"--{name}", type=known[field].parse, default=getattr(default, field), help=text)
     options.add_argument("--snr", type=known["snr"].parse, nargs=2, metavar=("LOW", "HIGH"), default=default.snr,
-                         help="signal-to-noise ratio, dB")  # fmt: skip
+                         help="signal-to-noise ratio in dB")  # fmt: skip
     return options
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Make the corpus, or do nothing if it is there."""
+    """Make the corpus; do nothing if it exists."""
     values: dict[str, Any] = vars(parser().parse_args(argv))
 
     from pruning.speech.corpora.synthetic.slurp_corpus import fingerprint, make_corpus

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# How much faster half the multiply-accumulates are, at the size of the papers: wav2vec2-base with random weights, units
-# taken out of it at random, extracted, and timed against the dense one. Nothing else should be running.
+# Measure the speed-up of half the multiply-accumulates at the size used in papers: wav2vec2-base with random weights
+# and random units removed, extracted, and compared with the dense one. Nothing else should run.
 #
 #     local/measure_speed.sh --data-dir data/mini
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-data_dir=data/mini            # with cuts and intents
-exp_dir=exp/speed             # networks
-part=train                    # whose utterances the commands are given
+data_dir=data/mini            # directory with cuts and intents
+exp_dir=exp/speed             # directory for the networks
+part=train                    # part whose utterances the commands use
 dev_part=devel
-repeats=20                    # rounds of timing
+repeats=20                    # number of timing rounds
 output=results/speed_wav2vec2_base.json
 
 # shellcheck source=utils/parse_options.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write lhotse manifests of SLURP's official layout: dataset/slurp/*.jsonl, slurp_real/*.flac, optional slurp_synth.
 
-Intent and entities are fields of the supervisions' custom: scenario, action, intent, entities, slurp_id.
+Intent and entities are custom fields of the supervisions: scenario, action, intent, entities, slurp_id.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from pruning.speech.data import manifests
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse options and write the manifests; parts that are done are skipped."""
+    """Parse the options and write the manifests; existing manifests are skipped."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--corpus-dir", type=Path, required=True, help="holds dataset/slurp and slurp_real")
-    options.add_argument("--parts", nargs="+", choices=slurp.PARTS, default=list(slurp.PARTS[:3]), help="to prepare")
-    options.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="of the manifests")
+    options.add_argument("--corpus-dir", type=Path, required=True, help="directory with dataset/slurp and slurp_real")
+    options.add_argument(
+        "--parts", nargs="+", choices=slurp.PARTS, default=list(slurp.PARTS[:3]), help="parts to prepare"
+    )
+    options.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="directory for the manifests")
     options.add_argument(
         "--on-missing",
         choices=slurp.ON_MISSING,
         default="error",
         help="missing recordings, broken lines, audio that is not 16 kHz: stop, or count and skip",
     )
-    options.add_argument("--microphone", choices=slurp.MICROPHONES, help="recordings of this one alone; default: all")
+    options.add_argument(
+        "--microphone", choices=slurp.MICROPHONES, help="use only recordings of this microphone; default: all"
+    )
     values = options.parse_args(argv)
     paths = manifests.Paths(values.output_dir, "slurp")
     for part in values.parts:
         if paths.recordings(part).is_file() and paths.supervisions(part).is_file():
-            logging.info("%s: manifests are there already", part)
+            logging.info("%s: manifests already exist", part)
             continue
         found = slurp.read_part(values.corpus_dir, part, values.on_missing, values.microphone)
         manifests.write(*found, paths, part)

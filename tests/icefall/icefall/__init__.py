@@ -1,4 +1,4 @@
-"""A checkout of icefall in small, for tests where none is at hand: Conformers under icefall's names, written anew.
+"""A small stand-in for a checkout of icefall, for tests without one: Conformers under icefall's names, rewritten.
 
-They compute what icefall's do in evaluation mode, in the plainest way: utterance by utterance, distances by a table.
+They compute the same as icefall's in evaluation mode, in the simplest way: by utterance, with distances from a table.
 """

@@ -1,4 +1,4 @@
-"""What the stand-ins of icefall's Conformers are made of."""
+"""Modules of the stand-ins for icefall's Conformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Linear = Callable[..., nn.Module]
 
 
 def distances(frames: int, d_model: int) -> Tensor:
-    """A sinusoid for every distance ``-(frames - 1) ... frames - 1``, ``(2 frames - 1, d_model)``."""
+    """Return a sinusoid for every distance ``-(frames - 1) ... frames - 1``, ``(2 frames - 1, d_model)``."""
     table = torch.empty(2 * frames - 1, d_model)
     for row, distance in enumerate(range(-(frames - 1), frames)):
         for pair in range(d_model // 2):
@@ -23,7 +23,7 @@ def distances(frames: int, d_model: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Of one utterance ``(T, D)``."""
+    """Attention over one utterance ``(T, D)``."""
 
     def __init__(self, d_model: int, heads: int, linear: Linear, scale_first: bool) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         return self._out(torch.einsum("hij,jhd->ihd", (scores * after).softmax(dim=2), v).reshape(frames, d_model))
 
     def _out(self, x: Tensor) -> Tensor:
-        """As there, the layer is not called: its weights are read."""
+        """Apply the layer's weights without calling it, as icefall does."""
         layer: Any = self.out_proj
         scaled = self.scale_first
         weight = layer.weight * layer.weight_scale.exp() if scaled else layer.weight
@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Of one utterance ``(T, D)``."""
+    """Convolution module for one utterance ``(T, D)``."""
 
     def __init__(self, d_model: int, kernel: int, conv: Linear, norm: nn.Module | None, activation: nn.Module) -> None:
         super().__init__()
@@ -81,19 +81,19 @@ class Convolution(nn.Module):
 
 
 class Layer(nn.Module):
-    """Of a batch ``(T, N, D)``, utterances one after the other, each as long as it is."""
+    """Layer for a batch ``(T, N, D)``; utterances are processed one by one, each with its own length."""
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         outputs = [self.of_one(x[:length, n]) for n, length in enumerate(lengths)]
         return nn.utils.rnn.pad_sequence(outputs)
 
     def of_one(self, x: Tensor) -> Tensor:
-        """``(T, D) -> (T, D)``."""
+        """Process one utterance, ``(T, D) -> (T, D)``."""
         raise NotImplementedError
 
 
 class Conformer(nn.Module):
-    """Utterances are embedded one after the other; layers take a batch of them, as there."""
+    """A Conformer that embeds utterances one by one; layers take a batch, as in icefall."""
 
     scale = 1.0
     encoder_embed: nn.Module
@@ -108,5 +108,5 @@ class Conformer(nn.Module):
         return self.output(y).transpose(0, 1), torch.tensor(lengths)
 
     def output(self, y: Tensor) -> Tensor:
-        """What follows the layers."""
+        """Apply the modules after the layers."""
         return y

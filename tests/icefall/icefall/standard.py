@@ -1,4 +1,4 @@
-"""Standard Conformers, which give outputs of a linear layer."""
+"""Standard Conformers, which return the outputs of a linear layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in of a standard Conformer with batch norm in its convolution modules, as in December 2021."""
+"""Stand-in for a standard Conformer with batch norm in its convolution modules, as in December 2021."""
 
 from icefall.standard import Conformer as WithLayerNorm
 from torch import nn

@@ -1,4 +1,4 @@
-"""The stand-in of a reworked Conformer."""
+"""Stand-in for a reworked Conformer."""
 
 from __future__ import annotations
 

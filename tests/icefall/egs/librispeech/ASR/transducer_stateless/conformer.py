@@ -1,4 +1,4 @@
-"""The stand-in of a standard Conformer."""
+"""Stand-in for a standard Conformer."""
 
 from icefall.standard import Conformer
 
