@@ -25,7 +25,7 @@ def recording(path: Path, identifier: str) -> Recording:
         identifier: id of the recording.
 
     Raises:
-        UserError: the file cannot be read as audio, has no samples, or is shorter than its header says.
+        UserError: the file cannot be read as audio, has no samples, or its size does not match its header.
     """
     from lhotse import Recording
 
