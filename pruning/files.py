@@ -49,6 +49,20 @@ def write_text(path: PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_text(path: PathLike, remedy: str = "correct the path") -> str:
+    """Read a whole UTF-8 text file.
+
+    Raises:
+        UserError: the file is missing or is not UTF-8; ends with ``remedy``.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", remedy) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8", remedy) from None
+
+
 def read_lines(path: PathLike) -> list[str]:
     """Return the lines of a UTF-8 text file, with or without a byte order mark, without line ends.
 

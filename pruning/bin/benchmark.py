@@ -98,7 +98,7 @@ def publish(
     Raises:
         UserError: --output is missing, or --read names a file of another command.
     """
-    from pruning.reports import report
+    from pruning.reports import document
 
     path = options.read or options.output
     if path is None:
@@ -114,7 +114,7 @@ def publish(
         repeats=rows[0]["repeats"], first=rows[0]["system"], processor=facts["processor"], torch=facts["torch"]
     )
     body = "\n\n".join([words, table(rows, "github")])
-    report.write_section(path.with_suffix(".md"), options.title, body, module, argv, facts)
+    document.write_section(path.with_suffix(".md"), options.title, body, module, argv, facts)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:

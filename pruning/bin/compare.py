@@ -41,7 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
 
     from pruning.kinds.measured_text import BLOCK
-    from pruning.reports import comparison_tables, report
+    from pruning.reports import comparison_tables, document
     from pruning.sweeps import comparison
 
     found = comparison.read(options.results)
@@ -74,7 +74,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.plot is not None:
         comparison_tables.plot(found, options.plot, milliseconds, options.plot_lines)
         parts.append(f"![{found.measure.name} against size and computation]({options.plot.name})")
-    report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.compare", argv)
+    document.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.compare", argv)
 
 
 if __name__ == "__main__":

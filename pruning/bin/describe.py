@@ -21,7 +21,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="Data", help="heading of the file")
     options = parser.parse_args(argv)
 
-    from pruning.reports import report
+    from pruning.reports import document
     from pruning.speech.data import contents
     from pruning.speech.text.bpe import Tokenizer
 
@@ -33,7 +33,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         logger.warning("%d speakers of %s are also in %s: a WER on one after training on the other is too low", count,
                        one, other)  # fmt: skip
     if options.output is not None:
-        report.write_section(options.output, options.title, contents.table(parts), "pruning.bin.describe", argv)
+        document.write_section(options.output, options.title, contents.table(parts), "pruning.bin.describe", argv)
 
 
 if __name__ == "__main__":

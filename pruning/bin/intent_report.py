@@ -7,44 +7,6 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.files import read_json
-
-NOTE = """\
-Accuracy in percent of utterances: intent is scenario and action together, with the 95 % interval of a bootstrap that
-draws speakers, then their utterances. Intents that training does not have count as errors. Sizes and MACs (10 s of
-audio) are the encoder's, its frontend included; the real-time factor is that of the network alone."""
-
-FRESH = """\
-Of {names}, the encoder was not pre-trained: the figures say nothing of findings about pre-trained ones."""
-
-
-def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
-    """Make the table, with a row for each system and set.
-
-    Raises:
-        UserError: a system was not classified.
-    """
-    from tabulate import tabulate
-
-    from pruning.experiments.decoding_results import intents_path
-    from pruning.models import facts
-
-    rows = []
-    for name, place in systems:
-        size = facts.read_facts(place)
-        for set_name in sets:
-            found = read_json(intents_path(place, set_name), "classify it with pruning.bin.classify")
-            low, high = (100 * bound for bound in found["interval"])
-            share = {what: 100 * value for what, value in found["accuracy"].items()}
-            rows.append({
-                "system": name, "set": set_name, "intent %": f"{share['intent']:.2f} ({low:.2f} to {high:.2f})",
-                "scenario %": f"{share['scenario']:.2f}", "action %": f"{share['action']:.2f}",
-                "not in training": str(found["unseen"]), "M parameters": f"{size['encoder_parameters'] / 1e6:.3f}",
-                "GMACs 10 s": f"{size['macs_10s'] / 1e9:.3f}",
-                "fewer MACs": f"{1 - size['macs_10s'] / size['dense']['macs_10s']:.1%}",
-                "real-time factor": f"{found['real_time_factor']:.4f}",
-            })  # fmt: skip
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -58,16 +20,20 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
 
     from pruning.experiments import checkpoint
-    from pruning.reports import report
+    from pruning.reports import document, intents
 
-    print(f"{table(options.systems, options.sets, 'simple')}\n")
+    print(f"{intents.table(options.systems, options.sets, 'simple')}\n")
     fresh = [
         name
         for name, place in options.systems
         if checkpoint.PRETRAINED not in checkpoint.read_header(checkpoint.file_of(place))
     ]
-    parts = [*([FRESH.format(names=", ".join(fresh))] if fresh else []), NOTE, table(options.systems, options.sets)]
-    report.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.intent_report", argv)
+    parts = [
+        *([intents.FRESH.format(names=", ".join(fresh))] if fresh else []),
+        intents.NOTE,
+        intents.table(options.systems, options.sets),
+    ]
+    document.write_section(options.output, options.title, "\n\n".join(parts), "pruning.bin.intent_report", argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.files import atomic_path, read_json, write_text
+from pruning.errors import UserError
+from pruning.files import atomic_path, read_json, read_text, write_text
 from pruning.speech.decoding.config import SETTINGS
 
 
@@ -21,9 +22,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         type=arguments.system,
         required=True,
         metavar="NAME=EXP_DIR",
-        help="rows of the table, for example the teacher and the pruned network",
+        help="experiment directories, for example the teacher and the pruned network",
     )
-    parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
+    help_text = "Markdown files of a report to show; default: the table of --systems on --sets"
+    parser.add_argument("--results", type=Path, nargs="+", default=[], help=help_text)
+    help_text = "test sets that --systems decoded, e.g. test-clean test-other: the worst utterances are shown"
+    parser.add_argument("--sets", nargs="+", default=[], help=help_text)
     parser.add_argument("--method", choices=list(SETTINGS), default="greedy_search", help="decoding method")
     parser.add_argument(
         "--structure",
@@ -44,15 +48,25 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--title", default="A pruned network", help="heading of the page")
     options = parser.parse_args(argv)
 
+    if not options.results and not options.sets:
+        raise UserError("no results given", "give --results, or --sets that --systems decoded")
+
     from pruning.core.structure import Structure
-    from pruning.reports import pictures
+    from pruning.experiments.structure_files import STRUCTURE
+    from pruning.reports import pictures, report
     from pruning.reports.page import page
 
+    rows = report.collect(options.systems, options.sets, options.method) if options.sets else []
+    if options.sets and len(rows) < 2:
+        raise UserError("the page needs a teacher and a pruned network",
+                        f"decode two systems with {options.method} first")  # fmt: skip
+    texts = [read_text(path) for path in options.results] or [
+        report.document({options.method: rows}, options.sets, options.title)
+    ]
     runs = dict(getattr(options, "runs", None) or options.systems)
-    text = page(options.systems, options.sets, options.method, options.structure, runs, plot=options.plot,
-                title=options.title)  # fmt: skip
+    text = page("\n".join(texts), options.structure, runs, rows, options.plot, options.title)
     write_text(options.output, text)
-    structure = Structure.from_dict(read_json(options.structure / "structure.json"))
+    structure = Structure.from_dict(read_json(options.structure / STRUCTURE))
     with atomic_path(options.output.with_suffix(".png")) as temporary:
         temporary.write_bytes(pictures.structure_picture(structure, options.title))
     print(f"wrote {options.output} and {options.output.with_suffix('.png')}")

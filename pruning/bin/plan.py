@@ -79,7 +79,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     from pruning import configuration
     from pruning.kinds.transducer import RunConfig
-    from pruning.reports import report
+    from pruning.reports import document
     from pruning.speech.text.bpe import Tokenizer
 
     corpus, source = _corpus(options.train_cuts, options.parts, options.copies)
@@ -99,7 +99,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     print(_tabulated(plans, "simple"), total, sep="\n")
     if options.output is not None:
         body = "\n\n".join([".\n".join(about) + ".", _tabulated(plans, "github"), total.capitalize() + "."])
-        report.write_section(options.output, options.title, body, "pruning.bin.plan", argv)
+        document.write_section(options.output, options.title, body, "pruning.bin.plan", argv)
 
 
 def _tabulated(plans: Sequence[RunPlan], style: str) -> str:

@@ -11,18 +11,12 @@ from typing import Optional
 from pruning.bin import command
 from pruning.bin.arguments import system
 from pruning.errors import UserError
-from pruning.files import write_text
+from pruning.files import read_text, write_text
 from pruning.limits import COUNT
 from pruning.speech.decoding.config import SETTINGS
 
 logger = logging.getLogger(__name__)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist", "write it with --output of pruning.bin.describe or plan") from None
+_REMEDY = "write it with --output of pruning.bin.describe or plan"
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -67,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             logger.warning("%s: not in the table because not decoded: %s", method, ", ".join(missing))
         if systems:
             print(f"{method}\n{report.table(systems, arguments.sets, 'simple')}\n")
-    sections = [_read(path) for path in arguments.append]
+    sections = [read_text(path, _REMEDY) for path in arguments.append]
     write_text(arguments.output, report.document(methods, arguments.sets, arguments.title, sections))
     logger.info("wrote %s", arguments.output)
 

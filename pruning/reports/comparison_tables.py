@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
-from tabulate import tabulate
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.reports.document import estimate, tabulated
 from pruning.speech.scoring.bootstrap import Estimate
 from pruning.sweeps.comparison import Comparison, Line
 from pruning.sweeps.lines import TEACHER
@@ -18,7 +18,7 @@ from pruning.sweeps.lines import TEACHER
 
 def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
     low, high = sorted((show(value.low), show(value.high)))  # accuracy decreases as errors increase
-    return f"{show(value.value):{'+' if sign else ''}.2f} ({low:.2f} to {high:.2f})"
+    return estimate(show(value.value), (low, high), sign)
 
 
 def _seeds(comparison: Comparison, line: Line) -> str:
@@ -94,8 +94,7 @@ def table(
         row[f"{measure.difference} {comparison.reference}"] = shown
         row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
         rows.append(row)
-    alignment = ["left", *["right"] * (len(rows[0]) - 1)]
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+    return tabulated(rows, style)
 
 
 def across(comparison: Comparison, method: str, style: str = "github") -> str:
@@ -117,7 +116,7 @@ def across(comparison: Comparison, method: str, style: str = "github") -> str:
                      **_likelihood(line),
                      f"{measure.difference} {TEACHER}":
                          _shown(loss, measure.shown_difference, sign=True) if line.target else ""})  # fmt: skip
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return tabulated(rows, style)
 
 
 def grid(comparison: Comparison, target: str, style: str = "github") -> str:
@@ -139,7 +138,7 @@ def grid(comparison: Comparison, target: str, style: str = "github") -> str:
             row[f"{technique}, {ramp}"] = "-" if not planned else "not run" if value is None else f"{value:.2f}"
         if any(value not in ("-", method) for value in row.values()):
             rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return tabulated(rows, style)
 
 
 def verdict(differences: Mapping[str, tuple[Estimate, float]], margin: float = 0.0) -> str:
@@ -188,7 +187,7 @@ def claims_table(comparison: Comparison, style: str = "github") -> str:
             said = claim + (f" (at most {margin:g} more)" if margin else "")
             rows.append({"claim": said, "target": target, heading: better, "is": "; ".join(shown),
                          "verdict": outcome})  # fmt: skip
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return tabulated(rows, style)
 
 
 def plot(

@@ -21,7 +21,7 @@ td.text { font-family: ui-monospace, monospace; font-size: 12px; text-align: lef
 """
 
 
-def table(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
+def tabulated(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
     """A table as text, the first column left-aligned, the others to the right.
 
     Args:
@@ -33,9 +33,8 @@ def table(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
 
 
 def estimate(value: float, interval: Sequence[float], sign: bool = False) -> str:
-    """A figure with its interval: ``9.39 (8.16 to 10.70)``, with ``sign`` ``+0.92 (+0.35 to +1.51)``."""
-    form = "{:+.2f} ({:+.2f} to {:+.2f})" if sign else "{:.2f} ({:.2f} to {:.2f})"
-    return form.format(value, *interval)
+    """A figure with its interval: ``9.39 (8.16 to 10.70)``, with ``sign`` ``+0.92 (0.35 to 1.51)``."""
+    return f"{value:{'+' if sign else ''}.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 def short_commit(commit: str) -> str:
@@ -95,7 +94,10 @@ def page(title: str, text: str, parts: Sequence[tuple[str, str]] = ()) -> str:
     """
     import markdown
 
-    body = markdown.markdown(text, extensions=["tables"])
+    converter = markdown.Markdown(extensions=["tables"])
+    converter.preprocessors.deregister("html_block")  # names with < are names
+    converter.inlinePatterns.deregister("html")
+    body = converter.convert(text)
     more = "".join(f"<h2>{html.escape(heading)}</h2>{content}" for heading, content in parts)
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html><html><head>{head}</head><body>{body}{more}</body></html>\n"

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from tabulate import tabulate
-
 from pruning.core.structure import Structure
-from pruning.errors import UserError
+from pruning.experiments.structure_files import STRUCTURE
 from pruning.files import PathLike, read_json
 from pruning.models.facts import read_facts
-from pruning.reports import pictures
-from pruning.reports.report import System, collect, differences, table
+from pruning.reports import document, pictures
+from pruning.reports.report import System
 from pruning.speech.scoring.word_errors import Transcript, count_errors
 
-_STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; } th, td { padding: 3px 9px; border-bottom: 1px solid #ddd; }
-th { text-align: left; background: #f4f4f4; } img { max-width: 100%; } .wrong { color: #b00020; }
-td.text { font-family: ui-monospace, monospace; font-size: 12px; }
-"""
+TERMS = ("transducer", "ctc", "intent", "task")
+"""Loss terms whose curves are drawn, as far as a run has them."""
 
 
 class Wrong(NamedTuple):
@@ -66,11 +59,6 @@ def costs_by_kind(network: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _image(data: bytes, text: str) -> str:
-    encoded = base64.b64encode(data).decode()
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{encoded}">'
-
-
 def _marked(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
     """Return the hypothesis with its errors marked."""
     import kaldialign
@@ -91,48 +79,40 @@ def _worst_table(rows: Sequence[Wrong], names: tuple[str, str]) -> str:
 
 
 def page(
-    systems: Sequence[tuple[str, PathLike]],
-    sets: Sequence[str],
-    method: str,
+    results: str,
     structure_of: PathLike,
     runs: Mapping[str, PathLike],
-    terms: Sequence[str] = ("transducer", "ctc", "task"),
+    compared: Sequence[System] = (),
     plot: Optional[PathLike] = None,
     title: str = "A pruned network",
 ) -> str:
     """Return the page as HTML.
 
     Args:
-        systems: name and experiment directory of each row of the table: the teacher first, then the pruned network.
-        sets: names of the test sets.
-        method: decoding method.
+        results: the report of the network, in Markdown, of any kind of network.
         structure_of: experiment directory of the extracted network whose structure is shown.
         runs: name -> training run whose curves are drawn.
-        terms: loss terms to draw.
+        compared: the teacher and the pruned network, whose worst utterances are shown; none: they are left out.
         plot: PNG of WER against size to include, as drawn by ``pruning.bin.compare``.
-        title: heading.
+        title: title of the page.
 
     Raises:
-        UserError: a system was not decoded, or files are missing.
+        UserError: files are missing.
     """
-    rows = collect(systems, sets, method)
-    if len(rows) < 2:
-        raise UserError("the page needs a teacher and a pruned network", f"decode two systems with {method} first")
-    structure = Structure.from_dict(read_json(Path(structure_of) / "structure.json", "give an extracted experiment"))
-    network = read_facts(structure_of)
+    structure = Structure.from_dict(read_json(Path(structure_of) / STRUCTURE, "give an extracted experiment"))
     curves = {name: pictures.read_metrics(exp_dir) for name, exp_dir in runs.items()}
-    compared = differences(rows, "html")
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f"<h2>Word error rates</h2>{table(rows, sets, 'html')}{compared}",
-        f"<h2>Structure</h2>{_image(pictures.structure_picture(structure), 'kept units')}",
-        tabulate(costs_by_kind(network), headers="keys", tablefmt="html", disable_numparse=True),
-        f"<h2>Training</h2>{_image(pictures.training_curves(curves, terms), 'training curves')}" if curves else "",
-        f"<h2>Error against size</h2>{_image(Path(plot).read_bytes(), 'error against size')}" if plot else "",
-        f"<h2>Worst utterances</h2>{_worst(rows)}",
-    ]
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    logged = {term for rows in curves.values() for row in rows if row["kind"] == "dev" for term in row}
+    terms = [term for term in TERMS if term in logged]
+    costs = document.tabulated(costs_by_kind(read_facts(structure_of)), "html")
+    kept = document.picture(pictures.structure_picture(structure), "kept units")
+    parts = [("Structure", f"{kept}{costs}")]
+    if terms:
+        parts.append(("Training", document.picture(pictures.training_curves(curves, terms), "training curves")))
+    if plot is not None:
+        parts.append(("Error against size", document.picture(Path(plot).read_bytes(), "error against size")))
+    if len(compared) > 1:
+        parts.append(("Worst utterances", _worst(compared)))
+    return document.page(title, results, parts)
 
 
 def _worst(rows: Sequence[System]) -> str:

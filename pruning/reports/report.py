@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from tabulate import tabulate
-
-from pruning import provenance
 from pruning.errors import UserError
 from pruning.experiments import decoding_results
-from pruning.files import PathLike, write_text
+from pruning.files import PathLike
 from pruning.models.facts import read_facts
+from pruning.reports.document import estimate, short_commit, tabulated
 from pruning.speech.scoring.word_errors import Score, Transcript, paired_difference, score
 
 _PARAMETERS = ("encoder_parameters", "parameters")
@@ -97,10 +95,6 @@ def _check_comparable(systems: Sequence[System], sets: Sequence[str]) -> None:
             raise UserError(f"decodings of {set_name} differ in their reference words ({listed})", "decode them again")
 
 
-def _percent(wer: float, interval: Sequence[float]) -> str:
-    return f"{wer:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
-
-
 def _sparsities(network: dict[str, Any]) -> str:
     """Return the shares of the dense network's encoder, blocks and whole that were removed."""
     return " / ".join(_sparsity(network, key) for key in ("encoder_parameters", "blocks_parameters", "parameters"))
@@ -117,9 +111,9 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     cells = {"system": system.name}
     for set_name in sets:
         one = system.scores.get(set_name)
-        cells[f"{set_name} WER %"] = _percent(one.wer, one.interval) if one else "-"
+        cells[f"{set_name} WER %"] = estimate(one.wer, one.interval) if one else "-"
     if len(sets) > 1:
-        cells["pooled WER %"] = _percent(system.pooled.wer, system.pooled.interval) if system.pooled else "-"
+        cells["pooled WER %"] = estimate(system.pooled.wer, system.pooled.interval) if system.pooled else "-"
     network = system.network
     encoder, total, macs_10s, macs_30s = (network[key] for key in (*_PARAMETERS, "macs_10s", "macs_30s"))
     cells["M parameters encoder / total"] = f"{encoder / 1e6:.3f} / {total / 1e6:.3f}"
@@ -138,7 +132,7 @@ def table(systems: Sequence[System], sets: Sequence[str], style: str = "github")
         sets: names of the test sets, one column each, then a column for all of them pooled.
         style: tabulate format: ``github`` for a file, ``simple`` for a terminal.
     """
-    return _tabulate([_cells(system, sets) for system in systems], style)
+    return tabulated([_cells(system, sets) for system in systems], style)
 
 
 def differences(systems: Sequence[System], style: str = "github") -> str:
@@ -151,14 +145,9 @@ def differences(systems: Sequence[System], style: str = "github") -> str:
         cells = {"WER % minus that of": name}
         for other, others in whole[:-1]:
             before = [n for n, _ in whole].index(other) < [n for n, _ in whole].index(name)
-            cells[other] = _percent(*paired_difference(transcripts, others)) if before else ""
+            cells[other] = estimate(*paired_difference(transcripts, others)) if before else ""
         rows.append(cells)
-    return _tabulate(rows, style)
-
-
-def _tabulate(rows: list[dict[str, str]], style: str) -> str:
-    alignment = ["left", *["right"] * (len(rows[0]) - 1)] if rows else None
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+    return tabulated(rows, style)
 
 
 def _origin(system: System) -> list[str]:
@@ -169,16 +158,12 @@ def _origin(system: System) -> list[str]:
         threads = f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''} of {facts['processor']}"
         batches = f"batches of {facts['parameters']['max_duration']:g} s"
         where = f"{threads}, {batches}, torch {facts['torch']}"
-        origins.setdefault((where, facts["command"], _short(facts["commit"]), facts["date"][:10]), []).append(set_name)
+        origins.setdefault((where, facts["command"], short_commit(facts["commit"]), facts["date"][:10]), []).append(
+            set_name
+        )
     for (where, command, commit, date), set_names in origins.items():
         lines += [f"  - {', '.join(set_names)}: {where}; commit {commit}, {date}", f"    `{command}`"]
     return lines
-
-
-def _short(commit: str) -> str:
-    """Return the first 12 digits of a commit, with ``-modified`` if files were modified."""
-    digits, *modified = commit.split("-")
-    return "-".join([digits[:12], *modified])
 
 
 EXPLANATION = """\
@@ -187,32 +172,6 @@ without CTC head and joiner; blocks: without the subsampling. Sparsity: the shar
 is gone. MACs: of the encoder.
 RTF: seconds of computing for a second of audio, features included unless stated. Memory: the most that the decoding
 process held, libraries included."""
-
-
-def write_section(
-    path: PathLike,
-    heading: str,
-    body: str,
-    module: str,
-    argv: Optional[Sequence[str]],
-    measured: Optional[Mapping[str, Any]] = None,
-) -> None:
-    """Write a section of a results file that another command than the report made, with its origin.
-
-    Args:
-        path: Markdown file to write, for the report's ``--append``.
-        heading: heading of the section.
-        body: Markdown text.
-        module: name of the running module, e.g. ``pruning.bin.plan``.
-        argv: arguments of the command; None: those of this process.
-        measured: for figures that were measured before: the ``commit``, ``date`` and ``command`` of the measurement.
-    """
-    if measured is None:
-        command = provenance.command_line(module, argv)
-        measured = {"commit": provenance.git_commit(), "date": provenance.today(), "command": command}
-    origin = f"Commit {_short(measured['commit'])}, {measured['date'][:10]}:"
-    command = f"`{measured['command']}`"
-    write_text(path, "\n\n".join([f"## {heading}", body, f"{origin}\n{command}"]) + "\n")
 
 
 def document(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -83,8 +85,49 @@ def test_the_page_and_the_picture(systems: list[tuple[str, Path]], tmp_path: Pat
     assert (tmp_path / "index.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_page_needs_two_systems_and_their_logs(systems: list[tuple[str, Path]]) -> None:  # noqa: F811
+def test_what_a_page_needs(systems: list[tuple[str, Path]], tmp_path: Path) -> None:  # noqa: F811
+    one, place = f"teacher={systems[0][1]}", str(systems[0][1])
+    common = ["--systems", one, "--structure", place, "--output", str(tmp_path / "index.html")]
     with pytest.raises(UserError, match="needs a teacher and a pruned network"):
-        page.page(systems[:1], ["test-clean"], "greedy_search", systems[0][1], {})
-    with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
+        command.main([*common, "--sets", "test-clean"])
+    with pytest.raises(UserError, match="no results given; give --results, or --sets"):
+        command.main(common)
+    with pytest.raises(UserError, match="none.md does not exist"):
+        command.main([*common, "--results", str(tmp_path / "none.md")])
+    with pytest.raises(UserError, match="cannot read .*metrics.jsonl"):
         pictures.read_metrics(systems[0][1])
+
+
+def test_the_page_of_any_report(tmp_path: Path) -> None:
+    """Of intents or language models: the Markdown that their reports wrote, structure and curves."""
+    place = tmp_path / "exp"
+    write_json(place / "structure.json", Structure.dense(network().unit_groups()).to_dict())
+    write_json(place / FILE, {"by_kind": {}, "dense": {"by_kind": {}}})
+    write_text(place / "metrics.jsonl", '{"kind": "dev", "step": 1, "task": 1.0, "intent": 0.5}\n')
+    write_text(tmp_path / "RESULTS.md", "## Intents\n\n| system | intent % |\n|---|---:|\n| a<b> | 40.1 |\n\n`x --y`\n")
+    command.main(["--systems", f"pruned={place}", "--structure", str(place), "--results", str(tmp_path / "RESULTS.md"),
+                  "--output", str(tmp_path / "index.html")])  # fmt: skip
+    text = (tmp_path / "index.html").read_text()
+    assert "<h2>Intents</h2>" in text and "40.1</td>" in text and "a&lt;b&gt;" in text and "<code>x --y</code>" in text
+    assert text.count("data:image/png;base64,") == 2 and "Worst utterances" not in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium is installed")
+def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+    """Headless Chromium lays out every table and decodes every picture."""
+    place = tmp_path / "exp"
+    write_json(place / "structure.json", Structure.dense(network().unit_groups()).to_dict())
+    write_json(place / FILE, {"by_kind": {}, "dense": {"by_kind": {}}})
+    write_text(place / "metrics.jsonl", '{"kind": "dev", "step": 1, "task": 1.0}\n')
+    write_text(tmp_path / "RESULTS.md", "# Results\n\n| system | WER % |\n|---|---:|\n| teacher | 9.39 |\n")
+    command.main(["--systems", f"pruned={place}", "--structure", str(place), "--results", str(tmp_path / "RESULTS.md"),
+                  "--output", str(tmp_path / "index.html")])  # fmt: skip
+    script = """<script>onload = () => { document.title = [...document.images].map(i => i.naturalWidth > 100)
+        + ' ' + document.querySelectorAll('td').length; }</script>"""
+    page_of = tmp_path / "checked.html"
+    page_of.write_text((tmp_path / "index.html").read_text().replace("</body>", f"{script}</body>"))
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+               "--disable-background-networking", "--virtual-time-budget=5000",
+               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page_of.as_uri()]  # fmt: skip
+    done = subprocess.run(browser, capture_output=True, text=True, check=False, timeout=120)
+    assert "<title>true,true 2</title>" in done.stdout, done.stderr[-500:]

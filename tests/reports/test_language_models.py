@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pruning.bin import lm_report
 from pruning.errors import UserError
 from pruning.experiments.decoding_results import perplexity_path
 from pruning.files import write_json
+from pruning.reports import language_models
 
 
 def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:
@@ -31,19 +31,19 @@ def test_one_against_another(tmp_path: Path) -> None:
     first = measured(tmp_path / "first", nll, words)
     worse = measured(tmp_path / "worse", nll + words * math.log(1.03), words)
     noisy = measured(tmp_path / "noisy", nll + words * math.log(1.03) + generator.normal(0, 3, 200), words)
-    assert lm_report.excess(worse, first, "test") == pytest.approx((3.0, 3.0, 3.0), abs=1e-2)
-    value, low, high = lm_report.excess(noisy, first, "test")
+    assert language_models.excess(worse, first, "test") == pytest.approx((3.0, 3.0, 3.0), abs=1e-2)
+    value, low, high = language_models.excess(noisy, first, "test")
     assert low < value < high and high - low > 3
     lms = [("dense", first), ("half", worse)]
-    table = lm_report.perplexities(lms, ["test"], against={"half": "dense"})
+    table = language_models.perplexities(lms, ["test"], against={"half": "dense"})
     assert "+3.00 (3.00 to 3.00) dense" in table and f"{math.exp(5):.2f}" in table
-    assert "% above" not in lm_report.perplexities(lms, ["test"])
+    assert "% above" not in language_models.perplexities(lms, ["test"])
     with pytest.raises(UserError, match="--against names 'other', which is not in --lms"):
-        lm_report.perplexities(lms, ["test"], against={"half": "other"})
+        language_models.perplexities(lms, ["test"], against={"half": "other"})
 
 
 def test_other_words_are_refused(tmp_path: Path) -> None:
     words = np.array([3, 4])
     first, other = measured(tmp_path / "a", words * 2.0, words), measured(tmp_path / "b", words * 2.0, words + 1)
     with pytest.raises(UserError, match="different words of test"):
-        lm_report.excess(first, other, "test")
+        language_models.excess(first, other, "test")

@@ -1,0 +1,43 @@
+"""The table of intent classifiers: accuracy with its interval, size, computation, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruning.experiments.decoding_results import intents_path
+from pruning.files import read_json
+from pruning.models import facts
+from pruning.reports.document import estimate, tabulated
+
+NOTE = """\
+Accuracy in percent of utterances: intent is scenario and action together, with the 95 % interval of a bootstrap that
+draws speakers, then their utterances. Intents that training does not have count as errors. Sizes and MACs (10 s of
+audio) are the encoder's, its frontend included; the real-time factor is that of the network alone."""
+
+FRESH = """\
+Of {names}, the encoder was not pre-trained: the figures say nothing of findings about pre-trained ones."""
+
+
+def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+    """Make the table, with a row for each system and set.
+
+    Raises:
+        UserError: a system was not classified.
+    """
+    rows = []
+    for name, place in systems:
+        size = facts.read_facts(place)
+        for set_name in sets:
+            found = read_json(intents_path(place, set_name), "classify it with pruning.bin.classify")
+            low, high = (100 * bound for bound in found["interval"])
+            share = {what: 100 * value for what, value in found["accuracy"].items()}
+            rows.append({
+                "system": name, "set": set_name, "intent %": estimate(share["intent"], (low, high)),
+                "scenario %": f"{share['scenario']:.2f}", "action %": f"{share['action']:.2f}",
+                "not in training": str(found["unseen"]), "M parameters": f"{size['encoder_parameters'] / 1e6:.3f}",
+                "GMACs 10 s": f"{size['macs_10s'] / 1e9:.3f}",
+                "fewer MACs": f"{1 - size['macs_10s'] / size['dense']['macs_10s']:.1%}",
+                "real-time factor": f"{found['real_time_factor']:.4f}",
+            })  # fmt: skip
+    return tabulated(rows, style)
