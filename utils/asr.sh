@@ -228,5 +228,8 @@ if in_stage 10; then
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
     ${which[@]+"${which[@]}"} --append ${sections[@]+"${sections[@]}"} --output "$results"
-  cat "$results"
+  shown=(--systems "${rows[@]}" --title "$corpus: pruned")
+  [ "${#systems[@]}" -eq 1 ] || shown+=(--sets "${test_parts[@]}" --method "${methods[0]}" ${which[@]+"${which[@]}"})
+  [ ! -f "$extracted/structure.json" ] || shown+=(--structure "$extracted")
+  show_report "$results" "${shown[@]}"
 fi

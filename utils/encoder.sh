@@ -157,6 +157,8 @@ encoder_tests() {
     [ "$task" = ctc ] || report=(python -m pruning.bin.intent_report)
     run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
       "${report[@]}" --systems "dense=$teacher" "pruned=$finetuned" --sets "${test_parts[@]}" --output "$results"
-    cat "$results"
+    local shown=(--systems "dense=$teacher" "pruned=$finetuned" --structure "$extracted" --title "$corpus: $method")
+    [ "$task" = intent ] || shown+=(--sets "${test_parts[@]}" --method "${methods[0]}")
+    show_report "$results" "${shown[@]}"
   fi
 }

@@ -161,5 +161,6 @@ if in_stage 8; then
   run_logged "the tables" "$lm_exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.lm_report --lms "$order-gram=$lm_exp_dir/ngram" "dense=$teacher" "pruned=$finetuned" \
     --systems "$(basename "$system")=$system" --sets "${test_parts[@]}" --output "$results"
-  cat "$results"
+  show_report "$results" --systems "dense=$teacher" "pruned=$finetuned" --structure "$extracted" \
+    --title "language model: ${method:-pruned}"
 fi

@@ -15,6 +15,7 @@ _runner_group=
 _logs=()
 _logs_before=
 _queued=()
+_progress= # the process that shows the progress
 _utils=$(dirname "${BASH_SOURCE[0]}")
 
 fail() {
@@ -58,7 +59,9 @@ run_logged() {
   fi
   _logs_of "$log" "${runner[@]}"
   _logs_before=$(_look_at_logs)
+  _start_progress
   _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
+  _end_progress
 }
 
 # Reject paths in which the runner's variable (JOB) is part of a name: it would be replaced by the number of the job.
@@ -86,6 +89,19 @@ without_job() {
   done
 }
 
+# show_report RESULTS OPTION...: write the HTML page of the report RESULTS next to it, with these options for
+# pruning.bin.page, print the report, and say where the page is. Reads train_cmd.
+show_report() {
+  local results=$1 page
+  shift
+  page=$(cd "$(dirname "$results")" && pwd)/$(basename "$results" .md).html
+  # shellcheck disable=SC2086
+  run_logged "the page" "$(dirname "$page")/log/page.log" ${train_cmd:?} -- \
+    python -m pruning.bin.page --results "$results" --output "$page" "$@"
+  cat "$results"
+  echo "page: file://$page"
+}
+
 # queued COMMAND...: add a job for run_queued.
 queued() {
   local line
@@ -110,6 +126,35 @@ run_recipe() {
   _ended_with_us '' "$@" || fail "stage $_stage_now needs what $1 makes, which failed; see above"
 }
 
+# On a terminal, show what the newest of _logs reports (step, loss, time left) under the line of the stage.
+_start_progress() {
+  [ -t 1 ] || return 0
+  (
+    trap 'kill "$!" 2> /dev/null; exit 0' TERM
+    while :; do
+      sleep "${progress_interval:-2}" &
+      wait "$!"
+      newest=
+      for log in "${_logs[@]}"; do
+        if [ -f "$log" ] && { [ -z "$newest" ] || [ "$log" -nt "$newest" ]; }; then newest=$log; fi
+      done
+      [ -n "$newest" ] || continue
+      line=$(tail -n 20 -- "$newest" | sed -n 's/^[0-9-]* [0-9:,]* INFO //p' | tail -n 1) || true
+      columns=$(tput cols 2> /dev/null) || columns=80
+      [ -z "$line" ] || printf '\r\033[K  %s' "${line:0:$((columns - 3))}"
+    done
+  ) &
+  _progress=$!
+}
+
+_end_progress() {
+  [ -n "$_progress" ] || return 0
+  kill "$_progress" 2> /dev/null || true
+  wait "$_progress" 2> /dev/null || true
+  _progress=
+  printf '\r\033[K'
+}
+
 # Run a command in the background, so that a signal to this script is passed on at once: to the command or, if the first
 # argument is '-', to the process group that it leads.
 _ended_with_us() {
@@ -127,6 +172,7 @@ _ended_with_us() {
 
 _pass_on() {
   trap '' TERM HUP INT
+  _end_progress
   kill "-$1" -- "$_runner_group$_runner" 2> /dev/null || true
   wait "$_runner" || true
   exit "$2"
@@ -172,6 +218,7 @@ _look_at_logs() {
 }
 
 _report_failure() {
+  _end_progress
   local what=$1 log line reason=
   local failed=()
   while IFS= read -r line; do

@@ -97,7 +97,7 @@ if in_stage 4; then
   # shellcheck disable=SC2086
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.lm_report --lms "${lms[@]}" --output "$exp_dir/RESULTS.md"
-  cat "$exp_dir/RESULTS.md"
+  show_report "$exp_dir/RESULTS.md" --title "language models"
 fi
 
 for index in "${!sweeps[@]}"; do
@@ -108,6 +108,7 @@ for index in "${!sweeps[@]}"; do
       python -m pruning.bin.sweep --config "$conf/$name.yaml" --exp-dir "$exp_dir/$name" \
       --runner "../../utils/run.sh --max-jobs-run $max_jobs"
     python -m pruning.bin.compare --results "$exp_dir/$name/results" --output "$exp_dir/$name/RESULTS.md" \
-      --title "Language models: the sweep $name"
+      --title "Language models: the sweep $name" --plot "$exp_dir/$name/plot.png"
+    show_report "$exp_dir/$name/RESULTS.md" --plot "$exp_dir/$name/plot.png" --title "the sweep $name"
   fi
 done

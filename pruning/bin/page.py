@@ -10,6 +10,7 @@ from typing import Optional
 from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import atomic_path, read_json, read_text, write_text
+from pruning.limits import COUNT
 from pruning.speech.decoding.config import SETTINGS
 
 
@@ -20,34 +21,31 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--systems",
         nargs="+",
         type=arguments.system,
-        required=True,
+        default=[],
         metavar="NAME=EXP_DIR",
-        help="experiment directories, for example the teacher and the pruned network",
+        help="experiment directories: the teacher, the pruned network, others",
     )
     help_text = "Markdown files of a report to show; default: the table of --systems on --sets"
     parser.add_argument("--results", type=Path, nargs="+", default=[], help=help_text)
     help_text = "test sets that --systems decoded, e.g. test-clean test-other: the worst utterances are shown"
     parser.add_argument("--sets", nargs="+", default=[], help=help_text)
     parser.add_argument("--method", choices=list(SETTINGS), default="greedy_search", help="decoding method")
-    parser.add_argument(
-        "--structure",
-        type=Path,
-        required=True,
-        help="experiment directory of the extracted network, whose structure is drawn",
-    )
+    parser.add_argument("--epoch", type=COUNT.parse, help="decodings of this epoch, as for pruning.bin.report")
+    parser.add_argument("--avg", type=COUNT.parse, help="decodings of this average, as for pruning.bin.report")
+    help_text = "experiment directory of the extracted network, whose structure is drawn, as a PNG next to the page too"
+    parser.add_argument("--structure", type=Path, help=help_text)
     parser.add_argument(
         "--runs",
         nargs="*",
         type=arguments.system,
         default=argparse.SUPPRESS,
         metavar="NAME=EXP_DIR",
-        help="training runs whose curves are drawn; default: those of --systems",
+        help="training runs whose curves are drawn; default: those of --systems that were trained here",
     )
     parser.add_argument("--plot", type=Path, help="PNG of pruning.bin.compare to include")
     parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
-    parser.add_argument("--title", default="A pruned network", help="heading of the page")
+    parser.add_argument("--title", default="A pruned network", help="title of the page")
     options = parser.parse_args(argv)
-
     if not options.results and not options.sets:
         raise UserError("no results given", "give --results, or --sets that --systems decoded")
 
@@ -56,20 +54,22 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.reports import pictures, report
     from pruning.reports.page import page
 
-    rows = report.collect(options.systems, options.sets, options.method) if options.sets else []
+    weights = {"epoch": options.epoch, "avg": options.avg}
+    rows = report.collect(options.systems, options.sets, options.method, **weights) if options.sets else []
     if options.sets and len(rows) < 2:
         raise UserError("the page needs a teacher and a pruned network",
                         f"decode two systems with {options.method} first")  # fmt: skip
     texts = [read_text(path) for path in options.results] or [
         report.document({options.method: rows}, options.sets, options.title)
     ]
-    runs = dict(getattr(options, "runs", None) or options.systems)
-    text = page("\n".join(texts), options.structure, runs, rows, options.plot, options.title)
-    write_text(options.output, text)
-    structure = Structure.from_dict(read_json(options.structure / STRUCTURE))
-    with atomic_path(options.output.with_suffix(".png")) as temporary:
-        temporary.write_bytes(pictures.structure_picture(structure, options.title))
-    print(f"wrote {options.output} and {options.output.with_suffix('.png')}")
+    trained = [(name, place) for name, place in options.systems if (place / pictures.METRICS).is_file()]
+    runs = dict(getattr(options, "runs", trained))
+    write_text(options.output, page("\n".join(texts), options.structure, runs, rows, options.plot, options.title))
+    if options.structure is not None:
+        structure = Structure.from_dict(read_json(options.structure / STRUCTURE))
+        with atomic_path(options.output.with_suffix(".png")) as temporary:
+            temporary.write_bytes(pictures.structure_picture(structure, options.title))
+    print(f"wrote {options.output}")
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def _worst_table(rows: Sequence[Wrong], names: tuple[str, str]) -> str:
 
 def page(
     results: str,
-    structure_of: PathLike,
-    runs: Mapping[str, PathLike],
+    structure_of: Optional[PathLike] = None,
+    runs: Optional[Mapping[str, PathLike]] = None,
     compared: Sequence[System] = (),
     plot: Optional[PathLike] = None,
     title: str = "A pruned network",
@@ -90,8 +90,8 @@ def page(
 
     Args:
         results: the report of the network, in Markdown, of any kind of network.
-        structure_of: experiment directory of the extracted network whose structure is shown.
-        runs: name -> training run whose curves are drawn.
+        structure_of: experiment directory of the extracted network whose structure is shown; None: no structure.
+        runs: name -> training run whose curves are drawn; None: no curves.
         compared: the teacher and the pruned network, whose worst utterances are shown; none: they are left out.
         plot: PNG of WER against size to include, as drawn by ``pruning.bin.compare``.
         title: title of the page.
@@ -99,13 +99,14 @@ def page(
     Raises:
         UserError: files are missing.
     """
-    structure = Structure.from_dict(read_json(Path(structure_of) / STRUCTURE, "give an extracted experiment"))
-    curves = {name: pictures.read_metrics(exp_dir) for name, exp_dir in runs.items()}
+    parts: list[tuple[str, str]] = []
+    if structure_of is not None:
+        structure = Structure.from_dict(read_json(Path(structure_of) / STRUCTURE, "give an extracted experiment"))
+        costs = document.tabulated(costs_by_kind(read_facts(structure_of)), "html")
+        parts.append(("Structure", document.picture(pictures.structure_picture(structure), "kept units") + costs))
+    curves = {name: pictures.read_metrics(exp_dir) for name, exp_dir in (runs or {}).items()}
     logged = {term for rows in curves.values() for row in rows if row["kind"] == "dev" for term in row}
     terms = [term for term in TERMS if term in logged]
-    costs = document.tabulated(costs_by_kind(read_facts(structure_of)), "html")
-    kept = document.picture(pictures.structure_picture(structure), "kept units")
-    parts = [("Structure", f"{kept}{costs}")]
     if terms:
         parts.append(("Training", document.picture(pictures.training_curves(curves, terms), "training curves")))
     if plot is not None:

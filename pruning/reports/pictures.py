@@ -14,6 +14,9 @@ from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike
 
+METRICS = "metrics.jsonl"
+"""The file in which a training run logs its losses."""
+
 _LAYER = re.compile(r"(?P<before>.*?)\.?layers\.(?P<layer>\d+)\.(?P<part>.+)")
 
 
@@ -93,7 +96,7 @@ def read_metrics(exp_dir: PathLike) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is missing or broken.
     """
-    path = Path(exp_dir) / "metrics.jsonl"
+    path = Path(exp_dir) / METRICS
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:

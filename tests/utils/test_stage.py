@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 from pathlib import Path
@@ -24,6 +26,51 @@ def run(tmp_path: Path, body: str, stage: object = 0, stop_stage: object = 9) ->
     process = recipe(tmp_path, body, stage, stop_stage)
     output, error = process.communicate(timeout=60)
     return process.returncode, output, error
+
+
+def on_a_terminal(tmp_path: Path, body: str) -> tuple[int, str]:
+    """Status and what a terminal got."""
+    script = (
+        f"set -euo pipefail\nstage=0 stop_stage=9 progress_interval=0.1\n. {UTILS}/stage.sh\ncmd={UTILS}/run.sh\n{body}"
+    )
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, stdout=theirs, stderr=theirs, close_fds=True)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the last process closed its end
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    return process.wait(60), shown.decode()
+
+
+PROGRESS = "2026-11-29 12:00:00,000 INFO train epoch 1, step {}/3, 0:00:01 left: loss 0.5"
+
+
+@pytest.mark.parametrize("ending", ["true", "false"])
+def test_a_terminal_shows_the_progress_of_a_stage(tmp_path: Path, ending: str) -> None:
+    """The newest step under the stage's line; the line is gone when the stage ends, and so is what showed it."""
+    lines = "; ".join(f"echo '{PROGRESS.format(step)}'; sleep 0.6" for step in (1, 2, 3))
+    (tmp_path / "work.sh").write_text(f"{lines}; {ending}")
+    body = 'in_stage 4\nrun_logged "the work" log/a.log $cmd -- bash work.sh\necho after; jobs -p'
+    status, shown = on_a_terminal(tmp_path, body)
+    assert (status == 0) == (ending == "true")
+    assert "stage 4: the work; log: log/a.log" in shown
+    assert "\r\033[K  train epoch 1, step 2/3, 0:00:01 left: loss 0.5" in shown
+    last = shown.replace("\r\n", "\n").split("\r\033[K")[-1]
+    assert last == "after\n" if ending == "true" else last.startswith("--- the end of log/a.log")
+
+
+def test_a_file_gets_no_progress(tmp_path: Path) -> None:
+    (tmp_path / "work.sh").write_text(f"echo '{PROGRESS.format(1)}'; sleep 0.5")
+    body = 'progress_interval=0.1; in_stage 4\nrun_logged "the work" log/a.log $cmd -- bash work.sh\necho after'
+    status, output, error = run(tmp_path, body)
+    assert (status, error) == (0, "") and len(output.splitlines()) == 2 and "step" not in output
 
 
 def test_only_the_stages_asked_for_run(tmp_path: Path) -> None:
