@@ -137,7 +137,7 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
         return given, whole
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(
-            f"cannot read the settings {' '.join(overrides)} ({_first_line(error)})", "quote the value as YAML requires"
+            f"settings {' '.join(overrides)} cannot be read ({_first_line(error)})", "quote the value as YAML requires"
         ) from None
 
 

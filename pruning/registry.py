@@ -1,6 +1,6 @@
 """Kinds of network by name, each imported on first use.
 
-The header of a checkpoint, a configuration and a network each name their kind, and the kind implements everything that
+The header of a checkpoint, a configuration and a network each name their kind. The kind implements everything that
 differs between networks. Another package registers a kind by an entry point ``NAME = MODULE`` in the group
 ``pruning.kinds``; ``KIND`` in that module is the class.
 """

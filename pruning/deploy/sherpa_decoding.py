@@ -65,7 +65,7 @@ def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[st
         try:
             samples = np.ascontiguousarray(cut.load_audio()[0], dtype=np.float32)
         except Exception as error:  # from any audio backend
-            raise UserError(f"{cuts}: cannot read cut {cut.id} ({error})", "check its recording") from None
+            raise UserError(f"{cuts}: cut {cut.id} cannot be read ({error})", "check its recording") from None
         started = time.perf_counter()
         stream = recognizer.create_stream()
         stream.accept_waveform(cut.sampling_rate, samples)

@@ -100,7 +100,7 @@ def read_metrics(exp_dir: PathLike) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error})", "give the experiment directory of a training run") from None
+        raise UserError(f"{path} cannot be read ({error})", "give the experiment directory of a training run") from None
 
 
 def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], terms: Sequence[str]) -> bytes:

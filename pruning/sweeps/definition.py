@@ -259,7 +259,7 @@ def uniform_target(config: SweepConfig, name: str) -> tuple[str, float]:
     cost, target = next(iter(targets.items()))
     if cost not in COSTS:
         what = f"cannot make a uniform network for a target of {cost} alone"
-        raise UserError(what, "set its target of size or MACs as well")
+        raise UserError(what, "limit targets of the line to those of size or MACs")
     return cost, target
 
 

@@ -113,7 +113,7 @@ def test_a_line_across_targets(results: Path) -> None:
     rows = cells(comparison_tables.across(comparison.read(results), "l0"))
     assert [row[:3] for row in rows[2:]] == [["teacher", "1.000", "1"], ["half", "0.500", "2"]]
     assert rows[2][-1] == "" and rows[3][-1].startswith("+")
-    with pytest.raises(UserError, match="no result of 'best'; choose from l0, taylor, random"):
+    with pytest.raises(UserError, match="no results for method 'best'; choose from l0, taylor, random"):
         comparison_tables.across(comparison.read(results), "best")
 
 
@@ -235,7 +235,7 @@ def test_results_of_other_settings_are_left_out(results: Path, caplog: pytest.Lo
     write_json(results / "half/random/seed1.json", {**read_json(results / "half/random/seed1.json"), "made_by": "y"})
     found = comparison.read(results)
     assert {line.method: len(line.seeds) for line in found.lines} == {"teacher": 1, "l0": 2, "taylor": 1}
-    assert "left out: half/random/seed1.json, quarter/l0/seed1.json; run the sweep again" in caplog.text
+    assert "other settings: half/random/seed1.json, quarter/l0/seed1.json; run the sweep again" in caplog.text
 
 
 def test_no_results(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_grid_is_its_lines(work: Path, tmp_path: Path) -> None:
             "line 5: unknown method 'best'",
         ),
         ({"targets": {"half": ["constraint.size=0.9999"]}}, "beyond reach"),
-        ({"grids": [{"method": ["taylor"], "more_seeds": {"x": {"half": [2]}}}]}, "names 'x', which is no line"),
+        ({"grids": [{"method": ["taylor"], "more_seeds": {"x": {"half": [2]}}}]}, "names 'x', which is not a line"),
     ],
 )
 def test_what_cannot_be_run_is_refused(work: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
