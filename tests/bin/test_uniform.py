@@ -53,5 +53,5 @@ def test_all_of_it_is_the_dense_network(dense: tuple[Transducer, list[str]], tmp
 def test_what_cannot_be_is_told(dense: tuple[Transducer, list[str]]) -> None:
     with pytest.raises(UserError, match="no network of this depth costs only .* use a lower sparsity"):
         uniform.main([*dense[1], "--share", "0.0001", "--narrow", "width"])
-    with pytest.raises(UserError, match="--share is 1.5; give a share"):
+    with pytest.raises(SystemExit):
         uniform.main([*dense[1], "--share", "1.5"])

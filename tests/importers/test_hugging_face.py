@@ -224,11 +224,11 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
         ({"feat_extract_norm": "batch"}, "unsupported feat_extract_norm 'batch'"),
         ({"hidden_act": "gelu_fast"}, "gelu_fast"),
         ({"num_attention_heads": 5}, "config.json"),
-        ({"num_attention_heads": 4.0}, "config.json: num_attention_heads is 4.0, not a whole number above 0"),
+        ({"num_attention_heads": 4.0}, "config.json: num_attention_heads must be a whole number, got 4.0"),
         ({"conv_stride": [5, 0, 2]}, "conv_stride"),
         ({"attention_dropout": None}, "invalid value of attention_dropout, None"),
         ({"layer_norm_eps": "1e-5"}, "layer_norm_eps"),
-        ({"do_stable_layer_norm": "false"}, "do_stable_layer_norm is 'false', not true or false"),
+        ({"do_stable_layer_norm": "false"}, "do_stable_layer_norm must be one of False, True, got 'false'"),
         ({"hidden_act": ["gelu"]}, "hidden_act"),
     ],
 )
