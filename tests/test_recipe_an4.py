@@ -146,12 +146,7 @@ def test_dev_speakers_of_another_choice_do_not_come_into_training(tmp_path: Path
         ("etc/an4_train.transcription", None, None, "an4_train.transcription does not exist"),
         ("etc/an4_train.fileids", None, "", "an4_train.fileids is empty"),
         ("wav/an4_clstk/fash/an1-fash-b.sph", None, None, "an1-fash-b.sph, listed in .*fileids, does not exist"),
-        (
-            "etc/an4_test.fileids",
-            "an4test_clstk/fcaw/an6-fcaw-b\n",
-            "",
-            "has a line for an6-fcaw-b, which is not in .*",
-        ),
+        ("etc/an4_test.fileids", "an4test_clstk/fcaw/an6-fcaw-b\n", "", "has a line for an6-fcaw-b, which is not in"),
         ("etc/an4_test.transcription", "(an6-fcaw-b)", "(an66-fcaw-b)", "has no line for an6-fcaw-b"),
         ("etc/an4_test.transcription", "(an6-fcaw-b)", "", "an4_test.transcription, line 1: '.*' is not"),
     ],

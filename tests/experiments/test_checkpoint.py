@@ -47,7 +47,7 @@ def test_the_file_alone_rebuilds_the_network(tmp_path: Path) -> None:
 
 def test_the_registry_builds_by_default(tmp_path: Path) -> None:
     checkpoint.save_model(tmp_path / "m.safetensors", network(), HEADER)
-    with pytest.raises(UserError, match="type 'toy'"):
+    with pytest.raises(UserError, match="kind of network 'toy'"):
         checkpoint.load_model(tmp_path / "m.safetensors")
 
 

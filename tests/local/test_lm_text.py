@@ -62,5 +62,6 @@ def test_what_leaves_nothing_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "lm").iterdir())
     with pytest.raises(UserError, match="no text given; give --text or --cuts"):
         prepare.main(["--output-dir", str(tmp_path / "lm")])
-    with pytest.raises(UserError, match="shares leave nothing"):
-        prepare.main(["--text", str(text), "--output-dir", str(tmp_path / "lm"), "--dev-share", "1"])
+    with pytest.raises(UserError, match="--dev-share and --test-share leave nothing"):
+        prepare.main(["--text", str(text), "--output-dir", str(tmp_path / "lm"), "--dev-share", "0.6", "--test-share",
+                      "0.4"])  # fmt: skip

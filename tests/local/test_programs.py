@@ -213,4 +213,4 @@ def test_unknown_options_are_refused(tmp_path: Path) -> None:
         done = program(tmp_path, name, "--no-such-option", "1")
         assert done.returncode == 2 and "usage" in done.stderr
     message = fail(tmp_path, "local/compute_features.py", "--parts", "a", "--num-splits", "2", "--split", "3")
-    assert "split 3 of 2" in message
+    assert "--split must be at most --num-splits (2), got 3" in message
