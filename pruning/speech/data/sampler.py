@@ -84,14 +84,15 @@ def transcript(cut: Any) -> str:
     text = cut.supervisions[0].text
     if not isinstance(text or "", str):
         raise UserError(f"the transcript of cut {cut.id}, {text!r}, is no text", "quote it")
-    if not (text or "").strip():
+    text = normalised(text or "")
+    if not text.strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
     supervision = cut.supervisions[0]
     if supervision.start < -_TOLERANCE or supervision.end > cut.duration + _TOLERANCE:
         what = (f"the transcript of cut {cut.id} is of {supervision.start:g} to {supervision.end:g} s, and the cut "
                 f"ends at {cut.duration:g} s: a window of a longer cut keeps its whole transcript")  # fmt: skip
         raise UserError(what, "cut at the transcripts instead: lhotse cut trim-to-supervisions")
-    return normalised(text)
+    return text
 
 
 _TOLERANCE = 2e-3

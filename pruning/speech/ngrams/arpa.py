@@ -6,6 +6,7 @@ log10 probability, the words, and the log10 back-off weight unless they are the 
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import itertools
@@ -25,6 +26,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path
 from pruning.speech.ngrams import ngram
 from pruning.speech.ngrams.ngram import Level, NgramModel
+from pruning.speech.text.normalisation import normalised
 
 _LOG10 = math.log(10.0)
 _NO_UNKNOWN = -100.0  # log10 probability of <unk> where a file has none, KenLM's
@@ -73,7 +75,8 @@ def read(path: PathLike) -> NgramModel:
     """Read a model, of a compressed file when the name ends in ``.gz``.
 
     Each line is checked as it is read: the end of a file with a broken line is never looked at. ``<UNK>`` is read as
-    ``<unk>``; where neither is there, ``<unk>`` gets a probability of 1e-100, as in KenLM.
+    ``<unk>``; where neither is there, ``<unk>`` gets a probability of 1e-100, as in KenLM. Words come in the form of
+    `pruning.speech.text.normalisation`, as texts do. The section of a length of which there are none may be missing.
 
     Raises:
         UserError: the file is absent, cut off or damaged, or a line, which the message names, is not as the format
@@ -82,8 +85,9 @@ def read(path: PathLike) -> NgramModel:
     with _reading(path) as stream:
         lines = _Lines(path, stream)
         sizes = _header(lines)
-        words, unigrams = _unigrams(lines, sizes)
-        ids = {word.encode(): index for index, word in enumerate(words)}
+        written, unigrams = _unigrams(lines, sizes)
+        words = _in_one_form(written, path)
+        ids = {word.encode(): index for some in (words, written) for index, word in enumerate(some)}
         ids[ngram.UNKNOWN_OF_OTHERS.encode()] = ngram.UNKNOWN_ID
         levels = [unigrams]
         for length in range(2, len(sizes) + 1):
@@ -125,7 +129,7 @@ class _Lines:
                 what = f"{self.path} is no ARPA file or is cut off: it ends after line {self.number}"
                 raise UserError(f"{what} without {needed.decode()}", _AGAIN)
             self.number += 1
-            self.current = line.strip()
+            self.current = (line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line).strip()
             if self.current:
                 return self.current
 
@@ -157,6 +161,8 @@ def _section(lines: _Lines, length: int, sizes: list[int]) -> Iterator[tuple[flo
         sizes: the numbers of n-grams from length 1.
     """
     if lines.current != b"\\%d-grams:" % length:
+        if not sizes[length - 1]:
+            return
         raise lines.wrong(rf"is not \{length}-grams:, which follows as many shorter ones as \data\ announces")
     highest = length == len(sizes)
     shapes = (length + 1,) if highest else (length + 1, length + 2)
@@ -178,7 +184,7 @@ def _section(lines: _Lines, length: int, sizes: list[int]) -> Iterator[tuple[flo
 
 
 def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
-    """The words by id, and the first level."""
+    """The words by id, as they are written, and the first level."""
     found: dict[str, tuple[float, float]] = {}
     unknown = ""  # a file may have it in both cases: the later counts, as in KenLM
     for probability, (word,), back_off in _section(lines, 1, sizes):
@@ -200,6 +206,22 @@ def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
     words = [*ngram.SPECIAL, *(word for word in found if word not in ngram.SPECIAL)]
     values = np.array([found[word] for word in words]) * _LOG10
     return words, Level(np.arange(len(words)), values[:, 0], values[:, 1])
+
+
+def _in_one_form(written: list[str], path: PathLike) -> list[str]:
+    """The words as texts have them; the log says how many remain that no text has."""
+    words, taken = [], set(written)
+    for word in written:
+        form = normalised(word)
+        if form not in taken and form.split() == [form]:
+            taken.add(form)
+            word = form
+        words.append(word)
+    strange = [word for word in words if word != normalised(word)]
+    if strange:
+        logger.warning("%d words of %s occur in no text as texts are read here: %a, for one",
+                       len(strange), path, strange[0])  # fmt: skip
+    return words
 
 
 def _level(lines: _Lines, length: int, sizes: list[int], ids: dict[bytes, int], levels: list[Level]) -> Level:

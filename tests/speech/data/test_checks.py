@@ -51,6 +51,7 @@ def make(directory: Path, *texts: str, **change: Any) -> Path:
         (TEXTS, {"id": "utt1"}, "cuts.jsonl: cut utt1 occurs twice; remove the repetitions"),
         (TEXTS, {"num_features": 40}, "cuts.jsonl: cut utt2 has 40 features a frame, the network takes 80; give cuts"),
         ([*TEXTS, " "], {}, "the transcript of cut utt3 is empty"),
+        ([*TEXTS, "\u200b\x01"], {}, "the transcript of cut utt3 is empty"),
         (TEXTS, {"supervisions": []}, "cut utt2 has 0 transcripts instead of one"),
         (TEXTS, {"features": None}, "cut utt2 has no features"),
         ([], {}, "cuts.jsonl holds no cuts"),

@@ -140,6 +140,7 @@ def test_validation_names_the_item(data_dir: Path) -> None:
     check(f"dev: recording {first.id} has no transcript")
     check(f"dev: the transcript of {first.id} is empty", replace(first, text=" "))
     check(f"dev: the transcript of {first.id} is empty", replace(first, text=None))
+    check(f"dev: the transcript of {first.id} is empty", replace(first, text="\u200b\u200e\x01"))
     check(f"dev: recording other of utterance {first.id} is missing", replace(first, recording_id="other"))
     check(f"dev: utterance {first.id} lies at .* which lasts", replace(first, duration=1000.0))
     check(f"dev: utterance {first.id} lies at .* which lasts", replace(first, start=first.duration, duration=0.04))
