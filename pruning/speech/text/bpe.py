@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 BLANK_ID, UNKNOWN_ID = 0, 2
 TABLE = "tokens.txt"
 _WORD_MARK = "▁"
+_UNKNOWN_WORDS = (UNKNOWN, "<UNK>")
+"""Words of transcripts that stand for one that nobody understood, as in TED-LIUM and Kaldi's texts."""
+_SKIPPED = "▅"
+"""A character for whose sake sentencepiece drops a sentence from training and says nothing."""
 _PART_BYTES = 4000
 """sentencepiece drops sentences of more than 4192 bytes without a word."""
 _SHOWN = 60
@@ -62,6 +67,8 @@ class Tokenizer:
         self.unknown_id: int = self._processor.unk_id()
         mark = self._processor.piece_to_id(_WORD_MARK)
         self._mark = None if mark == self.unknown_id else mark
+        named = {BLANK: BLANK_ID, SOS_EOS: self._processor.piece_to_id(SOS_EOS)}
+        self._no_words = {token: name for name, token in named.items() if token != self.unknown_id}
         self.check_table(self.lang_dir / TABLE, "make both again with local/train_bpe.py")
 
     @property
@@ -70,21 +77,33 @@ class Tokenizer:
         return self.lang_dir / "bpe.model"
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``; what the model does not know becomes ``<unk>``.
+        """Token ids of ``text``; what the model does not know becomes ``<unk>``, as the word ``<unk>`` is one token.
 
         Raises:
-            UserError: the text spells blank, which is no part of any transcript.
+            UserError: the text spells blank or the mark of sentence ends, which are no part of any transcript, or is
+                in word pieces already.
         """
-        tokens = self._processor.encode(text)
-        _check_words(text, tokens)
-        return tokens
+        return self._checked(text, self._processor.encode(text))
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many, in parallel."""
-        rows = self._processor.encode(list(texts))
-        for text, row in zip(texts, rows):
-            _check_words(text, row)
-        return rows
+        return [self._checked(text, row) for text, row in zip(texts, self._processor.encode(list(texts)))]
+
+    def _checked(self, text: str, tokens: list[int]) -> list[int]:
+        """``tokens``, as sentencepiece gives them for ``text``, but those of the word ``<unk>``, which it spells."""
+        for symbol, name in self._no_words.items():
+            if symbol in tokens:
+                raise UserError(f"the text {text[:_SHOWN]!r} holds {name}, which stands for no word", "take it out")
+        if _WORD_MARK in text:
+            what = f"the text {text[:_SHOWN]!r} holds {_WORD_MARK}, with which word pieces mark where words begin"
+            raise UserError(what, "give words, not pieces, and take it out of them")
+        if not any(word in text for word in _UNKNOWN_WORDS):
+            return tokens
+        found: list[int] = []
+        for unknown, group in itertools.groupby(text.split(), _UNKNOWN_WORDS.__contains__):
+            words = list(group)
+            found += [self.unknown_id] * len(words) if unknown else self._processor.encode(" ".join(words))
+        return found
 
     def spell(self, text: str) -> str:
         """``text`` as its own tokens spell it: sentencepiece rewrites some letters, and does not know others."""
@@ -149,11 +168,6 @@ class Tokenizer:
         table = [(line[0], line[1]) for line in lines if len(line) == 2 and not re.fullmatch(r"#\d+", line[0])]
         if table != [(token, str(index)) for index, token in enumerate(self.tokens())]:
             raise UserError(f"{path} does not match {self.path}", remedy)
-
-
-def _check_words(text: str, tokens: Sequence[int]) -> None:
-    if BLANK_ID in tokens:
-        raise UserError(f"the text {text[:_SHOWN]!r} holds {BLANK}, which stands for no word", "take it out")
 
 
 def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[int], model_type: str) -> Tokenizer:
@@ -230,11 +244,13 @@ class _Counted:
 def _parts(text: str) -> Iterator[str]:
     """A text in parts that sentencepiece does not drop for their length, cut between words where there are spaces.
 
-    Pieces do not cross words, so that a cut between words changes none.
+    Pieces do not cross words, so that a cut between words changes none. ``<unk>`` is left out: it is no word to spell.
     """
     part: list[str] = []
     size = 0
-    for word in text.split(" "):
+    for word in text.replace(_SKIPPED, " ").split(" "):
+        if word in _UNKNOWN_WORDS:
+            continue
         step = len(word) if len(word.encode()) < _PART_BYTES else _PART_BYTES // 4  # a character has up to 4 bytes
         for start in range(0, max(1, len(word)), max(1, step)):
             some = word[start : start + step]
