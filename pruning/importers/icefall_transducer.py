@@ -84,6 +84,9 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
     for setting in ("causal_convolution", "dynamic_chunk_training"):
         if settings.get(setting):
             raise UserError(f"{source} was trained with {setting}", "streaming Conformers are not known here")
+    if settings.get("blank_id", 0) != 0:
+        what = f"{source} was trained with token {settings['blank_id']} as blank, which is token 0 here"
+        raise UserError(what, "train it with a language directory whose token 0 is <blk>, as icefall's recipes do")
     layer = "encoder.encoder.layers.0."
     heads, embedded = size(f"{layer}self_attn.pos_bias_u"), size("decoder.embedding.weight", 1)
     context = size("decoder.conv.weight", 2) if "decoder.conv.weight" in shapes else 1
