@@ -158,7 +158,8 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
         return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES)
     if arguments.method != "greedy_search":
         raise UserError(f"{arguments.method} by {arguments.engine} is not offered", "choose greedy_search")
-    theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim)
+    rate = sherpa.sampling_rate(arguments.cuts)
+    theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim, rate)
     known = facts.read_facts(place)
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
     write_json(place / facts.FILE, known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,18 +18,21 @@ logger = logging.getLogger(__name__)
 _FIRST_CUTS = 100  # features of one manifest are made in one go, as a rule
 
 
-def check_first_features(path: Path, feature_dim: int) -> None:
-    """Check the features of the first cuts of a manifest; none are loaded.
+def check_first_features(paths: Sequence[Path], feature_dim: int) -> None:
+    """Check the features of the first cuts of manifests that one network hears; none are loaded.
 
     Args:
-        path: the manifest.
+        paths: the manifests.
         feature_dim: of the network.
 
     Raises:
-        UserError: the manifest is damaged, or a cut has no features or features of another width.
+        UserError: a manifest is damaged, or a cut has no features, features of another width, or such of another
+            sampling rate or frame shift than the first.
     """
-    for cut in itertools.islice(manifests.iterate_cuts(path), _FIRST_CUTS):
-        _check_features(cut, path, feature_dim)
+    alike = _Alike(feature_dim)
+    for path in paths:
+        for cut in itertools.islice(manifests.iterate_cuts(path), _FIRST_CUTS):
+            alike.check(cut, path)
 
 
 def check_test_set(
@@ -50,16 +53,17 @@ def check_test_set(
 
     Raises:
         UserError: the manifest is damaged or holds no cuts; a cut occurs twice, has no transcript, several or an empty
-            one, no features, or features of another width.
+            one, no features, features of another width, or such of another sampling rate or frame shift than the first.
     """
+    alike = None if feature_dim is None else _Alike(feature_dim)
     seen: set[str] = set()
     unspelled: list[str] = []  # one entry a transcript
     for cut in manifests.iterate_cuts(path):
         if cut.id in seen:
             raise UserError(f"{path}: cut {cut.id} occurs twice", "remove the repetitions from its cuts")
         seen.add(cut.id)
-        if feature_dim is not None:
-            _check_features(cut, path, feature_dim)
+        if alike is not None:
+            alike.check(cut, path)
         text = sampler.transcript(cut)
         reference, spelled = words_in(text), words_in(tokenizer.spell(text))
         if reference != spelled:
@@ -74,8 +78,23 @@ def check_test_set(
         )  # fmt: skip
 
 
-def _check_features(cut: Any, path: Path, feature_dim: int) -> None:
-    sources.num_frames(cut)
-    if cut.num_features != feature_dim:
-        what = f"{path}: cut {cut.id} has {cut.num_features} features a frame, the network takes {feature_dim}"
-        raise UserError(what, "give cuts with features of that width, or another network")
+class _Alike:
+    """Features of one network: of its width, and all computed at one sampling rate with one frame shift."""
+
+    def __init__(self, feature_dim: int) -> None:
+        self._feature_dim = feature_dim
+        self._first: Optional[tuple[str, dict[str, float]]] = None
+
+    def check(self, cut: Any, path: Path) -> None:
+        """Raise UserError for a cut of ``path`` whose features are none, or are not those of the others."""
+        sources.num_frames(cut)
+        label, wanted = f"{path}: cut {cut.id}", self._feature_dim
+        if cut.num_features != wanted:
+            what = f"{label} has {cut.num_features} features a frame, the network takes {wanted}"
+            raise UserError(what, "give cuts with features of that width, or another network")
+        found = {"sampling rate": cut.sampling_rate, "frame shift": cut.frame_shift}
+        name, first = self._first = self._first or (label, found)
+        for key, value in found.items():
+            if value != first[key]:
+                what = f"{label} has features of {key} {value:g}, and those of {name} are of {first[key]:g}"
+                raise UserError(what, "compute all features alike, with one --sampling-rate")

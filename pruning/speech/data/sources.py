@@ -84,6 +84,11 @@ FEATURES = Source(load_features, _frames_of_features, PADDING)
 """Filter banks, for encoders that subsample by 4."""
 
 
+def rate_of(cut: Any) -> int:
+    """The sampling rate of the audio of ``cut``, which has some; a cut's own may be that of its features."""
+    return int(getattr(cut, "recording", cut).sampling_rate)
+
+
 def load_audio(sampling_rate: int, cut: Any) -> Tensor:
     """(S,) float32 samples of ``cut``, within -1 and 1.
 
@@ -92,7 +97,7 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
             file is missing or damaged.
     """
     _check_recorded(cut)
-    rate = getattr(cut, "recording", cut).sampling_rate  # a cut's own may be that of its features
+    rate = rate_of(cut)
     if rate != sampling_rate:
         what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
         raise UserError(what, "make its cuts with local/make_cuts.py, which resamples")
