@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def transcript(cut: Any) -> str:
     """The text of ``cut``, in the form of `pruning.speech.text.normalisation`, as tokenizers spell it.
 
     Raises:
-        UserError: it has none, several, one that is no text, or one of more than the cut.
+        UserError: it has none, several, one that is no text, one of no time, or one of more than the cut.
     """
     if len(cut.supervisions) != 1:
         what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
@@ -88,6 +89,13 @@ def transcript(cut: Any) -> str:
     if not text.strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove it")
     supervision = cut.supervisions[0]
+    start, duration = supervision.start, supervision.duration
+    if (
+        not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (start, duration))
+        or duration <= 0
+    ):
+        raise UserError(f"the transcript of cut {cut.id} begins at {start!r} s and lasts {duration!r} s",
+                        "correct its times, or remove it")  # fmt: skip
     if supervision.start < -_TOLERANCE or supervision.end > cut.duration + _TOLERANCE:
         what = (f"the transcript of cut {cut.id} is of {supervision.start:g} to {supervision.end:g} s, and the cut "
                 f"ends at {cut.duration:g} s: a window of a longer cut keeps its whole transcript")  # fmt: skip

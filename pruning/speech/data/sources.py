@@ -17,6 +17,9 @@ from pruning.speech.data.audio import NOT_FINITE, first_line
 PADDING = math.log(1e-10)
 """What features are padded with: the logarithm of no energy, as lhotse's."""
 
+_ROUNDING = 3
+"""So many frames may be missing at an end of a cut: Kaldi's features have none that reach beyond the audio."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -42,10 +45,17 @@ def num_frames(cut: Any) -> int:
     """Feature frames of a cut.
 
     Raises:
-        UserError: it has no features.
+        UserError: it has no features, or such of another time.
     """
     if not cut.has_features:
         raise UserError(f"cut {cut.id} has no features", "compute them with local/compute_features.py")
+    stored = getattr(cut, "features", None)  # not of cuts that were mixed or padded
+    if stored is not None:
+        rounding = _ROUNDING * stored.frame_shift
+        if not stored.start - rounding <= cut.start < cut.end <= stored.start + stored.duration + rounding:
+            what = (f"cut {cut.id} is of {cut.start:g} to {cut.end:g} s of its recording, and its features are of "
+                    f"{stored.start:g} to {stored.start + stored.duration:g} s")  # fmt: skip
+            raise UserError(what, "correct the times of the cut, or compute its features again")
     return int(cut.num_frames)
 
 
@@ -53,17 +63,23 @@ def load_features(cut: Any) -> Tensor:
     """(T, C) float32 features of ``cut``.
 
     Raises:
-        UserError: they were not computed, their file is missing or damaged, or some of them are not finite.
+        UserError: they were not computed, their file is missing or damaged, they are not as many as the cut promises,
+            or some of them are not finite.
     """
-    num_frames(cut)
+    frames = num_frames(cut)
+    where = getattr(getattr(cut, "features", None), "storage_path", "the features")
+    again = "remove the cuts and features of this part and run the feature stage again"
     try:
-        features = torch.from_numpy(cut.load_features()).to(torch.float32)
+        features = torch.from_numpy(_begun(cut).load_features()).to(torch.float32)
     except Exception as error:  # lilcom and the storage types of lhotse raise what they like
-        stored = getattr(cut, "features", None)
-        where = getattr(stored, "storage_path", "the features")
         reason = str(error).split("[extra info]")[0].strip()  # lhotse goes on with all of the cut
         what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {reason})"
-        raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
+        raise UserError(what, again) from None
+    bins = int(cut.num_features)
+    if features.dim() != 2 or len(features) < frames - _ROUNDING or features.shape[1] != bins:
+        there = " x ".join(str(size) for size in features.shape)
+        what = f"{where}: cut {cut.id} promises {frames} frames of {bins} features, and {there} are there"
+        raise UserError(what, f"correct the times of the cut, or {again}")
     finite = features.isfinite().all(dim=1)
     if not finite.all():
         frame = int(finite.logical_not().nonzero()[0])
@@ -74,6 +90,16 @@ def load_features(cut: Any) -> Tensor:
             remedy = f"look at its own and at those of what is mixed into it: {', '.join(t.cut.id for t in mixed)}"
         raise UserError(what, remedy)
     return features
+
+
+def _begun(cut: Any) -> Any:
+    """``cut``, not before its features, by less than whose rounding lhotse refuses to load them."""
+    stored = getattr(cut, "features", None)
+    if stored is None or not 0 < stored.start - cut.start <= _ROUNDING * stored.frame_shift:
+        return cut
+    from lhotse.utils import fastcopy
+
+    return fastcopy(cut, start=stored.start)
 
 
 def _frames_of_features(cut: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import multiprocessing
 import subprocess
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech.data import manifests, sampler, sources
+from pruning.speech.data import checks, manifests, sampler, sources
 from pruning.speech.data.batches import Batch, count_batches, evaluation_batches, training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, PADDING
@@ -335,6 +336,45 @@ def test_windows_with_whole_transcripts_are_refused(
     for batches in (training, evaluation_batches(CONFIG, [path], tokenizer)):
         with pytest.raises(UserError, match="a window of a longer cut keeps its whole transcript; cut at the tr"):
             list(batches)
+
+
+@pytest.mark.parametrize("start", [0.0, None, "0", math.nan])
+@pytest.mark.parametrize("duration", [0.0, -1.0, None, "1", math.inf, 0.5])
+def test_times_of_transcripts_that_are_none_are_named(
+    data_dir: Path, tokenizer: Tokenizer, tmp_path: Path, start: object, duration: object
+) -> None:
+    """Cutting into windows leaves transcripts of no time on their edges."""
+    if (start, duration) == (0.0, 0.5):
+        return
+
+    def change(items: list[dict]) -> list[dict]:
+        items[3]["supervisions"][0].update(start=start, duration=duration)
+        return items
+
+    path = edited(data_dir, tmp_path, change)
+    for batches in (training_batches(CONFIG, path, tokenizer, 0, 1), evaluation_batches(CONFIG, path, tokenizer)):
+        with pytest.raises(UserError, match=r"the transcript of cut \S+ begins at .* s and lasts .* s; correct its"):
+            list(batches)
+
+
+@pytest.mark.parametrize("times", [{"start": 100.0}, {"start": -0.2}, {"duration": 60.0}])
+def test_cuts_beyond_their_features_are_named(
+    data_dir: Path, tokenizer: Tokenizer, tmp_path: Path, times: dict[str, float]
+) -> None:
+    """In training and in a test set, where no features are loaded."""
+
+    def change(items: list[dict]) -> list[dict]:
+        items[3].update(times)
+        return items
+
+    path = edited(data_dir, tmp_path, change)
+    config = replace(CONFIG, max_cut_duration=100.0)
+    for look in (lambda: list(training_batches(config, path, tokenizer, 0, 1)),
+                 lambda: checks.check_test_set(path[0], tokenizer, 80)):  # fmt: skip
+        with pytest.raises(
+            UserError, match=r"cut \S+ is of .* s of its recording, and its features are of 0 to .* s; co"
+        ):
+            look()
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_features", 40), ("sampling_rate", 8000), ("frame_shift", 0.02)])
