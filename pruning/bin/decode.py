@@ -306,7 +306,7 @@ def _pending(
             decoding_results.note_asked(path)
             logger.info("%s: %s is done", set_name_of(cuts), path)
         else:
-            checks.check_test_set(cuts, tokenizer, source.feature_dim, SCORED[arguments.score_in])
+            checks.check_test_set(cuts, tokenizer, source.feature_dim, SCORED[arguments.score_in], source.hears)
             pending.append(_Decoding(cuts, path, parameters))
     return pending
 

@@ -40,16 +40,19 @@ def check_test_set(
     tokenizer: Tokenizer,
     feature_dim: Optional[int],
     words_in: Callable[[str], list[str]] = SCORED["words"],
+    source: sources.Source = sources.FEATURES,
 ) -> None:
     """Check all that decoding and scoring need of a test set, but its features, which are not loaded.
 
-    Words that the tokens cannot spell can never be recognised; a line in the log tells of them.
+    Words that the tokens cannot spell can never be recognised, nor can more tokens than there are frames, as where the
+    transcripts of many utterances have become that of one; a line in the log tells of either.
 
     Args:
         path: the manifest.
         tokenizer: of the network.
         feature_dim: of the network; None: it hears samples.
         words_in: divides a text into what is scored.
+        source: what the network hears of a cut.
 
     Raises:
         UserError: the manifest is damaged or holds no cuts; a cut occurs twice, has no transcript, several or an empty
@@ -58,6 +61,7 @@ def check_test_set(
     alike = None if feature_dim is None else _Alike(feature_dim)
     seen: set[str] = set()
     unspelled: list[str] = []  # one entry a transcript
+    too_long: list[str] = []  # likewise
     for cut in manifests.iterate_cuts(path):
         if cut.id in seen:
             raise UserError(f"{path}: cut {cut.id} occurs twice", "remove the repetitions from its cuts")
@@ -65,16 +69,25 @@ def check_test_set(
         if alike is not None:
             alike.check(cut, path)
         text = sampler.transcript(cut)
-        reference, spelled = words_in(text), words_in(tokenizer.spell(text))
+        tokens = tokenizer.encode(text)
+        reference, spelled = words_in(text), words_in(tokenizer.decode(tokens))
         if reference != spelled:
             strange = next((word for word in reference if word not in spelled), text)
             unspelled.append(f"{cut.id} '{strange}'")
+        frames = source.frames(cut)
+        if len(tokens) > frames:
+            too_long.append(f"{cut.id}, {len(tokens)} in {cut.duration:g} s")
     if not seen:
         raise UserError(f"{path} holds no cuts", "remove it and run the stage that writes it again")
     if unspelled:
         logger.warning(
             "%d of %d transcripts of %s hold words that these tokens cannot spell (first: %s); they count as errors",
             len(unspelled), len(seen), path, unspelled[0],
+        )  # fmt: skip
+    if too_long:
+        logger.warning(
+            "%d of %d transcripts of %s have more tokens than the network has frames (first: %s); all of these words "
+            "cannot be recognised and count as errors", len(too_long), len(seen), path, too_long[0],
         )  # fmt: skip
 
 

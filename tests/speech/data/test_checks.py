@@ -96,6 +96,19 @@ def test_words_that_the_tokens_cannot_spell_are_told(
     )
 
 
+def test_transcripts_of_more_than_one_utterance_are_told(
+    tmp_path: Path, tokenizer: bpe.Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a quote in a table without quotes joins lines: one reference is longer than the rest of the set."""
+    path = make(tmp_path, "ONE", "TWO ONE\t" * 50, "THREE")
+    checks.check_test_set(path, tokenizer, 80)
+    (record,) = caplog.records
+    assert record.message == (
+        f"1 of 3 transcripts of {path} have more tokens than the network has frames (first: utt1, 400 in 1 s); all of "
+        "these words cannot be recognised and count as errors"
+    )
+
+
 def test_accents_of_their_own_are_joined_and_characters_can_be_spelled(
     tmp_path: Path, tokenizer: bpe.Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
