@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from pruning.errors import UserError
 from pruning.speech.data import containers
@@ -13,8 +14,22 @@ if TYPE_CHECKING:
 
 CHOOSE_CHANNEL = "mix it to one (sox IN OUT remix -), or choose one (sox IN OUT remix 1)"
 """The remedy for a recording of several channels where one is needed."""
-NOT_FINITE = ("has samples that are not finite numbers", "write it anew, as 16-bit samples say")
-"""What is wrong, and the remedy, where samples in floating point are NaN, infinite or beyond float32."""
+_LOUDEST = 8.0
+"""Full scale is 1. Formats that lose something may go a little beyond it; 16-bit numbers as they are go far."""
+
+
+def fault(peak: float) -> Optional[tuple[str, str]]:
+    """What is wrong with samples, and the remedy; None: nothing.
+
+    Args:
+        peak: the largest of their absolute values.
+    """
+    remedy = "write it anew, as 16-bit samples say"
+    if not math.isfinite(peak):  # NaN, infinite or beyond float32
+        return "has samples that are not finite numbers", remedy
+    if peak > _LOUDEST:
+        return f"has samples of up to {peak:g}, where full scale is 1: whole numbers were written as floats", remedy
+    return None
 
 
 def recording(path: Path, identifier: str) -> Recording:

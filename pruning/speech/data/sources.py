@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.speech.data.audio import NOT_FINITE, first_line
+from pruning.speech.data.audio import fault, first_line
 
 PADDING = math.log(1e-10)
 """What features are padded with: the logarithm of no energy, as lhotse's."""
@@ -119,8 +119,8 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
     """(S,) float32 samples of ``cut``, within -1 and 1.
 
     Raises:
-        UserError: it has no recording, another sampling rate, several channels or samples that are not finite, or its
-            file is missing or damaged.
+        UserError: it has no recording, another sampling rate, several channels or samples that are not finite or far
+            beyond full scale, or its file is missing or damaged.
     """
     _check_recorded(cut)
     rate = rate_of(cut)
@@ -134,8 +134,9 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
         raise UserError(what, "restore the file") from None
     if len(samples) != 1:
         raise UserError(f"cut {cut.id} has {len(samples)} channels", "choose one of them")
-    if not samples.isfinite().all():
-        raise UserError(f"the audio of cut {cut.id} {NOT_FINITE[0]}", NOT_FINITE[1])
+    wrong = fault(float(samples.abs().max()) if samples.numel() else 0.0)
+    if wrong is not None:
+        raise UserError(f"the audio of cut {cut.id} {wrong[0]}", wrong[1])
     return samples[0]
 
 

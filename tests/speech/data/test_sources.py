@@ -77,6 +77,13 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
     (tmp_path / "nan").mkdir()
     with pytest.raises(UserError, match="the audio of cut r0 has samples that are not finite numbers"):
         sources.load_audio(16000, _first(cuts(tmp_path / "nan", level=float("nan"))))
+    (tmp_path / "loud").mkdir()
+    cut = _first(cuts(tmp_path / "loud"))
+    soundfile.write(cut.recording.sources[0].source, np.full(8000, 0.5), 16000, format="WAV", subtype="FLOAT")
+    assert float(sources.load_audio(16000, cut).max()) == 0.5
+    soundfile.write(cut.recording.sources[0].source, np.full(8000, 5000.0), 16000, format="WAV", subtype="FLOAT")
+    with pytest.raises(UserError, match="the audio of cut r0 has samples of up to 5000, where full scale is 1"):
+        sources.load_audio(16000, cut)
     path = cuts(tmp_path)
     (tmp_path / "0.flac").write_bytes(b"fLaC and nothing more")
     with pytest.raises(UserError, match="cannot read the audio of cut r0"):
@@ -88,7 +95,7 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
             hear()
 
 
-def _first(path: Path) -> object:
+def _first(path: Path) -> Any:
     from lhotse import load_manifest
 
     return next(iter(load_manifest(path)))
