@@ -162,3 +162,14 @@ def test_sherpa_onnx_loads_it_unchanged(lang_dir: Path, tmp_path: Path, rate: in
     recogniser.decode_stream(stream)
     tokens = Tokenizer(lang_dir).tokens()
     assert [token.replace(" ", "▁") for token in stream.result.tokens] == [tokens[index] for index in ours]
+
+
+@pytest.mark.parametrize("samples", [0, 1, 100, 400, 800, 1200])
+def test_sherpa_onnx_hears_no_words_in_what_is_too_short(exported: tuple[Transducer, Path], samples: int) -> None:
+    """Less than the convolutions need, or than a frame: nothing fails, as where a microphone gives it."""
+    pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
+    recogniser = sherpa.recogniser(exported[1])
+    stream = recogniser.create_stream()
+    stream.accept_waveform(16000, np.zeros(samples, dtype=np.float32))
+    recogniser.decode_stream(stream)
+    assert len(stream.result.tokens) <= samples // 640

@@ -11,7 +11,9 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -314,6 +316,30 @@ def test_noise_is_mixed_and_repeats(paths: list[Path], data_dir: Path, tokenizer
     assert 0.25 < sum(changed) / len(changed) < 0.75
     assert same(list(training_batches(replace(noisy, num_workers=2), paths, tokenizer, 0, 1)), first)
     assert same(list(training_batches(noisy, paths, tokenizer, 0, 1, skip_batches=6)), first[6:])
+
+
+@pytest.mark.parametrize("samples", [480, 800, 4000, 48000])
+@pytest.mark.parametrize("level", [0.0, 0.1])
+def test_short_and_silent_noise_is_no_fault(
+    paths: list[Path], tokenizer: Tokenizer, tmp_path: Path, samples: int, level: float
+) -> None:
+    """Repeated to the end of the cut, of which a part of a frame may be left; silence has energy, if little."""
+    from lhotse import CutSet, Fbank, LilcomChunkyWriter, Recording
+
+    made = []
+    with LilcomChunkyWriter(tmp_path / "feats") as writer:
+        for index in range(5):
+            file = tmp_path / f"{index}.wav"
+            soundfile.write(file, level * np.random.default_rng(index).normal(size=samples + 31 * index), 16000)
+            cut = Recording.from_file(file, recording_id=f"n{index}").to_cut()
+            made.append(cut.compute_and_store_features(Fbank(), writer))
+    CutSet.from_cuts(made).to_file(tmp_path / "noise_cuts.jsonl.gz")
+    noisy = replace(CONFIG, musan_cuts=str(tmp_path / "noise_cuts.jsonl.gz"), musan_probability=1.0)
+    clean = list(training_batches(CONFIG, paths, tokenizer, 0, 1))
+    for ours, plain in zip(training_batches(noisy, paths, tokenizer, 0, 1), clean, strict=True):
+        assert ours.ids == plain.ids and torch.equal(ours.lengths, plain.lengths)
+        assert ours.features.isfinite().all()
+        assert not torch.equal(ours.features, plain.features)
 
 
 @pytest.mark.parametrize("setting", [{"max_duration": 0.0}, {"num_buckets": 0}, {"num_workers": -1}])
