@@ -94,9 +94,7 @@ class Tokenizer:
         for symbol, name in self._no_words.items():
             if symbol in tokens:
                 raise UserError(f"the text {text[:_SHOWN]!r} holds {name}, which stands for no word", "take it out")
-        if _WORD_MARK in text:
-            what = f"the text {text[:_SHOWN]!r} holds {_WORD_MARK}, with which word pieces mark where words begin"
-            raise UserError(what, "give words, not pieces, and take it out of them")
+        _check_words(text)
         if not any(word in text for word in _UNKNOWN_WORDS):
             return tokens
         found: list[int] = []
@@ -170,6 +168,12 @@ class Tokenizer:
             raise UserError(f"{path} does not match {self.path}", remedy)
 
 
+def _check_words(text: str) -> None:
+    if _WORD_MARK in text:
+        what = f"the text {text[:_SHOWN]!r} holds {_WORD_MARK}, with which word pieces mark where words begin"
+        raise UserError(what, "give words, not pieces, and take it out of them")
+
+
 def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[int], model_type: str) -> Tokenizer:
     """Train a sentencepiece model and write ``bpe.model`` and ``tokens.txt``, with ids as icefall's.
 
@@ -180,8 +184,8 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
         model_type: ``unigram`` (icefall's), ``bpe``, ``char`` or ``word``.
 
     Raises:
-        UserError: the text has too few different pieces for ``vocab_size``, is empty, the options are wrong, or the
-            directory holds tokens of another kind or number.
+        UserError: the text has too few different pieces for ``vocab_size``, is empty or in pieces already, the options
+            are wrong, or the directory holds tokens of another kind or number.
     """
     import sentencepiece
 
@@ -235,6 +239,7 @@ class _Counted:
         try:
             for text in self._texts:
                 self.count += 1
+                _check_words(text)
                 yield from _parts(text)
         except UserError as error:
             self.fault = error

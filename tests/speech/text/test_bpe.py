@@ -210,6 +210,7 @@ def test_unknown_tokens_are_counted_without_marks_between_words(tokenizer: bpe.T
         (TEXTS, 4000, "bpe", "4000 tokens is too large"),
         (TEXTS, 5, "unigram", "cannot train 5 tokens"),
         ([], 50, "unigram", "no transcript"),
+        ([*TEXTS, "▁THE ▁QU ICK"], 50, "unigram", "^the text '▁THE ▁QU ICK' holds ▁, .*; give words, not pieces"),
         (TEXTS, None, "unigram", "need a vocabulary size"),
         (TEXTS, 50, "phone", "'phone' is no kind of token"),
     ],
