@@ -34,4 +34,4 @@ def normalised(text: str) -> str:
     Word pieces take some of these for spaces, leave some out, and learn the others as letters, unlike Python, which
     divides texts into words.
     """
-    return unicodedata.normalize("NFC", text).translate(_REWRITTEN)
+    return unicodedata.normalize("NFC", text.translate(_REWRITTEN))  # in this order: an accent may follow what goes

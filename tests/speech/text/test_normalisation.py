@@ -36,6 +36,13 @@ def test_word_pieces_see_the_words_that_are_scored(
     assert words_of(" ".join(expected)) == expected, "twice is once"
 
 
+@given(text=st.text(st.sampled_from("eoi\u0301\u0308\u00ad\u200b\u200e\u2000\x01\x85ㄱ가 "), max_size=8))
+def test_one_form_is_the_last(text: str) -> None:
+    """An accent joins its letter over what is left out between them."""
+    once = normalised(text)
+    assert normalised(once) == once == unicodedata.normalize("NFC", once)
+
+
 def test_no_token_breaks_the_table(tokenizer: bpe.Tokenizer) -> None:
     """U+0085, which ends lines for some, was a token that no table could hold."""
     assert all(len(f"{token} 0".split()) == 2 for token in tokenizer.tokens())
