@@ -181,7 +181,8 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
         return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES)
     if arguments.method != "greedy_search":
         raise UserError(f"--engine {arguments.engine} does not support {arguments.method}", "choose greedy_search")
-    theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim)
+    rate = sherpa.sampling_rate(arguments.cuts)
+    theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim, rate)
     known = facts.read_facts(place)
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
     write_json(place / facts.FILE, known)
@@ -328,7 +329,7 @@ def _pending(
             decoding_results.note_asked(path)
             logger.info("%s: %s is done", set_name_of(cuts), path)
         else:
-            checks.check_test_set(cuts, tokenizer, source.feature_dim, SCORED[arguments.score_in])
+            checks.check_test_set(cuts, tokenizer, source.feature_dim, SCORED[arguments.score_in], source.hears)
             pending.append(_Decoding(cuts, path, parameters))
     return pending
 

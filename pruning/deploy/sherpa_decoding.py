@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from pruning.errors import UserError
@@ -15,12 +15,17 @@ from pruning.files import PathLike
 from pruning.kinds.forms import FORMS
 from pruning.kinds.transducer_export import PARTS
 from pruning.optional import package
+from pruning.speech.data import sources
 from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.recognition import Recognition
 from pruning.speech.scoring.word_errors import SCORED, Transcript
 
+_RATE = 16000
 
-def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, feature_dim: int = 80) -> Any:
+
+def recogniser(
+    directory: PathLike, form: str = "float32", threads: int = 1, feature_dim: int = 80, sampling_rate: int = _RATE
+) -> Any:
     """Return sherpa-onnx's offline recogniser for an export, with greedy search.
 
     Args:
@@ -28,6 +33,7 @@ def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, fea
         form: ``float32`` or ``int8``.
         threads: number of threads.
         feature_dim: number of bins of the features that it computes.
+        sampling_rate: sampling rate of the audio that it computes them from, in Hz; it resamples other audio.
 
     Raises:
         UserError: sherpa-onnx is not installed, a file is missing, or the form is TorchScript.
@@ -42,8 +48,22 @@ def recogniser(directory: PathLike, form: str = "float32", threads: int = 1, fea
     sherpa_onnx = package("sherpa_onnx", "this engine")
     paths = {name: str(path) for name, path in files.items()}
     return sherpa_onnx.OfflineRecognizer.from_transducer(
-        **paths, num_threads=threads, feature_dim=feature_dim, decoding_method="greedy_search"
-    )
+        **paths, num_threads=threads, feature_dim=feature_dim, sample_rate=sampling_rate,
+        decoding_method="greedy_search",
+    )  # fmt: skip
+
+
+def sampling_rate(cuts: Sequence[PathLike]) -> int:
+    """The sampling rate (Hz) that the features of test sets were computed at, by the first cut of each.
+
+    Raises:
+        UserError: they were computed at different ones.
+    """
+    rates = {path: int(cut.sampling_rate) for path in cuts for cut in itertools.islice(iterate_cuts(Path(path)), 1)}
+    if len(set(rates.values())) > 1:
+        what = ", ".join(f"{path} has {rate} Hz" for path, rate in rates.items())
+        raise UserError(f"features of different sampling rates ({what})", "decode them one after the other")
+    return next(iter(rates.values()), _RATE)
 
 
 def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[str]] = SCORED["words"]) -> Recognition:
@@ -55,20 +75,18 @@ def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[st
         words_in: function that splits reference and hypothesis into scored units.
 
     Raises:
-        UserError: a cut has no recording.
+        UserError: a cut has no recording, or its audio cannot be read, has several channels or no finite samples.
     """
     transcripts: list[Transcript] = []
     audio = computing = 0.0
     for cut in tqdm(iterate_cuts(Path(cuts)), unit="cut", disable=None):
         if not cut.has_recording:
             raise UserError(f"{cuts}: cut {cut.id} has no recording", "give cuts with recordings for sherpa-onnx")
-        try:
-            samples = np.ascontiguousarray(cut.load_audio()[0], dtype=np.float32)
-        except Exception as error:  # from any audio backend
-            raise UserError(f"{cuts}: cut {cut.id} cannot be read ({error})", "check its recording") from None
+        rate = sources.rate_of(cut)
+        samples = sources.load_audio(rate, cut).numpy()
         started = time.perf_counter()
         stream = recognizer.create_stream()
-        stream.accept_waveform(cut.sampling_rate, samples)
+        stream.accept_waveform(rate, samples)
         recognizer.decode_stream(stream)
         computing += time.perf_counter() - started
         audio += cut.duration

@@ -173,8 +173,8 @@ class TransducerKind(Kind[Transducer]):
         if not network.config.ctc and max(self.config.loss.ctc_weight, self.config.distillation.ctc_weight) > 0:
             raise UserError("the network has no CTC head, but the configuration gives CTC a weight",
                             "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
-        for path in manifests.check_exists([*self.inputs.train, *self.inputs.dev]):
-            checks.check_first_features(path, network.config.encoder.feature_dim)
+        paths = manifests.check_exists([*self.inputs.train, *self.inputs.dev])
+        checks.check_first_features(paths, network.config.encoder.feature_dim)
 
     def begin(self, network: Transducer) -> None:
         """Set the encoder's feature statistics from the first training batches, the same in every process."""

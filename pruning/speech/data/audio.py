@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from pruning.errors import UserError
 from pruning.speech.data import containers
@@ -13,8 +14,22 @@ if TYPE_CHECKING:
 
 CHOOSE_CHANNEL = "mix the channels (sox IN OUT remix -) or choose one (sox IN OUT remix 1)"
 """Remedy for a recording with several channels where one is required."""
-NOT_FINITE = ("has samples that are not finite numbers", "write it again, for example as 16-bit samples")
-"""Problem and remedy for floating-point samples that are NaN, infinite or beyond float32."""
+_LOUDEST = 8.0
+"""Full scale is 1. Lossy formats may exceed it a little; 16-bit integers written as floats exceed it by far."""
+
+
+def fault(peak: float) -> Optional[tuple[str, str]]:
+    """Return what is wrong with samples, and the remedy; None if nothing is.
+
+    Args:
+        peak: the largest absolute value of the samples.
+    """
+    remedy = "write it again, for example as 16-bit samples"
+    if not math.isfinite(peak):  # NaN, infinite or beyond float32
+        return "has samples that are not finite numbers", remedy
+    if peak > _LOUDEST:
+        return f"has samples of up to {peak:g}, but full scale is 1: integers were written as floats", remedy
+    return None
 
 
 def recording(path: Path, identifier: str) -> Recording:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,18 +18,21 @@ logger = logging.getLogger(__name__)
 _FIRST_CUTS = 100  # the features of a manifest are usually computed together
 
 
-def check_first_features(path: Path, feature_dim: int) -> None:
-    """Check the features of the first cuts of a manifest without loading them.
+def check_first_features(paths: Sequence[Path], feature_dim: int) -> None:
+    """Check the features of the first cuts of all manifests of one network without loading them.
 
     Args:
-        path: path of the manifest.
+        paths: paths of the manifests.
         feature_dim: feature dimension of the network.
 
     Raises:
-        UserError: the manifest is damaged, or a cut has no features or features of another dimension.
+        UserError: a manifest is damaged, or a cut has no features, features of another dimension, or features of
+            another sampling rate or frame shift than the first cut.
     """
-    for cut in itertools.islice(manifests.iterate_cuts(path), _FIRST_CUTS):
-        _check_features(cut, path, feature_dim)
+    alike = _Alike(feature_dim)
+    for path in paths:
+        for cut in itertools.islice(manifests.iterate_cuts(path), _FIRST_CUTS):
+            alike.check(cut, path)
 
 
 def check_test_set(
@@ -37,34 +40,44 @@ def check_test_set(
     tokenizer: Tokenizer,
     feature_dim: Optional[int],
     words_in: Callable[[str], list[str]] = SCORED["words"],
+    source: sources.Source = sources.FEATURES,
 ) -> None:
     """Check everything that decoding and scoring need from a test set, except the values of its features.
 
-    Words that the tokens cannot spell can never be recognised; a log message counts them.
+    Words that the tokens cannot spell can never be recognised, and neither can more tokens than there are frames (when
+    the transcripts of many utterances were joined to one); log messages count both.
 
     Args:
         path: path of the manifest.
         tokenizer: tokeniser of the network.
         feature_dim: feature dimension of the network; None: the network takes samples as input.
         words_in: splits a text into the units that are scored.
+        source: the input of the network.
 
     Raises:
         UserError: the manifest is damaged or has no cuts; a cut occurs twice, has no, several or an empty transcript,
-            no features, or features of another dimension.
+            no features, features of another dimension, or features of another sampling rate or frame shift than the
+            first cut.
     """
+    alike = None if feature_dim is None else _Alike(feature_dim)
     seen: set[str] = set()
     unspelled: list[str] = []  # one entry per transcript
+    too_long: list[str] = []  # likewise
     for cut in manifests.iterate_cuts(path):
         if cut.id in seen:
             raise UserError(f"{path}: cut {cut.id} occurs twice", "remove the repetitions from its cuts")
         seen.add(cut.id)
-        if feature_dim is not None:
-            _check_features(cut, path, feature_dim)
+        if alike is not None:
+            alike.check(cut, path)
         text = sampler.transcript(cut)
-        reference, spelled = words_in(text), words_in(tokenizer.spell(text))
+        tokens = tokenizer.encode(text)
+        reference, spelled = words_in(text), words_in(tokenizer.decode(tokens))
         if reference != spelled:
             strange = next((word for word in reference if word not in spelled), text)
             unspelled.append(f"{cut.id} '{strange}'")
+        frames = source.frames(cut)
+        if len(tokens) > frames:
+            too_long.append(f"{cut.id}, {len(tokens)} in {cut.duration:g} s")
     if not seen:
         raise UserError(f"{path} contains no cuts", "remove it and run the stage that writes it again")
     if unspelled:
@@ -72,10 +85,30 @@ def check_test_set(
             "%d of %d transcripts in %s contain words that the tokens cannot spell (first: %s); these count as errors",
             len(unspelled), len(seen), path, unspelled[0],
         )  # fmt: skip
+    if too_long:
+        logger.warning(
+            "%d of %d transcripts of %s have more tokens than the network has frames (first: %s); all of these words "
+            "cannot be recognised and count as errors", len(too_long), len(seen), path, too_long[0],
+        )  # fmt: skip
 
 
-def _check_features(cut: Any, path: Path, feature_dim: int) -> None:
-    sources.num_frames(cut)
-    if cut.num_features != feature_dim:
-        what = f"{path}: cut {cut.id} has features of dimension {cut.num_features}, but the network takes {feature_dim}"
-        raise UserError(what, "give cuts with features of that dimension, or another network")
+class _Alike:
+    """Checks the features of one network: their dimension, and that all have one sampling rate and one frame shift."""
+
+    def __init__(self, feature_dim: int) -> None:
+        self._feature_dim = feature_dim
+        self._first: Optional[tuple[str, dict[str, float]]] = None
+
+    def check(self, cut: Any, path: Path) -> None:
+        """Raise UserError if a cut of ``path`` has no features, or features unlike those before."""
+        sources.num_frames(cut)
+        label, wanted = f"{path}: cut {cut.id}", self._feature_dim
+        if cut.num_features != wanted:
+            what = f"{label} has features of dimension {cut.num_features}, but the network takes {wanted}"
+            raise UserError(what, "give cuts with features of that dimension, or another network")
+        found = {"sampling rate": cut.sampling_rate, "frame shift": cut.frame_shift}
+        name, first = self._first = self._first or (label, found)
+        for key, value in found.items():
+            if value != first[key]:
+                what = f"{label} has features of {key} {value:g}, but those of {name} have {first[key]:g}"
+                raise UserError(what, "compute all features alike, with one --sampling-rate")

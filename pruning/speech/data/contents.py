@@ -14,6 +14,7 @@ from pruning.files import PathLike
 from pruning.speech.data.manifests import check_exists, iterate_cuts, naming
 from pruning.speech.data.sampler import transcript
 from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.normalisation import normalised
 
 SPEED_PERTURBED = re.compile(r"_sp\d+\.\d+$")
 """lhotse's suffix to the id of a speed-perturbed cut."""
@@ -90,7 +91,7 @@ def _describe(name: str, items: Iterable[Mapping[str, Any]], tokenizer: Optional
             continue
         utterances += 1
         for supervision in item["supervisions"]:
-            text = supervision.get("text") or ""
+            text = normalised(supervision.get("text") or "")
             speakers.add(supervision.get("speaker") or "")
             types.update(text.split())
             words += len(text.split())

@@ -173,7 +173,7 @@ def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
 
     Raises:
         UserError: the audio cannot be read, is shorter than in the manifest, has several channels or samples that
-            are not finite, or is too short for one frame.
+            are not finite or far beyond full scale, or is too short for one frame.
         OSError: the disk is full.
     """
     import numpy as np
@@ -189,8 +189,9 @@ def _with_features(cut: Any, extractor: Any, writer: Any) -> Any:
         ) from None
     if samples.shape[0] != 1:
         raise UserError(f"{source}: {cut.id} has {samples.shape[0]} channels", audio.CHOOSE_CHANNEL)
-    if not np.isfinite(samples).all():
-        raise UserError(f"{source}: the audio of {cut.id} {audio.NOT_FINITE[0]}", audio.NOT_FINITE[1])
+    wrong = audio.fault(float(np.abs(samples).max(initial=0.0)))
+    if wrong is not None:
+        raise UserError(f"{source}: the audio of {cut.id} {wrong[0]}", wrong[1])
     if samples.shape[1] < extractor.config.sampling_rate * 0.025:
         raise UserError(f"{source}: the audio of {cut.id} is shorter than one frame", "remove it with its transcript")
     stored = extractor.extract_from_samples_and_store(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from pruning import files
 from pruning.errors import UserError
+from pruning.speech.text.normalisation import normalised
 
 if TYPE_CHECKING:
     from lhotse import CutSet, RecordingSet, SupervisionSet
@@ -241,7 +242,7 @@ def _check_supervision(supervision: Any, recording: Any, name: str) -> None:
         raise UserError(
             f"{name}: the transcript of {supervision.id}, {supervision.text!r}, is not a string", "put it in quotes"
         )
-    if not (supervision.text or "").strip():
+    if not normalised(supervision.text or "").strip():
         raise UserError(f"{name}: the transcript of {supervision.id} is empty", "add its words or remove the utterance")
     if not _are_numbers(supervision.duration) or supervision.duration * recording.sampling_rate < 0.5:
         what = f"{name}: utterance {supervision.id} lasts {supervision.duration} s, less than one sample"

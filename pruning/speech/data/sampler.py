@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -76,7 +77,8 @@ def transcript(cut: Any) -> str:
     """Return the text of ``cut``, normalised by `pruning.speech.text.normalisation`.
 
     Raises:
-        UserError: the cut has no or several transcripts, or one that is empty, not text, or longer than the cut.
+        UserError: the cut has no or several transcripts, or one that is empty, not text, of no duration, or longer than
+            the cut.
     """
     if len(cut.supervisions) != 1:
         what = f"cut {cut.id} has {len(cut.supervisions)} transcripts instead of one"
@@ -84,14 +86,22 @@ def transcript(cut: Any) -> str:
     text = cut.supervisions[0].text
     if not isinstance(text or "", str):
         raise UserError(f"the transcript of cut {cut.id}, {text!r}, is not a string", "put it in quotes")
-    if not (text or "").strip():
+    text = normalised(text or "")
+    if not text.strip():
         raise UserError(f"the transcript of cut {cut.id} is empty", "add its words or remove the cut")
     supervision = cut.supervisions[0]
+    start, duration = supervision.start, supervision.duration
+    if (
+        not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (start, duration))
+        or duration <= 0
+    ):
+        raise UserError(f"the transcript of cut {cut.id} begins at {start!r} s and lasts {duration!r} s",
+                        "correct its times, or remove it")  # fmt: skip
     if supervision.start < -_TOLERANCE or supervision.end > cut.duration + _TOLERANCE:
         what = (f"the transcript of cut {cut.id} covers {supervision.start:g} to {supervision.end:g} s, but the cut "
                 f"ends at {cut.duration:g} s: windows of a longer cut keep its whole transcript")  # fmt: skip
         raise UserError(what, "cut at the transcripts instead: lhotse cut trim-to-supervisions")
-    return normalised(text)
+    return text
 
 
 _TOLERANCE = 2e-3

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.speech.data.audio import NOT_FINITE, first_line
+from pruning.speech.data.audio import fault, first_line
 
 PADDING = math.log(1e-10)
 """Padding value of features: the logarithm of zero energy, as in lhotse."""
+
+_ROUNDING = 3
+"""So many frames may be missing at an end of a cut: Kaldi's features have none that reach beyond the audio."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,17 @@ def num_frames(cut: Any) -> int:
     """Return the number of feature frames of a cut.
 
     Raises:
-        UserError: the cut has no features.
+        UserError: the cut has no features, or features of another time.
     """
     if not cut.has_features:
         raise UserError(f"cut {cut.id} has no features", "compute them with local/compute_features.py")
+    stored = getattr(cut, "features", None)  # not of cuts that were mixed or padded
+    if stored is not None:
+        rounding = _ROUNDING * stored.frame_shift
+        if not stored.start - rounding <= cut.start < cut.end <= stored.start + stored.duration + rounding:
+            what = (f"cut {cut.id} is of {cut.start:g} to {cut.end:g} s of its recording, and its features are of "
+                    f"{stored.start:g} to {stored.start + stored.duration:g} s")  # fmt: skip
+            raise UserError(what, "correct the times of the cut, or compute its features again")
     return int(cut.num_frames)
 
 
@@ -53,17 +63,23 @@ def load_features(cut: Any) -> Tensor:
     """Return the features of ``cut``, (T, C) float32.
 
     Raises:
-        UserError: the cut has no features, their file is missing or damaged, or some are not finite.
+        UserError: the cut has no features, their file is missing or damaged, they have another number of frames than
+            the cut, or some are not finite.
     """
-    num_frames(cut)
+    frames = num_frames(cut)
+    where = getattr(getattr(cut, "features", None), "storage_path", "the features")
+    again = "remove the cuts and features of this part and run the feature stage again"
     try:
-        features = torch.from_numpy(cut.load_features()).to(torch.float32)
+        features = torch.from_numpy(_begun(cut).load_features()).to(torch.float32)
     except Exception as error:  # lilcom and lhotse's storage types raise various exceptions
-        stored = getattr(cut, "features", None)
-        where = getattr(stored, "storage_path", "the features")
         reason = str(error).split("[extra info]")[0].strip()  # lhotse appends the whole cut
         what = f"{where}: cannot read the features of cut {cut.id} ({type(error).__name__}: {reason})"
-        raise UserError(what, "remove the cuts and features of this part and run the feature stage again") from None
+        raise UserError(what, again) from None
+    bins = int(cut.num_features)
+    if features.dim() != 2 or len(features) < frames - _ROUNDING or features.shape[1] != bins:
+        there = " x ".join(str(size) for size in features.shape)
+        what = f"{where}: cut {cut.id} promises {frames} frames of {bins} features, and {there} are there"
+        raise UserError(what, f"correct the times of the cut, or {again}")
     finite = features.isfinite().all(dim=1)
     if not finite.all():
         frame = int(finite.logical_not().nonzero()[0])
@@ -76,6 +92,16 @@ def load_features(cut: Any) -> Tensor:
     return features
 
 
+def _begun(cut: Any) -> Any:
+    """``cut``, not before its features, by less than whose rounding lhotse refuses to load them."""
+    stored = getattr(cut, "features", None)
+    if stored is None or not 0 < stored.start - cut.start <= _ROUNDING * stored.frame_shift:
+        return cut
+    from lhotse.utils import fastcopy
+
+    return fastcopy(cut, start=stored.start)
+
+
 def _frames_of_features(cut: Any) -> int:
     return frames_after_subsampling(num_frames(cut))
 
@@ -84,15 +110,20 @@ FEATURES = Source(load_features, _frames_of_features, PADDING)
 """Filter-bank features, for encoders that subsample by 4."""
 
 
+def rate_of(cut: Any) -> int:
+    """The sampling rate of the audio of ``cut``, which has some; a cut's own may be that of its features."""
+    return int(getattr(cut, "recording", cut).sampling_rate)
+
+
 def load_audio(sampling_rate: int, cut: Any) -> Tensor:
     """Return the samples of ``cut``, (S,) float32, between -1 and 1.
 
     Raises:
-        UserError: the cut has no recording, another sampling rate, several channels or samples that are not finite,
-            or its file is missing or damaged.
+        UserError: the cut has no recording, another sampling rate, several channels or samples that are not finite or
+            far beyond full scale, or its file is missing or damaged.
     """
     _check_recorded(cut)
-    rate = getattr(cut, "recording", cut).sampling_rate  # the cut's own rate may be that of its features
+    rate = rate_of(cut)  # the cut's own rate may be that of its features
     if rate != sampling_rate:
         what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
         raise UserError(what, "create the cuts with local/make_cuts.py, which resamples")
@@ -103,8 +134,9 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
         raise UserError(what, "restore the file") from None
     if len(samples) != 1:
         raise UserError(f"cut {cut.id} has {len(samples)} channels", "choose one of them")
-    if not samples.isfinite().all():
-        raise UserError(f"the audio of cut {cut.id} {NOT_FINITE[0]}", NOT_FINITE[1])
+    wrong = fault(float(samples.abs().max()) if samples.numel() else 0.0)
+    if wrong is not None:
+        raise UserError(f"the audio of cut {cut.id} {wrong[0]}", wrong[1])
     return samples[0]
 
 

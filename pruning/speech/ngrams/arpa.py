@@ -7,6 +7,7 @@ comes last.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import itertools
@@ -26,6 +27,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path
 from pruning.speech.ngrams import ngram
 from pruning.speech.ngrams.ngram import Level, NgramModel
+from pruning.speech.text.normalisation import normalised
 
 _LOG10 = math.log(10.0)
 _NO_UNKNOWN = -100.0  # log10 probability of <unk> if a file has none, as in KenLM
@@ -74,7 +76,8 @@ def read(path: PathLike) -> NgramModel:
     """Read a model, gzipped if the name ends in ``.gz``.
 
     Lines are checked as they are read, so reading stops at the first broken line. ``<UNK>`` is read as ``<unk>``; if
-    the file has neither, ``<unk>`` gets a probability of 1e-100, as in KenLM.
+    the file has neither, ``<unk>`` gets a probability of 1e-100, as in KenLM. Words are normalised as texts are, see
+    `pruning.speech.text.normalisation`. The section of a length without n-grams may be missing.
 
     Raises:
         UserError: the file is missing, truncated or damaged, or a line (named in the message) has wrong numbers,
@@ -83,8 +86,9 @@ def read(path: PathLike) -> NgramModel:
     with _reading(path) as stream:
         lines = _Lines(path, stream)
         sizes = _header(lines)
-        words, unigrams = _unigrams(lines, sizes)
-        ids = {word.encode(): index for index, word in enumerate(words)}
+        written, unigrams = _unigrams(lines, sizes)
+        words = _in_one_form(written, path)
+        ids = {word.encode(): index for some in (words, written) for index, word in enumerate(some)}
         ids[ngram.UNKNOWN_OF_OTHERS.encode()] = ngram.UNKNOWN_ID
         levels = [unigrams]
         for length in range(2, len(sizes) + 1):
@@ -126,7 +130,7 @@ class _Lines:
                 what = f"{self.path} is not an ARPA file or is truncated: it ends after line {self.number}"
                 raise UserError(f"{what} without {needed.decode()}", _AGAIN)
             self.number += 1
-            self.current = line.strip()
+            self.current = (line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line).strip()
             if self.current:
                 return self.current
 
@@ -158,6 +162,8 @@ def _section(lines: _Lines, length: int, sizes: list[int]) -> Iterator[tuple[flo
         sizes: number of n-grams of each length, from 1.
     """
     if lines.current != b"\\%d-grams:" % length:
+        if not sizes[length - 1]:
+            return
         raise lines.wrong(rf"is not \{length}-grams:, although all shorter n-grams announced by \data\ were read")
     highest = length == len(sizes)
     shapes = (length + 1,) if highest else (length + 1, length + 2)
@@ -181,7 +187,7 @@ def _section(lines: _Lines, length: int, sizes: list[int]) -> Iterator[tuple[flo
 
 
 def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
-    """Return the words in order of their ids, and the first level."""
+    """Return the words in order of their ids, as they are written, and the first level."""
     found: dict[str, tuple[float, float]] = {}
     unknown = ""  # a file may have it in both cases; the later counts, as in KenLM
     for probability, (word,), back_off in _section(lines, 1, sizes):
@@ -203,6 +209,22 @@ def _unigrams(lines: _Lines, sizes: list[int]) -> tuple[list[str], Level]:
     words = [*ngram.SPECIAL, *(word for word in found if word not in ngram.SPECIAL)]
     values = np.array([found[word] for word in words]) * _LOG10
     return words, Level(np.arange(len(words)), values[:, 0], values[:, 1])
+
+
+def _in_one_form(written: list[str], path: PathLike) -> list[str]:
+    """The words as texts have them; the log says how many remain that no text has."""
+    words, taken = [], set(written)
+    for word in written:
+        form = normalised(word)
+        if form not in taken and form.split() == [form]:
+            taken.add(form)
+            word = form
+        words.append(word)
+    strange = [word for word in words if word != normalised(word)]
+    if strange:
+        logger.warning("%d words of %s occur in no text as texts are read here: %a, for one",
+                       len(strange), path, strange[0])  # fmt: skip
+    return words
 
 
 def _level(lines: _Lines, length: int, sizes: list[int], ids: dict[bytes, int], levels: list[Level]) -> Level:

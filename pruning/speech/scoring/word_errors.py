@@ -221,7 +221,7 @@ def _words(text: str, where: str) -> list[str]:
         words = None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{where} does not contain a list of words", "give a recogs file written by decoding")
-    return [normalised(word) for word in words]
+    return words_of(" ".join(words))
 
 
 def _check_unique(transcripts: Iterable[Transcript], where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 BLANK_ID, UNKNOWN_ID = 0, 2
 TABLE = "tokens.txt"
 _WORD_MARK = "▁"
+_UNKNOWN_WORDS = (UNKNOWN, "<UNK>")
+"""Words of transcripts that stand for one that nobody understood, as in TED-LIUM and Kaldi's texts."""
+_SKIPPED = "▅"
+"""A character for whose sake sentencepiece drops a sentence from training and says nothing."""
 _PART_BYTES = 4000
 """Longest part in bytes that is given to sentencepiece, which silently drops sentences of more than 4192 bytes."""
 _SHOWN = 60
@@ -62,6 +67,8 @@ class Tokenizer:
         self.unknown_id: int = self._processor.unk_id()
         mark = self._processor.piece_to_id(_WORD_MARK)
         self._mark = None if mark == self.unknown_id else mark
+        named = {BLANK: BLANK_ID, SOS_EOS: self._processor.piece_to_id(SOS_EOS)}
+        self._no_words = {token: name for name, token in named.items() if token != self.unknown_id}
         self.check_table(self.lang_dir / TABLE, "create both again with local/train_bpe.py")
 
     @property
@@ -70,21 +77,31 @@ class Tokenizer:
         return self.lang_dir / "bpe.model"
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of ``text``; characters that the model does not cover become ``<unk>``.
+        """Return the token ids of ``text``; unknown characters become ``<unk>``, and the word ``<unk>`` is one token.
 
         Raises:
-            UserError: the text contains the blank symbol, which cannot occur in a transcript.
+            UserError: the text contains the symbol of blank or of sentence ends, which cannot occur in a transcript, or
+                is in word pieces already.
         """
-        tokens = self._processor.encode(text)
-        _check_words(text, tokens)
-        return tokens
+        return self._checked(text, self._processor.encode(text))
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Run `encode` on many texts in parallel."""
-        rows = self._processor.encode(list(texts))
-        for text, row in zip(texts, rows):
-            _check_words(text, row)
-        return rows
+        return [self._checked(text, row) for text, row in zip(texts, self._processor.encode(list(texts)))]
+
+    def _checked(self, text: str, tokens: list[int]) -> list[int]:
+        """Return the ``tokens`` that sentencepiece gives for ``text``, but one token for the word ``<unk>``."""
+        for symbol, name in self._no_words.items():
+            if symbol in tokens:
+                raise UserError(f"the text {text[:_SHOWN]!r} contains the symbol {name}", "remove it from the text")
+        _check_words(text)
+        if not any(word in text for word in _UNKNOWN_WORDS):
+            return tokens
+        found: list[int] = []
+        for unknown, group in itertools.groupby(text.split(), _UNKNOWN_WORDS.__contains__):
+            words = list(group)
+            found += [self.unknown_id] * len(words) if unknown else self._processor.encode(" ".join(words))
+        return found
 
     def spell(self, text: str) -> str:
         """Return ``text`` as its tokens spell it: sentencepiece rewrites some letters and does not cover others."""
@@ -151,9 +168,10 @@ class Tokenizer:
             raise UserError(f"{path} does not match {self.path}", remedy)
 
 
-def _check_words(text: str, tokens: Sequence[int]) -> None:
-    if BLANK_ID in tokens:
-        raise UserError(f"the text {text[:_SHOWN]!r} contains the blank symbol {BLANK}", "remove it from the text")
+def _check_words(text: str) -> None:
+    if _WORD_MARK in text:
+        what = f"the text {text[:_SHOWN]!r} contains {_WORD_MARK}, which marks the beginning of a word in word pieces"
+        raise UserError(what, "give words instead of word pieces")
 
 
 def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[int], model_type: str) -> Tokenizer:
@@ -166,8 +184,8 @@ def train(texts: Iterable[str], lang_dir: files.PathLike, vocab_size: Optional[i
         model_type: ``unigram`` (icefall's), ``bpe``, ``char`` or ``word``.
 
     Raises:
-        UserError: the text is empty or has too few different pieces for ``vocab_size``, an option is wrong, or the
-            directory has tokens of another type or number.
+        UserError: the text is empty, in word pieces already, or has too few different pieces for ``vocab_size``, an
+            option is wrong, or the directory has tokens of another type or number.
     """
     import sentencepiece
 
@@ -221,6 +239,7 @@ class _Counted:
         try:
             for text in self._texts:
                 self.count += 1
+                _check_words(text)
                 yield from _parts(text)
         except UserError as error:
             self.fault = error
@@ -230,11 +249,14 @@ class _Counted:
 def _parts(text: str) -> Iterator[str]:
     """Split a text into parts short enough that sentencepiece does not drop them, between words if there are spaces.
 
-    Pieces do not cross words, so splitting between words does not change them.
+    Pieces do not cross words, so splitting between words does not change them. ``<unk>`` is left out: it is
+    not spelled.
     """
     part: list[str] = []
     size = 0
-    for word in text.split(" "):
+    for word in text.replace(_SKIPPED, " ").split(" "):
+        if word in _UNKNOWN_WORDS:
+            continue
         step = len(word) if len(word.encode()) < _PART_BYTES else _PART_BYTES // 4  # a character takes up to 4 bytes
         for start in range(0, max(1, len(word)), max(1, step)):
             some = word[start : start + step]

@@ -23,7 +23,7 @@ from pruning.speech.text.text_files import check_texts, read_sentences
 logger = logging.getLogger(__name__)
 
 _CHUNK = 20_000
-_VERSION = 2
+_VERSION = 3
 _FACTS, _IDS, _LENGTHS = "facts.json", "ids.npy", "lengths.npy"
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import multiprocessing
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech.data import manifests, sampler, sources
+from pruning.speech.data import checks, manifests, sampler, sources
 from pruning.speech.data.batches import Batch, count_batches, evaluation_batches, training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES, PADDING
@@ -315,6 +318,30 @@ def test_noise_is_mixed_and_repeats(paths: list[Path], data_dir: Path, tokenizer
     assert same(list(training_batches(noisy, paths, tokenizer, 0, 1, skip_batches=6)), first[6:])
 
 
+@pytest.mark.parametrize("samples", [480, 800, 4000, 48000])
+@pytest.mark.parametrize("level", [0.0, 0.1])
+def test_short_and_silent_noise_is_no_fault(
+    paths: list[Path], tokenizer: Tokenizer, tmp_path: Path, samples: int, level: float
+) -> None:
+    """Repeated to the end of the cut, of which a part of a frame may be left; silence has energy, if little."""
+    from lhotse import CutSet, Fbank, LilcomChunkyWriter, Recording
+
+    made = []
+    with LilcomChunkyWriter(tmp_path / "feats") as writer:
+        for index in range(5):
+            file = tmp_path / f"{index}.wav"
+            soundfile.write(file, level * np.random.default_rng(index).normal(size=samples + 31 * index), 16000)
+            cut = Recording.from_file(file, recording_id=f"n{index}").to_cut()
+            made.append(cut.compute_and_store_features(Fbank(), writer))
+    CutSet.from_cuts(made).to_file(tmp_path / "noise_cuts.jsonl.gz")
+    noisy = replace(CONFIG, musan_cuts=str(tmp_path / "noise_cuts.jsonl.gz"), musan_probability=1.0)
+    clean = list(training_batches(CONFIG, paths, tokenizer, 0, 1))
+    for ours, plain in zip(training_batches(noisy, paths, tokenizer, 0, 1), clean, strict=True):
+        assert ours.ids == plain.ids and torch.equal(ours.lengths, plain.lengths)
+        assert ours.features.isfinite().all()
+        assert not torch.equal(ours.features, plain.features)
+
+
 @pytest.mark.parametrize("setting", [{"max_duration": 0.0}, {"num_buckets": 0}, {"num_workers": -1}])
 def test_impossible_settings_are_named(setting: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
@@ -335,6 +362,45 @@ def test_windows_with_whole_transcripts_are_refused(
     for batches in (training, evaluation_batches(CONFIG, [path], tokenizer)):
         with pytest.raises(UserError, match="windows of a longer cut keep its whole transcript; cut at the tr"):
             list(batches)
+
+
+@pytest.mark.parametrize("start", [0.0, None, "0", math.nan])
+@pytest.mark.parametrize("duration", [0.0, -1.0, None, "1", math.inf, 0.5])
+def test_times_of_transcripts_that_are_none_are_named(
+    data_dir: Path, tokenizer: Tokenizer, tmp_path: Path, start: object, duration: object
+) -> None:
+    """Cutting into windows leaves transcripts of no time on their edges."""
+    if (start, duration) == (0.0, 0.5):
+        return
+
+    def change(items: list[dict]) -> list[dict]:
+        items[3]["supervisions"][0].update(start=start, duration=duration)
+        return items
+
+    path = edited(data_dir, tmp_path, change)
+    for batches in (training_batches(CONFIG, path, tokenizer, 0, 1), evaluation_batches(CONFIG, path, tokenizer)):
+        with pytest.raises(UserError, match=r"the transcript of cut \S+ begins at .* s and lasts .* s; correct its"):
+            list(batches)
+
+
+@pytest.mark.parametrize("times", [{"start": 100.0}, {"start": -0.2}, {"duration": 60.0}])
+def test_cuts_beyond_their_features_are_named(
+    data_dir: Path, tokenizer: Tokenizer, tmp_path: Path, times: dict[str, float]
+) -> None:
+    """In training and in a test set, where no features are loaded."""
+
+    def change(items: list[dict]) -> list[dict]:
+        items[3].update(times)
+        return items
+
+    path = edited(data_dir, tmp_path, change)
+    config = replace(CONFIG, max_cut_duration=100.0)
+    for look in (lambda: list(training_batches(config, path, tokenizer, 0, 1)),
+                 lambda: checks.check_test_set(path[0], tokenizer, 80)):  # fmt: skip
+        with pytest.raises(
+            UserError, match=r"cut \S+ is of .* s of its recording, and its features are of 0 to .* s; co"
+        ):
+            look()
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_features", 40), ("sampling_rate", 8000), ("frame_shift", 0.02)])

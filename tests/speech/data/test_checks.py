@@ -36,8 +36,9 @@ def make(directory: Path, *texts: str, **change: Any) -> Path:
         items.append(
             {"id": identifier, **times, "channel": 0, "supervisions": [spoken], "features": stored, "type": "MonoCut"}
         )
-    if "num_features" in change:
-        items[-1]["features"]["num_features"] = change.pop("num_features")  # type: ignore[index]
+    for key in ("num_features", "sampling_rate", "frame_shift"):
+        if key in change:
+            items[-1]["features"][key] = change.pop(key)  # type: ignore[index]
     if items:
         items[-1] = {key: value for key, value in {**items[-1], **change}.items() if value is not None}
     path = directory / "cuts.jsonl"
@@ -54,7 +55,10 @@ def make(directory: Path, *texts: str, **change: Any) -> Path:
             {"num_features": 40},
             "cuts.jsonl: cut utt2 has features of dimension 40, but the network takes 80; give cuts",
         ),
+        (TEXTS, {"sampling_rate": 8000}, "utt2 has features of sampling rate 8000, but those of .*utt0 have 16000"),
+        (TEXTS, {"frame_shift": 0.02}, "cut utt2 has features of frame shift 0.02, but those of .*utt0 have 0.01"),
         ([*TEXTS, " "], {}, "the transcript of cut utt3 is empty"),
+        ([*TEXTS, "\u200b\x01"], {}, "the transcript of cut utt3 is empty"),
         (TEXTS, {"supervisions": []}, "cut utt2 has 0 transcripts instead of one"),
         (TEXTS, {"features": None}, "cut utt2 has no features"),
         ([], {}, "cuts.jsonl contains no cuts"),
@@ -68,10 +72,20 @@ def test_faults_of_a_test_set_are_named(
 
 
 def test_the_first_features_are_looked_at(tmp_path: Path) -> None:
-    checks.check_first_features(make(tmp_path, *TEXTS), 80)
+    checks.check_first_features([make(tmp_path, *TEXTS)], 80)
     with pytest.raises(UserError, match="cut utt0 has features of dimension 80, but the network takes 40"):
-        checks.check_first_features(make(tmp_path, *TEXTS), 40)
-    checks.check_first_features(make(tmp_path, *["ONE"] * 101, num_features=40), 80)  # the last is not checked
+        checks.check_first_features([make(tmp_path, *TEXTS)], 40)
+    checks.check_first_features([make(tmp_path, *["ONE"] * 101, num_features=40)], 80)  # the last is not checked
+
+
+def test_manifests_of_one_run_have_features_alike(tmp_path: Path) -> None:
+    """Half of the band, stretched over all bins, says nothing that the other part's features say."""
+    (tmp_path / "dev").mkdir()
+    train = make(tmp_path, *TEXTS)
+    dev = make(tmp_path / "dev", "ONE", sampling_rate=8000)
+    checks.check_first_features([dev], 80)
+    with pytest.raises(UserError, match="dev/cuts.jsonl: cut utt0 has features of sampling rate 8000, but those of"):
+        checks.check_first_features([train, dev], 80)
 
 
 def test_words_that_the_tokens_cannot_spell_are_told(
@@ -86,6 +100,19 @@ def test_words_that_the_tokens_cannot_spell_are_told(
     )
 
 
+def test_transcripts_of_more_than_one_utterance_are_told(
+    tmp_path: Path, tokenizer: bpe.Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a quote in a table without quotes joins lines: one reference is longer than the rest of the set."""
+    path = make(tmp_path, "ONE", "TWO ONE\t" * 50, "THREE")
+    checks.check_test_set(path, tokenizer, 80)
+    (record,) = caplog.records
+    assert record.message == (
+        f"1 of 3 transcripts of {path} have more tokens than the network has frames (first: utt1, 400 in 1 s); all of "
+        "these words cannot be recognised and count as errors"
+    )
+
+
 def test_accents_of_their_own_are_joined_and_characters_can_be_spelled(
     tmp_path: Path, tokenizer: bpe.Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,5 +124,5 @@ def test_the_manifest_is_read_with_its_name(tmp_path: Path) -> None:
     path = make(tmp_path, *TEXTS)
     path.write_text(path.read_text()[:-20])
     with pytest.raises(UserError, match="cuts.jsonl is not a manifest or is damaged"):
-        checks.check_first_features(path, 80)
+        checks.check_first_features([path], 80)
     assert manifests.count_lines(path) == 3

@@ -56,6 +56,10 @@ def test_tokens_and_unknown_ones_are_counted(data_dir: Path, tmp_path: Path) -> 
     cuts[0].supervisions[0].text += " \u4f60"
     CutSet.from_cuts(cuts).to_file(tmp_path / "other.jsonl.gz")
     assert contents.describe(tmp_path / "other.jsonl.gz", tokenizer).unknown == 1
+    for index, text in enumerate(("CAFÉ", "CAFE\u0301", "CA\x01FÉ", "CAFÉ\u200e")):
+        cuts[index].supervisions[0].text = text
+    CutSet.from_cuts(cuts[:4]).to_file(tmp_path / "forms.jsonl.gz")
+    assert contents.describe(tmp_path / "forms.jsonl.gz").word_types == 1, "one word in four forms"
 
 
 def test_the_table_names_its_parts(data_dir: Path) -> None:

@@ -181,21 +181,63 @@ def test_no_channel_of_several_is_taken(source: manifests.Paths, tmp_path: Path)
             compute(source, tmp_path / "both", 1, features.FeatureConfig())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
-def test_samples_that_are_no_numbers_are_named(source: manifests.Paths, tmp_path: Path, value: float) -> None:
+def give(source: manifests.Paths, path: Path) -> None:
+    """The recording in a file in the place of one of the corpus."""
+    recordings = load_manifest(source.recordings(PART))
+    changed = [audio.recording(path, each.id) if each.id == "1-7-0002" else each for each in recordings]
+    RecordingSet.from_recordings(changed).to_file(source.recordings(PART))
+    duration = {each.id: each.duration for each in changed}
+    supervisions = [replace(each, duration=duration[each.recording_id])
+                    for each in load_manifest(source.supervisions(PART))]  # fmt: skip
+    SupervisionSet.from_segments(supervisions).to_file(source.supervisions(PART))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), "has samples that are not finite"),
+        (float("inf"), "has samples that are not finite"),
+        (1e300, "has samples that are not finite"),
+        (
+            -9000.0,
+            "has samples of up to 9000, but full scale is 1: integers were written as floats; write it again",
+        ),
+    ],
+)
+def test_samples_that_are_no_parts_of_full_scale_are_named(
+    source: manifests.Paths, tmp_path: Path, value: float, message: str
+) -> None:
     """Values beyond float32 become infinite when they are read."""
     path = tmp_path / "broken.wav"
     samples = np.zeros(16000)
     samples[500] = value
     soundfile.write(path, samples, 16000, subtype="DOUBLE")
-    recordings = load_manifest(source.recordings(PART))
-    changed = [audio.recording(path, each.id) if each.id == "1-7-0002" else each for each in recordings]
-    RecordingSet.from_recordings(changed).to_file(source.recordings(PART))
-    supervisions = [replace(each, duration=1.0) if each.id == "1-7-0002" else each
-                    for each in load_manifest(source.supervisions(PART))]  # fmt: skip
-    SupervisionSet.from_segments(supervisions).to_file(source.supervisions(PART))
-    with pytest.raises(UserError, match="broken.wav: the audio of 1-7-0002.* has samples that are not finite"):
+    give(source, path)
+    with pytest.raises(UserError, match=f"broken.wav: the audio of 1-7-0002.* {message}"):
         compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
+
+
+@pytest.mark.parametrize(("name", "rate"), [("MP3", 44100), ("MP3", 16000), ("OGG", 48000), ("WAV", 22050)])
+def test_compressed_audio_of_any_rate_has_the_features_of_its_time(
+    source: manifests.Paths, tmp_path: Path, name: str, rate: int
+) -> None:
+    """Resampled and at other speeds; decoders have been off by a frame of theirs."""
+    if name not in soundfile.available_formats():
+        pytest.skip(f"this libsndfile does not write {name}")
+    path = tmp_path / f"a.{name.lower()}"
+    soundfile.write(path, np.random.default_rng(0).normal(scale=0.1, size=int(1.2345 * rate)), rate, format=name)
+    give(source, path)
+    made = compute(source, tmp_path / "fbank", 1, features.FeatureConfig(speed_factors=(0.9, 1.1)))
+    for cut, factor in zip(made[6:9], (1.0, 0.9, 1.1)):
+        assert cut.id.startswith("1-7-0002") and cut.duration == pytest.approx(1.2345 / factor, abs=1e-3)
+        assert len(cut.load_features()) == pytest.approx(123.45 / factor, abs=1)
+
+
+def test_silence_has_features_that_are_numbers(source: manifests.Paths, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    give(source, tmp_path / "a.wav")
+    silent = compute(source, tmp_path / "fbank", 1, features.FeatureConfig())[2].load_features()
+    assert silent.shape == (100, 80) and np.ptp(silent) < 0.1 and -30 < silent.min() < -10
 
 
 def test_a_full_disk_leaves_nothing(source: manifests.Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
+import numpy as np
 import pytest
-from lhotse import RecordingSet, SupervisionSet, load_manifest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet, load_manifest
 
 from pruning.errors import UserError
 from pruning.speech.data import contents, manifests, sampler
@@ -140,6 +146,7 @@ def test_validation_names_the_item(data_dir: Path) -> None:
     check(f"dev: recording {first.id} has no transcript")
     check(f"dev: the transcript of {first.id} is empty", replace(first, text=" "))
     check(f"dev: the transcript of {first.id} is empty", replace(first, text=None))
+    check(f"dev: the transcript of {first.id} is empty", replace(first, text="\u200b\u200e\x01"))
     check(f"dev: recording other of utterance {first.id} is missing", replace(first, recording_id="other"))
     check(f"dev: utterance {first.id} lies at .* which lasts", replace(first, duration=1000.0))
     check(f"dev: utterance {first.id} lies at .* which lasts", replace(first, start=first.duration, duration=0.04))
@@ -182,6 +189,47 @@ def test_utterances_that_end_past_the_recording_are_trimmed(
     assert [cut.supervisions[0].id for cut in cuts] == [each.id for each in segments_of]
     assert [cut.end for cut in cuts] == [pytest.approx(min(recording.duration, each.end)) for each in segments_of]
     assert all(cut.load_audio().shape[1] == cut.num_samples for cut in cuts)
+
+
+def recording(directory: Path, name: str, samples: int, rate: int, channels: int) -> Recording:
+    path = directory / f"{name}.wav"
+    soundfile.write(path, np.random.default_rng(samples).normal(scale=0.1, size=(samples, channels)), rate)
+    return Recording.from_file(path, recording_id=name)
+
+
+@settings(max_examples=25)
+@given(data=st.data(), resampled=st.sampled_from([None, 16000]))
+def test_no_transcript_is_lost_or_given_to_others(data: st.DataObject, resampled: Optional[int]) -> None:
+    """Of utterances that overlap, are of the same time or in other channels, with rounded times, in files of any order:
+    each becomes a cut of its own time and channel, with the samples that it promises.
+    """
+    draw = data.draw
+    with tempfile.TemporaryDirectory() as directory:
+        paths = manifests.Paths(Path(directory))
+        recordings, spoken = [], []
+        for name in "ba":
+            rate, channels = draw(st.sampled_from([8000, 22050, 44100])), draw(st.integers(1, 2))
+            recordings.append(recording(Path(directory), name, draw(st.integers(rate // 2, rate)), rate, channels))
+            end, digits = recordings[-1].duration, draw(st.sampled_from([2, 3, 8]))
+            for index in range(draw(st.integers(1, 4))):
+                start = (
+                    draw(st.sampled_from([0.0, 0.1])) * end if draw(st.booleans()) else draw(st.floats(0, end - 0.1))
+                )
+                stop = end if draw(st.booleans()) else draw(st.floats(start + 0.05, end))
+                spoken.append(SupervisionSegment(
+                    f"{name}{index}", name, round(start, digits), round(stop - start, digits), text=f"{name} {index}",
+                    channel=draw(st.integers(0, channels - 1)),
+                ))  # fmt: skip
+        RecordingSet.from_recordings(recordings).to_file(paths.recordings("x"))
+        SupervisionSet.from_segments(draw(st.permutations(spoken))).to_file(paths.supervisions("x"))
+        cuts = {cut.supervisions[0].id: cut for cut in manifests.read(paths, "x", resampled)}
+        assert sorted(cuts) == sorted(one.id for one in spoken)
+        for one in spoken:
+            cut = cuts[one.id]
+            assert [each.text for each in cut.supervisions] == [one.text] == [sampler.transcript(cut).strip()]
+            assert cut.channel == one.channel
+            assert cut.start == pytest.approx(one.start, abs=1e-3) and cut.end == pytest.approx(one.end, abs=0.02)
+            assert cut.load_audio().shape == (1, cut.num_samples)
 
 
 def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:

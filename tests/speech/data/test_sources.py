@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +77,13 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
     (tmp_path / "nan").mkdir()
     with pytest.raises(UserError, match="the audio of cut r0 has samples that are not finite numbers"):
         sources.load_audio(16000, _first(cuts(tmp_path / "nan", level=float("nan"))))
+    (tmp_path / "loud").mkdir()
+    cut = _first(cuts(tmp_path / "loud"))
+    soundfile.write(cut.recording.sources[0].source, np.full(8000, 0.5), 16000, format="WAV", subtype="FLOAT")
+    assert float(sources.load_audio(16000, cut).max()) == 0.5
+    soundfile.write(cut.recording.sources[0].source, np.full(8000, 5000.0), 16000, format="WAV", subtype="FLOAT")
+    with pytest.raises(UserError, match="the audio of cut r0 has samples of up to 5000, where full scale is 1"):
+        sources.load_audio(16000, cut)
     path = cuts(tmp_path)
     (tmp_path / "0.flac").write_bytes(b"fLaC and nothing more")
     with pytest.raises(UserError, match="cannot read the audio of cut r0"):
@@ -87,22 +95,62 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
             hear()
 
 
-def _first(path: Path) -> object:
+def _first(path: Path) -> Any:
     from lhotse import load_manifest
 
     return next(iter(load_manifest(path)))
 
 
-@given(value=st.sampled_from([math.nan, math.inf, -math.inf]), frame=st.integers(0, 29), channel=st.integers(0, 3))
-def test_features_that_are_not_finite_are_named_by_cut(value: float, frame: int, channel: int) -> None:
+def with_features(values: np.ndarray, start: float = 0.0, duration: float = 0.3, bins: int = 4) -> Any:
+    """A cut of features (30, 4) of 0 to 0.3 s."""
     from lhotse import Features, MonoCut
 
-    values = np.zeros((30, 4), dtype=np.float32)
-    values[frame, channel] = value
     features = Features(
-        type="fbank", num_frames=30, num_features=4, frame_shift=0.01, sampling_rate=16000, start=0, duration=0.3,
+        type="fbank", num_frames=30, num_features=bins, frame_shift=0.01, sampling_rate=16000, start=0, duration=0.3,
         storage_type="memory_raw", storage_path="", storage_key=pickle.dumps(values),
     )  # fmt: skip
-    cut = MonoCut("cut-7", start=0.0, duration=0.3, channel=0, features=features)
+    return MonoCut("cut-7", start=start, duration=duration, channel=0, features=features)
+
+
+@given(value=st.sampled_from([math.nan, math.inf, -math.inf]), frame=st.integers(0, 29), channel=st.integers(0, 3))
+def test_features_that_are_not_finite_are_named_by_cut(value: float, frame: int, channel: int) -> None:
+    values = np.zeros((30, 4), dtype=np.float32)
+    values[frame, channel] = value
     with pytest.raises(UserError, match=rf"features of cut cut-7 are not finite .first in frame {frame}.; run the"):
-        sources.load_features(cut)
+        sources.load_features(with_features(values))
+
+
+COUNTED = np.arange(30, dtype=np.float32)[:, None].repeat(4, 1)
+
+
+@given(start=st.floats(-0.5, 0.5), duration=st.floats(0.02, 0.6))
+def test_a_cut_has_the_features_of_its_time_or_is_named(start: float, duration: float) -> None:
+    """To a few frames, by which the features of some programs are short; before any is loaded."""
+    start, duration = round(start, 3), round(duration, 3)
+    cut = with_features(COUNTED, start, duration)
+    if start >= -0.025 and start + duration <= 0.325 and start < 0.27:
+        found = sources.load_features(cut)
+        assert sources.num_frames(cut) - 3 <= len(found) <= sources.num_frames(cut)
+        assert abs(float(found[0, 0]) - max(start, 0.0) / 0.01) <= 1
+    elif start < -0.031 or start + duration > 0.331:
+        with pytest.raises(
+            UserError, match="cut cut-7 is of .* s of its recording, and its features are of 0 to 0.3 s"
+        ):
+            sources.num_frames(cut)
+
+
+def test_a_start_that_was_rounded_is_no_fault() -> None:
+    """By more than lhotse lets pass."""
+    cut = with_features(COUNTED, 0.0)
+    cut.features.start = 0.0000136
+    assert torch.equal(sources.load_features(cut), torch.from_numpy(COUNTED))
+
+
+@pytest.mark.parametrize(
+    ("values", "bins", "there"),
+    [(COUNTED[:20], 4, "20 x 4"), (COUNTED[:0], 4, "0 x 4"), (COUNTED, 80, "30 x 4"), (COUNTED[:, 0], 4, "30")],
+)
+def test_features_that_are_not_what_the_manifest_says(values: np.ndarray, bins: int, there: str) -> None:
+    """Of an archive that was overwritten, say: they would be a shorter cut with a whole transcript."""
+    with pytest.raises(UserError, match=f"cut cut-7 promises 30 frames of {bins} features, and {there} are there; cor"):
+        sources.load_features(with_features(values, bins=bins))

@@ -15,6 +15,8 @@ from typing import Any, Optional
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -330,6 +332,27 @@ def test_fast_beam_search_keeps_to_the_words_of_the_graph(built: Path) -> None:
         assert fast_beam(graph, emitted(sharp(encode(text), size))) == [text]
     (found,) = fast_beam(graph, emitted(sharp(encode(f"THE {TOO} SAT"), size, certainty=6.0)), beam=100.0)
     assert found and set(found.split()) <= set(graph.words)
+
+
+@pytest.mark.k2
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 1000), lengths=st.lists(st.integers(0, 12), min_size=1, max_size=3),
+    beam=st.sampled_from([0.1, 1.0, 20.0]), contexts=st.integers(1, 4), states=st.integers(1, 4),
+)  # fmt: skip
+def test_a_narrow_beam_over_a_graph_ends_with_some_words(
+    built: Path, seed: int, lengths: list[int], beam: float, contexts: int, states: int
+) -> None:
+    """Where no path reaches an end of the graph, too: k2's lattice of it has been one that crashed what came next."""
+    graph = read(built, "LG")
+    size = graph.tokenizer.vocab_size
+    noise = torch.randn(len(lengths), max([*lengths, 1]), size, generator=torch.Generator().manual_seed(seed)) * 4
+    config = DecodingConfig(method="fast_beam_search_LG", beam=beam, max_contexts=contexts, max_states=states)
+    network: Any = Toy(size)
+    found = decode(network, noise.log_softmax(dim=2), torch.tensor(lengths), config, graph=graph)
+    for tokens, length in zip(found, lengths):
+        assert set(graph.tokenizer.decode(tokens).split()) <= set(graph.words)
+        assert length or not tokens
 
 
 @pytest.mark.k2

@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -253,6 +254,37 @@ def test_arpa_of_others(tmp_path: Path) -> None:
         }
         for sentence, scores in expected.items():
             assert model.score(sentence.split()) == pytest.approx([math.log(10) * score for score in scores])
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_words_of_an_arpa_file_come_as_texts_do(tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Else each word with an accent of its own would be unknown, and the perplexity another number."""
+    text = re.sub(r"\bB\b", unicodedata.normalize(form, "É"), ARPA)
+    model = read_text(tmp_path, text)
+    assert model.vocabulary == ("A", "É")
+    assert model.score(["A", "É"]) == read_text(tmp_path, ARPA).score(["A", "B"])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("other", ["E\u0301", "A\u200cB", "A\u00a0B", "A\u200f"])
+def test_words_that_no_text_has_are_told(tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One word in two forms, and what is two words as texts are read."""
+    text = re.sub(r"\bA\b", "É", ARPA) if other == "E\u0301" else ARPA
+    model = read_text(tmp_path, re.sub(r"\bB\b", other, text))
+    assert other in model.vocabulary
+    (record,) = caplog.records
+    assert record.message == f"1 words of {tmp_path / 'some.arpa'} occur in no text as texts are read here: " + (
+        f"{other!a}, for one"
+    )
+
+
+@pytest.mark.parametrize("section", ["\\3-grams:\n", ""])
+def test_arpa_of_none_of_a_length(tmp_path: Path, section: str) -> None:
+    """SRILM announces them where all were pruned, with their section or without; a byte order mark is no line."""
+    head, _, _ = ARPA.partition("\\3-grams:")
+    model = read_text(tmp_path, "\ufeff" + head.replace("3=2", "3=0") + section + "\\end\\\n")
+    assert model.order == 3
+    assert model.score(["A", "B"])[1] == pytest.approx(math.log(10) * (-0.0625 - 0.5))
 
 
 @pytest.mark.parametrize(("first", "second"), [("<unk>", "<UNK>"), ("<UNK>", "<unk>")])

@@ -30,7 +30,7 @@ TRANSCRIPTS = [
     Transcript("u1", ["IT'S", "A", '"DAY"'], ["A", '"DAY"']),  # 1 deletion
     Transcript("u3", [], []),
 ]
-WORDS = st.lists(st.sampled_from(["A", "B", "IT'S", "*", '"', "É", "A:\tref=['X']"]), max_size=6)
+WORDS = st.lists(st.sampled_from(["A", "B", "IT'S", "*", '"', "É", r"A:\tref=['X']"]), max_size=6)
 
 
 def edit_distance(a: list[str], b: list[str]) -> int:
@@ -200,6 +200,8 @@ def test_transcripts_of_other_forms_have_no_errors(tmp_path: Path) -> None:
     assert score(read_transcripts(path)).errors == 0
     path.write_text("u1:\tref=['A\u2028B']\nu1:\thyp=['A\u2028B']\n", encoding="utf-8")
     assert score(read_transcripts(path)).errors == 0, "a Unicode separator does not end a line"
+    path.write_text("u1:\tref=['می\u200cخواهم']\nu1:\thyp=['می', 'خواهم\u200f']\n", encoding="utf-8")
+    assert score(read_transcripts(path)).errors == 0, "icefall's references keep what word pieces take for a space"
 
 
 def test_the_command_scores_in_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

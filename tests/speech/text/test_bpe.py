@@ -95,6 +95,70 @@ def test_blank_is_no_word(tokenizer: bpe.Tokenizer) -> None:
         tokenizer.encode_all(["ONE", "<blk>"])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ONE <sos/eos> TWO", "the text 'ONE <sos/eos> TWO' holds <sos/eos>, which stands for no word; take it out"),
+        ("ONE<sos/eos>", "holds <sos/eos>"),
+        ("▁THE ▁QU ICK", "the text '▁THE ▁QU ICK' holds ▁, with which word pieces mark where words begin; give words"),
+        ("THE▁DOG", "holds ▁"),
+        ("<unk> <blk>", "holds <blk>"),
+    ],
+)
+def test_what_is_no_word_is_refused(tokenizer: bpe.Tokenizer, text: str, message: str) -> None:
+    """Sentencepiece takes the first for tokens, and would make other words of pieces than they are of."""
+    with pytest.raises(UserError, match=message):
+        tokenizer.encode(text)
+    with pytest.raises(UserError, match=message):
+        tokenizer.encode_all(["ONE", text])
+
+
+PLACES = st.lists(st.sampled_from(["THE", "DOG'S", "<unk>", "<UNK>"]), max_size=6)
+
+
+@given(words=PLACES)
+def test_an_unknown_word_is_one_token(tokenizer: bpe.Tokenizer, words: list[str]) -> None:
+    """Not the letters of its name: transcripts of TED-LIUM, among others, hold it."""
+    text = " ".join(words)
+    tokens = tokenizer.encode(text)
+    assert tokenizer.encode_all([text]) == [tokens]
+    unknown = [word for word in words if word.lower() == "<unk>"]
+    assert tokens.count(tokenizer.unknown_id) == len(unknown)
+    expected = ["⁇" if word in unknown else word for word in words]
+    assert tokenizer.decode(tokens).split() == expected
+    kept = [token for token in tokens if token != tokenizer.unknown_id]
+    assert kept == tokenizer.encode(" ".join(word for word in words if word not in unknown))
+
+
+def test_tokens_are_not_learned_from_the_name_of_the_unknown_word(tmp_path: Path) -> None:
+    texts = ["one two", "<UNK> three", "<unk>"]
+    assert set("".join(bpe.train(texts, tmp_path, None, "char").tokens()[3:])) == set("▁onetwthree")
+
+
+def test_no_sentence_is_dropped_for_a_character(tmp_path: Path) -> None:
+    """Sentencepiece drops those with U+2585, and says so where nobody reads it."""
+    assert {"X", "Y"} <= set(bpe.train(["ONE", "X▅Y"], tmp_path, None, "char").tokens())
+
+
+@pytest.mark.parametrize("unit", ["unigram", "bpe"])
+def test_bytes_in_place_of_unknown_letters(tmp_path: Path, unit: str) -> None:
+    """As models of others have them; an end within a letter is no fault."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TEXTS, "北東"]), model_writer=model, vocab_size=330, hard_vocab_limit=False,
+        model_type=unit, byte_fallback=True, user_defined_symbols=["<blk>", "<sos/eos>"], unk_id=2, bos_id=-1,
+        eos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "bpe.model").write_bytes(model.getvalue())
+    tokenizer = bpe.Tokenizer(tmp_path)
+    for text in ("北東爿", "THE привет 😀"):
+        tokens = tokenizer.encode(text)
+        assert tokenizer.count_unknown(tokens)[0] == 0 and tokenizer.spell(text) == text
+        assert all(isinstance(tokenizer.decode(tokens[:end]), str) for end in range(len(tokens)))
+
+
 @pytest.mark.parametrize("unit", ["unigram", "bpe"])
 def test_training_repeats_exactly(tmp_path: Path, unit: str) -> None:
     first, second = (bpe.train(TEXTS, tmp_path / name, 50, unit) for name in "ab")
@@ -146,6 +210,7 @@ def test_unknown_tokens_are_counted_without_marks_between_words(tokenizer: bpe.T
         (TEXTS, 4000, "bpe", "tokens, not 4000"),
         (TEXTS, 5, "unigram", "cannot train 5 tokens"),
         ([], 50, "unigram", "no transcript"),
+        ([*TEXTS, "▁THE ▁QU ICK"], 50, "unigram", "^the text '▁THE ▁QU ICK' holds ▁, .*; give words, not pieces"),
         (TEXTS, None, "unigram", "need a vocabulary size"),
         (TEXTS, 50, "phone", "unknown token type 'phone'"),
     ],
