@@ -75,7 +75,7 @@ class Range(Limit):
         """The type of an option of a command.
 
         Raises:
-            argparse.ArgumentTypeError: the text is no number, or out of range.
+            argparse.ArgumentTypeError: the text is not a number, or is out of range.
         """
         try:
             value = self.of(text)

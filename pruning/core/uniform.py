@@ -13,7 +13,7 @@ from pruning.errors import UserError
 def narrowed(groups: Sequence[UnitGroup], ratio: float) -> Structure:
     """Cut every group of units to ``ratio`` of its size (rounded down, at least one unit); all modules stay.
 
-    The first units of each group are kept, which is arbitrary: the structure is meant for a network that is trained
+    The first units of each group are kept, which is arbitrary: the structure is for a network that is trained
     from scratch, or for counts.
     """
     parents = {group.parent for group in groups}

@@ -17,7 +17,7 @@ _LEAST_DEVIATION = 0.1  # of natural log-energies, so that (nearly) constant cha
 class SpectrumLoss(nn.Module):
     """Squared error of log-Mel energies that a linear layer predicts from each frame, like a worker of PASE.
 
-    See arXiv 1904.03416, section 2.2. With CTC alone, an encoder of samples still returned only blanks after 480 steps
+    See arXiv 1904.03416, section 2.2. With CTC alone, a speech encoder still returned only blanks after 480 steps
     of 40 s; with this loss added at a weight of 1, it returned others within about 300 steps of 20 s (two learning
     rates, one trial each).
 

@@ -18,7 +18,7 @@ PADDING = math.log(1e-10)
 """Padding value of features: the logarithm of zero energy, as in lhotse."""
 
 _ROUNDING = 3
-"""So many frames may be missing at an end of a cut: Kaldi's features have none that reach beyond the audio."""
+"""Number of frames that may be missing at each end of a cut: Kaldi computes none that reach beyond the audio."""
 
 
 @dataclass(frozen=True)
