@@ -21,11 +21,12 @@ from pruning.measure.names import BACKENDS
 MODULE = "pruning.bin.benchmark"
 
 EXPLANATION = """\
-Encoders on noise of one length, with subsampling or frontend, and with their head or (exports of transducers) the
-joiner's projection; median and 95th percentile over {repeats} rounds in which every system runs once, in a new order.
-Speed-up and MAC ratio (at 10 s) are against {first},
-same backend and setting; *of it* is their quotient. MiB on disk: the encoder's file (PyTorch: its tensors). Peak MiB: a
-process of its own with one encoder, libraries included, in the first setting. {processor}, torch {torch}."""
+Encoders on noise of one length, including subsampling or front end, and including the head or (exported transducers)
+the joiner's encoder projection. Median and 95th percentile over {repeats} rounds; in each round every system runs once,
+in a new order. Speed-up and MAC ratio (at 10 s) are relative to {first}
+with the same backend and setting; *of it* is speed-up divided by MAC ratio. MiB on disk: the encoder's file (PyTorch:
+its tensors). Peak MiB: a separate process with one encoder, libraries included, in the first setting. {processor},
+torch {torch}."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

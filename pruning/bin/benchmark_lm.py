@@ -14,12 +14,12 @@ from pruning.limits import COUNT
 from pruning.measure.names import LM_BACKENDS, SCORING, STEPS
 
 EXPLANATION = """\
-Language models on random tokens, log-probabilities of every token of the vocabulary included. *Scoring*: whole
+Language models on random tokens, including the log-probabilities of all tokens of the vocabulary. *Scoring*: whole
 sentences of the given number of tokens; *steps*: one more token for each of the given number of histories, with cached
-keys and values. Median over {repeats} rounds in which every system runs once, in a new order. Speed-up and MAC ratio (of
-dense kernels, output layer included) are against {first}, same backend and setting; *of it* is their quotient. MiB on
-disk: the file for that work (PyTorch: its tensors). Peak MiB: a process of its own with one network, libraries included,
-in the first setting of each work. {processor}, torch {torch}."""
+keys and values. Median over {repeats} rounds; in each round every system runs once, in a new order. Speed-up and MAC
+ratio (of dense kernels, output layer included) are relative to {first} with the same backend and setting; *of it* is
+speed-up divided by MAC ratio. MiB on disk: the file for that work (PyTorch: its tensors). Peak MiB: a separate process
+with one network, libraries included, in the first setting of each work. {processor}, torch {torch}."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -10,14 +10,14 @@ from pruning.bin import arguments, command
 from pruning.files import read_json
 from pruning.kinds.measuring import MEASURES
 
-SEEDS = "A line with one seed is given the deviation of those with several, {deviation:.2f} {unit}, pooled over them."
-ONE_SEED = "All lines have one seed: of what another would give, the intervals say nothing."
-LIKELIHOOD = "NLL: nats a token of the transcripts, over the whole transducer lattice."
+SEEDS = "A line with one seed gets the standard deviation pooled over the lines with several: {deviation:.2f} {unit}."
+ONE_SEED = "All lines have one seed: the intervals do not include the variation between seeds."
+LIKELIHOOD = "NLL: nats per token of the transcripts, over the whole transducer lattice."
 
 CLAIMS = """\
-*holds*: better than each of the others at the level of 5 %, with Holm's correction over them; *does not hold*: one of
-the others is better likewise; *not resolvable here*: neither. "At most X more": the 95 % interval of each difference
-lies below X (*holds*), or that of one above it (*does not hold*)."""
+*holds*: better than each of the other lines at the 5 % level, with Holm's correction over them; *does not hold*: one of
+the other lines is better at that level; *not resolvable here*: neither. "At most X more": the 95 % interval of each
+difference lies below X (*holds*), or the interval of at least one lies above X (*does not hold*)."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

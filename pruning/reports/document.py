@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
@@ -12,6 +13,8 @@ from tabulate import tabulate
 from pruning import provenance
 from pruning.files import PathLike, write_text
 
+_FIGURE = re.compile(r"$|[-+]?\d|-$")
+"""How a cell begins that holds a figure, or none."""
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
@@ -24,13 +27,15 @@ code { overflow-wrap: anywhere; }
 
 
 def tabulated(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
-    """A table as text, the first column left-aligned, the others to the right.
+    """A table as text: columns of figures to the right, the first column and those with words to the left.
 
     Args:
         rows: column title -> cell; all rows have the same columns.
         style: a format of tabulate: ``github`` for a file, ``simple`` for a terminal.
     """
-    alignment = ["left", *["right"] * (len(rows[0]) - 1)] if rows else None
+    titles = list(rows[0]) if rows else []
+    figures = [all(_FIGURE.match(row[title]) for row in rows) for title in titles[1:]]
+    alignment = ["left", *("right" if each else "left" for each in figures)] if rows else None
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
 
 

@@ -11,12 +11,12 @@ from pruning.models import facts
 from pruning.reports.document import estimate, tabulated
 
 NOTE = """\
-Accuracy in percent of utterances: intent is scenario and action together, with the 95 % interval of a bootstrap that
-draws speakers, then their utterances. Intents that training does not have count as errors. Sizes and MACs (10 s of
-audio) are the encoder's, its frontend included; the real-time factor is that of the network alone."""
+Accuracy in percent of utterances; an intent is right if scenario and action are. The 95 % interval is from a bootstrap
+that draws speakers, then their utterances. Intents that do not occur in training count as errors. Sizes and MACs (10 s
+of audio) are for the encoder including its front end; the real-time factor is for the network alone."""
 
 FRESH = """\
-Of {names}, the encoder was not pre-trained: the figures say nothing of findings about pre-trained ones."""
+The encoder of {names} was not pre-trained: these figures say nothing about pre-trained encoders."""
 
 
 def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:

@@ -19,13 +19,13 @@ from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.scoring.bootstrap import Design, Estimate
 
 NOTE = """\
-Perplexity per word: the end of a sentence counts as a word, words outside the vocabulary do not, for every model alike.
-Real-time factor: features, encoder, search and language model, on the threads that decoding was given."""
+Perplexity per word: for every model, the end of a sentence counts as a word and words outside the vocabulary do not.
+Real-time factor: features, encoder, search and language model, with the number of threads given to decoding."""
 
 
 AGAINST = """\
-% above: in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block} sentences:
-what another run would give is not in it."""
+% above: difference in perplexity per word, paired, with the 95 % interval of a bootstrap that draws blocks of {block}
+sentences; the interval does not include the variation between runs."""
 
 
 def excess(place: Path, other: Path, set_name: str) -> Estimate:

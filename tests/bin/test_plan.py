@@ -76,13 +76,6 @@ def test_the_printed_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1000" in next(line for line in printed.splitlines() if line.startswith("teacher"))
 
 
-@pytest.mark.parametrize("option", ["copies", "processes", "vocab-size"])
-def test_numbers_that_cannot_be_are_refused(option: str) -> None:
-    with pytest.raises(UserError, match=f"--{option} is 0; give at least"):
-        plan.main(["--teacher-config", str(CONF / "d512/teacher.yaml"), "--parts", "train-clean-100",
-                   f"--{option}", "0"])  # fmt: skip
-
-
 def test_a_part_of_unknown_size_is_refused() -> None:
     with pytest.raises(UserError, match="the size of train-clean-7 is not known"):
         plan.main(["--teacher-config", str(CONF / "d512/teacher.yaml"), "--parts", "train-clean-7"])

@@ -55,7 +55,7 @@ def test_it_hears_the_recording_at_its_own_rate(tmp_path: Path) -> None:
     tone = np.sin(np.arange(8000) / 8)
     path, heard = cuts(tmp_path, tone, 8000, 16000), Heard()
     assert sherpa.sampling_rate([path]) == 16000
-    ((name, reference, hypothesis),) = sherpa.recognise(heard, path).transcripts
+    ((name, reference, hypothesis, *_),) = sherpa.recognise(heard, path).transcripts
     ((rate, samples),) = heard.given
     assert rate == 8000 and samples.dtype == np.float32
     assert samples == pytest.approx(tone, abs=1e-3)

@@ -138,10 +138,10 @@ def test_truncated_audio_in_a_job(recipe: Path, tmp_path: Path) -> None:
 def test_missing_and_empty_corpora(tmp_path: Path) -> None:
     options = ["--corpus-dir", "corpus", "--parts", "dev-clean"]
     message = fail(tmp_path, "egs/librispeech/local/prepare_manifests.py", *options)
-    assert "the corpus directory corpus does not exist" in message
+    assert "corpus directory corpus does not exist" in message
     (tmp_path / "corpus").mkdir()
     message = fail(tmp_path, "egs/librispeech/local/prepare_manifests.py", *options)
-    assert "the corpus directory corpus is empty" in message
+    assert "corpus directory corpus is empty" in message
 
 
 def test_downloads_that_cannot_be(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
     soundfile.write(cut.recording.sources[0].source, np.full(8000, 0.5), 16000, format="WAV", subtype="FLOAT")
     assert float(sources.load_audio(16000, cut).max()) == 0.5
     soundfile.write(cut.recording.sources[0].source, np.full(8000, 5000.0), 16000, format="WAV", subtype="FLOAT")
-    with pytest.raises(UserError, match="the audio of cut r0 has samples of up to 5000, where full scale is 1"):
+    with pytest.raises(UserError, match="the audio of cut r0 has samples of up to 5000, but full scale is 1"):
         sources.load_audio(16000, cut)
     path = cuts(tmp_path)
     (tmp_path / "0.flac").write_bytes(b"fLaC and nothing more")

@@ -66,7 +66,7 @@ def test_the_command_chooses_its_weight_on_dev(work: Path, tmp_path: Path, capsy
     for model in (network, ["--arpa", str(tmp_path / "lm.arpa")]):
         command.main([*common, *model, *tuned, "--lm-scales", "0", "0.5"])
         printed = capsys.readouterr().out
-        assert "dev, scale 0: WER" in printed and f"scale 0.5: {len(spoken)} of {len(spoken)} utterances" in printed
+        assert "dev, scale 0: WER" in printed and f"changed for {len(spoken)} of {len(spoken)} utterances" in printed
         assert printed.strip().endswith("-> 0.00 %")
         assert [entries[0].text for entries in read_nbest(tmp_path / "again.txt").values()] == list(spoken.values())
     command.main([*common, *network, "--lm-scale", "0"])
@@ -173,7 +173,7 @@ def test_an_arpa_file_without_probability_of_unknown_words(tmp_path: Path, capsy
     lists = "a -1 ONE TWO\na -2 ONE\nb -1 SIX TEN\nb -2 TEN SIX\n"
     for scale in ("0", "0.5"):
         run(tmp_path, lists, "a ONE TWO\nb SIX TEN\n", "--lm-scale", scale)
-        assert f"scale {scale}: 0 of 2 utterances" in capsys.readouterr().out
+        assert f"scale {scale}: the best hypothesis changed for 0 of 2 utterances" in capsys.readouterr().out
         assert [entries[0].text for entries in read_nbest(tmp_path / "out.txt").values()] == ["ONE TWO", "SIX TEN"]
 
 

@@ -89,7 +89,7 @@ def test_unknown_characters_become_unk(tokenizer: bpe.Tokenizer) -> None:
 
 def test_blank_is_no_word(tokenizer: bpe.Tokenizer) -> None:
     """Losses would treat it as blank."""
-    with pytest.raises(UserError, match="the text 'ONE <blk>' contains the blank symbol <blk>"):
+    with pytest.raises(UserError, match="the text 'ONE <blk>' contains the symbol <blk>"):
         tokenizer.encode("ONE <blk>")
     with pytest.raises(UserError, match="'<blk>' contains"):
         tokenizer.encode_all(["ONE", "<blk>"])
@@ -98,11 +98,11 @@ def test_blank_is_no_word(tokenizer: bpe.Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ONE <sos/eos> TWO", "the text 'ONE <sos/eos> TWO' holds <sos/eos>, which stands for no word; take it out"),
-        ("ONE<sos/eos>", "holds <sos/eos>"),
-        ("▁THE ▁QU ICK", "the text '▁THE ▁QU ICK' holds ▁, with which word pieces mark where words begin; give words"),
-        ("THE▁DOG", "holds ▁"),
-        ("<unk> <blk>", "holds <blk>"),
+        ("ONE <sos/eos> TWO", "the text 'ONE <sos/eos> TWO' contains the symbol <sos/eos>; remove it"),
+        ("ONE<sos/eos>", "contains the symbol <sos/eos>"),
+        ("▁THE ▁QU ICK", "the text '▁THE ▁QU ICK' contains ▁, which marks the beginning of a word in word pieces"),
+        ("THE▁DOG", "contains ▁"),
+        ("<unk> <blk>", "contains the symbol <blk>"),
     ],
 )
 def test_what_is_no_word_is_refused(tokenizer: bpe.Tokenizer, text: str, message: str) -> None:
@@ -210,7 +210,7 @@ def test_unknown_tokens_are_counted_without_marks_between_words(tokenizer: bpe.T
         (TEXTS, 4000, "bpe", "tokens, not 4000"),
         (TEXTS, 5, "unigram", "cannot train 5 tokens"),
         ([], 50, "unigram", "no transcript"),
-        ([*TEXTS, "▁THE ▁QU ICK"], 50, "unigram", "^the text '▁THE ▁QU ICK' holds ▁, .*; give words, not pieces"),
+        ([*TEXTS, "▁THE ▁QU ICK"], 50, "unigram", "^the text '▁THE ▁QU ICK' contains ▁, .*; give words instead"),
         (TEXTS, None, "unigram", "need a vocabulary size"),
         (TEXTS, 50, "phone", "unknown token type 'phone'"),
     ],
