@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of an option that has one and does not say it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
+        text = action.help or ""
+        if action.default in (None, False, []) or "default" in text:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     """Return a parser that shows defaults and accepts no abbreviated options."""
     return argparse.ArgumentParser(
         description=description,
         epilog=epilog,
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
 
 

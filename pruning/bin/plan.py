@@ -37,9 +37,8 @@ def _corpus(paths: Optional[Sequence[str]], parts: Optional[Sequence[str]], copi
             raise UserError(f"{', '.join(map(str, paths))} contain no cuts", "run the feature stage")
         return Corpus(contents.total_hours(found), count), "cuts"
     if not parts:
-        raise UserError(
-            f"{' '.join(paths or ['the training cuts'])} do not exist", "run the feature stage, or give --parts"
-        )
+        missing = [path for path in paths or [] if not Path(path).exists()] or ["the training cuts"]
+        raise UserError(f"{' '.join(missing)} do not exist", "run the feature stage, or give --parts")
     hours, count = librispeech_size(parts)
     return Corpus(hours * copies, count * copies), "published sizes" + (f", {copies} speeds" if copies > 1 else "")
 

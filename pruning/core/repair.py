@@ -151,7 +151,7 @@ def repair(
         ridge: lambda, relative to the mean square of the inputs.
 
     Returns:
-        The number of modules to repair.
+        The number of modules that were repaired.
 
     Raises:
         TypeError: a module that follows pruned units is neither linear nor an ungrouped convolution.
@@ -159,8 +159,8 @@ def repair(
     groups = prunable(dense).unit_groups()
     structure = structure.without_scale().resolved(groups)
     masker = Masker(cut, groups)
-    sites = _sites(dense, groups, structure)
-    for site in sites:
+    repaired = 0
+    for site in _sites(dense, groups, structure):
         with masker.applied(structure.masks()):
             _gather(site, dense, cut, batches, forward)
         if site.gram is None:
@@ -168,4 +168,5 @@ def repair(
         gained, rows = _solve(site, cut.get_submodule(site.name), ridge)
         logger.info("%s: mean squared error reduced by %.3g over %d vectors", site.name, gained, rows)
         site.gram = site.cross = None
-    return len(sites)
+        repaired += 1
+    return repaired

@@ -280,7 +280,8 @@ class CriterionPruning(Pruner):
         if abs(gaps[cost]) > TOLERANCE:
             reached = self.targets[cost] + gaps[cost]
             what = f"counts_from has a sparsity of {reached:.3f} in {cost}, but the target is {self.targets[cost]:g}"
-            raise UserError(what, f"set constraint.{cost}={reached:.3f}, allow more unit kinds, or change counts_from")
+            key = f"constraint.parts={{{cost}: {reached:.3f}}}" if ":" in cost else f"constraint.{cost}={reached:.3f}"
+            raise UserError(what, f"set {key}, allow more unit kinds, or change counts_from")
 
     def hard_counts(self) -> Tensor:
         """Return the counts ``(G,)`` of the units that are not cut."""

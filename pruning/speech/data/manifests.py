@@ -207,7 +207,8 @@ def validate(recordings: RecordingSet, supervisions: SupervisionSet, name: str) 
         if recording.id in by_id:
             raise UserError(f"{name}: recording {recording.id} occurs twice", _GIVE_OTHER_ID)
         if not _are_numbers(recording.duration, recording.sampling_rate, recording.num_samples):
-            raise UserError(f"{name}: recording {recording.id} lasts {recording.duration} s", "remove or restore it")
+            found = f"{recording.duration!r} s, {recording.num_samples} samples at {recording.sampling_rate} Hz"
+            raise UserError(f"{name}: recording {recording.id} has {found}", "remove or restore it")
         if not recording.sources:
             raise UserError(f"{name}: recording {recording.id} has no sources", "add the path of its audio")
         by_id[recording.id] = recording

@@ -164,8 +164,8 @@ def test_validation_names_the_item(data_dir: Path) -> None:
     recording = recordings[first.id]
     for other, message in (
         (recording, f"dev: recording {first.id} occurs twice"),
-        (replace(recording, id="b", num_samples=0, duration=0.0), "dev: recording b lasts 0.0 s"),
-        (replace(recording, id="b", duration="1.0"), "dev: recording b lasts 1.0 s"),
+        (replace(recording, id="b", num_samples=0, duration=0.0), "dev: recording b has 0.0 s, 0 samples at 16000 Hz"),
+        (replace(recording, id="b", duration="1.0"), "dev: recording b has .1.0. s, "),
         (replace(recording, id="b", sources=[]), "dev: recording b has no sources"),
     ):
         with pytest.raises(UserError, match=message):
