@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pruning.measure.latency import measure_latency
     from pruning.methods.config import PruningConfig
     from pruning.methods.criterion import CriterionConfig
-    from pruning.methods.l0 import GatingConfig
+    from pruning.methods.l0 import L0Config
+    from pruning.methods.low_rank import LowRankConfig
     from pruning.methods.own_loop import OwnLoop, load_extracted
 
 _HOMES = {
@@ -37,7 +38,8 @@ _HOMES = {
     "DeclaredNetwork": "core.declared",
     "DeclaredUnits": "core.declare",
     "GateConfig": "core.gates",
-    "GatingConfig": "methods.l0",
+    "L0Config": "methods.l0",
+    "LowRankConfig": "methods.low_rank",
     "OwnLoop": "methods.own_loop",
     "PruningConfig": "methods.config",
     "Span": "core.units",
@@ -61,7 +63,8 @@ __all__ = [
     "DeclaredNetwork",
     "DeclaredUnits",
     "GateConfig",
-    "GatingConfig",
+    "L0Config",
+    "LowRankConfig",
     "OwnLoop",
     "PruningConfig",
     "Span",

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from pruning import limits
+from pruning import limits, old_forms
 from pruning.errors import UserError
 from pruning.files import PathLike, write_text
 
@@ -118,7 +118,17 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(f"configuration {path} contains no keys", "write it as 'key: value' lines") from None
     if not isinstance(values, DictConfig):
         raise UserError(f"configuration {path} is a list", "write it as 'key: value' lines")
-    return values
+    if not set(values) & set(old_forms.MOVED):
+        return values
+    try:
+        return OmegaConf.create(old_forms.configuration(_one_level(values)))
+    except ValueError as error:
+        raise UserError(f"configuration {path}: {error}", "remove the old one") from None
+
+
+def _one_level(values: DictConfig) -> dict[str, Any]:
+    """Return the nodes of a mapping by key, with what they refer to left as it is written."""
+    return {str(key): values._get_node(key) for key in values}
 
 
 def _read_overrides(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
@@ -128,7 +138,7 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
             raise UserError(f"'{override}' is not a setting", "write it as key=value, for example optimiser.lr=1e-3")
     given, whole = OmegaConf.create(), []
     try:
-        for override in overrides:
+        for override in map(old_forms.setting, overrides):
             key = override.partition("=")[0]
             value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
             if isinstance(value, DictConfig):

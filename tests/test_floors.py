@@ -20,6 +20,7 @@ GROUND = {
     "compat",
     "configuration",
     "limits",
+    "old_forms",
     "provenance",
     "registry",
 }

@@ -176,7 +176,7 @@ def test_every_number_on_a_command_line_has_a_range() -> None:
         (language_model.RunConfig, [], "trainer.optimiser.betas=[0.9,1]"),
         (language_model.RunConfig, [], "trainer.seed=-1"),
         (language_model.RunConfig, [], f"trainer.seed={2**63}"),
-        (language_model.PruneConfig, [], "calibration_batches=0"),
+        (language_model.PruneConfig, [], "low_rank.calibration_batches=0"),
         (transducer.RunConfig, [], "data.musan_snr=[20,10]"),
         (transducer.RunConfig, [], "data.musan_probability=1.5"),
         (transducer.RunConfig, [], "data.musan_probability=-0.1"),

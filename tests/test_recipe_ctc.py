@@ -48,7 +48,7 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
     places = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"), "--lang-dir",
               str(tmp_path / "data/lang_char"), "--methods", "ctc_greedy_search", "--warm-up-cuts", test,
               "--warm-up-dev-cuts", dev]  # fmt: skip
-    pruning = f"{STEPS} constraint.ramp_share=0.5 gating.gate_lr=0.5 gating.multiplier_lr=5 trainer.max_steps=12"
+    pruning = f"{STEPS} constraint.ramp_share=0.5 l0.gate_lr=0.5 l0.multiplier_lr=5 trainer.max_steps=12"
     result = run("an4", *places, "--warm-up-args", f"{STEPS} {SMALL}", "--dense-args", STEPS, "--prune-args", pruning,
                  "--finetune-args", STEPS, "--target-macs", "0.3")  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]

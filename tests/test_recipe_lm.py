@@ -41,7 +41,7 @@ def test_from_text_to_tables(tmp_path: Path) -> None:
     result = run("local/sizes.sh", "--teacher", str(tmp_path / "exp/small"), "--data-dir", str(tmp_path / "data"),
                  "--exp-dir", str(tmp_path / "exp/sizes"), "--vocab-size", "28", "--removed", "0.3 0.5",
                  "--args", f"{STEPS} trainer.max_steps=20 criterion.interval=2 criterion.rest=2 "
-                           "calibration_batches=1")  # fmt: skip
+                           "low_rank.calibration_batches=1")  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     table = (tmp_path / "exp" / "sizes" / "RESULTS.md").read_text()
     for kept in (70, 50):

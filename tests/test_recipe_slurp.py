@@ -50,7 +50,7 @@ def test_from_speech_to_the_table(tmp_path: Path, hears: str) -> None:
     slurp_corpus.make_corpus(config, tmp_path / "slurp", 1)
     places = ["--mini", "true", "--corpus-dir", str(tmp_path / "slurp"), "--data-dir", str(tmp_path / "data"),
               "--exp-dir", str(tmp_path / "exp"), "--hears", hears, "--nj", "1"]  # fmt: skip
-    pruning = f"{STEPS} constraint.ramp_share=0.5 gating.gate_lr=0.5 gating.multiplier_lr=5 trainer.max_steps=12"
+    pruning = f"{STEPS} constraint.ramp_share=0.5 l0.gate_lr=0.5 l0.multiplier_lr=5 trainer.max_steps=12"
     result = run(*places, "--warm-up-args", f"{STEPS} {SMALL[hears]}", "--dense-args", STEPS, "--prune-args", pruning,
                  "--finetune-args", STEPS, "--target-macs", "0.3")  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]

@@ -148,7 +148,7 @@ def test_configurations_are_whole_and_fair(folder: str) -> None:
         assert max(config[name].distillation.layers) == teacher.encoder.num_layers
     steps = {name: config[name].trainer.max_steps for name in config}
     assert steps["uniform"] == steps["teacher"] + steps["prune"] + steps["finetune"]
-    gating, constraint = config["prune"].gating, config["prune"].constraint
+    gating, constraint = config["prune"].l0, config["prune"].constraint
     assert 7 / gating.gate_lr < steps["prune"] * (1 - constraint.ramp_share)
     shared = [{key: yaml.safe_load((EGS / folder / f"{name}.yaml").read_text())[key] for key in ("data", "loss")}
               for name in ("teacher", "uniform")]  # fmt: skip

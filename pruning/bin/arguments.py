@@ -20,7 +20,7 @@ from pruning.registry import CUTS, TEXT
 if TYPE_CHECKING:
     from pruning.kinds.kind import Inputs, Kind
 
-_SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
+_SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -88,7 +88,7 @@ def check_reachable(costs: CostModel, enabled: Sequence[UnitGroup], targets: Map
             raise UserError(
                 f"a sparsity of {target:g} in {cost} is beyond reach: "
                 f"at most {math.floor(1e4 * reachable[cost]) / 1e4:.4f} with the unit kinds {kinds}",
-                "lower the target or enable more unit kinds (gating.gates.kinds, criterion.kinds)",
+                "lower the target or enable more unit kinds (l0.gates.kinds, criterion.kinds)",
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import yaml
 
-from pruning import configuration, processor
+from pruning import configuration, old_forms, processor
 from pruning.errors import UserError
 from pruning.experiments.state import latest_state
 from pruning.files import read_json, write_json
@@ -126,7 +126,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path} is not valid YAML ({error})", "restore it, or use another --exp-dir") from None
     if not isinstance(config, Mapping):
         raise UserError(f"{path} contains no keys", "restore it, or use another --exp-dir")
-    return config
+    return old_forms.configuration(config)
 
 
 def prepare(exp_dir: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:

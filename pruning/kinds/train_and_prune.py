@@ -154,7 +154,7 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> Ended:
     metrics: dict[str, Metric] = {}
     if config.technique == "low_rank":
         world = distributed.initialise(kind.config.trainer.device)
-        batches = map(world.take, itertools.islice(kind.first_batches(), config.calibration_batches))
+        batches = map(world.take, itertools.islice(kind.first_batches(), config.low_rank.calibration_batches))
         task = kind.task(network, None).to(world.device)
         metrics = calibrate(task, linear_names(network), batches, config.method)
         network.cpu()

@@ -170,7 +170,7 @@ class Pruner(nn.Module, ABC):
         missed = " and ".join(f"{reached[cost]:.3f} in {cost} for {goal:g}" for cost, goal in self.goals.items())
         return UserError(
             f"the hard sparsity ended at {missed}",
-            "allow finer unit kinds (gating.gates.kinds, criterion.kinds) or lower the target to what was reached, "
+            "allow finer unit kinds (l0.gates.kinds, criterion.kinds) or lower the target to what was reached, "
             "in another --exp-dir",
         )
 

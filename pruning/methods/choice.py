@@ -18,7 +18,7 @@ from pruning.experiments.structure_files import read_structure
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.criterion import CriterionPruning
-from pruning.methods.l0 import Gating, GatingConfig
+from pruning.methods.l0 import Gating, L0Config
 from pruning.methods.low_rank import LowRankPruning
 from pruning.methods.names import HJ, L0
 
@@ -50,7 +50,7 @@ def pruner_over(
         raise UserError("the network already has low-rank layers",
                         "prune the dense network (snapshots give several sizes)")  # fmt: skip
     if config.method in (L0, *HJ):
-        gating: GatingConfig = config.gating
+        gating: L0Config = config.l0
         if config.method in HJ and gating.gates.kinds is None:
             kinds = tuple(unit_kinds(prunable(model).unit_groups()))
             gating = replace(gating, gates=replace(gating.gates, kinds=kinds))

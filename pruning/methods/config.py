@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Optional
 
 from pruning.core.constraint import ConstraintConfig
-from pruning.limits import Count, Fraction, OneOf, check_fields
+from pruning.limits import Fraction, OneOf, check_fields
 from pruning.methods.criterion import CriterionConfig
-from pruning.methods.l0 import GatingConfig
+from pruning.methods.l0 import L0Config
+from pruning.methods.low_rank import LowRankConfig
 from pruning.methods.names import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.training.trainer_config import TrainerConfig
 
@@ -26,23 +27,22 @@ class PruningConfig:
         technique: what is removed. ``structured``: the units that the network declares (heads, FFN units, channels);
             ``unstructured``: single weights of its linear layers; ``low_rank``: rank-1 components of these layers.
         constraint: cost targets of the small network, and their schedule.
-        gating: gates and learning rates of ``l0`` and HJ-Pruning.
+        l0: gates and learning rates of ``l0`` and HJ-Pruning.
         criterion: how the other methods score, rank and cut units.
         counts_from: for criteria: a ``structure.json`` or a pruning run whose kept counts are used.
         snapshots: for criteria: sparsities of the first constrained cost at which the run also saves a network under
             ``sizes/COST-PERCENT`` of its experiment directory, to get several sizes from one run.
-        calibration_batches: number of training batches from which ``low_rank`` with ``fisher`` or ``wanda`` computes
-            its metrics.
+        low_rank: how ``technique: low_rank`` approximates matrices.
     """
 
     method: Annotated[str, OneOf(METHODS)] = L0
     technique: Annotated[str, OneOf(TECHNIQUES)] = "structured"
     constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
-    gating: GatingConfig = field(default_factory=GatingConfig)
+    l0: L0Config = field(default_factory=L0Config)
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     counts_from: Optional[str] = None
     snapshots: tuple[Fraction, ...] = ()
-    calibration_batches: Count = 50
+    low_rank: LowRankConfig = field(default_factory=LowRankConfig)
 
     def __post_init__(self) -> None:
         check_fields(self)

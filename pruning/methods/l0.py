@@ -25,7 +25,7 @@ _MATCHED_EVERY = 50  # steps between two updates of the level
 
 
 @dataclass(frozen=True)
-class GatingConfig:
+class L0Config:
     """L0 gates in a training run.
 
     Attributes:
@@ -48,7 +48,7 @@ class Gating(Pruner):
 
     Args:
         model: a network that declares its units (see `pruning.core.prunable.Prunable`).
-        config: see `GatingConfig`.
+        config: see `L0Config`.
         constraint: the costs and their targets.
         frames: number of input frames at which MACs are counted.
         seed: seed of the initial values of the gates.
@@ -60,12 +60,12 @@ class Gating(Pruner):
     level: Optional[Tensor]
 
     def __init__(
-        self, model: nn.Module, config: GatingConfig, constraint: ConstraintConfig, frames: int, seed: int = 0
+        self, model: nn.Module, config: L0Config, constraint: ConstraintConfig, frames: int, seed: int = 0
     ) -> None:
         try:
             gates = HardConcreteGates(prunable(model).unit_groups(), config.gates, seed)
         except ValueError as error:
-            raise UserError(str(error), "correct gating.gates.kinds") from None
+            raise UserError(str(error), "correct l0.gates.kinds") from None
         super().__init__(model, gates.units, constraint, frames)
         self.config = config
         self.gates = gates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Optional, cast
 
 import torch
@@ -11,9 +12,25 @@ from torch import Tensor, nn
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.linear_inputs import watched_inputs
 from pruning.core.low_rank import METRIC_OF, FactoredLinear, Metric, importance, recombined
+from pruning.limits import Count, check_fields
 from pruning.methods.criterion import CriterionConfig, CriterionPruning
 from pruning.training import distributed
 from pruning.training.task import StepInfo, Task
+
+
+@dataclass(frozen=True)
+class LowRankConfig:
+    """How matrices are approximated.
+
+    Attributes:
+        calibration_batches: number of training batches from which ``fisher`` and ``wanda`` compute their metrics.
+    """
+
+    calibration_batches: Count = 50
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 Moments = Mapping[Tensor, MutableMapping[str, Tensor]]
 

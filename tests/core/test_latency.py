@@ -17,7 +17,7 @@ from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
 from pruning.measure.latency import curve, cut_kind
 from pruning.methods.criterion import CriterionConfig, CriterionPruning
-from pruning.methods.l0 import Gating, GatingConfig
+from pruning.methods.l0 import Gating, L0Config
 from tests.methods.test_l0 import network, optimise
 
 TABLE = LatencyTable(
@@ -71,7 +71,7 @@ def table(tmp_path: Path) -> str:
 
 def test_gates_and_criteria_come_to_a_target_of_latency(table: str) -> None:
     constraint = ConstraintConfig(size=0.0, latency=0.4, latency_table=table, ramp_share=0.5)
-    gating = Gating(network(), GatingConfig(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
+    gating = Gating(network(), L0Config(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
     optimise(gating, 60)
     assert gating.costs.structure_sparsity(gating.structure())["latency"] == pytest.approx(0.4, abs=0.01)
     method = CriterionPruning(network(), "magnitude", CriterionConfig(), constraint, 1000)
@@ -83,7 +83,7 @@ def test_targets_and_tables_are_checked(table: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="latency needs a latency_table"):
         ConstraintConfig(size=0.0, latency=0.3)
     with pytest.raises(UserError, match="0.95 in latency is beyond reach: at most 0."):
-        Gating(network(), GatingConfig(), ConstraintConfig(size=0, latency=0.95, latency_table=table), 1000)
+        Gating(network(), L0Config(), ConstraintConfig(size=0, latency=0.95, latency_table=table), 1000)
     with pytest.raises(UserError, match="covers the unit kinds strange, none of which"):
         LatencyModel(network().unit_groups(), LatencyTable(0.0, {"strange": (0.0, 1.0)}, {"strange": 3}))
     with pytest.raises(UserError, match="a network with 384 units of kind ffn, this one has 128; measure"):

@@ -102,7 +102,7 @@ def test_from_speech_to_a_small_network(work: Path, tmp_path: Path, kind: str, t
     distillation = {"layers": [0, 2], "output_weight": 0.5}
     pruning = settings(work, tmp_path / "prune.yaml", task, method="l0", distillation=distillation,
                        constraint={"size": 0.0, "macs": 0.4, "ramp_share": 0.5, "seconds": 1.0},
-                       gating={"gate_lr": 0.5, "multiplier_lr": 5.0}, trainer={"max_steps": 12})  # fmt: skip
+                       l0={"gate_lr": 0.5, "multiplier_lr": 5.0}, trainer={"max_steps": 12})  # fmt: skip
     prune.main([*options(work, tmp_path / "pruned", pruning), "--teacher", str(teacher)])
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small"), "--train-cuts",
                   str(work / "slurp_cuts_train.jsonl.gz"), "--lang-dir", str(work / "lang")])  # fmt: skip

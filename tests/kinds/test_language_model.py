@@ -35,7 +35,7 @@ MODEL = "model: {d_model: 16, num_layers: 2, head_dim: 4, num_heads: [4], ffn_di
 PRUNE = """
 constraint: {size: 0.5, ramp: cubic, ramp_share: 0.6}
 criterion: {interval: 3}
-calibration_batches: 2
+low_rank: {calibration_batches: 2}
 distillation: {weight: 0.5, temperature: 2.0}
 """
 CELLS = [(method, technique) for technique in TECHNIQUES for method in METHODS
@@ -83,7 +83,7 @@ def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(("method", "technique"), CELLS)
 def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str, technique: str) -> None:
     """The extraction is exact, reloads, and has the requested size."""
-    settings = ["gating.gate_lr=0.5"] if method in (L0, *HJ) else []
+    settings = ["l0.gate_lr=0.5"] if method in (L0, *HJ) else []
     settings += {"hj-mac": ["constraint.macs=0.5"],
                  "hj-sepsize": ["constraint.parts={size:attention: 0.48, size:ffn: 0.5}"]}.get(method, [])  # fmt: skip
     prune.main(["--config", str(work / "prune.yaml"), *settings, "--method", method, "--technique", technique,
@@ -144,7 +144,7 @@ _RESTING = ["trainer.max_steps=40", "constraint.size=0.7", "constraint.ramp=line
 
 _LOW_RANK = ["--method", "fisher", "--technique", "low_rank"]
 _GATES = ["--method", "l0", "--technique", "structured", "trainer.max_steps=70", "constraint.match.macs=0.3",
-          "gating.gate_lr=0.1", "gating.multiplier_lr=1"]  # fmt: skip
+          "l0.gate_lr=0.1", "l0.multiplier_lr=1"]  # fmt: skip
 
 
 @pytest.mark.slow

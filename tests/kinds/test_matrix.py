@@ -91,9 +91,9 @@ def command(teacher: Teacher, place: Path, name: str, method: str, technique: st
         **teacher.config,
         "constraint": {"size": 0.4, "macs": 0.4 if method == "hj-mac" else 0.0, "seconds": 1.0, "ramp_share": 0.5,
                        "parts": parts},
-        "gating": {"gate_lr": 0.5, "multiplier_lr": 5.0},
+        "l0": {"gate_lr": 0.5, "multiplier_lr": 5.0},
         "criterion": {"interval": 2},
-        "calibration_batches": 1,
+        "low_rank": {"calibration_batches": 1},
         "trainer": {**teacher.config["trainer"], "max_steps": steps, "valid_interval": steps, "state_interval": steps,
                     "optimiser": {"lr": 1e-3}},
     }  # fmt: skip

@@ -45,7 +45,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "lang" / "classes.txt").write_text("yes\nno\n")
     kind = {"kind": "toy_classifier", "trainer": TRAINER}
     pruned = {**kind, "constraint": {"size": 0.5, "ramp_share": 0.4}, "criterion": {"interval": 2},
-              "gating": {"gate_lr": 0.3, "multiplier_lr": 0.3}}  # fmt: skip
+              "l0": {"gate_lr": 0.3, "multiplier_lr": 0.3}}  # fmt: skip
     for name, values in {"train": {**kind, "model": {"hidden": 100}}, "prune": pruned, "finetune": kind}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
     yield tmp_path

@@ -9,7 +9,7 @@ from pruning.core.constraint import ConstraintConfig
 from pruning.core.gates import GateConfig
 from pruning.errors import UserError
 from pruning.methods.config import PruningConfig
-from pruning.methods.l0 import Gating, GatingConfig
+from pruning.methods.l0 import Gating, L0Config
 from pruning.models.conformer import ConformerConfig
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.training.task import StepInfo
@@ -50,7 +50,7 @@ def optimise(gating: Gating, steps: int) -> None:
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.7, 0.85])
 def test_hard_sparsity_is_on_target_after_a_short_run(cost: str, target: float) -> None:
     constraint = ConstraintConfig(**{"size": 0.0, "macs": 0.0, cost: target})
-    gating = Gating(network(), GatingConfig(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
+    gating = Gating(network(), L0Config(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
     optimise(gating, 60)
     reached = gating.costs.structure_sparsity(gating.structure())[cost]
     assert reached == pytest.approx(target, abs=0.01)
@@ -59,7 +59,7 @@ def test_hard_sparsity_is_on_target_after_a_short_run(cost: str, target: float) 
 
 def test_the_expected_sparsity_follows_the_ramp_to_both_targets() -> None:
     constraint = ConstraintConfig(size=0.6, macs=0.5)
-    gating = Gating(network(), GatingConfig(gate_lr=0.05, multiplier_lr=0.05), constraint, 1000)
+    gating = Gating(network(), L0Config(gate_lr=0.05, multiplier_lr=0.05), constraint, 1000)
     optimise(gating, 500)
     values = gating.log_values(StepInfo(1, 0, 500, 500, training=False))
     assert values["sparsity/size/target"] == pytest.approx(0.6)
@@ -72,7 +72,7 @@ def test_the_expected_sparsity_follows_the_ramp_to_both_targets() -> None:
 
 @pytest.mark.parametrize("targets", [{"size": 0.7, "macs": 0.3}, {"size": 0.3, "macs": 0.6}])
 def test_the_hard_structure_misses_neither_of_two_targets(targets: dict[str, float]) -> None:
-    gating = Gating(network(), GatingConfig(), ConstraintConfig(**targets), 1000)
+    gating = Gating(network(), L0Config(), ConstraintConfig(**targets), 1000)
     reached = gating.costs.structure_sparsity(gating.structure())
     assert min(reached[cost] - target for cost, target in targets.items()) == pytest.approx(0.0, abs=0.01)
     assert gating.on_target(StepInfo(1, 0, 100, 100))
@@ -82,7 +82,7 @@ def test_the_hard_structure_misses_neither_of_two_targets(targets: dict[str, flo
 @pytest.mark.parametrize("wanted", [0.3, 0.5])
 def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
     constraint = ConstraintConfig(size=first_guess, match={"macs": wanted})
-    gating = Gating(network(), GatingConfig(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
+    gating = Gating(network(), L0Config(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)
     optimise(gating, 300)
     reached = gating.costs.structure_sparsity(gating.structure())
     assert reached["macs"] == pytest.approx(wanted, abs=0.005)
@@ -92,7 +92,7 @@ def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
     assert values["sparsity/macs/target"] == wanted and values["sparsity/macs/hard"] == pytest.approx(wanted, abs=0.005)
     assert values["sparsity/size/asked"] == pytest.approx(reached["size"], abs=0.15)  # whole channels are coarse
     assert values["sparsity/size/expected"] == pytest.approx(reached["size"], abs=0.15)
-    resumed = Gating(network(), GatingConfig(), constraint, 1000)
+    resumed = Gating(network(), L0Config(), constraint, 1000)
     resumed.load_state_dict(gating.state_dict())
     assert resumed.log_values(StepInfo(1, 100, 100, 100))["sparsity/size/asked"] == values["sparsity/size/asked"]
 
@@ -100,7 +100,7 @@ def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
 def test_two_parts_are_raised_alike() -> None:
     parts = {"size:ffn": 0.3, "size:attention": 0.3}
     constraint = ConstraintConfig(size=0.0, parts=parts, match={"macs": 0.2})
-    config = GatingConfig(GateConfig(kinds=("ffn", "heads")))
+    config = L0Config(GateConfig(kinds=("ffn", "heads")))
     gating = Gating(network(), config, constraint, 1000)
     reached = gating.costs.structure_sparsity(gating.structure())
     assert reached["macs"] == pytest.approx(0.2, abs=0.01)
@@ -109,7 +109,7 @@ def test_two_parts_are_raised_alike() -> None:
 
 def test_what_cannot_be_matched() -> None:
     with pytest.raises(UserError, match="a sparsity of 0.995 in macs is beyond reach"):
-        Gating(network(), GatingConfig(), ConstraintConfig(match={"macs": 0.995}), 1000)
+        Gating(network(), L0Config(), ConstraintConfig(match={"macs": 0.995}), 1000)
     with pytest.raises(ValueError, match="constraint.match must name exactly one of"):
         ConstraintConfig(match={"latency": 0.5})
     with pytest.raises(ValueError, match="match must be above 0 and below 1, got 0.0"):
@@ -119,7 +119,7 @@ def test_what_cannot_be_matched() -> None:
 
 
 def test_the_penalty_is_the_same_under_autocast() -> None:
-    gating, step = Gating(network(), GatingConfig(), ConstraintConfig(), 1000), StepInfo(1, 0, 50, 100)
+    gating, step = Gating(network(), L0Config(), ConstraintConfig(), 1000), StepInfo(1, 0, 50, 100)
     with torch.no_grad():
         gating.lagrangian.linear.fill_(0.7)
     expected = gating.penalty(step)
@@ -133,13 +133,13 @@ def test_the_penalty_is_the_same_under_autocast() -> None:
 
 
 def test_no_selection_before_the_end_of_the_ramp() -> None:
-    gating = Gating(network(), GatingConfig(), ConstraintConfig(ramp_share=0.5), 1000)
+    gating = Gating(network(), L0Config(), ConstraintConfig(ramp_share=0.5), 1000)
     assert not gating.on_target(StepInfo(1, 0, 49, 100))
     assert gating.on_target(StepInfo(1, 0, 50, 100)), "the fitted structure is always within one unit of the target"
 
 
 def test_validation_uses_one_hard_structure_and_training_samples() -> None:
-    gating = Gating(network(), GatingConfig(GateConfig(initial=0.0)), ConstraintConfig(), 1000)
+    gating = Gating(network(), L0Config(GateConfig(initial=0.0)), ConstraintConfig(), 1000)
     step = StepInfo(1, 0, 80, 100)
     first, second = gating.masks(step), gating.masks(step)
     assert any(not torch.equal(first[name], second[name]) for name in first)
@@ -151,32 +151,32 @@ def test_validation_uses_one_hard_structure_and_training_samples() -> None:
 
 def test_modules_only_is_a_choice_of_kinds() -> None:
     kinds = ("attention_module", "ffn_module", "conv_module")
-    gating = Gating(network(), GatingConfig(GateConfig(kinds=kinds)), ConstraintConfig(), 1000)
+    gating = Gating(network(), L0Config(GateConfig(kinds=kinds)), ConstraintConfig(), 1000)
     assert {group.kind for group in gating.units.chosen} == set(kinds)
     assert set(gating.masks(StepInfo(1, 0, 0, 10))) == {group.name for group in gating.units.chosen}
 
 
 def test_targets_beyond_reach_and_unknown_kinds_are_refused() -> None:
     with pytest.raises(UserError, match=r"0.9 in size is beyond reach: at most 0\.\d+ with the unit kinds heads"):
-        Gating(network(), GatingConfig(GateConfig(kinds=("heads",))), ConstraintConfig(size=0.9), 1000)
-    with pytest.raises(UserError, match="no units of kind 'head'.*correct gating.gates.kinds"):
-        Gating(network(), GatingConfig(GateConfig(kinds=("head",))), ConstraintConfig(), 1000)
+        Gating(network(), L0Config(GateConfig(kinds=("heads",))), ConstraintConfig(size=0.9), 1000)
+    with pytest.raises(UserError, match="no units of kind 'head'.*correct l0.gates.kinds"):
+        Gating(network(), L0Config(GateConfig(kinds=("head",))), ConstraintConfig(), 1000)
 
 
 def test_a_cost_that_the_network_does_not_have_is_refused() -> None:
     for options, frames in (({"macs": 0.3, "seconds": 0.01}, 1), ({"parts": {"macs:norm": 0.3}}, 1000)):
         with pytest.raises(UserError, match=r"no macs at 0\.01 s; raise constraint\.seconds|no 'macs:norm'"):
-            Gating(network(), GatingConfig(), ConstraintConfig(size=0.0, **options), frames)
+            Gating(network(), L0Config(), ConstraintConfig(size=0.0, **options), frames)
 
 
 def test_gates_and_multipliers_do_not_run_backwards() -> None:
     for options in ({"gate_lr": -0.02}, {"multiplier_lr": float("nan")}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be at least 0"):
-            GatingConfig(**options)
+            L0Config(**options)
 
 
 def test_gates_and_multipliers_stay_out_of_decay_clip_and_schedule() -> None:
-    gating = Gating(network(), GatingConfig(), ConstraintConfig(), 1000)
+    gating = Gating(network(), L0Config(), ConstraintConfig(), 1000)
     groups = {group.name: group for group in gating.parameter_groups()}
     assert {name: group.maximize for name, group in groups.items()} == {"gates": False, "multipliers": True}
     for group in groups.values():
@@ -185,4 +185,4 @@ def test_gates_and_multipliers_stay_out_of_decay_clip_and_schedule() -> None:
 
 def test_a_run_without_an_end_has_no_ramp() -> None:
     with pytest.raises(UserError, match="set max_steps"):
-        Gating(network(), GatingConfig(), ConstraintConfig(), 1000).penalty(StepInfo(1, 0, 0, None))
+        Gating(network(), L0Config(), ConstraintConfig(), 1000).penalty(StepInfo(1, 0, 0, None))

@@ -17,7 +17,7 @@ from pruning.files import write_json
 from pruning.measure.latency import measure_latency
 from pruning.methods.config import PruningConfig
 from pruning.methods.criterion import CriterionConfig
-from pruning.methods.l0 import GatingConfig
+from pruning.methods.l0 import L0Config
 from pruning.methods.names import METHODS
 from pruning.methods.own_loop import OwnLoop, load_extracted
 
@@ -64,8 +64,8 @@ def configured(method: str, **targets: float) -> PruningConfig:
     parts = {"size:ffn": 0.5, "size:gated": 0.4} if method == "hj-sepsize" else {}
     targets = {} if parts else targets
     constraint = ConstraintConfig(**{"size": 0.0, **targets}, parts=parts, ramp_share=0.4)
-    gating = GatingConfig(GateConfig(initial=1.0), gate_lr=0.2, multiplier_lr=0.2)
-    return PruningConfig(method, constraint=constraint, gating=gating, criterion=CriterionConfig(interval=1))
+    gating = L0Config(GateConfig(initial=1.0), gate_lr=0.2, multiplier_lr=0.2)
+    return PruningConfig(method, constraint=constraint, l0=gating, criterion=CriterionConfig(interval=1))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -27,7 +27,7 @@ def sweep_file(work: Path, place: Path, task: str, **changes: object) -> Path:
     teacher = dense(work, place, "speech_encoder", task)
     prune = settings(work, place / "prune.yaml", task, method="hj-mac", trainer={"max_steps": 8},
                      constraint={"macs": 0.4, "size": 0.0, "ramp_share": 0.5, "seconds": 1.0},
-                     gating={"gate_lr": 0.5, "multiplier_lr": 5.0})  # fmt: skip
+                     l0={"gate_lr": 0.5, "multiplier_lr": 5.0})  # fmt: skip
     data = {f"{part}_cuts": [str(work / f"slurp_cuts_{name}.jsonl.gz")] for part, name in
             (("train", "train"), ("dev", "dev"), ("test", "dev"))}  # fmt: skip
     values = {

@@ -11,7 +11,7 @@ from pruning.core.constraint import ConstraintConfig
 from pruning.core.distillation import DistillationConfig
 from pruning.core.extraction import extract
 from pruning.deploy.extract import exactness, reestimate_batch_norm
-from pruning.methods.l0 import Gating, GatingConfig
+from pruning.methods.l0 import Gating, L0Config
 from pruning.models.transducer import Transducer
 from pruning.speech.data.augment import SpecAugment, SpecAugmentConfig
 from pruning.speech.data.batches import Batch
@@ -50,7 +50,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    gating = Gating(model, L0Config(), ConstraintConfig(), 1000)
     with torch.no_grad():
         gating.lagrangian.linear.fill_(0.7)
     task = TransducerTask(model, LOSS, guidance=Guidance(other, EVERYTHING), pruner=gating).train()
@@ -62,7 +62,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 
 def test_gradients_reach_everything_that_is_trained_and_nothing_of_the_teacher() -> None:
     model, teacher = network(), network()
-    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    gating = Gating(model, L0Config(), ConstraintConfig(), 1000)
     task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), pruner=gating).train()
     assert not teacher.training
     loss, _ = task(batch(), step(index=10))
@@ -83,7 +83,7 @@ def test_gradients_reach_everything_that_is_trained_and_nothing_of_the_teacher()
 
 def test_validation_of_a_masked_network_is_that_of_the_extracted_one() -> None:
     model = network()
-    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    gating = Gating(model, L0Config(), ConstraintConfig(), 1000)
     with torch.no_grad():
         gating.gates.log_alpha.normal_(0.5, 2.0)
     task = TransducerTask(model, LOSS, pruner=gating).eval()
@@ -104,7 +104,7 @@ def test_all_terms_and_gradients_under_bf16_autocast() -> None:
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    gating = Gating(model, L0Config(), ConstraintConfig(), 1000)
     task = TransducerTask(model, LOSS, guidance=Guidance(teacher, EVERYTHING), pruner=gating).train()
     terms = []
     for enabled in (False, True):
@@ -157,6 +157,6 @@ def test_reestimated_batch_norms_are_the_mean_over_batches() -> None:
 
 def test_moments_of_the_ramp_are_never_averaged() -> None:
     model = network()
-    task = TransducerTask(model, LOSS, pruner=Gating(model, GatingConfig(), ConstraintConfig(), 1000))
+    task = TransducerTask(model, LOSS, pruner=Gating(model, L0Config(), ConstraintConfig(), 1000))
     assert task.averaging_key(step(index=5)) is None
     assert task.averaging_key(step(index=60)) == TransducerTask(network(), LOSS).averaging_key(step(index=5)) == ""

@@ -11,7 +11,7 @@ from pruning.core.constraint import ConstraintConfig
 from pruning.core.gates import GateConfig
 from pruning.errors import UserError
 from pruning.experiments import directory
-from pruning.methods.l0 import Gating, GatingConfig
+from pruning.methods.l0 import Gating, L0Config
 from pruning.speech.losses.combined import LossConfig
 from pruning.tasks.transducer import TransducerTask
 from pruning.training.task import StepInfo
@@ -47,7 +47,7 @@ def test_without_development_set_nothing_is_selected(tmp_path: Path) -> None:
 def test_only_gates_need_a_best_checkpoint() -> None:
     model, end = network(), StepInfo(1, 0, 100, 100, training=False)
     assert TransducerTask(model, LossConfig()).unselected(end) is None
-    gating = Gating(model, GatingConfig(), ConstraintConfig(), 1000)
+    gating = Gating(model, L0Config(), ConstraintConfig(), 1000)
     error = TransducerTask(model, LossConfig(), pruner=gating).unselected(end)
     assert error is not None and "development set is not finite" in error.what
     before = gating.unselected(StepInfo(1, 0, 20, 100))
@@ -56,7 +56,7 @@ def test_only_gates_need_a_best_checkpoint() -> None:
 
 def test_a_target_that_was_missed_is_told_with_what_was_reached() -> None:
     constraint = ConstraintConfig(size=0.03)  # smaller than any module
-    gating = Gating(network(), GatingConfig(GateConfig(kinds=MODULES)), constraint, 1000)
+    gating = Gating(network(), L0Config(GateConfig(kinds=MODULES)), constraint, 1000)
     end = StepInfo(1, 0, 100, 100)
     assert not gating.on_target(end)
     reached = gating.costs.structure_sparsity(gating.structure())["size"]
