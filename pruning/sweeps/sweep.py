@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,13 +100,18 @@ def _content(path: str, modified: int) -> str:
 
 
 def _fingerprints(config: SweepConfig, target: str) -> list[str]:
-    """Return fingerprints of all files that a run reads: configurations, data, tokens, teacher, latency table."""
+    """Return fingerprints of all files that a run reads: configurations, data, tokens, teacher, latency table.
+
+    Of configurations only the values count, not comments and order.
+    """
     loaded = configuration.load(config.kind.pruning, config.prune, config.targets.get(target, []))
     constraint = loaded.constraint
-    names = [config.prune, config.finetune, config.scratch, constraint.latency_table,
+    settings = [json.dumps(configuration.read(name), sort_keys=True)
+                for name in (config.prune, config.finetune, config.scratch) if name is not None]  # fmt: skip
+    names = [constraint.latency_table,
              *(path for part in PARTS for path in config.data(part)), str(config.table.path),
              str(checkpoint.file_of(config.teacher)), config.vocabulary]  # fmt: skip
-    return [_content(name, Path(name).stat().st_mtime_ns) for name in names if name is not None]
+    return [*settings, *(_content(name, Path(name).stat().st_mtime_ns) for name in names if name is not None)]
 
 
 def final_dir(exp_dir: PathLike, run: Optional[Run]) -> Path:

@@ -14,6 +14,7 @@ import yaml
 from pruning.bin import compare, sweep
 from pruning.errors import UserError
 from pruning.files import read_json
+from pruning.sweeps import definition
 from pruning.sweeps import sweep as sweeps
 from tests.kinds.test_transducer import inputs, work  # noqa: F401
 from tests.waiting import until
@@ -96,6 +97,25 @@ def test_a_sweep_from_start_to_table(config: Path, tmp_path: Path, capfd: pytest
     assert "structure of magnitude, repair on 20, not fine-tuned" in text
     assert not (exp_dir / "half/cut/seed1/finetuned").exists()
     assert "counts of magnitude" in text and "p.png" in text and "pruning.bin.compare --results" in text
+
+
+def test_a_run_is_known_by_the_values_of_its_configurations(config: Path, tmp_path: Path) -> None:
+    """Comments and the order of keys change no run; a value does."""
+    found = definition.load(config)
+    prune, runs = Path(found.prune), sweeps.expand(found)
+    values, text = yaml.safe_load(prune.read_text()), prune.read_text()
+
+    def fingerprints() -> list[str]:
+        return [sweeps.fingerprint(found, run, tmp_path / "exp") for run in runs]
+
+    try:
+        before = fingerprints()
+        prune.write_text("# a comment\n" + yaml.safe_dump(dict(reversed(values.items())), sort_keys=False))
+        assert fingerprints() == before
+        prune.write_text(yaml.safe_dump({**values, "trainer": {**values["trainer"], "seed": 77}}))
+        assert all(one != other for one, other in zip(fingerprints(), before))
+    finally:
+        prune.write_text(text)
 
 
 @pytest.mark.processes
