@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -58,7 +59,7 @@ def linear_units(
     Raises:
         ValueError: a layer does not exist, or its shape does not fit the others.
     """
-    size = _outputs(model, writers[0]) if writers else 0
+    size = _outputs(model, writers[0]) if writers and not isinstance(writers, str) else 0
     return _between(model, name, kind, size, 1, writers, readers, between, minimum, layer)
 
 
@@ -170,6 +171,8 @@ def _between(
     layer: Optional[int],
 ) -> DeclaredUnits:
     """Units that ``writers`` make, ``width`` outputs each (None: as many as their outputs divide into)."""
+    if isinstance(writers, str) or isinstance(readers, str) or isinstance(between, str):
+        raise ValueError(f"{name}: writers, readers and between are lists of names, got a string")
     if not writers or not readers:
         raise ValueError(f"{name}: name at least one layer that writes the units and one that reads them")
     slices: list[Span] = []
@@ -237,4 +240,6 @@ def _module(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"the network has no module {name}") from None
+        close = difflib.get_close_matches(name, [known for known, _ in model.named_modules()], n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"the network has no module {name}{hint}") from None

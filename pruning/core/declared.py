@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from pruning.core.cost import CostTerm
 from pruning.core.declare import DeclaredUnits
+from pruning.core.extraction import extract
+from pruning.core.masking import Masker
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup, check_groups, prefixed
 
 _PREFIX = "network."
+_EXACT = 1e-6  # relative to the largest output, in double precision
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WITHOUT_PRODUCTS = (nn.Embedding, nn.EmbeddingBag)
@@ -40,6 +43,8 @@ class DeclaredNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, units: Sequence[DeclaredUnits], example: Sequence[Any] = ()) -> None:
         super().__init__()
+        if isinstance(example, Tensor):
+            raise TypeError("example must be the list of the network's arguments, got a tensor")
         self.network = network
         self.units = tuple(units)
         self.example = tuple(example)
@@ -59,10 +64,8 @@ class DeclaredNetwork(nn.Module):
     def cost_terms(self, frames: int = 0) -> list[CostTerm]:
         """Parameters of the whole network, and multiply-accumulates for the example, whatever ``frames`` is.
 
-        Layers count that are called as modules; the products of attention count where heads are declared.
-
-        Raises:
-            TypeError: a weight belongs to a module that is neither a linear layer nor a convolution.
+        Layers count that are called as modules; the products of attention count if heads are declared. If the network
+        has `uncounted` modules, its multiply-accumulates are not a number.
         """
         if self._positions is None:
             self._positions = _count_positions(self.network, self.example)
@@ -78,7 +81,7 @@ class DeclaredNetwork(nn.Module):
             for names, entries in self._products(name, tuple(tensors[name].shape)):
                 sums = terms.setdefault(names, [0.0, 0.0])
                 sums[0] += entries
-                sums[1] += entries * positions
+                sums[1] += entries * (math.nan if self._owner(name) in self.uncounted else positions)
         for unit in self.units:
             if unit.products is not None:
                 left, right = (positions_of[f"{layer}.weight"] for layer in unit.products)
@@ -92,6 +95,59 @@ class DeclaredNetwork(nn.Module):
             )
             for names, (parameters, macs) in terms.items()
         ]
+
+    @property
+    def uncounted(self) -> list[str]:
+        """Names of modules with matrices that are neither linear nor convolutions: their products cannot be counted."""
+        return [
+            name
+            for name, module in self.network.named_modules()
+            if not isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, *_WITHOUT_PRODUCTS))
+            and any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+        ]
+
+    @staticmethod
+    def _owner(tensor: str) -> str:
+        return tensor.rpartition(".")[0]
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Check on the example that half of each group's units can be removed.
+
+        Raises:
+            ValueError: the smaller network does not run, or computes something else than the masked one.
+        """
+        double = copy.deepcopy(self.network).double().eval()
+        example = [
+            part.double() if isinstance(part, Tensor) and part.is_floating_point() else part for part in self.example
+        ]
+        whole = DeclaredNetwork(double, self.units, example)
+        groups = whole.unit_groups()
+        for unit, group in zip(self.units, groups):
+            kept = dict(Structure.dense(groups).groups)
+            kept[group.name] = kept[group.name].with_kept(range(max(group.minimum, group.size // 2)))
+            structure = Structure(kept).resolved(groups)
+            name = unit.group.name
+            try:
+                small = extract(whole, structure).eval()
+                found = whole.probe_of(small)
+            except RuntimeError as error:
+                first = str(error).splitlines()[0]
+                what = f"{name}: without half of its units the network does not run ({first})"
+                raise ValueError(f"{what}; check writers, readers, between and counts") from None
+            with Masker(whole, groups).applied(structure.masks()):
+                masked = whole.probe_of(whole)
+            difference, scale = (found - masked).abs().max().item(), masked.abs().max().item()
+            if difference > _EXACT * max(scale, 1.0):
+                what = f"{name}: without half of its units the network computes something else than with them masked"
+                why = "a layer reads these units that is not declared, or they are normalised together"
+                raise ValueError(f"{what} (by {difference:.2g}); {why}")
+
+    def probe_of(self, model: nn.Module) -> Tensor:
+        """The outputs of ``model`` for the example, ``(rows, D)``."""
+        output = model(*self.example)
+        tensor = output if isinstance(output, Tensor) else next(part for part in output if isinstance(part, Tensor))
+        return tensor.reshape(-1, tensor.shape[-1])
 
     def _products(self, tensor: str, shape: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
         """The entries of a tensor as a polynomial in counts: each product of groups, and its coefficient."""
@@ -111,9 +167,7 @@ class DeclaredNetwork(nn.Module):
     @torch.no_grad()
     def probe(self, generator: torch.Generator) -> Tensor:
         """The outputs for the example, ``(rows, D)``."""
-        output = self.network(*self.example)
-        tensor = output if isinstance(output, Tensor) else next(part for part in output if isinstance(part, Tensor))
-        return tensor.reshape(-1, tensor.shape[-1])
+        return self.probe_of(self)
 
     def shrink(self, structure: Structure) -> DeclaredNetwork:
         """A network of the same modules with smaller tensors, whose values mean nothing yet.
@@ -147,6 +201,10 @@ def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def _in_double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 @contextmanager
 def _watched(network: nn.Module, seen: dict[str, int]) -> Iterator[None]:
     """While open, add to ``seen`` at how many positions each weight is multiplied with an input."""
@@ -178,12 +236,6 @@ def _watched(network: nn.Module, seen: dict[str, int]) -> Iterator[None]:
 
 def _count_positions(network: nn.Module, example: Sequence[Any]) -> dict[str, int]:
     """At how many positions the example multiplies each weight; 0 is left out."""
-    for name, module in network.named_modules():
-        countable = isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, *_WITHOUT_PRODUCTS))
-        for own, parameter in module.named_parameters(recurse=False):
-            if parameter.dim() > 1 and not countable:
-                what = f"cannot count the multiply-accumulates of {name}.{own}"
-                raise TypeError(f"{what}: a {type(module).__name__} is neither a linear layer nor a convolution")
     seen: dict[str, int] = {}
     training = network.training
     network.eval()

@@ -154,6 +154,14 @@ class Pruner(nn.Module, ABC):
             return all(reached[cost] > target - TOLERANCE for cost, target in self.goals.items())
         return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.goals.items())
 
+    def expected(self) -> dict[str, float]:
+        """Return the expected sparsity of each target, for methods that sample masks; empty for others."""
+        return {}
+
+    def untrained(self) -> str:
+        """Return what shows that a loop did not tell the method of its steps; empty if nothing does."""
+        return ""
+
     def unselected(self, step: StepInfo) -> UserError:
         """Return the error to raise if a run ends at ``step`` without a checkpoint on target."""
         if self.share(step) < 1:

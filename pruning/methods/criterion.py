@@ -232,6 +232,10 @@ class CriterionPruning(Pruner):
         share = self.share(step, rested, self.rest * len(self.snapshots))
         return min([share, *(snapshot for snapshot in self.snapshots if snapshot > cut + _NEAR)])
 
+    def untrained(self) -> str:
+        """Return that no step was scored, for criteria that score steps."""
+        return "" if self.scores.ready else f"no step was scored by {self.scores.criterion}"
+
     def after_cut(self) -> None:
         """Called after units were cut."""
 

@@ -90,6 +90,15 @@ class Gating(Pruner):
             sparsity = torch.stack([self.costs.sparsity(counts, cost) for cost in self.targets])
             return self.lagrangian(sparsity, self._asked(step))
 
+    def untrained(self) -> str:
+        """Return that the multipliers of the constraint did not move."""
+        return "" if bool(self.lagrangian.linear.any()) else "the multipliers of the constraint did not move"
+
+    def expected(self) -> dict[str, float]:
+        """Return the expected sparsity of each target, which training brings to it."""
+        counts = self.gates.expected_counts().detach()
+        return {cost: self.costs.sparsity(counts, cost).item() for cost in self.targets}
+
     def hard_counts(self) -> Tensor:
         """Return the counts ``(G,)`` by the published rule alone."""
         return self.units.hard_counts(self.gates.rule())

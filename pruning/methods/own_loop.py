@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from pruning.core.declare import DeclaredUnits
 from pruning.core.declared import DeclaredNetwork
 from pruning.core.extraction import extract
+from pruning.core.names import MACS
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
 from pruning.errors import UserError
@@ -20,6 +23,13 @@ from pruning.files import PathLike
 from pruning.methods.choice import pruner_over
 from pruning.methods.config import PruningConfig
 from pruning.training.task import StepInfo
+
+logger = logging.getLogger(__name__)
+_FAR = 0.1  # between expected sparsity and target
+_MEND = (
+    "run the network inside masked(), add penalty() to the loss, make the optimiser from parameter_groups(), and call "
+    "before_update() between backward and the optimiser's step"
+)
 
 DECLARED = "declared"
 """The type of network that headers name: one whose modules are not of this package."""
@@ -49,9 +59,8 @@ class OwnLoop:
         seed: seed of everything random in the method.
 
     Raises:
-        ValueError: the declaration does not fit the network.
-        TypeError: the costs of the network cannot be counted.
-        UserError: the settings do not fit together, or the target cannot be reached.
+        ValueError: the declaration does not fit the network, see `DeclaredNetwork.check`.
+        UserError: the settings do not fit together, or the target cannot be reached or counted.
     """
 
     def __init__(
@@ -68,6 +77,11 @@ class OwnLoop:
         if total_steps < 1:
             raise UserError(f"total_steps must be at least 1, got {total_steps}", "correct it")
         self.declared = DeclaredNetwork(network, units, example)
+        self.declared.check()
+        asked = {*config.asked().targets(), *config.constraint.match}
+        if self.declared.uncounted and any(cost.partition(":")[0] == MACS for cost in asked):
+            what = f"cannot count the multiply-accumulates of {', '.join(self.declared.uncounted)}"
+            raise UserError(what, "set a target for the size only, or write these modules with linear layers")
         self.pruner = pruner_over(self.declared, config, 0, seed)
         self.pruner.to(next(network.parameters()).device)
         self.total_steps = total_steps
@@ -117,15 +131,36 @@ class OwnLoop:
         counts = self.pruner.kept_counts(self.pruner.share(self._now()))
         return {cost: float(costs.sparsity(counts, cost)) for cost in costs.costs}
 
+    def log_values(self) -> dict[str, float]:
+        """Values for a log: targets, hard and expected sparsity, the share of each unit kind that is kept."""
+        return self.pruner.log_values(self._now())
+
     def structure(self) -> Structure:
         """The units that are kept.
 
         Raises:
-            UserError: the target is not reached: the loop has not ended, or units are too coarse.
+            UserError: the loop has not ended or did not tell the method of its steps, or units are too coarse.
         """
-        last = self._now(max(self.step - 1, 0))
+        if not self.step:
+            raise UserError("after_update was never called", "call it after every step of the optimiser")
+        untrained = self.pruner.untrained()
+        if untrained:
+            raise UserError(untrained, _MEND)
+        end = math.ceil(self.pruner.constraint.ramp_share * self.total_steps)
+        if self.pruner.share(self._now()) < 1:
+            what = f"{self.step} of {self.total_steps} steps were made, and the ramp of the target ends at step {end}"
+            raise UserError(what, "train on, or lower constraint.ramp_share")
         if not self.pruner.on_target(self._now()):
-            raise self.pruner.unselected(last)
+            reached = ", ".join(f"{share:.3f} in {cost}" for cost, share in self.sparsity().items())
+            what = f"the sparsity ended at {reached}, not on target"
+            raise UserError(what, "declare finer units, or set the target to what was reached")
+        for cost, share in self.pruner.expected().items():
+            target = self.pruner.targets[cost]
+            if abs(share - target) > _FAR:
+                what = (
+                    "the gates have an expected sparsity of %.2f in %s for a target of %.2f; the rest is closed by rank"
+                )
+                logger.warning(what + ": train longer, or raise l0.gate_lr", share, cost, target)
         return self.pruner.structure()
 
     def extract(self) -> nn.Module:
@@ -168,7 +203,10 @@ def load_extracted(network: nn.Module, path: PathLike) -> nn.Module:
     units = [_unit(value) for value in header["units"]]
     structure = Structure.from_dict(header, str(path))
     tensors = checkpoint.read_tensors(path, "give a file that OwnLoop.save wrote")
-    declared = DeclaredNetwork(network, units)
+    try:
+        declared = DeclaredNetwork(network, units)
+    except ValueError as error:
+        raise UserError(f"{path} does not fit this network ({error})", "give the network that was pruned") from None
     structure.check_fits(declared.unit_groups(), str(path))
     small = declared.shrink(structure).network
     try:

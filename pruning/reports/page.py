@@ -19,6 +19,12 @@ TERMS = ("transducer", "ctc", "intent", "task")
 """Loss terms whose curves are drawn, as far as a run has them."""
 
 
+_KEPT = """<p>Kept units / units of the teacher, for each part of each layer. Gone: the whole part was removed, and its
+residual connection stays. Below: what this means for parameters and multiply-accumulates.</p>"""
+_LOSSES = """<p>Losses on the development set while each network was trained; for a pruned network, its fine-tuning after
+extraction. Task: the sum of the losses that training minimises, without distillation and constraint.</p>"""
+
+
 class Wrong(NamedTuple):
     """An utterance with the hypotheses of two systems."""
 
@@ -103,12 +109,14 @@ def page(
     if structure_of is not None:
         structure = Structure.from_dict(read_json(Path(structure_of) / STRUCTURE, "give an extracted experiment"))
         costs = document.tabulated(costs_by_kind(read_facts(structure_of)), "html")
-        parts.append(("Structure", document.picture(pictures.structure_picture(structure), "kept units") + costs))
+        parts.append(("Structure", _KEPT + document.picture(pictures.structure_picture(structure), "kept units")
+                      + costs))  # fmt: skip
     curves = {name: pictures.read_metrics(exp_dir) for name, exp_dir in (runs or {}).items()}
     logged = {term for rows in curves.values() for row in rows if row["kind"] == "dev" for term in row}
     terms = [term for term in TERMS if term in logged]
     if terms:
-        parts.append(("Training", document.picture(pictures.training_curves(curves, terms), "training curves")))
+        drawn = document.picture(pictures.training_curves(curves, terms), "training curves")
+        parts.append(("Training", _LOSSES + drawn))
     if plot is not None:
         parts.append(("Error against size", document.picture(Path(plot).read_bytes(), "error against size")))
     if len(compared) > 1:

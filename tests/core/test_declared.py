@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -187,8 +188,68 @@ def test_two_groups_cannot_own_the_same_entries() -> None:
         DeclaredNetwork(model, twice)
 
 
-def test_costs_that_cannot_be_counted_are_named() -> None:
-    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4), nn.GRU(4, 4))
-    network = DeclaredNetwork(model, [linear_units(model, "hidden", ["0"], ["1"])], [torch.randn(1, 3, 4)])
-    with pytest.raises(TypeError, match="multiply-accumulates of 2.weight_ih_l0: a GRU is neither a linear layer"):
-        network.cost_terms()
+class Recurrent(nn.Module):
+    """A pruned feed-forward module before a layer whose products cannot be counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.recurrent = nn.Linear(4, 6), nn.Linear(6, 4), nn.GRU(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.recurrent(self.down(torch.relu(self.up(x))))[0]
+
+
+def test_products_that_cannot_be_counted_are_no_number() -> None:
+    model = Recurrent()
+    network = DeclaredNetwork(model, [linear_units(model, "hidden", ["up"], ["down"])], [torch.randn(1, 3, 4)])
+    assert network.uncounted == ["recurrent"]
+    network.check()
+    dense = CostModel(network.unit_groups(), network.cost_terms()).dense
+    assert dense["size"] == sum(parameter.numel() for parameter in model.parameters()) and math.isnan(dense["macs"])
+
+
+class Wrong(nn.Module):
+    """Every way to read units that a declaration may forget."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.up, self.down, self.norm, self.other = nn.Linear(4, 6), nn.Linear(6, 4), nn.BatchNorm1d(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x)
+        if self.how == "softmax":
+            y = y.softmax(dim=-1)
+        elif self.how == "norm":
+            y = self.norm(y)
+        elif self.how == "mean":
+            y = y + y.mean(dim=-1, keepdim=True)
+        return self.down(y) + (self.other(y) if self.how == "reader" else 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("softmax", "computes something else"), ("mean", "computes something else"), ("norm", "does not run"),
+     ("reader", "does not run")],
+)  # fmt: skip
+def test_declarations_that_are_not_whole_are_found_before_training(how: str, message: str) -> None:
+    torch.manual_seed(0)
+    model = Wrong(how)
+    network = DeclaredNetwork(model, [linear_units(model, "hidden", ["up"], ["down"])], [torch.randn(3, 4)])
+    with pytest.raises(ValueError, match=f"^hidden: without half of its units the network {message}"):
+        network.check()
+    assert model.training and model.up.weight.dtype == torch.float32, "the check works on a copy"
+
+
+def test_a_right_declaration_passes(network: DeclaredNetwork) -> None:
+    network.check()
+
+
+def test_what_is_no_list_is_named() -> None:
+    model = Net()
+    with pytest.raises(ValueError, match="x: writers, readers and between are lists of names, got a string"):
+        linear_units(model, "x", "up", ["down"])
+    with pytest.raises(ValueError, match="the network has no module dwon; did you mean down"):
+        linear_units(model, "x", ["up"], ["dwon"])
+    with pytest.raises(TypeError, match="example must be the list of the network's arguments, got a tensor"):
+        DeclaredNetwork(model, [], torch.randn(1, 33, 20))

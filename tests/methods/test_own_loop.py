@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -116,8 +118,67 @@ def test_a_measured_latency_is_a_target(tmp_path: Path) -> None:
 
 def test_a_loop_that_has_not_ended_extracts_nothing() -> None:
     loop, _ = trained(configured("taylor", size=0.5), steps=10)
-    with pytest.raises(UserError, match="before the ramp of the target"):
+    with pytest.raises(UserError, match="10 of 80 steps were made, and the ramp of the target ends at step 32"):
         loop.extract()
+
+
+@pytest.mark.parametrize(
+    ("method", "forgotten", "message"),
+    [
+        ("l0", "penalty", "the multipliers of the constraint did not move; run the network inside masked"),
+        ("l0", "groups", "the multipliers of the constraint did not move"),
+        ("hj-size", "penalty", "the multipliers of the constraint did not move"),
+        ("taylor", "before", "no step was scored by taylor"),
+        ("taylor", "masked", "no step was scored by taylor"),
+        ("wanda", "masked", "no step was scored by wanda"),
+        ("l0", "after", "after_update was never called"),
+        ("magnitude", "after", "after_update was never called"),
+    ],
+)
+def test_a_call_that_was_forgotten_is_told(method: str, forgotten: str, message: str) -> None:
+    torch.manual_seed(0)
+    model = Net()
+    loop = OwnLoop(model, declared(model), [torch.randn(1, 6)], configured(method, size=0.5), STEPS)
+    parameters = model.parameters() if forgotten == "groups" else loop.parameter_groups(lr=1e-2)
+    optimiser = torch.optim.AdamW(parameters, lr=1e-2)
+    for _ in range(STEPS):
+        x = torch.randn(32, 6)
+        with contextlib.nullcontext() if forgotten == "masked" else loop.masked():
+            loss = model(x).square().mean()
+            if forgotten != "penalty":
+                loss = loss + loop.penalty()
+        loss.backward()
+        if forgotten != "before":
+            loop.before_update(lr=1e-2)
+        optimiser.step()
+        optimiser.zero_grad()
+        if forgotten != "after":
+            loop.after_update()
+    with pytest.raises(UserError, match=message):
+        loop.extract()
+
+
+def test_gates_that_did_not_reach_the_target_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    config = PruningConfig("l0", constraint=ConstraintConfig(ramp_share=0.4))  # rates for many more steps
+    loop, _ = trained(config)
+    loop.extract()
+    assert re.search(r"expected sparsity of 0\.\d\d in size for a target of 0\.50; the rest is", caplog.text)
+    assert "sparsity/size/hard" in loop.log_values()
+
+
+def test_macs_that_cannot_be_counted_are_no_target() -> None:
+    class Recurrent(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = nn.GRU(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.recurrent(super().forward(x))[0]
+
+    model = Recurrent()
+    OwnLoop(model, declared(model), [torch.randn(1, 6)], configured("taylor", size=0.3), 10)
+    with pytest.raises(UserError, match="cannot count the multiply-accumulates of recurrent; set a target"):
+        OwnLoop(model, declared(model), [torch.randn(1, 6)], configured("taylor", macs=0.3), 10)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
@@ -138,5 +199,6 @@ def test_what_is_refused(tmp_path: Path) -> None:
     loop.save(loop.extract(), tmp_path / "small.safetensors")
     other = Net()
     other.up = nn.Linear(7, 40)
-    with pytest.raises(UserError, match="small.safetensors does not fit this network"):
-        load_extracted(other, tmp_path / "small.safetensors")
+    for wrong in (other, nn.Linear(3, 3)):
+        with pytest.raises(UserError, match="small.safetensors does not fit this network"):
+            load_extracted(wrong, tmp_path / "small.safetensors")

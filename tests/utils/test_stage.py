@@ -78,6 +78,11 @@ def test_only_the_stages_asked_for_run(tmp_path: Path) -> None:
     assert run(tmp_path, body, 1, 3) == (0, "1\n2\n3\n", "")
     status, _, error = run(tmp_path, body, "one")
     assert status == 1 and error == "error: --stage and --stop-stage must be numbers, got 'one' and '9'\n"
+    status, output, error = run(tmp_path, body, 4, 3)
+    assert (status, output) == (
+        1,
+        "",
+    ) and error == "error: --stage 4 is after --stop-stage 3: there is nothing to run\n"
 
 
 def test_a_stage_says_what_it_starts_and_where_its_log_is(tmp_path: Path) -> None:
