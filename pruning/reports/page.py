@@ -21,8 +21,8 @@ TERMS = ("transducer", "ctc", "intent", "task")
 
 _KEPT = """<p>Kept units / units of the teacher, for each part of each layer. Gone: the whole part was removed, and its
 residual connection stays. Below: what this means for parameters and multiply-accumulates.</p>"""
-_LOSSES = """<p>Losses on the development set while each network was trained; for a pruned network, its fine-tuning after
-extraction. Task: the sum of the losses that training minimises, without distillation and constraint.</p>"""
+_LOSSES = """<p>Losses on the development set while each network was trained; for a pruned network, its fine-tuning.
+Task: the sum of the losses that training minimises, without distillation and constraint.</p>"""
 
 
 class Wrong(NamedTuple):
