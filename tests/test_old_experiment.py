@@ -189,7 +189,9 @@ def test_small_networks_are_tuned(place: Path, exp_dir: str) -> None:
 
 @pytest.mark.parametrize("results", MADE["measured"])
 def test_what_was_measured_is_measured_alike(place: Path, results: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Results count as done; made again they are equal: hypotheses, intents, likelihoods."""
+    """Results count as done; made again they are equal: hypotheses, intents, likelihoods. Intervals of error rates are
+    of another bootstrap today, which draws speakers first.
+    """
     line = MADE["measured"][results]
     with caplog.at_level(logging.INFO):
         make.command(line)
@@ -204,8 +206,12 @@ def test_what_was_measured_is_measured_alike(place: Path, results: str, caplog: 
             assert after[name] == before[name], name
             continue
         found, was = json.loads(after[name]), json.loads(before[name])
-        for key in ("found", "right", "accuracy", "errors", "words", "wer", "interval", "counted"):
+        for key in ("found", "right", "accuracy", "errors", "words", "wer", "counted"):
             assert found.get(key) == was.get(key), key
+        if "wer" in was:
+            assert found["interval"][0] <= found["wer"] <= found["interval"][1]
+        else:
+            assert found.get("interval") == was.get("interval")
         assert found.get("nll", []) == pytest.approx(was.get("nll", []), abs=2e-3)
         assert found["parameters"].items() >= was["parameters"].items(), "otherwise it would not count as done"
 

@@ -182,7 +182,9 @@ def test_lists_of_other_programs(tmp_path: Path) -> None:
         an4.read_list(corpus, "test")
 
 
-@pytest.mark.parametrize(("size", "message"), [(9000, "truncated: it has 3988 of"), (700, "cannot be read as audio")])
+@pytest.mark.parametrize(
+    ("size", "message"), [(9000, "truncated: it has only 3988 of"), (700, "cannot be read as audio")]
+)
 def test_truncated_audio_is_named(tmp_path: Path, size: int, message: str) -> None:
     corpus = make_an4(tmp_path / "an4", 1)
     path = corpus / "wav/an4test_clstk/fcaw/an6-fcaw-b.sph"

@@ -89,7 +89,7 @@ def test_a_part_that_is_wrong_leaves_no_manifest_of_the_others(tmp_path: Path) -
     corpus = make_kaldi_dirs(tmp_path / "kaldi")
     (corpus / "dev/text").write_text("dev0 MORNING\n")
     result = run(tmp_path, "--corpus-dir", str(corpus), "--stop-stage", "1")
-    assert result.returncode == 1 and "dev/text has no line for dev1; add it" in result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and "dev/text has no line for dev1; add the line" in result.stderr.splitlines()[-1]
     assert not list((tmp_path / "data").rglob("*.jsonl.gz"))
     (corpus / "dev/text").write_text("dev0 MORNING\ndev1 NIGHT\n")
     assert run(tmp_path, "--corpus-dir", str(corpus), "--stop-stage", "1").returncode == 0

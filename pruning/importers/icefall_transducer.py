@@ -90,7 +90,7 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
                 "give a checkpoint without it: streaming Conformers are not supported",
             )
     if settings.get("blank_id", 0) != 0:
-        what = f"{source} was trained with token {settings['blank_id']} as blank; blank must be token 0"
+        what = f"{source} was trained with token {settings['blank_id']} as blank, but blank must be token 0"
         raise UserError(what, "train it with a lang dir whose token 0 is <blk>, as icefall's recipes do")
     layer = "encoder.encoder.layers.0."
     heads, embedded = size(f"{layer}self_attn.pos_bias_u"), size("decoder.embedding.weight", 1)

@@ -77,7 +77,7 @@ def test_the_printed_plan(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_part_of_unknown_size_is_refused() -> None:
-    with pytest.raises(UserError, match="the size of train-clean-7 is not known"):
+    with pytest.raises(UserError, match="the size of train-clean-7 is unknown"):
         plan.main(["--teacher-config", str(CONF / "d512/teacher.yaml"), "--parts", "train-clean-7"])
     with pytest.raises(UserError, match="do not exist; run the feature stage, or give --parts"):
         plan.main(["--teacher-config", str(CONF / "d512/teacher.yaml"), "--train-cuts", "nothing.jsonl.gz"])

@@ -286,7 +286,7 @@ def test_a_network_of_post_norms_is_refused() -> None:
         ({}, {"feature_dim": 40}, "feature_dim of 40"),
         ({"encoder.encoder_embed.conv.9.weight": torch.zeros(4, 4, 3, 3)}, {}, "4 convolutions"),
         ({}, {"causal_convolution": True}, "causal_convolution"),
-        ({}, {"blank_id": 1}, "x.pt was trained with token 1 as blank, which is token 0 here; train it with"),
+        ({}, {"blank_id": 1}, "x.pt was trained with token 1 as blank, but blank must be token 0; train it with"),
     ],
 )
 def test_networks_that_are_not_known_are_refused(change: dict, settings: dict, named: str) -> None:

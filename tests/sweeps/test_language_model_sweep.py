@@ -56,7 +56,7 @@ def test_a_grid_is_its_lines(work: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"test_cuts": ["x"]}, "give train_cuts, dev_cuts and test_cuts, or train_text, dev_text and test_text"),
-        ({"test_text": ["nowhere.txt"]}, "text nowhere.txt does not exist"),
+        ({"test_text": ["nowhere.txt"]}, "text file nowhere.txt does not exist"),
         (
             {"grids": [{"method": ["best"]}], "reference": "best-structured-cubic", "claims": {}},
             "line 5: unknown method 'best'",

@@ -70,7 +70,7 @@ def test_the_command_chooses_its_weight_on_dev(work: Path, tmp_path: Path, capsy
         assert printed.strip().endswith("-> 0.00 %")
         assert [entries[0].text for entries in read_nbest(tmp_path / "again.txt").values()] == list(spoken.values())
     command.main([*common, *network, "--lm-scale", "0"])
-    assert "scale 0: 0 of" in capsys.readouterr().out
+    assert "scale 0: the best hypothesis changed for 0 of" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
