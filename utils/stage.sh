@@ -26,7 +26,9 @@ fail() {
 [[ ${stage:?} =~ ^-?[0-9]+$ && ${stop_stage:?} =~ ^-?[0-9]+$ ]] ||
   fail "--stage and --stop-stage must be numbers, got '$stage' and '$stop_stage'"
 
-[ "$stage" -le "$stop_stage" ] || fail "--stage $stage is after --stop-stage $stop_stage: there is nothing to run"
+# --stop-stage -1 runs nothing on purpose
+[ "$stop_stage" -lt 0 ] || [ "$stage" -le "$stop_stage" ] ||
+  fail "--stage $stage is after --stop-stage $stop_stage: there is nothing to run"
 
 # in_stage N: return whether stage N is to run.
 in_stage() {

@@ -62,4 +62,4 @@ def test_a_target_that_was_missed_is_told_with_what_was_reached() -> None:
     reached = gating.costs.structure_sparsity(gating.structure())["size"]
     error = gating.unselected(end)
     assert error.what == f"the hard sparsity ended at {reached:.3f} in size for 0.03"
-    assert "gating.gates.kinds" in error.remedy
+    assert "l0.gates.kinds" in error.remedy

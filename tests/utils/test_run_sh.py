@@ -38,5 +38,5 @@ def test_a_link_works_in_the_recipes_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_directories_named_as_the_runners_variable_are_refused(tmp_path: Path, recipe: str) -> None:
-    found = run(str(ROOT / recipe), "--exp-dir", "/x/JOB/exp", "--stage", "90", cwd=tmp_path)
+    found = run(str(ROOT / recipe), "--exp-dir", "/x/JOB/exp", "--stop-stage", "-1", cwd=tmp_path)
     assert found.returncode == 1 and "/x/JOB/exp contains JOB, which stands for the number of a job" in found.stderr
