@@ -19,7 +19,7 @@ STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
 th, td { padding: 3px 9px; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th { background: #f4f4f4; }
+th { background: #f4f4f4; white-space: normal; }
 th:first-child, td:first-child { text-align: left; } img { max-width: 100%; } .wrong { color: #b00020; }
 td.text { font-family: ui-monospace, monospace; font-size: 12px; text-align: left; white-space: normal; }
 code { overflow-wrap: anywhere; }
