@@ -54,22 +54,22 @@ class DeclaredNetwork(nn.Module):
         self.train(network.training)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """What the network makes of its inputs."""
+        """Return what the network computes."""
         return self.network(*inputs, **options)
 
     def unit_groups(self) -> list[UnitGroup]:
-        """The declared groups."""
+        """Return the declared groups."""
         return [prefixed(unit.group, _PREFIX) for unit in self.units]
 
     def cost_terms(self, frames: int = 0) -> list[CostTerm]:
-        """Parameters of the whole network, and multiply-accumulates for the example, whatever ``frames`` is.
+        """Return the parameters of the whole network, and multiply-accumulates for the example, whatever ``frames`` is.
 
         Layers count that are called as modules; the products of attention count if heads are declared. If the network
         has `uncounted` modules, its multiply-accumulates are not a number.
         """
         if self._positions is None:
             self._positions = _count_positions(self.network, self.example)
-        positions_of = self._positions
+        positions_of, uncounted = self._positions, set(self.uncounted)
         kinds = {unit.group.name: unit.group.kind for unit in self.units}
         terms: dict[tuple[str, ...], list[float]] = {}
         shared: dict[int, list[str]] = {}
@@ -77,11 +77,13 @@ class DeclaredNetwork(nn.Module):
         for name, parameter in tensors.items():
             shared.setdefault(id(parameter), []).append(name)
         for name, *others in shared.values():
-            positions = sum(positions_of.get(each, 0) for each in (name, *others))
+            positions: float = sum(positions_of.get(each, 0) for each in (name, *others))
+            if name.rpartition(".")[0] in uncounted:
+                positions = math.nan
             for names, entries in self._products(name, tuple(tensors[name].shape)):
                 sums = terms.setdefault(names, [0.0, 0.0])
                 sums[0] += entries
-                sums[1] += entries * (math.nan if self._owner(name) in self.uncounted else positions)
+                sums[1] += entries * positions
         for unit in self.units:
             if unit.products is not None:
                 left, right = (positions_of[f"{layer}.weight"] for layer in unit.products)
@@ -106,10 +108,6 @@ class DeclaredNetwork(nn.Module):
             and any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
         ]
 
-    @staticmethod
-    def _owner(tensor: str) -> str:
-        return tensor.rpartition(".")[0]
-
     @torch.no_grad()
     def check(self) -> None:
         """Check on the example that half of each group's units can be removed.
@@ -118,10 +116,7 @@ class DeclaredNetwork(nn.Module):
             ValueError: the smaller network does not run, or computes something else than the masked one.
         """
         double = copy.deepcopy(self.network).double().eval()
-        example = [
-            part.double() if isinstance(part, Tensor) and part.is_floating_point() else part for part in self.example
-        ]
-        whole = DeclaredNetwork(double, self.units, example)
+        whole = DeclaredNetwork(double, self.units, list(map(_in_double, self.example)))
         groups = whole.unit_groups()
         for unit, group in zip(self.units, groups):
             kept = dict(Structure.dense(groups).groups)
@@ -144,7 +139,7 @@ class DeclaredNetwork(nn.Module):
                 raise ValueError(f"{what} (by {difference:.2g}); {why}")
 
     def probe_of(self, model: nn.Module) -> Tensor:
-        """The outputs of ``model`` for the example, ``(rows, D)``."""
+        """Return the outputs of ``model`` for the example, ``(rows, D)``."""
         output = model(*self.example)
         tensor = output if isinstance(output, Tensor) else next(part for part in output if isinstance(part, Tensor))
         return tensor.reshape(-1, tensor.shape[-1])
@@ -166,11 +161,11 @@ class DeclaredNetwork(nn.Module):
 
     @torch.no_grad()
     def probe(self, generator: torch.Generator) -> Tensor:
-        """The outputs for the example, ``(rows, D)``."""
+        """Return the outputs for the example, ``(rows, D)``."""
         return self.probe_of(self)
 
     def shrink(self, structure: Structure) -> DeclaredNetwork:
-        """A network of the same modules with smaller tensors, whose values mean nothing yet.
+        """Return a network of the same modules with smaller tensors, whose values mean nothing yet.
 
         Raises:
             ValueError: a module cannot have the smaller shape.
@@ -193,7 +188,7 @@ class DeclaredNetwork(nn.Module):
 
 
 def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter by each of its names: a shared one has several."""
+    """Return every parameter by each of its names; a shared one has several."""
     return {
         f"{path}.{name}" if path else name: parameter
         for path, module in network.named_modules()
@@ -235,7 +230,7 @@ def _watched(network: nn.Module, seen: dict[str, int]) -> Iterator[None]:
 
 
 def _count_positions(network: nn.Module, example: Sequence[Any]) -> dict[str, int]:
-    """At how many positions the example multiplies each weight; 0 is left out."""
+    """Return at how many positions the example multiplies each weight; 0 is left out."""
     seen: dict[str, int] = {}
     training = network.training
     network.eval()

@@ -88,7 +88,7 @@ class OwnLoop:
         self.step = 0
 
     def parameter_groups(self, lr: float, **options: Any) -> list[dict[str, Any]]:
-        """Parameter groups for an optimiser of `torch.optim`: the network's, and those of the method.
+        """Return parameter groups for an optimiser of `torch.optim`: the network's, and those of the method.
 
         Args:
             lr: learning rate of the network; gates and multipliers have theirs from the configuration.
@@ -109,7 +109,7 @@ class OwnLoop:
             yield
 
     def penalty(self) -> Tensor:
-        """What the loss of the next step needs in addition, a scalar: the constraint of L0 gates, 0 for criteria."""
+        """Return what to add to the loss of the next step, a scalar: the constraint of L0 gates, 0 for criteria."""
         return self.pruner.penalty(self._now())
 
     def before_update(self, lr: float) -> None:
@@ -126,17 +126,17 @@ class OwnLoop:
         self.step += 1
 
     def sparsity(self) -> dict[str, float]:
-        """The share of each cost that is gone from the network now, as evaluation and extraction have it."""
+        """Return the removed share of each cost, as evaluation and extraction have it now."""
         costs = self.pruner.costs
         counts = self.pruner.kept_counts(self.pruner.share(self._now()))
         return {cost: float(costs.sparsity(counts, cost)) for cost in costs.costs}
 
     def log_values(self) -> dict[str, float]:
-        """Values for a log: targets, hard and expected sparsity, the share of each unit kind that is kept."""
+        """Return values for a log: targets, hard and expected sparsity, the share of each unit kind that is kept."""
         return self.pruner.log_values(self._now())
 
     def structure(self) -> Structure:
-        """The units that are kept.
+        """Return the units that are kept.
 
         Raises:
             UserError: the loop has not ended or did not tell the method of its steps, or units are too coarse.
@@ -157,14 +157,12 @@ class OwnLoop:
         for cost, share in self.pruner.expected().items():
             target = self.pruner.targets[cost]
             if abs(share - target) > _FAR:
-                what = (
-                    "the gates have an expected sparsity of %.2f in %s for a target of %.2f; the rest is closed by rank"
-                )
-                logger.warning(what + ": train longer, or raise l0.gate_lr", share, cost, target)
+                what = f"the gates have an expected sparsity of {share:.2f} in {cost} for a target of {target:.2f}"
+                logger.warning("%s; the rest is closed by rank: train longer, or raise l0.gate_lr", what)
         return self.pruner.structure()
 
     def extract(self) -> nn.Module:
-        """The smaller network: the same modules with smaller tensors, and the same outputs in evaluation mode.
+        """Return the smaller network: the same modules with smaller tensors, and the same outputs in evaluation mode.
 
         Raises:
             UserError: see `structure`.

@@ -27,7 +27,7 @@ code { overflow-wrap: anywhere; }
 
 
 def tabulated(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
-    """A table as text: columns of figures to the right, the first column and those with words to the left.
+    """Return a table as text: columns of figures to the right, the first column and those with words to the left.
 
     Args:
         rows: column title -> cell; all rows have the same columns.
@@ -40,7 +40,7 @@ def tabulated(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
 
 
 def estimate(value: float, interval: Sequence[float], sign: bool = False) -> str:
-    """A figure with its interval: ``9.39 (8.16 to 10.70)``, with ``sign`` ``+0.92 (0.35 to 1.51)``."""
+    """Return a figure with its interval: ``9.39 (8.16 to 10.70)``, with ``sign`` ``+0.92 (0.35 to 1.51)``."""
     return f"{value:{'+' if sign else ''}.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
@@ -57,7 +57,7 @@ def section(
     argv: Optional[Sequence[str]],
     measured: Optional[Mapping[str, str]] = None,
 ) -> str:
-    """A part of a results file, with its origin, in Markdown.
+    """Return a section of a results file with its origin, in Markdown.
 
     Args:
         heading: heading of the section.
@@ -86,13 +86,13 @@ def write_section(
 
 
 def picture(png: bytes, words: str) -> str:
-    """An image inside a page; ``words`` stand for it where it cannot be seen."""
+    """Return an image for a page; ``words`` is its alternative text."""
     encoded = base64.b64encode(png).decode()
     return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{encoded}">'
 
 
 def page(title: str, text: str, parts: Sequence[tuple[str, str]] = ()) -> str:
-    """A self-contained HTML page.
+    """Return a self-contained HTML page.
 
     Args:
         title: title of the page.
