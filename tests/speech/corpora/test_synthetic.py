@@ -26,11 +26,11 @@ SMALL = CorpusConfig(train_utterances=5, dev_utterances=2, test_words=15, uttera
 
 def test_sentences_are_unique_and_exclude_what_they_must() -> None:
     grammar = text.Grammar(300)
-    first = grammar.unique_sentences(np.random.default_rng(0), count=500)
-    second = grammar.unique_sentences(np.random.default_rng(0), count=500, excluded=set(first))
+    first = text.unique_sentences(grammar, np.random.default_rng(0), count=500)
+    second = text.unique_sentences(grammar, np.random.default_rng(0), count=500, excluded=set(first))
     assert len(set(first) | set(second)) == 1000
-    assert grammar.unique_sentences(np.random.default_rng(0), count=500) == first
-    by_words = grammar.unique_sentences(np.random.default_rng(0), words=400)
+    assert text.unique_sentences(grammar, np.random.default_rng(0), count=500) == first
+    by_words = text.unique_sentences(grammar, np.random.default_rng(0), words=400)
     assert 400 <= sum(len(sentence.split()) for sentence in by_words) < 400 + 20
 
 
@@ -49,7 +49,7 @@ def test_sentences_are_plain_words_of_the_vocabulary() -> None:
     known |= {text.plural(word) for name in ("ANIMAL", "OBJECT") for word in CLASSES[name]}
     known |= {word for template in TEMPLATES for word in template.split() if word.islower()} | {"an", "hundred"}
     known |= set(f"{text.DIGITS} {text.TEENS} {text.TENS}".split())
-    for sentence in text.Grammar(900).unique_sentences(np.random.default_rng(1), count=2000):
+    for sentence in text.unique_sentences(text.Grammar(900), np.random.default_rng(1), count=2000):
         words = sentence.split()
         assert set(words) <= known
         for article, following in zip(words, words[1:]):
@@ -61,16 +61,17 @@ def test_an_exhausted_grammar_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "TEMPLATES", ("a COLOR OBJECT",))
     grammar = text.Grammar(24)
     possible = len(grammar.classes["COLOR"]) * len(grammar.classes["OBJECT"])
-    assert len(grammar.unique_sentences(np.random.default_rng(0), count=possible)) == possible
-    with pytest.raises(UserError, match=f"the grammar has only {possible} new sentences; request fewer"):
-        grammar.unique_sentences(np.random.default_rng(0), count=possible + 1)
+    assert len(text.unique_sentences(grammar, np.random.default_rng(0), count=possible)) == possible
+    with pytest.raises(UserError, match=f"found only {possible} new sentences; request fewer"):
+        text.unique_sentences(grammar, np.random.default_rng(0), count=possible + 1)
     with pytest.raises(UserError, match="vocabulary size 3 is too small"):
         text.Grammar(3)
 
 
 def test_test_other_has_voices_of_its_own() -> None:
     assert not set(voices.TRAINING_VARIANTS) & set(voices.HELD_OUT_VARIANTS)
-    parts = {part.name: part for part in corpus.plan_corpus(replace(SMALL, train_utterances=400, test_words=500))}
+    config = replace(SMALL, train_utterances=400, test_words=500)
+    parts = {part.name: part for part in corpus.plan_corpus(config, corpus.sentences_of(config))}
     spoken = {
         name: {utterance.speaker.voice.name.split("+")[1] for utterance in part.utterances}
         for name, part in parts.items()
@@ -82,7 +83,8 @@ def test_test_other_has_voices_of_its_own() -> None:
 
 
 def test_training_size_does_not_change_the_tests() -> None:
-    small, large = (corpus.plan_corpus(replace(SMALL, train_utterances=count)) for count in (5, 300))
+    source = corpus.sentences_of(SMALL)
+    small, large = (corpus.plan_corpus(replace(SMALL, train_utterances=count), source) for count in (5, 300))
     for left, right in zip(small, large):
         if left.name != corpus.TRAIN:
             assert left == right
@@ -167,8 +169,9 @@ def test_same_seed_same_bits(made: Path, tmp_path: Path) -> None:
     names = sorted(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())
     _, different, missing = filecmp.cmpfiles(made, tmp_path / "again", names, shallow=False)
     assert not different and not missing
-    other = corpus.plan_corpus(replace(SMALL, seed=1))
-    assert other[0].utterances[0].text != corpus.plan_corpus(SMALL)[0].utterances[0].text
+    source = corpus.sentences_of(SMALL)
+    other, same = (corpus.plan_corpus(replace(SMALL, seed=seed), source) for seed in (1, SMALL.seed))
+    assert other[0].utterances[0].text != same[0].utterances[0].text
 
 
 def test_voices_differ(made: Path) -> None:

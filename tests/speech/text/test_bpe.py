@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech.corpora.synthetic.text import Grammar
+from pruning.speech.corpora.synthetic.text import Grammar, unique_sentences
 from pruning.speech.text import bpe
 
-TEXTS = [text.upper() for text in Grammar(200).unique_sentences(np.random.default_rng(0), count=200)]
+TEXTS = [text.upper() for text in unique_sentences(Grammar(200), np.random.default_rng(0), count=200)]
 TEXTS += ["JUMPS OVER THE QUICK DOG'S BOX"]
 
 

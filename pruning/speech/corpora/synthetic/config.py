@@ -13,17 +13,35 @@ Variants = Annotated[int, Range(int, least=1, most=len(TRAINING_VARIANTS))]
 
 
 @dataclass(frozen=True)
+class TextConfig:
+    """A text that sentences are drawn from.
+
+    Attributes:
+        fingerprint: fingerprint of the file.
+        words: least and greatest number of words in a sentence.
+    """
+
+    fingerprint: str
+    words: tuple[Count, Count] = (3, 14)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_ascending("words", self.words)
+
+
+@dataclass(frozen=True)
 class CorpusConfig:
     """Configuration of the synthetic LibriSpeech.
 
-    Difficulty depends on ``vocabulary_size``, ``accents``, ``variants``, ``train_snr`` and ``other_*``.
+    Difficulty depends on ``text``, ``vocabulary_size``, ``accents``, ``variants``, ``train_snr`` and ``other_*``.
 
     Attributes:
         seed: seed of all random numbers.
         train_utterances: number of utterances in train-clean-mini, about 3.2 s each.
         dev_utterances: number of utterances in dev-clean-mini.
         test_words: minimum number of words in each of test-clean and test-other.
-        vocabulary_size: approximate number of words that fill the sentence templates.
+        text: text with the sentences; None: sentences of a grammar.
+        vocabulary_size: approximate number of words that fill the sentence templates of the grammar.
         accents: number of English accents, the most similar first.
         variants: number of voice variants in training, dev and test-clean.
         utterances_per_speaker: number of utterances after which the speaker (accent, variant, speed, pitch) changes.
@@ -36,6 +54,7 @@ class CorpusConfig:
     train_utterances: Count = 2000
     dev_utterances: Count = 120
     test_words: Count = 4000
+    text: Optional[TextConfig] = None
     vocabulary_size: Count = 220
     accents: Accents = 2
     variants: Variants = 16

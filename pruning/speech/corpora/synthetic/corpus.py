@@ -9,10 +9,12 @@ from typing import Optional
 
 import numpy as np
 
+from pruning.errors import UserError
 from pruning.speech.corpora.synthetic import acoustics, speaking
 from pruning.speech.corpora.synthetic.config import CorpusConfig
+from pruning.speech.corpora.synthetic.sentence_file import SentenceFile
 from pruning.speech.corpora.synthetic.speaking import Utterance
-from pruning.speech.corpora.synthetic.text import Grammar
+from pruning.speech.corpora.synthetic.text import Grammar, Source, unique_sentences
 from pruning.speech.corpora.synthetic.voices import (
     ACCENTS,
     HELD_OUT_VARIANTS,
@@ -32,13 +34,12 @@ class Part:
     utterances: tuple[Utterance, ...]
 
 
-def plan_corpus(config: CorpusConfig) -> list[Part]:
-    """Draw sentences and speakers of every part.
+def plan_corpus(config: CorpusConfig, source: Source) -> list[Part]:
+    """Draw sentences from ``source`` and speakers of every part.
 
     Sentences of dev and test are drawn before those of training, which excludes them, so that the test sets do not
     change with the size of the training set.
     """
-    grammar = Grammar(config.vocabulary_size)
     clean = acoustics.Conditions(snr=config.train_snr)
     other = acoustics.Conditions(snr=config.other_snr, reverberation_time=config.other_reverberation_time)
     known = TRAINING_VARIANTS[: config.variants]
@@ -53,7 +54,7 @@ def plan_corpus(config: CorpusConfig) -> list[Part]:
     used: set[str] = set()
     for name, key, count, words, variants, conditions in requests:
         generator = np.random.default_rng([config.seed, key])
-        sentences = grammar.unique_sentences(generator, count, words, excluded=used)
+        sentences = unique_sentences(source, generator, count, words, excluded=used)
         used.update(sentences)
         parts.append(Part(name, tuple(_utterances(config, key, sentences, variants, conditions))))
     return parts
@@ -73,11 +74,21 @@ def _utterances(
         yield Utterance(identifier, sentence, speaker, conditions, (config.seed, key, 2, index))
 
 
-def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int) -> None:
-    """Write the corpus to ``output_dir``; see `speaking.make_whole`."""
+def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int, text: Optional[Path] = None) -> None:
+    """Write the corpus to ``output_dir``; see `speaking.make_whole`.
+
+    Args:
+        config: configuration of the corpus.
+        output_dir: directory of the corpus.
+        num_workers: number of processes; does not affect the audio.
+        text: file of the sentences, if ``config.text`` is set.
+
+    Raises:
+        UserError: ``text`` is not the configured file, or there are too few sentences.
+    """
 
     def build(directory: Path) -> dict[str, dict[str, float]]:
-        parts = plan_corpus(config)
+        parts = plan_corpus(config, sentences_of(config, text))
         seconds = _speak_all(parts, directory, num_workers)
         for part in parts:
             _write_transcripts(directory, part)
@@ -85,6 +96,15 @@ def make_corpus(config: CorpusConfig, output_dir: Path, num_workers: int) -> Non
         return {part.name: speaking.statistics(part.utterances, seconds) for part in parts}
 
     speaking.make_whole(output_dir, asdict(config), build)
+
+
+def sentences_of(config: CorpusConfig, text: Optional[Path] = None) -> Source:
+    """Return the source of the sentences: the file ``text`` if ``config.text`` is set, otherwise the grammar."""
+    if config.text is None:
+        return Grammar(config.vocabulary_size)
+    if text is None:
+        raise UserError("the corpus is configured with a text, but none is given", "give --text")
+    return SentenceFile(text, config.text)
 
 
 def _speak_all(parts: list[Part], directory: Path, num_workers: int) -> dict[str, float]:

@@ -95,7 +95,7 @@ def make_whole(
     mark = output_dir / DONE_MARK
     wanted = _plain(config)
     if mark.is_file():
-        if files.read_json(mark, f"remove {output_dir}")["config"] != wanted:
+        if _plain(files.read_json(mark, f"remove {output_dir}")["config"]) != wanted:
             raise UserError(
                 f"{output_dir} contains a corpus made with other options", "remove it or choose another --output-dir"
             )
@@ -129,9 +129,9 @@ def statistics(utterances: Sequence[Utterance], seconds: Mapping[str, float]) ->
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` as it looks after a round trip through JSON, for comparison."""
+    """Return ``value`` as it looks after a round trip through JSON, without settings that are None, for comparison."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import Protocol
 
 import numpy as np
 
@@ -39,6 +40,8 @@ class Grammar:
         UserError: ``vocabulary_size`` is less than two words per class.
     """
 
+    remedy = "request fewer utterances or a larger --vocabulary-size"
+
     def __init__(self, vocabulary_size: int) -> None:
         available = sum(len(words) for words in CLASSES.values())
         if vocabulary_size < 2 * len(CLASSES):
@@ -66,34 +69,45 @@ class Grammar:
         ]
         return " ".join(articles)
 
-    def unique_sentences(
-        self,
-        generator: np.random.Generator,
-        count: int = 0,
-        words: int = 0,
-        excluded: Collection[str] = (),
-    ) -> list[str]:
-        """Draw distinct sentences: at least ``count``, with at least ``words`` words in total, none in ``excluded``.
 
-        Raises:
-            UserError: the vocabulary is too small for this many distinct sentences.
-        """
-        sentences: dict[str, None] = {}  # a dict keeps the order of drawing
-        total = repeats = 0
-        while len(sentences) < count or total < words:
-            candidate = self.sentence(generator)
-            if candidate in sentences or candidate in excluded:
-                repeats += 1
-                if repeats > _MAXIMUM_DRAWS:
-                    raise UserError(
-                        f"the grammar has only {len(sentences)} new sentences",
-                        "request fewer utterances or a larger --vocabulary-size",
-                    )
-                continue
-            repeats = 0
-            sentences[candidate] = None
-            total += len(candidate.split())
-        return list(sentences)
+class Source(Protocol):
+    """Where sentences come from.
+
+    Attributes:
+        remedy: what a user can do if it has too few sentences.
+    """
+
+    remedy: str
+
+    def sentence(self, generator: np.random.Generator) -> str:
+        """Draw a sentence in lower case, with single spaces between words."""
+
+
+def unique_sentences(
+    source: Source,
+    generator: np.random.Generator,
+    count: int = 0,
+    words: int = 0,
+    excluded: Collection[str] = (),
+) -> list[str]:
+    """Draw distinct sentences: at least ``count``, with at least ``words`` words in total, none in ``excluded``.
+
+    Raises:
+        UserError: the source has too few distinct sentences.
+    """
+    sentences: dict[str, None] = {}  # a dict keeps the order of drawing
+    total = repeats = 0
+    while len(sentences) < count or total < words:
+        candidate = source.sentence(generator)
+        if candidate in sentences or candidate in excluded:
+            repeats += 1
+            if repeats > _MAXIMUM_DRAWS:
+                raise UserError(f"found only {len(sentences)} new sentences", source.remedy)
+            continue
+        repeats = 0
+        sentences[candidate] = None
+        total += len(candidate.split())
+    return list(sentences)
 
 
 def _spread(words: tuple[str, ...], fraction: float) -> tuple[str, ...]:

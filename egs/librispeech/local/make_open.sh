@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Make the corpus and the teacher of the comparisons in conf/open, with one command: some two hours on one thread.
+#
+#     local/make_open.sh --text TEXT [--root .] [--stop-stage 4] [option of run.sh ...]
+#
+# TEXT has one sentence per line, in letters and apostrophes. The results in results/open are of a text with the SHA-256
+# in results/open/README.md. Synthetic speech: 9,000 sentences, 4 accents, 48 voices, noise; the tests have other sentences
+# and speakers, test-other has other voices and rooms as well. ROOT gets corpus/open, data/open and exp/open.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+text=
+root=.
+while [ $# -gt 0 ]; do
+  case $1 in
+    --text | --root)
+      [ $# -gt 1 ] || { echo "error: $1 has no value; give one" >&2 && exit 1; }
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    *) break ;;
+  esac
+done
+[ -n "$text" ] || { echo "error: no text given; give --text FILE with one sentence per line" >&2 && exit 1; }
+[ -f "$text" ] || { echo "error: $text does not exist; correct --text" >&2 && exit 1; }
+
+exec ./run.sh --mini true --conf conf/open --vocab-size 256 --stop-stage 4 --corpus-dir "$root/corpus/open" \
+  --data-dir "$root/data/open" --exp-dir "$root/exp/open" \
+  --corpus-args "--text $text --words 3 14 --train-utterances 9000 --dev-utterances 600 --test-words 8000 --accents 4
+    --variants 48 --train-snr 5 30 --other-snr 5 20" "$@"
