@@ -36,6 +36,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         help="instead of --teacher: icefall experiment directory or checkpoint file; "
         "it is first imported into the directory teacher of --exp-dir",
     )
+    parser.add_argument(
+        "--init",
+        help="checkpoint or experiment directory of a network that was pruned and extracted before, to prune it "
+        "further; targets still refer to the teacher",
+    )
     arguments.add_icefall(parser)
     options = arguments.parse_run(parser, argv)
     record = arguments.record("prune", options, argv)
@@ -50,11 +55,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     kind = arguments.kind(options)
     config = configuration.load(kind.pruning, options.config, overrides)
-    ended = train_and_prune.prune(kind(config, arguments.inputs(options)), options.exp_dir, _teacher(options))
+    made = kind(config, arguments.inputs(options))
+    ended = train_and_prune.prune(made, options.exp_dir, _teacher(options), options.init)
     if ended.world.is_main:
         extract_snapshots(options.exp_dir)
-        made = [options.exp_dir, *Path(options.exp_dir, SIZES).glob("*")]
-        record.write([*paths_of(options), *ended.files], made)
+        written = [options.exp_dir, *Path(options.exp_dir, SIZES).glob("*")]
+        record.write([*paths_of(options), *ended.files], written)
 
 
 def _teacher(options: argparse.Namespace) -> PathLike:

@@ -18,6 +18,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--model", help="JSON file with the network's dimensions (written by pruning.bin.uniform)")
     parser.add_argument("--init", help="checkpoint or experiment directory to start from")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to distil from (see distillation.*)")
+    parser.add_argument(
+        "--inherit",
+        help="checkpoint or experiment directory of a network whose decoder, joiner and heads a fresh network takes "
+        "over where they have the same shape",
+    )
     options = arguments.parse_run(parser, argv)
     record = arguments.record("train", options, argv)
     if arguments.is_done(record, options):
@@ -33,7 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     kind = arguments.kind(options)
     config = configuration.load(kind.training, options.config, overrides)
     made = kind(config, arguments.inputs(options))
-    ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher)
+    ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher, options.inherit)
     if ended.world.is_main:
         record.write([*paths_of(options), *ended.files], [options.exp_dir])
 

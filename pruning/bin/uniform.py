@@ -29,7 +29,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--narrow",
         choices=NARROW,
         default="units",
-        help="units: narrow what can be pruned, keep d_model; width: narrow all widths, keep heads and layers",
+        help="units: narrow what can be pruned, keep d_model; width: narrow all widths, keep heads and layers; "
+        "depth: keep the first layers",
     )
     parser.add_argument(
         "--cost",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.cost import CostModel
-from pruning.core.names import COSTS, LATENCY, RAMPS
+from pruning.core.names import COSTS, LATENCY, MACS, RAMPS, SIZE
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 from pruning.limits import Fraction, OneOf, Positive, Range, check_fields
@@ -62,6 +62,25 @@ class ConstraintConfig:
     def goals(self) -> dict[str, float]:
         """Return the sparsities that the small network must have: ``match`` if it is set, else the targets."""
         return dict(self.match) or self.targets()
+
+    def after_cut(self, left: Mapping[str, float]) -> ConstraintConfig:
+        """Return the targets for a network that was cut before, so that they are met of the dense network.
+
+        Args:
+            left: cost -> share of the dense network's cost that the network still has.
+
+        Raises:
+            UserError: a target is not beyond the first cut, or is not one of size or MACs.
+        """
+        if self.parts or self.match or self.latency > 0:
+            raise UserError("a further cut can have targets of size and MACs only",
+                            "leave out constraint.parts, match and latency")  # fmt: skip
+        rest = {cost: 1 - (1 - target) / left[cost] for cost, target in self.targets().items()}
+        for cost, target in rest.items():
+            if target <= 0:
+                raise UserError(f"the network already has a sparsity of {1 - left[cost]:.4f} in {cost}",
+                                f"set constraint.{cost} above it")  # fmt: skip
+        return replace(self, size=rest.get(SIZE, 0.0), macs=rest.get(MACS, 0.0))
 
 
 def ramp(kind: str, progress: float) -> float:

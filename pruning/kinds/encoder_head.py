@@ -125,6 +125,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     name = NAME
     network = SpeechModel
+    around_encoder = ("head",)
     wanted, called = "the checkpoint of an encoder with a CTC or intent head", "an encoder with a head"
     data_form = CUTS
     training, pruning = RunConfig, PruneConfig

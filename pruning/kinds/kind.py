@@ -66,6 +66,7 @@ class Kind(NetworkKind[N], Generic[N]):
         network: class of the networks.
         wanted: what to give instead of a checkpoint of another kind, for messages.
         called: a network of this kind in words, for messages.
+        around_encoder: modules around the encoder, which a network from scratch may take over from a teacher.
         data_form: `pruning.registry.CUTS` or ``TEXT``: which options of commands name the data.
         training: configuration class for training and fine-tuning.
         pruning: configuration class for pruning.
@@ -74,6 +75,7 @@ class Kind(NetworkKind[N], Generic[N]):
     network: ClassVar[type[nn.Module]]
     wanted: ClassVar[str]
     called: ClassVar[str]
+    around_encoder: ClassVar[tuple[str, ...]] = ()
     data_form: ClassVar[str]
     training: ClassVar[type[Any]]
     pruning: ClassVar[type[Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import nn
 
 from pruning import configuration, registry
 from pruning.core.low_rank import Metric, linear_names
-from pruning.core.names import LOOK_INSIDE
+from pruning.core.names import COSTS, LOOK_INSIDE
 from pruning.core.prunable import plain
 from pruning.core.single_weights import hold_zeros, is_of_single_weights
 from pruning.core.structure import Structure
@@ -26,7 +27,7 @@ from pruning.kinds.kind import HasVocabulary, Kind
 from pruning.methods.choice import new_pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.low_rank import calibrate
-from pruning.models.facts import describe, network_facts, write_facts
+from pruning.models.facts import cost_model, describe, network_facts, write_facts
 from pruning.provenance import file_fingerprint
 from pruning.speech.text.table import OutputTable
 from pruning.tasks.pruned import PrunedTask
@@ -86,6 +87,34 @@ def fresh(kind: Kind[N]) -> N:
     return network
 
 
+@torch.no_grad()
+def inherit(kind: Kind[N], network: N, source: PathLike) -> None:
+    """Copy the tensors of the modules around the encoder that have the same shape in another network.
+
+    Args:
+        kind: kind of both networks.
+        network: network with fresh weights, which is changed.
+        source: checkpoint or experiment of the other network, with the same output table.
+
+    Raises:
+        UserError: networks of this kind have no such modules, or no tensor has the same shape.
+    """
+    prefixes = tuple(f"{name}." for name in kind.around_encoder)
+    if not prefixes:
+        raise UserError(f"{kind.called} has no modules around an encoder", "leave out --inherit")
+    found = kind.load(source)[0].state_dict()
+    outer = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(prefixes)}
+    equal = [name for name, tensor in outer.items() if name in found and found[name].shape == tensor.shape]
+    if not equal:
+        raise UserError(f"no tensor around the encoder has the same shape as in {source}",
+                        "give a network with the same decoder and joiner")  # fmt: skip
+    for name in equal:
+        outer[name].copy_(found[name])
+    fresh_ones = sorted(set(outer) - set(equal))
+    logger.info("inherited %d tensors of %s; fresh: the encoder%s", len(equal), source,
+                "".join(f", {name}" for name in fresh_ones))  # fmt: skip
+
+
 def continued(model: nn.Module, header: checkpoint.Header) -> dict[str, Any]:
     """Prepare a network for further training: single weights that were pruned stay zero.
 
@@ -98,7 +127,11 @@ def continued(model: nn.Module, header: checkpoint.Header) -> dict[str, Any]:
 
 
 def train(
-    kind: Kind[N], exp_dir: PathLike, init: Optional[PathLike] = None, teacher: Optional[PathLike] = None
+    kind: Kind[N],
+    exp_dir: PathLike,
+    init: Optional[PathLike] = None,
+    teacher: Optional[PathLike] = None,
+    inherited: Optional[PathLike] = None,
 ) -> Ended:
     """Train a network with a fixed structure, from scratch or from a checkpoint, with or without a teacher.
 
@@ -107,12 +140,15 @@ def train(
         exp_dir: experiment directory; the run is resumed if it contains a training state.
         init: checkpoint or experiment to start from (fine-tuning); None: start with fresh weights.
         teacher: checkpoint or experiment to distil from.
+        inherited: checkpoint or experiment of which a fresh network takes over the modules around the encoder.
 
     Raises:
         UserError: the configuration, the data or the checkpoints are not usable.
     """
     header: dict[str, Any] = {}
     if init is not None:
+        if inherited is not None:
+            raise UserError("--inherit is for fresh weights, and --init gives a network", "leave one of them out")
         if kind.config.model is not None:
             raise UserError("the configuration has a 'model', and --init gives a network", "leave one of them out")
         network, found = kind.load(init)
@@ -121,21 +157,25 @@ def train(
     else:
         network = fresh(kind)
         header = kind.origin()
+        if inherited is not None:
+            inherit(kind, network, inherited)
     if teacher is not None and not kind.wants_teacher():
         logger.warning("--teacher %s has no effect: all distillation weights are 0", teacher)
     task = kind.task(kind.own(network.train()), kind.teacher(teacher))
-    return _fit(
-        kind, task, exp_dir, {"init": init, "teacher": teacher, **kind.stands_on()}, header, header.get("dense")
-    )
+    networks = {"init": init, "teacher": teacher, **kind.stands_on()}
+    if inherited is not None:
+        networks["inherit"] = inherited
+    return _fit(kind, task, exp_dir, networks, header, header.get("dense"))
 
 
-def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> Ended:
-    """Train and prune a copy of the teacher until it meets the constraint.
+def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[PathLike] = None) -> Ended:
+    """Train and prune a copy of the teacher, or a network cut from it before, until it meets the constraint.
 
     Args:
         kind: kind of network, with the configuration and the data of the run.
         exp_dir: experiment directory; its checkpoints contain dense weights and the structure that was found.
-        teacher: checkpoint or experiment of the dense network.
+        teacher: checkpoint or experiment of the dense network, which targets refer to and which is distilled from.
+        init: checkpoint or experiment of an extracted network to prune further; None: prune the teacher.
 
     Raises:
         UserError: as for `train`; also if this kind of network does not support the technique, or if the enabled unit
@@ -144,13 +184,18 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> Ended:
     config: PruningConfig = kind.config
     if kind.config.model is not None:
         raise UserError("the configuration has a 'model'", "leave it out: pruning starts from a copy of the teacher")
-    network, found = kind.load(teacher)
-    kind.capabilities(network).check_technique(config.technique, f"{teacher}, {kind.called},")
+    network, found = kind.load(teacher if init is None else init)
+    kind.capabilities(network).check_technique(config.technique, f"{init or teacher}, {kind.called},")
     kind.check(network)
     if config.technique != "structured" or config.method in LOOK_INSIDE:
         network = kind.own(plain(network))
     guide = kind.teacher(teacher)
-    facts = network_facts(network)
+    dense = network if init is None else kind.load(teacher)[0]
+    facts = network_facts(dense)
+    if init is not None:
+        constraint = config.constraint.after_cut(_left(network, dense, config.constraint.seconds))
+        config = dataclasses.replace(config, constraint=constraint)
+        logger.info("targets of the network of %s: %s", init, constraint.targets())
     metrics: dict[str, Metric] = {}
     if config.technique == "low_rank":
         world = distributed.initialise(kind.config.trainer.device)
@@ -160,10 +205,16 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> Ended:
         network.cpu()
     pruner = new_pruner(network, config, kind.seed, metrics)
     task = kind.task(kind.own(pruner.network.train()), guide, pruner)
-    networks = {"teacher": teacher, "counts_from": config.counts_from,
+    networks = {"init": init, "teacher": teacher, "counts_from": config.counts_from,
                 "latency_table": config.constraint.latency_table}  # fmt: skip
     kept = {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
     return _fit(kind, task, exp_dir, networks, {"dense": facts, **kept}, facts)
+
+
+def _left(network: nn.Module, dense: nn.Module, seconds: float) -> dict[str, float]:
+    """Return cost -> share of the dense network's cost that a network cut from it has."""
+    now, before = (cost_model(one, seconds).dense for one in (network, dense))
+    return {cost: now[cost] / before[cost] for cost in COSTS}
 
 
 def _fit(

@@ -97,6 +97,7 @@ class TransducerKind(Kind[Transducer]):
 
     name = NAME
     network = Transducer
+    around_encoder = ("decoder", "joiner", "simple_am", "simple_lm", "ctc_head")
     wanted, called = "a transducer's checkpoint", "a transducer"
     data_form = CUTS
     training, pruning = RunConfig, PruneConfig

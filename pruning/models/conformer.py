@@ -94,6 +94,17 @@ class ConformerConfig:
             subsampling_channels=widths(self.subsampling_channels),
         )
 
+    def shallower(self, num_layers: int) -> ConformerConfig:
+        """Return the first ``num_layers`` layers."""
+        return dataclasses.replace(
+            self,
+            num_layers=num_layers,
+            num_heads=self.num_heads[:num_layers],
+            macaron_dim=self.macaron_dim[:num_layers],
+            ffn_dim=self.ffn_dim[:num_layers],
+            conv_channels=self.conv_channels[:num_layers],
+        )
+
 
 class EncoderOutput(NamedTuple):
     """``output (N, T', D)``, ``lengths (N,)``, and ``layers``: the subsampled input and the output of each block."""

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-NARROW = ("units", "width")
+NARROW = ("units", "width", "depth")
 """What is narrowed in a uniform network, see `pruning.models.uniform.narrowed_config`."""

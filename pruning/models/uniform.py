@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pruning.core.uniform import uniform_structure
@@ -19,36 +20,50 @@ def narrowed_config(
     Args:
         dense: the network to narrow.
         narrow: ``units``: narrow the units that can be pruned and keep the dimension of the residual stream; ``width``:
-            narrow every dimension and keep the number of layers and heads.
+            narrow every dimension and keep the number of layers and heads; ``depth``: keep the first layers.
         cost: cost that is limited, ``size`` or ``macs``.
         budget: maximum parameters or MACs of the encoder.
         seconds: length of the audio at which MACs are counted.
 
     Raises:
-        UserError: the narrowest network already costs more.
+        UserError: the smallest network already costs more.
     """
     dense = dense.plain()
     if narrow == "units":
         structure = uniform_structure(dense.unit_groups(), cost_model(dense, seconds), cost, budget)
         return dense.shrink(structure).config
-    return _by_width(dense, cost, budget, seconds)
+    scaled = _widths(dense.config) if narrow == "width" else _depths(dense.config)
+    return _widest(scaled, cost, budget, seconds)
 
 
-def _by_width(dense: Transducer, cost: str, budget: float, seconds: float) -> TransducerConfig:
-    """Scale the residual stream and all widths to the budget; the remaining budget goes to the FFNs."""
-    encoder = dense.config.encoder
+def _widths(dense: TransducerConfig) -> list[TransducerConfig]:
+    """Return the network at every even dimension of its residual stream, all widths in proportion."""
+    pairs = range(1, dense.encoder.d_model // 2 + 1)
+    return [replace(dense, encoder=dense.encoder.scaled(2 * count)) for count in pairs]
 
-    def scaled(pairs: int, hidden: int = 0) -> TransducerConfig:
-        narrow = encoder.scaled(2 * pairs)
-        macaron, ffn = ([value + hidden if value else 0 for value in of] for of in (narrow.macaron_dim, narrow.ffn_dim))
-        narrow = replace(narrow, macaron_dim=tuple(macaron), ffn_dim=tuple(ffn))
-        return replace(dense.config, encoder=narrow)
+
+def _depths(dense: TransducerConfig) -> list[TransducerConfig]:
+    """Return the network with every number of its first layers."""
+    return [replace(dense, encoder=dense.encoder.shallower(count + 1)) for count in range(dense.encoder.num_layers)]
+
+
+def _widest(networks: Sequence[TransducerConfig], cost: str, budget: float, seconds: float) -> TransducerConfig:
+    """Return the largest of ``networks``, in ascending order, within the budget; the rest of it goes to the FFNs."""
 
     def beyond(config: TransducerConfig) -> bool:
         return cost_model(Transducer(config), seconds).dense[cost] > budget
 
-    pairs = bisect.bisect_left(range(1, encoder.d_model // 2 + 1), True, key=lambda count: beyond(scaled(count)))
-    if pairs == 0:
-        raise UserError(f"no network of this depth costs only {budget:.0f} in {cost}", "use a lower sparsity")
-    room = max(encoder.macaron_dim + encoder.ffn_dim)
-    return scaled(pairs, bisect.bisect_left(range(1, room), True, key=lambda hidden: beyond(scaled(pairs, hidden))))
+    fitting = bisect.bisect_left(networks, True, key=beyond)
+    if fitting == 0:
+        raise UserError(f"even the smallest uniform network costs more than {budget:.0f} in {cost}",
+                        "use a lower sparsity")  # fmt: skip
+    chosen = networks[fitting - 1]
+    encoder = chosen.encoder
+
+    def grown(hidden: int) -> TransducerConfig:
+        macaron, ffn = (tuple(value + hidden if value else 0 for value in of)
+                        for of in (encoder.macaron_dim, encoder.ffn_dim))  # fmt: skip
+        return replace(chosen, encoder=replace(encoder, macaron_dim=macaron, ffn_dim=ffn))
+
+    room = max(networks[-1].encoder.macaron_dim + networks[-1].encoder.ffn_dim)
+    return grown(bisect.bisect_left(range(1, room), True, key=lambda hidden: beyond(grown(hidden))))

@@ -26,7 +26,7 @@ def dense(tmp_path: Path) -> tuple[Transducer, list[str]]:
 
 
 @pytest.mark.parametrize("cost", [SIZE, MACS])
-@pytest.mark.parametrize("narrow", ["units", "width"])
+@pytest.mark.parametrize("narrow", ["units", "width", "depth"])
 @pytest.mark.parametrize("share", [0.5, 0.75])
 def test_it_costs_what_was_asked(
     dense: tuple[Transducer, list[str]], tmp_path: Path, narrow: str, cost: str, share: float
@@ -36,7 +36,7 @@ def test_it_costs_what_was_asked(
     config = TransducerConfig.from_dict(read_json(tmp_path / "dimensions.json"))
     reached = cost_model(Transducer(config), 10.0).dense[cost] / cost_model(model, 10.0).dense[cost]
     assert share - 0.07 < reached <= share
-    assert config.encoder.num_layers == model.config.encoder.num_layers
+    assert (config.encoder.num_layers < model.config.encoder.num_layers) == (narrow == "depth")
     if narrow == "width":
         assert config.encoder.d_model < model.config.encoder.d_model and config.encoder.d_model % 2 == 0
         assert config.encoder.num_heads == model.config.encoder.num_heads
@@ -45,13 +45,16 @@ def test_it_costs_what_was_asked(
 
 
 def test_all_of_it_is_the_dense_network(dense: tuple[Transducer, list[str]], tmp_path: Path) -> None:
-    for narrow in ("units", "width"):
+    for narrow in ("units", "width", "depth"):
         uniform.main([*dense[1], "--share", "1", "--narrow", narrow])
         assert TransducerConfig.from_dict(read_json(tmp_path / "dimensions.json")) == dense[0].config
 
 
 def test_what_cannot_be_is_told(dense: tuple[Transducer, list[str]]) -> None:
-    with pytest.raises(UserError, match="no network of this depth costs only .* use a lower sparsity"):
-        uniform.main([*dense[1], "--share", "0.0001", "--narrow", "width"])
+    for narrow in ("width", "depth"):
+        with pytest.raises(
+            UserError, match="even the smallest uniform network costs more than .* use a lower sparsity"
+        ):
+            uniform.main([*dense[1], "--share", "0.0001", "--narrow", narrow])
     with pytest.raises(SystemExit):
         uniform.main([*dense[1], "--share", "1.5"])

@@ -1,0 +1,77 @@
+"""A network that was cut before is cut further; a fresh network takes over what is around the teacher's encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning import configuration
+from pruning.bin import extract
+from pruning.core.constraint import ConstraintConfig
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.files import read_json
+from pruning.kinds import train_and_prune, transducer
+from pruning.kinds.transducer import TransducerKind
+from pruning.models import facts
+from pruning.models.uniform import narrowed_config
+from tests.kinds.test_transducer import inputs, work  # noqa: F401
+
+
+def test_targets_after_a_cut_refer_to_the_dense_network() -> None:
+    config = ConstraintConfig(size=0.75, macs=0.6)
+    rest = config.after_cut({"size": 0.5, "macs": 0.8})
+    assert rest.size == pytest.approx(0.5) and rest.macs == pytest.approx(0.5)
+    with pytest.raises(UserError, match=r"already has a sparsity of 0.7500 in size; set constraint.size above it"):
+        config.after_cut({"size": 0.25, "macs": 0.8})
+    with pytest.raises(UserError, match="targets of size and MACs only"):
+        replace(config, parts={"size:ffn": 0.5}).after_cut({"size": 0.5, "macs": 0.8})
+
+
+def test_two_cuts_reach_the_target_of_the_dense_network(work: Path, data_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+    shared = ["method=magnitude", "constraint.ramp=one_shot", "constraint.ramp_share=0.5", "trainer.max_steps=3"]
+    init = None
+    for target in (0.4, 0.7):
+        config = configuration.load(transducer.PruneConfig, work / "prune.yaml", [*shared, f"constraint.size={target}"])
+        pruned, small = tmp_path / f"pruned{target}", tmp_path / f"small{target}"
+        train_and_prune.prune(TransducerKind(config, inputs(data_dir)), pruned, work / "teacher", init)
+        extract.main(["--pruned", str(pruned), "--exp-dir", str(small)])
+        known = facts.read_facts(small)
+        sparsity = 1 - known["encoder_parameters"] / known["dense"]["encoder_parameters"]
+        assert sparsity == pytest.approx(target, abs=0.02)
+        assert known["dense"]["by_kind"] == facts.read_facts(work / "teacher")["by_kind"]
+        init = small
+    kinds = {group["kind"] for group in read_json(tmp_path / "pruned0.7/structure.json")["groups"].values()}
+    assert "ffn" in kinds
+    with pytest.raises(UserError, match="already has a sparsity of 0.7"):
+        train_and_prune.prune(TransducerKind(config, inputs(data_dir)), tmp_path / "again", work / "teacher", init)
+
+
+def test_a_fresh_network_inherits_what_is_around_the_encoder(
+    work: Path,  # noqa: F811
+    data_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    teacher = checkpoint.load_model(work / "teacher")[0]
+    assert isinstance(teacher, transducer.Transducer)
+    budget = 0.5 * facts.cost_model(teacher, 10.0).dense["size"]
+    run = configuration.load(transducer.RunConfig, work / "train.yaml")
+    run = replace(run, model=narrowed_config(teacher, "width", "size", budget))
+    kind = TransducerKind(run, inputs(data_dir))
+    network = train_and_prune.fresh(kind)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with caplog.at_level("INFO"):
+        train_and_prune.inherit(kind, network, work / "teacher")
+    assert "fresh: the encoder, " in caplog.text and "joiner.encoder_proj.weight" in caplog.text
+    dense = teacher.state_dict()
+    for name, tensor in network.state_dict().items():
+        inside = name.startswith("encoder.")
+        inherited = not inside and dense[name].shape == tensor.shape
+        assert torch.equal(tensor, dense[name] if inherited else before[name]), name
+    assert torch.equal(network.decoder.embedding.weight, dense["decoder.embedding.weight"])
+    with pytest.raises(UserError, match="--inherit is for fresh weights, and --init gives a network"):
+        train_and_prune.train(kind, tmp_path / "both", work / "teacher", None, work / "teacher")
