@@ -16,7 +16,7 @@ from pruning.core.names import COSTS
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds import kind as kinds
-from pruning.kinds.kind import Kind
+from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measuring import Measuring, TestData
 from pruning.limits import Seed, check_fields
 from pruning.methods.choice import new_pruner
@@ -26,7 +26,7 @@ from pruning.registry import CUTS, TEXT
 from pruning.speech.data import manifests
 from pruning.speech.text.table import OutputTable
 from pruning.speech.text.text_files import check_texts
-from pruning.sweeps.lines import TEACHER, ClaimConfig, GridConfig, MethodConfig, check_list
+from pruning.sweeps.lines import TEACHER, BudgetConfig, ClaimConfig, GridConfig, MethodConfig, check_list
 
 PARTS = ("train", "dev", "test")
 
@@ -50,6 +50,7 @@ class SweepConfig:
         reference: the line that the others are compared with.
         claims: claims to decide, by name.
         decoding: decoding method of recognisers; ``ctc_greedy_search`` for CTC.
+        budget: training steps of all lines; None: those of the configuration files.
     """
 
     teacher: str
@@ -72,6 +73,7 @@ class SweepConfig:
     settings: tuple[str, ...] = ()
     seeds: tuple[Seed, ...] = (1,)
     decoding: str = "greedy_search"
+    budget: Optional[BudgetConfig] = None
 
     @property
     def form(self) -> str:
@@ -176,7 +178,9 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
             raise wrong(what, "name a line with a method", *where)
         if method.uniform and config.scratch is None:
             raise wrong(f"{name} is trained from scratch", "set scratch to a configuration file", *where)
-        for target in (*(method.targets or ()), *method.more_seeds):
+        if config.budget is None and method.budgeted:
+            raise wrong(f"{name} has a budget, but the sweep has none", "set budget of the sweep", *where)
+        for target in (*(method.targets or ()), *method.more_seeds, *method.chain):
             if target not in config.targets:
                 raise wrong(f"{name} names the unknown target {target!r}", "name one of targets", *where, "targets")
     if thorough:
@@ -218,14 +222,18 @@ def _checks(
     def for_tokens(found: Any) -> None:
         config.kind.table(found, config.lang_dir).check_matches(tokens)
 
+    shared = (*config.settings, *config.targets[target])
     yield ("settings",), load(config.kind.training, config.finetune, config.settings)
     base = config.scratch if method.uniform else config.finetune
     assert base is not None
     settings = (*config.settings, *method.finetune_settings)
     yield (*of_line, "finetune_settings"), load(config.kind.training, base, settings)
+    if method.distil:
+        yield (*of_line, "distil"), lambda: _check_distils(config, base, settings)
+    if config.budget is not None:
+        yield of_line, lambda: _check_steps((*settings, *shared, *method.settings))
     key = "scratch" if method.uniform else "finetune"
     yield (key,), lambda: for_tokens(configuration.load(config.kind.training, base, settings))
-    shared = (*config.settings, *config.targets[target])
     yield of_target, load(config.kind.pruning, config.prune, shared)
     yield ("prune",), lambda: for_tokens(configuration.load(config.kind.pruning, config.prune, shared))
     if method.uniform:
@@ -236,6 +244,20 @@ def _checks(
         loaded = functools.partial(configuration.load, config.kind.pruning, config.prune, settings)
         yield (*of_line, "settings"), lambda: _check_technique(config, network, loaded().technique)
         yield of_target, lambda: new_pruner(network, loaded(), loaded().trainer.seed)
+
+
+def _check_distils(config: SweepConfig, base: str, settings: Sequence[str]) -> None:
+    """Refuse a configuration without distillation."""
+    inputs = Inputs(config.data("train"), config.data("dev"), config.lang_dir)
+    if not config.kind(configuration.load(config.kind.training, base, settings), inputs).wants_teacher():
+        raise UserError(f"{base} has no distillation, but the line has distil",
+                        "set weights of distillation in finetune_settings")  # fmt: skip
+
+
+def _check_steps(settings: Sequence[str]) -> None:
+    """Refuse settings that contradict the budget."""
+    if any(setting.startswith("trainer.max_steps=") for setting in settings):
+        raise UserError("trainer.max_steps is set by the budget of the sweep", "use times or prune_share of the line")
 
 
 def _check_technique(config: SweepConfig, network: nn.Module, technique: str) -> None:

@@ -12,13 +12,13 @@ from typing import Optional
 
 from pruning import configuration
 from pruning.errors import UserError
-from pruning.experiments import checkpoint
-from pruning.files import PathLike
+from pruning.experiments import checkpoint, directory
+from pruning.files import PathLike, read_json
 from pruning.kinds.measuring import python
 from pruning.provenance import file_fingerprint
 from pruning.sweeps import definition
 from pruning.sweeps.definition import PARTS, SweepConfig, uniform_target
-from pruning.sweeps.lines import TEACHER, MethodConfig
+from pruning.sweeps.lines import TEACHER, TOTAL, MethodConfig
 
 
 @dataclass(frozen=True)
@@ -135,33 +135,116 @@ def commands(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> Iter
 
 
 def _training(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str]]:
-    place, method = Path(exp_dir) / run.name, run.config
-    data = ["--lang-dir", config.lang_dir, *config.data_options("train", "dev")]
-    seed = f"trainer.seed={run.seed}"
-    settings = [*config.settings, *config.targets[run.target], *method.settings]
-    trained = [*config.settings, *method.finetune_settings, seed]
-    final = final_dir(exp_dir, run)
-    extracted = str(place / "extracted")
+    method = run.config
     if method.uniform:
-        cost, target = uniform_target(config, run.target)
-        yield python("uniform", "--dense", config.teacher, "--cost", cost, "--share", str(round(1 - target, 6)),
-                      "--narrow", method.uniform, "--output", str(place / "dimensions.json"))  # fmt: skip
-        assert config.scratch is not None
-        yield python("train", "--config", config.scratch, *trained, "--exp-dir", str(final),
-                      "--model", str(place / "dimensions.json"), *data)  # fmt: skip
+        yield from _from_scratch(config, run, exp_dir)
     elif method.dense:
-        yield python("finetune", "--config", config.finetune, *trained, "--init", config.teacher,
-                      "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
+        yield python("finetune", *_trained(config, run), "--init", config.teacher, "--teacher", config.teacher,
+                     "--exp-dir", str(final_dir(exp_dir, run)), *_data(config))  # fmt: skip
     else:
-        pruned = Path(exp_dir) / run.needs / "pruned" if method.structure_from and run.needs else place / "pruned"
+        yield from _cuts(config, run, exp_dir)
+
+
+def _data(config: SweepConfig) -> list[str]:
+    return ["--lang-dir", config.lang_dir, *config.data_options("train", "dev")]
+
+
+def _trained(config: SweepConfig, run: Run) -> list[str]:
+    """Return the configuration of training from scratch or of fine-tuning."""
+    method = run.config
+    base = config.scratch if method.uniform else config.finetune
+    steps = steps_of(config, method).trained
+    settings = [*config.settings, *method.finetune_settings, f"trainer.seed={run.seed}"]
+    return ["--config", str(base), *settings, *_max_steps(steps)]
+
+
+def _max_steps(steps: Optional[int]) -> list[str]:
+    return [] if steps is None else [f"trainer.max_steps={steps}"]
+
+
+def _from_scratch(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str]]:
+    method, dimensions = run.config, str(Path(exp_dir) / run.name / "dimensions.json")
+    cost, target = uniform_target(config, run.target)
+    yield python("uniform", "--dense", config.teacher, "--cost", cost, "--share", str(round(1 - target, 6)),
+                 "--narrow", str(method.uniform), "--output", dimensions)  # fmt: skip
+    shared = ["--inherit", config.teacher] * method.inherit + ["--teacher", config.teacher] * method.distil
+    yield python("train", *_trained(config, run), "--exp-dir", str(final_dir(exp_dir, run)), "--model", dimensions,
+                 *shared, *_data(config))  # fmt: skip
+
+
+def _cuts(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str]]:
+    """Yield the commands that prune, extract and fine-tune, for each cut of a chain."""
+    method, steps = run.config, steps_of(config, run.config)
+    init: list[str] = []
+    for place, target in zip(_places(run, exp_dir), (*method.chain, run.target)):
+        pruned = place / "pruned"
+        if method.structure_from and run.needs:
+            pruned = Path(exp_dir) / run.needs / "pruned"
         if method.method is not None:
             counts = [f"counts_from={Path(exp_dir) / run.needs / 'pruned'}"] if run.needs is not None else []
-            yield python("prune", "--method", method.method, "--config", config.prune, *settings, *counts, seed,
-                          "--teacher", config.teacher, "--exp-dir", str(pruned), *data)  # fmt: skip
+            settings = [*config.settings, *config.targets[target], *method.settings]
+            yield python("prune", "--method", method.method, "--config", config.prune, *settings, *counts,
+                         f"trainer.seed={run.seed}", *_max_steps(steps.pruned), "--teacher", config.teacher, *init,
+                         "--exp-dir", str(pruned), *_data(config))  # fmt: skip
+        extracted = str(place / "extracted")
         yield python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run))
         if method.finetune:
-            yield python("finetune", "--config", config.finetune, *trained, "--init", extracted,
-                          "--teacher", config.teacher, "--exp-dir", str(final), *data)  # fmt: skip
+            yield python("finetune", *_trained(config, run), "--init", extracted, "--teacher", config.teacher,
+                         "--exp-dir", str(place / "finetuned"), *_data(config))  # fmt: skip
+        init = ["--init", str(place / "finetuned")]
+
+
+def _places(run: Run, exp_dir: PathLike) -> list[Path]:
+    """Return the directory of each cut; that of the last one is the run's."""
+    place = Path(exp_dir) / run.name
+    return [*(place / f"cut{number}" for number in range(1, len(run.config.chain) + 1)), place]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of one cut of a line: of pruning, and of fine-tuning or training. None: those of the configuration."""
+
+    pruned: Optional[int] = None
+    trained: Optional[int] = None
+
+
+def steps_of(config: SweepConfig, method: MethodConfig) -> Steps:
+    """Return the steps that the budget of a sweep gives to a line.
+
+    Raises:
+        UserError: the steps of the teacher are needed and not known.
+    """
+    if config.budget is None:
+        return Steps()
+    whole = round(method.times * config.budget.steps)
+    if method.budget == TOTAL:
+        whole += teacher_steps(config)
+    whole //= len(method.chain) + 1
+    if method.fresh or method.dense:
+        return Steps(trained=whole)
+    pruned = round(whole * (method.prune_share or config.budget.prune_share))
+    return Steps(pruned, whole - pruned)
+
+
+def teacher_steps(config: SweepConfig) -> int:
+    """Return the number of steps that the teacher was trained for.
+
+    Raises:
+        UserError: it is not known.
+    """
+    assert config.budget is not None
+    if config.budget.teacher_steps is not None:
+        return config.budget.teacher_steps
+    done = Path(config.teacher) / directory.DONE
+    if not done.is_file():
+        raise UserError(f"the steps of {config.teacher} are not known", "set budget.teacher_steps")
+    return int(read_json(done)["step"])
+
+
+def trainings(run: Run, exp_dir: PathLike) -> list[Path]:
+    """Return the experiment directories of a run's own training; those of pruning runs of other lines are theirs."""
+    names = ["finetuned"] * run.config.finetune + ["pruned"] * (run.config.method is not None)
+    return [place / name for place in _places(run, exp_dir) for name in names]
 
 
 def _extraction(config: SweepConfig, run: Run) -> list[str]:

@@ -109,12 +109,18 @@ class Trainer:
         self._audio_seconds = 0.0
         self._logged_at = self._state_saved_at = time.monotonic()
         self._validated_at: Optional[int] = None  # step
+        self._seconds_before, self._began = 0.0, time.monotonic()  # of earlier, interrupted parts of the run
 
     @property
     def finished(self) -> bool:
         """Whether all epochs or steps are done, and the end of the last epoch, complete or not, was processed."""
         past_epochs = self.config.num_epochs is not None and self.epoch > self.config.num_epochs
         return past_epochs or (self._out_of_steps and self.batch == 0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, validation included; steps that an interruption lost do not count."""
+        return self._seconds_before + time.monotonic() - self._began
 
     @property
     def _out_of_steps(self) -> bool:
@@ -155,7 +161,7 @@ class Trainer:
             self.batch,
             self.step,
         )
-        self._logged_at = self._state_saved_at = time.monotonic()
+        self._logged_at = self._state_saved_at = self._began = time.monotonic()
         try:
             with StopRequest() as stop:
                 while not self.finished:
@@ -164,7 +170,8 @@ class Trainer:
             self.reporter.close()
         self._check_selected()
         if self.world.is_main:
-            write_json(self.exp_dir / directory.DONE, {"epoch": self.epoch - 1, "step": self.step})
+            ended = {"epoch": self.epoch - 1, "step": self.step, "seconds": round(self.seconds, 1)}
+            write_json(self.exp_dir / directory.DONE, ended)
 
     def _check_selected(self) -> None:
         """Check for a best checkpoint before the run is marked as done, so that every restart reports its absence."""
@@ -400,6 +407,7 @@ class Trainer:
             "skipped_in_a_row": self.skipped_in_a_row,
             "terms": terms,
             "metrics_size": self.reporter.metrics_size,
+            "seconds": round(self.seconds, 1),
             "scaler": self.scaler.state_dict(),
             "task": self.task.python_state(),
         }
@@ -420,6 +428,7 @@ class Trainer:
             self.average.load(state.part("average"), numbers["average_updates"])
         self.epoch, self.batch, self.step = state.epoch, state.batch, numbers["step"]
         self.best, self._metrics_size = numbers["best"], numbers["metrics_size"]
+        self._seconds_before = numbers.get("seconds", 0.0)  # missing in states of older versions
         self._validated_at = numbers.get("validated_at")  # missing in states of older versions
         self.skipped, self.skipped_in_a_row = numbers["skipped"], numbers["skipped_in_a_row"]
         # older versions: only rank 0's

@@ -152,7 +152,7 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
         (("methods", "drawn", "counts_from"), "uniform", r"depends on 'uniform', which does not prune"),
         (("reference",), "best", r"line \d+: the reference 'best' is not one of methods"),
         (("methdos",), {}, "unknown key 'methdos'"),
-        (("methods", "uniform", "uniform"), "depth", "uniform must be units or width, got 'depth'"),
+        (("methods", "uniform", "uniform"), "height", "uniform must be units, width, depth, got 'height'"),
         (("settings",), ["trainer.steps=3"], r"drawn at half: unknown key"),
         (("claims",), {"best": {"better": "cut", "than": ["gone"]}}, r"line \d+: claim 'best' names 'gone'"),
     ],

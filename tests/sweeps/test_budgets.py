@@ -1,0 +1,113 @@
+"""Budgets of a sweep: the steps of every command, from scratch in several ways, chains of cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.errors import UserError
+from pruning.files import write_json
+from pruning.sweeps import sweep
+from pruning.sweeps.definition import SweepConfig
+from pruning.sweeps.lines import BudgetConfig, MethodConfig
+
+EGS = Path(__file__).resolve().parents[2] / "egs/librispeech"
+
+
+def config_of(tmp_path: Path, lines: Mapping[str, Mapping[str, Any]]) -> SweepConfig:
+    return SweepConfig(
+        teacher=str(tmp_path / "teacher"), lang_dir="lang", prune=str(EGS / "conf/mini/prune.yaml"),
+        finetune=str(EGS / "conf/mini/finetune.yaml"), scratch=str(EGS / "conf/mini/uniform.yaml"),
+        targets={"half": ["constraint.size=0.5"], "quarter": ["constraint.size=0.75"]}, reference=next(iter(lines)),
+        methods={name: MethodConfig(**line) for name, line in lines.items()}, train_cuts=("train",), dev_cuts=("dev",),
+        test_cuts=("test",), budget=BudgetConfig(steps=2000, prune_share=0.25),
+    )  # fmt: skip
+
+
+def commands(config: SweepConfig, line: str, target: str = "quarter") -> list[list[str]]:
+    """Return program and arguments of the training commands of a line."""
+    (run,) = (run for run in sweep.expand(config) if (run.method, run.target) == (line, target))
+    return [words[2:] for words in sweep._training(config, run, "exp")]
+
+
+def steps(words: list[str]) -> int:
+    """Return the steps of a command: its last setting counts."""
+    return int([word for word in words if word.startswith("trainer.max_steps=")][-1].split("=")[1])
+
+
+def option(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1]
+
+
+def test_further_steps_are_those_of_pruning_and_fine_tuning_together(tmp_path: Path) -> None:
+    lines = {"once": {"method": "taylor"}, "thrice": {"method": "taylor", "times": 3, "prune_share": 0.5}}
+    config = config_of(tmp_path, lines)
+    prune, extract, finetune = commands(config, "once")
+    assert (steps(prune), steps(finetune)) == (500, 1500)
+    assert not any("max_steps" in word for word in extract)
+    prune, _, finetune = commands(config, "thrice")
+    assert (steps(prune), steps(finetune)) == (3000, 3000)
+
+
+def test_from_scratch_gets_the_further_steps_or_the_teachers_as_well(tmp_path: Path) -> None:
+    lines = {
+        "scratch": {"uniform": "width"},
+        "shallow-total": {"uniform": "depth", "budget": "total"},
+        "inherited": {"uniform": "width", "inherit": True, "distil": True,
+                      "finetune_settings": ["distillation.layers=[2,4,6]"]},
+    }  # fmt: skip
+    config = config_of(tmp_path, lines)
+    uniform, train = commands(config, "scratch")
+    assert option(uniform, "--narrow") == "width" and option(uniform, "--share") == "0.25"
+    assert steps(train) == 2000 and "--inherit" not in train and "--teacher" not in train
+    with pytest.raises(UserError, match=r"the steps of .*teacher are not known; set budget.teacher_steps"):
+        commands(config, "shallow-total")
+    write_json(tmp_path / "teacher/.done", {"epoch": 3, "step": 9000})
+    uniform, train = commands(config, "shallow-total")
+    assert option(uniform, "--narrow") == "depth" and steps(train) == 11000
+    known = replace(config, budget=BudgetConfig(steps=2000, teacher_steps=7000))
+    assert steps(commands(known, "shallow-total")[1]) == 9000
+    (_, train) = commands(config, "inherited")
+    assert option(train, "--inherit") == option(train, "--teacher") == config.teacher
+
+
+def test_a_chain_cuts_extracts_and_fine_tunes_twice(tmp_path: Path) -> None:
+    config = config_of(tmp_path, {"chain": {"method": "taylor", "chain": ("half",), "targets": ("quarter",)}})
+    found = commands(config, "chain")
+    assert [words[0].split(".")[-1] for words in found] == ["prune", "extract", "finetune"] * 2
+    assert [steps(words) for words in found if words[0] != "pruning.bin.extract"] == [250, 750, 250, 750]
+    first, second = found[0], found[3]
+    assert "constraint.size=0.5" in first and "--init" not in first
+    assert "constraint.size=0.75" in second and option(second, "--init") == option(found[2], "--exp-dir")
+    assert option(found[5], "--exp-dir") == "exp/quarter/chain/seed1/finetuned"
+    assert len({option(words, "--exp-dir") for words in found}) == 6
+    (run,) = sweep.expand(config)
+    assert [path.parent.name for path in sweep.trainings(run, "exp")] == ["cut1", "cut1", "seed1", "seed1"]
+
+
+def test_fresh_weights_in_a_found_structure_train_for_all_steps(tmp_path: Path) -> None:
+    lines = {"taylor": {"method": "taylor"}, "fresh": {"structure_from": "taylor", "reinitialise": True},
+             "again": {"structure_from": "taylor"}}  # fmt: skip
+    config = config_of(tmp_path, lines)
+    assert steps(commands(config, "fresh")[-1]) == 2000
+    assert steps(commands(config, "again")[-1]) == 1500
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"method": "taylor", "budget": "total"}, "budget: total is for weights from scratch"),
+        ({"uniform": "width", "prune_share": 0.5}, "prune_share has no effect on this line"),
+        ({"method": "taylor", "inherit": True}, "inherit has no effect on this line"),
+        ({"uniform": "width", "chain": ("half",)}, "chain has no effect on this line"),
+        ({"method": "taylor", "chain": ("half",), "finetune": False}, "chain has no effect on this line"),
+        ({"method": "taylor", "times": 0}, "times must be greater than 0|times must be above 0"),
+    ],
+)
+def test_lines_that_cannot_be_are_refused(line: Mapping[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, UserError), match=message):
+        MethodConfig(**line)
