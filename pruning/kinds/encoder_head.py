@@ -86,6 +86,9 @@ class RunConfig:
             raise ValueError(f"hears must be one of {', '.join(HEARS)}, got {self.hears!r}")
         if self.distillation.ctc_weight or self.distillation.loss == "cofi":
             raise ValueError("distillation.ctc_weight and distillation.loss=cofi are only for transducers")
+        for key in ("output_per", "output_bounds", "output_form", "output_temperature"):
+            if getattr(self.distillation, key) != getattr(DistillationConfig, key):
+                raise ValueError(f"distillation.{key} is only for transducers")
         if self.model is not None and self.model.task != self.task:
             raise ValueError(f"task is {self.task!r}, but model.task is {self.model.task!r}")
 
