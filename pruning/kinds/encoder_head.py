@@ -165,6 +165,15 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
 
     @classmethod
+    def parts(cls) -> dict[str, tuple[str, ...]]:
+        """Return the blocks of the encoder, and what is before them: a subsampling or a front end."""
+        return {
+            "blocks": ("encoder.layers.", "encoder.encoder.layers."),
+            "subsampling": ("encoder.subsampling.",),
+            "front end": ("encoder.feature_extractor.", "encoder.feature_projection."),
+        }
+
+    @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> CutTable:
         """Return the table of tokens or of intents."""
         return table_of(config.task, lang_dir)
