@@ -8,6 +8,17 @@ from typing import Any
 MOVED = {"gating": "l0", "calibration_batches": "low_rank.calibration_batches"}
 """Old key of a configuration -> the key that replaced it."""
 
+NEEDED_BY = {"distillation.loss": ("distillation", "layers")}
+"""Key whose default has changed -> place of the key without which it has no effect."""
+
+
+def without_effect(key: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a run with ``config`` is the same with another value of ``key``, whose default has changed."""
+    if key not in NEEDED_BY:
+        return False
+    section, needed = NEEDED_BY[key]
+    return not (config.get(section) or {}).get(needed)
+
 
 def configuration(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plain configuration with the keys of today.

@@ -48,6 +48,14 @@ EXTRACTIONS = [name for name, line in MADE["finished"].items() if line.startswit
 RUNS = [name for name in MADE["finished"] if name not in EXTRACTIONS]
 
 
+def as_then(line: str) -> str:
+    """Return the command of a run with the form of layerwise distillation that was the default then."""
+    words = shlex.split(line)
+    if words[0] not in ("prune", "finetune") or "layers" not in Path(words[2]).read_text():
+        return line
+    return f"{line} distillation.loss=dphubert"
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working directory with ``data``, ``conf`` and ``exp`` as the earlier commit left them."""
@@ -94,6 +102,12 @@ def test_networks_say_the_same(place: Path, exp_dir: str) -> None:
     check_outputs(Path(exp_dir), MADE["probes"][exp_dir])
 
 
+def test_a_default_that_has_changed_is_named(place: Path) -> None:
+    """A command that does not name the form of layerwise distillation asks for another run than then."""
+    with pytest.raises(UserError, match="started with distillation.loss=dphubert, not distillation.loss=standardised"):
+        make.command(MADE["finished"]["exp/transducer/pruned"])
+
+
 def test_epochs_are_averaged(place: Path) -> None:
     of = MADE["averaged"]
     check_outputs(Path(of["exp_dir"]), of["probe"], epoch=of["epoch"], avg=of["avg"])
@@ -106,7 +120,7 @@ def test_what_is_finished_is_done(
     place: Path, exp_dir: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run is done for the same command, also with the experiment's own configuration, but not for another."""
-    line, before = MADE["finished"][exp_dir], kept(exp_dir)
+    line, before = as_then(MADE["finished"][exp_dir]), kept(exp_dir)
     assert before
     with caplog.at_level(logging.INFO):
         make.command(line)
@@ -139,7 +153,7 @@ print({"torch", "numpy", "lhotse"} & sys.modules.keys() or "nothing heavy")
 def test_what_is_known_to_be_done_needs_no_torch(place: Path, command: str) -> None:
     """The record is made when the command sees that it is done, and holds until a file changes."""
     lines = [*MADE["finished"].values(), *MADE["measured"].values()]
-    line = next(line for line in lines if line.startswith(f"{command} "))
+    line = as_then(next(line for line in lines if line.startswith(f"{command} ")))
     exp_dir = Path(re.findall(r"--exp-dir (\S+)", line)[0])
     make.command(line)
     before = kept(str(exp_dir))
@@ -160,7 +174,7 @@ def test_what_is_known_to_be_done_needs_no_torch(place: Path, command: str) -> N
 def test_what_was_interrupted_goes_on(place: Path, exp_dir: str, caplog: pytest.LogCaptureFixture) -> None:
     """An interrupted run resumes and ends like the uninterrupted one of the earlier commit."""
     with caplog.at_level(logging.INFO):
-        make.command(MADE["interrupted"][exp_dir])
+        make.command(as_then(MADE["interrupted"][exp_dir]))
     assert f"resuming {exp_dir}: " in caplog.text
     assert f", step {MADE['interrupted_after'][exp_dir]}\n" in caplog.text
     check_ends(exp_dir)
@@ -183,7 +197,7 @@ def test_extraction_gives_the_same(place: Path, exp_dir: str) -> None:
 
 @pytest.mark.parametrize("exp_dir", MADE["tuned"])
 def test_small_networks_are_tuned(place: Path, exp_dir: str) -> None:
-    make.command(MADE["tuned"][exp_dir])
+    make.command(as_then(MADE["tuned"][exp_dir]))
     check_ends(exp_dir)
 
 

@@ -43,6 +43,15 @@ def test_settings(old: str, new: str) -> None:
     assert old_forms.setting(old) == new
 
 
+@pytest.mark.parametrize(
+    ("key", "config", "expected"),
+    [("distillation.loss", {"distillation": {"layers": []}}, True), ("distillation.loss", {}, True),
+     ("distillation.loss", {"distillation": {"layers": [0]}}, False), ("distillation.layers", {}, False)],
+)  # fmt: skip
+def test_a_changed_default_matters_only_where_it_has_an_effect(key: str, config: dict, expected: bool) -> None:
+    assert old_forms.without_effect(key, config) == expected
+
+
 def test_results_are_converted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     legend = {"methods": {"a": "l0, not fine-tuned, gating.gates.kinds=[heads, ffn], gating.gate_lr=1.0"},
               "targets": {"half": ["constraint.size=0.5"]}, "results": {"gating.x": "m"}}  # fmt: skip

@@ -107,7 +107,7 @@ def check_unchanged(
                 continue
             if (of_mkl or key == _THREADS) and is_done(exp_dir):
                 continue
-            if key.rsplit(".", 1)[-1] in _HARMLESS:
+            if key.rsplit(".", 1)[-1] in _HARMLESS or (now is config and old_forms.without_effect(key, config)):
                 continue
             remedy = "give the same configuration and inputs, or use another --exp-dir"
             if of_mkl:

@@ -86,6 +86,9 @@ class RunConfig:
             raise ValueError(f"hears must be one of {', '.join(HEARS)}, got {self.hears!r}")
         if self.distillation.ctc_weight or self.distillation.loss == "cofi":
             raise ValueError("distillation.ctc_weight and distillation.loss=cofi are only for transducers")
+        for key in ("output_per", "output_bounds", "output_form", "output_temperature"):
+            if getattr(self.distillation, key) != getattr(DistillationConfig, key):
+                raise ValueError(f"distillation.{key} is only for transducers")
         if self.model is not None and self.model.task != self.task:
             raise ValueError(f"task is {self.task!r}, but model.task is {self.model.task!r}")
 
@@ -161,6 +164,15 @@ class EncoderHeadKind(Kind[SpeechModel]):
         techniques = TECHNIQUES if network.encoder.factorable else TECHNIQUES[:1]
         decodings = _BY_CTC if network.config.task == CTC else ()
         return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
+
+    @classmethod
+    def parts(cls) -> dict[str, tuple[str, ...]]:
+        """Return the blocks of the encoder, and what is before them: a subsampling or a front end."""
+        return {
+            "blocks": ("encoder.layers.", "encoder.encoder.layers."),
+            "subsampling": ("encoder.subsampling.",),
+            "front end": ("encoder.feature_extractor.", "encoder.feature_projection."),
+        }
 
     @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> CutTable:

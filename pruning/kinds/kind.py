@@ -101,6 +101,11 @@ class Kind(NetworkKind[N], Generic[N]):
         """Return what a network supports."""
 
     @classmethod
+    def parts(cls) -> dict[str, tuple[str, ...]]:
+        """Return prefixes of parameter names, by the name of the part of a network whose gradients are reported."""
+        return {}
+
+    @classmethod
     @abstractmethod
     def table(cls, config: Any, lang_dir: PathLike) -> OutputTable:
         """Return the output table for the configuration of a run or of a network."""

@@ -105,6 +105,11 @@ class LanguageModelKind(Kind[TransformerLM]):
         return Capabilities(TECHNIQUES, repair=True, exports=ONNX_FORMS)
 
     @classmethod
+    def parts(cls) -> dict[str, tuple[str, ...]]:
+        """Return the blocks and the embedding."""
+        return {"blocks": ("layers.",), "embedding": ("embedding.",)}
+
+    @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
         """Return the tokens."""
         return Tokenizer(lang_dir)

@@ -129,6 +129,11 @@ class TransducerKind(Kind[Transducer]):
         return Capabilities(TECHNIQUES, repair=True, exports=tuple(FORMS), decodings=decodings)
 
     @classmethod
+    def parts(cls) -> dict[str, tuple[str, ...]]:
+        """Return the blocks and the subsampling of the encoder."""
+        return {"blocks": ("encoder.layers.",), "subsampling": ("encoder.subsampling.",)}
+
+    @classmethod
     def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
         """Return the tokens."""
         return Tokenizer(lang_dir)

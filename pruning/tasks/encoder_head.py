@@ -18,7 +18,7 @@ from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
 from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch
 from pruning.speech.losses.ctc import ctc_loss
-from pruning.tasks.pruned import PrunedTask
+from pruning.tasks.pruned import LossTerms, PrunedTask
 from pruning.tasks.spectrum import SpectrumLoss
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
@@ -110,27 +110,27 @@ class SpeechTask(PrunedTask):
             self.teacher.eval()
         return self
 
-    def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch; terms are means per frame (``ctc``) or per utterance (``intent``)."""
+    def terms(self, batch: Batch, step: StepInfo) -> LossTerms:
+        """Compute the terms of a batch's loss: means per frame (``ctc``) or per utterance (``intent``)."""
         inputs = batch.features
         if self.augment is not None and step.training:
             inputs = self.augment(inputs, batch.lengths)
         with self.pruned(step):
             output: SpeechOutput = self.model(inputs, batch.lengths)
         of_task = self._ctc if self.model.config.task == CTC else self._intent
-        loss, terms, weight = of_task(output, batch, step)
-        terms = {"task": loss, **terms}
+        loss, values, items = of_task(output, batch, step)
+        weighted, logged = {"task": loss}, {"task": loss, **values}
         if self.spectrum is not None:
             encoded = output.encoded
-            terms["spectrum"] = self.spectrum(encoded.layers[0], encoded.lengths, batch.features)
-            loss = loss + self.loss.spectrum_weight * terms["spectrum"]
+            logged["spectrum"] = self.spectrum(encoded.layers[0], encoded.lengths, batch.features)
+            weighted["spectrum"] = self.loss.spectrum_weight * logged["spectrum"]
         if self.teacher is not None:
             distilled = self._distil(inputs, batch, output)
-            terms.update(distilled)
-            weights = {"distil_layers": self.distillation.layer_weight,
+            logged.update(distilled)
+            weights = {"distil_layers": self.distillation.layer_weight_at(step.step, step.total_steps),
                        "distil_output": self.distillation.output_weight}  # fmt: skip
-            loss = loss + torch.stack([weights[name] * term for name, term in distilled.items()]).sum()
-        return self.with_penalty(loss, terms, weight, step)
+            weighted.update((name, weights[name] * term) for name, term in distilled.items() if name in weights)
+        return LossTerms(weighted, logged, items)
 
     def _ctc(self, output: SpeechOutput, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         lengths = output.encoded.lengths
@@ -149,13 +149,15 @@ class SpeechTask(PrunedTask):
         return summed / known, {"accuracy": right}, known
 
     def _distil(self, inputs: Tensor, batch: Batch, student: SpeechOutput) -> dict[str, Tensor]:
-        """Compute the distillation terms, without their weights."""
+        """Compute the distillation terms, without their weights, and values to log."""
         assert self.teacher is not None
         with torch.no_grad():
             teacher: SpeechOutput = self.teacher(inputs, batch.lengths)
-        terms, lengths = {}, student.encoded.lengths
+        lengths = student.encoded.lengths
+        terms: dict[str, Tensor] = {}
         if self.layer_distillation is not None:
-            terms["distil_layers"] = self.layer_distillation(student.encoded.layers, teacher.encoded.layers, lengths)
+            found = self.layer_distillation.distances(student.encoded.layers, teacher.encoded.layers, lengths)
+            terms.update(distil_layers=found.loss, distil_largest=found.largest)
         if self.distillation.output_weight > 0:
             ours, goal = (one.logits.log_softmax(dim=-1) for one in (student, teacher))
             mask = frame_mask(lengths, ours.shape[1]) if ours.ndim == 3 else torch.ones_like(batch.lengths[:, None]) > 0

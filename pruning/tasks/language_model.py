@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Optional
 
 import torch
-from torch import Tensor
 from torch.nn.functional import linear
 
 from pruning.core.distillation import frame_distillation
@@ -15,7 +14,7 @@ from pruning.limits import NonNegative, Positive, check_fields
 from pruning.methods.base import Pruner
 from pruning.models.transformer_lm import TransformerLM
 from pruning.speech.text.sentences import SentenceBatch
-from pruning.tasks.pruned import PrunedTask
+from pruning.tasks.pruned import LossTerms, PrunedTask
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
 
@@ -66,22 +65,21 @@ class LmTask(PrunedTask):
             self.teacher.eval()
         return self
 
-    def forward(self, batch: SentenceBatch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch; terms are means per token."""
+    def terms(self, batch: SentenceBatch, step: StepInfo) -> LossTerms:
+        """Compute the terms of a batch's loss: means per token."""
         with self.pruned(step):
             hidden = self.model.hidden(batch.inputs)  # (N, U, D)
         mask = batch.mask
         tokens, weight = mask.sum(), self.model.output_weight
         loss = linear_cross_entropy(hidden[mask], weight, batch.targets[mask]) / tokens.clamp(min=1)
-        terms = {"task": loss}
+        weighted, logged = {"task": loss}, {"task": loss}
         if self.teacher is not None:
             with torch.no_grad():
                 goal = self.teacher(batch.inputs).float().log_softmax(dim=2)
             ours = linear(hidden, weight).float().log_softmax(dim=2)
-            divergence = frame_distillation(ours, goal, mask, self.distillation.temperature)
-            terms["distil"] = divergence
-            loss = loss + self.distillation.weight * divergence
-        return self.with_penalty(loss, terms, tokens, step)
+            logged["distil"] = frame_distillation(ours, goal, mask, self.distillation.temperature)
+            weighted["distil"] = self.distillation.weight * logged["distil"]
+        return LossTerms(weighted, logged, tokens)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the groups of the network and of the pruner."""

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
+import torch
 from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.experiments.checkpoint import FOUND
 from pruning.methods.base import Pruner
 from pruning.training.task import ParameterGroup, StepInfo, Task
+
+
+class LossTerms(NamedTuple):
+    """Terms of the loss of a batch, without the constraint's penalty."""
+
+    weighted: dict[str, Tensor]
+    """Differentiable scalars, times their weights; their sum is the loss. The first is ``task``, without teacher."""
+    logged: dict[str, Tensor]
+    """Scalars without weights, and other values, to log under their names."""
+    weight: Tensor
+    """Number of items (frames, utterances, tokens) over which the terms are means."""
 
 
 class PrunedTask(Task):
@@ -26,6 +38,19 @@ class PrunedTask(Task):
     def __init__(self, pruner: Optional[Pruner] = None) -> None:
         super().__init__()
         self.pruner = pruner
+
+    def terms(self, batch: Any, step: StepInfo) -> LossTerms:
+        """Compute the terms of the loss of a batch; a task with its own `forward` need not say them.
+
+        Raises:
+            UserError: the task does not say them.
+        """
+        raise UserError(f"{type(self).__name__} does not say the terms of its loss", "implement its method 'terms'")
+
+    def forward(self, batch: Any, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss of a batch: the sum of its terms and, in training, the constraint's penalty."""
+        terms = self.terms(batch, step)
+        return self.with_penalty(torch.stack(list(terms.weighted.values())).sum(), terms.logged, terms.weight, step)
 
     def pruned(self, step: StepInfo) -> AbstractContextManager[None]:
         """Return a context in which the network computes as pruned at ``step``."""

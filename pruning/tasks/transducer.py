@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from pruning.core.distillation import (
+    COFI,
+    FULL,
+    NODE,
     DistillationConfig,
     LayerDistillation,
     frame_distillation,
@@ -21,8 +24,8 @@ from pruning.models.transducer import Transducer
 from pruning.speech.data.augment import SpecAugment
 from pruning.speech.data.batches import Batch
 from pruning.speech.losses.combined import LossConfig, RecognitionLoss, recognition_loss, transducer_distillation_loss
-from pruning.speech.losses.pruned_range import decoder_output, joiner_logits
-from pruning.tasks.pruned import PrunedTask
+from pruning.speech.losses.pruned_range import decoder_output, joiner_logits, symbol_ranges
+from pruning.tasks.pruned import LossTerms, PrunedTask
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
 
@@ -78,8 +81,8 @@ class TransducerTask(PrunedTask):
             self.teacher.eval()
         return self
 
-    def forward(self, batch: Batch, step: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch; terms are means per encoder frame (task) or per frame (distillation)."""
+    def terms(self, batch: Batch, step: StepInfo) -> LossTerms:
+        """Compute the terms of a batch's loss: means per encoder frame, but see ``distillation.output_per``."""
         features = batch.features
         if self.augment is not None and step.training:
             features = self.augment(features, batch.lengths)
@@ -89,56 +92,83 @@ class TransducerTask(PrunedTask):
             self.model, encoded.output, encoded.lengths, batch.tokens, self.loss, self._warmup_step(step)
         )
         frames = task.frames.clamp(min=1)
-        loss = task.total / frames
-        terms = {"task": loss}
-        terms.update(simple=task.simple / frames, transducer=task.pruned / frames, ctc=task.ctc / frames)
+        weighted = {"task": task.total / frames}
+        logged = {**weighted, "simple": task.simple / frames}
+        logged.update(transducer=task.pruned / frames, ctc=task.ctc / frames)
         if self.teacher is not None:
             distilled = self._distil(features, batch, encoded, task)
-            terms.update(distilled)
-            loss = loss + self._weighted(distilled)
-        return self.with_penalty(loss, terms, frames, step)
+            logged.update(distilled)
+            weights = self._weights(step)
+            weighted.update((name, weights[name] * term) for name, term in distilled.items() if name in weights)
+        return LossTerms(weighted, logged, frames)
 
     def _warmup_step(self, step: StepInfo) -> int:
         """Return the step for the warm-up of loss weights; validation uses final weights, for comparable losses."""
         return step.step if step.training else self.loss.warmup_steps
 
-    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
-        weights = {
-            "distil_layers": self.distillation.layer_weight,
-            "distil_output": self.distillation.output_weight,
-            "distil_ctc": self.distillation.ctc_weight,
+    def _weights(self, step: StepInfo) -> dict[str, float]:
+        config = self.distillation
+        return {
+            "distil_layers": config.layer_weight_at(step.step, step.total_steps),
+            "distil_output": config.output_weight,
+            "distil_ctc": config.ctc_weight,
         }
-        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def _distil(
         self, features: Tensor, batch: Batch, student: EncoderOutput, task: RecognitionLoss
     ) -> dict[str, Tensor]:
-        """Compute the distillation terms, without their weights."""
+        """Compute the distillation terms, without their weights, and values to log."""
         assert self.teacher is not None
-        config, terms = self.distillation, {}
+        config = self.distillation
+        terms: dict[str, Tensor] = {}
         with torch.no_grad():
             teacher = self.teacher(features, batch.lengths, return_layers=self.layer_distillation is not None)
-        mask = frame_mask(student.lengths, student.output.shape[1])
         if self.layer_distillation is not None:
             exists = [True, *existing_layers(self.model.config.encoder, self._open_counts())]
-            terms["distil_layers"] = self.layer_distillation(student.layers, teacher.layers, student.lengths, exists)
+            found = self.layer_distillation.distances(student.layers, teacher.layers, student.lengths, exists)
+            terms.update(distil_layers=found.loss, distil_largest=found.largest)
         if config.output_weight > 0:
-            with torch.no_grad():
-                prefixes = decoder_output(self.teacher, task.targets)
-                logits = joiner_logits(self.teacher, teacher.output, prefixes, task.ranges)
-            divergence = transducer_distillation_loss(
-                task.logits, logits, task.ranges, task.targets, student.lengths, task.target_lengths
-            )
-            terms["distil_output"] = divergence / (task.frames * task.ranges.shape[2]).clamp(min=1)
+            terms["distil_output"] = self._output_divergence(self.teacher, student, teacher.output, task)
         if config.ctc_weight > 0:
             with torch.no_grad():
                 goal = self.teacher.ctc(teacher.output)
+            mask = frame_mask(student.lengths, student.output.shape[1])
             terms["distil_ctc"] = frame_distillation(self.model.ctc(student.output), goal, mask, config.temperature)
         return terms
 
+    def _output_divergence(
+        self, teacher: Transducer, student: EncoderOutput, teacher_output: Tensor, task: RecognitionLoss
+    ) -> Tensor:
+        """Compute the divergence of the joiners' posteriors, per frame or per lattice node.
+
+        Args:
+            teacher: the teacher.
+            student: outputs of the student's encoder.
+            teacher_output: output of the teacher's encoder, (N, T, D).
+            task: loss of the task, on the student's ranges.
+        """
+        config, loss, logits, ranges = self.distillation, self.loss, task.logits, task.ranges
+        lengths = student.lengths.masked_fill(~task.counted, 0)
+        with torch.no_grad():
+            prefixes = decoder_output(teacher, task.targets)
+            if config.output_bounds == "teacher":
+                ranges = symbol_ranges(
+                    teacher, teacher_output, prefixes, student.lengths, task.targets, task.target_lengths,
+                    loss.prune_range, loss.am_scale, loss.lm_scale, loss.backend,
+                )  # fmt: skip
+            goal = joiner_logits(teacher, teacher_output, prefixes, ranges)
+        if config.output_bounds == "teacher":
+            logits = joiner_logits(self.model, student.output, decoder_output(self.model, task.targets), ranges)
+        divergence = transducer_distillation_loss(
+            logits, goal, ranges, task.targets, lengths, task.target_lengths, config.output_form == FULL,
+            config.output_temperature,
+        )  # fmt: skip
+        nodes = ranges.shape[2] if config.output_per == NODE else 1
+        return divergence / (task.frames * nodes).clamp(min=1)
+
     def _open_counts(self) -> Optional[dict[str, float]]:
         """Return hard counts of units for matching layers; None without pruning or without the CoFi loss."""
-        if self.pruner is None or self.distillation.loss != "cofi":
+        if self.pruner is None or self.distillation.loss != COFI:
             return None
         counts = self.pruner.hard_counts().tolist()
         return {group.name: count for group, count in zip(self.pruner.units.groups, counts)}

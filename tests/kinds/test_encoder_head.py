@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from pruning import configuration
-from pruning.bin import classify, decode, extract, finetune, prune, train
+from pruning.bin import classify, decode, extract, finetune, gradient_shares, prune, train
 from pruning.core.constraint import ConstraintConfig
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
@@ -96,7 +96,9 @@ def dense(work: Path, place: Path, kind: str, task: str, **values: Any) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conformer", "speech_encoder", "speech_encoder_large"])
 @pytest.mark.parametrize("task", ["ctc", "intent"])
-def test_from_speech_to_a_small_network(work: Path, tmp_path: Path, kind: str, task: str) -> None:
+def test_from_speech_to_a_small_network(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, task: str
+) -> None:
     """L0 pruning for MACs with distillation, extraction and fine-tuning; the result is smaller and reloads strictly."""
     teacher = dense(work, tmp_path, kind, task)
     distillation = {"layers": [0, 2], "output_weight": 0.5}
@@ -107,6 +109,13 @@ def test_from_speech_to_a_small_network(work: Path, tmp_path: Path, kind: str, t
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small"), "--train-cuts",
                   str(work / "slurp_cuts_train.jsonl.gz"), "--lang-dir", str(work / "lang")])  # fmt: skip
     tuning = settings(work, tmp_path / "finetune.yaml", task, distillation=distillation)
+    capsys.readouterr()
+    for config, source in ((pruning, "pruned"), (tuning, "small")):
+        words = options(work, tmp_path, config)
+        gradient_shares.main([*words[:2], *words[4:], "--init", str(tmp_path / source), "--teacher", str(teacher)])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split()[:2] == ["term", "blocks"] and lines[0].split()[-1] == "network"
+        assert [line.split()[0] for line in lines[2:]] == ["task", "distil_layers", "distil_output"]
     finetune.main([*options(work, tmp_path / "tuned", tuning), "--init", str(tmp_path / "small"), "--teacher",
                    str(teacher)])  # fmt: skip
     model, header = EncoderHeadKind.load_network(tmp_path / "tuned", encoder_head.table_of(task, work / "lang"))

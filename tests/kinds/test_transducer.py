@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from pruning import configuration
+from pruning.bin import gradient_shares
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
@@ -198,7 +199,7 @@ def test_post_training_pruning_trains_no_weight_and_repairs(work: Path, data_dir
 
 
 @pytest.mark.processes
-def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
+def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configuration.load(transducer.PruneConfig, work / "prune.yaml")
     runs.prune(TransducerKind(config, inputs(data_dir)), work / "pruned", work / "teacher")
     structure = Structure.from_dict(read_json(work / "pruned" / "structure.json"))
@@ -218,6 +219,14 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path) -> None:
         structure.count(name) for name in structure.groups
     )
     assert "is already extracted" in run([sys.executable, "-m", "pruning.bin.extract", *arguments, *cuts])
+
+    for config, source in (("prune", "pruned"), ("finetune", "small")):  # the same network, masked and extracted
+        words = command("gradient_shares", data_dir, "--config", str(work / f"{config}.yaml"), "--init",
+                        str(work / source), "--teacher", str(work / "teacher"), "--batches", "1")[3:]  # fmt: skip
+        gradient_shares.main(words)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:6]] == ["task", "distil_layers", "distil_output", "distil_ctc"]
+    assert lines[0].split() == ["term", "blocks", "subsampling", "network"] and lines[:2] == lines[6:8]
 
     fine = configuration.load(transducer.RunConfig, work / "finetune.yaml")
     runs.train(TransducerKind(fine, inputs(data_dir)), work / "fine", init=work / "small", teacher=work / "teacher")

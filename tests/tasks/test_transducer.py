@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from pruning.models.transducer import Transducer
 from pruning.speech.data.augment import SpecAugment, SpecAugmentConfig
 from pruning.speech.data.batches import Batch
 from pruning.speech.losses.combined import LossConfig
+from pruning.speech.losses.pruned_range import decoder_output, pad_tokens, pruned_range_loss
 from pruning.tasks.transducer import Guidance, TransducerTask
 from pruning.training.task import StepInfo
 from tests.methods.test_l0 import network
 
 LOSS = LossConfig(backend="torch", ctc_weight=0.3)
+NARROW = replace(LOSS, prune_range=2)
 EVERYTHING = DistillationConfig(layers=(0, 1, 3), layer_weight=1.0, output_weight=0.5, ctc_weight=0.5)
 
 
@@ -58,6 +61,99 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     expected = terms["task"] + terms["distil_layers"] + 0.5 * (terms["distil_output"] + terms["distil_ctc"])
     assert loss.item() == pytest.approx((expected + terms["penalty"]).item(), rel=1e-5)
     assert terms["penalty"].item() != 0
+
+
+def disturbed(model: Transducer, seed: int, by: float = 0.3) -> Transducer:
+    """Return a copy with other weights."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(by * parameter.abs().mean() * torch.randn(parameter.shape, generator=generator))
+    return other
+
+
+def divergence_over_nodes(model: Transducer, teacher: Transducer, config: DistillationConfig) -> float:
+    """Return the sum over the nodes of the lattice, with the joiners called node by node."""
+    data, total = batch(), 0.0
+    chosen = teacher if config.output_bounds == "teacher" else model
+    ours, theirs = (network.encoder(data.features, data.lengths) for network in (model, teacher))
+    encoded = theirs if chosen is teacher else ours
+    targets, target_lengths = pad_tokens(data.tokens, "cpu")
+    ranges = pruned_range_loss(
+        chosen, encoded.output, encoded.lengths, targets, target_lengths, NARROW.prune_range, NARROW.am_scale,
+        NARROW.lm_scale, "torch",
+    ).ranges  # fmt: skip
+    for n, tokens in enumerate(data.tokens):
+        prefixes = [decoder_output(network, targets)[n] for network in (model, teacher)]
+        for t in range(int(ours.lengths[n])):
+            for u in (int(u) for u in ranges[n, t] if u <= len(tokens)):
+                q, p = (
+                    network.joiner(of.output[n, t], prefix[u]).div(config.output_temperature).softmax(dim=0)
+                    for network, of, prefix in zip((model, teacher), (ours, theirs), prefixes)
+                )
+                if config.output_form == "collapsed":
+                    classes = [0, *tokens[u : u + 1]]
+                    q, p = (torch.stack([*(x[k] for k in classes), 1 - sum(x[k] for k in classes)]) for x in (q, p))
+                total += config.output_temperature**2 * float((p * (p / q).log()).sum())
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("form", ["collapsed", "full"])
+@pytest.mark.parametrize("bounds", ["student", "teacher"])
+def test_outputs_are_compared_on_the_bounds_and_in_the_form_that_are_set(
+    bounds: str, form: str, temperature: float
+) -> None:
+    torch.manual_seed(3)
+    model = network().eval()
+    teacher = disturbed(model, 1, 3.0).eval()
+    for per in ("frame", "node"):
+        config = DistillationConfig(output_weight=1.0, output_per=per, output_bounds=bounds, output_form=form,
+                                    output_temperature=temperature)  # fmt: skip
+        with torch.no_grad():
+            _, terms = TransducerTask(model, NARROW, guidance=Guidance(teacher, config)).eval()(batch(), step(False))
+            expected = divergence_over_nodes(model, teacher, config)
+        nodes = terms["weight"] * (1 if per == "frame" else NARROW.prune_range)
+        assert terms["distil_output"].item() == pytest.approx(expected / nodes.item(), rel=1e-3)
+        assert expected > 0
+
+
+def test_the_teachers_bounds_are_not_the_students() -> None:
+    torch.manual_seed(3)
+    model, found = network(), []
+    teacher = disturbed(model, 1, 3.0)
+    for bounds in ("student", "teacher"):
+        config = DistillationConfig(output_weight=1.0, output_bounds=bounds)
+        task = TransducerTask(model, NARROW, guidance=Guidance(teacher, config)).train()
+        torch.manual_seed(4)
+        weighted = task.terms(batch(), step()).weighted
+        weighted["distil_output"].backward()
+        assert all(parameter.grad is not None for parameter in model.joiner.parameters())
+        found.append(weighted["distil_output"].item())
+    assert found[0] != found[1]
+
+
+def test_an_utterance_that_is_not_counted_is_not_distilled() -> None:
+    """It has more tokens than frames."""
+    model = network().eval()
+    long = batch()
+    long = Batch(long.features, long.lengths, [*long.tokens[:2], [8] * 60], long.ids, long.texts, long.seconds)
+    config = DistillationConfig(output_weight=1.0, output_per="frame")
+    task = TransducerTask(model, LOSS, guidance=Guidance(disturbed(model, 1), config)).eval()
+    _, terms = task(long, step(training=False))
+    first = Batch(long.features[:2], long.lengths[:2], long.tokens[:2], ["a", "b"], ["A", "B"], 1.41)
+    _, alone = task(first, step(training=False))
+    assert terms["distil_output"].item() == pytest.approx(alone["distil_output"].item(), rel=1e-4)
+
+
+def test_a_faded_layer_term_leaves_the_loss() -> None:
+    model = network().eval()
+    config = DistillationConfig(layers=(1, 3), layer_weight=0.5, layer_fade=(0.2, 0.6))
+    task = TransducerTask(model, LOSS, guidance=Guidance(disturbed(model, 1), config)).eval()
+    for index, weight in ((20, 0.5), (50, 0.125), (60, 0.0)):
+        loss, terms = task(batch(), step(index=index))
+        assert (loss - terms["task"]).item() == pytest.approx(weight * terms["distil_layers"].item(), abs=1e-5)
+        assert 0 < terms["distil_largest"].item() < 1
 
 
 def test_gradients_reach_everything_that_is_trained_and_nothing_of_the_teacher() -> None:

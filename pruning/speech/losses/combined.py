@@ -147,32 +147,52 @@ def transducer_distillation_loss(
     targets: Tensor,
     lengths: Tensor,
     target_lengths: Tensor,
+    full: bool = False,
+    temperature: float = 1.0,
 ) -> Tensor:
-    """KL(teacher || student) of the joiners' posteriors collapsed to {next symbol, blank, rest} (arXiv:2011.06110).
+    """``temperature^2 KL(teacher || student)`` of the joiners' posteriors at the nodes of a pruned lattice.
 
-    Both joiners are evaluated on the *student's* ranges, since the teacher would choose others. After the last symbol
-    there is no next symbol, so the posterior is {blank, rest}.
+    Posteriors are collapsed to {next symbol, blank, rest} (arXiv:2011.06110), or full, over the vocabulary. After the
+    last symbol there is no next symbol, so the collapsed posterior is {blank, rest}. Both joiners must have been
+    evaluated on the same ranges: the networks alone would choose different ones.
 
     Args:
         student_logits: (N, T, R, V).
         teacher_logits: (N, T, R, V), see :func:`pruning.speech.losses.pruned_range.joiner_logits`.
-        ranges: (N, T, R) int64, ranges of the student.
+        ranges: (N, T, R) int64, ranges of either network.
         targets: (N, U) int64.
-        lengths: number of frames of each utterance, (N,).
+        lengths: number of frames of each utterance, (N,); 0 leaves it out.
         target_lengths: number of symbols of each utterance, (N,).
+        full: whether to compare full posteriors.
+        temperature: what logits are divided by, before they are collapsed.
 
     Returns:
         The sum over the lattice nodes inside the ranges and utterances, a scalar in float32.
     """
-    frames, last = ranges.size(1), target_lengths.view(-1, 1, 1)
-    following = torch.nn.functional.pad(targets, (0, 1)).unsqueeze(1).expand(-1, frames, -1)
-    ended = ranges >= last
+    student, teacher = student_logits.float() / temperature, teacher_logits.float() / temperature
+    last = target_lengths.view(-1, 1, 1)
+    if full:
+        divergence = _divergence(student.log_softmax(dim=-1), teacher.log_softmax(dim=-1))
+    else:
+        divergence = _collapsed_divergence(student, teacher, ranges, targets, ranges >= last)
+    frames = torch.arange(ranges.size(1), device=ranges.device).view(1, -1, 1)
+    inside = (frames < lengths.view(-1, 1, 1)) & (ranges <= last)
+    return temperature**2 * divergence.masked_fill(~inside, 0.0).sum()
+
+
+def _collapsed_divergence(student: Tensor, teacher: Tensor, ranges: Tensor, targets: Tensor, ended: Tensor) -> Tensor:
+    """Return KL(teacher || student) of collapsed posteriors at each node, (N, T, R).
+
+    Args:
+        student, teacher: logits, (N, T, R, V).
+        ranges: (N, T, R) int64.
+        targets: (N, U) int64.
+        ended: (N, T, R) bool, True at nodes behind the last symbol.
+    """
+    following = torch.nn.functional.pad(targets, (0, 1)).unsqueeze(1).expand(-1, ranges.size(1), -1)
     # Blank stands in for the missing symbol: scattering it twice counts it once, and the copy is dropped below.
     symbols = following.gather(2, ranges.clamp(max=targets.size(1))).masked_fill(ended, 0).unsqueeze(3)
-    student = _collapse(student_logits.float(), symbols)
-    teacher = _collapse(teacher_logits.float(), symbols)
-    copies = torch.zeros_like(student, dtype=torch.bool)
+    ours, goal = _collapse(student, symbols), _collapse(teacher, symbols)
+    copies = torch.zeros_like(ours, dtype=torch.bool)
     copies[..., 0] = ended
-    divergence = _divergence(student.masked_fill(copies, 0.0), teacher.masked_fill(copies, 0.0))
-    inside = (torch.arange(frames, device=ranges.device).view(1, -1, 1) < lengths.view(-1, 1, 1)) & (ranges <= last)
-    return divergence.masked_fill(~inside, 0.0).sum()
+    return _divergence(ours.masked_fill(copies, 0.0), goal.masked_fill(copies, 0.0))

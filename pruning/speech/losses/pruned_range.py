@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -128,16 +129,13 @@ def pruned_range_loss(
     Raises:
         ValueError: ``backend`` is unknown or ``prune_range`` is below 2.
     """
-    if backend not in BACKENDS or prune_range < 2:
-        raise ValueError(f"backend {backend!r} must be one of {BACKENDS} and prune_range {prune_range} at least 2")
+    simple_loss, pruned_loss = _implementation(backend, prune_range)
     feasible = target_lengths <= lengths
     target_lengths = torch.where(feasible, target_lengths, torch.zeros_like(target_lengths))
     targets = targets[:, : max(1, int(target_lengths.max()))]
 
     decoder_out = decoder_output(model, targets)
     am, lm = model.simple_am(encoder_out).float(), model.simple_lm(decoder_out).float()
-    use_k2 = backend == "k2" or (backend == "auto" and k2_is_installed())
-    simple_loss, pruned_loss = (_simple_k2, _pruned_k2) if use_k2 else (_simple_torch, _pruned_torch)
     bounds = _Bounds(targets, target_lengths, lengths)
     with torch.autocast(encoder_out.device.type, enabled=False):
         simple, ranges = simple_loss(am, lm, bounds, prune_range, am_scale, lm_scale)
@@ -149,6 +147,50 @@ def pruned_range_loss(
     return PrunedRangeLoss(
         torch.where(counted, simple, zero).sum(), torch.where(counted, pruned, zero).sum(), ranges, logits, counted
     )
+
+
+def symbol_ranges(
+    model: TransducerNetwork,
+    encoder_out: Tensor,
+    decoder_out: Tensor,
+    lengths: Tensor,
+    targets: Tensor,
+    target_lengths: Tensor,
+    prune_range: int = 5,
+    am_scale: float = 0.0,
+    lm_scale: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Return the symbol positions that the simple loss of ``model`` keeps, without a gradient: ``(N, T, R)`` int64.
+
+    Args:
+        model: network whose simple heads are used.
+        encoder_out: (N, T, D).
+        decoder_out: (N, U + 1, D_dec), see :func:`decoder_output`.
+        lengths: number of frames of each utterance, (N,).
+        targets: (N, U) int64.
+        target_lengths: number of symbols of each utterance, (N,), at most ``lengths``.
+        prune_range, am_scale, lm_scale, backend: see :func:`pruned_range_loss`.
+
+    Raises:
+        ValueError: ``backend`` is unknown or ``prune_range`` is below 2.
+    """
+    simple_loss, _ = _implementation(backend, prune_range)
+    with torch.no_grad():
+        am, lm = model.simple_am(encoder_out).float(), model.simple_lm(decoder_out).float()
+        with torch.autocast(encoder_out.device.type, enabled=False):
+            return simple_loss(am, lm, _Bounds(targets, target_lengths, lengths), prune_range, am_scale, lm_scale)[1]
+
+
+def _implementation(
+    backend: str, prune_range: int
+) -> tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]]:
+    """Return the functions that compute the simple and the pruned loss, after checking the arguments."""
+    if backend not in BACKENDS or prune_range < 2:
+        raise ValueError(f"backend {backend!r} must be one of {BACKENDS} and prune_range {prune_range} at least 2")
+    if backend == "k2" or (backend == "auto" and k2_is_installed()):
+        return _simple_k2, _pruned_k2
+    return _simple_torch, _pruned_torch
 
 
 class _Bounds(NamedTuple):

@@ -20,6 +20,7 @@ from pruning.speech.losses.pruned_range import (
     joiner_logits,
     pad_tokens,
     pruned_range_loss,
+    symbol_ranges,
     transducer_loss,
 )
 
@@ -278,7 +279,9 @@ def test_ctc_loss_is_the_sum_over_alignments() -> None:
     assert ctc_loss(log_probs, torch.tensor([1]), torch.tensor([[1, 2]]), torch.tensor([2])).item() == 0.0
 
 
-def test_transducer_distillation_equals_the_sum_over_nodes() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("full", [False, True])
+def test_transducer_distillation_equals_the_sum_over_nodes(full: bool, temperature: float) -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 4, 2, 5), torch.randn(2, 4, 2, 5)
     ranges = torch.tensor([[[0, 1], [0, 1], [1, 2], [2, 3]], [[0, 1], [0, 1], [0, 1], [0, 1]]])
@@ -288,11 +291,25 @@ def test_transducer_distillation_equals_the_sum_over_nodes() -> None:
         u = int(ranges[n, t, r])
         if t >= lengths[n] or u > target_lengths[n]:
             continue
-        ps, pt = student[n, t, r].softmax(0), teacher[n, t, r].softmax(0)
+        ps, pt = (logits[n, t, r].div(temperature).softmax(0) for logits in (student, teacher))
         classes = [0] if u == target_lengths[n] else [0, int(targets[n, u])]
         collapsed = [torch.stack([*(p[k] for k in classes), 1 - sum(p[k] for k in classes)]) for p in (pt, ps)]
-        expected += float((collapsed[0] * (collapsed[0] / collapsed[1]).log()).sum())
-    loss = combined.transducer_distillation_loss(student, teacher, ranges, targets, lengths, target_lengths)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-    same = combined.transducer_distillation_loss(student, student, ranges, targets, lengths, target_lengths)
-    assert same.item() == pytest.approx(0.0, abs=1e-6)
+        goal, ours = (pt, ps) if full else collapsed
+        expected += temperature**2 * float((goal * (goal / ours).log()).sum())
+
+    def loss(theirs: Tensor) -> float:
+        sizes = ranges, targets, lengths, target_lengths
+        return combined.transducer_distillation_loss(student, theirs, *sizes, full, temperature).item()
+
+    assert loss(teacher) == pytest.approx(expected, rel=1e-5)
+    assert loss(student) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_symbol_ranges_are_those_of_the_loss(network: Network, backend: str) -> None:
+    encoder_out, lengths, targets, target_lengths = random_batch([20, 13, 9], [12, 13, 1])
+    settings = 4, 0.1, 0.2, backend
+    loss = pruned_range_loss(network, 4 * encoder_out, lengths, targets, target_lengths, *settings)
+    decoder_out = decoder_output(network, targets)
+    ranges = symbol_ranges(network, 4 * encoder_out, decoder_out, lengths, targets, target_lengths, *settings)
+    assert torch.equal(ranges, loss.ranges)
