@@ -124,6 +124,8 @@ def train(
     if teacher is not None and not kind.wants_teacher():
         logger.warning("--teacher %s has no effect: all distillation weights are 0", teacher)
     task = kind.task(kind.own(network.train()), kind.teacher(teacher))
+    if "structure" in header:
+        task.inherit(Structure.from_dict(header["structure"]))
     return _fit(
         kind, task, exp_dir, {"init": init, "teacher": teacher, **kind.stands_on()}, header, header.get("dense")
     )

@@ -6,6 +6,7 @@ The norm of a module ``NAME`` is its sibling, by default ``NAME_norm``, and is r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Optional
 
 from pruning.core.units import Span, UnitGroup
@@ -71,3 +72,9 @@ def attention_groups(
         own.append(Span(f"{name}.pos_proj.weight", 0, head_dim))
         own += [Span(f"{name}.pos_bias_u", 0), Span(f"{name}.pos_bias_v", 0)]
     return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*own, following), name)]
+
+
+def read_by(group: UnitGroup, heads: Sequence[str]) -> UnitGroup:
+    """Return the group of the residual width with the linear layers ``heads``, which read the encoder's output."""
+    columns = tuple(Span(f"{name}.weight", 1) for name in heads)
+    return replace(group, slices=(*group.slices, *columns), readers=(*group.readers, *columns))

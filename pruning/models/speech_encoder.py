@@ -110,12 +110,14 @@ class WaveformEncoder(Encoder):
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths.clamp(min=0)
 
-    def unit_groups(self) -> list[UnitGroup]:
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups of front end and Transformer; with factored layers, only their components."""
+        units.refuse_width(width)
         return low_rank.component_groups(self) if self.config.ranks else units.unit_groups(self.config)
 
-    def cost_terms(self, frames: int) -> list[CostTerm]:
+    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms of the whole encoder, for ``frames`` samples of one utterance."""
+        units.refuse_width(width)
         return low_rank.cost_terms(self, units.unit_groups(self.config), units.cost_terms(self.config, frames),
                                    self.linear_layers(frames))  # fmt: skip
 

@@ -13,6 +13,7 @@ from pruning.core.cost import CostTerm
 from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
+from pruning.errors import UserError
 from pruning.models.module_units import ffn_groups, module_group
 from pruning.models.speech_encoder_config import LAYER_NORM, SpeechEncoderConfig
 
@@ -164,3 +165,13 @@ def shrink(config: SpeechEncoderConfig, structure: Structure) -> SpeechEncoderCo
             for index, size in enumerate(config.ffn_dim)
         ),
     )
+
+
+def refuse_width(width: bool) -> None:
+    """Refuse to declare the residual width, which post-norm layers and the positional convolution do not let go.
+
+    Raises:
+        UserError: ``width`` is True.
+    """
+    if width:
+        raise UserError("the residual width of a speech encoder cannot be pruned", "leave width out of the unit kinds")

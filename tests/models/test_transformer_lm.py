@@ -17,9 +17,10 @@ from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
 from pruning.core.selection import Selection
-from pruning.core.single_weights import SingleWeights, view_of
+from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
 from pruning.core.units import check_groups
+from pruning.core.views import view_of
 from pruning.models.attention import rotated, rotation
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import LanguageModelConfig
