@@ -7,7 +7,7 @@ module), ``subsampling`` (channels of the subsampling convolutions); for whole m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
@@ -16,7 +16,7 @@ from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, Span, UnitGroup
 from pruning.models.conformer import REWORKED, ConformerConfig
-from pruning.models.module_units import attention_groups, ffn_groups, module_group
+from pruning.models.module_units import attention_groups, ffn_groups, module_group, stream_group, unit_terms
 from pruning.models.subsampling import KERNEL, subsampled
 
 UNIT_KINDS = ("heads", "ffn", "conv", "subsampling")
@@ -111,19 +111,11 @@ def _width_group(config: ConformerConfig, prefix: str) -> UnitGroup:
                 writers.append(f"{layer}{module}.{writer}")
                 norms += [] if reworked else [f"{layer}{module}_norm"]
         norms.append(f"{layer}final_norm")
-    rms_norms = (f"{prefix}subsampling.out_norm", *norms) if reworked else ()
-    layer_norms = [] if reworked else norms
-    layer_norms += [f"{prefix}after_norm"] * config.after_norm
-
-    def vectors(names: Sequence[str]) -> tuple[Span, ...]:
-        return tuple(Span(f"{name}.{tensor}", 0) for name in names for tensor in ("weight", "bias"))
-
-    columns = tuple(Span(f"{name}.weight", 1) for name in readers)
-    masks = vectors([*(writers if reworked else writers[:1]), *layer_norms])
-    slices = (*vectors([*writers, *layer_norms]), *columns)
-    least = min(2, config.d_model)  # a norm over a single channel is constant
-    return UnitGroup(f"{prefix}{WIDTH}", WIDTH, config.d_model, masks, slices, minimum=least, norms=tuple(layer_norms),
-                     rms_norms=rms_norms, readers=columns)  # fmt: skip
+    after = [f"{prefix}after_norm"] * config.after_norm
+    if reworked:
+        rms_norms = [f"{prefix}subsampling.out_norm", *norms]
+        return stream_group(prefix, config.d_model, after, writers, readers, writers, rms_norms)
+    return stream_group(prefix, config.d_model, [*norms, *after], writers, readers, writers[:1])
 
 
 def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.", width: bool = False) -> list[CostTerm]:
@@ -145,33 +137,24 @@ def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.", w
             if getattr(config, field)[index]:
                 module = f"{layer}{name}"
                 unit = (module, f"{module}.hidden")
-                terms += _split("ffn", unit, wide, (2 * d, 2 * t * d), (1, 0))
+                terms += unit_terms("ffn", unit, wide, (2 * d, 2 * t * d), (1, 0))
                 terms.append(CostTerm("ffn", (module, *wide), vectors, 0))
         if config.num_heads[index]:
             module, h = f"{layer}attention", config.head_dim
             per_width = 4 * d * h, 4 * t * d * h  # q, k, v and output weights
             parameters = p * h + 5 * h  # position weights; q, k, v biases, u, v
             macs = distances * p * h + 2 * t * t * h + t * distances * h
-            terms += _split("attention", (module, f"{module}.heads"), wide, per_width, (parameters, macs))
+            terms += unit_terms("attention", (module, f"{module}.heads"), wide, per_width, (parameters, macs))
             terms.append(CostTerm("attention", (module, *wide), vectors, 0))
         if config.conv_channels[index]:
             module, k = f"{layer}convolution", config.conv_kernel
             unit = (module, f"{module}.channels")
-            terms += _split("convolution", unit, wide, (3 * d, 3 * t * d), (k + per_channel, t * k))
+            terms += unit_terms("convolution", unit, wide, (3 * d, 3 * t * d), (k + per_channel, t * k))
             terms.append(CostTerm("convolution", (module, *wide), vectors, 0))
         terms.append(CostTerm("norm", (), 1, 0) if reworked else CostTerm("norm", wide, 2 * d, 0))
     if config.after_norm:
         terms.append(CostTerm("norm", wide, 2 * d, 0))
     return terms
-
-
-def _split(
-    kind: str, unit: tuple[str, ...], wide: tuple[str, ...], of_width: tuple[int, int], rest: tuple[int, int]
-) -> list[CostTerm]:
-    """Return the terms of a unit: parameters and MACs that grow with the residual width, and those that do not."""
-    if not wide:
-        return [CostTerm(kind, unit, of_width[0] + rest[0], of_width[1] + rest[1])]
-    return [CostTerm(kind, (*unit, *wide), *of_width), CostTerm(kind, unit, *rest)]
 
 
 def _subsampling_terms(

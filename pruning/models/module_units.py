@@ -1,4 +1,4 @@
-"""Unit groups of feed-forward and attention modules, and of each module as a whole.
+"""Unit groups of feed-forward and attention modules, of each module as a whole, and of the stream between modules.
 
 The norm of a module ``NAME`` is its sibling, by default ``NAME_norm``, and is removed with it.
 """
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Optional
 
-from pruning.core.units import Span, UnitGroup
+from pruning.core.cost import CostTerm
+from pruning.core.units import WIDTH, Span, UnitGroup
 
 
 def module_group(
@@ -74,7 +75,46 @@ def attention_groups(
     return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*own, following), name)]
 
 
-def read_by(group: UnitGroup, heads: Sequence[str]) -> UnitGroup:
-    """Return the group of the residual width with the linear layers ``heads``, which read the encoder's output."""
-    columns = tuple(Span(f"{name}.weight", 1) for name in heads)
+def stream_group(
+    prefix: str,
+    d_model: int,
+    norms: Sequence[str],
+    writers: Sequence[str],
+    readers: Sequence[str],
+    masked: Sequence[str] = (),
+    rms_norms: Sequence[str] = (),
+) -> UnitGroup:
+    """Return the group of the channels of a residual stream, see `pruning.core.residual_width`.
+
+    Args:
+        prefix: prefix of the names of the network's part.
+        d_model: number of channels.
+        norms: layer norms over the stream; masks act on their weights and biases.
+        writers: linear layers that write the stream, which lose rows.
+        readers: linear layers, or convolutions of kernel size 1, that read it, which lose columns.
+        masked: ``writers`` whose weights and biases are masked too.
+        rms_norms: norms over the stream that divide by its root mean square.
+    """
+
+    def vectors(names: Sequence[str]) -> tuple[Span, ...]:
+        return tuple(Span(f"{name}.{tensor}", 0) for name in names for tensor in ("weight", "bias"))
+
+    least = min(2, d_model)  # a norm over a single channel is constant
+    group = UnitGroup(f"{prefix}{WIDTH}", WIDTH, d_model, vectors([*masked, *norms]), vectors([*writers, *norms]),
+                      minimum=least, norms=tuple(norms), rms_norms=tuple(rms_norms))  # fmt: skip
+    return read_by(group, readers)
+
+
+def read_by(group: UnitGroup, readers: Sequence[str]) -> UnitGroup:
+    """Return the group of a residual width with more linear layers ``readers``, such as heads, that read the stream."""
+    columns = tuple(Span(f"{name}.weight", 1) for name in readers)
     return replace(group, slices=(*group.slices, *columns), readers=(*group.readers, *columns))
+
+
+def unit_terms(
+    kind: str, unit: tuple[str, ...], wide: tuple[str, ...], of_width: tuple[int, int], rest: tuple[int, int]
+) -> list[CostTerm]:
+    """Return the terms of a unit: parameters and MACs that grow with the residual width, and those that do not."""
+    if not wide:
+        return [CostTerm(kind, unit, of_width[0] + rest[0], of_width[1] + rest[1])]
+    return [CostTerm(kind, (*unit, *wide), *of_width), CostTerm(kind, unit, *rest)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
+from pruning.core.prunable import Prunable
 from pruning.core.structure import Structure
 from pruning.models.conformer import EncoderOutput
 from pruning.models.speech_encoder import SpeechEncoder, WaveformEncoder
@@ -58,7 +59,7 @@ def utterances(padding: bool = True) -> tuple[Tensor, Tensor]:
     return (audio, torch.tensor([1600, 1200, 700])) if padding else (audio[:1], torch.tensor([1600]))
 
 
-def random_structure(model: WaveformEncoder, seed: int, keep: float, soft: bool = True) -> Structure:
+def random_structure(model: Prunable, seed: int, keep: float, soft: bool = True) -> Structure:
     generator, masks = torch.Generator().manual_seed(seed), {}
     for group in model.unit_groups():
         opened = torch.rand(group.size, generator=generator) < keep
