@@ -126,7 +126,7 @@ class LayerDistillation(nn.Module):
             kept = kept_channels(structure, weight.shape[1], weight.shape[0])
             if kept is not None:
                 weight.zero_()
-                weight[list(kept), range(len(kept))] = 1
+                weight[kept, range(len(kept))] = 1
 
     def forward(
         self,

@@ -53,13 +53,16 @@ def norm_weights(mask: Tensor) -> Tensor:
 
 
 def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
-    """Apply ``norm`` to ``x (..., C)`` with mean and variance weighted by ``weights (C,)``; returns ``(..., C)``.
+    """Apply ``norm`` to ``x (..., C)`` with mean and variance weighted by ``weights (U,)``; returns ``(..., C)``.
 
+    Each unit has the same number of contiguous entries, C / U.
     If the weights are zeros and ones, the entries with weight 1 equal a layer norm (arXiv 1607.06450, equation 3) over
     these entries alone; the others are finite but meaningless.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = at_least_float32(x)
+        if x.shape[-1] != len(weights):
+            weights = weights[:, None].expand(-1, x.shape[-1] // len(weights)).reshape(-1)
         y: Tensor = _WeightedNorm.apply(wide, weights.to(wide), norm.eps)
         if norm.weight is not None:
             y = y * norm.weight
@@ -69,9 +72,9 @@ def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
 
 
 def rms_normalised_over(norm: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
-    """Apply ``norm`` to ``x (..., C)`` with its mean square over the entries that ``weights (C,)`` count.
+    """Apply ``norm`` to ``x (..., C)`` with its mean square over the entries of units that ``weights (U,)`` count.
 
-    The other entries of ``x`` must be 0. With ``f^2 = C / sum(weights)``, the mean square of all C entries of ``f x``
+    The other entries of ``x`` must be 0. With ``f^2 = U / sum(weights)``, the mean square of all C entries of ``f x``
     is that of the counted entries of ``x``, so that the result is ``norm(f x) / f``, ``(..., C)``. What the norm adds
     to the mean square does not matter.
     """

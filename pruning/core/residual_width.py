@@ -7,7 +7,7 @@ changes for runs that do not ask for the unit kind ``width``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Optional, Protocol, runtime_checkable
 
 import torch
@@ -98,12 +98,13 @@ def asks_for_width(kinds: Optional[Iterable[str]]) -> bool:
     return kinds is not None and WIDTH in kinds
 
 
-def kept_channels(structure: Structure, width: int, dense: int) -> Optional[Sequence[int]]:
+def kept_channels(structure: Structure, width: int, dense: int) -> Optional[list[int]]:
     """Return which of ``dense`` channels a network with ``width`` channels kept according to ``structure``, ascending.
 
-    None if the structure says nothing about networks of these widths.
+    None if the structure says nothing about networks of these widths. A unit may have several contiguous channels.
     """
     for group in structure.groups.values():
-        if group.kind == WIDTH and group.size == dense and len(group.kept) == width:
-            return group.kept
+        each = dense // group.size
+        if group.kind == WIDTH and dense == each * group.size and len(group.kept) * each == width:
+            return [unit * each + channel for unit in group.kept for channel in range(each)]
     return None

@@ -174,8 +174,9 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
                 raise ValueError(f"{group.name}: {group.size} units of {span} exceed the shape {shape}")
         for name in group.norms:
             norm = model.get_submodule(name)
-            if not isinstance(norm, nn.LayerNorm) or tuple(norm.normalized_shape) != (group.size,):
-                raise ValueError(f"{group.name}: {name} is not a LayerNorm over {group.size} units")
+            entries = group.size * (group.masks[0].width if group.kind == WIDTH else 1)
+            if not isinstance(norm, nn.LayerNorm) or tuple(norm.normalized_shape) != (entries,):
+                raise ValueError(f"{group.name}: {name} is not a LayerNorm over {entries} units")
         modules = dict(model.named_modules()) if group.rms_norms else {}
         for name in group.rms_norms:
             if name not in modules:

@@ -53,7 +53,7 @@ def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float
     extracted = prunable(small).probe(torch.Generator().manual_seed(0))
     kept = kept_channels(structure, extracted.shape[1], masked.shape[1])
     if kept is not None and extracted.shape != masked.shape:  # outputs are the residual stream
-        masked = masked[:, list(kept)]
+        masked = masked[:, kept]
     return relative_difference(extracted, masked)
 
 

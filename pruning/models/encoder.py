@@ -98,6 +98,10 @@ class Encoder(nn.Module, ABC):
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups that can be removed; see `pruning.core.residual_width.HasResidualWidth`."""
 
+    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups with the tensor names of the network that `shrink` returns."""
+        return self.unit_groups(width)
+
     @abstractmethod
     def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms for ``frames`` feature frames, or samples, of one utterance."""

@@ -83,6 +83,7 @@ def stream_group(
     readers: Sequence[str],
     masked: Sequence[str] = (),
     rms_norms: Sequence[str] = (),
+    each: int = 1,
 ) -> UnitGroup:
     """Return the group of the channels of a residual stream, see `pruning.core.residual_width`.
 
@@ -94,20 +95,22 @@ def stream_group(
         readers: linear layers, or convolutions of kernel size 1, that read it, which lose columns.
         masked: ``writers`` whose weights and biases are masked too.
         rms_norms: norms over the stream that divide by its root mean square.
+        each: number of contiguous channels that make a unit.
     """
 
     def vectors(names: Sequence[str]) -> tuple[Span, ...]:
-        return tuple(Span(f"{name}.{tensor}", 0) for name in names for tensor in ("weight", "bias"))
+        return tuple(Span(f"{name}.{tensor}", 0, each) for name in names for tensor in ("weight", "bias"))
 
-    least = min(2, d_model)  # a norm over a single channel is constant
-    group = UnitGroup(f"{prefix}{WIDTH}", WIDTH, d_model, vectors([*masked, *norms]), vectors([*writers, *norms]),
+    units = d_model // each
+    least = min(units, 2 if each == 1 else 1)  # a norm over a single channel is constant
+    group = UnitGroup(f"{prefix}{WIDTH}", WIDTH, units, vectors([*masked, *norms]), vectors([*writers, *norms]),
                       minimum=least, norms=tuple(norms), rms_norms=tuple(rms_norms))  # fmt: skip
     return read_by(group, readers)
 
 
 def read_by(group: UnitGroup, readers: Sequence[str]) -> UnitGroup:
     """Return the group of a residual width with more linear layers ``readers``, such as heads, that read the stream."""
-    columns = tuple(Span(f"{name}.weight", 1) for name in readers)
+    columns = tuple(Span(f"{name}.weight", 1, group.masks[0].width) for name in readers)
     return replace(group, slices=(*group.slices, *columns), readers=(*group.readers, *columns))
 
 

@@ -158,7 +158,15 @@ class SpeechModel(nn.Module):
 
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups of the encoder; the head reads the residual width."""
-        groups = [prefixed(group, _PREFIX) for group in self.encoder.unit_groups(width)]
+        return self._of_model(self.encoder.unit_groups(width))
+
+    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups with the tensor names of `plain_state`."""
+        return self._of_model(self.encoder.plain_unit_groups(width))
+
+    def _of_model(self, groups: Sequence[UnitGroup]) -> list[UnitGroup]:
+        """Return groups of the encoder as groups of the model."""
+        groups = [prefixed(group, _PREFIX) for group in groups]
         return [read_by(group, self._readers()) if group.kind == WIDTH else group for group in groups]
 
     def _readers(self) -> list[str]:
