@@ -93,6 +93,7 @@ def _extract(options: argparse.Namespace) -> None:
     """Extract unless the extraction exists already."""
     from pruning.core import low_rank, single_weights
     from pruning.core.prunable import plain
+    from pruning.core.views import view_of
     from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
     from pruning.experiments import checkpoint
     from pruning.experiments.structure_files import read_structure
@@ -105,7 +106,7 @@ def _extract(options: argparse.Namespace) -> None:
         print(f"{options.exp_dir} is already extracted")
         return
     model, header = checkpoint.load_model(options.pruned)
-    groups = single_weights.view_of(model, structure).unit_groups()
+    groups = view_of(model, structure).unit_groups()
     structure.check_fits(groups, options.structure or options.pruned)
     if options.round_to != 1:
         structure = structure.rounded(options.round_to, groups)

@@ -19,7 +19,7 @@ from pruning.core.linear_inputs import watched_inputs
 from pruning.core.names import FROM_GRADIENTS
 from pruning.core.precision import at_least_float32
 from pruning.core.selection import Selection
-from pruning.core.units import Span
+from pruning.core.units import Span, UnitGroup
 from pruning.errors import UserError
 
 Observer = Callable[[nn.Module, Selection, dict[str, Tensor]], AbstractContextManager[None]]
@@ -41,13 +41,13 @@ def magnitudes(model: nn.Module, selection: Selection, norm: int = 2, weights: s
         selection: the units.
         norm: order of the norm, 1 or 2.
         weights: ``own``: every matrix or kernel that loses entries when the unit is removed, including those that
-            follow it; ``following``: only those that follow it (for a head, the output projection). Biases and norm
-            layers do not count.
+            follow it; ``following``: only those that follow it (for a head, the output projection; for a channel of
+            the residual stream, all that read it). Biases and norm layers do not count.
     """
     tensors = dict(model.named_parameters())
     parts = []
     for group in selection.chosen:
-        spans = group.slices if weights == "own" and group.slices else group.masks
+        spans = group.slices if weights == "own" and group.slices else group.readers or group.masks
         total = torch.zeros(group.size)
         for span in spans:
             weight = tensors.get(span.tensor)
@@ -64,19 +64,23 @@ def _add_to(totals: dict[str, Tensor], name: str, part: Tensor) -> None:
     totals[name] = totals[name] + counted if name in totals else counted
 
 
+def _place(group: UnitGroup, span: Span) -> str:
+    """Return a name for the inputs of ``span``, one of ``group.read``: that of the group if it has a single one."""
+    return f"{group.name} in {span.tensor}" if group.readers else group.name
+
+
 @contextmanager
 def observed_activations(model: nn.Module, selection: Selection, totals: dict[str, Tensor]) -> Iterator[None]:
     """While open, sum up in each forward pass the inputs of the weights that follow each unit.
 
     Args:
         model: the network.
-        selection: the units. If several weights follow a group, only the first is observed.
+        selection: the units. If several weights follow a group, only the first is observed, but all its ``readers``.
         totals: filled with group name -> ``(size + 1,)`` float64: the sum of each unit's mean ``|x|``, then the number
             of calls. Padding frames count like the other frames.
     """
     handles = []
-    for group in selection.chosen:
-        span = group.masks[0]
+    for group, span in ((of, span) for of in selection.chosen for span in of.read):
         module = model.get_submodule(span.tensor.rpartition(".")[0])
         if span.dim != 1:
             continue  # a whole module: it has no inputs of its own
@@ -104,13 +108,14 @@ def observed_inputs(model: nn.Module, selection: Selection, totals: dict[str, Te
 
     Args:
         model: the network.
-        selection: the units. If several weights follow a group, only the first is observed.
-        totals: filled with group name -> ``(in * kernel + 1,)`` float64: the sum of the mean squares, then the number
+        selection: the units. If several weights follow a group, only the first is observed, but all its ``readers``.
+        totals: filled with `_place` -> ``(in * kernel + 1,)`` float64: the sum of the mean squares, then the number
             of calls (for a convolution, of utterances). Padding frames count like the other frames.
     """
     groups: dict[str, list[str]] = {}
     for group in selection.chosen:
-        groups.setdefault(group.masks[0].tensor.rpartition(".")[0], []).append(group.name)
+        for span in group.read:
+            groups.setdefault(span.tensor.rpartition(".")[0], []).append(_place(group, span))
 
     def see(module: str, x: Tensor) -> None:
         part = at_least_float32(x).square().mean(dim=0).double()
@@ -129,18 +134,19 @@ def weighted_magnitudes(model: nn.Module, selection: Selection, squares: Mapping
     Args:
         model: the network.
         selection: the units.
-        squares: group name -> mean square of each input ``(in * kernel,)``; a group without an entry scores 0.
+        squares: `_place` -> mean square of each input ``(in * kernel,)``; weights without an entry count 0.
     """
     tensors = dict(model.named_parameters())
     parts = []
     for group in selection.chosen:
-        span, square = group.masks[0], squares.get(group.name)
-        weight = at_least_float32(tensors[span.tensor].detach())
-        if square is None:
-            parts.append(torch.zeros(group.size, dtype=torch.float64, device=weight.device))
-            continue
-        weighted = (weight.abs().flatten(1) * square.sqrt().to(weight)).view_as(weight)
-        parts.append(per_unit(weighted, span, group.size).sum(dim=1).double())
+        total = torch.zeros(group.size, dtype=torch.float64, device=tensors[group.masks[0].tensor].device)
+        for span in group.read:
+            square = squares.get(_place(group, span))
+            if square is not None:
+                weight = at_least_float32(tensors[span.tensor].detach())
+                weighted = (weight.abs().flatten(1) * square.sqrt().to(weight)).view_as(weight)
+                total = total + per_unit(weighted, span, group.size).sum(dim=1).double()
+        parts.append(total)
     return torch.cat(parts)
 
 
@@ -229,9 +235,10 @@ class UnitScores(nn.Module):
             UserError: the network reads weights that follow units without calling their layer, so nothing was observed.
         """
         for group in self.selection.chosen:
-            if group.masks[0].dim == 1 and group.name not in totals:
+            places = {group.name, *(_place(group, span) for span in group.read)}
+            if group.read[0].dim == 1 and not places & totals.keys():
                 raise UserError(
-                    f"the criterion {self.criterion} observed no input of {group.masks[0].tensor}",
+                    f"the criterion {self.criterion} observed no input of {group.read[0].tensor}",
                     "use a criterion based on weights or gradients, or a network that calls this layer",
                 )
         means = {name: total[:-1] / total[-1].clamp(min=1) for name, total in totals.items()}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.precision import at_least_float32
+from pruning.core.residual_width import kept_channels
+from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.limits import Natural, NonNegative, OneOf, Positive, Share, check_ascending, check_fields
 
@@ -189,7 +191,7 @@ class LayerDistillation(nn.Module):
     Args:
         config: see `DistillationConfig`.
         student_dim, teacher_dim: dimension of a layer's output. If they differ, the projections start as a truncated
-            identity.
+            identity; see `select`.
     """
 
     def __init__(self, config: DistillationConfig, student_dim: int, teacher_dim: int) -> None:
@@ -200,6 +202,20 @@ class LayerDistillation(nn.Module):
         for projection in self.projections:
             nn.init.eye_(projection.weight)  # type: ignore[arg-type]
             nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def select(self, structure: Structure) -> None:
+        """Start the projections as the selection of the channels that a narrower student kept of the teacher.
+
+        Args:
+            structure: the structure that was cut out of the teacher; one without its residual width changes nothing.
+        """
+        for projection in self.projections:
+            weight = projection.get_parameter("weight")  # (teacher_dim, student_dim)
+            kept = kept_channels(structure, weight.shape[1], weight.shape[0])
+            if kept is not None:
+                weight.zero_()
+                weight[kept, range(len(kept))] = 1
 
     def forward(
         self,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from pruning.core.masking import expand_mask
 from pruning.core.prunable import plain_groups, plain_state
-from pruning.core.single_weights import view_of
 from pruning.core.structure import Structure
 from pruning.core.units import Product, UnitGroup, check_groups
+from pruning.core.views import view_of
 
 
 def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], structure: Structure) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ class GateConfig:
     """Hard-concrete gates.
 
     Attributes:
-        kinds: unit kinds that get gates; None for all unit kinds of the network.
+        kinds: unit kinds that get gates; None for all unit kinds of the network except ``width`` (channels of the
+            residual stream).
         initial: mean of the initial log alpha; 3 gives an open probability of .99 and a mean gate of .94.
         deviation: standard deviation of the initial log alpha, so that equal units can diverge.
         temperature, left, right: beta, l and r of the stretched concrete distribution.

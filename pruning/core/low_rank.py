@@ -151,6 +151,17 @@ def component_groups(model: nn.Module) -> list[UnitGroup]:
     return groups
 
 
+def refuse_width(width: bool) -> None:
+    """Refuse to prune the residual width of a network with factored layers.
+
+    Raises:
+        UserError: ``width`` is True.
+    """
+    if width:
+        raise UserError("the residual width of a network with low-rank layers cannot be pruned",
+                        "prune the width of the dense network, extract it, and factor that")  # fmt: skip
+
+
 def cost_terms(
     model: nn.Module, groups: Sequence[UnitGroup], terms: Sequence[CostTerm], layers: Sequence[LinearLayer]
 ) -> list[CostTerm]:

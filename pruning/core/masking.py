@@ -6,10 +6,10 @@ the context is open, such norms normalise over the kept units only, see `normali
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -53,19 +53,34 @@ def norm_weights(mask: Tensor) -> Tensor:
 
 
 def normalised_over(norm: nn.LayerNorm, weights: Tensor, x: Tensor) -> Tensor:
-    """Apply ``norm`` to ``x (..., C)`` with mean and variance weighted by ``weights (C,)``; returns ``(..., C)``.
+    """Apply ``norm`` to ``x (..., C)`` with mean and variance weighted by ``weights (U,)``; returns ``(..., C)``.
 
+    Each unit has the same number of contiguous entries, C / U.
     If the weights are zeros and ones, the entries with weight 1 equal a layer norm (arXiv 1607.06450, equation 3) over
     these entries alone; the others are finite but meaningless.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = at_least_float32(x)
+        if x.shape[-1] != len(weights):
+            weights = weights[:, None].expand(-1, x.shape[-1] // len(weights)).reshape(-1)
         y: Tensor = _WeightedNorm.apply(wide, weights.to(wide), norm.eps)
         if norm.weight is not None:
             y = y * norm.weight
         if norm.bias is not None:
             y = y + norm.bias
         return y.to(x.dtype)
+
+
+def rms_normalised_over(norm: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
+    """Apply ``norm`` to ``x (..., C)`` with its mean square over the entries of units that ``weights (U,)`` count.
+
+    The other entries of ``x`` must be 0. With ``f^2 = U / sum(weights)``, the mean square of all C entries of ``f x``
+    is that of the counted entries of ``x``, so that the result is ``norm(f x) / f``, ``(..., C)``. What the norm adds
+    to the mean square does not matter.
+    """
+    factor = (len(weights) / weights.double().sum().clamp(min=_LEAST)).sqrt()
+    y: Tensor = type(norm).forward(norm, x * factor.to(x))  # `norm.forward` may be this function
+    return y / factor.to(y)
 
 
 class _WeightedNorm(torch.autograd.Function):
@@ -126,9 +141,10 @@ class Masker:
             if attribute not in owner._parameters:
                 raise ValueError(f"{name} is not a parameter, so it cannot be masked")
             self._owners[name] = (owner, attribute)
-        self._norms = [
-            (group.name, cast(nn.LayerNorm, model.get_submodule(name))) for group in groups for name in group.norms
-        ]
+        self._norms: list[tuple[str, nn.Module, Callable[..., Tensor]]] = []
+        for group in groups:
+            self._norms += [(group.name, model.get_submodule(name), normalised_over) for name in group.norms]
+            self._norms += [(group.name, model.get_submodule(name), rms_normalised_over) for name in group.rms_norms]
 
     def masked_weight(self, name: str, masks: Mapping[str, Tensor]) -> Tensor:
         """Return the parameter ``name`` times every mask of ``masks`` that acts on it, or itself if none does.
@@ -161,12 +177,12 @@ class Masker:
                 weight = self.masked_weight(name, masks)
                 if weight is not getattr(owner, attribute):
                     shadow(owner, attribute, weight)
-            for group, norm in self._norms:
+            for group, norm, over in self._norms:
                 if group in masks:
                     weights, outer = norm_weights(masks[group]), norm.__dict__.get("forward")
                     if outer is not None:
                         weights = weights * outer.args[1]
-                    shadow(norm, "forward", partial(normalised_over, norm, weights))
+                    shadow(norm, "forward", partial(over, norm, weights))
             yield
         finally:
             for owner, attribute, before in reversed(shadowed):

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from pruning.core.linear_inputs import flattened_outputs, flattened_parts
 from pruning.core.masking import Masker
-from pruning.core.prunable import prunable
+from pruning.core.residual_width import has_width
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
+from pruning.core.views import view_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +56,22 @@ class _Site:
 
 
 def _sites(model: nn.Module, groups: Sequence[UnitGroup], structure: Structure) -> list[_Site]:
-    """Return the modules to repair in the order of declaration, which is the order in the network."""
+    """Return the modules to repair in the order of declaration; if the residual width is cut, in that of the modules.
+
+    Every module then reads what earlier ones write, so that the order matters more.
+    """
     sites = []
     for group in groups:
         kept = structure.groups[group.name].kept
-        span = group.masks[0]
-        if span.dim != 1 or not kept or len(kept) == group.size:
-            continue  # a whole module, or a group that is removed or kept entirely
-        name = span.tensor.rpartition(".")[0]
-        sites.append(_Site(name, _columns(model, span, kept)))
+        if not kept or len(kept) == group.size:
+            continue  # a group that is removed or kept entirely
+        for span in group.read:
+            name = span.tensor.rpartition(".")[0]
+            if span.dim == 1:  # otherwise a whole module
+                sites.append(_Site(name, _columns(model, span, kept)))
+    if has_width(structure):
+        order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+        sites.sort(key=lambda site: order[site.name])
     return sites
 
 
@@ -156,7 +164,7 @@ def repair(
     Raises:
         TypeError: a module that follows pruned units is neither linear nor an ungrouped convolution.
     """
-    groups = prunable(dense).unit_groups()
+    groups = view_of(dense, structure).unit_groups()
     structure = structure.without_scale().resolved(groups)
     masker = Masker(cut, groups)
     repaired = 0

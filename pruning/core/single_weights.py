@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruning.core.cost import CostModel, CostTerm
 from pruning.core.low_rank import factorable
-from pruning.core.prunable import Prunable, prunable
+from pruning.core.prunable import prunable
 from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup
 
@@ -84,8 +84,3 @@ class _Kept:
 def is_of_single_weights(structure: Structure) -> bool:
     """Return whether the units of a structure are single weights."""
     return any(group.kind == KIND for group in structure.groups.values())
-
-
-def view_of(model: nn.Module, structure: Structure) -> Prunable:
-    """Return the view of the network that ``structure`` belongs to: the network itself or its single weights."""
-    return SingleWeights(model) if is_of_single_weights(structure) else prunable(model)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.bits import Bits
-from pruning.core.units import COMPONENTS, UnitGroup
+from pruning.core.units import COMPONENTS, WIDTH, UnitGroup
 from pruning.errors import UserError
 
 
@@ -137,7 +137,8 @@ class Structure:
         for group in groups:
             units = result[group.name]
             chosen = group.kind in kinds if kinds is not None else group.size >= 2 * multiple
-            if not chosen or group.single or not units.kept or len(units.kept) % multiple == 0:
+            regular = group.kind == WIDTH and group.masks[0].width % multiple == 0  # units of several channels
+            if not chosen or regular or group.single or not units.kept or len(units.kept) % multiple == 0:
                 continue
             scores = units.scores
             if scores is None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 COMPONENTS = "components"
 """Unit kind of the rank-1 components of factored layers."""
+WIDTH = "width"
+"""Unit kind of the channels of the residual stream, see `pruning.core.residual_width`."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class UnitGroup:
         product: for the components of a factored matrix, the matrix that replaces the factors if all are kept.
         norms: names of `torch.nn.LayerNorm` modules that normalise over exactly these units; while a mask acts, they
             normalise over the kept units, as they will after extraction.
+        rms_norms: names of modules that divide by a root mean square over exactly these units, closed ones being 0;
+            while a mask acts, their mean is over the kept units.
+        readers: all weights whose columns read the units, if the masks act elsewhere; empty: the first of ``masks``
+            stands for them. Criteria observe them, and repair solves them again.
     """
 
     name: str
@@ -93,6 +99,13 @@ class UnitGroup:
     rows: Optional[int] = None
     product: Optional[Product] = None
     norms: tuple[str, ...] = ()
+    rms_norms: tuple[str, ...] = ()
+    readers: tuple[Span, ...] = ()
+
+    @property
+    def read(self) -> tuple[Span, ...]:
+        """Places at which units are read: ``readers``, or the first of ``masks``."""
+        return self.readers or self.masks[:1]
 
     @property
     def single(self) -> bool:
@@ -130,6 +143,8 @@ def prefixed(group: UnitGroup, prefix: str) -> UnitGroup:
         removes=tuple(f"{prefix}{name}" for name in group.removes),
         product=product,
         norms=tuple(f"{prefix}{name}" for name in group.norms),
+        rms_norms=tuple(f"{prefix}{name}" for name in group.rms_norms),
+        readers=spans(group.readers),
     )
 
 
@@ -138,7 +153,7 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
 
     Raises:
         ValueError: a name occurs twice, a parent is missing or declared after its child, a span does not fit its
-            tensor, a norm does not normalise over the units, or no tensor has a removed prefix.
+            tensor, a norm does not exist or does not normalise over the units, or no tensor has a removed prefix.
     """
     tensors = model.state_dict()
     seen: set[str] = set()
@@ -148,7 +163,7 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
         if group.parent is not None and group.parent not in seen:
             raise ValueError(f"{group.name}: its parent {group.parent} must be declared before it")
         seen.add(group.name)
-        for span in (*group.masks, *group.slices):
+        for span in (*group.masks, *group.slices, *group.readers):
             if span.tensor not in tensors:
                 raise ValueError(f"{group.name}: the network has no tensor {span.tensor}")
             shape = tuple(tensors[span.tensor].shape)
@@ -159,8 +174,13 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
                 raise ValueError(f"{group.name}: {group.size} units of {span} exceed the shape {shape}")
         for name in group.norms:
             norm = model.get_submodule(name)
-            if not isinstance(norm, nn.LayerNorm) or tuple(norm.normalized_shape) != (group.size,):
-                raise ValueError(f"{group.name}: {name} is not a LayerNorm over {group.size} units")
+            entries = group.size * (group.masks[0].width if group.kind == WIDTH else 1)
+            if not isinstance(norm, nn.LayerNorm) or tuple(norm.normalized_shape) != (entries,):
+                raise ValueError(f"{group.name}: {name} is not a LayerNorm over {entries} units")
+        modules = dict(model.named_modules()) if group.rms_norms else {}
+        for name in group.rms_norms:
+            if name not in modules:
+                raise ValueError(f"{group.name}: the network has no norm {name}")
         for prefix in group.removes:
             if not any(name.startswith(prefix) for name in tensors):
                 raise ValueError(f"{group.name}: no tensor starts with {prefix}")

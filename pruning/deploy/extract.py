@@ -19,8 +19,10 @@ from pruning.core.masking import Masker
 from pruning.core.names import MACS, SIZE
 from pruning.core.prunable import prunable
 from pruning.core.repair import repair
-from pruning.core.single_weights import SingleWeights, is_of_single_weights, view_of
+from pruning.core.residual_width import kept_channels
+from pruning.core.single_weights import SingleWeights, is_of_single_weights
 from pruning.core.structure import Structure
+from pruning.core.views import view_of
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.structure_files import STRUCTURE, found_structure
@@ -48,7 +50,11 @@ def exactness(dense: nn.Module, structure: Structure, small: nn.Module) -> float
     dense, small = dense.eval(), small.eval()
     with Masker(dense, view_of(dense, structure).unit_groups()).applied(structure.masks()):
         masked = prunable(dense).probe(torch.Generator().manual_seed(0))
-    return relative_difference(prunable(small).probe(torch.Generator().manual_seed(0)), masked)
+    extracted = prunable(small).probe(torch.Generator().manual_seed(0))
+    kept = kept_channels(structure, extracted.shape[1], masked.shape[1])
+    if kept is not None and extracted.shape != masked.shape:  # outputs are the residual stream
+        masked = masked[:, kept]
+    return relative_difference(extracted, masked)
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -162,6 +162,8 @@ def train(
     if teacher is not None and not kind.wants_teacher():
         logger.warning("--teacher %s has no effect: all distillation weights are 0", teacher)
     task = kind.task(kind.own(network.train()), kind.teacher(teacher))
+    if "structure" in header:
+        task.inherit(Structure.from_dict(header["structure"]))
     networks = {"init": init, "teacher": teacher, **kind.stands_on()}
     if inherited is not None:
         networks["inherit"] = inherited

@@ -10,9 +10,11 @@ from torch import nn
 
 from pruning import registry
 from pruning.core.low_rank import FactoredLinear, Metric, factorise, linear_names
-from pruning.core.prunable import prunable
+from pruning.core.prunable import Prunable, prunable
+from pruning.core.residual_width import asks_for_width
 from pruning.core.single_weights import SingleWeights
-from pruning.core.units import unit_kinds
+from pruning.core.units import WIDTH, unit_kinds
+from pruning.core.views import view_for, view_of
 from pruning.errors import UserError
 from pruning.experiments.structure_files import read_structure
 from pruning.methods.base import Pruner
@@ -43,22 +45,28 @@ def pruner_over(
         metrics: layer name -> metric for ``low_rank``, see `pruning.methods.low_rank.calibrate`.
 
     Raises:
-        UserError: the network is factored already, the target is beyond reach, a unit kind is unknown, or
-            ``counts_from`` belongs to another network.
+        UserError: the network is factored already, the target is beyond reach, a unit kind is unknown or not
+            supported, a latency table is given for the residual width, or ``counts_from`` belongs to another network.
     """
     if any(isinstance(module, FactoredLinear) for module in model.modules()):
         raise UserError("the network already has low-rank layers",
                         "prune the dense network (snapshots give several sizes)")  # fmt: skip
+    asked = config.l0.gates.kinds if config.method in (L0, *HJ) else config.criterion.kinds
+    if asks_for_width(asked) and config.constraint.latency_table is not None:
+        raise UserError("a latency table does not say how the time of the other units depends on the residual width",
+                        f"leave {WIDTH} out of the unit kinds, or constrain size or macs")  # fmt: skip
     if config.method in (L0, *HJ):
         gating: L0Config = config.l0
         if config.method in HJ and gating.gates.kinds is None:
             kinds = tuple(unit_kinds(prunable(model).unit_groups()))
             gating = replace(gating, gates=replace(gating.gates, kinds=kinds))
-        return Gating(model, gating, config.asked(), length, seed)
+        return Gating(model, gating, config.asked(), length, seed, view_for(model, asked))
     common = (config.method, config.criterion, config.constraint, length, seed)
     if config.technique == "low_rank":
         factored = factorise(model, linear_names(model), metrics)
         return LowRankPruning(factored, *common, metrics, config.snapshots)
-    view = SingleWeights(model) if config.technique == "unstructured" else None
     counts = None if config.counts_from is None else read_structure(config.counts_from)
+    view: Prunable = SingleWeights(model) if config.technique == "unstructured" else view_for(model, asked)
+    if counts is not None and asked is None:
+        view = view_of(model, counts)
     return CriterionPruning(model, *common, counts, view, config.snapshots)

@@ -32,8 +32,8 @@ class CriterionConfig:
     """How units are scored, ranked and cut. The ramp of the constraint (``constraint.ramp``) says when they are cut.
 
     Attributes:
-        kinds: unit kinds that may be removed; None: all except whole modules, which are removed when all of their
-            units are.
+        kinds: unit kinds that may be removed; None: all except ``width`` (channels of the residual stream) and whole
+            modules, which are removed when all of their units are.
         norm: order of the norm (1 or 2) that the ``magnitude`` criterion uses.
         weights: weights whose norm ``magnitude`` takes, ``own`` or ``following`` (see
             `pruning.core.criteria.magnitudes`).

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruning.core.constraint import ConstraintConfig, Lagrangian
 from pruning.core.gates import GateConfig, HardConcreteGates
-from pruning.core.prunable import prunable
+from pruning.core.prunable import Prunable, prunable
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.limits import NonNegative, check_fields
@@ -52,6 +52,7 @@ class Gating(Pruner):
         constraint: the costs and their targets.
         frames: number of input frames at which MACs are counted.
         seed: seed of the initial values of the gates.
+        view: view of the model that declares the units, e.g. with its residual width; None: the model itself.
 
     Raises:
         UserError: the target is beyond reach with the enabled unit kinds, or a unit kind is unknown.
@@ -60,13 +61,20 @@ class Gating(Pruner):
     level: Optional[Tensor]
 
     def __init__(
-        self, model: nn.Module, config: L0Config, constraint: ConstraintConfig, frames: int, seed: int = 0
+        self,
+        model: nn.Module,
+        config: L0Config,
+        constraint: ConstraintConfig,
+        frames: int,
+        seed: int = 0,
+        view: Optional[Prunable] = None,
     ) -> None:
+        view = prunable(model) if view is None else view
         try:
-            gates = HardConcreteGates(prunable(model).unit_groups(), config.gates, seed)
+            gates = HardConcreteGates(view.unit_groups(), config.gates, seed)
         except ValueError as error:
             raise UserError(str(error), "correct l0.gates.kinds") from None
-        super().__init__(model, gates.units, constraint, frames)
+        super().__init__(model, gates.units, constraint, frames, view)
         self.config = config
         self.gates = gates
         # factor of all targets for constraint.match; part of the state from which a run resumes

@@ -216,9 +216,9 @@ def load_extracted(network: nn.Module, path: PathLike) -> nn.Module:
 
 def _unit(value: dict[str, Any]) -> DeclaredUnits:
     group = dict(value["group"])
-    for name in ("masks", "slices"):
-        group[name] = tuple(Span(**span) for span in group[name])
-    for name in ("removes", "norms"):
-        group[name] = tuple(group[name])
+    for name in ("masks", "slices", "readers"):
+        group[name] = tuple(Span(**span) for span in group.get(name, ()))
+    for name in ("removes", "norms", "rms_norms"):
+        group[name] = tuple(group.get(name, ()))
     products = None if value["products"] is None else (value["products"][0], value["products"][1])
     return DeclaredUnits(UnitGroup(**group), tuple(value["counts"]), products, value["product_width"])

@@ -63,16 +63,19 @@ class RelativePositionAttention(nn.Module):
         num_heads: number of heads; the inner dimension is ``num_heads * head_dim``, independent of ``d_model``.
         head_dim: dimension of a head.
         dropout: dropout of the attention weights.
+        position_dim: dimension of the positions; 0: ``d_model``.
     """
 
-    def __init__(self, d_model: int, num_heads: int, head_dim: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, d_model: int, num_heads: int, head_dim: int, dropout: float = 0.0, position_dim: int = 0
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.dropout = dropout
         inner = num_heads * head_dim
         self.in_proj = nn.Linear(d_model, 3 * inner)
-        self.pos_proj = nn.Linear(d_model, inner, bias=False)
+        self.pos_proj = nn.Linear(position_dim or d_model, inner, bias=False)
         self.pos_bias_u = nn.Parameter(torch.empty(num_heads, head_dim))
         self.pos_bias_v = nn.Parameter(torch.empty(num_heads, head_dim))
         self.out_proj = nn.Linear(inner, d_model)
@@ -84,7 +87,7 @@ class RelativePositionAttention(nn.Module):
 
         Args:
             x: input, ``(N, T, d_model)``.
-            positions: output of `relative_positions`, ``(2T - 1, d_model)``.
+            positions: output of `relative_positions`, ``(2T - 1, position_dim)``.
             padding: ``(N, T)`` bool, True on padding frames.
 
         Returns:

@@ -29,7 +29,7 @@ class ConformerConfig:
     A per-layer value is a list with one entry for all layers or one entry per layer; 0 leaves the module out.
 
     Attributes:
-        d_model: dimension of the residual stream.
+        d_model: dimension of the residual stream, its width.
         num_layers: number of Conformer blocks.
         head_dim: dimension of an attention head (never derived from ``d_model``).
         num_heads: number of attention heads, per layer.
@@ -46,6 +46,8 @@ class ConformerConfig:
             `BasicNorm` after each layer and after the subsampling, none before modules, whole steps, `double_swish`.
         conv_norm: norm of the convolution module: ``batch``, ``layer`` (over its channels) or ``none``.
         after_norm: whether a layer norm follows the last layer.
+        dense_dim: ``d_model`` of the network from which channels of the residual stream were removed; 0: none were. It
+            stays the dimension of positions, and its root the scale of the input of the first layer.
     """
 
     d_model: Count
@@ -63,6 +65,7 @@ class ConformerConfig:
     variant: Annotated[str, OneOf(VARIANTS)] = STANDARD
     conv_norm: Annotated[str, OneOf(CONV_NORMS)] = "batch"
     after_norm: bool = False
+    dense_dim: Natural = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -72,6 +75,13 @@ class ConformerConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel must be odd, got {self.conv_kernel}")
+        if 0 < self.dense_dim < self.d_model:
+            raise ValueError(f"dense_dim must be 0 or at least d_model = {self.d_model}, got {self.dense_dim}")
+
+    @property
+    def position_dim(self) -> int:
+        """Dimension of positions, which removed channels of the residual stream do not change."""
+        return self.dense_dim or self.d_model
 
     def scaled(self, d_model: int) -> ConformerConfig:
         """Return the same layers and heads with all widths in proportion to ``d_model``.
@@ -87,6 +97,7 @@ class ConformerConfig:
         return dataclasses.replace(
             self,
             d_model=d_model,
+            dense_dim=0,
             head_dim=widths([self.head_dim])[0],
             macaron_dim=widths(self.macaron_dim),
             ffn_dim=widths(self.ffn_dim),
@@ -198,7 +209,10 @@ class ConformerLayer(nn.Module):
 
         self.macaron = FeedForward(d, macaron, dropout, activation) if macaron else None
         self.macaron_norm = norm_of(self.macaron)
-        self.attention = RelativePositionAttention(d, heads, config.head_dim, attention_dropout) if heads else None
+        self.attention = None
+        if heads:
+            dims = d, heads, config.head_dim, attention_dropout, config.position_dim
+            self.attention = RelativePositionAttention(*dims)
         self.attention_norm = norm_of(self.attention)
         self.convolution = ConvolutionModule(config, channels) if channels else None
         self.convolution_norm = norm_of(self.convolution)
@@ -209,7 +223,7 @@ class ConformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
-        """``x (N, T, D)``, ``positions (2T - 1, D)``, ``padding (N, T)`` -> ``(N, T, D)``."""
+        """``x (N, T, D)``, ``positions (2T - 1, P)``, ``padding (N, T)`` -> ``(N, T, D)``; P is ``position_dim``."""
         if self.macaron is not None:
             x = x + self.step * self.dropout(self.macaron(self.macaron_norm(x)))
         if self.attention is not None:
@@ -237,7 +251,7 @@ class ConformerEncoder(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
         self.register_buffer("feature_scale", torch.ones(config.feature_dim))
         reworked = config.variant == REWORKED
-        self.scale = 1.0 if reworked else math.sqrt(config.d_model)
+        self.scale = 1.0 if reworked else math.sqrt(config.position_dim)
         self.subsampling = ConvSubsampling(
             config.feature_dim, config.subsampling_channels, config.subsampling_strides, config.d_model,
             double_swish if reworked else torch.relu, reworked,
@@ -275,7 +289,7 @@ class ConformerEncoder(nn.Module):
         precision = x.dtype
         x, lengths = self.subsampling(x, lengths)  # (N, T', D)
         x = self.dropout(x.to(precision) * self.scale)
-        positions = relative_positions(x.shape[1], self.config.d_model, x.device, x.dtype)
+        positions = relative_positions(x.shape[1], self.config.position_dim, x.device, x.dtype)
         padding = beyond(lengths, x.shape[1])  # (N, T')
         layers: list[Tensor] = [x] if return_layers else []
         for layer in self.layers:

@@ -2,7 +2,7 @@
 
 Unit kinds: ``heads``, ``ffn`` (hidden units of both feed-forward modules), ``conv`` (channels of the convolution
 module), ``subsampling`` (channels of the subsampling convolutions); for whole modules: ``attention_module``,
-``ffn_module``, ``conv_module``.
+``ffn_module``, ``conv_module``. On request also ``width``: the channels of the residual stream.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Optional
 from pruning.core.cost import CostTerm
 from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
-from pruning.core.units import Span, UnitGroup
+from pruning.core.units import WIDTH, Span, UnitGroup
 from pruning.models.conformer import REWORKED, ConformerConfig
-from pruning.models.module_units import attention_groups, ffn_groups, module_group
+from pruning.models.module_units import attention_groups, ffn_groups, module_group, stream_group, unit_terms
 from pruning.models.subsampling import KERNEL, subsampled
 
 UNIT_KINDS = ("heads", "ffn", "conv", "subsampling")
@@ -24,12 +24,15 @@ MODULE_KINDS = ("attention_module", "ffn_module", "conv_module")
 _FFNS = {"macaron": "macaron_dim", "ffn": "ffn_dim"}  # attribute of the layer -> field of the configuration
 
 
-def unit_groups(config: ConformerConfig, prefix: str = "encoder.") -> list[UnitGroup]:
-    """Return the unit groups of the encoder under ``prefix`` in its network, for the modules that exist."""
+def unit_groups(config: ConformerConfig, prefix: str = "encoder.", width: bool = False) -> list[UnitGroup]:
+    """Return the unit groups of the encoder under ``prefix`` in its network, for the modules that exist.
+
+    With ``width``, the last one is that of the residual width; heads on the encoder add their slices to it.
+    """
     groups = _subsampling_groups(config, f"{prefix}subsampling.")
     for index in range(config.num_layers):
         groups += [replace(group, layer=index) for group in _layer_groups(config, index, f"{prefix}layers.{index}.")]
-    return groups
+    return [*groups, _width_group(config, prefix)] if width else groups
 
 
 def _layer_groups(config: ConformerConfig, index: int, layer: str) -> list[UnitGroup]:
@@ -82,13 +85,48 @@ def _convolution_groups(layer: str, channels: int, config: ConformerConfig) -> l
     return [parent, UnitGroup(f"{name}.channels", "conv", channels, (following,), slices, name, minimum, norms=norms)]
 
 
-def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.") -> list[CostTerm]:
+_STREAM_MODULES = (  # module of a layer, field of its size, the linear layers that read and write the stream
+    ("macaron", "macaron_dim", "linear1", "linear2"),
+    ("attention", "num_heads", "in_proj", "out_proj"),
+    ("convolution", "conv_channels", "pointwise1", "pointwise2"),
+    ("ffn", "ffn_dim", "linear1", "linear2"),
+)
+
+
+def _width_group(config: ConformerConfig, prefix: str) -> UnitGroup:
+    """Return the group of the channels of the residual stream.
+
+    Its masks act on weight and bias of the norms, behind which all modules and heads read the stream, and on what
+    writes the input of the first layer. The reworked variant has no such norms, so there they act on all that write.
+    Closed channels of every layer's output are 0 in both.
+    """
+    reworked = config.variant == REWORKED
+    readers, writers = [], [f"{prefix}subsampling.out"]
+    norms: list[str] = []
+    for index in range(config.num_layers):
+        layer = f"{prefix}layers.{index}."
+        for module, field, reader, writer in _STREAM_MODULES:
+            if getattr(config, field)[index]:
+                readers.append(f"{layer}{module}.{reader}")
+                writers.append(f"{layer}{module}.{writer}")
+                norms += [] if reworked else [f"{layer}{module}_norm"]
+        norms.append(f"{layer}final_norm")
+    after = [f"{prefix}after_norm"] * config.after_norm
+    if reworked:
+        rms_norms = [f"{prefix}subsampling.out_norm", *norms]
+        return stream_group(prefix, config.d_model, after, writers, readers, writers, rms_norms)
+    return stream_group(prefix, config.d_model, [*norms, *after], writers, readers, writers[:1])
+
+
+def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.", width: bool = False) -> list[CostTerm]:
     """Return the cost terms for an utterance of ``frames`` feature frames, subsampling included.
 
-    MACs count convolutions, linear layers and the matrix products of attention, but not norms and activations.
+    MACs count convolutions, linear layers and the matrix products of attention, but not norms and activations. With
+    ``width``, the terms multiply the count of the residual width instead of ``d_model``.
     """
-    terms = _subsampling_terms(config, frames, f"{prefix}subsampling.")
-    t, d = subsampled(frames, config.subsampling_strides), config.d_model
+    wide, d = ((f"{prefix}{WIDTH}",), 1) if width else ((), config.d_model)
+    terms = _subsampling_terms(config, frames, f"{prefix}subsampling.", wide, d)
+    t, p = subsampled(frames, config.subsampling_strides), config.position_dim
     distances = max(2 * t - 1, 0)
     reworked = config.variant == REWORKED
     vectors = d if reworked else 3 * d  # output bias of a module, and weight and bias of its norm
@@ -98,26 +136,30 @@ def cost_terms(config: ConformerConfig, frames: int, prefix: str = "encoder.") -
         for name, field in _FFNS.items():
             if getattr(config, field)[index]:
                 module = f"{layer}{name}"
-                terms.append(CostTerm("ffn", (module, f"{module}.hidden"), 2 * d + 1, 2 * t * d))
-                terms.append(CostTerm("ffn", (module,), vectors, 0))
+                unit = (module, f"{module}.hidden")
+                terms += unit_terms("ffn", unit, wide, (2 * d, 2 * t * d), (1, 0))
+                terms.append(CostTerm("ffn", (module, *wide), vectors, 0))
         if config.num_heads[index]:
             module, h = f"{layer}attention", config.head_dim
-            parameters = 5 * d * h + 5 * h  # q, k, v, position and output weights; q, k, v biases, u, v
-            macs = 4 * t * d * h + distances * d * h + 2 * t * t * h + t * distances * h
-            terms.append(CostTerm("attention", (module, f"{module}.heads"), parameters, macs))
-            terms.append(CostTerm("attention", (module,), vectors, 0))
+            per_width = 4 * d * h, 4 * t * d * h  # q, k, v and output weights
+            parameters = p * h + 5 * h  # position weights; q, k, v biases, u, v
+            macs = distances * p * h + 2 * t * t * h + t * distances * h
+            terms += unit_terms("attention", (module, f"{module}.heads"), wide, per_width, (parameters, macs))
+            terms.append(CostTerm("attention", (module, *wide), vectors, 0))
         if config.conv_channels[index]:
             module, k = f"{layer}convolution", config.conv_kernel
             unit = (module, f"{module}.channels")
-            terms.append(CostTerm("convolution", unit, 3 * d + k + per_channel, t * (3 * d + k)))
-            terms.append(CostTerm("convolution", (module,), vectors, 0))
-        terms.append(CostTerm("norm", (), 1 if reworked else 2 * d, 0))
+            terms += unit_terms("convolution", unit, wide, (3 * d, 3 * t * d), (k + per_channel, t * k))
+            terms.append(CostTerm("convolution", (module, *wide), vectors, 0))
+        terms.append(CostTerm("norm", (), 1, 0) if reworked else CostTerm("norm", wide, 2 * d, 0))
     if config.after_norm:
-        terms.append(CostTerm("norm", (), 2 * d, 0))
+        terms.append(CostTerm("norm", wide, 2 * d, 0))
     return terms
 
 
-def _subsampling_terms(config: ConformerConfig, frames: int, prefix: str) -> list[CostTerm]:
+def _subsampling_terms(
+    config: ConformerConfig, frames: int, prefix: str, wide: tuple[str, ...], d: int
+) -> list[CostTerm]:
     terms: list[CostTerm] = []
     previous: tuple[str, ...] = ()
     time, bins, area = frames, config.feature_dim, KERNEL * KERNEL
@@ -127,8 +169,8 @@ def _subsampling_terms(config: ConformerConfig, frames: int, prefix: str) -> lis
         terms.append(CostTerm("subsampling", (*previous, group), area, area * time * bins))
         terms.append(CostTerm("subsampling", (group,), 1, 0))
         previous = (group,)
-    terms.append(CostTerm("subsampling", previous, bins * config.d_model, time * bins * config.d_model))
-    terms.append(CostTerm("subsampling", (), config.d_model, 0))
+    terms.append(CostTerm("subsampling", (*previous, *wide), bins * d, time * bins * d))
+    terms.append(CostTerm("subsampling", wide, d, 0))
     return terms
 
 
@@ -160,8 +202,11 @@ def shrink(config: ConformerConfig, structure: Structure, prefix: str = "encoder
         )
 
     channels = range(len(config.subsampling_channels))
+    d = structure.count(f"{prefix}{WIDTH}") if f"{prefix}{WIDTH}" in structure.groups else config.d_model
     return replace(
         config,
+        d_model=d,
+        dense_dim=config.dense_dim if d == config.d_model else config.position_dim,
         num_heads=kept("num_heads", "attention.heads"),
         macaron_dim=kept("macaron_dim", "macaron.hidden"),
         ffn_dim=kept("ffn_dim", "ffn.hidden"),

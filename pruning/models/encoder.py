@@ -46,6 +46,11 @@ class Encoder(nn.Module, ABC):
         return self.config.d_model
 
     @property
+    def residual_width(self) -> int:
+        """Number of channels of the residual stream."""
+        return self.config.d_model
+
+    @property
     def depth(self) -> int:
         """Number of blocks of the encoder."""
         return self.config.num_layers
@@ -90,11 +95,15 @@ class Encoder(nn.Module, ABC):
         return self
 
     @abstractmethod
-    def unit_groups(self) -> list[UnitGroup]:
-        """Return the unit groups that can be removed."""
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups that can be removed; see `pruning.core.residual_width.HasResidualWidth`."""
+
+    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups with the tensor names of the network that `shrink` returns."""
+        return self.unit_groups(width)
 
     @abstractmethod
-    def cost_terms(self, frames: int) -> list[CostTerm]:
+    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms for ``frames`` feature frames, or samples, of one utterance."""
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Optional, cast
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from pruning.compat import with_contiguous_gradient
 from pruning.core.extraction import extract
 from pruning.core.structure import Structure
+from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 from pruning.models.speech_encoder import SpeechEncoder, WaveformEncoder
 from pruning.models.speech_encoder_config import HUBERT, WAV2VEC2, WAVLM, SpeechEncoderConfig, check_hf
@@ -119,6 +121,16 @@ class HfEncoder(WaveformEncoder):
             for handle in handles:
                 handle.remove()
         return [*states, output]
+
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups; that of the residual width without a weight that weight norm has in another form."""
+        lacking = {f"{_POSITIONAL}weight"} - self.state_dict().keys()
+        return [replace(group, slices=tuple(span for span in group.slices if span.tensor not in lacking))
+                for group in super().unit_groups(width)]  # fmt: skip
+
+    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups with all tensors of the dense `SpeechEncoder`."""
+        return super().unit_groups(width)
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the tensors of the dense `SpeechEncoder`.

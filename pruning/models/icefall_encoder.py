@@ -106,17 +106,23 @@ class IcefallEncoder(nn.Module):
     def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
         """Return ``groups`` of the `ConformerEncoder` under ``prefix`` with this encoder's tensor names.
 
-        Group names do not change.
+        Group names do not change, nor do names outside the encoder.
         """
 
         def theirs(name: str) -> str:
+            if not name.startswith(prefix):
+                return name
             return f"{prefix}{_NETWORK}{encoder_name(name[len(prefix) :], self.config.variant)}"
 
         def spans(of: tuple[Span, ...]) -> tuple[Span, ...]:
             return tuple(replace(span, tensor=theirs(span.tensor)) for span in of)
 
-        return [replace(group, masks=spans(group.masks), slices=spans(group.slices),
-                        removes=tuple(map(theirs, group.removes))) for group in groups]  # fmt: skip
+        def modules(of: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(theirs(f"{name}.")[:-1] for name in of)
+
+        return [replace(group, masks=spans(group.masks), slices=spans(group.slices), readers=spans(group.readers),
+                        removes=tuple(map(theirs, group.removes)), norms=modules(group.norms),
+                        rms_norms=modules(group.rms_norms)) for group in groups]  # fmt: skip
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the tensors of the `ConformerEncoder` that computes the same, with scales multiplied out."""

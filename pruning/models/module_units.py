@@ -1,4 +1,4 @@
-"""Unit groups of feed-forward and attention modules, and of each module as a whole.
+"""Unit groups of feed-forward and attention modules, of each module as a whole, and of the stream between modules.
 
 The norm of a module ``NAME`` is its sibling, by default ``NAME_norm``, and is removed with it.
 """
@@ -6,9 +6,11 @@ The norm of a module ``NAME`` is its sibling, by default ``NAME_norm``, and is r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Optional
 
-from pruning.core.units import Span, UnitGroup
+from pruning.core.cost import CostTerm
+from pruning.core.units import WIDTH, Span, UnitGroup
 
 
 def module_group(
@@ -71,3 +73,51 @@ def attention_groups(
         own.append(Span(f"{name}.pos_proj.weight", 0, head_dim))
         own += [Span(f"{name}.pos_bias_u", 0), Span(f"{name}.pos_bias_v", 0)]
     return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*own, following), name)]
+
+
+def stream_group(
+    prefix: str,
+    d_model: int,
+    norms: Sequence[str],
+    writers: Sequence[str],
+    readers: Sequence[str],
+    masked: Sequence[str] = (),
+    rms_norms: Sequence[str] = (),
+    each: int = 1,
+) -> UnitGroup:
+    """Return the group of the channels of a residual stream, see `pruning.core.residual_width`.
+
+    Args:
+        prefix: prefix of the names of the network's part.
+        d_model: number of channels.
+        norms: layer norms over the stream; masks act on their weights and biases.
+        writers: linear layers that write the stream, which lose rows.
+        readers: linear layers, or convolutions of kernel size 1, that read it, which lose columns.
+        masked: ``writers`` whose weights and biases are masked too.
+        rms_norms: norms over the stream that divide by its root mean square.
+        each: number of contiguous channels that make a unit.
+    """
+
+    def vectors(names: Sequence[str]) -> tuple[Span, ...]:
+        return tuple(Span(f"{name}.{tensor}", 0, each) for name in names for tensor in ("weight", "bias"))
+
+    units = d_model // each
+    least = min(units, 2 if each == 1 else 1)  # a norm over a single channel is constant
+    group = UnitGroup(f"{prefix}{WIDTH}", WIDTH, units, vectors([*masked, *norms]), vectors([*writers, *norms]),
+                      minimum=least, norms=tuple(norms), rms_norms=tuple(rms_norms))  # fmt: skip
+    return read_by(group, readers)
+
+
+def read_by(group: UnitGroup, readers: Sequence[str]) -> UnitGroup:
+    """Return the group of a residual width with more linear layers ``readers``, such as heads, that read the stream."""
+    columns = tuple(Span(f"{name}.weight", 1, group.masks[0].width) for name in readers)
+    return replace(group, slices=(*group.slices, *columns), readers=(*group.readers, *columns))
+
+
+def unit_terms(
+    kind: str, unit: tuple[str, ...], wide: tuple[str, ...], of_width: tuple[int, int], rest: tuple[int, int]
+) -> list[CostTerm]:
+    """Return the terms of a unit: parameters and MACs that grow with the residual width, and those that do not."""
+    if not wide:
+        return [CostTerm(kind, unit, of_width[0] + rest[0], of_width[1] + rest[1])]
+    return [CostTerm(kind, (*unit, *wide), *of_width), CostTerm(kind, unit, *rest)]

@@ -56,13 +56,13 @@ class PrunableConformer(ConformerEncoder, Encoder):
         """Return the configuration as plain values."""
         return asdict(self.config)
 
-    def unit_groups(self) -> list[UnitGroup]:
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups of the encoder, subsampling included."""
-        return conformer_units.unit_groups(self.config, "")
+        return conformer_units.unit_groups(self.config, "", width)
 
-    def cost_terms(self, frames: int) -> list[CostTerm]:
+    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms for ``frames`` feature frames."""
-        return conformer_units.cost_terms(self.config, frames, "")
+        return conformer_units.cost_terms(self.config, frames, "", width)
 
     def linear_layers(self, frames: int) -> list[LinearLayer]:
         """Return the linear layers of the blocks, for ``frames`` feature frames."""

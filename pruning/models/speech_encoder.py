@@ -110,12 +110,21 @@ class WaveformEncoder(Encoder):
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths.clamp(min=0)
 
-    def unit_groups(self) -> list[UnitGroup]:
-        """Return the unit groups of front end and Transformer; with factored layers, only their components."""
-        return low_rank.component_groups(self) if self.config.ranks else units.unit_groups(self.config)
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups of front end and Transformer; with factored layers, only their components.
 
-    def cost_terms(self, frames: int) -> list[CostTerm]:
+        Raises:
+            UserError: ``width`` is asked for and layers are factored, or the encoder is a WavLM.
+        """
+        if self.config.ranks:
+            low_rank.refuse_width(width)
+            return low_rank.component_groups(self)
+        return units.unit_groups(self.config, width)
+
+    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms of the whole encoder, for ``frames`` samples of one utterance."""
+        if width and not self.config.ranks:
+            return units.cost_terms(self.config, frames, width)
         return low_rank.cost_terms(self, units.unit_groups(self.config), units.cost_terms(self.config, frames),
                                    self.linear_layers(frames))  # fmt: skip
 

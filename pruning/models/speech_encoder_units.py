@@ -1,8 +1,9 @@
 """Unit groups and costs of a speech encoder of the wav2vec2 family.
 
 Unit kinds: ``frontend`` (channels of each convolution over samples), ``heads``, ``ffn``; for whole modules:
-``attention_module``, ``ffn_module``. Tensors have Hugging Face's names, so that one declaration works for its networks
-and for ours.
+``attention_module``, ``ffn_module``. On request also ``width``: channels of the residual stream, all that one group of
+the positional convolution has as a unit. Tensors have Hugging Face's names, so that one declaration works for its
+networks and for ours.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import replace
 from pruning.core.cost import CostTerm
 from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
-from pruning.core.units import Span, UnitGroup
-from pruning.models.module_units import ffn_groups, module_group
+from pruning.core.units import WIDTH, Span, UnitGroup
+from pruning.errors import UserError
+from pruning.models.module_units import ffn_groups, module_group, stream_group, unit_terms
 from pruning.models.speech_encoder_config import LAYER_NORM, SpeechEncoderConfig
 
 FRONTEND = "frontend"
 _PROJECTION = "feature_projection"
+_POSITIONAL = "encoder.pos_conv_embed.conv"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _LINEARS = ("intermediate_dense", "output_dense")
 GATE_OUTPUTS = 8
@@ -37,12 +40,16 @@ def has_norm(config: SpeechEncoderConfig, index: int) -> bool:
     return index == 0 or config.frontend_norm == LAYER_NORM
 
 
-def unit_groups(config: SpeechEncoderConfig) -> list[UnitGroup]:
-    """Return the unit groups of an encoder, for the modules that exist."""
+def unit_groups(config: SpeechEncoderConfig, width: bool = False) -> list[UnitGroup]:
+    """Return the unit groups of an encoder, for the modules that exist; with ``width``, also the residual width.
+
+    Raises:
+        UserError: ``width`` is asked for and the encoder has WavLM's gates.
+    """
     groups = _frontend_groups(config)
     for index in range(config.num_layers):
         groups += [replace(group, layer=index) for group in _layer_groups(config, index)]
-    return groups
+    return [*groups, _width_group(config)] if width else groups
 
 
 def _frontend_groups(config: SpeechEncoderConfig) -> list[UnitGroup]:
@@ -87,13 +94,45 @@ def _layer_groups(config: SpeechEncoderConfig, index: int) -> list[UnitGroup]:
     return groups
 
 
-def cost_terms(config: SpeechEncoderConfig, samples: int) -> list[CostTerm]:
+def _width_group(config: SpeechEncoderConfig) -> UnitGroup:
+    """Return the group of the channels of the residual stream.
+
+    All channels of one group of the positional convolution are a unit, because the convolution stays a grouped one.
+    Its masks act on weight and bias of the norms. With norms after the modules, everything reads the stream behind
+    one. With norms before the modules, hidden states are the stream itself, so that the masks act on all that write it
+    too; the weights of the positional convolution need none, because a closed group of its inputs is 0.
+    """
+    if config.relative_positions:
+        raise UserError("the residual width of WavLM cannot be pruned, because its gates read the stream by heads",
+                        f"leave {WIDTH} out of the unit kinds")  # fmt: skip
+    each = config.d_model // config.pos_groups
+    readers, writers, norms = [], [f"{_PROJECTION}.projection"], []
+    for index in range(config.num_layers):
+        layer = _layer(index)
+        if config.heads[index]:
+            readers += [f"{layer}attention.{name}" for name in _PROJECTIONS]
+            writers.append(f"{layer}attention.out_proj")
+        if config.ffn_dim[index]:
+            readers.append(f"{layer}feed_forward.{_LINEARS[0]}")
+            writers.append(f"{layer}feed_forward.{_LINEARS[1]}")
+        for norm, exists in (("layer_norm", config.heads[index]), ("final_layer_norm", config.ffn_dim[index])):
+            norms += [f"{layer}{norm}"] if exists or not config.pre_norm else []
+    masked = writers if config.pre_norm else []
+    group = stream_group("", config.d_model, ["encoder.layer_norm", *norms], writers, readers, masked, each=each)
+    positional = [Span(f"{_POSITIONAL}.{tensor}", 0, each) for tensor in ("weight", "bias")]
+    return replace(group, masks=(*group.masks, *positional[1:] * config.pre_norm), slices=(*group.slices, *positional))
+
+
+def cost_terms(config: SpeechEncoderConfig, samples: int, width: bool = False) -> list[CostTerm]:
     """Return the cost terms for an utterance of ``samples`` samples.
 
     Kinds: ``frontend``, ``projection``, ``positional``, ``attention``, ``ffn``, ``norm``. MACs count convolutions,
-    linear layers and the matrix products of attention, but not norms and activations.
+    linear layers and the matrix products of attention, but not norms and activations. With ``width``, the terms
+    multiply the count of the residual width instead of ``d_model``.
     """
-    frames, d = config.frames(samples), config.d_model
+    each = config.d_model // config.pos_groups
+    wide, d = ((WIDTH,), each) if width else ((), config.d_model)
+    frames = config.frames(samples)
     terms: list[CostTerm] = []
     previous: tuple[str, ...] = ()
     for index, kernel in enumerate(config.conv_kernels):
@@ -103,35 +142,38 @@ def cost_terms(config: SpeechEncoderConfig, samples: int) -> list[CostTerm]:
         terms.append(CostTerm(FRONTEND, (group,), own, 0))
         previous = (group,)
     t = frames[-1]
-    terms.append(CostTerm("projection", previous, d + 2 * int(config.projection_norm), t * d))
-    terms.append(CostTerm("projection", (), d, 0))
-    positional = d * (d // config.pos_groups) * config.pos_kernel
+    terms += unit_terms("projection", previous, wide, (d, t * d), (2 * int(config.projection_norm), 0))
+    terms.append(CostTerm("projection", wide, d, 0))
+    positional = d * each * config.pos_kernel
     relative = config.buckets * config.original_heads if config.relative_positions else 0
-    terms.append(CostTerm("positional", (), positional + d + relative, t * positional))
-    terms.append(CostTerm("norm", (), 2 * d, 0))
+    terms += unit_terms("positional", (), wide, (positional + d, t * positional), (relative, 0))
+    terms.append(CostTerm("norm", wide, 2 * d, 0))
     for index in range(config.num_layers):
-        terms += _layer_terms(config, index, t)
+        terms += _layer_terms(config, index, t, wide, d)
     return terms
 
 
-def _layer_terms(config: SpeechEncoderConfig, index: int, t: int) -> list[CostTerm]:
-    """Return the terms of a layer, by the cost formulas of HJ-Pruning; WavLM heads also have a factor and gates."""
-    terms, d, h = [], config.d_model, config.head_dim
+def _layer_terms(config: SpeechEncoderConfig, index: int, t: int, wide: tuple[str, ...], d: int) -> list[CostTerm]:
+    """Return the terms of a layer, by the cost formulas of HJ-Pruning; WavLM heads also have a factor and gates.
+
+    ``wide`` is the group of the residual width, of which a unit has ``d`` channels, or empty for ``d`` channels.
+    """
+    terms: list[CostTerm] = []
+    h = config.head_dim
     norm = 2 * d if config.pre_norm else 0
     if config.heads[index]:
         module = f"{_layer(index)}attention"
         gate = GATE_OUTPUTS * h if config.relative_positions else 0
-        per_head = 4 * d * h + 3 * h + int(config.relative_positions)
-        terms.append(CostTerm("attention", (module, f"{module}.heads"), per_head,
-                              4 * t * d * h + 2 * t * t * h + t * gate))  # fmt: skip
+        rest = 3 * h + int(config.relative_positions), 2 * t * t * h + t * gate
+        terms += unit_terms("attention", (module, f"{module}.heads"), wide, (4 * d * h, 4 * t * d * h), rest)
         shared = gate + GATE_OUTPUTS if config.relative_positions else 0
-        terms.append(CostTerm("attention", (module,), d + norm + shared, 0))  # output bias, norm, gate
+        terms += unit_terms("attention", (module,), wide, (d + norm, 0), (shared, 0))  # output bias, norm, gate
     if config.ffn_dim[index]:
         module = f"{_layer(index)}feed_forward"
-        terms.append(CostTerm("ffn", (module, f"{module}.hidden"), 2 * d + 1, 2 * t * d))
-        terms.append(CostTerm("ffn", (module,), d + norm, 0))
+        terms += unit_terms("ffn", (module, f"{module}.hidden"), wide, (2 * d, 2 * t * d), (1, 0))
+        terms.append(CostTerm("ffn", (module, *wide), d + norm, 0))
     if not config.pre_norm:
-        terms.append(CostTerm("norm", (), 4 * d, 0))
+        terms.append(CostTerm("norm", wide, 4 * d, 0))
     return terms
 
 
@@ -155,8 +197,11 @@ def shrink(config: SpeechEncoderConfig, structure: Structure) -> SpeechEncoderCo
         return tuple(heads[unit] for unit in units)
 
     channels = range(len(config.conv_channels))
+    kept = structure.count(WIDTH) if WIDTH in structure.groups else config.pos_groups
     return replace(
         config,
+        d_model=kept * (config.d_model // config.pos_groups),
+        pos_groups=kept,
         conv_channels=tuple(structure.count(f"{_convolution(index)}.channels") for index in channels),
         heads=tuple(kept_heads(index, heads) for index, heads in enumerate(config.heads)),
         ffn_dim=tuple(

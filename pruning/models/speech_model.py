@@ -15,11 +15,12 @@ from pruning.core.low_rank import LinearLayer
 from pruning.core.precision import at_least_float32
 from pruning.core.prunable import plain_state
 from pruning.core.structure import Structure
-from pruning.core.units import UnitGroup, prefixed
+from pruning.core.units import WIDTH, UnitGroup, prefixed
 from pruning.limits import Fraction, Natural, OneOf, check_fields
 from pruning.models import encoder_types as encoders
 from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder import Encoder
+from pruning.models.module_units import read_by
 
 CTC, INTENT = "ctc", "intent"
 TASKS = (CTC, INTENT)
@@ -150,14 +151,34 @@ class SpeechModel(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             return SpeechOutput(self.head(encoded), encoded)
 
-    def unit_groups(self) -> list[UnitGroup]:
-        """Return the unit groups of the encoder."""
-        return [prefixed(group, _PREFIX) for group in self.encoder.unit_groups()]
+    @property
+    def residual_width(self) -> int:
+        """Number of channels of the encoder's residual stream."""
+        return self.encoder.residual_width
 
-    def cost_terms(self, frames: int) -> list[CostTerm]:
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups of the encoder; the head reads the residual width."""
+        return self._of_model(self.encoder.unit_groups(width))
+
+    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups with the tensor names of `plain_state`."""
+        return self._of_model(self.encoder.plain_unit_groups(width))
+
+    def _of_model(self, groups: Sequence[UnitGroup]) -> list[UnitGroup]:
+        """Return groups of the encoder as groups of the model."""
+        groups = [prefixed(group, _PREFIX) for group in groups]
+        return [read_by(group, self._readers()) if group.kind == WIDTH else group for group in groups]
+
+    def _readers(self) -> list[str]:
+        """Return the names of the linear layers of the head that read the encoder's output."""
+        if self.head.hidden is not None:
+            return ["head.hidden"]
+        return ["head.output"] if self.head.attention is None else ["head.attention", "head.output"]
+
+    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms of the encoder, for ``frames`` feature frames or samples."""
         return [replace(term, groups=tuple(f"{_PREFIX}{name}" for name in term.groups))
-                for term in self.encoder.cost_terms(frames)]  # fmt: skip
+                for term in self.encoder.cost_terms(frames, width)]  # fmt: skip
 
     def linear_layers(self, frames: int) -> list[LinearLayer]:
         """Return the linear layers of the encoder, for ``frames`` feature frames or samples."""

@@ -19,6 +19,7 @@ from pruning.limits import Count, Natural, check_fields
 from pruning.models import conformer_units
 from pruning.models.conformer import PROBE_FRAMES, ConformerConfig, ConformerEncoder, EncoderOutput
 from pruning.models.icefall_encoder import IcefallEncoder, IcefallModules
+from pruning.models.module_units import read_by
 from pruning.models.subsampling import beyond
 
 BLANK = 0
@@ -185,17 +186,30 @@ class Transducer(nn.Module):
         """Run the encoder, see `ConformerEncoder.forward`."""
         return self.encoder(features, lengths, return_layers)
 
-    def unit_groups(self) -> list[UnitGroup]:
-        """Return the unit groups of the encoder; with factored layers, only their components."""
-        if self.config.ranks:
-            return low_rank.component_groups(self)
-        return self.encoder.renamed(self.plain_unit_groups(), "encoder.")
+    @property
+    def residual_width(self) -> int:
+        """Number of channels of the encoder's residual stream."""
+        return self.config.encoder.d_model
 
-    def plain_unit_groups(self) -> list[UnitGroup]:
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups of the encoder; with factored layers, only their components.
+
+        Raises:
+            UserError: ``width`` is asked for and layers are factored.
+        """
+        groups = self.plain_unit_groups(width)
+        return groups if self.config.ranks else self.encoder.renamed(groups, "encoder.")
+
+    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups with the tensor names of `plain_state`."""
         if self.config.ranks:
+            low_rank.refuse_width(width)
             return low_rank.component_groups(self)
-        return conformer_units.unit_groups(self.config.encoder)
+        groups = conformer_units.unit_groups(self.config.encoder, width=width)
+        if width:
+            heads = ["joiner.encoder_proj", "simple_am", *(["ctc_head"] if self.config.ctc else [])]
+            groups[-1] = read_by(groups[-1], heads)
+        return groups
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the tensors of the same transducer with a `ConformerEncoder`."""
@@ -210,9 +224,11 @@ class Transducer(nn.Module):
         model.load_state_dict(self.plain_state())
         return model.train(self.training)
 
-    def cost_terms(self, frames: int) -> list[CostTerm]:
+    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms of the encoder, subsampling included, for ``frames`` feature frames."""
         dense = self.config.encoder
+        if width and not self.config.ranks:
+            return conformer_units.cost_terms(dense, frames, width=True)
         return low_rank.cost_terms(self, conformer_units.unit_groups(dense), conformer_units.cost_terms(dense, frames),
                                    self.linear_layers(frames))  # fmt: skip
 

@@ -80,7 +80,7 @@ class TransformerLayer(nn.Module):
 class TransformerLM(nn.Module):
     """Embedding, blocks, a norm, and an output layer for the next token.
 
-    Only the blocks are pruned; the embedding, tied or not, stays.
+    Only the blocks are pruned; the embedding, tied or not, loses the channels that the residual stream loses.
     """
 
     kind: ClassVar[str] = "transformer_lm"
@@ -175,12 +175,26 @@ class TransformerLM(nn.Module):
         logits = nn.functional.linear(self.norm(x), self.output_weight).squeeze(1)
         return logits.float().log_softmax(dim=1), LmState(keys, values, state.lengths + 1)
 
-    def unit_groups(self) -> list[UnitGroup]:
-        """Return the unit groups of the blocks; with factored layers, only their components."""
-        return low_rank.component_groups(self) if self.config.ranks else lm_units.unit_groups(self.config)
+    @property
+    def residual_width(self) -> int:
+        """Number of channels of the residual stream."""
+        return self.config.d_model
 
-    def cost_terms(self, frames: int) -> list[CostTerm]:
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups of the blocks; with factored layers, only their components.
+
+        Raises:
+            UserError: ``width`` is asked for and layers are factored.
+        """
+        if self.config.ranks:
+            low_rank.refuse_width(width)
+            return low_rank.component_groups(self)
+        return lm_units.unit_groups(self.config, width)
+
+    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms of the blocks and the last norm for a sentence of ``frames`` tokens."""
+        if width and not self.config.ranks:
+            return lm_units.cost_terms(self.config, frames, width)
         return low_rank.cost_terms(self, lm_units.unit_groups(self.config), lm_units.cost_terms(self.config, frames),
                                    self.linear_layers(frames))  # fmt: skip
 

@@ -86,7 +86,6 @@ class SpeechTask(PrunedTask):
         self.augment = augment
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.distillation = distillation or DistillationConfig()
-        self.layer_distillation: Optional[LayerDistillation] = None
         if self.teacher is not None and self.distillation.layers and self.distillation.layer_weight > 0:
             dims = (one.encoder.width for one in (model, self.teacher))
             self.layer_distillation = LayerDistillation(self.distillation, *dims)

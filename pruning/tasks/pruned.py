@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from pruning.core.distillation import LayerDistillation
+from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments.checkpoint import FOUND
 from pruning.methods.base import Pruner
@@ -38,6 +40,7 @@ class PrunedTask(Task):
     def __init__(self, pruner: Optional[Pruner] = None) -> None:
         super().__init__()
         self.pruner = pruner
+        self.layer_distillation: Optional[LayerDistillation] = None
 
     def terms(self, batch: Any, step: StepInfo) -> LossTerms:
         """Compute the terms of the loss of a batch; a task with its own `forward` need not say them.
@@ -66,6 +69,11 @@ class PrunedTask(Task):
             loss = loss + penalty if step.training else loss
             logged["penalty"] = penalty.detach()
         return loss, {**logged, "weight": weight}
+
+    def inherit(self, structure: Structure) -> None:
+        """Prepare for a network that was cut out by ``structure``: distillation selects the channels that it kept."""
+        if self.layer_distillation is not None:
+            self.layer_distillation.select(structure)
 
     def pruner_groups(self) -> list[ParameterGroup]:
         """Return the parameter groups of the pruning method."""

@@ -65,7 +65,6 @@ class TransducerTask(PrunedTask):
         self.loss = loss
         self.augment = augment
         self.teacher: Optional[Transducer] = None
-        self.layer_distillation: Optional[LayerDistillation] = None
         self.distillation = DistillationConfig()
         if guidance is not None and guidance.config.wanted:
             self.distillation = guidance.config

@@ -104,6 +104,23 @@ def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str
         assert facts["parameters"] == facts["dense"]["parameters"]
 
 
+@pytest.mark.parametrize("method", ["l0", "taylor", "wanda"])
+def test_a_narrower_stream_by_the_commands(work: Path, tmp_path: Path, method: str) -> None:
+    """The residual width goes with the other units, embedding included, and what follows it can be repaired."""
+    kinds = "[heads,ffn,width]"
+    prune.main(["--config", str(work / "prune.yaml"), f"l0.gates.kinds={kinds}", f"criterion.kinds={kinds}",
+                "criterion.ranking=group", "l0.gate_lr=0.5", "--method", method, "--technique", "structured",
+                "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small"),
+                  *(repair(work) if method == "wanda" else [])])  # fmt: skip
+    model, header = LanguageModelKind.load_network(tmp_path / "small")
+    assert header["exactness"] < 1e-4
+    facts = read_facts(tmp_path / "small")
+    assert facts["blocks_parameters"] / facts["dense"]["blocks_parameters"] == pytest.approx(0.5, abs=0.02)
+    dense, _ = LanguageModelKind.load_network(work / "dense")
+    assert model.config.d_model == model.embedding.weight.shape[1] < dense.config.d_model
+
+
 def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> None:
     """Zeros stay zero in fine-tuning; perplexity is per word and per token, with a vocabulary or without."""
     prune.main(["--config", str(work / "prune.yaml"), "--method", "wanda", "--technique", "unstructured", "--scheduler",

@@ -45,6 +45,7 @@ NETWORKS: dict[str, Callable[[], TransformerLM]] = {
     "dense": network,
     "untied": lambda: network(tied=False),
     "structured": lambda: cut("structured"),
+    "narrower": lambda: cut("width"),
     "modules gone": lambda: network(num_heads=(2, 0, 1), ffn_dim=(0, 8, 0)),
     "a layer gone": lambda: cut("structured", num_heads=(2, 0, 3), ffn_dim=(20, 0, 16)),
     "no attention": lambda: network(num_heads=[0]),
@@ -57,6 +58,7 @@ def test_the_networks_are_what_they_are_called() -> None:
     config = NETWORKS["structured"]().config
     assert len(set(config.num_heads)) > 1 or len(set(config.ffn_dim)) > 1
     assert NETWORKS["factored"]().config.ranks
+    assert NETWORKS["narrower"]().config.d_model < NETWORKS["dense"]().config.d_model
     facts = network_facts(NETWORKS["unstructured"]())
     assert facts["nonzero_parameters"] < 0.7 * facts["parameters"]
 

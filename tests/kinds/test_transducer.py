@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from pruning import configuration
-from pruning.bin import gradient_shares
+from pruning.bin import decode, extract, finetune, gradient_shares, prune
+from pruning.core.distillation import LayerDistillation
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
@@ -241,6 +242,42 @@ def test_pruned_extracted_and_fine_tuned(work: Path, data_dir: Path, capsys: pyt
     uniform = TransducerConfig.from_dict(read_json(dimensions_file))
     assert uniform.encoder.d_model == 24
     assert uniform.encoder.ffn_dim[0] < 48
+
+
+def test_a_narrower_stream_by_the_commands(
+    work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Remove channels of the residual stream with other units; fine-tune from the teacher's layers, and decode."""
+    data = inputs(data_dir)
+    lang_dir, train = ["--lang-dir", str(data.lang_dir)], ["--train-cuts", *map(str, data.train)]
+    files = [*lang_dir, *train, "--dev-cuts", *map(str, data.dev)]
+    pruned, small, fine, teacher = (str(place) for place in (*(tmp_path / name for name in ("pruned", "small", "fine")),
+                                                             work / "teacher"))  # fmt: skip
+    prune.main(["--config", str(work / "prune.yaml"), "--exp-dir", pruned, "--teacher", teacher, *files, "--method",
+                "magnitude", "criterion.kinds=[heads,ffn,conv,width]", "criterion.ranking=group"])  # fmt: skip
+    extract.main(["--pruned", pruned, "--exp-dir", small, "--repair", "4", "--round-to", "4", *lang_dir, *train,
+                  "--max-duration", "15"])  # fmt: skip
+    network, header = checkpoint.load_model(small)
+    assert header["exactness"] < 1e-4
+    width = network.config.encoder.d_model
+    assert width in (16, 20) and network.config.encoder.dense_dim == 24
+    kept = facts.read_facts(small)
+    assert kept["encoder_parameters"] == sum(parameter.numel() for parameter in network.encoder.parameters())
+    selected: list[int] = []
+    select = LayerDistillation.select
+
+    def seen(distillation: LayerDistillation, structure: Structure) -> None:
+        select(distillation, structure)
+        selected.append(int(distillation.projections[0].get_parameter("weight").count_nonzero()))
+
+    monkeypatch.setattr(LayerDistillation, "select", seen)
+    finetune.main(["--config", str(work / "finetune.yaml"), "--exp-dir", fine, "--init", small, "--teacher", teacher,
+                   *files])  # fmt: skip
+    assert selected == [width]
+    tuned, _ = checkpoint.load_model(fine)
+    assert tuned.config == network.config
+    decode.main(["--exp-dir", fine, "--cuts", str(data.dev[0]), *lang_dir, "--method", "greedy_search"])
+    assert list((Path(fine) / "greedy_search").glob("recogs-*.txt"))
 
 
 @pytest.mark.processes

@@ -13,6 +13,7 @@ import torch
 from pruning import registry
 from pruning.bin import export
 from pruning.core.extraction import extract
+from pruning.core.residual_width import ResidualWidth
 from pruning.core.structure import Structure
 from pruning.deploy import sherpa_decoding as sherpa
 from pruning.deploy.export import export_onnx, write_torchscript
@@ -45,15 +46,16 @@ def irregular(vocab_size: int = 24) -> Transducer:
     dense = Transducer(replace(network().config, vocab_size=vocab_size))
     generator = torch.Generator().manual_seed(5)
     masks = {}
-    for index, group in enumerate(dense.unit_groups()):
+    units = ResidualWidth(dense).unit_groups()
+    for index, group in enumerate(units):
         if group.size > 1:
             mask = (torch.rand(group.size, generator=generator) < 0.3 + 0.04 * (index % 12)).float()
             mask[0] = 1.0
             masks[group.name] = mask
     for gone in ("encoder.layers.1.attention", "encoder.layers.2.convolution", "encoder.layers.0.macaron"):
         masks[gone] = torch.zeros(1)
-    small = extract(dense, Structure.from_masks(dense.unit_groups(), masks)).eval()
-    assert isinstance(small, Transducer)
+    small = extract(dense, Structure.from_masks(units, masks)).eval()
+    assert isinstance(small, Transducer) and small.config.encoder.d_model < small.config.encoder.dense_dim
     with torch.no_grad():
         small.joiner.output.weight *= 12
         small.decoder.embedding.weight *= 3

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
+from pruning.core.prunable import Prunable
+from pruning.core.residual_width import has_width, kept_channels
 from pruning.core.structure import Structure
+from pruning.core.views import view_of
 from pruning.models.conformer import EncoderOutput
 from pruning.models.speech_encoder import SpeechEncoder, WaveformEncoder
 from pruning.models.speech_encoder_config import KINDS, SpeechEncoderConfig
@@ -58,7 +61,7 @@ def utterances(padding: bool = True) -> tuple[Tensor, Tensor]:
     return (audio, torch.tensor([1600, 1200, 700])) if padding else (audio[:1], torch.tensor([1600]))
 
 
-def random_structure(model: WaveformEncoder, seed: int, keep: float, soft: bool = True) -> Structure:
+def random_structure(model: Prunable, seed: int, keep: float, soft: bool = True) -> Structure:
     generator, masks = torch.Generator().manual_seed(seed), {}
     for group in model.unit_groups():
         opened = torch.rand(group.size, generator=generator) < keep
@@ -120,7 +123,12 @@ def check_exact(model: nn.Module, structure: Structure, single: bool = True) -> 
         assert isinstance(small, SpeechEncoder)
         for padding in (False, True) if single or dtype == torch.float64 else ():
             audio, lengths = utterances(padding)
-            with Masker(model, model.unit_groups()).applied(structure.masks()):
+            with Masker(model, view_of(model, structure).unit_groups()).applied(structure.masks()):
                 masked = model(audio.to(dtype), lengths)
+            if has_width(structure):
+                kept = kept_channels(structure, small.width, model.width)
+                gone = sorted(set(range(model.width)) - set(kept or ()))
+                assert not any(layer[..., gone].any() for layer in masked.layers), "heads read zeros"
+                masked = masked._replace(layers=[layer[..., kept] for layer in masked.layers])
             assert largest_difference(small(audio.to(dtype), lengths), masked) < tolerance
     return small

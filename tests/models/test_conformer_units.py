@@ -14,6 +14,7 @@ from pruning.core import low_rank
 from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
+from pruning.core.prunable import Prunable
 from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
 from pruning.core.units import check_groups
@@ -48,7 +49,7 @@ def network(strides: tuple[int, ...] = (2, 2), channels: tuple[int, ...] = (4, 6
     return model
 
 
-def random_masks(model: Transducer, seed: int, kinds: tuple[str, ...], keep: float) -> dict[str, torch.Tensor]:
+def random_masks(model: Prunable, seed: int, kinds: tuple[str, ...], keep: float) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     masks = {}
     for group in model.unit_groups():

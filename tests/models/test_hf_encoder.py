@@ -13,10 +13,11 @@ from pruning.core.cost import CostModel
 from pruning.core.criteria import UnitScores
 from pruning.core.gates import GateConfig, HardConcreteGates
 from pruning.core.masking import Masker
+from pruning.core.residual_width import ResidualWidth
 from pruning.core.selection import Selection
 from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
-from pruning.core.units import check_groups
+from pruning.core.units import WIDTH, check_groups
 from pruning.errors import UserError
 from pruning.models.conformer import EncoderOutput
 from pruning.models.hf_encoder import HfEncoder
@@ -76,6 +77,19 @@ def test_masked_equals_extracted(shape: dict[str, Any]) -> None:
         small = check_exact(model, structure, single=keep > 0.5)
         size = CostModel(model.unit_groups(), model.cost_terms(1600)).structure_cost(structure)["size"]
         assert size == sum(parameter.numel() for parameter in small.parameters())
+
+
+@pytest.mark.parametrize("shape", SHAPES[:8], ids=shape_name)
+def test_whole_groups_of_the_stream_can_go(shape: dict[str, Any]) -> None:
+    """The residual width goes from unmodified modules, whose positional convolution has weight norm."""
+    model = network(shape)
+    view = ResidualWidth(model)
+    check_groups(model, view.unit_groups())
+    structure = random_structure(view, 3, 0.6)
+    assert 1 <= structure.count(WIDTH) < 4
+    small = check_exact(model, structure, single=False)
+    size = CostModel(view.unit_groups(), view.cost_terms(1600)).structure_cost(structure)["size"]
+    assert size == sum(parameter.numel() for parameter in small.parameters())
 
 
 @every_shape

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pruning.core import low_rank
 from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
+from pruning.core.residual_width import ResidualWidth
 from pruning.core.structure import Structure
-from pruning.core.units import check_groups
+from pruning.core.units import WIDTH, check_groups
 from pruning.errors import UserError
 from pruning.models import encoder_types as encoders
 from pruning.models import speech_encoder_units
@@ -84,6 +85,41 @@ def test_masked_equals_extracted_again_and_again(shape: dict[str, Any]) -> None:
     again.load_state_dict(twice.state_dict(), strict=True)
     with torch.no_grad():
         assert largest_difference(again.eval()(*utterances()), twice(*utterances())) == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(SHAPES[:8]), st.integers(0, 10_000), st.floats(0.2, 0.95), st.sampled_from([2, 4, 12, 24]))
+def test_whole_groups_of_the_stream_can_go(shape: dict[str, Any], seed: int, keep: float, groups: int) -> None:
+    """The residual width alone and with other units; the extracted network can be narrowed again and rebuilt."""
+    model = network(shape, num_conv_pos_embedding_groups=groups)
+    view = ResidualWidth(model)
+    check_groups(model, view.unit_groups())
+    structure = random_structure(view, seed, keep)
+    if seed % 2:
+        structure = Structure({name: units if units.kind == WIDTH else units.with_kept(range(units.size))
+                               for name, units in structure.groups.items()})  # fmt: skip
+    small = check_exact(model, structure, single=False)
+    assert small.config.d_model == structure.count(WIDTH) * 24 // groups
+    predicted = CostModel(view.unit_groups(), view.cost_terms(1600)).structure_cost(structure)
+    assert predicted["size"] == sum(parameter.numel() for parameter in small.parameters())
+    assert predicted["macs"] == count_macs(lambda: small(torch.randn(1, 1600), torch.tensor([1600])))
+    dense = CostModel(model.unit_groups(), model.cost_terms(1600)).dense
+    assert CostModel(view.unit_groups(), view.cost_terms(1600)).dense == dense
+    check_exact(small.float(), random_structure(ResidualWidth(small), seed + 1, 0.8), single=False)
+    encoders.build(encoders.describe(small)).load_state_dict(small.state_dict(), strict=True)
+
+
+def test_a_stream_that_cannot_be_narrowed() -> None:
+    """A WavLM's gates read it by heads. Units of several channels are not rounded where each is a multiple already."""
+    with pytest.raises(UserError, match="width of WavLM cannot be pruned, because its gates read the stream by heads"):
+        ResidualWidth(network(SHAPES[8])).unit_groups()
+    view = ResidualWidth(network(SHAPES[0], num_conv_pos_embedding_groups=6))
+    kept = {name: dataclasses.replace(units, kept=(0, 2, 5) if units.kind == WIDTH else units.kept,
+                                      scores=tuple(map(float, range(units.size))))
+            for name, units in Structure.dense(view.unit_groups()).groups.items()}  # fmt: skip
+    assert Structure(kept).rounded(2, view.unit_groups()).count(WIDTH) == 3
+    kept[WIDTH] = kept[WIDTH].with_kept((0, 2, 4, 5))
+    assert Structure(kept).rounded(3, view.unit_groups()).count(WIDTH) == 3
 
 
 @settings(max_examples=15, deadline=None)

@@ -14,6 +14,7 @@ from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.low_rank import factorise, linear_names
 from pruning.core.masking import Masker
+from pruning.core.residual_width import ResidualWidth
 from pruning.core.units import check_groups
 from pruning.errors import UserError
 from pruning.models.conformer import ConformerConfig
@@ -75,6 +76,31 @@ def test_masked_is_extracted(kind: str, head: dict[str, Any]) -> None:
         found = again(*inputs(model)).logits
         assert found.shape == ((3, 7) if head["task"] == "intent" else (3, masked.shape[1], 7))
         assert torch.allclose(found, masked, atol=1e-4 * float(masked.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
+def test_masked_is_extracted_with_a_narrower_stream(head: dict[str, Any], kind: str) -> None:
+    """The head reads all layers or the last one, with or without a hidden layer, and loses its columns."""
+    model = network(kind, **head)
+    if kind.endswith("large"):
+        with pytest.raises(UserError, match="residual width of WavLM cannot be pruned"):
+            ResidualWidth(model).unit_groups()
+        return
+    view = ResidualWidth(model)
+    check_groups(model, view.unit_groups())
+    for seed in range(2):
+        structure = random_structure(view, seed, 0.6)
+        assert 1 <= structure.count("encoder.width") <= structure.groups["encoder.width"].size
+        small = extract(model, structure)
+        again = registry.build(json.loads(json.dumps(registry.describe(small))))
+        again.load_state_dict(small.state_dict(), strict=True)
+        with torch.no_grad(), Masker(model, view.unit_groups()).applied(structure.masks()):
+            masked = model(*inputs(model)).logits
+        found = again.eval()(*inputs(model)).logits
+        assert torch.allclose(found, masked, atol=1e-4 * float(masked.abs().max()))
+        costs = CostModel(view.unit_groups(), view.cost_terms(60)).structure_cost(structure)
+        assert costs["size"] == sum(parameter.numel() for parameter in again.encoder.parameters())
 
 
 @pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large"])

@@ -9,17 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning import registry
 from pruning.core import low_rank
 from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
+from pruning.core.residual_width import ResidualWidth
 from pruning.core.selection import Selection
-from pruning.core.single_weights import SingleWeights, view_of
+from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
-from pruning.core.units import check_groups
+from pruning.core.units import WIDTH, check_groups
+from pruning.core.views import view_of
 from pruning.models.attention import rotated, rotation
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import LanguageModelConfig
@@ -125,8 +127,12 @@ def test_costs_are_those_of_the_parameters() -> None:
 
 
 def random_structure(model: TransformerLM, seed: int, share: float, what: str = "structured") -> Structure:
-    """Return a random structure of a network, its factored form or its single weights, with soft scales if possible."""
-    groups = SingleWeights(model).unit_groups() if what == "unstructured" else model.unit_groups()
+    """Return a random structure of a network, its factored form or its single weights, with soft scales if possible.
+
+    ``what`` is a technique, or ``width``: structured, and the residual width too.
+    """
+    views = {"unstructured": SingleWeights, WIDTH: ResidualWidth}
+    groups = views[what](model).unit_groups() if what in views else model.unit_groups()
     selection = Selection(groups)
     generator = torch.Generator().manual_seed(seed)
     keep = torch.rand(selection.num_units, generator=generator) < share
@@ -134,22 +140,33 @@ def random_structure(model: TransformerLM, seed: int, share: float, what: str = 
     for group in selection.chosen:
         keep[start : start + group.minimum] = True
         start += group.size
-    scale = torch.rand(selection.num_units, generator=generator) + 0.1 if what == "structured" else None
+    scale = torch.rand(selection.num_units, generator=generator) + 0.1 if what in ("structured", WIDTH) else None
     return selection.structure(keep, torch.rand(selection.num_units, generator=generator), scale)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.2, 0.6, 0.9, 1.0]), st.booleans())
-def test_masked_is_extracted(seed: int, share: float, tied: bool) -> None:
+@given(
+    st.integers(0, 10**6), st.sampled_from([0.0, 0.2, 0.6, 0.9, 1.0]), st.booleans(), st.sampled_from(["units", WIDTH])
+)
+def test_masked_is_extracted(seed: int, share: float, tied: bool, what: str) -> None:
+    """Also where the output layer is evaluated outside the masks, as in training."""
     model, tokens = network(tied=tied), sentences()
-    structure = random_structure(model, seed, share)
-    with Masker(model, model.unit_groups()).applied(structure.masks()):
-        masked = model(tokens)
+    structure = random_structure(model, seed, share, "structured" if what == "units" else what)
+    view = view_of(model, structure)
+    check_groups(model, view.unit_groups())
+    with Masker(model, view.unit_groups()).applied(structure.masks()):
+        hidden = model.hidden(tokens)
+    masked = nn.functional.linear(hidden, model.output_weight)
     small = extract(model, structure)
     assert torch.allclose(small(tokens), masked, atol=1e-4 * float(masked.abs().max()))
-    expected = CostModel(model.unit_groups(), model.cost_terms(10)).structure_cost(structure)
+    expected = CostModel(view.unit_groups(), view.cost_terms(10)).structure_cost(structure)
     assert isinstance(small, TransformerLM)
     assert CostModel(small.unit_groups(), small.cost_terms(10)).dense == pytest.approx(expected)
+    assert expected["size"] == sum(
+        p.numel() for name, p in small.named_parameters() if not name.startswith(("embedding", "output"))
+    )
+    found, _ = small.step(tokens[:, 0], small.start(len(tokens)))
+    assert torch.allclose(found, masked[:, 0].log_softmax(dim=1), atol=1e-4)
     again = registry.build(registry.describe(small))
     again.load_state_dict(small.state_dict(), strict=True)
     assert torch.equal(again.eval()(tokens), small(tokens))

@@ -1,0 +1,25 @@
+"""Views of a network: the declaration of units that a structure belongs to, or that a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional
+
+from torch import nn
+
+from pruning.core.prunable import Prunable, prunable
+from pruning.core.residual_width import ResidualWidth, asks_for_width, has_width
+from pruning.core.single_weights import SingleWeights, is_of_single_weights
+from pruning.core.structure import Structure
+
+
+def view_of(model: nn.Module, structure: Structure) -> Prunable:
+    """Return the view of the network that ``structure`` belongs to: the network, its single weights, or with width."""
+    if is_of_single_weights(structure):
+        return SingleWeights(model)
+    return ResidualWidth(model) if has_width(structure) else prunable(model)
+
+
+def view_for(model: nn.Module, kinds: Optional[Iterable[str]]) -> Prunable:
+    """Return the view of the network that has the unit ``kinds``; None: those that the network declares by itself."""
+    return ResidualWidth(model) if asks_for_width(kinds) else prunable(model)
