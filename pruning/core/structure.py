@@ -104,6 +104,17 @@ class Structure:
             if len(group.kept) < group.size or group.scale is not None
         }
 
+    def after(self, earlier: Structure) -> Structure:
+        """Return what both cuts keep of the network before the first one.
+
+        Args:
+            earlier: structure that was cut out first; this one was cut out of what it left.
+        """
+        kept = {name: replace(self.groups[name], size=group.size, scores=None,
+                              kept=tuple(group.kept[unit] for unit in self.groups[name].kept))
+                if name in self.groups else group for name, group in earlier.groups.items()}  # fmt: skip
+        return Structure({**self.groups, **kept})
+
     def resolved(self, groups: Sequence[UnitGroup]) -> Structure:
         """Close each module whose units are all closed, and all units of each closed module.
 

@@ -228,7 +228,12 @@ def extract_experiment(
     elif batches is not None and has_batch_norm(small):
         logger.info("batch norms re-estimated on %d batches", reestimate_batch_norm(small, batches))
     facts = header.get("dense") or network_facts(dense)
-    kept = structure.without_scale().to_dict()
+    whole = (
+        structure
+        if checkpoint.BEFORE not in header
+        else structure.after(Structure.from_dict(header[checkpoint.BEFORE]))
+    )
+    kept = whole.without_scale().to_dict()
     new_header = {
         "model": registry.describe(small),
         "tokenizer": header["tokenizer"],

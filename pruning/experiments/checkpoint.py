@@ -56,6 +56,8 @@ def best_path(exp_dir: PathLike) -> Path:
 
 FOUND = "found_structure"
 """Header key in checkpoints of a pruning run: the structure at that step."""
+BEFORE = "structure_before"
+"""Header key in checkpoints of a pruning run of an extracted network: the structure that was cut out before."""
 PRETRAINED = "pretrained"
 """Header key in checkpoints of a network and of all networks made from it: name of the pre-trained network."""
 

@@ -195,6 +195,8 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[Pa
     dense = network if init is None else kind.load(teacher)[0]
     facts = network_facts(dense)
     if init is not None:
+        if config.technique != "structured":
+            raise UserError(f"--init prunes units further, not by technique {config.technique}", "leave it out")
         constraint = config.constraint.after_cut(_left(network, dense, config.constraint.seconds))
         config = dataclasses.replace(config, constraint=constraint)
         logger.info("targets of the network of %s: %s", init, constraint.targets())
@@ -210,6 +212,9 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[Pa
     networks = {"init": init, "teacher": teacher, "counts_from": config.counts_from,
                 "latency_table": config.constraint.latency_table}  # fmt: skip
     kept = {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
+    if init is not None and "structure" in found:
+        kept[checkpoint.BEFORE] = found["structure"]
+        task.inherit(Structure.from_dict(found["structure"]))
     return _fit(kind, task, exp_dir, networks, {"dense": facts, **kept}, facts)
 
 

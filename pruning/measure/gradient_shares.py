@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruning.core.extraction import extract
-from pruning.core.single_weights import view_of
+from pruning.core.views import view_of
 from pruning.experiments import checkpoint
 from pruning.experiments.checkpoint import FOUND
 from pruning.experiments.structure_files import found_structure

@@ -11,6 +11,7 @@ import torch
 from pruning import configuration
 from pruning.bin import extract
 from pruning.core.constraint import ConstraintConfig
+from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json
@@ -32,7 +33,8 @@ def test_targets_after_a_cut_refer_to_the_dense_network() -> None:
 
 
 def test_two_cuts_reach_the_target_of_the_dense_network(work: Path, data_dir: Path, tmp_path: Path) -> None:  # noqa: F811
-    shared = ["method=magnitude", "constraint.ramp=one_shot", "constraint.ramp_share=0.5", "trainer.max_steps=3"]
+    shared = ["method=magnitude", "constraint.ramp=one_shot", "constraint.ramp_share=0.5", "trainer.max_steps=3",
+              "criterion.kinds=[subsampling,heads,ffn,conv,width]", "criterion.ranking=group"]  # fmt: skip
     init = None
     for target in (0.4, 0.7):
         config = configuration.load(transducer.PruneConfig, work / "prune.yaml", [*shared, f"constraint.size={target}"])
@@ -44,8 +46,13 @@ def test_two_cuts_reach_the_target_of_the_dense_network(work: Path, data_dir: Pa
         assert sparsity == pytest.approx(target, abs=0.02)
         assert known["dense"]["by_kind"] == facts.read_facts(work / "teacher")["by_kind"]
         init = small
-    kinds = {group["kind"] for group in read_json(tmp_path / "pruned0.7/structure.json")["groups"].values()}
-    assert "ffn" in kinds
+    first, both = (Structure.from_dict(read_json(tmp_path / f"small{target}/structure.json")) for target in (0.4, 0.7))
+    small, _ = checkpoint.load_model(tmp_path / "small0.7")
+    assert isinstance(small, transducer.Transducer)
+    for name, group in both.groups.items():
+        assert group.size == first.groups[name].size and set(group.kept) <= set(first.groups[name].kept), name
+    (width,) = (group for group in both.groups.values() if group.kind == "width")
+    assert len(width.kept) == small.config.encoder.d_model < width.size
     with pytest.raises(UserError, match="already has a sparsity of 0.7"):
         train_and_prune.prune(TransducerKind(config, inputs(data_dir)), tmp_path / "again", work / "teacher", init)
 
