@@ -180,7 +180,7 @@ def load(path: PathLike, thorough: bool = True) -> SweepConfig:
             raise wrong(f"{name} is trained from scratch", "set scratch to a configuration file", *where)
         if config.budget is None and method.budgeted:
             raise wrong(f"{name} has a budget, but the sweep has none", "set budget of the sweep", *where)
-        for target in (*(method.targets or ()), *method.more_seeds, *method.chain):
+        for target in (*(method.targets or ()), *method.more_seeds):
             if target not in config.targets:
                 raise wrong(f"{name} names the unknown target {target!r}", "name one of targets", *where, "targets")
     if thorough:
@@ -241,6 +241,8 @@ def _checks(
     if method.method is not None:
         settings = (*shared, f"method={method.method}", *method.settings)
         yield (*of_line, "settings"), load(config.kind.pruning, config.prune, settings)
+        for cut in method.chain:
+            yield (*of_line, "chain"), load(config.kind.pruning, config.prune, (*settings, cut))
         loaded = functools.partial(configuration.load, config.kind.pruning, config.prune, settings)
         yield (*of_line, "settings"), lambda: _check_technique(config, network, loaded().technique)
         yield of_target, lambda: new_pruner(network, loaded(), loaded().trainer.seed)

@@ -59,8 +59,8 @@ class MethodConfig:
         dense: train the teacher further with the configuration ``finetune``, to see the effect of more steps without
             pruning. Set ``finetune_settings`` to the steps of pruning and fine-tuning together.
         counts_from: for ``method``: another line whose numbers of kept units are taken.
-        chain: for ``method``: targets, in order, to which the network is pruned, extracted and fine-tuned before the
-            line's own target; all cuts share the steps equally.
+        chain: for ``method``: an override of the target for each cut that comes before the line's own target, e.g.
+            ``[constraint.size=0.5]``; each cut is extracted and fine-tuned, and all share the steps equally.
         reinitialise: use new random weights instead of inherited ones.
         repair: number of utterances for one-shot repair before fine-tuning; 0: no repair.
         finetune: whether to fine-tune; if False, the extracted network is measured as it is.

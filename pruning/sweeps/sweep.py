@@ -176,13 +176,13 @@ def _cuts(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str
     """Yield the commands that prune, extract and fine-tune, for each cut of a chain."""
     method, steps = run.config, steps_of(config, run.config)
     init: list[str] = []
-    for place, target in zip(_places(run, exp_dir), (*method.chain, run.target)):
+    for place, target in zip(_places(run, exp_dir), (*([cut] for cut in method.chain), [])):
         pruned = place / "pruned"
         if method.structure_from and run.needs:
             pruned = Path(exp_dir) / run.needs / "pruned"
         if method.method is not None:
             counts = [f"counts_from={Path(exp_dir) / run.needs / 'pruned'}"] if run.needs is not None else []
-            settings = [*config.settings, *config.targets[target], *method.settings]
+            settings = [*config.settings, *config.targets[run.target], *method.settings, *target]
             yield python("prune", "--method", method.method, "--config", config.prune, *settings, *counts,
                          f"trainer.seed={run.seed}", *_max_steps(steps.pruned), "--teacher", config.teacher, *init,
                          "--exp-dir", str(pruned), *_data(config))  # fmt: skip
