@@ -7,7 +7,6 @@ changes for runs that do not ask for the unit kind ``width``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Optional, Protocol, runtime_checkable
 
 import torch
@@ -91,11 +90,6 @@ class ResidualWidth:
 def has_width(structure: Structure) -> bool:
     """Return whether a structure has the residual width."""
     return any(group.kind == WIDTH for group in structure.groups.values())
-
-
-def asks_for_width(kinds: Optional[Iterable[str]]) -> bool:
-    """Return whether unit kinds of a configuration (None: the default) name the residual width."""
-    return kinds is not None and WIDTH in kinds
 
 
 def kept_channels(structure: Structure, width: int, dense: int) -> Optional[list[int]]:

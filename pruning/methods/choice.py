@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Optional
 
@@ -11,8 +11,9 @@ from torch import nn
 from pruning import registry
 from pruning.core.low_rank import FactoredLinear, Metric, factorise, linear_names
 from pruning.core.prunable import Prunable, prunable
-from pruning.core.residual_width import asks_for_width
+from pruning.core.residual_width import ResidualWidth
 from pruning.core.single_weights import SingleWeights
+from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, unit_kinds
 from pruning.core.views import view_for, view_of
 from pruning.errors import UserError
@@ -51,22 +52,33 @@ def pruner_over(
     if any(isinstance(module, FactoredLinear) for module in model.modules()):
         raise UserError("the network already has low-rank layers",
                         "prune the dense network (snapshots give several sizes)")  # fmt: skip
-    asked = config.l0.gates.kinds if config.method in (L0, *HJ) else config.criterion.kinds
-    if asks_for_width(asked) and config.constraint.latency_table is not None:
-        raise UserError("a latency table does not say how the time of the other units depends on the residual width",
-                        f"leave {WIDTH} out of the unit kinds, or constrain size or macs")  # fmt: skip
     if config.method in (L0, *HJ):
         gating: L0Config = config.l0
         if config.method in HJ and gating.gates.kinds is None:
             kinds = tuple(unit_kinds(prunable(model).unit_groups()))
             gating = replace(gating, gates=replace(gating.gates, kinds=kinds))
-        return Gating(model, gating, config.asked(), length, seed, view_for(model, asked))
+        return Gating(model, gating, config.asked(), length, seed, _view(model, config, gating.gates.kinds))
     common = (config.method, config.criterion, config.constraint, length, seed)
     if config.technique == "low_rank":
         factored = factorise(model, linear_names(model), metrics)
         return LowRankPruning(factored, *common, metrics, config.snapshots)
     counts = None if config.counts_from is None else read_structure(config.counts_from)
-    view: Prunable = SingleWeights(model) if config.technique == "unstructured" else view_for(model, asked)
-    if counts is not None and asked is None:
-        view = view_of(model, counts)
+    view = _view(model, config, config.criterion.kinds, counts)
     return CriterionPruning(model, *common, counts, view, config.snapshots)
+
+
+def _view(
+    model: nn.Module, config: PruningConfig, kinds: Optional[Sequence[str]], counts: Optional[Structure] = None
+) -> Prunable:
+    """Return the view of a network that declares the units of a run: those of ``kinds``, else those of ``counts``.
+
+    Raises:
+        UserError: the residual width is asked for together with a latency table.
+    """
+    if config.technique == "unstructured":
+        return SingleWeights(model)
+    view = view_for(model, kinds) if counts is None or kinds is not None else view_of(model, counts)
+    if isinstance(view, ResidualWidth) and config.constraint.latency_table is not None:
+        raise UserError("a latency table does not say how the time of the other units depends on the residual width",
+                        f"leave {WIDTH} out of the unit kinds, or constrain size or macs")  # fmt: skip
+    return view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pruning.core import low_rank
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.cost import CostModel
 from pruning.core.criteria import magnitudes
+from pruning.core.declared import DeclaredNetwork
 from pruning.core.distillation import DistillationConfig, LayerDistillation
 from pruning.core.extraction import extract
 from pruning.core.gates import GateConfig
@@ -26,8 +28,10 @@ from pruning.core.residual_width import ResidualWidth, kept_channels
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, UnitGroup, check_groups
+from pruning.core.views import view_for
 from pruning.deploy.extract import exactness
 from pruning.errors import UserError
+from pruning.files import write_json
 from pruning.methods.choice import new_pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.criterion import CriterionConfig, CriterionPruning
@@ -138,6 +142,20 @@ def test_only_who_asks_gets_it() -> None:
         asked = PruningConfig(method, constraint=size, criterion=CriterionConfig((WIDTH,)),
                               l0=L0Config(GateConfig((WIDTH,))))  # fmt: skip
         assert {group.kind for group in new_pruner(model, asked, 0).units.chosen} == {WIDTH}
+
+
+def test_counts_of_another_run_ask_for_it(tmp_path: Path) -> None:
+    model = test_l0.network()
+    structure = narrow(model, 0, ENOUGH, 0.6).without_scale()
+    view = ResidualWidth(model)
+    reached = CostModel(view.unit_groups(), view.cost_terms(1000)).structure_sparsity(structure)["size"]
+    write_json(tmp_path / "structure.json", structure.to_dict())
+    config = PruningConfig("random", constraint=ConstraintConfig(size=round(reached, 3), ramp_share=0.5),
+                           counts_from=str(tmp_path / "structure.json"))  # fmt: skip
+    method = new_pruner(model, config, 0)
+    assert isinstance(method, CriterionPruning)
+    test_criterion.train(method)
+    assert method.structure().count(NAME) == structure.count(NAME) < 32
 
 
 def test_more_can_be_reached() -> None:
@@ -273,6 +291,9 @@ def test_what_cannot_be_done_is_refused_by_name() -> None:
                    PruningConfig("taylor", constraint=constraint, criterion=CriterionConfig((WIDTH,)))):  # fmt: skip
         with pytest.raises(UserError, match="a latency table does not say"):
             new_pruner(model, config, 0)
+    assert isinstance(view_for(model, None), Transducer) and isinstance(view_for(model, (WIDTH,)), ResidualWidth)
+    own = DeclaredNetwork(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), [])
+    assert view_for(own, (WIDTH,)) is own, "the kind of its units may have this name"
     with pytest.raises(ValueError, match="the network has no norm nowhere"):
         check_groups(model, [UnitGroup("a", WIDTH, 20, (), rms_norms=("nowhere",))])
 
