@@ -23,6 +23,8 @@ from pruning.experiments import checkpoint
 from pruning.experiments.structure_files import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
 from pruning.kinds.kind import HasVocabulary, Kind
+from pruning.methods.base import Pruner
+from pruning.methods.calibration import score_batches
 from pruning.methods.choice import new_pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.low_rank import calibrate
@@ -159,11 +161,25 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike) -> Ended:
         metrics = calibrate(task, linear_names(network), batches, config.method)
         network.cpu()
     pruner = new_pruner(network, config, kind.seed, metrics)
+    _start(kind, pruner)
     task = kind.task(kind.own(pruner.network.train()), guide, pruner)
     networks = {"teacher": teacher, "counts_from": config.counts_from,
                 "latency_table": config.constraint.latency_table}  # fmt: skip
     kept = {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
     return _fit(kind, task, exp_dir, networks, {"dense": facts, **kept}, facts)
+
+
+def _start(kind: Kind[N], pruner: Pruner) -> None:
+    """Let a pruner begin from scores of the units on the first training batches, if it wants them."""
+    scorer = pruner.scorer()
+    if scorer is None:
+        return
+    world = distributed.initialise(kind.config.trainer.device)
+    task = kind.task(kind.own(pruner.network), None, scorer).to(world.device)
+    batches = map(world.take, itertools.islice(kind.first_batches(), kind.config.l0.start_batches))
+    score_batches(task, scorer, batches, kind.seed)
+    pruner.start_from(scorer.scored())
+    pruner.network.cpu()
 
 
 def _fit(
