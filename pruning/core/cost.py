@@ -110,12 +110,18 @@ class CostModel:
             return None
         found: dict[str, set[str]] = {}
         for cost in costs:
-            names = {name for term, coefficient in zip(self.terms, self._coefficients[cost].tolist()) if coefficient
-                     for name in term.groups}  # fmt: skip
+            names = self.groups_of(cost)
             if any(names & others for others in found.values()):
                 return None
             found[cost] = names
         return found
+
+    def groups_of(self, cost: str) -> set[str]:
+        """Return the names of the groups that a cost depends on; for the latency, of all groups."""
+        if cost == LATENCY:
+            return {group.name for group in self.groups}
+        return {name for term, coefficient in zip(self.terms, self._coefficients[cost].tolist()) if coefficient
+                for name in term.groups}  # fmt: skip
 
     def dense_counts(self) -> Tensor:
         """Return the counts of the dense network, ``(G,)``."""

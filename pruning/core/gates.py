@@ -15,9 +15,11 @@ from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-from pruning.limits import NonNegative, Number, OneOf, Positive, Range, check_fields
+from pruning.limits import NonNegative, Number, OneOf, Positive, Range, check_ascending, check_fields
 
 SOFT = ("published", "one")
+CONSTANT, TAYLOR = STARTS = ("constant", "taylor")
+KIND, NETWORK = WITHIN = ("kind", "network")
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,36 @@ class GateConfig:
     Attributes:
         kinds: unit kinds that get gates; None for all unit kinds of the network except ``width`` (channels of the
             residual stream).
+        start: initial log alpha: ``constant`` (``initial`` and ``deviation``), or by the ranks of the units' ``taylor``
+            scores on some batches before training. In a few hundred steps gates learn little about single units, so
+            that these scores tell them apart better.
         initial: mean of the initial log alpha; 3 gives an open probability of .99 and a mean gate of .94.
         deviation: standard deviation of the initial log alpha, so that equal units can diverge.
+        start_range: for ``taylor``, log alpha of the worst and of the best unit.
+        start_within: for ``taylor``, among which units a unit is ranked: those of its ``kind``, or of the ``network``,
+            with scores divided by the cost of a unit.
         temperature, left, right: beta, l and r of the stretched concrete distribution.
         soft: factor of kept units at evaluation: ``published`` (sigmoid(0.8 log alpha / beta), as in FLOP, CoFi and
             DPHuBERT) or ``one``.
     """
 
     kinds: Optional[tuple[str, ...]] = None
+    start: Annotated[str, OneOf(STARTS)] = CONSTANT
     initial: Number = 3.0
     deviation: NonNegative = 0.01
+    start_range: tuple[Number, Number] = (1.0, 7.0)
+    start_within: Annotated[str, OneOf(WITHIN)] = KIND
     temperature: Positive = 2 / 3
     left: Annotated[float, Range(below=0)] = -0.1
     right: Annotated[float, Range(above=1)] = 1.1
     soft: Annotated[str, OneOf(SOFT)] = "published"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "start_range", tuple(self.start_range))
         check_fields(self)
+        if len(self.start_range) != 2:
+            raise ValueError("l0.gates.start_range must be two values of log alpha, such as [1, 7]")
+        check_ascending("l0.gates.start_range", self.start_range)
 
 
 class HardConcreteGates(nn.Module):
@@ -81,10 +96,10 @@ class HardConcreteGates(nn.Module):
         """
         self.log_alpha.clamp_(-self.LIMIT, self.LIMIT)
 
-    def open_probability(self) -> Tensor:
-        """Return ``P(z > 0) = sigmoid(log alpha - beta ln(-l / r))`` of each gate, ``(U,)``."""
+    def open_probability(self, log_alpha: Optional[Tensor] = None) -> Tensor:
+        """Return ``P(z > 0) = sigmoid(log alpha - beta ln(-l / r))`` of each gate, ``(U,)``; None: of its own."""
         shift = self.config.temperature * math.log(-self.config.left / self.config.right)
-        return torch.sigmoid(self.log_alpha - shift)
+        return torch.sigmoid((self.log_alpha if log_alpha is None else log_alpha) - shift)
 
     def sample(self) -> Tensor:
         """Sample the gate of each unit, ``(U,)`` in [0, 1], with torch's global generator."""
@@ -97,12 +112,27 @@ class HardConcreteGates(nn.Module):
         """Split gate ``values (U,)`` into masks by group name."""
         return self.units.split(values)
 
-    def expected_counts(self) -> Tensor:
+    def expected_counts(self, log_alpha: Optional[Tensor] = None) -> Tensor:
         """Return the expected number of open gates in each group, ``(G,)``; groups without gates count whole.
 
         The count of a group covers only its own gates; the cost model multiplies it by the count of its module.
+
+        Args:
+            log_alpha: values ``(U,)`` to use instead of the gates' own.
         """
-        return self._fixed.index_add(0, self._member, self.open_probability())
+        return self._fixed.index_add(0, self._member, self.open_probability(log_alpha))
+
+    @torch.no_grad()
+    def start_from(self, scores: Tensor) -> None:
+        """Set log alpha by the ranks of ``scores (U,)``, from low to high, evenly over ``config.start_range``."""
+        low, high = self.config.start_range
+        kinds = [group.kind for group, size in zip(self.units.chosen, self.units.sizes) for _ in range(size)]
+        within = kinds if self.config.start_within == KIND else ["all"] * len(kinds)
+        for name in set(within):
+            places = torch.tensor([index for index, each in enumerate(within) if each == name])
+            ranks = scores.cpu()[places].argsort(stable=True).argsort()
+            shares = ranks / max(len(places) - 1, 1) if len(places) > 1 else torch.ones(1)
+            self.log_alpha[places.to(self.log_alpha.device)] = (low + (high - low) * shares).to(self.log_alpha)
 
     # Hard structures, for evaluation and extraction
 

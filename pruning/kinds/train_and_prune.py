@@ -24,6 +24,8 @@ from pruning.experiments import checkpoint
 from pruning.experiments.structure_files import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
 from pruning.kinds.kind import HasVocabulary, Kind
+from pruning.methods.base import Pruner
+from pruning.methods.calibration import score_batches
 from pruning.methods.choice import new_pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.low_rank import calibrate
@@ -208,6 +210,7 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[Pa
         metrics = calibrate(task, linear_names(network), batches, config.method)
         network.cpu()
     pruner = new_pruner(network, config, kind.seed, metrics)
+    _start(kind, pruner)
     task = kind.task(kind.own(pruner.network.train()), guide, pruner)
     networks = {"init": init, "teacher": teacher, "counts_from": config.counts_from,
                 "latency_table": config.constraint.latency_table}  # fmt: skip
@@ -222,6 +225,19 @@ def _left(network: nn.Module, dense: nn.Module, seconds: float) -> dict[str, flo
     """Return cost -> share of the dense network's cost that a network cut from it has."""
     now, before = (cost_model(one, seconds).dense for one in (network, dense))
     return {cost: now[cost] / before[cost] for cost in COSTS}
+
+
+def _start(kind: Kind[N], pruner: Pruner) -> None:
+    """Let a pruner begin from scores of the units on the first training batches, if it wants them."""
+    scorer = pruner.scorer()
+    if scorer is None:
+        return
+    world = distributed.initialise(kind.config.trainer.device)
+    task = kind.task(kind.own(pruner.network), None, scorer).to(world.device)
+    batches = map(world.take, itertools.islice(kind.first_batches(), kind.config.l0.start_batches))
+    score_batches(task, scorer, batches, kind.seed)
+    pruner.start_from(scorer.scored())
+    pruner.network.cpu()
 
 
 def _fit(

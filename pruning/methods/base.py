@@ -96,6 +96,13 @@ class Pruner(nn.Module, ABC):
         with self.masker.applied(self.masks(step)):
             yield
 
+    def scorer(self) -> Optional[Scorer]:
+        """Return a pruner that must score the units on batches before training (see `start_from`); None: none."""
+        return None
+
+    def start_from(self, scores: Tensor) -> None:
+        """Begin from scores of the units, ``(U,)``; called if there is a `scorer`."""
+
     @abstractmethod
     def masks(self, step: StepInfo) -> Mapping[str, Tensor]:
         """Return the masks of ``step``, group name -> ``(size,)``; in validation those of a hard structure."""
@@ -204,6 +211,14 @@ class Pruner(nn.Module, ABC):
                 kept[group.kind] = kept.get(group.kind, 0.0) + count
                 total[group.kind] = total.get(group.kind, 0) + group.size
         return {f"kept/{kind}": kept[kind] / total[kind] for kind in kept}
+
+
+class Scorer(Pruner):
+    """A pruner that scores units."""
+
+    @abstractmethod
+    def scored(self) -> Tensor:
+        """Return the scores of all units, ``(U,)`` float64."""
 
 
 def _latency_table(constraint: ConstraintConfig) -> Optional[LatencyTable]:

@@ -20,7 +20,7 @@ from pruning.core.structure import Structure
 from pruning.core.units import unit_kinds
 from pruning.errors import UserError
 from pruning.limits import Count, Natural, OneOf, Range, check_fields
-from pruning.methods.base import TOLERANCE, Pruner
+from pruning.methods.base import TOLERANCE, Scorer
 from pruning.training import distributed
 from pruning.training.task import ParameterGroup, StepInfo
 
@@ -64,7 +64,7 @@ class CriterionConfig:
         check_fields(self)
 
 
-class CriterionPruning(Pruner):
+class CriterionPruning(Scorer):
     """Hard masks from the scores of a criterion, on the schedule of the constraint's ramp.
 
     Args:

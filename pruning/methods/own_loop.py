@@ -83,6 +83,8 @@ class OwnLoop:
             what = f"cannot count the multiply-accumulates of {', '.join(self.declared.uncounted)}"
             raise UserError(what, "set a target for the size only, or write these modules with linear layers")
         self.pruner = pruner_over(self.declared, config, 0, seed)
+        if self.pruner.scorer() is not None:
+            raise UserError("l0.gates.start=taylor needs batches, which this loop does not have", "choose constant")
         self.pruner.to(next(network.parameters()).device)
         self.total_steps = total_steps
         self.step = 0
