@@ -42,7 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if not options.lms and not options.systems:
         raise UserError("neither --lms nor --systems is given", "give at least one of them")
 
-    from pruning.kinds.measured_text import BLOCK
+    from pruning.experiments.measurement import BLOCK
     from pruning.reports import document, language_models
 
     against = {name: str(other) for name, other in options.against}
