@@ -73,6 +73,7 @@ def measurement(value: Mapping[str, Any], transcripts: Callable[[str], Mapping[s
         totals = {"left_out": value["left_out"]}
         if value["perplexity_per_token"] is not None:
             totals |= {"nll": value["token_nll"], "tokens": value["tokens"]}
+            value = {key: of for key, of in value.items() if key != "token_nll"}  # that of an n-gram stays among facts
     elif "accuracy" in value:
         what, columns = "intents", {"correct": value["right"], "found": value["found"]}
         totals = {key: round(value["accuracy"][key] * len(value["right"])) for key in ("scenario", "action")}

@@ -215,7 +215,7 @@ def test_what_was_measured_is_measured_alike(place: Path, results: str, caplog: 
 
 
 def contents(results: str) -> dict[str, str | Measurement]:
-    """Return the records and the text of the other files of a directory, by name."""
+    """Return the measurements and the text of the other files of a directory, by name."""
     return {path.name: Measurement.read(path) if path.suffix == ".json" else path.read_text()
             for path in Path(results).iterdir()}  # fmt: skip
 

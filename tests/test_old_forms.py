@@ -99,7 +99,7 @@ def test_sentences_of_an_old_perplexity_are_numbered(tmp_path: Path, per_token: 
     assert found.totals == {"left_out": 1, **({} if per_token is None else {"nll": 6.0, "tokens": 9})}
     for lacking in ("nll", "counted"):
         write_json(tmp_path / "old.json", {key: of for key, of in value.items() if key != lacking})
-        with pytest.raises(UserError, match=f"old.json is not a record .* it has no '{lacking}'; measure it again"):
+        with pytest.raises(UserError, match=f"old.json is not a measurement: it has no '{lacking}'; measure it again"):
             Measurement.read(tmp_path / "old.json")
 
 
@@ -150,7 +150,7 @@ def test_an_old_sweep(
     assert capsys.readouterr().out == ""
 
 
-def test_records_are_converted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measurements_are_converted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "teacher" / "greedy_search" / "decode-dev-x.json"
     write_json(path, {**DECODING, "per_utterance": {"ids": ["u"], "speakers": [""], "errors": [1], "words": [4]}})
     before = Measurement.read(path)

@@ -1,7 +1,7 @@
 """Convert measured results to the form of today; run once after it changes, again it changes nothing.
 
-Of sweeps: the settings that sweep.json names, the list of utterances, and the results of the runs. Elsewhere: records
-of what was measured.
+Of sweeps: the settings that sweep.json names, the list of utterances, and the results of the runs. Elsewhere:
+measurements.
 
 python utils/convert_results.py egs/*/results
 """
@@ -18,7 +18,7 @@ from pruning.experiments.measurement import Measurement
 from pruning.files import read_json, write_json
 from pruning.sweeps.comparison import LEGEND, UTTERANCES
 
-RECORDS = ("**/likelihood/likelihood-*.json", "**/perplexity/perplexity-*.json", "**/intents/intents-*.json",
+MEASURED = ("**/likelihood/likelihood-*.json", "**/perplexity/perplexity-*.json", "**/intents/intents-*.json",
            "**/decode-*.json")  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for root in map(Path, sys.argv[1:] if argv is None else argv):
         for legend in sorted(root.rglob(LEGEND)):
             convert_sweep(legend.parent)
-        for path in sorted(path for pattern in RECORDS for path in root.glob(pattern)):
+        for path in sorted(path for pattern in MEASURED for path in root.glob(pattern)):
             if "schema" not in read_json(path):
                 Measurement.read(path).write(path)
                 print(path)

@@ -1,8 +1,9 @@
 """Classify the intents of test sets with an encoder with an intent head, and report the accuracy.
 
-The record of each set goes to EXP/intents/intents-SET.json: the intent found for every utterance, whether its scenario,
-its action and both are right, and the real-time factor. Intents that do not occur in training cannot be found: they
-count as errors and are reported. A set that was already classified with the same weights is not classified again.
+The measurement of each set goes to EXP/intents/intents-SET.json: the intent found for every utterance, whether its
+scenario, its action and both are right, and the real-time factor. Intents that do not occur in training cannot be
+found: they count as errors and are reported. A set that was already classified with the same weights is not classified
+again.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ def _decode_set(
 def _write_n_best(
     source: _Source, set_name: str, suffix: str, recognition: Recognition, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Write the n-best lists if asked for; return what the record of the decoding says about them."""
+    """Write the n-best lists if asked for; return what the measurement says about them."""
     from pruning.experiments import decoding_results
     from pruning.speech.decoding.rescoring import write_nbest
 
@@ -281,7 +281,7 @@ def _log(set_name: str, result: Score, facts: dict[str, Any]) -> None:
 
 
 class _Decoding(NamedTuple):
-    """A set to decode: its cuts, the ``path`` of the record, and the parameters to record there."""
+    """A set to decode: its cuts, the ``path`` of its measurement, and the parameters to record there."""
 
     cuts: Path
     path: Path

@@ -92,7 +92,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _columns(found: Perplexity, with_tokens: bool) -> dict[str, list[float]]:
-    """Return the columns of the record; those of tokens only for a network: the n-gram's are words."""
+    """Return the columns of the measurement; those of tokens only for a network: the n-gram's are words."""
     word_nll, words, nll, tokens = found.sums.T.tolist()
     columns = {"word_nll": [round(nats, 3) for nats in word_nll], "words": [int(count) for count in words]}
     if with_tokens:

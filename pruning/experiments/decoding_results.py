@@ -1,4 +1,4 @@
-"""Results of decoding: the files of a decoding, what its record says, and the choice of the newest."""
+"""Results of decoding: the files of a decoding, its measurement, and the choice of the newest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.errors import UserError
-from pruning.experiments.measurement import WORD_ERRORS, Measurement, Utterances
+from pruning.experiments.measurement import WORD_ERRORS, Measurement, Utterances, read_if_possible
 from pruning.files import PathLike
 from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts
 
@@ -19,7 +19,7 @@ _AGAIN = "remove it and decode again"
 
 
 def path_of(exp_dir: PathLike, method: str, set_name: str, suffix: str) -> Path:
-    """Return the record of a decoding, next to its transcripts."""
+    """Return the measurement of a decoding, next to its transcripts."""
     return Path(exp_dir) / method / f"decode-{set_name}-{suffix}.json"
 
 
@@ -37,23 +37,25 @@ def weights_name(epoch: Optional[int], avg: Optional[int], use_averaged_model: b
 
 
 def is_one(path: Path) -> bool:
-    """Return whether a file has the name of the record of a decoding."""
+    """Return whether a file has the name of the measurement of a decoding."""
     return path.name.startswith("decode-") and path.suffix == ".json"
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the other files of the decoding with record ``path``: hypotheses, and n-best lists if asked for."""
-    facts = Measurement.read(path, _AGAIN).facts
-    return [path.parent / facts[key] for key in ("recogs", "nbest") if key in facts]
+    """Return the other files of the decoding with measurement ``path``: hypotheses, and n-best lists if asked for."""
+    return _files(path, Measurement.read(path, _AGAIN))
+
+
+def _files(path: Path, found: Measurement) -> list[Path]:
+    return [path.parent / found.facts[key] for key in ("recogs", "nbest") if key in found.facts]
 
 
 def is_done(path: Path, parameters: Mapping[str, Any], num_hypotheses: int = 0) -> bool:
     """Return whether the decoding at ``path`` has these parameters and this number of hypotheses per utterance."""
-    if not path.is_file():
+    found = read_if_possible(path)
+    if found is None or found.parameters != parameters or not all(file.is_file() for file in _files(path, found)):
         return False
-    found = Measurement.read(path, _AGAIN)
-    same = found.parameters == parameters and all(file.is_file() for file in files_of(path))
-    return same and num_hypotheses in (0, found.facts.get("num_hypotheses", 0))
+    return num_hypotheses in (0, found.facts.get("num_hypotheses", 0))
 
 
 def note_asked(path: Path) -> None:
@@ -65,7 +67,7 @@ def measured(
     set_name: str, found: Sequence[Transcript], parameters: Mapping[str, Any], facts: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Measurement:  # fmt: skip
-    """Return the record of a decoding.
+    """Return the measurement of a decoding.
 
     Args:
         set_name: name of the test set.
@@ -85,10 +87,10 @@ def transcripts(exp_dir: PathLike, of: Measurement) -> list[Transcript]:
 
     Args:
         exp_dir: of the network.
-        of: record of the decoding.
+        of: measurement of the decoding.
 
     Raises:
-        UserError: the transcripts are missing, or do not fit the record.
+        UserError: the transcripts are missing, or do not fit the measurement.
     """
     path = Path(exp_dir) / of.facts["method"] / of.facts["recogs"]
     speakers = dict(zip(of.utterances.ids, of.utterances.speakers))
@@ -115,7 +117,7 @@ def time_facts(recognition: Recognition, features: Optional[FeatureTiming]) -> d
 def all_of(
     exp_dir: PathLike, method: str = "*", set_name: Optional[str] = None, begins: str = ""
 ) -> Iterator[Measurement]:
-    """Yield the records of decodings under an experiment.
+    """Yield the measurements of decodings under an experiment.
 
     Args:
         exp_dir: experiment directory of the network.
@@ -124,7 +126,7 @@ def all_of(
         begins: how the suffix begins.
 
     Raises:
-        UserError: a file is not a record of a decoding.
+        UserError: a file is not a measurement of a decoding.
     """
     name = "" if set_name is None else f"{set_name}-{begins}"
     for path in sorted(Path(exp_dir).glob(f"{method}/decode-{glob.escape(name)}*.json")):
@@ -150,7 +152,7 @@ def read_results(
         epoch, avg: choice of the weights that were decoded with, as in :mod:`pruning.bin.decode`.
 
     Raises:
-        UserError: a file is not a record of a decoding.
+        UserError: a file is not a measurement of a decoding.
     """
     names = {weights_name(epoch, avg, use_averaged_model) for use_averaged_model in (False, True)}
     return newest(one for name in sorted(names) for one in all_of(exp_dir, method, set_name, f"{name}-{method}"))

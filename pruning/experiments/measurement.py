@@ -1,4 +1,4 @@
-"""One record of everything that is measured: the values of every utterance of a test set under one network.
+"""One form for everything that is measured: the values of every utterance of a test set under one network.
 
 Decodings, likelihoods, perplexities and intents are written and read in this form, and the results of sweeps use the
 same columns. Rates and intervals are not stored: tables compute them from the columns, with one bootstrap.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from pruning.speech.scoring.bootstrap import Sample
 
+logger = logging.getLogger(__name__)
 SCHEMA = 1
 """Number of the form of the files; it grows when the form changes, and `pruning.old_forms` converts the form before."""
 WORD_ERRORS, LIKELIHOOD, PERPLEXITY, INTENTS = "word_errors", "likelihood", "perplexity", "intents"
@@ -153,10 +155,10 @@ class Measurement:
 
     @classmethod
     def read(cls, path: PathLike, remedy: str = _AGAIN) -> Measurement:
-        """Read a record; one of an older version is converted.
+        """Read a measurement; one of an older version is converted.
 
         Raises:
-            UserError: the file is missing, is not a record, or is one of an older version that lacks what is needed.
+            UserError: the file is missing, is not a measurement, or is of an older version and lacks what is needed.
         """
         value = read_json(path, remedy)
         try:
@@ -166,12 +168,12 @@ class Measurement:
             return cls(value["what"], value["set"], Utterances.from_dict(value["utterances"]), value["columns"],
                        value["totals"], value["parameters"], value["facts"], value["provenance"])  # fmt: skip
         except KeyError as error:
-            raise UserError(f"{path} is not a record of what was measured: it has no {error}", remedy) from None
+            raise UserError(f"{path} is not a measurement: it has no {error}", remedy) from None
         except (TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{path} is not a record of what was measured ({error})", remedy) from None
+            raise UserError(f"{path} is not a measurement ({error})", remedy) from None
 
     def write(self, path: PathLike) -> None:
-        """Write the record."""
+        """Write the file."""
         write_json(path, {
             "schema": SCHEMA, "what": self.what, "set": self.set, "utterances": self.utterances.to_dict(),
             "columns": dict(self.columns), "totals": dict(self.totals), "parameters": dict(self.parameters),
@@ -198,7 +200,7 @@ class Measurement:
             value: values of a set.
             name: name of the set.
             utterances: utterances of the set, with the stamp of ``value``.
-            left_out: a record of only the columns and totals that were left out.
+            left_out: a measurement of only the columns and totals that were left out.
         """
         found = cls(value["what"], name, utterances, value["columns"], value.get("totals", {}),
                     provenance=value["provenance"])  # fmt: skip
@@ -217,7 +219,7 @@ class Measurement:
         return None if math.isnan(total) else total
 
     def only(self, names: Collection[str]) -> Measurement:
-        """Return the record with only these columns and totals."""
+        """Return the measurement with only these columns and totals."""
         columns = {name: of for name, of in self.columns.items() if name in names}
         totals = {name: of for name, of in self.totals.items() if name in names}
         return dataclasses.replace(self, columns=columns, totals=totals)
@@ -228,8 +230,9 @@ class Measurement:
 
     def known_totals(self, *names: str) -> tuple[float, ...]:
         """Return the sums of columns over the utterances for which all of them are known."""
-        if all(name in self.totals for name in names):
-            return tuple(self.totals[name] or 0.0 for name in names)
+        if any(name in self.totals for name in names):
+            totals = [self.total(name) for name in names]
+            return tuple(0.0 if None in totals or total is None else total for total in totals)
         columns = [self.column(name) for name in names]
         known = sum(columns) == sum(columns)  # NaN differs from itself
         return tuple(float(values[known].sum()) for values in columns)
@@ -238,12 +241,12 @@ class Measurement:
         """Return the values of a column, ``(U,)``; unknown ones are NaN.
 
         Raises:
-            UserError: the record does not have this column.
+            UserError: the measurement does not have this column.
         """
         import numpy as np
 
         if name not in self.columns:
-            raise UserError(f"the record of {self.what} on {self.set} has no column {name!r}", _AGAIN)
+            raise UserError(f"the measurement of {self.what} on {self.set} has no column {name!r}", _AGAIN)
         return np.array([np.nan if value is None else value for value in self.columns[name]], dtype=float)
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +276,7 @@ class Measurement:
         return datetime.datetime.fromisoformat(self.provenance.get("asked", self.provenance["date"])).astimezone()
 
     def asked_now(self) -> Measurement:
-        """Return the record of a measurement that was asked for again, so that it counts as the newest."""
+        """Return the measurement, as one that was asked for again, so that it counts as the newest."""
         return dataclasses.replace(self, provenance={**self.provenance, "asked": provenance.today()})
 
 
@@ -294,8 +297,20 @@ def path_of(exp_dir: PathLike, what: str, set_name: str) -> Path:
 
 
 def is_done(path: Path, parameters: Mapping[str, Any]) -> bool:
-    """Return whether there is a record that was measured with these parameters."""
-    return path.is_file() and Measurement.read(path).parameters == parameters
+    """Return whether there is a measurement with these parameters; one that cannot be read must be made again."""
+    found = read_if_possible(path)
+    return found is not None and found.parameters == parameters
+
+
+def read_if_possible(path: Path) -> Optional[Measurement]:
+    """Read a measurement; return None if there is none, or, with a warning, if it cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        return Measurement.read(path)
+    except UserError as error:
+        logger.warning("%s; it is measured again", error.what)
+        return None
 
 
 def sample(measured: Iterable[Measurement]) -> Sample:

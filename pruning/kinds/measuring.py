@@ -96,8 +96,8 @@ class Measuring:
         measure: one of `MEASURES`, or a measure of the kind.
         name: name of the measure in results.
         commands: returns the commands that measure the network of a directory; they do not repeat finished work.
-        gather: returns the records of the network of a directory, one for each test set.
-        utterances: returns the utterances of each test set, which those of the records must be.
+        gather: returns the measurements of the network of a directory, one for each test set.
+        utterances: returns the utterances of each test set, which those of the measurements must be.
         decodings: decoding methods by which networks may be compared; empty if measuring involves no decoding.
     """
 

@@ -18,7 +18,7 @@ FRESH = """\
 The encoder of {names} was not pre-trained: these figures say nothing about pre-trained encoders."""
 
 
-def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "pipe") -> str:
     """Make the table, with a row for each system and set.
 
     Raises:

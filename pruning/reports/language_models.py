@@ -50,7 +50,7 @@ def per(found: Measurement, nats: str, of: str) -> Optional[float]:
 def perplexities(
     lms: Sequence[tuple[str, Path]],
     sets: Sequence[str],
-    style: str = "github",
+    style: str = "pipe",
     against: Optional[Mapping[str, str]] = None,
 ) -> str:
     """Make the table of perplexities, with a row for each language model.
@@ -87,7 +87,7 @@ def perplexities(
     return tabulated(rows, style)
 
 
-def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: str = "pipe") -> str:
     """Make the table of decodings, with a row for each decoding method and language model used on all ``sets``.
 
     If a set was decoded several times with them, the newest decoding counts.

@@ -127,18 +127,18 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     return cells
 
 
-def table(systems: Sequence[System], sets: Sequence[str], style: str = "github") -> str:
+def table(systems: Sequence[System], sets: Sequence[str], style: str = "pipe") -> str:
     """Return the table as text.
 
     Args:
         systems: the rows.
         sets: names of the test sets, one column each, then a column for all of them pooled.
-        style: tabulate format: ``github`` for a file, ``simple`` for a terminal.
+        style: tabulate format: ``pipe`` for a file, ``simple`` for a terminal.
     """
     return tabulated([_cells(system, sets) for system in systems], style)
 
 
-def differences(systems: Sequence[System], style: str = "github") -> str:
+def differences(systems: Sequence[System], style: str = "pipe") -> str:
     """Return a table of pooled WER of each row's system minus that of each column's; empty for fewer than two."""
     whole = [(system.name, list(system.decodings.values())) for system in systems if system.transcripts is not None]
     if len(whole) < 2:

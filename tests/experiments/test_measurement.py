@@ -1,4 +1,4 @@
-"""The record of what was measured: its file, its columns, and the rates that are computed from them."""
+"""Measurements: their file, its columns, and the rates that are computed from them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from pruning.files import write_json
 from pruning.speech.scoring.bootstrap import Design
 from pruning.speech.scoring.word_errors import Transcript, count_errors, score
 
-RECORD = Measurement("word_errors", "dev", Utterances(["a", "b"], ["s", ""]), {"errors": [1, 2], "words": [4, 6]},
+FOUND = Measurement("word_errors", "dev", Utterances(["a", "b"], ["s", ""]), {"errors": [1, 2], "words": [4, 6]},
                      {"ins": 1}, {"weights": "w"}, {"method": "m"},
                      {"command": "x", "commit": "c", "date": "2026-11-29T12:00:00+00:00", "threads": 1})  # fmt: skip
 WORDS = st.lists(st.sampled_from("ABC"), max_size=5)
 
 
-def test_a_record_is_written_and_read(tmp_path: Path) -> None:
-    RECORD.write(tmp_path / "record.json")
-    assert Measurement.read(tmp_path / "record.json") == RECORD
-    assert measurement.is_done(tmp_path / "record.json", {"weights": "w"})
-    assert not measurement.is_done(tmp_path / "record.json", {"weights": "v"})
+def test_a_measurement_is_written_and_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    FOUND.write(tmp_path / "found.json")
+    assert Measurement.read(tmp_path / "found.json") == FOUND
+    assert measurement.is_done(tmp_path / "found.json", {"weights": "w"})
+    assert not measurement.is_done(tmp_path / "found.json", {"weights": "v"})
     assert not measurement.is_done(tmp_path / "none.json", {})
+    (tmp_path / "found.json").write_text("{}")
+    assert not measurement.is_done(tmp_path / "found.json", {"weights": "w"})
+    assert "found.json is not a measurement: it has no 'schema'; it is measured again" in caplog.text
     assert measurement.path_of("exp", "perplexity", "dev") == Path("exp/perplexity/perplexity-dev.json")
 
 
@@ -42,13 +45,13 @@ def test_a_text_is_written_by_the_number_of_its_sentences(tmp_path: Path) -> Non
 
 
 def test_values_are_tied_to_the_utterances_that_another_file_lists() -> None:
-    small = RECORD.compact(leave_out=["words"])
-    assert small == {"what": "word_errors", "utterances": RECORD.utterances.stamp, "columns": {"errors": [1, 2]},
+    small = FOUND.compact(leave_out=["words"])
+    assert small == {"what": "word_errors", "utterances": FOUND.utterances.stamp, "columns": {"errors": [1, 2]},
                      "totals": {"ins": 1}, "provenance": {"command": "x", "commit": "c",
                                                           "date": "2026-11-29T12:00:00+00:00"}}  # fmt: skip
-    found = Measurement.expanded(small, "dev", RECORD.utterances, RECORD.only(["words"]))
-    assert (found.columns, found.totals) == (RECORD.columns, RECORD.totals)
-    assert Utterances(["a", "c"], ["s", ""]).stamp != RECORD.utterances.stamp
+    found = Measurement.expanded(small, "dev", FOUND.utterances, FOUND.only(["words"]))
+    assert (found.columns, found.totals) == (FOUND.columns, FOUND.totals)
+    assert Utterances(["a", "c"], ["s", ""]).stamp != FOUND.utterances.stamp
 
 
 @pytest.mark.parametrize(
@@ -56,32 +59,36 @@ def test_values_are_tied_to_the_utterances_that_another_file_lists() -> None:
     [
         ({"schema": 2}, "has form 2, and this version reads form 1; use the version that wrote it, or measure it"),
         ({"columns": {"errors": [1]}}, "1 values of 'errors' for 2 utterances"),
-        ({"columns": [1]}, "is not a record of what was measured"),
+        ({"columns": [1]}, "is not a measurement"),
         ({"utterances": {"ids": ["a", "a"], "speakers": ["", ""]}}, "an utterance occurs twice"),
         ({"utterances": {"ids": ["a"], "speakers": []}}, "0 speakers of 1 utterances"),
         ({"utterances": {"speakers": []}}, "it has no 'ids'"),
     ],
 )
-def test_broken_records_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    RECORD.write(tmp_path / "record.json")
-    write_json(tmp_path / "record.json", {**json.loads((tmp_path / "record.json").read_text()), **change})
+def test_broken_measurements_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    FOUND.write(tmp_path / "found.json")
+    write_json(tmp_path / "found.json", {**json.loads((tmp_path / "found.json").read_text()), **change})
     with pytest.raises(UserError, match=message):
-        Measurement.read(tmp_path / "record.json")
+        Measurement.read(tmp_path / "found.json")
 
 
 @pytest.mark.parametrize("content", ["[1]", "5", "{}", '"text"'])
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "other.json").write_text(content)
-    with pytest.raises(UserError, match="other.json is not a record of what was measured"):
+    with pytest.raises(UserError, match="other.json is not a measurement"):
         Measurement.read(tmp_path / "other.json", "decode again")
 
 
 def test_unknown_values() -> None:
-    found = Measurement("likelihood", "dev", RECORD.utterances, {"nll": [1.5, None], "tokens": [3, 5]}, {"left_out": 2})
+    found = Measurement("likelihood", "dev", FOUND.utterances, {"nll": [1.5, None], "tokens": [3, 5]}, {"left_out": 2})
     assert (found.total("nll"), found.total("tokens"), found.total("left_out")) == (None, 8, 2)
     assert found.known_totals("nll", "tokens") == (1.5, 3.0)
+    mixed = Measurement("perplexity", "dev", FOUND.utterances, {"nll": [1.5, 2.0]}, {"tokens": 7})
+    assert mixed.known_totals("nll", "tokens") == (3.5, 7)
     assert found.has("left_out") and not found.has("errors")
-    with pytest.raises(UserError, match="the record of likelihood on dev has no column 'errors'; measure it again"):
+    with pytest.raises(
+        UserError, match="the measurement of likelihood on dev has no column 'errors'; measure it again"
+    ):
         found.total("errors")
 
 
@@ -148,11 +155,11 @@ def test_a_paired_difference_is_narrower_than_the_systems_intervals() -> None:
 def test_systems_on_other_data_are_not_compared() -> None:
     other = Measurement("word_errors", "dev", Utterances(["a"], ["s"]), {"errors": [1], "words": [4]})
     with pytest.raises(UserError, match="two systems were measured on different utterances"):
-        measurement.difference([RECORD], [other])
-    other = Measurement("word_errors", "dev", RECORD.utterances, {"errors": [1, 2], "words": [4, 5]})
+        measurement.difference([FOUND], [other])
+    other = Measurement("word_errors", "dev", FOUND.utterances, {"errors": [1, 2], "words": [4, 5]})
     with pytest.raises(UserError, match="two systems were measured on different words of dev; measure both again"):
-        measurement.difference([RECORD], [other])
+        measurement.difference([FOUND], [other])
 
 
 def test_what_was_asked_for_last() -> None:
-    assert RECORD.asked < RECORD.asked_now().asked and RECORD.asked_now().columns == RECORD.columns
+    assert FOUND.asked < FOUND.asked_now().asked and FOUND.asked_now().columns == FOUND.columns

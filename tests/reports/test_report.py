@@ -148,7 +148,7 @@ def test_missing_and_broken_input_is_named(systems: list[tuple[str, Path]], tmp_
     with pytest.raises(UserError, match="recogs-test-clean-best-greedy_search.txt cannot be read"):
         report.collect(systems, SETS, "greedy_search")
     (directory / "decode-test-clean-best-greedy_search.json").write_text('{"set": 1}')
-    with pytest.raises(UserError, match="is not a record of what was measured: it has no 'schema'; remove it and"):
+    with pytest.raises(UserError, match="is not a measurement: it has no 'schema'; remove it and"):
         report.collect(systems, SETS, "greedy_search")
     (systems[1][1] / FILE).unlink()
     with pytest.raises(UserError, match=FILE):
