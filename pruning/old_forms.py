@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MOVED = {"gating": "l0", "calibration_batches": "low_rank.calibration_batches"}
@@ -50,3 +51,93 @@ def setting(text: str) -> str:
         if text.startswith((f"{old}.", f"{old}=")):
             return new + text[len(old) :]
     return text
+
+
+_PROVENANCE = ("processor", "processors", "device", "threads", "load_average", "torch", "mkl_debug_cpu_type", "k2",
+               "peak_memory_mib", "command", "commit", "date", "asked")  # fmt: skip
+_DERIVED = {"set", "parameters", "wer", "interval", "errors", "words", "utterances", "per_utterance", "accuracy",
+            "perplexity_per_word", "perplexity_per_token", "nll_per_token", "left_out", "sentences", "word_nll",
+            "ids", "speakers", "nll", "counted", "right", "unseen", "found"}  # fmt: skip
+"""Keys of results whose values are in columns and totals today, or are computed from them."""
+_BLOCK = 20
+
+
+def measurement(value: Mapping[str, Any], transcripts: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a result of decoding, of likelihoods, perplexities or intents in the form of today (1).
+
+    Speakers that are not known are empty; sentences of a text are numbered; times are in UTC.
+
+    Args:
+        value: content of a file without a number of its form.
+        transcripts: file of transcripts -> their ``ids``, ``errors`` and ``words``, for decodings that lack these.
+
+    Raises:
+        KeyError: something is missing, and must be measured again.
+    """
+    found = value
+    if "recogs" in value:
+        found = value["per_utterance"] if "per_utterance" in value else transcripts(value["recogs"])
+        what, columns = "word_errors", {key: found[key] for key in ("errors", "words")}
+        totals = {key: value[key] for key in ("ins", "del", "sub")}
+    elif "perplexity_per_word" in value:
+        what, columns = "perplexity", {"word_nll": value["nll"], "words": value["counted"]}
+        totals = {"left_out": value["left_out"]}
+        if value["perplexity_per_token"] is not None:
+            totals |= {"nll": value["token_nll"], "tokens": value["tokens"]}
+            value = {key: of for key, of in value.items() if key != "token_nll"}  # that of an n-gram stays among facts
+    elif "accuracy" in value:
+        what, columns = "intents", {"correct": value["right"], "found": value["found"]}
+        totals = {key: round(value["accuracy"][key] * len(value["right"])) for key in ("scenario", "action")}
+    elif "nll_per_token" not in value:
+        raise KeyError("schema")
+    else:
+        what, columns, totals = "likelihood", {key: value[key] for key in ("nll", "tokens")}, {}
+    if what == "perplexity":
+        utterances = {"sentences": len(value["nll"]), "block": _BLOCK}
+    else:
+        utterances = {"ids": found["ids"], "speakers": found.get("speakers", [""] * len(found["ids"]))}
+    facts = {key: of for key, of in value.items() if key not in _DERIVED.union(_PROVENANCE, totals, columns)}
+    return {"schema": 1, "what": what, "set": value["set"], "utterances": utterances, "columns": columns,
+            "totals": totals, "parameters": value["parameters"], "facts": facts,
+            "provenance": _made(value)}  # fmt: skip
+
+
+def _made(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance of a result, with times in UTC."""
+    times = {key: datetime.datetime.fromisoformat(value[key]).astimezone(datetime.UTC).isoformat(timespec="seconds")
+             for key in ("date", "asked") if key in value}  # fmt: skip
+    return {key: value[key] for key in _PROVENANCE if key in value} | times
+
+
+def sweep_result(value: Mapping[str, Any], measure: str) -> dict[str, Any]:
+    """Return the result of a run of a sweep in the form of today (1).
+
+    Args:
+        value: content of a file without a number of its form.
+        measure: the measure of the sweep.
+    """
+    sets = {name: _sweep_set(of, measure) for name, of in value["sets"].items()}
+    return {"schema": 1, **value, "sets": sets}
+
+
+def _sweep_set(of: Mapping[str, Any], measure: str) -> dict[str, Any]:
+    known = any(one is not None for one in of["nll"])  # of the likelihoods
+    spoken = {key: of[key] for key in ("words", *(("tokens",) if known else ())) if key in of}
+    columns, totals = {"errors": of["errors"], **spoken, **({"nll": of["nll"]} if known else {})}, {}
+    if measure == "intents":
+        columns = {"correct": [1 - wrong for wrong in of["errors"]]}
+    elif measure == "perplexity":
+        totals = {key: of[key][0] for key in ("nll", "tokens") if key in of}
+        columns = {"word_nll": of["errors"], **{key: of[key] for key in ("words",) if key in of}}
+    return {"what": "word_errors" if measure == "wer" else measure, "utterances": of["utterances"], "columns": columns,
+            **({"totals": totals} if totals else {}), "provenance": _made(of)}  # fmt: skip
+
+
+def sweep_utterances(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the list of the utterances of a sweep in the form of today (1)."""
+    return {"schema": 1, "sets": dict(value)}
+
+
+def legend(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the legend of a sweep in the form of today (1): the first sweeps had one measure, and did not name it."""
+    return {"schema": 1, "measure": "wer", **value}

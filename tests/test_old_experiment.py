@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from pruning import processor
 from pruning.errors import UserError
 from pruning.experiments.checkpoint import load_model
+from pruning.experiments.measurement import Measurement
 from tests.fixtures.old_experiment import make
 
 MADE: dict[str, Any] = json.loads((make.HERE / "made.json").read_text())
@@ -203,31 +204,34 @@ def test_small_networks_are_tuned(place: Path, exp_dir: str) -> None:
 
 @pytest.mark.parametrize("results", MADE["measured"])
 def test_what_was_measured_is_measured_alike(place: Path, results: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Results count as done; made again they are equal: hypotheses, intents, likelihoods. Intervals of error rates are
-    of another bootstrap today, which draws speakers first.
-    """
+    """Results count as done; made again they are equal: hypotheses, intents, likelihoods."""
     line = MADE["measured"][results]
     with caplog.at_level(logging.INFO):
         make.command(line)
     assert " is done" in caplog.text
-    before = {path.name: path.read_text() for path in Path(results).iterdir()}
+    before = contents(results)
     shutil.rmtree(results)
     make.command(line)
-    after = {path.name: path.read_text() for path in Path(results).iterdir()}
+    after = contents(results)
     assert after.keys() == before.keys()
-    for name in before:
-        if not name.endswith(".json"):
-            assert after[name] == before[name], name
+    for name, was in before.items():
+        found = after[name]
+        if not isinstance(was, Measurement) or not isinstance(found, Measurement):
+            assert found == was, name
             continue
-        found, was = json.loads(after[name]), json.loads(before[name])
-        for key in ("found", "right", "accuracy", "errors", "words", "wer", "counted"):
-            assert found.get(key) == was.get(key), key
-        if "wer" in was:
-            assert found["interval"][0] <= found["wer"] <= found["interval"][1]
-        else:
-            assert found.get("interval") == was.get("interval")
-        assert found.get("nll", []) == pytest.approx(was.get("nll", []), abs=2e-3)
-        assert found["parameters"].items() >= was["parameters"].items(), "otherwise it would not count as done"
+        assert (found.what, found.set, found.utterances.ids) == (was.what, was.set, was.utterances.ids)
+        for column, values in was.columns.items():
+            assert found.columns[column] == (pytest.approx(values, abs=2e-3) if "nll" in column else values), column
+        for total in was.totals:
+            assert found.total(total) == pytest.approx(was.total(total), rel=1e-4), total
+        assert found.parameters.items() >= was.parameters.items(), "otherwise it would not count as done"
+        assert found.facts.keys() == was.facts.keys()
+
+
+def contents(results: str) -> dict[str, str | Measurement]:
+    """Return the measurements and the text of the other files of a directory, by name."""
+    return {path.name: Measurement.read(path) if path.suffix == ".json" else path.read_text()
+            for path in Path(results).iterdir()}  # fmt: skip
 
 
 def test_tables_are_made_of_old_results(place: Path) -> None:

@@ -114,7 +114,7 @@ def publish(
     words = explanation.format(
         repeats=rows[0]["repeats"], first=rows[0]["system"], processor=facts["processor"], torch=facts["torch"]
     )
-    body = "\n\n".join([words, table(rows, "github")])
+    body = "\n\n".join([words, table(rows, "pipe")])
     document.write_section(path.with_suffix(".md"), options.title, body, module, argv, facts)
 
 

@@ -1,27 +1,29 @@
 """Classify the intents of test sets with an encoder with an intent head, and report the accuracy.
 
-The result of each set goes to EXP/intents/intents-SET.json: the intent found for every utterance, the accuracy of
-scenario, action and both, and the real-time factor. Intents that do not occur in training cannot be found: they count
-as errors and are reported. A set that was already classified with the same weights is not classified again.
+The measurement of each set goes to EXP/intents/intents-SET.json: the intent found for every utterance, whether its
+scenario, its action and both are right, and the real-time factor. Intents that do not occur in training cannot be
+found: they count as errors and are reported. A set that was already classified with the same weights is not classified
+again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.files import read_json, write_json
 from pruning.limits import COUNT, POSITIVE
 from pruning.speech.data import manifests
-from pruning.speech.text.intents import Intent, Intents, accuracy, intent_of
+from pruning.speech.text.intents import Intent, Intents, compared, intent_of, unseen
 
 if TYPE_CHECKING:
+    from pruning.experiments.measurement import Measurement
     from pruning.models.speech_model import SpeechModel
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     import torch
 
     from pruning.experiments import checkpoint
-    from pruning.experiments.decoding_results import intents_path
+    from pruning.experiments.measurement import INTENTS, is_done, path_of
     from pruning.kinds.encoder_head import EncoderHeadKind
     from pruning.models.speech_model import INTENT
 
@@ -55,34 +57,32 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     model = model.to(options.device).eval()
     weights = provenance.file_fingerprint(checkpoint.file_of(options.exp_dir))
     for cuts in options.cuts:
-        path = intents_path(options.exp_dir, manifests.set_name_of(cuts))
+        path = path_of(options.exp_dir, INTENTS, manifests.set_name_of(cuts))
         made_of = {"weights": weights, "intents": known.fingerprint, "cuts": provenance.file_fingerprint(cuts),
                    "max_duration": options.max_duration, "threads": options.num_threads}  # fmt: skip
-        if path.is_file() and read_json(path).get("parameters") == made_of:
+        if is_done(path, made_of):
             logger.info("%s is done", path)
             continue
         found = classify(model, cuts, known, options.max_duration, options.device)
-        found |= {"parameters": made_of, **provenance.environment("pruning.bin.classify", argv, options.device)}
-        write_json(path, found)
-        _log(manifests.set_name_of(cuts), found)
+        made = provenance.environment("pruning.bin.classify", argv, options.device)
+        dataclasses.replace(found, parameters=made_of, provenance=made).write(path)
+        _log(found)
 
 
-def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float, device: str) -> dict[str, Any]:
-    """Classify every utterance of a set; return the intents, their accuracy and the time taken.
+def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float, device: str) -> Measurement:
+    """Classify every utterance of a set; return the intents, which are right, and the time taken.
 
     Raises:
         UserError: a cut has no intent, or its input cannot be read.
     """
-    import numpy as np
     import torch
 
+    from pruning.experiments.measurement import INTENTS, Measurement, Utterances, Value
     from pruning.kinds.encoder_head import source_of
     from pruning.speech.data.batches import evaluation_batches
     from pruning.speech.data.data_config import DataConfig
-    from pruning.speech.scoring.bootstrap import Design
 
     wanted = {cut.id: intent_of(cut) for cut in manifests.iterate_cuts(cuts)}
-    speakers, set_name = manifests.speakers(cuts), manifests.set_name_of(cuts)
     data = DataConfig(max_duration=max_duration, num_workers=0)
     found: dict[str, Intent] = {}
     computing = audio = 0.0
@@ -94,37 +94,28 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
         computing += time.perf_counter() - started
         audio += batch.seconds
         found.update(zip(batch.ids, (known.table[number] for number in best)))
-    ids = sorted(wanted)
-    result = accuracy([wanted[name] for name in ids], [found[name] for name in ids], known)
-    right = [int(wanted[name] == found[name]) for name in ids]
-    design = Design.of_sets((set_name, name, speakers[name]) for name in ids)
-    interval = design.rate(1 - np.array(right, dtype=float), np.ones(len(ids))).interval
-    return {
-        "set": set_name,
-        "utterances": result.utterances,
-        "accuracy": {"intent": result.intent, "scenario": result.scenario, "action": result.action},
-        "interval": [1 - interval.high / 100, 1 - interval.low / 100],  # interval of the intent accuracy
-        "unseen": result.unseen,
-        "unseen_intents": result.unseen_intents,
-        "seconds": computing,
-        "audio_seconds": audio,
-        "real_time_factor": computing / audio,
-        "ids": ids,
-        "speakers": [speakers[name] for name in ids],
-        "right": right,
-        "found": [str(found[name]) for name in ids],
-    }
+    utterances = Utterances.of(manifests.speakers(cuts))
+    have = [found[name] for name in utterances.ids]
+    columns: dict[str, Sequence[Value]] = {**compared((wanted[name] for name in utterances.ids), have)}
+    columns["found"] = [str(intent) for intent in have]
+    facts = {"unseen_intents": unseen(wanted.values(), known), "seconds": computing, "audio_seconds": audio,
+             "real_time_factor": computing / audio}  # fmt: skip
+    return Measurement(INTENTS, manifests.set_name_of(cuts), utterances, columns, facts=facts)
 
 
-def _log(name: str, found: dict[str, Any]) -> None:
-    shares = ", ".join(f"{what} {100 * share:.2f} %" for what, share in found["accuracy"].items())
-    low, high = (100 * bound for bound in found["interval"])
-    logger.info("%s: accuracy of %s (intent: %.2f to %.2f) over %d utterances; real-time factor %.4f", name, shares,
-                low, high, found["utterances"], found["real_time_factor"])  # fmt: skip
-    if found["unseen"]:
-        named = ", ".join(f"{intent} ({count})" for intent, count in found["unseen_intents"].items())
-        logger.warning("%s: %d utterances have intents that do not occur in training; they count as errors: %s", name,
-                       found["unseen"], named)  # fmt: skip
+def _log(found: Measurement) -> None:
+    from pruning.experiments.measurement import sample
+
+    errors, count = sample([found]).interval, len(found.utterances.ids)
+    shares = ", ".join(f"{what} {100 * (found.total(what) or 0) / count:.2f} %" for what in ("scenario", "action"))
+    logger.info("%s: accuracy of intent %.2f %% (%.2f to %.2f), %s over %d utterances; real-time factor %.4f",
+                found.set, 100 - errors.value, 100 - errors.high, 100 - errors.low, shares, count,
+                found.facts["real_time_factor"])  # fmt: skip
+    strange = found.facts["unseen_intents"]
+    if strange:
+        named = ", ".join(f"{intent} ({count})" for intent, count in strange.items())
+        logger.warning("%s: %d utterances have intents that do not occur in training; they count as errors: %s",
+                       found.set, sum(strange.values()), named)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--note", help="text to put above the table")
     options = parser.parse_args(argv)
 
-    from pruning.kinds.measured_text import BLOCK
+    from pruning.experiments.measurement import BLOCK
     from pruning.reports import comparison_tables, document
     from pruning.sweeps import comparison
 

@@ -259,7 +259,7 @@ def _decode_set(
 def _write_n_best(
     source: _Source, set_name: str, suffix: str, recognition: Recognition, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Write the n-best lists if asked for; return what the result file says about them."""
+    """Write the n-best lists if asked for; return what the measurement says about them."""
     from pruning.experiments import decoding_results
     from pruning.speech.decoding.rescoring import write_nbest
 
@@ -270,18 +270,18 @@ def _write_n_best(
     return {"nbest": path.name, "num_hypotheses": arguments.nbest}
 
 
-def _log(set_name: str, result: Score, measured: dict[str, Any]) -> None:
+def _log(set_name: str, result: Score, facts: dict[str, Any]) -> None:
     low, high = result.interval
-    without = "" if measured["features_included"] else " (features excluded)"
+    without = "" if facts["features_included"] else " (features excluded)"
     logger.info(
         "%s: WER %.2f %% (%.2f to %.2f), %d errors in %d words: %d ins, %d del, %d sub; real-time factor %.4f%s",
         set_name, result.wer, low, high, result.errors, result.words, result.insertions, result.deletions,
-        result.substitutions, measured["real_time_factor"], without,
+        result.substitutions, facts["real_time_factor"], without,
     )  # fmt: skip
 
 
 class _Decoding(NamedTuple):
-    """A set to decode: its cuts, the result file ``path``, and the parameters to record there."""
+    """A set to decode: its cuts, the ``path`` of its measurement, and the parameters to record there."""
 
     cuts: Path
     path: Path
@@ -409,21 +409,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         speakers = manifests.speakers(cuts)
         found = [t._replace(set=set_name, speaker=speakers[t.id]) for t in recognition.transcripts]
         result = write_results(directory, set_name, suffix, found)
-        measured = {
-            "set": set_name,
+        facts = {
             "method": config.method,
             "suffix": suffix,
-            **decoding_results.error_facts(result),
-            "per_utterance": decoding_results.per_utterance(found),
             **decoding_results.time_facts(recognition, features),
             **({"lm": lm_name, **_weights(config)} if config.method in WEIGHT_OF else {}),
-            **provenance.environment("pruning.bin.decode", argv, arguments.device),
-            "parameters": parameters,
             "recogs": recogs_path(directory, set_name, suffix).name,
             **_write_n_best(source, set_name, suffix, recognition, arguments),
         }
-        write_json(path, measured)
-        _log(set_name, result, measured)
+        environment = provenance.environment("pruning.bin.decode", argv, arguments.device)
+        decoding_results.measured(set_name, found, parameters, facts, environment).write(path)
+        _log(set_name, result, facts)
     if record is not None:
         made = [decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
                 for cuts in arguments.cuts]  # fmt: skip

@@ -9,11 +9,10 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from pruning import provenance
 from pruning.bin import arguments, command
-from pruning.files import read_json, write_json
 from pruning.limits import COUNT, POSITIVE
 from pruning.speech.data import manifests
 
@@ -36,7 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     import torch
 
-    from pruning.experiments.decoding_results import likelihood_path
+    from pruning.experiments.measurement import LIKELIHOOD, Measurement, Utterances, Value, is_done, path_of
     from pruning.kinds.transducer import TransducerKind
     from pruning.speech.data import checks
     from pruning.speech.data.batches import evaluation_batches
@@ -49,30 +48,28 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     model, header = TransducerKind.load_network(options.exp_dir, tokenizer)
     weights = provenance.weights_fingerprint(model)
     for cuts in options.cuts:
-        path = likelihood_path(options.exp_dir, manifests.set_name_of(cuts))
+        name = manifests.set_name_of(cuts)
+        path = path_of(options.exp_dir, LIKELIHOOD, name)
         (cuts,) = manifests.check_exists([cuts])
         made_of = {"weights": weights, "bpe_model": tokenizer.fingerprint, "cuts": provenance.file_fingerprint(cuts)}
-        if path.is_file() and read_json(path).get("parameters") == made_of:
+        if is_done(path, made_of):
             logger.info("%s is done", path)
             continue
         checks.check_test_set(cuts, tokenizer, model.config.encoder.feature_dim)
         data = DataConfig(max_duration=options.max_duration, num_workers=0)
-        found = likelihoods(model.eval(), evaluation_batches(data, [cuts], tokenizer))
-        counted = [one for one in found if math.isfinite(one.nll)]
-        facts: dict[str, Any] = {
-            "set": manifests.set_name_of(cuts),
-            "nll_per_token": sum(one.nll for one in counted) / max(1, sum(one.tokens for one in counted)),
-            "utterances": len(found),
-            "left_out": len(found) - len(counted),
-            "ids": [one.id for one in found],
-            "tokens": [one.tokens for one in found],
-            "nll": [round(one.nll, 4) if math.isfinite(one.nll) else None for one in found],
-            "parameters": made_of,
-            **provenance.environment("pruning.bin.likelihood", argv, "cpu"),
+        found = {one.id: one for one in likelihoods(model.eval(), evaluation_batches(data, [cuts], tokenizer))}
+        ordered, utterances = [found[name] for name in sorted(found)], Utterances.of(manifests.speakers(cuts))
+        columns: dict[str, list[Value]] = {
+            "nll": [round(one.nll, 4) if math.isfinite(one.nll) else None for one in ordered],
+            "tokens": [one.tokens for one in ordered],
         }
-        write_json(path, facts)
-        logger.info("%s: %.4f nats per token over %d of %d utterances", facts["set"], facts["nll_per_token"],
-                    len(counted), len(found))  # fmt: skip
+        made = provenance.environment("pruning.bin.likelihood", argv, "cpu")
+        measured = Measurement(LIKELIHOOD, name, utterances, columns, parameters=made_of, provenance=made)
+        measured.write(path)
+        nats, tokens = measured.known_totals("nll", "tokens")
+        counted = sum(math.isfinite(one.nll) for one in ordered)
+        logger.info("%s: %.4f nats per token over %d of %d utterances", name, nats / max(1, tokens), counted,
+                    len(ordered))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if not options.lms and not options.systems:
         raise UserError("neither --lms nor --systems is given", "give at least one of them")
 
-    from pruning.kinds.measured_text import BLOCK
+    from pruning.experiments.measurement import BLOCK
     from pruning.reports import document, language_models
 
     against = {name: str(other) for name, other in options.against}
@@ -53,7 +53,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for table in tables:
         print(f"{table('simple')}\n")
     notes = [language_models.NOTE, *([language_models.AGAINST.format(block=BLOCK)] if against else [])]
-    text = "\n\n".join([*notes, *(table("github") for table in tables)])
+    text = "\n\n".join([*notes, *(table("pipe") for table in tables)])
     document.write_section(options.output, options.title, text, "pruning.bin.lm_report", argv)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Optional
 from pruning import provenance
 from pruning.bin import arguments, command
 from pruning.errors import UserError
-from pruning.files import read_json, write_json
 from pruning.limits import COUNT
 from pruning.speech.text.text_files import ON_EMPTY, check_texts, empty_line, read_sentences, read_words, set_name
 
 if TYPE_CHECKING:
-    from pruning.speech.scoring.perplexity import WordScores
+    from pruning.speech.scoring.perplexity import Perplexity, WordScores
 
 logger = logging.getLogger(__name__)
 LONGEST = 4096
@@ -51,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     import torch
 
-    from pruning.experiments.decoding_results import perplexity_path
+    from pruning.experiments.measurement import PERPLEXITY, Measurement, Utterances, is_done, path_of
     from pruning.speech.scoring.perplexity import perplexity
 
     torch.set_num_threads(options.num_threads)
@@ -68,13 +66,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         )
     for text in check_texts(options.text):
         name = set_name(text)
-        path = perplexity_path(options.exp_dir, name)
+        path = path_of(options.exp_dir, PERPLEXITY, name)
         parameters = {
             **made_of,
             "text": provenance.file_fingerprint(text),
             "vocabulary": options.vocabulary and provenance.file_fingerprint(options.vocabulary),
         }
-        if path.is_file() and read_json(path).get("parameters") == parameters:
+        if is_done(path, parameters):
             logger.info("%s is done", path)
             continue
         lines = []
@@ -86,20 +84,20 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             found = perplexity(scorer(text, lines), lines, vocabulary)
         except ValueError as error:
             raise UserError(f"{text}: {error}", "write the text so that word pieces do not span words") from None
-        facts: dict[str, Any] = {
-            "set": name,
-            "perplexity_per_word": found.per_word,
-            "perplexity_per_token": None if options.arpa is not None else found.per_token,
-            **{key: value for key, value in found._asdict().items() if key != "sums"},
-            "token_nll": found.token_nll if math.isfinite(found.token_nll) else None,  # for n-grams: unknown words
-            "nll": [round(float(nll), 3) for nll in found.sums[:, 0]],
-            "counted": [int(words) for words in found.sums[:, 1]],
-            "parameters": parameters,
-            **provenance.environment("pruning.bin.perplexity", argv, "cpu"),
-        }
-        write_json(path, facts)
+        made = provenance.environment("pruning.bin.perplexity", argv, "cpu")
+        Measurement(PERPLEXITY, name, Utterances.sentences(len(lines)), _columns(found, options.arpa is None),
+                    {"left_out": found.left_out}, parameters, provenance=made).write(path)  # fmt: skip
         logger.info("%s: perplexity %.2f per word; %d of %d words left out", name, found.per_word, found.left_out,
                     found.left_out + found.words - found.sentences)  # fmt: skip
+
+
+def _columns(found: Perplexity, with_tokens: bool) -> dict[str, list[float]]:
+    """Return the columns of the measurement; those of tokens only for a network: the n-gram's are words."""
+    word_nll, words, nll, tokens = found.sums.T.tolist()
+    columns = {"word_nll": [round(nats, 3) for nats in word_nll], "words": [int(count) for count in words]}
+    if with_tokens:
+        columns |= {"nll": [round(nats, 3) for nats in nll], "tokens": [int(count) for count in tokens]}
+    return columns
 
 
 def _network(options: argparse.Namespace) -> tuple[Scorer, dict[str, Any]]:

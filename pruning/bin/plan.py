@@ -97,7 +97,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     total = f"total {sum(plan.hours for plan in plans):.1f} hours; pruned networks count as uniform ones of target size"
     print(_tabulated(plans, "simple"), total, sep="\n")
     if options.output is not None:
-        body = "\n\n".join([".\n".join(about) + ".", _tabulated(plans, "github"), total.capitalize() + "."])
+        body = "\n\n".join([".\n".join(about) + ".", _tabulated(plans, "pipe"), total.capitalize() + "."])
         document.write_section(options.output, options.title, body, "pruning.bin.plan", argv)
 
 

@@ -50,11 +50,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning import configuration
     from pruning.deploy.extract import SIZES, extract_snapshots
     from pruning.kinds import train_and_prune
+    from pruning.methods.config import check_settings, note_unused
 
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     kind = arguments.kind(options)
     config = configuration.load(kind.pruning, options.config, overrides)
+    check_settings(config, options.overrides)
+    note_unused(config, configuration.read(options.config))
     made = kind(config, arguments.inputs(options))
     ended = train_and_prune.prune(made, options.exp_dir, _teacher(options), options.init)
     if ended.world.is_main:

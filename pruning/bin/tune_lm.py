@@ -11,12 +11,13 @@ import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from pruning.bin import arguments, command, decode
 from pruning.errors import UserError
 from pruning.experiments import decoding_results
-from pruning.files import read_json, write_json
+from pruning.experiments.measurement import Measurement
+from pruning.files import write_json
 from pruning.limits import NON_NEGATIVE
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import WEIGHT_OF, WITH_LM
@@ -60,8 +61,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         scales = {"lm_scale": lm_scale, "ilm_scale": ilm_scale}
         weight = f"--{WEIGHT_OF[options.method].replace('_', '-')}"
         decode.main([*common, weight, str(lm_scale), "--ilm-scale", str(ilm_scale)])
-        found = _facts(options.exp_dir / options.method, [set_name_of(cuts) for cuts in options.cuts], name, scales)
-        errors, words = (sum(facts[key] for facts in found) for key in ("errors", "words"))
+        found = _newest(options.exp_dir, options.method, [set_name_of(cuts) for cuts in options.cuts], name, scales)
+        errors, words = (int(sum(one.total(key) or 0 for one in found)) for key in ("errors", "words"))
         tried.append({**scales, "errors": errors, "wer": 100.0 * errors / max(1, words)})
     best = min(tried, key=lambda one: one["errors"])
     write_json(options.exp_dir / options.method / f"lm-scales-{name}.json", {"best": best, "tried": tried})
@@ -69,16 +70,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     print(f"weight {best['lm_scale']:g}, internal {best['ilm_scale']:g}")
 
 
-def _facts(directory: Path, sets: Sequence[str], name: str, scales: dict[str, float]) -> list[dict[str, Any]]:
-    """Return the results of decoding with these scales, one for each set; the newest if there are several."""
+def _newest(exp_dir: Path, method: str, sets: Sequence[str], name: str, scales: dict[str, float]) -> list[Measurement]:
+    """Return the decodings with these scales, one for each set; the newest if there are several."""
     found = []
     for set_name in sets:
-        of_set = [facts for facts in map(read_json, directory.glob(f"decode-{set_name}-*.json"))
-                  if facts["set"] == set_name and facts.get("lm") == name
-                  and all(facts[key] == value for key, value in scales.items())]  # fmt: skip
-        if not of_set:
-            raise UserError(f"{directory} contains no decoding of {set_name} with {name}", "read the output above")
-        found.append(max(of_set, key=decoding_results.asked_at))
+        of_set = (one for one in decoding_results.all_of(exp_dir, method, set_name)
+                  if {"lm": name, **scales}.items() <= one.facts.items())  # fmt: skip
+        newest = decoding_results.newest(of_set)
+        if newest is None:
+            what = f"{exp_dir / method} contains no decoding of {set_name} with {name}"
+            raise UserError(what, "read the output above")
+        found.append(newest)
     return found
 
 

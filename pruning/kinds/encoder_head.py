@@ -21,7 +21,7 @@ from pruning.kinds.encoder_head_export import encoder_head_exports
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.kind import Inputs, Kind
-from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS, word_errors
+from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS_OF_CUTS, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.kinds.transducer import by_ctc, set_feature_statistics
@@ -195,7 +195,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
         """Return how to measure word errors, or intents."""
-        return INTENTS if config.task == INTENT else word_errors(_BY_CTC_ALONE, likelihood=False)
+        return INTENTS_OF_CUTS if config.task == INTENT else word_errors(_BY_CTC_ALONE, likelihood=False)
 
     @classmethod
     def recogniser(cls, network: SpeechModel, source: PathLike) -> Recogniser:

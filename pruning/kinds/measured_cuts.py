@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pruning.errors import UserError
-from pruning.experiments.decoding_results import intents_path, likelihood_path, read_results
-from pruning.files import PathLike, read_json
-from pruning.kinds.measuring import MEASURES, SPOKEN, Measuring, TestData, made, python, stamp
+from pruning.experiments.decoding_results import read_results
+from pruning.experiments.measurement import INTENTS, LIKELIHOOD, Measurement, Utterances, path_of
+from pruning.files import PathLike
+from pruning.kinds.measuring import MEASURES, Measuring, TestData, python
 from pruning.speech.data import manifests
 from pruning.speech.decoding.config import SETTINGS, WEIGHT_OF
-from pruning.speech.scoring.word_errors import count_errors, read_transcripts
 
+_AGAIN = "run the sweep again"
 ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
 """Decoding methods that use neither a language model nor a graph with one."""
 
@@ -22,13 +23,9 @@ def _on_cuts(data: TestData, place: PathLike) -> list[str]:
     return ["--exp-dir", str(place), "--cuts", *data.files, "--lang-dir", data.lang_dir]
 
 
-def _speakers(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
-    """Return utterance ids and their speakers, by test set."""
-    sets = {}
-    for path in manifests.check_exists(list(data.files)):
-        found = manifests.speakers(path)
-        sets[manifests.set_name_of(path)] = (list(found), [speaker or name for name, speaker in found.items()])
-    return sets
+def _utterances(data: TestData) -> dict[str, Utterances]:
+    return {manifests.set_name_of(path): Utterances.of(manifests.speakers(path))
+            for path in manifests.check_exists(list(data.files))}  # fmt: skip
 
 
 def word_errors(decodings: tuple[str, ...], likelihood: bool) -> Measuring:
@@ -44,50 +41,41 @@ def word_errors(decodings: tuple[str, ...], likelihood: bool) -> Measuring:
         if likelihood:
             yield python("likelihood", *_on_cuts(data, place))
 
-    def gather(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
-        return dict(_decodings(data, place, whole, likelihood))
+    def gather(data: TestData, place: Path) -> list[Measurement]:
+        found = [_decoding(data, place, manifests.set_name_of(Path(cuts))) for cuts in data.files]
+        return [_with_likelihood(one, place) for one in found] if likelihood else found
 
-    return Measuring(MEASURES["wer"], "wer", commands, gather, _speakers, decodings)
+    return Measuring(MEASURES["wer"], "wer", commands, gather, _utterances, decodings)
 
 
-def _decodings(data: TestData, place: Path, whole: bool, likelihood: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    for cuts in map(Path, data.files):
-        name = manifests.set_name_of(cuts)
-        decoded = read_results(place, data.decoding, name)
-        if decoded is None:
-            raise UserError(f"{place} was not decoded on {name}", "run the sweep again")
-        transcripts = sorted(read_transcripts(place / data.decoding / decoded["recogs"]))
-        nll: dict[str, tuple[Any, int]] = {one.id: (None, 0) for one in transcripts}
-        if likelihood:
-            found = read_json(likelihood_path(place, name), "run the sweep again")
-            nll = dict(zip(found["ids"], zip(found["nll"], found["tokens"])))
-        result = {
-            "utterances": stamp([one.id for one in transcripts]),
-            "errors": [count_errors(one)["total"] for one in transcripts],
-            "nll": [None if nll[one.id][0] is None else round(nll[one.id][0], 3) for one in transcripts],
-            **made(decoded),
-        }
-        if whole:
-            counts = [(len(one.reference), nll[one.id][1]) for one in transcripts]
-            result |= dict(zip(SPOKEN, map(list, zip(*counts))))
-        yield name, result
+def _decoding(data: TestData, place: Path, name: str) -> Measurement:
+    decoded = read_results(place, data.decoding, name)
+    if decoded is None:
+        raise UserError(f"{place} was not decoded on {name}", _AGAIN)
+    return replace(decoded, totals={})
+
+
+def _with_likelihood(decoded: Measurement, place: Path) -> Measurement:
+    """Return a decoding with the columns ``nll`` and ``tokens`` of the same utterances."""
+    path = path_of(place, LIKELIHOOD, decoded.set)
+    found = Measurement.read(path, _AGAIN)
+    places = {name: index for index, name in enumerate(found.utterances.ids)}
+    if places.keys() != set(decoded.utterances.ids):
+        raise UserError(f"{path} has other utterances than the decoding of {decoded.set}", _AGAIN)
+    columns = {name: [values[places[one]] for one in decoded.utterances.ids] for name, values in found.columns.items()}
+    columns["nll"] = [None if nats is None else round(float(nats), 3) for nats in columns["nll"]]
+    return replace(decoded, columns={**decoded.columns, **columns})
 
 
 def _classify(data: TestData, place: PathLike) -> Iterator[list[str]]:
     yield python("classify", *_on_cuts(data, place))
 
 
-def _intents(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
-    """Gather intents by test set; an utterance is an error if its scenario or action is wrong."""
-    sets: dict[str, Any] = {}
-    for cuts in map(Path, data.files):
-        name = manifests.set_name_of(cuts)
-        found = read_json(intents_path(place, name), "run the sweep again")
-        errors = [1 - right for right in found["right"]]
-        sets[name] = {"utterances": stamp(found["ids"]), "errors": errors, "nll": [None] * len(errors), **made(found)}
-        if whole:
-            sets[name] |= {"words": [1] * len(errors), "tokens": [0] * len(errors)}
-    return sets
+def _intents(data: TestData, place: Path) -> list[Measurement]:
+    """Gather intents: which are right."""
+    paths = (path_of(place, INTENTS, manifests.set_name_of(Path(cuts))) for cuts in data.files)
+    found = [Measurement.read(path, _AGAIN) for path in paths]
+    return [replace(one, columns={"correct": one.columns["correct"]}, totals={}) for one in found]
 
 
-INTENTS = Measuring(MEASURES["intents"], "intents", _classify, _intents, _speakers)
+INTENTS_OF_CUTS = Measuring(MEASURES["intents"], "intents", _classify, _intents, _utterances)

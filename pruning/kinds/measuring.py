@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
+from pruning.experiments.measurement import Measurement, Utterances
 from pruning.files import PathLike
-
-SPOKEN = ("words", "tokens")
-"""Values that are the same for every run; only the teacher's result contains them."""
-_MADE = ("command", "commit", "date")
 
 
 @dataclass(frozen=True)
@@ -100,30 +96,19 @@ class Measuring:
         measure: one of `MEASURES`, or a measure of the kind.
         name: name of the measure in results.
         commands: returns the commands that measure the network of a directory; they do not repeat finished work.
-        gather: returns, by test set, the results for every utterance: ``errors``, ``nll`` (None: unknown) and, for the
-            teacher, ``words`` and ``tokens``.
-        utterances: returns, by test set, the names of the items that the bootstrap resamples, and their speakers.
+        gather: returns the measurements of the network of a directory, one for each test set.
+        utterances: returns the utterances of each test set, which those of the measurements must be.
         decodings: decoding methods by which networks may be compared; empty if measuring involves no decoding.
     """
 
     measure: Measure
     name: str
     commands: Callable[[TestData, PathLike], Iterator[list[str]]]
-    gather: Callable[[TestData, Path, bool], dict[str, Any]]
-    utterances: Callable[[TestData], dict[str, tuple[list[str], list[str]]]]
+    gather: Callable[[TestData, Path], list[Measurement]]
+    utterances: Callable[[TestData], dict[str, Utterances]]
     decodings: tuple[str, ...] = ()
 
 
 def python(module: str, *arguments: str) -> list[str]:
     """Return the command line of a command of `pruning.bin`."""
     return [sys.executable, "-m", f"pruning.bin.{module}", *arguments]
-
-
-def stamp(ids: Sequence[str]) -> str:
-    """Return a short hash of a list of utterances; every result has it, and one file lists the utterances."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-
-
-def made(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a result file that say how it was made."""
-    return {key: found[key] for key in _MADE}

@@ -178,7 +178,7 @@ def facts(
     return {"rows": rows}
 
 
-def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
+def table(rows: Sequence[Mapping[str, Any]], style: str = "pipe") -> str:
     """Return a row per system, backend and setting; speed-ups are relative to the first system in the same setting."""
     lines = [
         {

@@ -165,7 +165,7 @@ def note(row: Mapping[str, Any]) -> str:
     return f"{zeros:.0%} zeros: no gain in dense kernels" if zeros > _FEW else ""
 
 
-def table(rows: Sequence[Mapping[str, Any]], style: str = "github") -> str:
+def table(rows: Sequence[Mapping[str, Any]], style: str = "pipe") -> str:
     """Return a row per system, backend and setting; speed-ups are relative to the first system in the same setting."""
     noted = any(note(row) for row in rows)
     lines = [

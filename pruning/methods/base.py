@@ -50,7 +50,8 @@ class Pruner(nn.Module, ABC):
         super().__init__()
         self.units = units
         self.constraint = constraint
-        terms = (view or prunable(model)).cost_terms(frames)
+        self._view = [view or prunable(model)]  # in a list, like the network below
+        terms = self.view.cost_terms(frames)
         try:
             self.costs = CostModel(units.groups, terms, _latency_table(constraint), list(constraint.parts))
         except ValueError as error:
@@ -66,6 +67,11 @@ class Pruner(nn.Module, ABC):
     def network(self) -> nn.Module:
         """The network that is pruned."""
         return self._network[0][0]
+
+    @property
+    def view(self) -> Prunable:
+        """The view of the network that declares the units."""
+        return self._view[0]
 
     @property
     def masker(self) -> Masker:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Optional
 
+from pruning import old_forms
 from pruning.core.constraint import ConstraintConfig
+from pruning.errors import UserError
 from pruning.limits import Fraction, OneOf, check_fields
 from pruning.methods.criterion import CriterionConfig
 from pruning.methods.l0 import L0Config
@@ -13,6 +17,9 @@ from pruning.methods.low_rank import LowRankConfig
 from pruning.methods.names import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.training.trainer_config import TrainerConfig
 
+logger = logging.getLogger(__name__)
+_USERS = {"l0": f"method {L0}, {', '.join(HJ)}", "criterion": "another method", "low_rank": "technique low_rank"}
+"""What uses each section, for messages."""
 _OF_HJ = dict(zip(HJ, ("size", "macs", "parts")))
 
 
@@ -46,6 +53,12 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def unused(self) -> dict[str, str]:
+        """Return the sections that the method or the technique does not use, each with what does not use it."""
+        by_method = "criterion" if self.method in (L0, *HJ) else "l0"
+        found = {by_method: f"method {self.method}"}
+        return found if self.technique == "low_rank" else {**found, "low_rank": f"technique {self.technique}"}
 
     def asked(self) -> ConstraintConfig:
         """Return the constraint that the method uses: for a method of `HJ` only the target of its own cost.
@@ -90,3 +103,25 @@ class PruningConfig:
             raise ValueError("counts_from works only with criteria; gates find their own counts")
         if self.method == "movement" and trainer.optimiser.lr == 0:
             raise ValueError("movement scores how weights move, so trainer.optimiser.lr must be above 0")
+
+
+def check_settings(config: PruningConfig, settings: Iterable[str]) -> None:
+    """Check that the method of a configuration uses all settings ``KEY=VALUE`` that were given for it alone.
+
+    Raises:
+        UserError: it does not use the section of one of them.
+    """
+    unused = config.unused()
+    for setting in map(old_forms.setting, settings):
+        section = setting.partition("=")[0].partition(".")[0]
+        if section in unused:
+            what = f"setting {setting} has no effect: {unused[section]} does not use settings under {section}:"
+            raise UserError(what, f"leave it out, or choose {_USERS[section]}")
+
+
+def note_unused(config: PruningConfig, sections: Iterable[str]) -> None:
+    """Log which ``sections`` of a configuration file, which may serve several methods, this method does not use."""
+    unused = config.unused()
+    for section in sections:
+        if section in unused:
+            logger.info("settings under %s: are not used by %s", section, unused[section])

@@ -122,7 +122,7 @@ class Gating(Pruner):
             return None
         kinds = tuple(dict.fromkeys(group.kind for group in self.units.chosen))
         config = CriterionConfig(kinds=kinds, decay=1.0)
-        return CriterionPruning(self.network, TAYLOR, config, self.constraint, self._frames, self._seed)
+        return CriterionPruning(self.network, TAYLOR, config, self.constraint, self._frames, self._seed, view=self.view)
 
     def start_from(self, scores: Tensor) -> None:
         """Set log alpha by the ranks of ``scores (U,)``, see `pruning.core.gates.GateConfig`."""

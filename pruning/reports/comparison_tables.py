@@ -62,7 +62,7 @@ def _zeros(line: Line) -> int:
 
 
 def table(
-    comparison: Comparison, target: str, style: str = "github", milliseconds: Optional[Mapping[str, float]] = None
+    comparison: Comparison, target: str, style: str = "pipe", milliseconds: Optional[Mapping[str, float]] = None
 ) -> str:
     """Return a table of the lines at one target, teacher first; ``milliseconds`` (see `times`) adds a column."""
     differences = comparison.differences(target, comparison.reference, list(comparison.legend))
@@ -97,7 +97,7 @@ def table(
     return tabulated(rows, style)
 
 
-def across(comparison: Comparison, method: str, style: str = "github") -> str:
+def across(comparison: Comparison, method: str, style: str = "pipe") -> str:
     """Return a table of the teacher and one method at all its targets, with the loss relative to the teacher.
 
     Raises:
@@ -119,7 +119,7 @@ def across(comparison: Comparison, method: str, style: str = "github") -> str:
     return tabulated(rows, style)
 
 
-def grid(comparison: Comparison, target: str, style: str = "github") -> str:
+def grid(comparison: Comparison, target: str, style: str = "pipe") -> str:
     """Return the lines of a sweep's grid (METHOD-TECHNIQUE-RAMP) as a table with a row per criterion.
 
     A dash marks a combination that is not defined. The result is empty if the sweep has no such lines.
@@ -164,7 +164,7 @@ def _seed_list(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def claims_table(comparison: Comparison, style: str = "github") -> str:
+def claims_table(comparison: Comparison, style: str = "pipe") -> str:
     """Return a table of every claim at every target that its methods are planned for, with its verdict."""
     rows = []
     for claim, parts in comparison.claims.items():

@@ -26,12 +26,12 @@ code { overflow-wrap: anywhere; }
 """
 
 
-def tabulated(rows: Sequence[Mapping[str, str]], style: str = "github") -> str:
+def tabulated(rows: Sequence[Mapping[str, str]], style: str = "pipe") -> str:
     """Return a table as text: columns of figures to the right, the first column and those with words to the left.
 
     Args:
         rows: column title -> cell; all rows have the same columns.
-        style: a format of tabulate: ``github`` for a file, ``simple`` for a terminal.
+        style: a format of tabulate: ``pipe`` for a file (Markdown with alignment), ``simple`` for a terminal.
     """
     titles = list(rows[0]) if rows else []
     figures = [all(_FIGURE.match(row[title]) for row in rows) for title in titles[1:]]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning.experiments.decoding_results import intents_path
-from pruning.files import read_json
+from pruning.experiments.measurement import INTENTS, Measurement, path_of, sample
 from pruning.models import facts
 from pruning.reports.document import estimate, tabulated
 
@@ -19,7 +18,7 @@ FRESH = """\
 The encoder of {names} was not pre-trained: these figures say nothing about pre-trained encoders."""
 
 
-def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "pipe") -> str:
     """Make the table, with a row for each system and set.
 
     Raises:
@@ -29,15 +28,18 @@ def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str =
     for name, place in systems:
         size = facts.read_facts(place)
         for set_name in sets:
-            found = read_json(intents_path(place, set_name), "classify it with pruning.bin.classify")
-            low, high = (100 * bound for bound in found["interval"])
-            share = {what: 100 * value for what, value in found["accuracy"].items()}
+            found = Measurement.read(path_of(place, INTENTS, set_name), "classify it with pruning.bin.classify")
+            value, low, high = (100 - bound for bound in sample([found]).interval)
+            share = {
+                what: 100 * (found.total(what) or 0.0) / len(found.utterances.ids) for what in ("scenario", "action")
+            }
             rows.append({
-                "system": name, "set": set_name, "intent %": estimate(share["intent"], (low, high)),
+                "system": name, "set": set_name, "intent %": estimate(value, (high, low)),
                 "scenario %": f"{share['scenario']:.2f}", "action %": f"{share['action']:.2f}",
-                "not in training": str(found["unseen"]), "M parameters": f"{size['encoder_parameters'] / 1e6:.3f}",
+                "not in training": str(sum(found.facts["unseen_intents"].values())),
+                "M parameters": f"{size['encoder_parameters'] / 1e6:.3f}",
                 "GMACs 10 s": f"{size['macs_10s'] / 1e9:.3f}",
                 "fewer MACs": f"{1 - size['macs_10s'] / size['dense']['macs_10s']:.1%}",
-                "real-time factor": f"{found['real_time_factor']:.4f}",
+                "real-time factor": f"{found.facts['real_time_factor']:.4f}",
             })  # fmt: skip
     return tabulated(rows, style)

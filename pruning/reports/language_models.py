@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
-
-import numpy as np
+from typing import Optional
 
 from pruning.errors import UserError
-from pruning.experiments.decoding_results import asked_at, perplexity_path
-from pruning.files import read_json
-from pruning.kinds.measured_text import blocks_of, in_blocks
+from pruning.experiments import decoding_results
+from pruning.experiments.measurement import PERPLEXITY, Measurement, difference, path_of, sample
 from pruning.models import facts
 from pruning.reports.document import estimate, tabulated
 from pruning.speech.decoding.config import SETTINGS
-from pruning.speech.scoring.bootstrap import Design, Estimate
+from pruning.speech.scoring.bootstrap import Estimate
 
 NOTE = """\
 Perplexity per word: for every model, the end of a sentence counts as a word and words outside the vocabulary do not.
@@ -28,27 +25,32 @@ AGAINST = """\
 sentences; the interval does not include the variation between runs."""
 
 
+def _measured(place: Path, set_name: str) -> Measurement:
+    return Measurement.read(path_of(place, PERPLEXITY, set_name), "measure it with pruning.bin.perplexity")
+
+
 def excess(place: Path, other: Path, set_name: str) -> Estimate:
     """Return by how many percent the perplexity per word of one model exceeds another's on the same text.
 
     Raises:
         UserError: a model was not measured, or the models were measured on different words.
     """
-    found = [read_json(perplexity_path(one, set_name), "measure it with pruning.bin.perplexity")
-             for one in (place, other)]  # fmt: skip
-    words = np.array(in_blocks(found[0]["counted"]))
-    if found[1]["counted"] != found[0]["counted"]:
-        raise UserError(f"{place} and {other} were measured on different words of {set_name}", "measure both again")
-    design = Design.of(blocks_of(len(found[0]["counted"])))
-    rates = [design.rate(np.array(in_blocks(one["nll"]))[None], words) for one in found]
-    value, low, high = (100 * math.expm1(rate / 100) for rate in (rates[0] - rates[1]).interval)
-    return Estimate(value, low, high)
+    found = difference([_measured(place, set_name)], [_measured(other, set_name)])
+    return Estimate(*(100 * math.expm1(rate / 100) for rate in found.interval))
+
+
+def per(found: Measurement, nats: str, of: str) -> Optional[float]:
+    """Return the perplexity per word (``word_nll`` of ``words``) or token (``nll`` of ``tokens``); None: unknown."""
+    if not found.has(nats):  # an n-gram has no tokens
+        return None
+    total, count = found.total(nats), found.total(of)
+    return None if total is None or not count else math.exp(total / count)
 
 
 def perplexities(
     lms: Sequence[tuple[str, Path]],
     sets: Sequence[str],
-    style: str = "github",
+    style: str = "pipe",
     against: Optional[Mapping[str, str]] = None,
 ) -> str:
     """Make the table of perplexities, with a row for each language model.
@@ -68,12 +70,15 @@ def perplexities(
         row["M parameters"] = f"{size['parameters'] / 1e6:.3f}" if size is not None else "-"
         row["of them in blocks"] = f"{size['blocks_parameters'] / 1e6:.3f}" if size is not None else "-"
         for set_name in sets:
-            found = read_json(perplexity_path(place, set_name), "measure it with pruning.bin.perplexity")
-            row[f"{set_name}: per word"] = f"{found['perplexity_per_word']:.2f}"
-            per_token = found.get("perplexity_per_token")
-            row[f"{set_name}: per token"] = "-" if per_token is None else f"{per_token:.2f}"
-            words = found["left_out"] + found["words"] - found["sentences"]
-            row[f"{set_name}: left out"] = f"{found['left_out'] / max(1, words):.2%}"
+            found = _measured(place, set_name)
+            for title, perplexity in (
+                ("word", per(found, "word_nll", "words")),
+                ("token", per(found, "nll", "tokens")),
+            ):
+                row[f"{set_name}: per {title}"] = "-" if perplexity is None else f"{perplexity:.2f}"
+            left_out = found.total("left_out") or 0
+            words = left_out + (found.total("words") or 0) - len(found.utterances.ids)
+            row[f"{set_name}: left out"] = f"{left_out / max(1, words):.2%}"
             if against:
                 compared = excess(place, places[against[name]], set_name) if name in against else None
                 shown = "" if compared is None else estimate(compared.value, (compared.low, compared.high), sign=True)
@@ -82,7 +87,7 @@ def perplexities(
     return tabulated(rows, style)
 
 
-def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: str = "github") -> str:
+def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: str = "pipe") -> str:
     """Make the table of decodings, with a row for each decoding method and language model used on all ``sets``.
 
     If a set was decoded several times with them, the newest decoding counts.
@@ -92,13 +97,11 @@ def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: s
     """
     rows = []
     for name, place in systems:
-        found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-        for path in sorted(place.glob("*/decode-*.json")):
-            one = read_json(path)
-            of_key = found.setdefault((one["method"], one.get("lm", "")), {})
-            newer = of_key.get(one["set"])
-            if newer is None or asked_at(one) > asked_at(newer):
-                of_key[one["set"]] = one
+        found: dict[tuple[str, str], dict[str, Measurement]] = {}
+        for one in decoding_results.all_of(place):
+            of_key = found.setdefault((one.facts["method"], one.facts.get("lm", "")), {})
+            if one.set not in of_key or one.asked > of_key[one.set].asked:
+                of_key[one.set] = one
         whole = {key: of_key for key, of_key in found.items() if all(set_name in of_key for set_name in sets)}
         if not whole:
             raise UserError(f"{place} was not decoded on all of {', '.join(sets)}", "decode it first")
@@ -108,11 +111,13 @@ def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: s
     return tabulated(rows, style)
 
 
-def _row(system: str, method: str, lm: str, found: Sequence[dict[str, Any]]) -> dict[str, str]:
-    scales = [f"{found[0][key]:g}" if key in found[0] else "-" for key in ("lm_scale", "ilm_scale")]
+def _row(system: str, method: str, lm: str, found: Sequence[Measurement]) -> dict[str, str]:
+    facts = [one.facts for one in found]
+    scales = [f"{facts[0][key]:g}" if key in facts[0] else "-" for key in ("lm_scale", "ilm_scale")]
     row = {"system": system, "method": method, "language model": lm or "-", "weight": scales[0], "internal": scales[1]}
     for one in found:
-        row[f"WER % {one['set']}"] = estimate(one["wer"], one["interval"])
-    seconds, audio = (sum(one[key] for one in found) for key in ("decoding_seconds", "audio_seconds"))
+        rate = sample([one]).interval
+        row[f"WER % {one.set}"] = estimate(rate.value, rate[1:])
+    seconds, audio = (sum(of[key] for of in facts) for key in ("decoding_seconds", "audio_seconds"))
     row["real-time factor"] = f"{seconds / audio:.4f}"
     return row

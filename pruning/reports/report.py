@@ -9,10 +9,12 @@ from typing import Any, Optional
 
 from pruning.errors import UserError
 from pruning.experiments import decoding_results
+from pruning.experiments.measurement import Measurement, difference, sample
 from pruning.files import PathLike
 from pruning.models.facts import read_facts
 from pruning.reports.document import estimate, short_commit, tabulated
-from pruning.speech.scoring.word_errors import Score, Transcript, paired_difference, score
+from pruning.speech.scoring.bootstrap import Estimate
+from pruning.speech.scoring.word_errors import Transcript
 
 _PARAMETERS = ("encoder_parameters", "parameters")
 
@@ -24,30 +26,32 @@ class System:
     name: str
     network: dict[str, Any]
     """Size and computation of the network, see :mod:`pruning.models.facts`."""
-    decodings: dict[str, dict[str, Any]]
-    """Set name -> the facts of its decoding; only the sets that were decoded."""
-    scores: dict[str, Score]
-    """Set name -> word errors of the same."""
+    decodings: dict[str, Measurement]
+    """Set name -> its decoding; only the sets that were decoded."""
     transcripts: Optional[list[Transcript]]
     """Transcripts of all sets; None if a set was not decoded."""
-    pooled: Optional[Score]
-    """Score over all sets; None if a set was not decoded."""
+
+    def rate(self, *sets: str) -> Optional[Estimate]:
+        """Word error rate of sets pooled, in percent, with its interval; None if one was not decoded."""
+        if not all(name in self.decodings for name in sets):
+            return None
+        return sample(self.decodings[name] for name in sets).interval
 
     @property
     def real_time_factor(self) -> float:
         """Real-time factor over all decoded sets."""
-        audio = sum(facts["audio_seconds"] for facts in self.decodings.values())
-        return sum(facts["decoding_seconds"] for facts in self.decodings.values()) / audio
+        audio = sum(one.facts["audio_seconds"] for one in self.decodings.values())
+        return sum(one.facts["decoding_seconds"] for one in self.decodings.values()) / audio
 
     @property
     def features_included(self) -> bool:
         """Whether the real-time factor includes the computation of features."""
-        return all(facts["features_included"] for facts in self.decodings.values())
+        return all(one.facts["features_included"] for one in self.decodings.values())
 
     @property
     def peak_memory_mib(self) -> float:
         """Largest peak memory of the decoded sets."""
-        return max(facts["peak_memory_mib"] for facts in self.decodings.values())
+        return max(one.provenance["peak_memory_mib"] for one in self.decodings.values())
 
 
 def collect(
@@ -74,14 +78,11 @@ def collect(
         if not Path(exp_dir).is_dir():
             raise UserError(f"experiment {exp_dir} of system {name} does not exist", "train it first, or leave it out")
         read = {set_name: decoding_results.read_results(exp_dir, method, set_name, epoch, avg) for set_name in sets}
-        decodings = {set_name: facts for set_name, facts in read.items() if facts is not None}
+        decodings = {set_name: one for set_name, one in read.items() if one is not None}
         if not decodings:
             continue
-        found = {set_name: decoding_results.transcripts(exp_dir, facts) for set_name, facts in decodings.items()}
-        scores = {set_name: score(of_set) for set_name, of_set in found.items()}
-        whole = [one for of_set in found.values() for one in of_set] if len(found) == len(sets) else None
-        pooled = None if whole is None else score(whole)
-        rows.append(System(name, read_facts(exp_dir), decodings, scores, whole, pooled))
+        found = [said for one in decodings.values() for said in decoding_results.transcripts(exp_dir, one)]
+        rows.append(System(name, read_facts(exp_dir), decodings, found if len(decodings) == len(sets) else None))
     _check_comparable(rows, sets)
     return rows
 
@@ -89,9 +90,9 @@ def collect(
 def _check_comparable(systems: Sequence[System], sets: Sequence[str]) -> None:
     """Check that all rows were decoded on the same test sets."""
     for set_name in sets:
-        sizes = {s.name: s.decodings[set_name]["words"] for s in systems if set_name in s.decodings}
+        sizes = {s.name: s.decodings[set_name].total("words") for s in systems if set_name in s.decodings}
         if len(set(sizes.values())) > 1:
-            listed = ", ".join(f"{words} in {name}" for name, words in sizes.items())
+            listed = ", ".join(f"{words:g} in {name}" for name, words in sizes.items())
             raise UserError(f"decodings of {set_name} differ in their reference words ({listed})", "decode them again")
 
 
@@ -109,11 +110,13 @@ def _sparsity(network: dict[str, Any], key: str) -> str:
 def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     """Return a row as column title -> cell."""
     cells = {"system": system.name}
-    for set_name in sets:
-        one = system.scores.get(set_name)
-        cells[f"{set_name} WER %"] = estimate(one.wer, one.interval) if one else "-"
-    if len(sets) > 1:
-        cells["pooled WER %"] = estimate(system.pooled.wer, system.pooled.interval) if system.pooled else "-"
+    columns = {
+        **{f"{set_name} WER %": [set_name] for set_name in sets},
+        **({"pooled WER %": sets} if len(sets) > 1 else {}),
+    }
+    for title, names in columns.items():
+        rate = system.rate(*names)
+        cells[title] = "-" if rate is None else estimate(rate.value, rate[1:])
     network = system.network
     encoder, total, macs_10s, macs_30s = (network[key] for key in (*_PARAMETERS, "macs_10s", "macs_30s"))
     cells["M parameters encoder / total"] = f"{encoder / 1e6:.3f} / {total / 1e6:.3f}"
@@ -124,28 +127,29 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     return cells
 
 
-def table(systems: Sequence[System], sets: Sequence[str], style: str = "github") -> str:
+def table(systems: Sequence[System], sets: Sequence[str], style: str = "pipe") -> str:
     """Return the table as text.
 
     Args:
         systems: the rows.
         sets: names of the test sets, one column each, then a column for all of them pooled.
-        style: tabulate format: ``github`` for a file, ``simple`` for a terminal.
+        style: tabulate format: ``pipe`` for a file, ``simple`` for a terminal.
     """
     return tabulated([_cells(system, sets) for system in systems], style)
 
 
-def differences(systems: Sequence[System], style: str = "github") -> str:
+def differences(systems: Sequence[System], style: str = "pipe") -> str:
     """Return a table of pooled WER of each row's system minus that of each column's; empty for fewer than two."""
-    whole = [(system.name, system.transcripts) for system in systems if system.transcripts is not None]
+    whole = [(system.name, list(system.decodings.values())) for system in systems if system.transcripts is not None]
     if len(whole) < 2:
         return ""
     rows = []
-    for name, transcripts in whole[1:]:
+    for name, decodings in whole[1:]:
         cells = {"WER % minus that of": name}
         for other, others in whole[:-1]:
             before = [n for n, _ in whole].index(other) < [n for n, _ in whole].index(name)
-            cells[other] = estimate(*paired_difference(transcripts, others)) if before else ""
+            value, *interval = difference(decodings, others).interval if before else (0.0, 0.0, 0.0)
+            cells[other] = estimate(value, interval) if before else ""
         rows.append(cells)
     return tabulated(rows, style)
 
@@ -154,9 +158,10 @@ def _origin(system: System) -> list[str]:
     """Return how each figure of a row was made; decodings by the same command are listed once."""
     lines = [f"- **{system.name}**"]
     origins: dict[tuple[str, ...], list[str]] = {}
-    for set_name, facts in system.decodings.items():
+    for set_name, decoding in system.decodings.items():
+        facts = decoding.provenance
         threads = f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''} of {facts['processor']}"
-        batches = f"batches of {facts['parameters']['max_duration']:g} s"
+        batches = f"batches of {decoding.parameters['max_duration']:g} s"
         where = f"{threads}, {batches}, torch {facts['torch']}"
         origins.setdefault((where, facts["command"], short_commit(facts["commit"]), facts["date"][:10]), []).append(
             set_name

@@ -6,18 +6,20 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
+from pruning import old_forms
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.experiments.measurement import SCHEMA, Measurement, Utterances, check_schema
 from pruning.files import PathLike, read_json, write_json
 from pruning.kinds import kind as kinds
-from pruning.kinds.measuring import MEASURES, SPOKEN, Measure, stamp
+from pruning.kinds.measuring import MEASURES, Measure
 from pruning.models.facts import read_facts
 from pruning.speech.scoring.bootstrap import Design, Estimate, Sample, holm
 from pruning.sweeps.definition import SweepConfig
@@ -27,6 +29,9 @@ from pruning.sweeps.sweep import Run, expand, final_dir
 logger = logging.getLogger(__name__)
 
 UTTERANCES, RESULTS, LEGEND = "utterances.json", "results", "sweep.json"
+SPOKEN = ("words", "tokens")
+"""Columns that are the same for every run; only the teacher's result contains them."""
+_REMEDY = "give the results directory of a sweep"
 _KEPT = ("encoder_parameters", "blocks_parameters", "parameters", "nonzero_parameters", "macs_10s", "macs_30s",
          "macs_per_token")  # fmt: skip
 
@@ -43,7 +48,7 @@ def is_done(results: PathLike, run: Optional[Run], made_by: str) -> bool:
 
 
 def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: PathLike, made_by: str) -> None:
-    """Write the measurements of a run to a JSON file: sizes, dev loss, errors and likelihood of each utterance.
+    """Write the measurements of a run to a JSON file: sizes, dev loss, and the columns of each test set.
 
     Args:
         config: configuration of the sweep.
@@ -57,11 +62,12 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     """
     place = final_dir(exp_dir, run)
     facts = read_facts(place)
-    sets = config.measuring.gather(config.test_data, place, run is None)
+    measured = config.measuring.gather(config.test_data, place)
+    sets = {one.set: one.compact(leave_out=() if run is None else SPOKEN) for one in measured}
     named = {"method": run.method, "target": run.target, "seed": run.seed} if run is not None else {"method": TEACHER}
     axes = (config.measuring.measure.size[0], config.measuring.measure.computation[0])
     network, dense = ({key: known[key] for key in (*_KEPT, *axes) if key in known} for known in (facts, facts["dense"]))
-    value = {**named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
+    value = {"schema": SCHEMA, **named, "network": network, "dense": dense, "made_by": made_by, "sets": sets}
     dev = checkpoint.read_header(checkpoint.best_path(place)).get("dev")
     if dev is not None:
         value["dev"] = dev["task"]
@@ -76,10 +82,9 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
         results: directory of the result files.
         made_by: name of a run (or the teacher) -> fingerprint that its result must have.
     """
-    drawn = config.measuring.utterances(config.test_data)
-    sets = {name: {"ids": ids, "speakers": speakers} for name, (ids, speakers) in drawn.items()}
-    write_json(Path(results) / UTTERANCES, sets)
-    legend = {"reference": config.reference, "decoding": config.decoding,
+    sets = {name: found.to_dict() for name, found in config.measuring.utterances(config.test_data).items()}
+    write_json(Path(results) / UTTERANCES, {"schema": SCHEMA, "sets": sets})
+    legend = {"schema": SCHEMA, "reference": config.reference, "decoding": config.decoding,
               "measure": config.measuring.name, "kind": config.kind.name,
               "methods": {name: line.words for name, line in config.methods.items()},
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
@@ -91,14 +96,16 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
 
 @dataclass(frozen=True)
 class Line:
-    """A method at a target: its runs over seeds. For language models, "errors" are nats of the words that count.
+    """A method at a target: its runs over seeds. Errors are those of `pruning.experiments.measurement.COUNTS`.
 
     Attributes:
         method, target: name of the method and of the target; the target of the teacher is empty.
         seeds: seeds of the runs.
         network, dense: sizes of the network of the first run, and of the teacher.
-        errors, words, nll, tokens: ``(seeds, U)``, the utterances of all test sets in a fixed order.
+        errors: ``(seeds, U)``, the utterances of all test sets in a fixed order.
+        words: ``(U,)``, what errors are counted in.
         sets: ``(U,)``, the test set of each utterance.
+        nll_per_token: mean over runs and sets, without utterances that have no likelihood; None: not measured.
         dev: dev loss by which checkpoints are chosen, a mean over the seeds; None: not known.
     """
 
@@ -109,9 +116,8 @@ class Line:
     dense: Mapping[str, float]
     errors: np.ndarray
     words: np.ndarray
-    nll: np.ndarray
-    tokens: np.ndarray
     sets: np.ndarray
+    nll_per_token: Optional[float] = None
     dev: Optional[float] = None
 
     @property
@@ -122,20 +128,12 @@ class Line:
     @property
     def rates(self) -> np.ndarray:
         """Pooled word error rate of each run in percent."""
-        return 100.0 * self.errors.sum(axis=1) / self.words.sum(axis=1)
+        return 100.0 * self.errors.sum(axis=1) / self.words.sum()
 
     def set_rate(self, name: str) -> float:
         """Return the word error rate over all runs on one set, in percent."""
         of_set = self.sets == name
-        return float(100.0 * self.errors[:, of_set].sum() / self.words[:, of_set].sum())
-
-    @property
-    def nll_per_token(self) -> Optional[float]:
-        """Mean over runs and sets, without utterances that have no likelihood; None if no utterance has one."""
-        known = np.isfinite(self.nll)
-        if not known.any():
-            return None
-        return float(self.nll[known].sum() / self.tokens[known].sum())
+        return float(100.0 * self.errors[:, of_set].sum() / (len(self.seeds) * self.words[of_set].sum()))
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ class Comparison:
 
         A line with only one seed is assumed to vary like the lines with several seeds (`seed_deviation`).
         """
-        drawn = self.design.rate(line.errors, line.words[0], line.name)
+        drawn = self.design.rate(line.errors, line.words, line.name)
         if len(line.seeds) > 1 or not line.target or self.seed_deviation is None:
             return drawn
         return drawn.spread(self.seed_deviation, line.name)
@@ -212,8 +210,10 @@ def read(results: PathLike) -> Comparison:
     Raises:
         UserError: files are missing, or two runs were measured on different utterances.
     """
-    directory, remedy = Path(results), "give the results directory of a sweep"
-    sets, legend = read_json(directory / UTTERANCES, remedy), read_json(directory / LEGEND, remedy)
+    directory = Path(results)
+    sets = {name: Utterances.from_dict(of_set) for name, of_set in
+            _read(directory / UTTERANCES, old_forms.sweep_utterances)["sets"].items()}  # fmt: skip
+    legend = _read(directory / LEGEND, old_forms.legend)
     paths = {directory / f"{name}.json": made_by for name, made_by in legend["results"].items()}
     files = [path for path, made_by in paths.items() if path.is_file() and read_json(path).get("made_by") == made_by]
     lacking = [str(path.relative_to(directory)) for path in paths if path not in files]
@@ -221,24 +221,22 @@ def read(results: PathLike) -> Comparison:
         logger.warning("%s: left out because missing or made by other settings: %s; run the sweep again", directory,
                        ", ".join(lacking))  # fmt: skip
     if not files:
-        raise UserError(f"{directory} contains no results", remedy)
-    stamps = {name: stamp(of_set["ids"]) for name, of_set in sets.items()}
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in files:
-        value = read_json(path, remedy)
-        if {name: of_set.get("utterances") for name, of_set in value["sets"].items()} != stamps:
-            raise UserError(f"{path} was measured on other utterances than {UTTERANCES} names", "run the sweep again")
-        found.setdefault((value["method"], value.get("target", "")), []).append(value)
-    if (TEACHER, "") not in found:
+        raise UserError(f"{directory} contains no results", _REMEDY)
+    if result_path(directory, None) not in files:
         raise UserError(f"{directory} has no result of the teacher", "run the sweep again, which measures it")
-    (of_teacher,) = found[TEACHER, ""]
-    lines = [_line(method, target, values, of_teacher["sets"]) for (method, target), values in found.items()]
+    found: dict[tuple[str, str], list[_Result]] = {}
+    spoken: Mapping[str, Measurement] = {}
+    for path in sorted(files, key=lambda path: path != result_path(directory, None)):
+        result = _result(path, legend["measure"], sets, spoken)
+        spoken = spoken or result.sets  # the teacher comes first
+        found.setdefault((result.named["method"], result.named.get("target", "")), []).append(result)
+    lines = [_line(method, target, results) for (method, target), results in found.items()]
     ranks = {name: index for index, name in enumerate([TEACHER, *legend["methods"]])}
     targets = {name: index for index, name in enumerate(["", *legend["targets"]])}
     lines.sort(key=lambda line: (targets.get(line.target, 99), ranks.get(line.method, 99)))
-    commits = {facts["commit"] for values in found.values() for value in values for facts in value["sets"].values()}
-    drawn = [(name, *pair) for name, of_set in sets.items() for pair in zip(of_set["ids"], of_set["speakers"])]
-    design = Design.of_sets(drawn)
+    measured = [one for of_line in found.values() for result in of_line for one in result.sets.values()]
+    commits = {str(one.provenance["commit"]) for one in measured}
+    design = Design.of_sets((name, *pair) for name, of_set in sets.items() for pair in zip(of_set.ids, of_set.speakers))
     planned: dict[tuple[str, str], list[int]] = {}
     for target, method, seed in legend["runs"]:
         planned.setdefault((target, method), []).append(seed)
@@ -246,24 +244,69 @@ def read(results: PathLike) -> Comparison:
                       tuple(sorted(commits)), _measure_of(legend))  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Result:
+    """The result of a run: what names it, its sizes and its dev loss, and what was measured on each set."""
+
+    named: Mapping[str, Any]
+    sets: Mapping[str, Measurement]
+
+
+def _read(path: Path, converted: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Read a file of a sweep; one of an older version is ``converted``."""
+    value = read_json(path, _REMEDY)
+    value = value if "schema" in value else converted(value)
+    check_schema(value, path, "run the sweep again")
+    return value
+
+
+def _result(
+    path: Path, measure: str, sets: Mapping[str, Utterances], spoken: Mapping[str, Measurement]
+) -> _Result:  # fmt: skip
+    """Read the result of a run.
+
+    Args:
+        path: of the file.
+        measure: measure of the sweep.
+        sets: utterances of each test set.
+        spoken: what was measured of the teacher, which has the columns `SPOKEN`; empty for the teacher itself.
+
+    Raises:
+        UserError: the run was measured on other utterances.
+    """
+    value = _read(path, functools.partial(old_forms.sweep_result, measure=measure))
+    if {name: of_set["utterances"] for name, of_set in value["sets"].items()} != {
+        name: of_set.stamp for name, of_set in sets.items()
+    }:
+        raise UserError(f"{path} was measured on other utterances than {UTTERANCES} names", "run the sweep again")
+    spoken = {name: one.only(SPOKEN) for name, one in spoken.items()}
+    measured = {name: Measurement.expanded(value["sets"][name], name, utterances, spoken.get(name))
+                for name, utterances in sets.items()}  # fmt: skip
+    return _Result(value, measured)
+
+
 def _measure_of(legend: Mapping[str, Any]) -> Measure:
     """Return the measure of a sweep: a general one, or one of its kind of network."""
-    name = legend.get("measure", "wer")
+    name = legend["measure"]
     return MEASURES[name] if name in MEASURES else kinds.find(legend.get("kind"), LEGEND).own_measures()[name]
 
 
-def _line(method: str, target: str, values: Sequence[Mapping[str, Any]], spoken: Mapping[str, Any]) -> Line:
-    """Make a line from the results of its seeds; ``spoken`` is the teacher's sets, which have words and tokens."""
-    values = sorted(values, key=lambda value: value.get("seed", 0))
-    names = list(spoken)
-
-    def stacked(key: str) -> np.ndarray:
-        rows = [[number for name in names for number in (spoken if key in SPOKEN else value["sets"])[name][key]]
-                for value in values]  # fmt: skip
-        return np.array([[np.nan if number is None else number for number in row] for row in rows], dtype=float)
-
-    sets = np.array([name for name in names for _ in spoken[name]["words"]])
-    seeds = tuple(int(value.get("seed", 0)) for value in values)
+def _line(method: str, target: str, results: Sequence[_Result]) -> Line:
+    """Make a line from the results of its seeds."""
+    results = sorted(results, key=lambda result: result.named.get("seed", 0))
+    first, values = results[0], [result.named for result in results]
+    counts = [[one.counts() for one in result.sets.values()] for result in results]
+    errors = np.stack([np.concatenate([errors for errors, _ in of_run]) for of_run in counts])
+    sets = np.array([name for name, one in first.sets.items() for _ in one.utterances.ids])
     dev = [value["dev"] for value in values if "dev" in value]
-    return Line(method, target, seeds, values[0]["network"], values[0]["dense"], stacked("errors"), stacked("words"),
-                stacked("nll"), stacked("tokens"), sets, sum(dev) / len(dev) if dev else None)  # fmt: skip
+    return Line(method, target, tuple(int(value.get("seed", 0)) for value in values), values[0]["network"],
+                values[0]["dense"], errors, np.concatenate([of for _, of in counts[0]]), sets,
+                _nll_per_token([one for result in results for one in result.sets.values()]),
+                sum(dev) / len(dev) if dev else None)  # fmt: skip
+
+
+def _nll_per_token(measured: Sequence[Measurement]) -> Optional[float]:
+    """Return nats per token, without utterances that have no likelihood; None: none was measured."""
+    sums = [one.known_totals("nll", "tokens") for one in measured if one.has("nll")]
+    nats, tokens = (sum(of) for of in zip(*sums)) if sums else (0.0, 0.0)
+    return nats / tokens if tokens else None

@@ -20,6 +20,7 @@ from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measuring import Measuring, TestData
 from pruning.limits import Seed, check_fields
 from pruning.methods.choice import new_pruner
+from pruning.methods.config import check_settings
 from pruning.methods.names import METHODS
 from pruning.models.facts import cost_model
 from pruning.registry import CUTS, TEXT
@@ -244,6 +245,8 @@ def _checks(
         for cut in method.chain:
             yield (*of_line, "chain"), load(config.kind.pruning, config.prune, (*settings, cut))
         loaded = functools.partial(configuration.load, config.kind.pruning, config.prune, settings)
+        yield (*of_line, "settings"), lambda: check_settings(loaded(), method.settings)
+        yield of_target, lambda: check_settings(loaded(), shared)
         yield (*of_line, "settings"), lambda: _check_technique(config, network, loaded().technique)
         yield of_target, lambda: new_pruner(network, loaded(), loaded().trainer.seed)
 

@@ -6,6 +6,8 @@ import gzip
 import json
 import logging
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pruning import registry
 from pruning.bin import decode, export, report, rescore
 from pruning.errors import UserError
 from pruning.experiments.checkpoint import save_model
+from pruning.experiments.measurement import Measurement, sample
 from pruning.models.conformer import ConformerConfig
 from pruning.models.facts import write_facts
 from pruning.models.transducer import Transducer, TransducerConfig
@@ -27,7 +30,7 @@ from pruning.speech.decoding import graphs
 from pruning.speech.decoding.config import GRAPH_KINDS
 from pruning.speech.decoding.rescoring import read_nbest
 from pruning.speech.ngrams import arpa, kneser_ney
-from pruning.speech.scoring.word_errors import read_transcripts
+from pruning.speech.scoring.word_errors import read_transcripts, score
 from pruning.speech.text import bpe
 
 SENTENCES = ["ONE TWO THREE", "FOUR FIVE", "SIX SEVEN EIGHT NINE", "TEN ELEVEN TWELVE", "THREE TWO ONE"]
@@ -75,9 +78,17 @@ def run(exp_dir: Path, data: Path, *extra: str, sets: tuple[str, ...] = ("test-c
     decode.main(["--exp-dir", str(exp_dir), "--cuts", *cuts, "--lang-dir", str(data / "lang_bpe_27"), *extra])
 
 
-def facts_of(exp_dir: Path, method: str, set_name: str) -> dict[str, Any]:
+def record_of(exp_dir: Path, method: str, set_name: str) -> Measurement:
     (path,) = (exp_dir / method).glob(f"decode-{set_name}-*.json")
-    return json.loads(path.read_text())
+    return Measurement.read(path)
+
+
+def facts_of(exp_dir: Path, method: str, set_name: str) -> Mapping[str, Any]:
+    return record_of(exp_dir, method, set_name).facts
+
+
+def rate_of(exp_dir: Path, method: str, set_name: str) -> float:
+    return sample([record_of(exp_dir, method, set_name)]).value
 
 
 @pytest.mark.parametrize(
@@ -94,15 +105,15 @@ def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: s
     exp_dir = make_experiment(tmp_path / "exp", data)
     run(exp_dir, data, "--method", method)
     for set_name in ("test-clean", "test-other"):
-        facts = facts_of(exp_dir, method, set_name)
+        record, facts = record_of(exp_dir, method, set_name), facts_of(exp_dir, method, set_name)
         suffix = facts["suffix"]
         names = {f"{kind}-{set_name}-{suffix}.txt" for kind in ("recogs", "errs", "wer-summary")}
         assert names <= {path.name for path in (exp_dir / method).iterdir()}
         transcripts = read_transcripts(exp_dir / method / facts["recogs"])
         assert sorted(" ".join(t.reference) for t in transcripts) == sorted(SENTENCES)
-        assert facts["words"] == 15 and facts["utterances"] == 5
-        assert facts["errors"] == facts["ins"] + facts["del"] + facts["sub"]
-        assert facts["wer"] == pytest.approx(100 * facts["errors"] / 15, abs=1e-3)
+        assert record.total("words") == 15 and len(record.utterances.ids) == 5 and record.what == "word_errors"
+        assert record.total("errors") == sum(record.totals[kind] or 0 for kind in ("ins", "del", "sub"))
+        assert rate_of(exp_dir, method, set_name) == pytest.approx(score(transcripts).wer)
         assert facts["features_included"] and facts["feature_seconds"] > 0
         total = facts["feature_seconds"] + facts["encoder_seconds"] + facts["search_seconds"]
         assert facts["decoding_seconds"] == pytest.approx(total, abs=1e-3)
@@ -111,7 +122,9 @@ def test_every_method_leaves_all_its_files(tmp_path: Path, data: Path, method: s
             rel=1e-2,
             abs=2e-3 / facts["audio_seconds"],  # the seconds in the file are rounded
         )
-        assert facts["threads"] == 1 and facts["peak_memory_mib"] > 10 and facts["processor"]
+        made = record.provenance
+        assert made["threads"] == 1 and made["peak_memory_mib"] > 10 and made["processor"]
+        assert made["date"].endswith("+00:00")
 
 
 @pytest.mark.k2
@@ -128,7 +141,8 @@ def test_graphs_of_a_language_model_are_decoded_with(tmp_path: Path, data: Path)
         graph = ["--graph", str(elsewhere[own]), "--method", method]
         run(exp_dir, data, *graph, sets=("test-clean",))
         facts = facts_of(exp_dir, method, "test-clean")
-        assert facts["suffix"].endswith(f"-two-{GRAPH_KINDS[own]}") and facts["parameters"]["graph"]
+        assert facts["suffix"].endswith(f"-two-{GRAPH_KINDS[own]}")
+        assert record_of(exp_dir, method, "test-clean").parameters["graph"]
         transcripts = read_transcripts(exp_dir / method / facts["recogs"])
         assert {word for t in transcripts for word in t.hypothesis} <= known
         with pytest.raises(UserError, match="a graph of type"):
@@ -141,21 +155,22 @@ def test_the_same_decoding_is_not_repeated(tmp_path: Path, data: Path) -> None:
     exp_dir = make_experiment(tmp_path / "exp", data)
     run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
     (path,) = (exp_dir / "greedy_search").glob("decode-*.json")
-    path.write_text(path.read_text().replace('"wer"', '"first wer"'))
+    path.write_text(path.read_text().replace('"suffix"', '"first suffix"'))
     run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
-    assert "first wer" in path.read_text()
+    assert "first suffix" in path.read_text()
     make_experiment(exp_dir, data, seed=1)  # other weights in the same directory
     run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
-    assert "first wer" not in path.read_text()
+    assert "first suffix" not in path.read_text()
 
 
 def test_n_best_lists_are_made_to_be_rescored(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exp_dir, beam = make_experiment(tmp_path / "exp", data), ["--method", "modified_beam_search", "--beam-size", "6"]
     run(exp_dir, data, *beam, "--length-norm", "false", sets=("test-clean",))
-    before = facts_of(exp_dir, "modified_beam_search", "test-clean")
+    before = record_of(exp_dir, "modified_beam_search", "test-clean")
     run(exp_dir, data, *beam, "--length-norm", "false", "--nbest", "5", sets=("test-clean",))
     facts = facts_of(exp_dir, "modified_beam_search", "test-clean")
-    assert facts["wer"] == before["wer"] and facts["num_hypotheses"] == 5
+    assert record_of(exp_dir, "modified_beam_search", "test-clean").columns == before.columns
+    assert facts["num_hypotheses"] == 5
     directory = exp_dir / "modified_beam_search"
     lists = read_nbest(directory / facts["nbest"])
     transcripts = read_transcripts(directory / facts["recogs"])
@@ -167,7 +182,8 @@ def test_n_best_lists_are_made_to_be_rescored(tmp_path: Path, data: Path, capsys
     nbest, references = str(directory / facts["nbest"]), str(directory / facts["recogs"])
     rescore.main(["--nbest", nbest, "--references", references, "--lm-scale", "0", "--output", str(tmp_path / "again"),
                   "--arpa", str(tmp_path / "model.arpa")])  # fmt: skip
-    assert f"WER {facts['wer']:.2f} % -> {facts['wer']:.2f} %" in capsys.readouterr().out
+    rate = f"{rate_of(exp_dir, 'modified_beam_search', 'test-clean'):.2f} %"
+    assert f"WER {rate} -> {rate}" in capsys.readouterr().out
 
     stamp = (directory / facts["nbest"]).stat().st_mtime_ns
     run(exp_dir, data, *beam, "--length-norm", "false", sets=("test-clean",))  # fewer hypotheses are not decoded again
@@ -309,7 +325,8 @@ def test_the_report_is_of_what_was_asked_for_last(tmp_path: Path, data: Path) ->
     directory = exp_dir / "modified_beam_search"
     path = directory / "decode-test-clean-best-modified_beam_search-beam-size-1-no-length-norm.json"
     for old in directory.glob("decode-*"):  # make them look old
-        old.write_text(json.dumps({**json.loads(old.read_text()), "date": "2024-05-01T10:00:00+00:00"}))
+        record = Measurement.read(old)
+        replace(record, provenance={**record.provenance, "date": "2024-05-01T10:00:00+00:00"}).write(old)
     run(exp_dir, data, *first, sets=("test-clean",))
     output = tmp_path / "RESULTS.md"
     common = ["--systems", f"a={exp_dir}", "--sets", "test-clean", "--method", path.parent.name]
@@ -332,7 +349,7 @@ def test_the_report_tells_what_was_measured(tmp_path: Path, data: Path, capsys: 
     report.main(["--systems", *systems, *common, "--method", "greedy_search", "ctc_greedy_search"])
     text = output.read_text()
     for set_name in ("test-clean", "test-other"):
-        assert f"{facts_of(first, 'greedy_search', set_name)['wer']:.2f} (" in text
+        assert f"{rate_of(first, 'greedy_search', set_name):.2f} (" in text
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     rows = {cells[0]: dict(zip(table[0], cells)) for cells in table[1:]}
     assert set(rows) == {"dense", "half"}

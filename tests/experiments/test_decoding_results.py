@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from pruning.experiments import decoding_results
+from pruning.speech.scoring.word_errors import Transcript
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from pruning.experiments import decoding_results
 def test_the_newest_is_that_of_the_latest_instant(tmp_path: Path, first: str, second: str, newest: int) -> None:
     for index, date in enumerate((first, second)):
         path = decoding_results.path_of(tmp_path, "greedy_search", "dev", f"best-greedy_search-{index}")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"set": "dev", "date": date, "recogs": "x", "index": index}))
+        said = [Transcript("u", ["A"], ["A"])]
+        decoding_results.measured("dev", said, {}, {"index": index}, {"date": date}).write(path)
     found = decoding_results.read_results(tmp_path, "greedy_search", "dev")
-    assert found is not None and found["index"] == newest
+    assert found is not None and found.facts["index"] == newest

@@ -18,7 +18,7 @@ from pruning.bin import classify, decode, extract, finetune, gradient_shares, pr
 from pruning.core.constraint import ConstraintConfig
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.experiments.decoding_results import intents_path
+from pruning.experiments.measurement import Measurement, path_of, sample
 from pruning.kinds import encoder_head
 from pruning.kinds import train_and_prune as runs
 from pruning.kinds.encoder_head import EncoderHeadKind
@@ -138,12 +138,14 @@ def test_an_intent_is_learned(work: Path, tmp_path: Path) -> None:
     arguments = ["--exp-dir", str(place), "--cuts", str(work / "slurp_cuts_dev.jsonl.gz"), "--lang-dir",
                  str(work / "lang")]  # fmt: skip
     classify.main(arguments)
-    found = json.loads(intents_path(place, "dev").read_text())
-    assert found["accuracy"] == {"intent": 1.0, "scenario": 1.0, "action": 1.0} and found["interval"] == [1.0, 1.0]
-    assert found["found"][0] == "alarm_set" and found["ids"][0] == "dev-0" and found["unseen"] == 0
-    assert found["real_time_factor"] == pytest.approx(found["seconds"] / found["audio_seconds"])
+    path = path_of(place, "intents", "dev")
+    found, facts = Measurement.read(path), Measurement.read(path).facts
+    assert {found.total(name) for name in ("correct", "scenario", "action")} == {len(found.utterances.ids)}
+    assert found.columns["found"][0] == "alarm_set" and found.utterances.ids[0] == "dev-0"
+    assert facts["unseen_intents"] == {} and sample([found]).interval == (0.0, 0.0, 0.0)
+    assert facts["real_time_factor"] == pytest.approx(facts["seconds"] / facts["audio_seconds"])
     classify.main(arguments)  # does nothing
-    assert json.loads(intents_path(place, "dev").read_text()) == found
+    assert Measurement.read(path) == found
 
 
 @pytest.mark.slow
@@ -171,8 +173,8 @@ def test_an_intent_that_training_lacks_is_an_error(
     with caplog.at_level("WARNING"):
         classify.main(["--exp-dir", str(place), "--cuts", str(tmp_path / "slurp_cuts_test.jsonl.gz"), "--lang-dir",
                        str(work / "lang")])  # fmt: skip
-    found = json.loads(intents_path(place, "test").read_text())
-    assert found["unseen_intents"] == {"audio_volume_other": 1} and found["right"][0] == 0
+    found = Measurement.read(path_of(place, "intents", "test"))
+    assert found.facts["unseen_intents"] == {"audio_volume_other": 1} and found.columns["correct"][0] == 0
     assert "1 utterances have intents that do not occur in training; they count as errors: audio_vol" in caplog.text
     ctc = dense(work, tmp_path / "ctc", "conformer", "ctc")
     with pytest.raises(UserError, match="is not the table"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from pruning.bin import extract, finetune, perplexity, prune, train
 from pruning.core.low_rank import linear_names
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.experiments.measurement import PERPLEXITY, Measurement, Utterances, path_of
 from pruning.kinds import language_model
 from pruning.kinds import train_and_prune as runs
 from pruning.kinds.language_model import LanguageModelKind
@@ -65,6 +65,11 @@ def repair(place: Path) -> list[str]:
     return ["--repair", "50", "--train-text", str(place / "train.txt"), "--lang-dir", str(place / "lang")]
 
 
+def measured(place: Path) -> Measurement:
+    """What the perplexity command recorded of the dev text."""
+    return Measurement.read(path_of(place, PERPLEXITY, "dev"))
+
+
 def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> None:
     """Without training, least squares reduces the loss of the cut network."""
     losses = {}
@@ -75,8 +80,7 @@ def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> N
         extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / name), *more])
         perplexity.main(["--exp-dir", str(tmp_path / name), "--text", str(work / "dev.txt"), "--lang-dir",
                          str(work / "lang")])  # fmt: skip
-        found = json.loads((tmp_path / name / "perplexity" / "perplexity-dev.json").read_text())
-        losses[name] = found["token_nll"]
+        losses[name] = measured(tmp_path / name).total("nll") or 0.0
     assert losses["repaired"] < losses["cut"]
 
 
@@ -139,12 +143,13 @@ def test_the_small_network_is_tuned_and_measured(work: Path, tmp_path: Path) -> 
     (work / "words.txt").write_text("ONE 5\nTWO 4\n")
     common = ["--exp-dir", str(tmp_path / "tuned"), "--text", str(work / "dev.txt"), "--lang-dir", str(work / "lang")]
     perplexity.main(common)
-    found = json.loads((tmp_path / "tuned" / "perplexity" / "perplexity-dev.json").read_text())
-    assert found["sentences"] == 40 and found["left_out"] == 0 and found["perplexity_per_word"] > 1
+    found = measured(tmp_path / "tuned")
+    assert found.utterances == Utterances.sentences(40) and found.total("left_out") == 0
+    assert (found.total("word_nll") or 0) > 0 and found.total("word_nll") == pytest.approx(found.total("nll"), abs=0.1)
     perplexity.main([*common, "--vocabulary", str(work / "words.txt")])
-    fewer = json.loads((tmp_path / "tuned" / "perplexity" / "perplexity-dev.json").read_text())
-    assert fewer["left_out"] + fewer["words"] == found["words"]
-    assert fewer["perplexity_per_token"] == found["perplexity_per_token"]
+    fewer = measured(tmp_path / "tuned")
+    assert (fewer.total("left_out") or 0) + (fewer.total("words") or 0) == found.total("words")
+    assert all(fewer.columns[name] == found.columns[name] for name in ("nll", "tokens"))
 
 
 @pytest.mark.parametrize(("method", "technique"), list(NO_CELL))

@@ -93,7 +93,7 @@ def _sweep_and_report(place: Path) -> None:
     sweep.main(["--config", str(place / "sweep.yaml"), "--exp-dir", str(place / "sweep")])
     results = place / "sweep" / "results"
     assert read_json(results / "sweep.json")["kind"] == "toy_classifier"
-    assert len(read_json(results / "half/taylor/seed1.json")["sets"]["dev"]["errors"]) == 64
+    assert len(read_json(results / "half/taylor/seed1.json")["sets"]["dev"]["columns"]["errors"]) == 64
     compare.main(["--results", str(results), "--output", str(place / "comparison.md")])
     text = (place / "comparison.md").read_text()
     assert "magnitude" in text and "Mistakes over all lines." in text

@@ -18,10 +18,11 @@ from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
-from pruning.files import PathLike, read_json, write_json
+from pruning.experiments.measurement import Measurement, Utterances
+from pruning.files import PathLike
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.kind import Kind
-from pruning.kinds.measuring import Measure, Measuring, TestData, made, stamp
+from pruning.kinds.measuring import Measure, Measuring, TestData
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.models import facts
@@ -262,25 +263,16 @@ def _commands(data: TestData, place: PathLike) -> Iterator[list[str]]:
     yield [sys.executable, "-m", "toy_kind", str(place), data.lang_dir, *data.files]
 
 
-def _utterances(data: TestData) -> dict[str, tuple[list[str], list[str]]]:
-    sets = {}
-    for file in data.files:
-        names = [str(index) for index in range(len(Path(file).read_text().splitlines()))]
-        sets[Path(file).stem] = (names, names)
-    return sets
+def _utterances(data: TestData) -> dict[str, Utterances]:
+    return {Path(file).stem: _lines(len(Path(file).read_text().splitlines())) for file in data.files}
 
 
-def _gather(data: TestData, place: Path, whole: bool) -> dict[str, Any]:
-    sets: dict[str, Any] = {}
-    for file in data.files:
-        found = read_json(_place(place, file))
-        count = len(found["errors"])
-        names = [str(index) for index in range(count)]
-        sets[Path(file).stem] = {"utterances": stamp(names), "errors": found["errors"], "nll": [None] * count,
-                                 **made(found)}  # fmt: skip
-        if whole:
-            sets[Path(file).stem] |= {"words": [1] * count, "tokens": [0] * count}
-    return sets
+def _lines(count: int) -> Utterances:
+    return Utterances([str(index) for index in range(count)], [""] * count)
+
+
+def _gather(data: TestData, place: Path) -> list[Measurement]:
+    return [Measurement.read(_place(place, file)) for file in data.files]
 
 
 def main(exp_dir: str, lang_dir: str, *files: str) -> None:
@@ -290,7 +282,11 @@ def main(exp_dir: str, lang_dir: str, *files: str) -> None:
         errors: list[int] = []
         for batch in Classes(lang_dir).batches([file]):
             errors += (model(batch.inputs).argmax(dim=1) != batch.labels).long().tolist()
-        write_json(_place(exp_dir, file), {"errors": errors, **provenance.environment("toy_kind", None, "cpu")})
+        columns = {"errors": errors, "words": [1] * len(errors)}
+        made = provenance.environment("toy_kind", None, "cpu")
+        Measurement("mistakes", Path(file).stem, _lines(len(errors)), columns, provenance=made).write(
+            _place(exp_dir, file)
+        )
     print(json.dumps({"mistakes": sum(errors)}))
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings, strategies
 
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-from pruning.experiments import decoding_results
+from pruning.experiments import decoding_results, measurement
+from pruning.experiments.measurement import SCHEMA, Measurement
 from pruning.files import write_json
-from pruning.kinds.measuring import stamp
 from pruning.models.facts import FILE
-from pruning.reports import comparison_tables, page, report
-from pruning.speech.scoring.word_errors import Transcript, paired_difference, score, write_results
+from pruning.reports import comparison_tables, language_models, page, report
+from pruning.speech.scoring.word_errors import Transcript, score, write_results
 from pruning.sweeps import comparison
 
 NETWORK = {"encoder_parameters": 4000, "blocks_parameters": 3500, "parameters": 5000, "macs_10s": 10**6,
@@ -43,38 +43,37 @@ def transcripts(seed: int) -> dict[str, list[Transcript]]:
     return found
 
 
+def record(name: str, rows: list[Transcript]) -> Measurement:
+    """What decoding records of one set."""
+    facts = {"method": METHOD, "recogs": f"recogs-{name}-best-{METHOD}.txt", "audio_seconds": 10.0,
+             "decoding_seconds": 1.0, "features_included": True}  # fmt: skip
+    made = {"peak_memory_mib": 5.0, "threads": 1, "processor": "p", "torch": "t", "commit": "c", "command": "x",
+            "date": "2026-01-01T00:00:00+00:00"}  # fmt: skip
+    return decoding_results.measured(name, rows, {"max_duration": 200.0}, facts, made)
+
+
 def decoded(exp_dir: Path, found: dict[str, list[Transcript]]) -> None:
-    """What decoding writes of them."""
+    """What decoding writes of all sets."""
     write_json(exp_dir / FILE, {**NETWORK, "dense": NETWORK})
     for name, rows in found.items():
-        result = write_results(exp_dir / METHOD, name, f"best-{METHOD}", rows)
-        write_json(decoding_results.path_of(exp_dir, METHOD, name, f"best-{METHOD}"), {
-            "set": name, "method": METHOD, **decoding_results.error_facts(result),
-            "per_utterance": decoding_results.per_utterance(rows), "audio_seconds": 10.0, "decoding_seconds": 1.0,
-            "features_included": True, "peak_memory_mib": 5.0, "threads": 1, "processor": "p", "torch": "t",
-            "commit": "c", "command": "x", "date": "2026-01-01T00:00:00+00:00", "parameters": {"max_duration": 200.0},
-            "recogs": f"recogs-{name}-best-{METHOD}.txt",
-        })  # fmt: skip
+        write_results(exp_dir / METHOD, name, f"best-{METHOD}", rows)
+        record(name, rows).write(decoding_results.path_of(exp_dir, METHOD, name, f"best-{METHOD}"))
 
 
 def swept(results: Path, systems: dict[str, dict[str, list[Transcript]]]) -> None:
     """What a sweep writes of the same decodings: the first is the teacher, the other a line."""
     runs = {"teacher": {"method": "teacher"}, "half/line/1": {"method": "line", "target": "half", "seed": 1}}
     for (run, named), found in zip(runs.items(), systems.values()):
-        sets = {}
-        for name, rows in found.items():
-            known = decoding_results.per_utterance(rows)
-            sets[name] = {"utterances": stamp(known["ids"]), "errors": known["errors"], "nll": [None] * len(rows),
-                          "words": known["words"], "tokens": [1] * len(rows), "commit": "c", "date": "d"}  # fmt: skip
-        write_json(
-            results / f"{run}.json", {**named, "network": NETWORK, "dense": NETWORK, "made_by": "m", "sets": sets}
-        )
-    spoken = {name: decoding_results.per_utterance(rows) for name, rows in next(iter(systems.values())).items()}
-    write_json(results / comparison.UTTERANCES, {name: {"ids": known["ids"], "speakers": known["speakers"]}
-                                                 for name, known in spoken.items()})  # fmt: skip
+        left_out = () if run == "teacher" else comparison.SPOKEN
+        sets = {name: record(name, rows).compact(left_out) for name, rows in found.items()}
+        write_json(results / f"{run}.json", {"schema": SCHEMA, **named, "network": NETWORK, "dense": NETWORK,
+                                             "made_by": "m", "sets": sets})  # fmt: skip
+    sets = {name: record(name, rows).utterances.to_dict() for name, rows in next(iter(systems.values())).items()}
+    write_json(results / comparison.UTTERANCES, {"schema": SCHEMA, "sets": sets})
     write_json(results / comparison.LEGEND, {
-        "reference": "line", "decoding": METHOD, "measure": "wer", "kind": "transducer", "methods": {"line": "a line"},
-        "claims": {}, "targets": {"half": []}, "runs": [["half", "line", 1]], "results": dict.fromkeys(runs, "m"),
+        "schema": SCHEMA, "reference": "line", "decoding": METHOD, "measure": "wer", "kind": "transducer",
+        "methods": {"line": "a line"}, "claims": {}, "targets": {"half": []}, "runs": [["half", "line", 1]],
+        "results": dict.fromkeys(runs, "m"),
     })  # fmt: skip
 
 
@@ -96,13 +95,13 @@ def test_report_compare_and_page_agree(tmp_path: Path, systems: dict[str, dict[s
     compared = comparison.read(tmp_path / "results")
     teacher, line = compared.lines
     for system, of_sweep in zip(rows, (teacher, line)):
-        assert system.pooled is not None
-        estimate = compared.sample(of_sweep).interval
-        assert (system.pooled.wer, *system.pooled.interval) == pytest.approx(tuple(estimate), abs=1e-4)
-    assert rows[0].transcripts is not None and rows[1].transcripts is not None
-    difference = paired_difference(rows[1].transcripts, rows[0].transcripts)
+        assert system.rate(*SETS) == pytest.approx(compared.sample(of_sweep).interval, abs=1e-4)
+        assert system.transcripts is not None
+        again = score(system.transcripts)
+        assert system.rate(*SETS) == pytest.approx((again.wer, *again.interval))
+    found = measurement.difference(rows[1].decodings.values(), rows[0].decodings.values()).interval
     estimate, _ = compared.differences("half", "teacher", ["line"])["line"]
-    assert (difference.wer, *difference.interval) == pytest.approx(tuple(estimate), abs=1e-4)
+    assert found == pytest.approx(tuple(estimate), abs=1e-4)
 
     structure = Structure.dense([UnitGroup("ffn", "ffn", 4, ())])
     write_json(tmp_path / "line" / "structure.json", structure.to_dict())
@@ -112,8 +111,7 @@ def test_report_compare_and_page_agree(tmp_path: Path, systems: dict[str, dict[s
     assert len(figures) == 2 * (len(SETS) + 1) + 1
     assert all(figure in shown for figure in figures)
     for line, system in zip(compared.lines, rows):
-        assert system.pooled is not None
-        figure = "{:.2f} ({:.2f} to {:.2f})".format(system.pooled.wer, *system.pooled.interval)
+        figure = "{:.2f} ({:.2f} to {:.2f})".format(*(system.rate(*SETS) or ()))
         assert figure in comparison_tables.table(compared, "half"), line.name
 
 
@@ -130,18 +128,16 @@ def test_the_order_of_utterances_changes_nothing(order: object) -> None:
     rows = [one for of_set in transcripts(3).values() for one in of_set]
     shuffled = sorted(rows, key=lambda _: order.random())  # type: ignore[attr-defined]
     assert score(shuffled) == score(rows)
-    others = [one._replace(hypothesis=one.reference) for one in rows]
-    assert paired_difference(shuffled, others) == paired_difference(rows, list(reversed(others)))
+    sets = {name: [one for one in shuffled if one.set == name] for name in reversed(SETS)}
+    expected = measurement.sample(record(name, of_set) for name, of_set in transcripts(3).items())
+    assert measurement.sample(record(name, of_set) for name, of_set in sets.items()).interval == expected.interval
 
 
-def test_decodings_of_older_versions_do_not_know_the_speakers(tmp_path: Path) -> None:
-    decoded(tmp_path / "exp", transcripts(1))
-    paths = [decoding_results.path_of(tmp_path / "exp", METHOD, name, f"best-{METHOD}") for name in SETS]
-    facts = [decoding_results.read_results(tmp_path / "exp", METHOD, name) for name in SETS]
-    for path, of_set in zip(paths, facts):
-        assert of_set is not None
-        del of_set["per_utterance"]
-        write_json(path, of_set)
-    (system,) = report.collect([("old", tmp_path / "exp")], SETS, METHOD)
-    assert system.transcripts is not None and {one.speaker for one in system.transcripts} == {""}
-    assert system.pooled == score(system.transcripts)
+def test_the_effect_of_language_models_has_the_same_intervals(
+    tmp_path: Path, systems: dict[str, dict[str, list[Transcript]]]
+) -> None:
+    named = [(name, tmp_path / name) for name in systems]
+    table = language_models.decodings(named, SETS)
+    for system in report.collect(named, SETS, METHOD):
+        for name in SETS:
+            assert "{:.2f} ({:.2f} to {:.2f})".format(*(system.rate(name) or ())) in table

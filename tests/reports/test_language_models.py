@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 
 from pruning.errors import UserError
-from pruning.experiments.decoding_results import perplexity_path
-from pruning.files import write_json
+from pruning.experiments.measurement import PERPLEXITY, Measurement, Utterances, path_of
 from pruning.reports import language_models
 
 
 def measured(place: Path, nll: np.ndarray, words: np.ndarray) -> Path:
     """Write what the perplexity command writes."""
-    per_word = math.exp(nll.sum() / words.sum())
-    facts = {"perplexity_per_word": per_word, "perplexity_per_token": None, "nll": nll.tolist(), "left_out": 0,
-             "counted": words.tolist(), "words": int(words.sum()), "sentences": len(words)}  # fmt: skip
-    write_json(perplexity_path(place, "test"), facts)
+    columns = {"word_nll": nll.tolist(), "words": words.tolist()}
+    found = Measurement(PERPLEXITY, "test", Utterances.sentences(len(words)), columns, {"left_out": 0})
+    found.write(path_of(place, PERPLEXITY, "test"))
     return place
 
 

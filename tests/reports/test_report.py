@@ -29,26 +29,26 @@ def decoded(exp_dir: Path, set_name: str, wrong: list[int], date: str = MAY_1, *
     """Write results of greedy search for utterances of four words with the given numbers of wrong words."""
     transcripts = [Transcript(f"{set_name}-{i}", REFERENCE, ["X"] * n + REFERENCE[n:]) for i, n in enumerate(wrong)]
     suffix = change.pop("suffix", "best-greedy_search")
-    result = write_results(exp_dir / "greedy_search", set_name, suffix, transcripts)
-    facts = {
-        "set": set_name,
-        "method": "greedy_search",
-        **decoding_results.error_facts(result),
-        "audio_seconds": 100.0,
-        "decoding_seconds": 5.0,
-        "features_included": True,
-        "peak_memory_mib": 500.0,
+    write_results(exp_dir / "greedy_search", set_name, suffix, transcripts)
+    made = {
+        "peak_memory_mib": change.pop("peak_memory_mib", 500.0),
         "threads": 2,
         "processor": "Example CPU",
         "torch": "1.13.1",
         "commit": "0123456789abcdef-modified",
         "command": f"python -m pruning.bin.decode --exp-dir exp/{exp_dir.name}",
         "date": date,
-        "parameters": {"max_duration": 200.0},
-        "recogs": f"recogs-{set_name}-{suffix}.txt",
-        **change,
     }
-    write_json(decoding_results.path_of(exp_dir, "greedy_search", set_name, suffix), facts)
+    facts = {"method": "greedy_search", "recogs": f"recogs-{set_name}-{suffix}.txt", "audio_seconds": 100.0,
+             "decoding_seconds": 5.0, "features_included": True, **change}  # fmt: skip
+    found = decoding_results.measured(set_name, transcripts, {"max_duration": 200.0}, facts, made)
+    found.write(decoding_results.path_of(exp_dir, "greedy_search", set_name, suffix))
+
+
+def rate(system: report.System, set_name: str) -> float:
+    found = system.rate(set_name)
+    assert found is not None
+    return found.value
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_the_newest_decoding_of_a_set_counts(systems: list[tuple[str, Path]]) ->
     decoded(exp_dir, "test-clean", [0, 0, 0, 0, 0], date="2024-04-30T10:00:00+00:00", suffix="best-greedy_search-y")
     decoded(exp_dir, "test-clean-2", [0, 0, 0, 0, 0], date="2024-06-01T10:00:00+00:00")  # another set
     (system, _) = report.collect(systems, SETS, "greedy_search")
-    assert system.decodings["test-clean"]["wer"] == 100.0
+    assert rate(system, "test-clean") == 100.0
     decoding_results.note_asked(decoding_results.path_of(exp_dir, "greedy_search", "test-clean", "best-greedy_search"))
     (system, _) = report.collect(systems, SETS, "greedy_search")
-    assert system.decodings["test-clean"]["wer"] == 5.0 and system.decodings["test-clean"]["date"] == MAY_1
+    assert rate(system, "test-clean") == 5.0 and system.decodings["test-clean"].provenance["date"] == MAY_1
 
 
 def test_the_weights_that_are_asked_for_count(systems: list[tuple[str, Path]]) -> None:
@@ -110,7 +110,7 @@ def test_the_weights_that_are_asked_for_count(systems: list[tuple[str, Path]]) -
 
     def rates(**weights: int) -> list[float]:
         found = report.collect(systems, ["test-clean"], "greedy_search", **weights)
-        return [system.decodings["test-clean"]["wer"] for system in found]
+        return [rate(system, "test-clean") for system in found]
 
     assert rates()[0] == 5.0 and len(rates()) == 2
     assert rates(epoch=1) == [100.0] and rates(epoch=1, avg=1) == [50.0] and rates(epoch=2) == []
@@ -148,7 +148,7 @@ def test_missing_and_broken_input_is_named(systems: list[tuple[str, Path]], tmp_
     with pytest.raises(UserError, match="recogs-test-clean-best-greedy_search.txt cannot be read"):
         report.collect(systems, SETS, "greedy_search")
     (directory / "decode-test-clean-best-greedy_search.json").write_text('{"set": 1}')
-    with pytest.raises(UserError, match="is not a result file of decoding"):
+    with pytest.raises(UserError, match="is not a measurement: it has no 'schema'; remove it and"):
         report.collect(systems, SETS, "greedy_search")
     (systems[1][1] / FILE).unlink()
     with pytest.raises(UserError, match=FILE):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pruning.errors import UserError
+from pruning.experiments.measurement import SCHEMA, WORD_ERRORS, Measurement, Utterances
 from pruning.files import read_json, write_json
-from pruning.kinds import measuring
 from pruning.reports import comparison_tables
 from pruning.speech.scoring.bootstrap import Estimate
 from pruning.sweeps import comparison
@@ -21,6 +21,10 @@ SETS = {"clean": 40, "other": 24}
 RUNS = [["half", "random", 1], ["half", "l0", 1], ["half", "l0", 2], ["half", "taylor", 1], ["quarter", "l0", 1]]
 
 
+def utterances(name: str) -> Utterances:
+    return Utterances([f"{name}-{i:03d}" for i in range(SETS[name])], [f"s{i // 4}" for i in range(SETS[name])])
+
+
 def write(directory: Path, method: str, rates: dict[str, float], target: str = "", seed: int = 1) -> None:
     """Write the result of a run with the given error rates, evenly over utterances of ten words."""
     sets = {}
@@ -28,14 +32,16 @@ def write(directory: Path, method: str, rates: dict[str, float], target: str = "
         errors = [int(np.floor((i + 1) * 10 * rates[name]) - np.floor(i * 10 * rates[name])) for i in range(count)]
         nll: list[Any] = [2.0 * error + 1 for error in errors]
         nll[0] = None
-        ids = [f"{name}-{i:03d}" for i in range(count)]
-        spoken = {"words": [10] * count, "tokens": [5] * count} if not target else {}
-        sets[name] = {"utterances": measuring.stamp(ids), "errors": errors, "nll": nll, **spoken,
-                      "command": "decode", "commit": "a" * 40, "date": "2026-01-01"}  # fmt: skip
+        columns = {"errors": errors, "nll": nll, "words": [10] * count, "tokens": [5] * count}
+        made = {"command": "decode", "commit": "a" * 40, "date": "2026-01-01"}
+        found = Measurement(WORD_ERRORS, name, utterances(name), columns, provenance=made)
+        sets[name] = found.compact(comparison.SPOKEN if target else ())
     named = {"method": method} if not target else {"method": method, "target": target, "seed": seed}
     file = "teacher.json" if not target else f"{target}/{method}/seed{seed}.json"
     network = HALF if target else DENSE
-    write_json(directory / file, {**named, "network": network, "dense": DENSE, "made_by": "x", "sets": sets})
+    write_json(
+        directory / file, {"schema": SCHEMA, **named, "network": network, "dense": DENSE, "made_by": "x", "sets": sets}
+    )
 
 
 def cells(table: str) -> list[list[str]]:
@@ -44,13 +50,14 @@ def cells(table: str) -> list[list[str]]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    sets = {name: {"ids": [f"{name}-{i:03d}" for i in range(count)], "speakers": [f"s{i // 4}" for i in range(count)]}
-            for name, count in SETS.items()}  # fmt: skip
-    write_json(tmp_path / comparison.UTTERANCES, sets)
+    sets = {name: utterances(name).to_dict() for name in SETS}
+    write_json(tmp_path / comparison.UTTERANCES, {"schema": SCHEMA, "sets": sets})
     claims = {"gates beat chance": {"better": "l0", "than": ["random"]},
               "gates are best": {"better": "l0", "than": ["taylor", "random"]},
               "chance is best": {"better": "random", "than": ["taylor", "l0"]}}  # fmt: skip
     legend: dict[str, Any] = {
+        "schema": SCHEMA,
+        "measure": "wer",
         "reference": "l0",
         "claims": claims,
         "decoding": "greedy_search",
@@ -82,7 +89,7 @@ def test_rates_over_seeds_and_sets(results: Path) -> None:
     assert low < value < high
     teacher = found.line("teacher", "")
     assert teacher is not None
-    errors = [sum(read_json(results / "teacher.json")["sets"][name]["errors"][1:]) for name in SETS]
+    errors = [sum(read_json(results / "teacher.json")["sets"][name]["columns"]["errors"][1:]) for name in SETS]
     assert teacher.nll_per_token == pytest.approx((2 * sum(errors) + 62) / (5 * 62)), (
         "utterances without a likelihood are left out"
     )
@@ -147,7 +154,7 @@ def test_one_seed_is_given_the_spread_of_lines_with_several(results: Path) -> No
     l0, taylor = found.line("l0", "half"), found.line("taylor", "half")
     assert l0 is not None and taylor is not None
     assert found.seed_deviation == pytest.approx(l0.rates.std(ddof=1))
-    alone = found.design.rate(taylor.errors, taylor.words[0]).drawn.std()
+    alone = found.design.rate(taylor.errors, taylor.words).drawn.std()
     assert found.sample(taylor).drawn.std() == pytest.approx(np.hypot(alone, found.seed_deviation), rel=0.05)
     (results / "half/l0/seed2.json").unlink()
     assert comparison.read(results).seed_deviation is None

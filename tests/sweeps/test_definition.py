@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pruning import configuration
+from pruning.methods.config import check_settings
 from pruning.sweeps import definition, sweep
 
 EGS = Path(__file__).resolve().parents[2] / "egs"
@@ -32,4 +33,5 @@ def test_every_line_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 continue
             settings = [*config.settings, *config.targets[target], f"method={line.method}", *line.settings]
             loaded = configuration.load(config.kind.pruning, config.prune, settings)
+            check_settings(loaded, settings)
             assert loaded.method == line.method and loaded.asked().goals(), (name, target)

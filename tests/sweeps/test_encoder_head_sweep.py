@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import yaml
 from pruning.bin import compare
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
-from pruning.experiments.decoding_results import intents_path
+from pruning.experiments.measurement import INTENTS, Measurement, path_of, sample
 from pruning.reports import comparison_tables
 from pruning.sweeps import comparison, definition
 from tests.kinds.test_encoder_head import dense, settings, work
@@ -71,8 +70,8 @@ def test_from_the_sweep_to_the_table(work: Path, tmp_path: Path, task: str) -> N
     if task == "intent":
         assert found.measure.name == "intent accuracy %" and "minus random" in table
         place = tmp_path / "exp" / "40" / "hj-mac" / "seed1" / "finetuned"
-        accuracy = json.loads(intents_path(place, "dev").read_text())["accuracy"]["intent"]
-        assert found.measure.shown(float(joint.rates[0])) == pytest.approx(100 * accuracy)
+        errors = sample([Measurement.read(path_of(place, INTENTS, "dev"))]).value
+        assert found.measure.shown(float(joint.rates[0])) == pytest.approx(100 - errors)
         place = tmp_path / "exp" / "40" / "longer" / "seed1" / "finetuned"
         longer = checkpoint.read_header(checkpoint.best_path(place))
         assert longer["step"] <= 7 and found.legend["longer"] == "dense, trained on, trainer.max_steps=7"

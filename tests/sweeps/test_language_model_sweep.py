@@ -15,7 +15,9 @@ import yaml
 from pruning.bin import compare, sweep
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.experiments.measurement import PERPLEXITY, Measurement, path_of
 from pruning.reports import comparison_tables
+from pruning.reports.language_models import per
 from pruning.sweeps import comparison, definition
 from pruning.sweeps import sweep as sweeps
 from tests.kinds.test_language_model import work
@@ -83,9 +85,9 @@ def test_perplexities_are_compared(work: Path, tmp_path: Path) -> None:
     line = found.line("activation-low_rank-cubic", "half")
     assert line is not None
     place = tmp_path / "exp" / "half" / "activation-low_rank-cubic" / "seed1" / "finetuned"
-    measured = comparison.read_json(place / "perplexity" / "perplexity-dev.json")
-    assert found.measure.shown(float(line.rates[0])) == pytest.approx(measured["perplexity_per_word"], rel=1e-3)
-    assert math.exp(line.nll_per_token) == pytest.approx(measured["perplexity_per_token"], rel=1e-3)
+    measured = Measurement.read(path_of(place, PERPLEXITY, "dev"))
+    assert found.measure.shown(float(line.rates[0])) == pytest.approx(per(measured, "word_nll", "words"), rel=1e-3)
+    assert math.exp(line.nll_per_token or 0.0) == pytest.approx(per(measured, "nll", "tokens"), rel=1e-3)
     assert line.dev == pytest.approx(checkpoint.read_header(place / "best.safetensors")["dev"]["task"])
     table = comparison_tables.table(found, "half")
     assert f"| {line.dev:.4f} |" in re.sub(" +", " ", table)

@@ -123,12 +123,12 @@ def total_hours(parts: Sequence[PartFacts]) -> float:
     return sum(part.seconds for part in parts) / 3600
 
 
-def table(parts: Sequence[PartFacts], style: str = "github") -> str:
+def table(parts: Sequence[PartFacts], style: str = "pipe") -> str:
     """Return a table with one row per part.
 
     Args:
         parts: statistics of the parts.
-        style: table format of tabulate: ``github`` for a file, ``simple`` for a terminal.
+        style: table format of tabulate: ``pipe`` for a file, ``simple`` for a terminal.
     """
     rows = [_cells(part) for part in parts]
     return tabulate(rows, "keys", style, disable_numparse=True, colalign=["left"] + ["right"] * (len(rows[0]) - 1))

@@ -41,7 +41,7 @@ class Perplexity(NamedTuple):
         tokens: number of all tokens, sentence ends included.
         word_nll: negative log-likelihood of the counted words, summed, in nats.
         token_nll: negative log-likelihood of all tokens, summed, in nats.
-        sums: ``(sentences, 2)``: ``word_nll`` and number of counted words of each sentence.
+        sums: ``(sentences, 4)``: of each sentence ``word_nll``, number of counted words, ``token_nll`` and tokens.
     """
 
     sentences: int
@@ -116,9 +116,8 @@ def perplexity(
         ValueError: scores and sentences do not match.
         UserError: a counted word has zero probability, so the perplexity would be infinite.
     """
-    sums = np.zeros((len(sentences), 2))
-    left_out = tokens = 0
-    total = 0.0
+    sums = np.zeros((len(sentences), 4))
+    left_out = 0
     for index, (of_sentence, sentence) in enumerate(zip(scores, sentences)):
         words = sentence.split()
         if len(of_sentence.nll) != len(words) + 1:
@@ -129,10 +128,10 @@ def perplexity(
             word = [*words, "the end"][int(impossible[0])]
             what = f"{word!r} in sentence {index + 1} has zero probability, so the perplexity is infinite"
             raise UserError(what, "leave such words out with --vocabulary, or use a model with a probability for <unk>")
-        sums[index] = of_sentence.nll[counted].sum(), counted.sum()
+        nats = of_sentence.nll
+        sums[index] = nats[counted].sum(), counted.sum(), nats.sum(), of_sentence.tokens
         left_out += int((~counted).sum())
-        total += float(of_sentence.nll.sum())
-        tokens += of_sentence.tokens
     if len(scores) != len(sentences):
         raise ValueError(f"{len(scores)} scores for {len(sentences)} sentences")
-    return Perplexity(len(sentences), int(sums[:, 1].sum()), left_out, tokens, float(sums[:, 0].sum()), total, sums)
+    word_nll, counted_words, token_nll, tokens = sums.sum(axis=0).tolist()
+    return Perplexity(len(sentences), int(counted_words), left_out, int(tokens), word_nll, token_nll, sums)

@@ -8,14 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pruning.errors import UserError
 from pruning.files import PathLike, read_lines, write_text
 from pruning.speech.text.normalisation import normalised
-
-if TYPE_CHECKING:
-    from pruning.speech.scoring.bootstrap import Sample
 
 _NOTHING = "\0"  # stands for no word in alignments; cannot occur in a text
 _SHOWN_NOTHING = "*"
@@ -96,33 +93,24 @@ def score(transcripts: Sequence[Transcript]) -> Score:
     Raises:
         UserError: the references contain no words.
     """
-    transcripts = sorted(transcripts, key=lambda t: t.key)
-    counts = [count_errors(t) for t in transcripts]
-    drawn = _sample(transcripts, [c["total"] for c in counts])
-    return Score(
-        insertions=sum(c["ins"] for c in counts),
-        deletions=sum(c["del"] for c in counts),
-        substitutions=sum(c["sub"] for c in counts),
-        words=sum(c["ref_len"] for c in counts),
-        utterances=len(transcripts),
-        interval=(drawn.interval.low, drawn.interval.high),
-    )
-
-
-def _sample(transcripts: Sequence[Transcript], errors: Sequence[int]) -> Sample:
-    """The rate of errors, with its bootstrap; in the order of ids, as every table has it.
-
-    Raises:
-        UserError: no reference word at all.
-    """
     import numpy as np
 
     from pruning.speech.scoring.bootstrap import Design
 
-    words = np.array([len(t.reference) for t in transcripts])
+    transcripts = sorted(transcripts, key=lambda t: t.key)  # in the order of ids, as every table has it
+    counts = [count_errors(t) for t in transcripts]
+    errors, words = (np.array([c[name] for c in counts]) for name in ("total", "ref_len"))
     if not words.sum():
         raise UserError("the references contain no words", "give cuts with transcripts")
-    return Design.of_sets((t.set, t.id, t.speaker) for t in transcripts).rate(np.array(errors), words)
+    drawn = Design.of_sets((t.set, t.id, t.speaker) for t in transcripts).rate(errors, words).interval
+    return Score(
+        insertions=sum(c["ins"] for c in counts),
+        deletions=sum(c["del"] for c in counts),
+        substitutions=sum(c["sub"] for c in counts),
+        words=int(words.sum()),
+        utterances=len(transcripts),
+        interval=(drawn.low, drawn.high),
+    )
 
 
 def count_errors(transcript: Transcript) -> dict[str, int]:
@@ -130,32 +118,6 @@ def count_errors(transcript: Transcript) -> dict[str, int]:
     import kaldialign
 
     return kaldialign.edit_distance(transcript.reference, transcript.hypothesis)
-
-
-class Difference(NamedTuple):
-    """Difference of two systems' word error rates on the same utterances, in percent of the reference words."""
-
-    wer: float
-    interval: tuple[float, float]
-    """95 %, by a paired bootstrap; without 0 in it, the systems differ."""
-
-
-def paired_difference(first: Sequence[Transcript], second: Sequence[Transcript]) -> Difference:
-    """Return the word error rate of ``first`` minus that of ``second``, resampled together.
-
-    Args:
-        first: transcripts of one system.
-        second: transcripts of the other, for the same utterances.
-
-    Raises:
-        UserError: the two have different utterances, or the references contain no words.
-    """
-    first, second = (sorted(of, key=lambda t: t.key) for of in (first, second))
-    if [(t.key, t.reference) for t in first] != [(t.key, t.reference) for t in second]:
-        raise UserError("two systems were decoded on different utterances", "decode both on the same cuts")
-    excess = [count_errors(a)["total"] - count_errors(b)["total"] for a, b in zip(first, second)]
-    value, low, high = _sample(first, excess).interval
-    return Difference(value, (low, high))
 
 
 def write_results(directory: PathLike, set_name: str, suffix: str, transcripts: Sequence[Transcript]) -> Score:

@@ -128,40 +128,23 @@ def write_table(intents: Iterable[Intent], lang_dir: files.PathLike) -> Intents:
     return Intents(lang_dir)
 
 
-class Accuracy(NamedTuple):
-    """Shares of utterances that are right.
+def compared(wanted: Iterable[Intent], found: Iterable[Intent]) -> dict[str, list[int]]:
+    """Compare the reference intents of utterances with the predicted ones: 1 where they agree.
 
-    Attributes:
-        utterances: number of utterances.
-        scenario, action, intent: share of utterances with the right scenario, action, or both.
-        unseen: number of utterances whose intent does not occur in training; all of them count as wrong.
-        unseen_intents: number of utterances of each such intent.
-    """
-
-    utterances: int
-    scenario: float
-    action: float
-    intent: float
-    unseen: int
-    unseen_intents: dict[str, int]
-
-
-def accuracy(wanted: Iterable[Intent], found: Iterable[Intent], known: Intents) -> Accuracy:
-    """Compare the reference intents of utterances with the predicted ones.
+    Returns:
+        For each utterance whether ``scenario``, ``action`` and both, ``correct``, are right.
 
     Raises:
-        ValueError: there are no utterances, or the two lists differ in length.
+        ValueError: the two lists differ in length.
     """
     pairs = list(zip(wanted, found, strict=True))
-    if not pairs:
-        raise ValueError("there are no utterances")
-    unseen = Counter(str(want) for want, _ in pairs if known.number(want) is None)
-    count = len(pairs)
-    return Accuracy(
-        count,
-        sum(want.scenario == have.scenario for want, have in pairs) / count,
-        sum(want.action == have.action for want, have in pairs) / count,
-        sum(want == have for want, have in pairs) / count,
-        sum(unseen.values()),
-        dict(unseen.most_common()),
-    )
+    return {
+        "correct": [int(want == have) for want, have in pairs],
+        "scenario": [int(want.scenario == have.scenario) for want, have in pairs],
+        "action": [int(want.action == have.action) for want, have in pairs],
+    }
+
+
+def unseen(wanted: Iterable[Intent], known: Intents) -> dict[str, int]:
+    """Return the intents that do not occur in training, with their numbers of utterances, which all count as wrong."""
+    return dict(Counter(str(want) for want in wanted if known.number(want) is None).most_common())

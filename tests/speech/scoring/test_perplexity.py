@@ -52,7 +52,7 @@ def test_words_outside_the_vocabulary_do_not_count() -> None:
     scores = [WordScores(0, np.array([1.0, 2.0, 4.0]), 5), WordScores(1, np.array([8.0, 16.0]), 3)]
     found = perplexity(scores, ["A B", "B"], {"A"})
     assert (found.words, found.left_out, found.tokens) == (3, 2, 8)
-    assert found.sums.tolist() == [[5.0, 2.0], [16.0, 1.0]]
+    assert found.sums.tolist() == [[5.0, 2.0, 7.0, 5.0], [16.0, 1.0, 24.0, 3.0]]
     assert found.per_word == pytest.approx(math.exp(21 / 3)) and found.per_token == pytest.approx(math.exp(31 / 8))
     assert perplexity(scores, ["A B", "B"]).per_word == pytest.approx(math.exp(31 / 5))
     with pytest.raises(ValueError, match="sentence 2 has 2 words and 1 scores"):

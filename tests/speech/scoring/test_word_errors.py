@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,7 @@ from pruning.speech.scoring.word_errors import (
     SCORED,
     Transcript,
     characters,
-    count_errors,
     error_report,
-    paired_difference,
     read_transcripts,
     recogs_path,
     score,
@@ -89,43 +86,6 @@ def test_result_files_have_icefalls_form(tmp_path: Path) -> None:
 def test_neighbouring_errors_are_shown_as_one() -> None:
     transcripts = [Transcript("u", ["A", "B", "C", "D"], ["A", "X", "D", "E"])]
     assert "u:\tA (B C->X) D (*->E)" in error_report(transcripts, score(transcripts))
-
-
-@given(st.lists(st.tuples(WORDS.filter(bool), WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=5))
-def test_sets_that_share_ids_are_paired_set_by_set(rows: list[tuple[list[str], ...]]) -> None:
-    """The result is as if the ids of the second set were different."""
-
-    def systems(second: str) -> list[list[Transcript]]:
-        return [
-            [Transcript(f"u{index}", row[0], row[column]) for index, row in enumerate(rows)]
-            + [Transcript(f"{second}{index}", row[0], row[column + 2]) for index, row in enumerate(rows)]
-            for column in (1, 2)
-        ]
-
-    shared, apart = (paired_difference(*systems(second)) for second in ("u", "v"))
-    assert shared.wer == pytest.approx(apart.wer)
-    errors = [[count_errors(one)["total"] for one in system] for system in systems("u")]
-    assert shared.wer == pytest.approx(100 * (sum(errors[0]) - sum(errors[1])) / (2 * sum(len(row[0]) for row in rows)))
-    pairs = Counter(a - b for a, b in zip(*errors))
-    assert (shared.interval == (0.0, 0.0)) == (set(pairs) == {0})
-
-
-def test_a_paired_difference_is_narrower_than_the_systems_intervals() -> None:
-    reference = ["A", "B", "C", "D"]
-    first = [Transcript(f"u{i:03}", reference, ["X"] * (i % 5) + reference[i % 5 :]) for i in range(200)]
-    second = [t._replace(hypothesis=t.hypothesis if i % 10 else reference) for i, t in enumerate(first)]
-    second[3] = second[3]._replace(hypothesis=reference)  # three errors fewer
-    difference = paired_difference(first, second)
-    assert difference.wer == pytest.approx(score(first).wer - score(second).wer) == pytest.approx(300 / 800)
-    low, high = difference.interval
-    assert 0 <= low <= difference.wer <= high < score(first).interval[1] - score(first).interval[0]
-    assert paired_difference(second, first).wer == pytest.approx(-difference.wer)
-    assert paired_difference(first, first) == (0.0, (0.0, 0.0))
-
-
-def test_systems_on_different_utterances_are_not_compared() -> None:
-    with pytest.raises(UserError, match="different utterances"):
-        paired_difference(TRANSCRIPTS, TRANSCRIPTS[:2])
 
 
 def test_no_reference_words_is_an_error() -> None:

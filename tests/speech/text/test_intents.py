@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruning.errors import UserError
-from pruning.speech.text.intents import TABLE, Intent, Intents, accuracy, intent_of, write_table
+from pruning.speech.text.intents import TABLE, Intent, Intents, compared, intent_of, unseen, write_table
 
 SET, REMOVE, PLAY = Intent("alarm", "set"), Intent("alarm", "remove"), Intent("play", "music")
 
@@ -52,13 +52,13 @@ def test_intents_of_cuts() -> None:
             intent_of(broken)
 
 
-def test_accuracy_counts_what_training_lacks(tmp_path: Path) -> None:
+def test_what_training_lacks_is_wrong(tmp_path: Path) -> None:
     known = write_table([PLAY, SET, REMOVE], tmp_path)
     radio = Intent("play", "radio")
-    found = accuracy([SET, SET, PLAY, radio], [SET, REMOVE, SET, PLAY], known)
-    assert (found.utterances, found.scenario, found.action, found.intent) == (4, 0.75, 0.25, 0.25)
-    assert (found.unseen, found.unseen_intents) == (1, {"play_radio": 1})
+    wanted = [SET, SET, PLAY, radio]
+    assert compared(wanted, [SET, REMOVE, SET, PLAY]) == {
+        "correct": [1, 0, 0, 0], "scenario": [1, 1, 0, 1], "action": [1, 0, 0, 0],
+    }  # fmt: skip
+    assert unseen(wanted, known) == {"play_radio": 1} and unseen([SET], known) == {}
     with pytest.raises(ValueError):
-        accuracy([SET], [SET, SET], known)
-    with pytest.raises(ValueError):
-        accuracy([], [], known)
+        compared([SET], [SET, SET])
