@@ -34,14 +34,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--speed", type=Path, help="JSON file of pruning.bin.benchmark or benchmark_lm, with systems named TARGET/LINE"
     )
     parser.add_argument("--backend", default="onnx", help="backend to take from --speed")
-    parser.add_argument("--plot", type=Path, help="PNG file to write")
+    parser.add_argument("--plot", type=Path, help="PNG file to write; plots of budgets are next to it, "
+                        "named after their target")  # fmt: skip
     parser.add_argument("--plot-lines", nargs="+", metavar="LINE", help="lines of the sweep to plot; default: all")
     parser.add_argument("--title", default="Comparison of pruning methods", help="heading of the file")
     parser.add_argument("--note", help="text to put above the table")
     options = parser.parse_args(argv)
 
     from pruning.experiments.measurement import BLOCK
-    from pruning.reports import comparison_tables, document
+    from pruning.reports import budget_tables, comparison_tables, document
     from pruning.sweeps import comparison
 
     found = comparison.read(options.results)
@@ -66,6 +67,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         grid = comparison_tables.grid(found, target)
         parts += [f"### {target}", *([f"{found.measure.name}:", grid] if grid else []),
                   comparison_tables.table(found, target, milliseconds=milliseconds)]  # fmt: skip
+        even = budget_tables.break_even_table(found, target)
+        if even:
+            print(f"{budget_tables.break_even_table(found, target, 'simple')}\n")
+            parts += [even, budget_tables.EXPLANATION]
+        if options.plot is not None and budget_tables.has_budgets(found, target):
+            place = options.plot.with_name(f"{options.plot.stem}-{target}{options.plot.suffix}")
+            budget_tables.plot(found, target, place)
+            parts.append(f"![{found.measure.name} against further training at {target}]({place.name})")
     parts.append("\n".join(f"- **{name}**: {what}" for name, what in found.legend.items()))
     if milliseconds is not None:
         what = f"ms: median time of the {found.measure.timed} ({options.backend}, {setting})"

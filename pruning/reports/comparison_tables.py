@@ -69,6 +69,7 @@ def table(
     names = list(dict.fromkeys(comparison.lines[0].sets.tolist()))
     measure, rows = comparison.measure, []
     any_zeros = any(_zeros(line) for line in comparison.lines)
+    any_steps = any(line.steps is not None for line in comparison.lines)
     any_dev = any(line.dev is not None for line in comparison.lines)
     for line in comparison.lines:
         if line.target not in ("", target):
@@ -81,6 +82,9 @@ def table(
         if len(names) > 1:
             row |= {f"{measure.name} {name}": f"{measure.shown(line.set_rate(name)):.2f}" for name in names}
         row |= _likelihood(line)
+        if any_steps:
+            row["further steps"] = "-" if line.steps is None else f"{line.steps:.0f}"
+            row["minutes"] = "-" if line.seconds is None else f"{line.seconds / 60:.0f}"
         if any_dev:
             row["dev loss"] = "-" if line.dev is None else f"{line.dev:.4f}"
         for key, unit, scale in (measure.size, measure.computation):
@@ -190,6 +194,15 @@ def claims_table(comparison: Comparison, style: str = "pipe") -> str:
     return tabulated(rows, style)
 
 
+def bars(comparison: Comparison, lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rates of lines as they are shown, ``(L,)``, and their intervals below and above them, ``(2, L)``."""
+    show = comparison.measure.shown
+    rates = [comparison.sample(line).interval for line in lines]
+    shown = np.array([[show(rate.value), show(rate.low), show(rate.high)] for rate in rates])
+    middle = shown[:, 0]
+    return middle, np.stack([middle - shown.min(axis=1), shown.max(axis=1) - middle])
+
+
 def plot(
     comparison: Comparison,
     path: PathLike,
@@ -219,12 +232,7 @@ def plot(
     for panel, (label, place) in zip(panels, axes.items()):
         for index, method in enumerate(methods):
             lines = sorted((ln for ln in comparison.lines if ln.method == method), key=place)
-            rates = [comparison.sample(line).interval for line in lines]
-            first, middle, second = (
-                np.array([measure.shown(value) for value in values])
-                for values in ([r.low for r in rates], [r.value for r in rates], [r.high for r in rates])
-            )
-            errors = np.stack([middle - np.minimum(first, second), np.maximum(first, second) - middle])
+            middle, errors = bars(comparison, lines)
             panel.errorbar([place(line) for line in lines], middle, errors,
                            marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
         panel.set_xlabel(label)

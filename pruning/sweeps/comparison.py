@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -24,7 +24,7 @@ from pruning.models.facts import read_facts
 from pruning.speech.scoring.bootstrap import Design, Estimate, Sample, holm
 from pruning.sweeps.definition import SweepConfig
 from pruning.sweeps.lines import TEACHER
-from pruning.sweeps.sweep import Run, expand, final_dir
+from pruning.sweeps.sweep import Run, expand, final_dir, trained
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ def gather(config: SweepConfig, run: Optional[Run], exp_dir: PathLike, results: 
     dev = checkpoint.read_header(checkpoint.best_path(place)).get("dev")
     if dev is not None:
         value["dev"] = dev["task"]
+    if run is not None:
+        value["training"] = trained(run, exp_dir)
     write_json(result_path(results, run), value)
 
 
@@ -87,6 +89,8 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
     legend = {"schema": SCHEMA, "reference": config.reference, "decoding": config.decoding,
               "measure": config.measuring.name, "kind": config.kind.name,
               "methods": {name: line.words for name, line in config.methods.items()},
+              "curves": {name: line.curve for name, line in config.methods.items() if line.curve},
+              "fresh": [name for name, line in config.methods.items() if line.fresh],
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
               "targets": {name: list(settings) for name, settings in config.targets.items()},
               "runs": [[run.target, run.method, run.seed] for run in expand(config)],
@@ -107,6 +111,8 @@ class Line:
         sets: ``(U,)``, the test set of each utterance.
         nll_per_token: mean over runs and sets, without utterances that have no likelihood; None: not measured.
         dev: dev loss by which checkpoints are chosen, a mean over the seeds; None: not known.
+        steps, seconds: of training, pruning included, without those of the teacher; means over the seeds; None: not
+            known.
     """
 
     method: str
@@ -119,6 +125,8 @@ class Line:
     sets: np.ndarray
     nll_per_token: Optional[float] = None
     dev: Optional[float] = None
+    steps: Optional[float] = None
+    seconds: Optional[float] = None
 
     @property
     def name(self) -> str:
@@ -149,6 +157,8 @@ class Comparison:
         planned: (target, method) -> seeds that the sweep defines.
         commits: commits at which the results were measured.
         measure: meaning of the rates.
+        curves: method -> name of the curve over several budgets that it is a point of, if not its own.
+        fresh: methods whose encoder starts with random weights.
     """
 
     lines: list[Line]
@@ -159,6 +169,8 @@ class Comparison:
     planned: Mapping[tuple[str, str], list[int]]
     commits: tuple[str, ...]
     measure: Measure = MEASURES["wer"]
+    curves: Mapping[str, str] = field(default_factory=dict)
+    fresh: frozenset[str] = frozenset()
 
     @property
     def targets(self) -> list[str]:
@@ -187,6 +199,12 @@ class Comparison:
         several = [line.rates for line in self.lines if len(line.seeds) > 1]
         freedom = sum(len(rates) - 1 for rates in several)
         return math.sqrt(sum(rates.var() * len(rates) for rates in several) / freedom) if freedom else None
+
+    def curve(self, name: str, target: str) -> list[Line]:
+        """Return the lines of a curve at a target that have known steps, by their steps."""
+        found = [line for line in self.lines if line.target == target and line.steps is not None
+                 and self.curves.get(line.method, line.method) == name]  # fmt: skip
+        return sorted(found, key=lambda line: line.steps or 0.0)
 
     def missing(self, method: str, target: str) -> list[int]:
         """Return the seeds of a line that the sweep defines but that have no result."""
@@ -241,7 +259,8 @@ def read(results: PathLike) -> Comparison:
     for target, method, seed in legend["runs"]:
         planned.setdefault((target, method), []).append(seed)
     return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], planned,
-                      tuple(sorted(commits)), _measure_of(legend))  # fmt: skip
+                      tuple(sorted(commits)), _measure_of(legend), legend.get("curves", {}),
+                      frozenset(legend.get("fresh", ())))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -302,7 +321,15 @@ def _line(method: str, target: str, results: Sequence[_Result]) -> Line:
     return Line(method, target, tuple(int(value.get("seed", 0)) for value in values), values[0]["network"],
                 values[0]["dense"], errors, np.concatenate([of for _, of in counts[0]]), sets,
                 _nll_per_token([one for result in results for one in result.sets.values()]),
-                sum(dev) / len(dev) if dev else None)  # fmt: skip
+                sum(dev) / len(dev) if dev else None,
+                _mean_of_training(values, "steps"), _mean_of_training(values, "seconds"))  # fmt: skip
+
+
+def _mean_of_training(values: Sequence[Mapping[str, Any]], name: str) -> Optional[float]:
+    """Return a mean over the results of all seeds; None if one of them lacks the value."""
+    found = [value.get("training", {}).get(name) for value in values]
+    known = [float(one) for one in found if one is not None]
+    return sum(known) / len(known) if known and len(known) == len(found) else None
 
 
 def _nll_per_token(measured: Sequence[Measurement]) -> Optional[float]:

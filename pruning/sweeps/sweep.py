@@ -242,9 +242,25 @@ def teacher_steps(config: SweepConfig) -> int:
 
 
 def trainings(run: Run, exp_dir: PathLike) -> list[Path]:
-    """Return the experiment directories of a run's own training; those of pruning runs of other lines are theirs."""
-    names = ["finetuned"] * run.config.finetune + ["pruned"] * (run.config.method is not None)
-    return [place / name for place in _places(run, exp_dir) for name in names]
+    """Return the experiment directories in which the network of a run was trained, pruning included.
+
+    A network with fresh weights takes its structure from another run, but none of its training.
+    """
+    method = run.config
+    names = ["pruned"] * (method.method is not None) + ["finetuned"] * method.finetune
+    found = [place / name for place in _places(run, exp_dir) for name in names]
+    if method.structure_from and run.needs and not method.reinitialise:
+        found.insert(0, Path(exp_dir) / run.needs / "pruned")
+    return found
+
+
+def trained(run: Run, exp_dir: PathLike) -> dict[str, float]:
+    """Return the ``steps`` and the ``seconds`` of a run's training; ``seconds`` only if all of it recorded them."""
+    done = [read_json(place / directory.DONE) for place in trainings(run, exp_dir)]
+    found = {"steps": float(sum(one["step"] for one in done))}
+    if all("seconds" in one for one in done):
+        found["seconds"] = round(sum(one["seconds"] for one in done), 1)
+    return found
 
 
 def _extraction(config: SweepConfig, run: Run) -> list[str]:
