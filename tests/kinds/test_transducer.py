@@ -115,18 +115,38 @@ def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Op
     return output
 
 
+SHIFTED = ("l0.gates.start=taylor", "l0.start_batches=2", "l0.control=shift", "l0.gate_steps=kind")
+
+
 @pytest.mark.processes
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", [(), SHIFTED])
 def test_pruning_killed_at_random_moments_ends_bit_equal(
-    work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:
     """Few kills; kill_at_random is also a program, for more."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     arguments = command("prune", data_dir, "--config", str(work / "prune.yaml"), "--teacher", str(work / "teacher"))
+    arguments += settings
     durations = kill_at_random.undisturbed(arguments, tmp_path / "whole")
     kill_at_random.disturbed(arguments, tmp_path / "killed", 3, 0, durations)
     kill_at_random.compare(tmp_path / "whole", tmp_path / "killed")
     assert (tmp_path / "killed" / "structure.json").exists(), "also of gates"
+
+
+def test_gates_start_from_scores_and_follow_the_ramp(work: Path, data_dir: Path, tmp_path: Path) -> None:
+    config = configuration.load(transducer.PruneConfig, work / "prune.yaml", [*SHIFTED, "trainer.log_interval=1"])
+    runs.prune(TransducerKind(config, inputs(data_dir)), tmp_path / "pruned", work / "teacher")
+    rows = [json.loads(line) for line in (tmp_path / "pruned" / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] == "train"]
+    asked = [(row["sparsity/size/target"], row["sparsity/size/expected"]) for row in rows]
+    assert len(asked) == 12 and asked[-1][0] == 0.5
+    assert all(expected == pytest.approx(target, abs=1e-3) for target, expected in asked if target > 0.15)
+    assert not any(key.startswith("multipliers/") for row in rows for key in row)
+    scores = torch.cat(
+        [torch.as_tensor(group.scores) for group in found_structure(tmp_path / "pruned").groups.values()]
+    )
+    assert scores.max() - scores.min() > 4, "log alpha was spread"
 
 
 @pytest.mark.processes

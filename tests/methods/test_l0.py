@@ -220,12 +220,37 @@ def simulated(config: L0Config, steps: int = 200, target: float = 0.75) -> tuple
 
 
 def test_shifted_gates_follow_the_ramp_where_multipliers_wind_up() -> None:
-    """Within a thousandth at each step; the published form is late by 10 points and then overshoots by more than 5."""
+    """Within a tenth of a point at each step; the published form is late by 20 points and then overshoots by 10."""
     expected, wanted = simulated(L0Config(gate_lr=0.1, multiplier_lr=0.1))
-    assert max(expected) - 0.75 > 0.05
-    assert max(b - a for a, b in zip(expected, wanted)) > 0.1
+    assert max(expected) - 0.75 > 0.1
+    assert max(b - a for a, b in zip(expected, wanted)) > 0.2
     for steps in ("own", "kind"):
         expected, wanted = simulated(L0Config(control="shift", gate_lr=0.1, gate_steps=steps))
         late = 0.75 * 0.02  # before that the gates are as they started
         assert all(abs(a - b) < 1e-3 for a, b in zip(expected, wanted) if b > late)
         assert max(expected) < 0.751
+
+
+def test_shifted_gates_need_targets_of_different_units() -> None:
+    with pytest.raises(
+        UserError, match="l0.control is shift, but the targets size, macs depend on the same units; set"
+    ):
+        Gating(network(), L0Config(control="shift"), ConstraintConfig(size=0.5, macs=0.5), 1000)
+
+
+def test_shifted_gates_have_no_multipliers_and_no_penalty() -> None:
+    gating, step = Gating(network(), L0Config(control="shift"), ConstraintConfig(), 1000), StepInfo(1, 0, 50, 100)
+    assert gating.penalty(step).item() == 0
+    assert [group.name for group in gating.parameter_groups()] == ["gates"]
+    assert not any(parameter.requires_grad for parameter in gating.lagrangian.parameters())
+    assert gating.untrained() == "the gates did not move"
+    gating.after_step(step)
+    assert gating.untrained() == ""
+
+
+def test_gates_wait_until_the_ramp_passes_their_start() -> None:
+    """Opening them further would only delay their closing."""
+    gating = Gating(network(), L0Config(GateConfig(initial=1.0), control="shift"), ConstraintConfig(), 1000)
+    before = gating.expected()["size"]
+    gating.after_step(StepInfo(1, 0, 0, 1000))
+    assert gating.expected()["size"] == pytest.approx(before, abs=1e-4) and before > 0.01
