@@ -13,7 +13,7 @@ from pruning.errors import UserError
 from pruning.methods.config import PruningConfig, check_settings
 from pruning.methods.names import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 
-FILE = "kind: language_model\nl0: {gate_lr: 0.5}\ncriterion: {interval: 5}\nlow_rank: {calibration_batches: 3}\n"
+FILE = "kind: transformer_lm\nl0: {gate_lr: 0.5}\ncriterion: {interval: 5}\nlow_rank: {calibration_batches: 3}\n"
 DENSE = "low_rank: are not used by technique structured"
 
 
