@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MOVED = {"gating": "l0", "calibration_batches": "low_rank.calibration_batches"}
 """Old key of a configuration -> the key that replaced it."""
+ADDED = {"model.encoder.dense_dim": ("d_model", 0)}
+"""New key of an optional part of a configuration -> a key that this part always has, and the value that older versions
+had without the new key. Keys of parts that are not optional have their defaults."""
 
 NEEDED_BY = {"distillation.loss": ("distillation", "layers")}
 """Key whose default has changed -> place of the key without which it has no effect."""
@@ -42,7 +45,20 @@ def configuration(values: Mapping[str, Any]) -> dict[str, Any]:
         if key in place:
             raise ValueError(f"{old!r} is the old name of {new!r}, and both are given")
         place[key] = result.pop(old)
+    for new, (sign, value) in ADDED.items():
+        *sections, key = new.split(".")
+        result = _with_added(result, sections, key, sign, value)
     return result
+
+
+def _with_added(values: dict[str, Any], sections: Sequence[str], key: str, sign: str, value: object) -> dict[str, Any]:
+    """Return values that have ``key`` in the part under ``sections``, if that part is there, which ``sign`` shows."""
+    if not sections:
+        return {**values, key: value} if sign in values and key not in values else values
+    part = values.get(sections[0])
+    if not isinstance(part, Mapping):
+        return values
+    return {**values, sections[0]: _with_added(dict(part), sections[1:], key, sign, value)}
 
 
 def setting(text: str) -> str:

@@ -30,6 +30,16 @@ def test_an_old_configuration_is_that_of_today(tmp_path: Path) -> None:
     assert configuration.load(language_model.PruneConfig, tmp_path / "new.yaml") == found
 
 
+def test_keys_are_added_to_parts_that_are_there() -> None:
+    """A network's dimensions are optional; those of other encoders do not get the key."""
+    old = {"model": {"encoder": {"d_model": 8}}}
+    assert old_forms.configuration(old) == {"model": {"encoder": {"d_model": 8, "dense_dim": 0}}}
+    assert old == {"model": {"encoder": {"d_model": 8}}}
+    for same in ({"model": None}, {"model": {"encoder": {"type": "conformer", "config": {"d_model": 8}}}}, {},
+                 {"model": {"encoder": {"d_model": 8, "dense_dim": 9}}}):  # fmt: skip
+        assert old_forms.configuration(same) == same
+
+
 def test_mistakes_in_an_old_configuration_are_told_by_the_key_of_today(tmp_path: Path) -> None:
     (tmp_path / "old.yaml").write_text("gating: {gate_lr: -1}\n")
     with pytest.raises(UserError, match="key 'l0.gate_lr' in .*old.yaml must be at least 0, got -1"):
