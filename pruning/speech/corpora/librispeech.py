@@ -37,6 +37,11 @@ def check_parts(corpus_dir: Path, parts: Sequence[str]) -> None:
         if part not in present:
             raise UserError(f"{corpus_dir} has no part {part}", f"download it or choose from {', '.join(present)}")
         if next((corpus_dir / part).rglob("*.trans.txt"), None) is None:
+            linked = next((path for path in (corpus_dir / part).glob("*") if path.is_symlink() and path.is_dir()), None)
+            if linked is not None:
+                raise UserError(
+                    f"{linked} is a link to a directory, which is not followed", "link the whole part, or copy"
+                )
             raise UserError(f"{corpus_dir / part} has no transcripts (*.trans.txt)", "download the part again")
 
 

@@ -38,6 +38,16 @@ def test_a_finished_part_is_not_prepared_again(corpus: Path, tmp_path: Path) -> 
     librispeech.prepare(corpus, ["dev-clean-2"], tmp_path / "manifests")
 
 
+def test_a_linked_part_is_read_and_linked_speakers_are_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/dev-clean-2").symlink_to(corpus / "dev-clean-2")
+    librispeech.prepare(tmp_path / "linked", ["dev-clean-2"], tmp_path / "manifests")
+    (tmp_path / "linked/dev-clean").mkdir()
+    (tmp_path / "linked/dev-clean/1").symlink_to(next((corpus / "dev-clean-2").iterdir()))
+    with pytest.raises(UserError, match="dev-clean/1 is a link to a directory, which is not followed; link the whole"):
+        librispeech.prepare(tmp_path / "linked", ["dev-clean"], tmp_path / "manifests")
+
+
 def damage(corpus: Path, how: str) -> None:
     """Damage train-clean-5 in one way."""
     path = transcript(corpus)
