@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "librispeech"
-SYSTEMS = ("teacher", "finetuned", "uniform")
+SYSTEMS = ("teacher", "finetuned", "uniform", "uniform_further")
 STEPS = (
     "trainer.max_steps=2 trainer.valid_interval=0 trainer.num_threads=1 trainer.tensorboard=false "
     "data.max_duration=30 data.num_buckets=2"
@@ -40,6 +40,7 @@ class Recipe:
         self.options += ["--corpus-args", "--train-utterances 40 --dev-utterances 8 --test-words 40"]
         self.options += ["--teacher-args", f"{STEPS} {DIMENSIONS}", "--uniform-args", STEPS, "--target", "0.1"]
         self.options += ["--prune-args", f"{STEPS} {LAYERS}", "--finetune-args", f"{STEPS} {LAYERS}"]
+        self.options += ["--systems", " ".join(SYSTEMS)]
         self.environment = {
             **os.environ,
             "PRUNING_ENV": "current",
@@ -106,7 +107,7 @@ def test_every_stage_leaves_what_it_promises(recipe: Recipe) -> None:
 def test_the_table_has_a_row_for_each_system(recipe: Recipe) -> None:
     table = (recipe.exp / "RESULTS.md").read_text()
     assert table.strip() in recipe.output
-    for name in ("teacher", "pruned", "uniform"):
+    for name in ("teacher", "pruned", "uniform", "uniform-further"):
         assert f"\n| {name} " in table
     assert "test-clean" in table and "test-other" in table
 
@@ -116,6 +117,9 @@ def test_the_uniform_model_is_not_larger_than_the_pruned_one(recipe: Recipe) -> 
     facts = {name: json.loads((recipe.exp / name / "model.json").read_text()) for name in SYSTEMS}
     assert facts["uniform"]["encoder_parameters"] <= facts["finetuned"]["encoder_parameters"]
     assert facts["finetuned"]["encoder_parameters"] < facts["teacher"]["encoder_parameters"]
+    assert facts["uniform_further"]["encoder_parameters"] == facts["uniform"]["encoder_parameters"]
+    steps = {name: json.loads((recipe.exp / name / ".done").read_text())["step"] for name in (*SYSTEMS, "pruned")}
+    assert steps["uniform_further"] == steps["pruned"] + steps["finetuned"] == 4 and steps["uniform"] == 2
 
 
 @pytest.mark.processes

@@ -22,10 +22,11 @@
 for list in train_parts dev_parts test_parts methods systems; do
   [[ ${!list} =~ [^[:space:]] ]] || fail "--${list/_/-} is empty; name at least one"
 done
-declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8) row_of=([finetuned]=pruned)
+declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8 [uniform_further]=8)
+declare -A row_of=([finetuned]=pruned [uniform_further]=uniform-further)
 read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do
-  [ -n "${stage_of[$name]:-}" ] || fail "unknown system '$name'; choose from teacher, finetuned and uniform"
+  [ -n "${stage_of[$name]:-}" ] || fail "unknown system '$name'; choose from teacher, finetuned, uniform and uniform_further"
 done
 if [ -n "$teacher" ]; then # from another run
   [ -e "$teacher/.done" ] || fail "--teacher $teacher is not a finished experiment"
@@ -179,7 +180,7 @@ if in_stage 7; then
 fi
 
 # shellcheck disable=SC2086
-if in_stage 8 && [[ " ${systems[*]} " == *" uniform "* ]]; then # otherwise it is not needed
+if in_stage 8 && [[ " ${systems[*]} " == *" uniform"* ]]; then # otherwise it is not needed
   require_data
   require "$teacher/.done" 4
   require "$extracted/best.safetensors" 6
@@ -191,10 +192,18 @@ if in_stage 8 && [[ " ${systems[*]} " == *" uniform "* ]]; then # otherwise it i
     warm_up uniform --config "$uniform_config" "${start[@]}" $uniform_args
     start=(--init "$exp_dir/warm_up_uniform")
   fi
-  train "the uniform model" uniform train --config "$uniform_config" "${start[@]}" $uniform_args
+  if [[ " ${systems[*]} " == *" uniform "* ]]; then
+    train "the uniform model" uniform train --config "$uniform_config" "${start[@]}" $uniform_args
+  fi
+  if [[ " ${systems[*]} " == *" uniform_further "* ]]; then
+    for name in "$pruned" "$exp_dir/finetuned"; do require "$name/.done" 7; done
+    train "the uniform model with further steps" uniform_further train --config "$uniform_config" "${start[@]}" \
+      $uniform_args --steps-of "$pruned" "$exp_dir/finetuned"
+  fi
 fi
 
-declare -A dir_of=([teacher]=$teacher [finetuned]=$exp_dir/finetuned [uniform]=$uniform)
+declare -A dir_of=([teacher]=$teacher [finetuned]=$exp_dir/finetuned [uniform]=$uniform
+  [uniform_further]=$exp_dir/uniform_further)
 which=() # checkpoints to decode and tabulate
 [ -z "$epoch" ] || which+=(--epoch "$epoch")
 [ -z "$avg" ] || which+=(--avg "$avg")

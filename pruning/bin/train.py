@@ -23,18 +23,27 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         help="checkpoint or experiment directory of a network whose decoder, joiner and heads a fresh network takes "
         "over where they have the same shape",
     )
+    parser.add_argument(
+        "--steps-of",
+        nargs="+",
+        metavar="EXP_DIR",
+        help="train for as many steps as these finished experiments took together: an equal further budget",
+    )
     options = arguments.parse_run(parser, argv)
     record = arguments.record("train", options, argv)
     if arguments.is_done(record, options):
         return
 
     from pruning import configuration
+    from pruning.experiments import directory
     from pruning.kinds import train_and_prune
 
     overrides: list[str] = list(options.overrides)
     if options.model is not None:
         dimensions: Any = read_json(options.model, "write it with python -m pruning.bin.uniform")
         overrides.insert(0, f"model={json.dumps(dimensions)}")
+    if options.steps_of:
+        overrides.append(f"trainer.max_steps={sum(map(directory.steps_of, options.steps_of))}")
     kind = arguments.kind(options)
     config = configuration.load(kind.training, options.config, overrides)
     made = kind(config, arguments.inputs(options))

@@ -16,7 +16,7 @@ import yaml
 from pruning import configuration, old_forms, processor
 from pruning.errors import UserError
 from pruning.experiments.state import latest_state
-from pruning.files import read_json, write_json
+from pruning.files import PathLike, read_json, write_json
 
 DONE = ".done"
 CONFIG = "config.yaml"
@@ -39,6 +39,18 @@ _HARMLESS = {
 def is_done(exp_dir: Path) -> bool:
     """Return whether the run of an experiment directory is done."""
     return (exp_dir / DONE).is_file()
+
+
+def steps_of(exp_dir: PathLike) -> int:
+    """Return the number of steps that a finished training took.
+
+    Raises:
+        UserError: it is not finished.
+    """
+    done = Path(exp_dir) / DONE
+    if not done.is_file():
+        raise UserError(f"{exp_dir} is not a finished training, so its steps are not known", "finish it first")
+    return int(read_json(done)["step"])
 
 
 def state_dir(exp_dir: Path) -> Path:

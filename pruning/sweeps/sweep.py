@@ -235,10 +235,10 @@ def teacher_steps(config: SweepConfig) -> int:
     assert config.budget is not None
     if config.budget.teacher_steps is not None:
         return config.budget.teacher_steps
-    done = Path(config.teacher) / directory.DONE
-    if not done.is_file():
-        raise UserError(f"the steps of {config.teacher} are not known", "set budget.teacher_steps")
-    return int(read_json(done)["step"])
+    try:
+        return directory.steps_of(config.teacher)
+    except UserError as error:
+        raise UserError(error.what, "set budget.teacher_steps") from None
 
 
 def trainings(run: Run, exp_dir: PathLike) -> list[Path]:

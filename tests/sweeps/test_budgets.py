@@ -64,7 +64,9 @@ def test_from_scratch_gets_the_further_steps_or_the_teachers_as_well(tmp_path: P
     uniform, train = commands(config, "scratch")
     assert option(uniform, "--narrow") == "width" and option(uniform, "--share") == "0.25"
     assert steps(train) == 2000 and "--inherit" not in train and "--teacher" not in train
-    with pytest.raises(UserError, match=r"the steps of .*teacher are not known; set budget.teacher_steps"):
+    with pytest.raises(
+        UserError, match=r"teacher is not a finished training, so its steps are not known; set budget.teacher_steps"
+    ):
         commands(config, "shallow-total")
     write_json(tmp_path / "teacher/.done", {"epoch": 3, "step": 9000})
     uniform, train = commands(config, "shallow-total")
