@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pruning.experiments.measurement import Measurement
+
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "librispeech"
 SYSTEMS = ("teacher", "finetuned", "uniform", "uniform_further")
 STEPS = (
@@ -154,7 +156,7 @@ def test_language_models_of_the_recogniser(recipe: Recipe) -> None:
     assert not GRAPHS or "| fast_beam_search_LG " in table
     chosen = json.loads((recipe.exp / f"teacher/{method}/lm-scales-dense.json").read_text())
     assert [one["lm_scale"] for one in chosen["tried"]] == [0.0, 0.3]
-    decoded = [json.loads(path.read_text()) for path in (recipe.exp / f"teacher/{method}").glob("decode-test-clean-*")]
+    decoded = [Measurement.read(path).facts for path in (recipe.exp / f"teacher/{method}").glob("decode-test-clean-*")]
     assert {one["lm"] for one in decoded} == {"dense", "pruned"}
     (of_dense,) = (one for one in decoded if one["lm"] == "dense")
     assert of_dense["lm_scale"] == chosen["best"]["lm_scale"]

@@ -189,8 +189,8 @@ def test_ctc_is_decoded(work: Path, tmp_path: Path, kind: str) -> None:
     cuts = str(work / "slurp_cuts_dev.jsonl.gz")
     arguments = ["--exp-dir", str(place), "--cuts", cuts, "--lang-dir", str(work / "lang")]
     decode.main([*arguments, "--method", "ctc_greedy_search"])
-    facts_of = json.loads(next((place / "ctc_greedy_search").glob("decode-dev-*.json")).read_text())
-    assert facts_of["utterances"] == 6 and facts_of["features_included"]
+    measured = Measurement.read(next((place / "ctc_greedy_search").glob("decode-dev-*.json")))
+    assert len(measured.utterances.ids) == 6 and measured.facts["features_included"]
     model, _ = EncoderHeadKind.load_network(place)
     tokenizer, found = bpe.Tokenizer(work / "lang"), {}
     with torch.no_grad():
@@ -199,7 +199,7 @@ def test_ctc_is_decoded(work: Path, tmp_path: Path, kind: str) -> None:
             for name, rows, length in zip(batch.ids, output.logits.argmax(dim=2).tolist(), output.encoded.lengths):
                 path = [symbol for symbol, _ in itertools.groupby(rows[: int(length)]) if symbol]
                 found[name] = tokenizer.decode(path).split()
-    transcripts = read_transcripts(place / "ctc_greedy_search" / facts_of["recogs"])
+    transcripts = read_transcripts(place / "ctc_greedy_search" / str(measured.facts["recogs"]))
     assert {one.id: one.hypothesis for one in transcripts} == found
     with pytest.raises(UserError, match="not support decoding method greedy_search; choose one of ctc_greedy_search"):
         decode.main([*arguments, "--method", "greedy_search"])
