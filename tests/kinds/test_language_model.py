@@ -112,8 +112,10 @@ def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str
 def test_a_narrower_stream_by_the_commands(work: Path, tmp_path: Path, method: str) -> None:
     """The residual width goes with the other units, embedding included, and what follows it can be repaired."""
     kinds = "[heads,ffn,width]"
-    prune.main(["--config", str(work / "prune.yaml"), f"l0.gates.kinds={kinds}", f"criterion.kinds={kinds}",
-                "criterion.ranking=group", "l0.gate_lr=0.5", "--method", method, "--technique", "structured",
+    settings = [f"criterion.kinds={kinds}", "criterion.ranking=group"]
+    if method == "l0":
+        settings = [f"l0.gates.kinds={kinds}", "l0.gate_lr=0.5"]
+    prune.main(["--config", str(work / "prune.yaml"), *settings, "--method", method, "--technique", "structured",
                 "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small"),
                   *(repair(work) if method == "wanda" else [])])  # fmt: skip
