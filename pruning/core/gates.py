@@ -29,29 +29,29 @@ class GateConfig:
     Attributes:
         kinds: unit kinds that get gates; None for all unit kinds of the network except ``width`` (channels of the
             residual stream).
-        start: initial log alpha: ``constant`` (``initial`` and ``deviation``), or by the ranks of the units' ``taylor``
-            scores on some batches before training. In a few hundred steps gates learn little about single units, so
-            that these scores tell them apart better.
         initial: mean of the initial log alpha; 3 gives an open probability of .99 and a mean gate of .94.
         deviation: standard deviation of the initial log alpha, so that equal units can diverge.
-        start_range: for ``taylor``, log alpha of the worst and of the best unit.
-        start_within: for ``taylor``, among which units a unit is ranked: those of its ``kind``, or of the ``network``,
-            with scores divided by the cost of a unit.
         temperature, left, right: beta, l and r of the stretched concrete distribution.
         soft: factor of kept units at evaluation: ``published`` (sigmoid(0.8 log alpha / beta), as in FLOP, CoFi and
             DPHuBERT) or ``one``.
+        start: initial log alpha: ``constant`` (``initial`` and ``deviation``), or by the ranks of the units' ``taylor``
+            scores on some batches before training. In a few hundred steps gates learn little about single units, so
+            that these scores tell them apart better.
+        start_range: for ``taylor``, log alpha of the worst and of the best unit.
+        start_within: for ``taylor``, among which units a unit is ranked: those of its ``kind``, or of the ``network``,
+            with scores divided by the cost of a unit.
     """
 
     kinds: Optional[tuple[str, ...]] = None
-    start: Annotated[str, OneOf(STARTS)] = CONSTANT
     initial: Number = 3.0
     deviation: NonNegative = 0.01
-    start_range: tuple[Number, Number] = (1.0, 7.0)
-    start_within: Annotated[str, OneOf(WITHIN)] = KIND
     temperature: Positive = 2 / 3
     left: Annotated[float, Range(below=0)] = -0.1
     right: Annotated[float, Range(above=1)] = 1.1
     soft: Annotated[str, OneOf(SOFT)] = "published"
+    start: Annotated[str, OneOf(STARTS)] = CONSTANT
+    start_range: tuple[Number, Number] = (1.0, 7.0)
+    start_within: Annotated[str, OneOf(WITHIN)] = KIND
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start_range", tuple(self.start_range))

@@ -36,22 +36,22 @@ class L0Config:
 
     Attributes:
         gates: configuration of the hard-concrete gates.
+        gate_lr: constant learning rate of log alpha. Published rates (2e-2) assume tens of thousands of steps; a gate
+            needs about ``7 / gate_lr`` steps to close.
+        multiplier_lr: constant learning rate of the Lagrange multipliers, which ascend.
         start_batches: number of batches for ``gates.start: taylor``.
         control: what keeps the expected sparsity on the target: ``multipliers``, as published, or ``shift``: after each
             step all gates are shifted together, see `pruning.core.gate_shift`, and there are no multipliers.
         gate_steps: steps of log alpha: ``own``, by Adam as published, or ``kind``, in proportion to the gradients among
             the units of a kind, see `pruning.core.gate_steps`.
-        gate_lr: constant learning rate of log alpha. Published rates (2e-2) assume tens of thousands of steps; a gate
-            needs about ``7 / gate_lr`` steps to close.
-        multiplier_lr: constant learning rate of the Lagrange multipliers, which ascend.
     """
 
     gates: GateConfig = GateConfig()
+    gate_lr: NonNegative = 0.02
+    multiplier_lr: NonNegative = 0.02
     start_batches: Count = 50
     control: Annotated[str, OneOf(CONTROLS)] = MULTIPLIERS
     gate_steps: Annotated[str, OneOf(STEPS)] = OWN
-    gate_lr: NonNegative = 0.02
-    multiplier_lr: NonNegative = 0.02
 
     def __post_init__(self) -> None:
         check_fields(self)
