@@ -122,6 +122,7 @@ class TextDecoder(nn.Module):
         Raises:
             UserError: there are more tokens than positions.
         """
+        self._check_room(tokens.shape[1])
         places = torch.arange(tokens.shape[1], device=tokens.device)
         x = self._embedded(tokens, places)
         future = places[None, :] > places[:, None]
@@ -165,6 +166,7 @@ class TextDecoder(nn.Module):
             UserError: a history has no position left.
         """
         history = state.history
+        self._check_room(int(history.lengths.max()) + 1)
         x = self._embedded(tokens[:, None], history.lengths[:, None])
         turned = rotation_of(self.config, history.lengths)
         turned = None if turned is None else turned[:, :, None, None]  # (2, N, 1, 1, R)
@@ -182,9 +184,11 @@ class TextDecoder(nn.Module):
         """Return the first layer's input ``(N, U, D)`` for ``tokens (N, U)`` at ``places``, ``(U,)`` or ``(N, 1)``."""
         x: Tensor = self.embedding(tokens)
         if self.positions is not None:
-            most = self.config.positions
-            if places.numel() and int(places.max()) >= most:
-                raise UserError(f"a transcript of more than {most} tokens is too long for the decoder",
-                                "cut the recordings into shorter ones")  # fmt: skip
             x = x + self.positions(places)
         return self.dropout(x)
+
+    def _check_room(self, tokens: int) -> None:
+        most = self.config.positions
+        if 0 < most < tokens:
+            raise UserError(f"a transcript of more than {most} tokens is too long for the decoder",
+                            "cut the recordings into shorter ones")  # fmt: skip

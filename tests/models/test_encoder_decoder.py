@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pruning.core.cost import CostModel
+from pruning.core.criteria import UnitScores, observed_activations, observed_inputs
 from pruning.core.extraction import extract
 from pruning.core.masking import Masker
 from pruning.core.prunable import Prunable
+from pruning.core.repair import repair
 from pruning.core.residual_width import ResidualWidth, has_width
+from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, check_groups
 from pruning.core.views import view_of
@@ -377,3 +381,27 @@ def test_gradients_reach_all_weights(shape: dict[str, Any]) -> None:
         assert {name for name, _ in model.named_parameters()} - found[-1].keys() == fixed
     for name, exact in found[1].items():
         assert (found[0][name] - exact).abs().max() < 1e-3 * exact.abs().max().clamp(min=1e-3), name
+
+
+@both
+@torch.no_grad()
+def test_units_are_observed_and_weights_repaired(shape: dict[str, Any]) -> None:
+    """Criteria see the inputs of all units, and repair brings the outputs nearer to those of the dense network."""
+    model = network(shape)
+    inputs, tokens = utterances(model), transcripts(model)
+    selection = Selection(ResidualWidth(model).unit_groups(), UNITS)
+    for criterion, observed in (("activation", observed_activations), ("wanda", observed_inputs)):
+        totals: dict[str, Tensor] = {}
+        with observed(model, selection, totals):
+            model(*inputs, tokens)
+        scores = UnitScores(criterion, selection)
+        scores.observe(model, totals)
+        assert (scores.values(model) > 0).all(), criterion
+    structure = random_structure(model, 3, ("frontend", "ffn")).without_scale()
+    repaired = copy.deepcopy(model)
+    assert repair(model, repaired, structure, [(*inputs, tokens)], lambda network, batch: network(*batch)) >= 4
+    dense, errors = model(*inputs, tokens), []
+    for masked in (model, repaired):
+        with Masker(masked, masked.unit_groups()).applied(structure.masks()):
+            errors.append((masked(*inputs, tokens) - dense).square().mean())
+    assert errors[1] < 0.7 * errors[0]
