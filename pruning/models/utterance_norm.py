@@ -29,7 +29,7 @@ class UtteranceNorm(nn.Module):
         """Normalise ``x (N, C, T)`` over the channels and the frames that are True in ``valid (N, T)``.
 
         Returns:
-            ``(N, C, T)``, meaningless but finite on padding.
+            ``(N, C, T)``, the bias on padding.
         """
         return self.normalised_over(self.weight.new_ones(self.units), x, valid)
 
@@ -38,9 +38,13 @@ class UtteranceNorm(nn.Module):
         x, valid = inputs
         with torch.autocast(x.device.type, enabled=False):
             wide = at_least_float32(x)
-            share = weights.to(wide)[None, :, None] * valid.to(wide)[:, None, :]  # (N, C, T)
-            share = share / share.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6)  # an utterance may have no frame
-            centred = wide - (wide * share).sum(dim=(1, 2), keepdim=True)
-            variance = (centred.square() * share).sum(dim=(1, 2), keepdim=True)
-            y = centred * (variance + self.eps).rsqrt() * self.weight[:, None] + self.bias[:, None]
+            padding, weights = ~valid[:, None], weights.to(wide)
+            count = (weights.sum() * valid.sum(dim=1)).clamp(min=1e-6)  # (N,); an utterance may have no frame
+
+            def mean(of: Tensor) -> Tensor:
+                return ((of.sum(dim=2) * weights).sum(dim=1) / count)[:, None, None]  # (N, 1, 1)
+
+            centred = (wide - mean(wide.masked_fill(padding, 0.0))).masked_fill(padding, 0.0)
+            scale = (mean(centred.square()) + self.eps).rsqrt()
+            y = centred * scale * self.weight[:, None] + self.bias[:, None]
             return y.to(x.dtype)
