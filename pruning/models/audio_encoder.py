@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning.compat import with_contiguous_gradient
+from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.distillation import frame_mask
-from pruning.core.low_rank import LinearLayer
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
@@ -96,7 +96,6 @@ class AudioEncoder(Encoder):
     """
 
     form = "audio_encoder"
-    factorable = False
     config: AudioEncoderConfig
 
     def __init__(self, config: AudioEncoderConfig) -> None:
@@ -111,6 +110,7 @@ class AudioEncoder(Encoder):
         if self.positions is not None:
             self.positions.weight.requires_grad_(False)
             self.positions.weight.copy_(sinusoids(config.positions, config.d_model))
+        low_rank.install(self, config.ranks)
 
     @property
     def bins(self) -> int:
@@ -188,16 +188,26 @@ class AudioEncoder(Encoder):
         return asdict(self.config)
 
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:
-        """Return the unit groups of front end and layers; with ``width``, also the residual width."""
+        """Return the unit groups of front end and layers; with factored layers, only their components.
+
+        Raises:
+            UserError: ``width`` is asked for and layers are factored.
+        """
+        if self.config.ranks:
+            low_rank.refuse_width(width)
+            return low_rank.component_groups(self)
         return units.encoder_groups(self.config, width)
 
     def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms of the whole encoder, for ``frames`` feature frames or samples of one utterance."""
-        return units.encoder_terms(self.config, frames, width)
+        if width and not self.config.ranks:
+            return units.encoder_terms(self.config, frames, width)
+        return low_rank.cost_terms(self, units.encoder_groups(self.config), units.encoder_terms(self.config, frames),
+                                   self.linear_layers(frames))  # fmt: skip
 
-    def linear_layers(self, frames: int) -> list[LinearLayer]:
-        """Return no layers: see `with_ranks`."""
-        return []
+    def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
+        """Return the linear layers that may be factored, for ``frames`` feature frames or samples."""
+        return units.encoder_linears(self.config, frames)
 
     def probe(self, generator: torch.Generator) -> Tensor:
         """Return the outputs ``(frames, D)`` for two utterances of noise."""
@@ -214,12 +224,10 @@ class AudioEncoder(Encoder):
 
     def shrink(self, structure: Structure) -> AudioEncoder:
         """Return a new encoder with the shapes that ``structure`` leaves."""
+        if self.config.ranks:
+            return self.with_ranks(low_rank.shrunk_ranks(self, structure))
         return AudioEncoder(units.shrunk_encoder(self.config, structure))
 
     def with_ranks(self, ranks: Mapping[str, int]) -> AudioEncoder:
-        """Not supported, because the configuration has no ranks; `factorable` is False.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("an audio encoder does not support factored layers")
+        """Return a new encoder with the layers of ``ranks`` factored; its weights are not set."""
+        return AudioEncoder(replace(self.config, ranks=dict(ranks)))

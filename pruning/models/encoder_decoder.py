@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
+from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, UnitGroup, prefixed
@@ -32,6 +34,7 @@ class EncoderDecoder(nn.Module):
         self.config = config
         self.encoder = AudioEncoder(config.encoder)
         self.decoder = TextDecoder(config.decoder)
+        low_rank.install(self, config.ranks)
 
     def forward(self, inputs: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits of the next token after each prefix of the transcripts.
@@ -57,9 +60,19 @@ class EncoderDecoder(nn.Module):
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups of encoder and decoder, whose layers are numbered after those of the encoder.
 
-        With ``width``, also the residual width of both. The decoder reads that of the encoder by the keys and values of
-        its cross-attention.
+        With factored layers, only their components. With ``width``, also the residual width of both parts. The decoder
+        reads that of the encoder by the keys and values of its cross-attention.
+
+        Raises:
+            UserError: ``width`` is asked for and layers are factored.
         """
+        if self.config.ranks:
+            low_rank.refuse_width(width)
+            return low_rank.component_groups(self)
+        return self._unit_groups(width)
+
+    def _unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups of the network without factored layers."""
         readers = [f"{units.DECODER}{name}" for name in units.memory_readers(self.config.decoder)]
         of_encoder = [prefixed(group, units.ENCODER) for group in units.encoder_groups(self.config.encoder, width)]
         of_decoder = units.decoder_groups(self.config.decoder, self.config.encoder.num_layers, width)
@@ -74,11 +87,25 @@ class EncoderDecoder(nn.Module):
             width: whether the terms depend on the residual width.
             tokens: tokens of its transcript; None: `TOKENS_PER_SECOND` times its duration, rounded up.
         """
-        rate = FRAMES_PER_SECOND if self.config.encoder.bins else SAMPLES_PER_SECOND
-        tokens = math.ceil(frames * TOKENS_PER_SECOND / rate) if tokens is None else tokens
+        tokens = self._tokens(frames) if tokens is None else tokens
         outputs = self.config.encoder.common.frames(frames)[-1]
-        return [*units.encoder_terms(self.config.encoder, frames, width, units.ENCODER),
-                *units.decoder_terms(self.config.decoder, outputs, tokens, width)]  # fmt: skip
+        terms = [*units.encoder_terms(self.config.encoder, frames, width, units.ENCODER),
+                 *units.decoder_terms(self.config.decoder, outputs, tokens, width)]  # fmt: skip
+        if width and not self.config.ranks:
+            return terms
+        return low_rank.cost_terms(self, self._unit_groups(), terms, self.linear_layers(frames, tokens))
+
+    def _tokens(self, frames: int) -> int:
+        """Return the number of tokens that costs assume for an utterance of ``frames`` frames or samples."""
+        rate = FRAMES_PER_SECOND if self.config.encoder.bins else SAMPLES_PER_SECOND
+        return math.ceil(frames * TOKENS_PER_SECOND / rate)
+
+    def linear_layers(self, frames: int, tokens: Optional[int] = None) -> list[low_rank.LinearLayer]:
+        """Return the linear layers that may be factored, which the output layer is not; see `cost_terms`."""
+        tokens = self._tokens(frames) if tokens is None else tokens
+        outputs = self.config.encoder.common.frames(frames)[-1]
+        return [*units.encoder_linears(self.config.encoder, frames, units.ENCODER),
+                *units.decoder_linears(self.config.decoder, outputs, tokens)]  # fmt: skip
 
     def probe(self, generator: torch.Generator) -> Tensor:
         """Return the logits ``(tokens, V)`` for two utterances of noise and random transcripts."""
@@ -89,6 +116,12 @@ class EncoderDecoder(nn.Module):
 
     def shrink(self, structure: Structure) -> EncoderDecoder:
         """Return a new network with the shapes that ``structure`` leaves."""
+        if self.config.ranks:
+            return self.with_ranks(low_rank.shrunk_ranks(self, structure))
         encoder = units.shrunk_encoder(self.config.encoder, structure, units.ENCODER)
         decoder = units.shrunk_decoder(self.config.decoder, structure)
         return EncoderDecoder(replace(self.config, encoder=encoder, decoder=decoder))
+
+    def with_ranks(self, ranks: Mapping[str, int]) -> EncoderDecoder:
+        """Return a new network with the layers of ``ranks`` factored; its weights are not set."""
+        return EncoderDecoder(replace(self.config, ranks=dict(ranks)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pruning.limits import Count, Fraction, Natural, OneOf, Positive, check_fields
@@ -115,10 +115,12 @@ class AudioEncoderConfig(StackConfig):
     Attributes:
         conv_channels: channels of each convolution but the last, whose outputs are the residual stream.
         bins: bins of the features; 0: the encoder takes samples.
+        ranks: linear layer -> rank of its factored form; layers without an entry are dense.
     """
 
     conv_channels: tuple[Count, ...]
     bins: Natural = 0
+    ranks: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,12 +176,21 @@ class TextDecoderConfig(StackConfig):
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
-    """Dimensions of a `pruning.models.encoder_decoder.EncoderDecoder`."""
+    """Dimensions of a `pruning.models.encoder_decoder.EncoderDecoder`.
+
+    Attributes:
+        encoder, decoder: dimensions of the two parts.
+        ranks: linear layer of either part -> rank of its factored form; layers without an entry are dense.
+    """
 
     encoder: AudioEncoderConfig
     decoder: TextDecoderConfig
+    ranks: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.encoder.ranks:
+            raise ValueError("encoder.ranks must be empty: give ranks for the whole network")
         if self.encoder.family != self.decoder.family:
             raise ValueError(f"encoder and decoder must be of one family, got {self.encoder.family} and "
                              f"{self.decoder.family}")  # fmt: skip
@@ -188,7 +199,7 @@ class EncoderDecoderConfig:
                              f"{self.decoder.memory_dim}")  # fmt: skip
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Mapping[str, Any]]) -> EncoderDecoderConfig:
+    def from_dict(cls, value: Mapping[str, Any]) -> EncoderDecoderConfig:
         """Build a configuration from the output of ``dataclasses.asdict``; an unknown key raises TypeError."""
         parts = dict(value)
         return cls(AudioEncoderConfig(**parts.pop("encoder")), TextDecoderConfig(**parts.pop("decoder")), **parts)

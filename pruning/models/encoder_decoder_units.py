@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from pruning.core.cost import CostTerm
+from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, Span, UnitGroup
 from pruning.models.encoder_decoder_config import AudioEncoderConfig, StackConfig, TextDecoderConfig
@@ -22,6 +23,7 @@ from pruning.models.module_units import (
     stream_group,
     unit_terms,
 )
+from pruning.models.multi_head_attention import PROJECTIONS
 
 FRONTEND, HEADS, CROSS_HEADS = "frontend", "heads", "cross_heads"
 ENCODER, DECODER = "encoder.", "decoder."
@@ -236,6 +238,31 @@ def _cross_terms(
     terms = unit_terms(kinds[0], unit, wide, (2 * d * h, 2 * tokens * d * h), (own, 2 * tokens * frames * h))
     terms += unit_terms(kinds[1], unit, memory, (2 * d_memory * h, 2 * frames * d_memory * h), (kept, 0))
     return [*terms, CostTerm(kinds[0], (module, *wide), (int("out_proj" in biased) + _norm(config)) * d, 0)]
+
+
+def encoder_linears(config: AudioEncoderConfig, inputs: int, prefix: str = "") -> list[LinearLayer]:
+    """Return the linear layers of an encoder, for ``inputs`` frames of features or samples."""
+    return _linears(config, prefix, config.common.frames(inputs)[-1], 0)
+
+
+def decoder_linears(config: TextDecoderConfig, frames: int, tokens: int) -> list[LinearLayer]:
+    """Return the linear layers of a decoder but the output layer; for the arguments see `decoder_terms`."""
+    return _linears(config, DECODER, tokens, frames)
+
+
+def _linears(config: StackConfig, prefix: str, length: int, memory: int) -> list[LinearLayer]:
+    """Return the linear layers for sequences of ``length`` vectors that read a ``memory`` of frames."""
+    kind, layers = prefix.replace(".", "_"), []
+    for index in range(config.num_layers):
+        for module, heads in config.attention_heads.items():
+            name, cross = f"{prefix}{_layer(index)}{module}", module == "cross_attention"
+            for part in PROJECTIONS if heads[index] else ():
+                remembered = cross and part in ("k_proj", "v_proj")
+                of = "cross_keys_values" if remembered else module
+                layers.append(LinearLayer(f"{name}.{part}", f"{kind}{of}", memory if remembered else length))
+        if config.ffn_dim[index]:
+            layers += [LinearLayer(f"{prefix}{_layer(index)}ffn.{linear}", f"{kind}ffn", length) for linear in _LINEARS]
+    return layers
 
 
 def shrunk_encoder(config: AudioEncoderConfig, structure: Structure, prefix: str = "") -> AudioEncoderConfig:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pruning.core import low_rank
 from pruning.core.cost import CostModel
 from pruning.core.criteria import UnitScores, observed_activations, observed_inputs
 from pruning.core.extraction import extract
@@ -21,6 +22,7 @@ from pruning.core.prunable import Prunable
 from pruning.core.repair import repair
 from pruning.core.residual_width import ResidualWidth, has_width
 from pruning.core.selection import Selection
+from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, check_groups
 from pruning.core.views import view_of
@@ -405,3 +407,64 @@ def test_units_are_observed_and_weights_repaired(shape: dict[str, Any]) -> None:
         with Masker(masked, masked.unit_groups()).applied(structure.masks()):
             errors.append((masked(*inputs, tokens) - dense).square().mean())
     assert errors[1] < 0.7 * errors[0]
+
+
+def thinned(declared: Prunable, share: float) -> Structure:
+    """Return a structure that keeps a share of the units at random."""
+    selection, generator = Selection(declared.unit_groups()), torch.Generator().manual_seed(1)
+    keep = torch.rand(selection.num_units, generator=generator) < share
+    for group, part in zip(selection.chosen, keep.split([group.size for group in selection.chosen])):
+        part[: group.minimum] = True
+    return selection.structure(keep, torch.rand(selection.num_units, generator=generator))
+
+
+@both
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@torch.no_grad()
+def test_masked_equals_extracted_for_factored_layers(shape: dict[str, Any], share: float) -> None:
+    """Layers above their break-even rank are dense again; costs are those of what is left."""
+    dense = network(shape).double()
+    inputs, lengths = utterances(dense)
+    inputs, tokens = inputs.double(), transcripts(dense)
+    model = low_rank.factorise(dense, low_rank.linear_names(dense))
+    assert isinstance(model, EncoderDecoder)
+    assert relative(model(inputs, lengths, tokens), dense(inputs, lengths, tokens)) < 1e-5
+    structure = thinned(model, share)
+    with Masker(model, model.unit_groups()).applied(structure.masks()):
+        masked = model(inputs, lengths, tokens)
+    small = extract(model, structure)
+    assert isinstance(small, EncoderDecoder)
+    assert relative(small(inputs, lengths, tokens), masked) < 1e-9
+    costs = CostModel(model.unit_groups(), model.cost_terms(60)).structure_cost(structure)
+    assert costs["size"] == parameters(small)
+    terms = small.cost_terms(inputs.shape[1], tokens=tokens.shape[1])
+    counted = count_macs(lambda: small(inputs[:1], lengths[:1], tokens[:1]))
+    assert CostModel(small.unit_groups(), terms).dense == {"size": parameters(small), "macs": counted}
+    again = EncoderDecoder(EncoderDecoderConfig.from_dict(dataclasses.asdict(small.config)))
+    again.double().load_state_dict(small.state_dict(), strict=True)
+
+
+@both
+@torch.no_grad()
+def test_masked_equals_extracted_for_single_weights(shape: dict[str, Any]) -> None:
+    model = network(shape)
+    (inputs, lengths), tokens, declared = utterances(model), transcripts(model), SingleWeights(model)
+    structure = thinned(declared, 0.6)
+    with Masker(model, declared.unit_groups()).applied(structure.masks()):
+        masked = model(inputs, lengths, tokens)
+    assert torch.equal(extract(model, structure)(inputs, lengths, tokens), masked)
+
+
+@both
+def test_the_encoder_alone_is_factored(shape: dict[str, Any]) -> None:
+    encoder = network(shape).encoder
+    factored = low_rank.factorise(encoder, low_rank.linear_names(encoder))
+    assert isinstance(factored, AudioEncoder)
+    inputs, lengths = utterances(network(shape))
+    assert relative(factored(inputs, lengths).output, encoder(inputs, lengths).output) < 1e-4
+    costs = CostModel(factored.unit_groups(), factored.cost_terms(60))
+    assert costs.dense["size"] == parameters(encoder), "full ranks are stored dense"
+    with pytest.raises(UserError, match="the residual width of a network with low-rank layers cannot be pruned"):
+        factored.unit_groups(width=True)
+    with pytest.raises(ValueError, match="encoder.ranks must be empty: give ranks for the whole network"):
+        EncoderDecoderConfig(factored.config, network(shape).config.decoder)
