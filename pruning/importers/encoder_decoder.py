@@ -134,7 +134,7 @@ def _whisper(values: Mapping[str, Any]) -> EncoderDecoderConfig:
         cross_heads=(heads,), ffn_dim=(values["decoder_ffn_dim"],), positions=values.get("max_target_positions", 448),
         activation=activation, vocab_size=values["vocab_size"], memory_dim=d,
         tied=values.get("tie_word_embeddings", True), start=values["decoder_start_token_id"],
-        end=values["eos_token_id"], **dropouts,
+        end=_end(values["eos_token_id"]), **dropouts,
     )  # fmt: skip
     return EncoderDecoderConfig(encoder, decoder)
 
@@ -161,9 +161,17 @@ def _moonshine(values: Mapping[str, Any]) -> EncoderDecoderConfig:
     decoder = TextDecoderConfig(
         cross_heads=(values["decoder_num_attention_heads"],), vocab_size=values["vocab_size"], memory_dim=d,
         tied=values.get("tie_word_embeddings", True), start=values.get("decoder_start_token_id", 1),
-        end=values.get("eos_token_id", 2), **common("decoder", "silu"),
+        end=_end(values.get("eos_token_id", 2)), **common("decoder", "silu"),
     )  # fmt: skip
     return EncoderDecoderConfig(encoder, decoder)
+
+
+def _end(tokens: Any) -> int:
+    """Return the token that ends a transcript, which may be the only one of a list."""
+    ends = tokens if isinstance(tokens, list) else [tokens]
+    if len(ends) != 1:
+        raise ValueError(f"eos_token_id must be one token, got {tokens}")
+    return int(ends[0])
 
 
 def their_name(name: str, family: str) -> str:

@@ -171,6 +171,12 @@ def test_other_moonshines_are_refused(changes: dict[str, Any], message: str) -> 
         configuration({**MOONSHINE, **changes})
 
 
+def test_a_list_of_one_end() -> None:
+    assert configuration({**MOONSHINE, "eos_token_id": [2]}) == configuration(MOONSHINE)
+    with pytest.raises(UserError, match=r"eos_token_id must be one token, got \[2, 3\]"):
+        configuration({**MOONSHINE, "eos_token_id": [2, 3]})
+
+
 def test_absent_keys_are_named() -> None:
     values = {name: value for name, value in WHISPER.items() if name != "d_model"}
     with pytest.raises(UserError, match="config.json has no d_model; give the config.json of the network"):
