@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.precision import at_least_float32
-from pruning.core.units import Span, UnitGroup, check_groups
+from pruning.core.units import NormOverUnits, Span, UnitGroup, check_groups
 
 _LEAST = 1e-6  # lower bound of the divisor in a weighted norm
 
@@ -83,6 +83,11 @@ def rms_normalised_over(norm: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
     return y / factor.to(y)
 
 
+def _by_itself(norm: NormOverUnits, weights: Tensor, *inputs: Tensor) -> Tensor:
+    """Apply a norm that knows how to weight its units."""
+    return norm.normalised_over(weights, *inputs)
+
+
 class _WeightedNorm(torch.autograd.Function):
     """Normalise ``x (..., C)`` to weighted mean 0 and variance 1.
 
@@ -143,7 +148,9 @@ class Masker:
             self._owners[name] = (owner, attribute)
         self._norms: list[tuple[str, nn.Module, Callable[..., Tensor]]] = []
         for group in groups:
-            self._norms += [(group.name, model.get_submodule(name), normalised_over) for name in group.norms]
+            for norm in (model.get_submodule(name) for name in group.norms):
+                over = _by_itself if isinstance(norm, NormOverUnits) else normalised_over
+                self._norms.append((group.name, norm, over))
             self._norms += [(group.name, model.get_submodule(name), rms_normalised_over) for name in group.rms_norms]
 
     def masked_weight(self, name: str, masks: Mapping[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Optional, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,20 @@ class Product:
     whole_bias: str
 
 
+@runtime_checkable
+class NormOverUnits(Protocol):
+    """A norm that normalises over units and over something else, such as time.
+
+    Attributes:
+        units: number of units.
+    """
+
+    units: int
+
+    def normalised_over(self, weights: Tensor, *inputs: Tensor) -> Tensor:
+        """Apply the norm to the ``inputs`` of its forward method, with units weighted by ``weights (units,)``."""
+
+
 @dataclass(frozen=True)
 class UnitGroup:
     """A named set of like units that can be removed from a network.
@@ -78,8 +92,8 @@ class UnitGroup:
             None: every removed unit saves something.
         rows: for single entries of a matrix, its number of output rows, each of which may be ranked separately.
         product: for the components of a factored matrix, the matrix that replaces the factors if all are kept.
-        norms: names of `torch.nn.LayerNorm` modules that normalise over exactly these units; while a mask acts, they
-            normalise over the kept units, as they will after extraction.
+        norms: names of `torch.nn.LayerNorm` modules, or `NormOverUnits`, that normalise over exactly these units; while
+            a mask acts, they normalise over the kept units, as they will after extraction.
         rms_norms: names of modules that divide by a root mean square over exactly these units, closed ones being 0;
             while a mask acts, their mean is over the kept units.
         readers: all weights whose columns read the units, if the masks act elsewhere; empty: the first of ``masks``
@@ -175,7 +189,11 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
         for name in group.norms:
             norm = model.get_submodule(name)
             entries = group.size * (group.masks[0].width if group.kind == WIDTH else 1)
-            if not isinstance(norm, nn.LayerNorm) or tuple(norm.normalized_shape) != (entries,):
+            if isinstance(norm, NormOverUnits):
+                fits = norm.units == entries
+            else:
+                fits = isinstance(norm, nn.LayerNorm) and tuple(norm.normalized_shape) == (entries,)
+            if not fits:
                 raise ValueError(f"{group.name}: {name} is not a LayerNorm over {entries} units")
         modules = dict(model.named_modules()) if group.rms_norms else {}
         for name in group.rms_norms:

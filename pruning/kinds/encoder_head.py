@@ -15,6 +15,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike
 from pruning.importers import hugging_face
+from pruning.importers.hf_directory import weights_file
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.encoder_head_export import encoder_head_exports
@@ -247,7 +248,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         source = self.config.pretrained
         if source is None or not Path(source).is_dir():
             return {}
-        return {"pretrained": source if checkpoint.best_path(source).is_file() else hugging_face.weights_file(source)}
+        return {"pretrained": source if checkpoint.best_path(source).is_file() else weights_file(source)}
 
     def check(self, network: SpeechModel) -> None:
         """Refuse a network whose task or input is not the configuration's."""

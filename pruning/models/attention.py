@@ -121,7 +121,12 @@ def rotation(positions: Tensor, head_dim: int) -> Tensor:
         ``(2, P, head_dim / 2)`` float32.
     """
     pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[:, None].float() * torch.exp(pairs * (-math.log(10000.0) / head_dim))[None, :]
+    return turns(positions, torch.exp(pairs * (-math.log(10000.0) / head_dim)))
+
+
+def turns(positions: Tensor, rates: Tensor) -> Tensor:
+    """Return cosine and sine of ``positions (P,)`` times ``rates (R,)``, the angle per position, ``(2, P, R)``."""
+    angles = positions[:, None].float() * rates[None, :]
     return torch.stack([angles.cos(), angles.sin()])
 
 
@@ -130,6 +135,42 @@ def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     cosine, sine = cosine.to(x), sine.to(x)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+def rotated_neighbours(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotate pairs of neighbouring entries of ``x (..., head_dim)`` (arXiv 2104.09864, equation 34).
+
+    The angles, whose ``cosine`` and ``sine`` have R entries, rotate the first 2 R entries; the others stay.
+    """
+    cosine, sine = cosine.to(x), sine.to(x)
+    size = 2 * cosine.shape[-1]
+    first, second = x[..., :size:2], x[..., 1:size:2]
+    pairs = torch.stack([first * cosine - second * sine, second * cosine + first * sine], dim=-1).flatten(-2)
+    return torch.cat([pairs, x[..., size:]], dim=-1)
+
+
+def appended(
+    keys: Tensor, values: Tensor, key: Tensor, value: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Append one position to each history of keys and values.
+
+    Args:
+        keys, values: cache, ``(N, H, T, D)``, of which the first ``lengths`` entries are valid.
+        key, value: of the new positions, ``(N, H, 1, D)``.
+        lengths: length of each history, ``(N,)``.
+
+    Returns:
+        Keys and values that include the new positions, ``(N, H, T', D)``, and a bias ``(N, 1, 1, T')`` that is added to
+        scores: very negative at entries beyond a history.
+    """
+    room = int(lengths.max()) + 1 - keys.shape[2]
+    if room > 0:
+        keys, values = (nn.functional.pad(past, (0, 0, 0, room)) for past in (keys, values))
+    place = lengths[:, None, None, None].expand(-1, keys.shape[1], 1, keys.shape[3])
+    keys, values = keys.scatter(2, place, key), values.scatter(2, place, value)
+    ahead = torch.arange(keys.shape[2], device=lengths.device)[None, :] > lengths[:, None]  # (N, T')
+    bias = torch.zeros_like(ahead, dtype=key.dtype).masked_fill(ahead, torch.finfo(key.dtype).min)
+    return keys, values, bias[:, None, None]
 
 
 class CausalAttention(nn.Module):
@@ -192,12 +233,5 @@ class CausalAttention(nn.Module):
         """
         cosine, sine = positions[:, :, None, None]
         query, key, value = self._projected(x)  # (N, H, 1, D)
-        room = int(lengths.max()) + 1 - keys.shape[2]
-        if room > 0:
-            keys, values = (nn.functional.pad(past, (0, 0, 0, room)) for past in (keys, values))
-        place = lengths[:, None, None, None].expand(-1, self.num_heads, 1, self.head_dim)
-        keys = keys.scatter(2, place, rotated(key, cosine, sine))
-        values = values.scatter(2, place, value)
-        ahead = torch.arange(keys.shape[2], device=lengths.device)[None, :] > lengths[:, None]  # (N, T)
-        bias = torch.zeros_like(ahead, dtype=x.dtype).masked_fill(ahead, torch.finfo(x.dtype).min)
-        return self._attended(rotated(query, cosine, sine), keys, values, bias[:, None, None]), keys, values
+        keys, values, bias = appended(keys, values, rotated(key, cosine, sine), value, lengths)
+        return self._attended(rotated(query, cosine, sine), keys, values, bias), keys, values

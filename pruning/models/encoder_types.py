@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pruning.errors import UserError
+from pruning.models.audio_encoder import AudioEncoder
 from pruning.models.conformer import ConformerConfig
 from pruning.models.encoder import Encoder
+from pruning.models.encoder_decoder_config import AudioEncoderConfig
 from pruning.models.hf_encoder import HfEncoder
 from pruning.models.prunable_conformer import PrunableConformer
 from pruning.models.speech_encoder import SpeechEncoder
@@ -16,6 +18,7 @@ from pruning.models.speech_encoder_config import SpeechEncoderConfig
 _BUILDERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {
     PrunableConformer.form: lambda config: PrunableConformer(ConformerConfig(**config)),
     SpeechEncoder.form: lambda config: SpeechEncoder(SpeechEncoderConfig.from_dict(config)),
+    AudioEncoder.form: lambda config: AudioEncoder(AudioEncoderConfig.from_dict(config)),
     HfEncoder.form: lambda config: HfEncoder.from_hf(config["network"], config.get("preprocessor")),
 }
 
@@ -23,7 +26,8 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {
 def build(description: Mapping[str, Any]) -> Encoder:
     """Build the encoder of ``{"type": ..., "config": {...}}``, with initial weights.
 
-    For ``conformer`` and ``speech_encoder``, ``config`` has the dimensions (`ConformerConfig`, `SpeechEncoderConfig`).
+    For ``conformer``, ``speech_encoder`` and ``audio_encoder``, ``config`` has the dimensions (`ConformerConfig`,
+    `SpeechEncoderConfig`, `AudioEncoderConfig`).
     For ``hugging_face``, its ``network`` is the content of ``config.json`` and its ``preprocessor`` that of
     ``preprocessor_config.json``.
 

@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from pruning.core.precision import at_least_float32
 
 Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": nn.functional.gelu,
+    "relu": nn.functional.relu,
+    "silu": nn.functional.silu,
+    "swish": nn.functional.silu,
+}
+"""Activations by the names that Hugging Face gives them."""
 
 
 def per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:
@@ -57,6 +64,14 @@ class BasicNorm(nn.Module):
             return (wide * (wide.square().mean(dim=-1, keepdim=True) + self.log_eps.exp()).rsqrt()).to(x.dtype)
 
 
+def layer_norm(size: int, bias: bool = True) -> nn.LayerNorm:
+    """Return a layer norm over ``size`` entries; torch 1.13 cannot make one without bias."""
+    norm = nn.LayerNorm(size)
+    if not bias:
+        norm.register_parameter("bias", None)
+    return norm
+
+
 class FeedForward(nn.Module):
     """Two linear layers with an activation (by default Swish) in between, ``(N, T, d_model) -> (N, T, d_model)``."""
 
@@ -70,3 +85,19 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, T, d_model) -> (N, T, d_model)``."""
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+class GatedFeedForward(FeedForward):
+    """A feed-forward module whose hidden units are multiplied by gates (arXiv 2002.05202, equation 6).
+
+    ``linear1`` computes the units, then their gates, to which the activation applies.
+    """
+
+    def __init__(self, d_model: int, hidden: int, dropout: float, activation: Activation = nn.functional.silu) -> None:
+        super().__init__(d_model, hidden, dropout, activation)
+        self.linear1 = nn.Linear(d_model, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, T, d_model) -> (N, T, d_model)``."""
+        units, gates = self.linear1(x).chunk(2, dim=-1)
+        return self.linear2(self.dropout(self.activation(gates) * units))

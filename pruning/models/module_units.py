@@ -14,14 +14,20 @@ from pruning.core.units import WIDTH, Span, UnitGroup
 
 
 def module_group(
-    layer: str, module: str, kind: str, out: str, d_model: int, norms: Optional[Sequence[str]] = None
+    layer: str,
+    module: str,
+    kind: str,
+    out: str,
+    d_model: int,
+    norms: Optional[Sequence[str]] = None,
+    bias: bool = True,
 ) -> UnitGroup:
     """Return the group of the module ``layer + module`` as one unit, whose outputs come from its submodule ``out``.
 
-    The ``norms`` of the layer are removed with it; None: ``MODULE_norm``.
+    The ``norms`` of the layer are removed with it; None: ``MODULE_norm``. ``bias``: whether ``out`` has a bias.
     """
     name = f"{layer}{module}"
-    masks = tuple(Span(f"{name}.{out}.{tensor}", 0, width=d_model) for tensor in ("weight", "bias"))
+    masks = tuple(Span(f"{name}.{out}.{tensor}", 0, width=d_model) for tensor in _tensors(bias))
     norms = (f"{module}_norm",) if norms is None else norms
     return UnitGroup(name, kind, 1, masks, removes=(f"{name}.", *(f"{layer}{norm}." for norm in norms)))
 
@@ -33,16 +39,18 @@ def ffn_groups(
     d_model: int,
     linears: tuple[str, str] = ("linear1", "linear2"),
     norms: Optional[Sequence[str]] = None,
+    gated: bool = False,
 ) -> list[UnitGroup]:
     """Return the groups of a feed-forward module with two ``linears`` (`pruning.models.layers.FeedForward`).
 
-    They are the module as a whole and its hidden units.
+    They are the module as a whole and its hidden units, each with its gate if the module is ``gated``.
     """
     first, second = linears
     parent = module_group(layer, module, "ffn_module", second, d_model, norms)
     following = Span(f"{parent.name}.{second}.weight", 1)
-    slices = (Span(f"{parent.name}.{first}.weight", 0), Span(f"{parent.name}.{first}.bias", 0), following)
-    return [parent, UnitGroup(f"{parent.name}.hidden", "ffn", hidden, (following,), slices, parent.name)]
+    own = tuple(Span(f"{parent.name}.{first}.{tensor}", 0, offset=part * hidden)
+                for part in range(2 if gated else 1) for tensor in ("weight", "bias"))  # fmt: skip
+    return [parent, UnitGroup(f"{parent.name}.hidden", "ffn", hidden, (following,), (*own, following), parent.name)]
 
 
 def attention_groups(
@@ -75,6 +83,28 @@ def attention_groups(
     return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*own, following), name)]
 
 
+def projected_attention_groups(
+    layer: str, module: str, kinds: tuple[str, str], heads: int, head_dim: int, d_model: int, biased: Sequence[str]
+) -> list[UnitGroup]:
+    """Return the groups of a `pruning.models.multi_head_attention.MultiHeadAttention`: as a whole, and its heads.
+
+    Args:
+        layer, module: prefix of the names in the layer, and name of the module.
+        kinds: unit kinds of the heads and of the module.
+        heads, head_dim, d_model: number of heads, dimension of a head, and dimension of the outputs.
+        biased: projections that have a bias.
+    """
+    parent = module_group(layer, module, kinds[1], "out_proj", d_model, bias="out_proj" in biased)
+    following = Span(f"{parent.name}.out_proj.weight", 1, head_dim)
+    own = [Span(f"{parent.name}.{part}.{tensor}", 0, head_dim) for part in ("q_proj", "k_proj", "v_proj")
+           for tensor in _tensors(part in biased)]  # fmt: skip
+    return [parent, UnitGroup(f"{parent.name}.heads", kinds[0], heads, (following,), (*own, following), parent.name)]
+
+
+def _tensors(bias: bool) -> tuple[str, ...]:
+    return ("weight", "bias") if bias else ("weight",)
+
+
 def stream_group(
     prefix: str,
     d_model: int,
@@ -84,6 +114,7 @@ def stream_group(
     masked: Sequence[str] = (),
     rms_norms: Sequence[str] = (),
     each: int = 1,
+    unbiased: Sequence[str] = (),
 ) -> UnitGroup:
     """Return the group of the channels of a residual stream, see `pruning.core.residual_width`.
 
@@ -96,10 +127,11 @@ def stream_group(
         masked: ``writers`` whose weights and biases are masked too.
         rms_norms: norms over the stream that divide by its root mean square.
         each: number of contiguous channels that make a unit.
+        unbiased: ``norms`` and ``writers`` without a bias.
     """
 
     def vectors(names: Sequence[str]) -> tuple[Span, ...]:
-        return tuple(Span(f"{name}.{tensor}", 0, each) for name in names for tensor in ("weight", "bias"))
+        return tuple(Span(f"{name}.{tensor}", 0, each) for name in names for tensor in _tensors(name not in unbiased))
 
     units = d_model // each
     least = min(units, 2 if each == 1 else 1)  # a norm over a single channel is constant

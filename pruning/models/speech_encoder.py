@@ -26,7 +26,8 @@ from pruning.core.units import UnitGroup
 from pruning.models import speech_encoder_units as units
 from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder import Encoder
-from pruning.models.speech_encoder_config import ACTIVATIONS, GROUP_NORM, SpeechEncoderConfig
+from pruning.models.layers import ACTIVATIONS
+from pruning.models.speech_encoder_config import GROUP_NORM, SpeechEncoderConfig
 
 _PROBED = 8000  # samples per probe utterance
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Optional
 
-from torch import nn
-
 from pruning.errors import UserError
 from pruning.limits import (
     COUNT,
@@ -22,16 +20,10 @@ from pruning.limits import (
     check,
     check_fields,
 )
-from pruning.models.layers import Activation, per_layer
+from pruning.models.layers import ACTIVATIONS, per_layer
 
 WAV2VEC2, HUBERT, WAVLM = KINDS = ("wav2vec2", "hubert", "wavlm")
 GROUP_NORM, LAYER_NORM = FRONTEND_NORMS = ("group", "layer")
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": nn.functional.gelu,
-    "relu": nn.functional.relu,
-    "silu": nn.functional.silu,
-    "swish": nn.functional.silu,
-}
 _UNSUPPORTED = {"add_adapter": "an adapter after the encoder", "adapter_attn_dim": "adapters in its layers",
                 "conv_pos_batch_norm": "batch norm in the positional convolution"}  # fmt: skip
 
