@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -187,7 +188,25 @@ def test_what_does_not_change_the_weights_may_change(whole_run: Path, tmp_path: 
 def test_max_steps_ends_within_an_epoch(tmp_path: Path) -> None:
     make(tmp_path, replace(CONFIG, num_epochs=None, max_steps=10), steps_per_epoch=None).run()
     assert checkpoint.read_header(tmp_path / "epoch-2.safetensors")["step"] == 10
-    assert json.loads((tmp_path / ".done").read_text()) == {"epoch": 2, "step": 10}
+    done = json.loads((tmp_path / ".done").read_text())
+    assert done.pop("seconds") >= 0 and done == {"epoch": 2, "step": 10}
+
+
+def test_seconds_of_training_go_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock gains 100 s with each look at it; the time before the saved state counts, that after it does not."""
+    clock = itertools.count(0, 100)
+    monkeypatch.setattr("pruning.training.trainer.time.monotonic", lambda: float(next(clock)))
+    config = replace(CONFIG, num_epochs=None, max_steps=10)
+    trainer = make(tmp_path, config, steps_per_epoch=None)
+    step = trainer._after_step
+    trainer._after_step = lambda: (_ for _ in ()).throw(Crash()) if trainer.step == 9 else step()
+    with pytest.raises(Crash):
+        trainer.run()
+    (state,) = (tmp_path / "state").glob("*/*.json")
+    before = json.loads(state.read_text())["seconds"]
+    make(tmp_path, config, steps_per_epoch=None).run()
+    after = json.loads((tmp_path / ".done").read_text())["seconds"]
+    assert 0 < before < after < 2 * before + 100 * 50
 
 
 @pytest.mark.parametrize("settings_", [{"max_steps": 8}, {"max_steps": 7, "valid_interval": 7, "state_interval": 7}])
