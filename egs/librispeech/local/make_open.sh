@@ -3,9 +3,9 @@
 #
 #     local/make_open.sh --text TEXT [--root .] [--stop-stage 4] [option of run.sh ...]
 #
-# TEXT has one sentence per line, in letters and apostrophes. The results in results/open are of a text with the SHA-256
-# in results/open/README.md. Synthetic speech: 9,000 sentences, 4 accents, 48 voices, noise; the tests have other sentences
-# and speakers, test-other has other voices and rooms as well. ROOT gets corpus/open, data/open and exp/open.
+# TEXT has one sentence per line, in letters and apostrophes; the corpus records its SHA-256 in .synthetic.json. Synthetic
+# speech: 9,000 sentences, 4 accents, 48 voices, noise; the tests have other sentences and speakers, test-other has other
+# voices and rooms as well. ROOT gets corpus/open, data/open and exp/open.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
