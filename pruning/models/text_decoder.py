@@ -145,12 +145,8 @@ class TextDecoder(nn.Module):
 
     def start(self, memory: Memory) -> DecoderState:
         """Return the state of an empty history for each utterance of ``memory``."""
-        weight, utterances = self.embedding.weight, memory.bias.shape[0]
-        lengths = torch.zeros(utterances, dtype=torch.long, device=weight.device)
-        heads = {index: count for index, count in enumerate(self.config.heads) if count}
-        keys, values = ({index: memory.bias.new_zeros(utterances, count, 0, self.config.head_dim)
-                         for index, count in heads.items()} for _ in range(2))  # fmt: skip
-        return DecoderState(LmState(keys, values, lengths), memory)
+        history = LmState.empty(memory.bias, memory.bias.shape[0], self.config.heads, self.config.head_dim)
+        return DecoderState(history, memory)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Append one token to each history.

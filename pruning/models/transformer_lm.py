@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -33,6 +33,20 @@ class LmState(NamedTuple):
     keys: dict[int, Tensor]
     values: dict[int, Tensor]
     lengths: Tensor
+
+    @classmethod
+    def empty(cls, like: Tensor, histories: int, heads: Sequence[int], head_dim: int) -> LmState:
+        """Return the state of empty histories, with the type and the device of ``like``.
+
+        Args:
+            like: any tensor of the network.
+            histories: their number.
+            heads: number of attention heads of each layer; 0: the layer has no attention.
+            head_dim: dimension of a head.
+        """
+        keys, values = ({index: like.new_zeros(histories, count, 0, head_dim)
+                         for index, count in enumerate(heads) if count} for _ in range(2))  # fmt: skip
+        return cls(keys, values, torch.zeros(histories, dtype=torch.long, device=like.device))
 
     def select(self, index: Tensor) -> LmState:
         """Return the state of the histories ``index (K,)``, in that order."""
@@ -144,12 +158,7 @@ class TransformerLM(nn.Module):
 
     def start(self, histories: int) -> LmState:
         """Return the state of ``histories`` empty histories, on the device of the network."""
-        weight = self.embedding.weight
-        lengths = torch.zeros(histories, dtype=torch.long, device=weight.device)
-        heads = {index: count for index, count in enumerate(self.config.num_heads) if count}
-        keys, values = ({index: weight.new_zeros(histories, count, 0, self.config.head_dim)
-                         for index, count in heads.items()} for _ in range(2))  # fmt: skip
-        return LmState(keys, values, lengths)
+        return LmState.empty(self.embedding.weight, histories, self.config.num_heads, self.config.head_dim)
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
         """Append one token to each history.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pruning.files import PathLike
-from pruning.reports.comparison_tables import bars
+from pruning.reports.comparison_tables import bars, save
 from pruning.reports.document import tabulated
 from pruning.sweeps.break_even import LEAST_BUDGETS, break_even
 from pruning.sweeps.comparison import Comparison, Line
@@ -66,8 +66,6 @@ def plot(comparison: Comparison, target: str, path: PathLike) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    from pruning.files import atomic_path
-
     measure = comparison.measure
     figure, panels = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
     for index, (name, lines) in enumerate(_curves(comparison, target).items()):
@@ -82,13 +80,9 @@ def plot(comparison: Comparison, target: str, path: PathLike) -> None:
                            linestyle="--" if _is_fresh(comparison, lines) else "-")  # fmt: skip
     for panel, label in zip(panels, ("further steps", "minutes of training")):
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
         panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panel.set_xlabel(label)
         panel.grid(alpha=0.3, which="both")
-    panels[0].set_ylabel(f"{measure.name} at {target} (95 % interval)")
-    panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    save(figure, panels, f"{measure.name} at {target} (95 % interval)", path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from pruning.reports.document import estimate, tabulated
 from pruning.speech.scoring.bootstrap import Estimate
 from pruning.sweeps.comparison import Comparison, Line
 from pruning.sweeps.lines import TEACHER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
@@ -203,6 +207,20 @@ def bars(comparison: Comparison, lines: Sequence[Line]) -> tuple[np.ndarray, np.
     return middle, np.stack([middle - shown.min(axis=1), shown.max(axis=1) - middle])
 
 
+def save(figure: Figure, panels: Sequence[Axes], label: str, path: PathLike) -> None:
+    """Label the common vertical axis of ``panels``, put the legend beside the last one, and write the PNG."""
+    from matplotlib import pyplot
+
+    from pruning.files import atomic_path
+
+    panels[0].set_ylabel(label)
+    panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)
+
+
 def plot(
     comparison: Comparison,
     path: PathLike,
@@ -214,8 +232,6 @@ def plot(
 
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
-
-    from pruning.files import atomic_path
 
     measure = comparison.measure
     (size, size_unit, size_scale), (work, work_unit, work_scale) = measure.size, measure.computation
@@ -242,9 +258,4 @@ def plot(
         panels[0].yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 4, 6)))
         for set_formatter in (panels[0].yaxis.set_major_formatter, panels[0].yaxis.set_minor_formatter):
             set_formatter(ticker.StrMethodFormatter("{x:g}"))
-    panels[0].set_ylabel(f"{measure.name} (95 % interval)")
-    panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    save(figure, panels, f"{measure.name} (95 % interval)", path)
