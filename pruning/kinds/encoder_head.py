@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional
-
-import torch
 
 from pruning.core.distillation import DistillationConfig
 from pruning.errors import UserError
@@ -21,6 +18,7 @@ from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.encoder_head_export import encoder_head_exports
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
+from pruning.kinds.heard import input_length, source_of
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS_OF_CUTS, word_errors
 from pruning.kinds.measuring import Measuring
@@ -34,11 +32,11 @@ from pruning.models import facts
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
 from pruning.registry import CUTS
-from pruning.speech.data import manifests, sources
+from pruning.speech.data import checks, manifests
 from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
-from pruning.speech.data.sources import FEATURES, Source
+from pruning.speech.data.sources import FEATURES
 from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
@@ -61,8 +59,8 @@ class RunConfig:
         model: dimensions of the network; leave out when training starts from a checkpoint.
         pretrained: source of the initial encoder weights, instead of ``model.encoder``: directory or hub name of a
             Hugging Face checkpoint, or an experiment of this kind with any task.
-        hears: expected input of the encoder, ``samples`` or ``features``; an encoder with the other input is refused.
-            None: any.
+        hears: expected input of the encoder: ``samples`` of recordings, of which Whisper's features are computed when
+            they are read, or ``features`` that the cuts have; an encoder with the other input is refused. None: any.
         loss: loss settings, see `SpeechLossConfig`.
         data: batches; augmentation is `SpecAugment` or `SampleAugment`, depending on the encoder's input.
         distillation: distillation settings, used if a teacher is given.
@@ -110,15 +108,6 @@ def table_of(task: str, lang_dir: PathLike) -> CutTable:
     return Intents(lang_dir) if task == INTENT else Tokenizer(lang_dir)
 
 
-def source_of(model: SpeechModel) -> Source:
-    """Return what a network takes as input."""
-    return FEATURES if model.encoder.bins else sources.audio(facts.SAMPLES_PER_SECOND, partial(_frames, model.encoder))
-
-
-def _frames(encoder: Encoder, samples: int) -> int:
-    return int(encoder.frame_lengths(torch.tensor([samples])))
-
-
 class EncoderHeadKind(Kind[SpeechModel]):
     """Encoders with a head, on cuts with features or recordings.
 
@@ -145,8 +134,8 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     @classmethod
     def input_length(cls, network: SpeechModel, seconds: float) -> int:
-        """Return the number of feature frames or samples."""
-        return facts.frames_of(seconds) if network.encoder.bins else facts.samples_of(seconds)
+        """Return the number of feature frames, those of silence included, or samples."""
+        return input_length(network.encoder, seconds)
 
     @classmethod
     def reference(cls, network: SpeechModel) -> tuple[int, str]:
@@ -191,7 +180,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
     ) -> Iterable[Batch]:
         """Return batches of cuts."""
         config = DataConfig(max_duration=max_duration)
-        return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network))
+        return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network.encoder))
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
@@ -203,12 +192,13 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """Return a network with a CTC head in the form that CTC decoding uses."""
         if network.config.task != CTC:
             raise UserError(f"{source} contains a network for {network.config.task}", "use pruning.bin.classify")
-        return Recogniser(CtcRecogniser(network), source_of(network), network.encoder.bins or None)
+        hears = source_of(network.encoder)
+        return Recogniser(CtcRecogniser(network), hears, None if hears.recorded else network.encoder.bins)
 
     @classmethod
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of encoder and head in one file."""
-        return encoder_head_exports(network, source_of(network))
+        return encoder_head_exports(network, source_of(network.encoder))
 
     def new(self, vocab_size: int) -> SpeechModel:
         """Make a network with the configuration's dimensions, or with a pre-trained encoder."""
@@ -230,7 +220,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     def begin(self, network: SpeechModel) -> None:
         """Set the feature statistics of an encoder that takes features and is not pre-trained."""
-        if self.config.pretrained is None and network.encoder.bins:
+        if self.config.pretrained is None and not source_of(network.encoder).recorded:
             set_feature_statistics(network.encoder, self.first_batches())
 
     def origin(self) -> dict[str, Any]:
@@ -255,12 +245,14 @@ class EncoderHeadKind(Kind[SpeechModel]):
         if network.config.task != self.config.task:
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
             raise UserError(what, "give a network for the same task")
-        self._source = source_of(network)
-        heard = HEARS[self._source is FEATURES]
+        self._source = source_of(network.encoder)
+        heard = HEARS[not self._source.recorded]
         if self.config.hears not in (None, heard):
             raise UserError(f"the encoder takes {heard} as input, but the configuration says hears={self.config.hears}",
                             "change model.encoder, or hears (--hears of a recipe)")  # fmt: skip
-        manifests.check_exists([*self.inputs.train, *self.inputs.dev])
+        train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
+        if self._source.recorded:
+            checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
 
     def wants_teacher(self) -> bool:
         """Return whether to distil layers or the head's distribution."""
