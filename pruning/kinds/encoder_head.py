@@ -11,19 +11,20 @@ from pruning.core.distillation import DistillationConfig
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike
-from pruning.importers import hugging_face
+from pruning.importers.encoders import load_encoder
 from pruning.importers.hf_directory import weights_file
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.encoder_head_export import encoder_head_exports
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
-from pruning.kinds.heard import input_length, source_of
+from pruning.kinds.heard import augmentation, input_length, source_of
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS_OF_CUTS, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.kinds.transducer import by_ctc, set_feature_statistics
+from pruning.limits import NonNegative, check_fields
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
@@ -33,7 +34,6 @@ from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
 from pruning.registry import CUTS
 from pruning.speech.data import checks, manifests
-from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES
@@ -59,6 +59,8 @@ class RunConfig:
         model: dimensions of the network; leave out when training starts from a checkpoint.
         pretrained: source of the initial encoder weights, instead of ``model.encoder``: directory or hub name of a
             Hugging Face checkpoint, or an experiment of this kind with any task.
+        tail: seconds of silence after each recording in the features of a ``pretrained`` Whisper. None: as its encoder
+            says, which is silence up to the end of its window of 30 s if it is of Hugging Face.
         hears: expected input of the encoder: ``samples`` of recordings, of which Whisper's features are computed when
             they are read, or ``features`` that the cuts have; an encoder with the other input is refused. None: any.
         loss: loss settings, see `SpeechLossConfig`.
@@ -71,6 +73,7 @@ class RunConfig:
     task: str
     model: Optional[SpeechModelConfig] = None
     pretrained: Optional[str] = None
+    tail: Optional[NonNegative] = None
     hears: Optional[str] = None
     loss: SpeechLossConfig = field(default_factory=SpeechLossConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -79,6 +82,9 @@ class RunConfig:
     kind: str = NAME
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.tail is not None and self.pretrained is None:
+            raise ValueError("tail is only for a pretrained encoder; give it in model.encoder instead")
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.hears not in (None, *HEARS):
@@ -161,7 +167,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return {
             "blocks": ("encoder.layers.", "encoder.encoder.layers."),
             "subsampling": ("encoder.subsampling.",),
-            "front end": ("encoder.feature_extractor.", "encoder.feature_projection."),
+            "front end": ("encoder.feature_extractor.", "encoder.feature_projection.", "encoder.front_end."),
         }
 
     @classmethod
@@ -214,9 +220,9 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return model
 
     def _pretrained(self, source: str) -> Encoder:
-        if checkpoint.best_path(source).is_file():
-            return self.load_network(source)[0].encoder
-        return hugging_face.load_hf(source).plain()  # can be saved and copied without transformers
+        ours = checkpoint.best_path(source).is_file()
+        encoder = self.load_network(source)[0].encoder if ours else load_encoder(source)
+        return encoder if self.config.tail is None else encoder.with_tail(self.config.tail)
 
     def begin(self, network: SpeechModel) -> None:
         """Set the feature statistics of an encoder that takes features and is not pre-trained."""
@@ -264,9 +270,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     def task(self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None) -> SpeechTask:
         """Return the task: CTC loss or cross-entropy, and distillation."""
-        data = self.config.data
-        augment = (SpecAugment(data.spec_augment) if network.encoder.bins
-                   else SampleAugment(data.sample_augment, facts.SAMPLES_PER_SECOND))  # fmt: skip
+        augment = augmentation(network.encoder, self.config.data)
         return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner)
 
     def first_batches(self) -> Iterable[Batch]:

@@ -296,7 +296,7 @@ HJ = {
 
 
 @pytest.mark.parametrize("method", list(HJ))
-@pytest.mark.parametrize("kind", ["speech_encoder", "speech_encoder_large"])
+@pytest.mark.parametrize("kind", ["speech_encoder", "speech_encoder_large", "whisper", "moonshine"])
 def test_hj_pruning_by_name(method: str, kind: str) -> None:
     """HJ-Pruning has gates on channels, heads and hidden units but not on modules, and meets its own constraint."""
     trainer = TrainerConfig(max_steps=100)
