@@ -96,6 +96,7 @@ class AudioEncoder(Encoder):
     """
 
     form = "audio_encoder"
+    convolutions = "front_end"
     config: AudioEncoderConfig
 
     def __init__(self, config: AudioEncoderConfig) -> None:

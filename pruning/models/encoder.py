@@ -46,10 +46,12 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         form: name of the encoder type in a description, see `pruning.models.encoder_types`.
+        convolutions: name of the module of convolutions that reads the input.
         factorable: whether single weights or rank-1 components can be pruned, which needs `with_ranks`.
     """
 
     form: ClassVar[str]
+    convolutions: ClassVar[str]
     factorable: ClassVar[bool] = True
     config: Dimensions
 

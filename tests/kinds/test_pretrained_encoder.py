@@ -61,7 +61,7 @@ def test_a_directory_is_a_start(speech: Path, tmp_path: Path, shape: dict[str, A
                for part, prefixes in kind.parts().items() if part != "subsampling")  # fmt: skip
     with pytest.raises(UserError, match="takes samples as input, but the configuration says hears=features"):
         runs.fresh(kind_of(speech, config, "hears=features"))
-    task = kind_of(speech, config, "loss.freeze=[encoder.front_end]").task(model, None)
+    task = kind_of(speech, config, "loss.freeze=[front_end]").task(model, None)
     trained = {name for group in task.parameter_groups() for parameter in group.parameters
                for name, other in model.named_parameters() if other is parameter}  # fmt: skip
     assert not any("front_end" in name or "positions" in name for name in trained)
