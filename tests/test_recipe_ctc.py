@@ -81,7 +81,7 @@ def test_from_a_pretrained_directory(tmp_path: Path, make_corpus: MakeCorpus, sh
     changes = {"max_source_positions": 150} if shape_name(shape) == "whisper" else {}
     save_hf(tmp_path / "hf", shape, **changes)
     of_parts = [word for part in parts for word in (f"--{part}-parts", part)]
-    steps = f"{STEPS} trainer.amp=null data.num_workers=0"
+    steps = f"{STEPS} trainer.amp=none data.num_workers=0"
     pruning = f"{steps} constraint.ramp_share=0.5 l0.gate_lr=0.5 l0.multiplier_lr=5 trainer.max_steps=12"
     result = run("librispeech", "--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"), *of_parts,
                  "--methods", "ctc_greedy_search", "--pretrained", str(tmp_path / "hf"), "--method", "hj-mac",

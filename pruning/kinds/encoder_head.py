@@ -145,9 +145,12 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     @classmethod
     def reference(cls, network: SpeechModel) -> tuple[int, str]:
-        """Return the length of ten seconds of audio."""
+        """Return the length of ten seconds of audio; it is called by that, and by the silence that Whisper adds."""
         seconds = facts.MACS_SECONDS[0]
-        return cls.input_length(network, seconds), f"{seconds} s"
+        length = cls.input_length(network, seconds)
+        if network.encoder.window is None:
+            return length, f"{seconds} s"
+        return length, f"{seconds} s in a window of {length / facts.FRAMES_PER_SECOND:g} s"
 
     @classmethod
     def facts(cls, network: SpeechModel) -> dict[str, Any]:

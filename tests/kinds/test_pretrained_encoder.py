@@ -82,6 +82,7 @@ def test_a_tail_is_part_of_the_network(speech: Path, tmp_path: Path) -> None:
                        for term in encoder.cost_terms(length))  # fmt: skip
             features = torch.zeros(1, length, encoder.bins)
             assert macs == count_macs(lambda: encoder.encode(features, torch.tensor([length])))  # noqa: B023
+    assert EncoderHeadKind.reference(model) == (60, "10 s in a window of 0.6 s")
     assert facts.read_facts(dense)["macs_10s"] == facts.read_facts(dense)["macs_30s"], "both fill its window of 0.6 s"
     config = settings(speech, tmp_path / "again.yaml", "intent", model={"task": "intent"}, pretrained=str(dense))
     again = runs.fresh(kind_of(speech, config))
