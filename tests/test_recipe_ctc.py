@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,9 @@ from pruning.methods.choice import new_pruner
 from pruning.methods.names import HJ
 from pruning.models import facts
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
+from pruning.speech.corpora import librispeech
+from tests.corpus import MakeCorpus
+from tests.models.encoder_decoders import BOTH, save_hf, shape_name
 from tests.test_recipe_an4 import make_an4
 from tests.test_recipe_an4 import run as run_an4
 
@@ -64,6 +68,30 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
     assert small["macs_10s"] == pytest.approx(0.7 * small["dense"]["macs_10s"], rel=0.05)
     model, _ = checkpoint.load_model(tmp_path / "exp" / "finetuned")
     assert isinstance(model, SpeechModel) and model.config.task == "ctc"
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.parametrize("shape", BOTH, ids=shape_name)
+def test_from_a_pretrained_directory(tmp_path: Path, make_corpus: MakeCorpus, shape: dict[str, Any]) -> None:
+    """The configurations fit encoders of any family and depth; half of the MACs go."""
+    parts = {"train": 16, "dev": 4, "test": 4}
+    corpus = make_corpus(tmp_path / "LibriSpeech", parts)
+    librispeech.prepare(corpus, list(parts), tmp_path / "data" / "manifests")
+    changes = {"max_source_positions": 150} if shape_name(shape) == "whisper" else {}
+    save_hf(tmp_path / "hf", shape, **changes)
+    of_parts = [word for part in parts for word in (f"--{part}-parts", part)]
+    steps = f"{STEPS} trainer.amp=none data.num_workers=0"
+    pruning = f"{steps} constraint.ramp_share=0.5 l0.gate_lr=0.5 l0.multiplier_lr=5 trainer.max_steps=12"
+    result = run("librispeech", "--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"), *of_parts,
+                 "--methods", "ctc_greedy_search", "--pretrained", str(tmp_path / "hf"), "--method", "hj-mac",
+                 "--target-macs", "0.5", "--dense-args", steps, "--prune-args", pruning, "--finetune-args",
+                 steps)  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    table = (tmp_path / "exp" / "RESULTS_CTC.md").read_text()
+    assert "\n| dense " in table and "\n| pruned " in table and "was not pre-trained" not in table
+    small = facts.read_facts(tmp_path / "exp" / "finetuned")
+    assert small["macs_10s"] == pytest.approx(0.5 * small["dense"]["macs_10s"], rel=0.05)
 
 
 @pytest.mark.parametrize("folder", ["an4/conf/ctc", "librispeech/conf/ctc", "librispeech/conf/mini_ctc"])

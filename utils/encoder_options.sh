@@ -4,7 +4,7 @@
 # recipe's folder and loads the stage helpers. The recipe then sets its defaults and sources encoder.sh, which lists the
 # options that every recipe declares itself.
 
-hears=samples           # input of the encoder: samples, or features (filter banks) for a Conformer
+hears=samples           # input of the encoder: samples of recordings (also Whisper's), or features (filter banks) for a Conformer
 pretrained=             # Hugging Face directory or name of an encoder to start from; default: random weights
 warm_up=                # train the encoder by CTC first: true or false; default: set by the recipe
 warm_up_cuts=           # cuts for the warm-up; default: the training cuts

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# CTC recognition with a wav2vec2-family encoder (or a Conformer, with your own --conf), whose front end and Transformer
-# are pruned jointly, and a table of its word error rates. Run stages 0 and 1 of run.sh first (with --hears features
-# also 2).
+# CTC recognition with an encoder of the wav2vec2 family, of Whisper or of Moonshine (or a Conformer, with your own
+# --conf), whose front end and Transformer are pruned jointly, and a table of its word error rates. Run stages 0 and 1
+# of run.sh first (with --hears features also 2).
 #
 # Stages: 2 cuts, 3 tokens, 4 warm-up, 5 the dense model, 6 pruning, 7 extraction, 8 fine-tuning, 9 decoding, 10 the
 # table. Finished stages are skipped and interrupted stages are resumed. Paths are relative to this folder. For
 # hlg_decoding, stages 0 and 1 of run_lm.sh make the graph, with the same --lang-dir.
 #
 #     ./run_ctc.sh --pretrained facebook/wav2vec2-base --target-macs 0.4
+#     ./run_ctc.sh --pretrained /networks/moonshine-tiny --method hj-mac --target-macs 0.5
 #     ./run_ctc.sh --mini true
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh run.sh
 set -euo pipefail

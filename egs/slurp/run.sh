@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Classification of SLURP's intents from speech with a wav2vec2-family encoder (or a Conformer), whose front end and
-# Transformer are pruned jointly, and a table of its accuracy, size, computation and speed.
+# Classification of SLURP's intents from speech with an encoder of the wav2vec2 family, of Whisper or of Moonshine (or a
+# Conformer), whose front end and Transformer are pruned jointly, and a table of its accuracy, size, computation and
+# speed.
 #
 # Stages: 0 the corpus, 1 manifests, 2 cuts, 3 intents and characters, 4 warm-up by CTC, 5 the dense model, 6 pruning, 7
 # extraction, 8 fine-tuning, 9 intents of the test set, 10 the table. Finished stages are skipped and interrupted stages

@@ -78,7 +78,7 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     import torch
 
     from pruning.experiments.measurement import INTENTS, Measurement, Utterances, Value
-    from pruning.kinds.encoder_head import source_of
+    from pruning.kinds.heard import source_of
     from pruning.speech.data.batches import evaluation_batches
     from pruning.speech.data.data_config import DataConfig
 
@@ -86,7 +86,7 @@ def classify(model: SpeechModel, cuts: Path, known: Intents, max_duration: float
     data = DataConfig(max_duration=max_duration, num_workers=0)
     found: dict[str, Intent] = {}
     computing = audio = 0.0
-    for batch in evaluation_batches(data, [cuts], known, source=source_of(model)):
+    for batch in evaluation_batches(data, [cuts], known, source=source_of(model.encoder)):
         batch = batch.to(device)
         started = time.perf_counter()
         with torch.no_grad():

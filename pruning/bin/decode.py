@@ -240,7 +240,6 @@ def _decode_set(
     from pruning.deploy import sherpa_decoding as sherpa
     from pruning.speech.data.batches import evaluation_batches
     from pruning.speech.data.data_config import DataConfig
-    from pruning.speech.data.sources import FEATURES
     from pruning.speech.decoding.recognition import FeatureTiming, recognise, time_features
 
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # worker processes would disturb the timing
@@ -252,8 +251,9 @@ def _decode_set(
     recognition = recognise(
         model, batches, tokenizer.decode, config, arguments.device, words_in, lm, graph, arguments.nbest
     )
-    own = hears is not FEATURES  # the front end is part of the network
-    return recognition, FeatureTiming(0.0, recognition.audio_seconds) if own else time_features(cuts)
+    own = hears.recorded and hears.extract is None  # the front end is part of the network
+    timed = FeatureTiming(0.0, recognition.audio_seconds) if own else time_features(cuts, hears.extract)
+    return recognition, timed
 
 
 def _write_n_best(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple, Optional
 
 import torch
@@ -31,6 +31,7 @@ class DistillationConfig:
 
     Attributes:
         layers: teacher layers to distil from; 0 is the subsampled input, i the output of block i. Empty: none.
+        spread: instead of ``layers``, the number of layers, from 0 to the last at equal distances; 0: as in ``layers``.
         loss: how layers are compared. Three forms compare layers of the same index by L1 minus cosine (DPHuBERT's
             formula): ``standardised``, in which each channel is divided by the teacher's deviation over frames, so that
             neither a layer of large values nor a few channels of large values decide; ``normed``, in which each frame
@@ -55,6 +56,7 @@ class DistillationConfig:
     """
 
     layers: tuple[Natural, ...] = ()
+    spread: Natural = 0
     loss: Annotated[str, OneOf(LOSSES)] = STANDARDISED
     ordered: bool = True
     layer_weight: NonNegative = 1.0
@@ -74,6 +76,8 @@ class DistillationConfig:
         if len(self.layer_fade) != 2:
             raise ValueError("distillation.layer_fade must be two shares of the run, such as [0.5, 0.8]")
         check_ascending("distillation.layer_fade", self.layer_fade)
+        if self.spread and (self.layers or self.spread == 1):
+            raise ValueError("distillation.spread must be at least 2, without distillation.layers")
         if self.loss == COFI and self.ordered and list(self.layers) != sorted(self.layers):
             raise ValueError("distillation.layers must be in ascending order if distillation.ordered is set")
 
@@ -93,10 +97,17 @@ class DistillationConfig:
             return self.layer_weight
         return self.layer_weight * (end - done) / (end - start) if done < end else 0.0
 
+    def of_depth(self, depth: int) -> DistillationConfig:
+        """Return the configuration for a teacher of ``depth`` blocks, with ``layers`` instead of ``spread``."""
+        if not self.spread:
+            return self
+        layers = sorted({round(depth * index / (self.spread - 1)) for index in range(self.spread)})
+        return replace(self, layers=tuple(layers), spread=0)
+
     @property
     def wanted(self) -> bool:
         """Whether any distillation loss is used, so that a teacher is needed."""
-        return bool(self.layers and self.layer_weight) or self.output_weight > 0 or self.ctc_weight > 0
+        return bool((self.layers or self.spread) and self.layer_weight) or self.output_weight > 0 or self.ctc_weight > 0
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:

@@ -44,6 +44,7 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
             for key, value in part.metadata.items():
                 entry = network.metadata_props.add()
                 entry.key, entry.value = key, value
+            _give_biases(onnx, network)
             onnx.save(network, str(temporary))
             if quantization is not None:  # before matrices are shared: only constants can be quantised
                 with atomic_path(small) as smaller:
@@ -63,6 +64,22 @@ def _trace(part: Part, path: Path) -> None:
             part.module.eval(), part.inputs, str(path), input_names=list(part.takes), output_names=list(part.gives),
             dynamic_axes=axes, opset_version=OPSET, **options,
         )  # fmt: skip
+
+
+def _give_biases(onnx: Any, network: Any) -> None:
+    """Give layer norms without bias one of zeros, because loading them ends onnxruntime 1.31 by a memory fault."""
+    graph = network.graph
+    sizes = {one.name: tuple(one.dims) for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "LayerNormalization" and not all(node.input[2:3] or [""]):
+            scale = node.input[1]
+            name, size = f"{scale}.no_bias", sizes[scale]
+            if name not in sizes:
+                zeros = onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, size, [0.0] * size[0])
+                graph.initializer.append(zeros)
+                sizes[name] = size
+            del node.input[2:]
+            node.input.append(name)
 
 
 def _share_transposed(onnx: Any, network: Any) -> None:

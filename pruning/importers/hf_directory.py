@@ -14,7 +14,7 @@ from pruning.experiments.checkpoint import read_tensors
 from pruning.files import PathLike, read_json
 from pruning.optional import package
 
-CONFIG = "config.json"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 REMEDY = f"give a directory with {CONFIG} and {_SAFE} or {_PICKLED}, as save_pretrained writes it"
 

@@ -12,13 +12,20 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json
-from pruning.importers.hf_directory import CONFIG, REMEDY, check_tensors, directory_of, more, read_config, read_weights
+from pruning.importers.hf_directory import (
+    CONFIG,
+    PREPROCESSOR,
+    REMEDY,
+    check_tensors,
+    directory_of,
+    more,
+    read_config,
+    read_weights,
+)
 from pruning.models.facts import SAMPLES_PER_SECOND
 from pruning.models.hf_encoder import WEIGHT_NORMS, HfEncoder
 
 logger = logging.getLogger(__name__)
-
-_PREPROCESSOR = "preprocessor_config.json"
 
 
 def load_hf(source: PathLike) -> HfEncoder:
@@ -33,13 +40,13 @@ def load_hf(source: PathLike) -> HfEncoder:
         UserError: ``source`` is not a checkpoint, is of an unsupported network, or lacks tensors of the encoder;
             transformers is not installed; the hub cannot be reached.
     """
-    directory = directory_of(source, (CONFIG, _PREPROCESSOR))
+    directory = directory_of(source, (CONFIG, PREPROCESSOR))
     values, preprocessor = read_config(directory, source), {}
-    if (directory / _PREPROCESSOR).is_file():
-        preprocessor = read_json(directory / _PREPROCESSOR, REMEDY)
+    if (directory / PREPROCESSOR).is_file():
+        preprocessor = read_json(directory / PREPROCESSOR, REMEDY)
     else:
-        logger.warning("%s has no %s: audio is normalised by default", source, _PREPROCESSOR)
-    _check_preprocessor(preprocessor, directory / _PREPROCESSOR)
+        logger.warning("%s has no %s: audio is normalised by default", source, PREPROCESSOR)
+    _check_preprocessor(preprocessor, directory / PREPROCESSOR)
     preprocessor = {"do_normalize": True, **preprocessor}  # as Hugging Face's feature extractor does
     encoder = HfEncoder.from_hf(values, preprocessor, str(directory / CONFIG))
     _put(encoder, read_weights(directory), str(directory))

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional
-
-import torch
 
 from pruning.core.distillation import DistillationConfig
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike
-from pruning.importers import hugging_face
+from pruning.importers.encoders import load_encoder
 from pruning.importers.hf_directory import weights_file
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.encoder_head_export import encoder_head_exports
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
+from pruning.kinds.heard import augmentation, input_length, source_of
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS_OF_CUTS, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.kinds.transducer import by_ctc, set_feature_statistics
+from pruning.limits import NonNegative, check_fields
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
@@ -34,11 +33,10 @@ from pruning.models import facts
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
 from pruning.registry import CUTS
-from pruning.speech.data import manifests, sources
-from pruning.speech.data.augment import SampleAugment, SpecAugment
+from pruning.speech.data import checks, manifests
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
-from pruning.speech.data.sources import FEATURES, Source
+from pruning.speech.data.sources import FEATURES
 from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
@@ -61,8 +59,10 @@ class RunConfig:
         model: dimensions of the network; leave out when training starts from a checkpoint.
         pretrained: source of the initial encoder weights, instead of ``model.encoder``: directory or hub name of a
             Hugging Face checkpoint, or an experiment of this kind with any task.
-        hears: expected input of the encoder, ``samples`` or ``features``; an encoder with the other input is refused.
-            None: any.
+        tail: seconds of silence after each recording in the features of a ``pretrained`` Whisper. None: as its encoder
+            says, which is silence up to the end of its window of 30 s if it is of Hugging Face.
+        hears: expected input of the encoder: ``samples`` of recordings, of which Whisper's features are computed when
+            they are read, or ``features`` that the cuts have; an encoder with the other input is refused. None: any.
         loss: loss settings, see `SpeechLossConfig`.
         data: batches; augmentation is `SpecAugment` or `SampleAugment`, depending on the encoder's input.
         distillation: distillation settings, used if a teacher is given.
@@ -73,6 +73,7 @@ class RunConfig:
     task: str
     model: Optional[SpeechModelConfig] = None
     pretrained: Optional[str] = None
+    tail: Optional[NonNegative] = None
     hears: Optional[str] = None
     loss: SpeechLossConfig = field(default_factory=SpeechLossConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -81,6 +82,9 @@ class RunConfig:
     kind: str = NAME
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.tail is not None and self.pretrained is None:
+            raise ValueError("tail is only for a pretrained encoder; give it in model.encoder instead")
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.hears not in (None, *HEARS):
@@ -110,15 +114,6 @@ def table_of(task: str, lang_dir: PathLike) -> CutTable:
     return Intents(lang_dir) if task == INTENT else Tokenizer(lang_dir)
 
 
-def source_of(model: SpeechModel) -> Source:
-    """Return what a network takes as input."""
-    return FEATURES if model.encoder.bins else sources.audio(facts.SAMPLES_PER_SECOND, partial(_frames, model.encoder))
-
-
-def _frames(encoder: Encoder, samples: int) -> int:
-    return int(encoder.frame_lengths(torch.tensor([samples])))
-
-
 class EncoderHeadKind(Kind[SpeechModel]):
     """Encoders with a head, on cuts with features or recordings.
 
@@ -145,14 +140,17 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     @classmethod
     def input_length(cls, network: SpeechModel, seconds: float) -> int:
-        """Return the number of feature frames or samples."""
-        return facts.frames_of(seconds) if network.encoder.bins else facts.samples_of(seconds)
+        """Return the number of feature frames, those of silence included, or samples."""
+        return input_length(network.encoder, seconds)
 
     @classmethod
     def reference(cls, network: SpeechModel) -> tuple[int, str]:
-        """Return the length of ten seconds of audio."""
+        """Return the length of ten seconds of audio; it is called by that, and by the silence that Whisper adds."""
         seconds = facts.MACS_SECONDS[0]
-        return cls.input_length(network, seconds), f"{seconds} s"
+        length = cls.input_length(network, seconds)
+        if network.encoder.window is None:
+            return length, f"{seconds} s"
+        return length, f"{seconds} s in a window of {length / facts.FRAMES_PER_SECOND:g} s"
 
     @classmethod
     def facts(cls, network: SpeechModel) -> dict[str, Any]:
@@ -172,7 +170,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return {
             "blocks": ("encoder.layers.", "encoder.encoder.layers."),
             "subsampling": ("encoder.subsampling.",),
-            "front end": ("encoder.feature_extractor.", "encoder.feature_projection."),
+            "front end": ("encoder.feature_extractor.", "encoder.feature_projection.", "encoder.front_end."),
         }
 
     @classmethod
@@ -191,7 +189,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
     ) -> Iterable[Batch]:
         """Return batches of cuts."""
         config = DataConfig(max_duration=max_duration)
-        return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network))
+        return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network.encoder))
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
@@ -203,12 +201,13 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """Return a network with a CTC head in the form that CTC decoding uses."""
         if network.config.task != CTC:
             raise UserError(f"{source} contains a network for {network.config.task}", "use pruning.bin.classify")
-        return Recogniser(CtcRecogniser(network), source_of(network), network.encoder.bins or None)
+        hears = source_of(network.encoder)
+        return Recogniser(CtcRecogniser(network), hears, None if hears.recorded else network.encoder.bins)
 
     @classmethod
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of encoder and head in one file."""
-        return encoder_head_exports(network, source_of(network))
+        return encoder_head_exports(network, source_of(network.encoder))
 
     def new(self, vocab_size: int) -> SpeechModel:
         """Make a network with the configuration's dimensions, or with a pre-trained encoder."""
@@ -224,13 +223,13 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return model
 
     def _pretrained(self, source: str) -> Encoder:
-        if checkpoint.best_path(source).is_file():
-            return self.load_network(source)[0].encoder
-        return hugging_face.load_hf(source).plain()  # can be saved and copied without transformers
+        ours = checkpoint.best_path(source).is_file()
+        encoder = self.load_network(source)[0].encoder if ours else load_encoder(source)
+        return encoder if self.config.tail is None else encoder.with_tail(self.config.tail)
 
     def begin(self, network: SpeechModel) -> None:
         """Set the feature statistics of an encoder that takes features and is not pre-trained."""
-        if self.config.pretrained is None and network.encoder.bins:
+        if self.config.pretrained is None and not source_of(network.encoder).recorded:
             set_feature_statistics(network.encoder, self.first_batches())
 
     def origin(self) -> dict[str, Any]:
@@ -255,12 +254,14 @@ class EncoderHeadKind(Kind[SpeechModel]):
         if network.config.task != self.config.task:
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
             raise UserError(what, "give a network for the same task")
-        self._source = source_of(network)
-        heard = HEARS[self._source is FEATURES]
+        self._source = source_of(network.encoder)
+        heard = HEARS[not self._source.recorded]
         if self.config.hears not in (None, heard):
             raise UserError(f"the encoder takes {heard} as input, but the configuration says hears={self.config.hears}",
                             "change model.encoder, or hears (--hears of a recipe)")  # fmt: skip
-        manifests.check_exists([*self.inputs.train, *self.inputs.dev])
+        train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
+        if self._source.recorded:
+            checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
 
     def wants_teacher(self) -> bool:
         """Return whether to distil layers or the head's distribution."""
@@ -272,9 +273,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
 
     def task(self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None) -> SpeechTask:
         """Return the task: CTC loss or cross-entropy, and distillation."""
-        data = self.config.data
-        augment = (SpecAugment(data.spec_augment) if network.encoder.bins
-                   else SampleAugment(data.sample_augment, facts.SAMPLES_PER_SECOND))  # fmt: skip
+        augment = augmentation(network.encoder, self.config.data)
         return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner)
 
     def first_batches(self) -> Iterable[Batch]:

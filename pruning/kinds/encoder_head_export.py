@@ -4,7 +4,8 @@
 normalises audio itself if the network was trained on normalised audio. For CTC it returns ``log_probs (N, T', V)`` and
 ``log_probs_lens (N,)``, with `tokens.txt` in the same directory; for intents ``logits (N, V)``, with `intents.txt`.
 Its metadata contain ``task``, ``hears``, the type of the encoder, and the smallest number of samples or frames that
-gives an output.
+gives an output; for Whisper's features also their ``window``, the largest number of frames, and the ``tail`` of silence
+in seconds that the network expects (empty: up to the end of the window).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from pruning.core.distillation import frame_mask
 from pruning.kinds.exports import AUTHOR, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
 from pruning.kinds.transducer_export import noise
-from pruning.models.facts import SAMPLES_PER_SECOND, frames_of
+from pruning.models.encoder import Encoder
+from pruning.models.facts import FRAMES_PER_SECOND, SAMPLES_PER_SECOND, frames_of
 from pruning.models.speech_model import INTENT, SpeechModel
 from pruning.speech.data import manifests
 from pruning.speech.data.batches import Batch, evaluation_batches
@@ -32,6 +34,7 @@ from pruning.speech.text.intents import TABLE
 
 PART = "model"
 _TRACED_SECONDS = 3.0
+_COMPARED_SECONDS = (2.0, 7.0, 3.3)
 _TRACED = 40  # approximate number of output frames in the trace of an encoder that takes samples
 
 
@@ -62,9 +65,15 @@ def encoder_head_exports(model: SpeechModel, source: Source) -> Exports:
 def _heard_noise(model: SpeechModel) -> Batch:
     """Return a batch like `noise`, in the form that the network's encoder takes."""
     if model.encoder.bins:
-        return noise(model.encoder.bins)
+        longest = _longest(model.encoder)
+        return noise(model.encoder.bins, [min(seconds, longest) for seconds in _COMPARED_SECONDS])
     one = noise(round(SAMPLES_PER_SECOND / frames_of(1.0)))
     return replace(one, features=one.features.flatten(1), lengths=one.lengths * one.features.shape[2])
+
+
+def _longest(encoder: Encoder) -> float:
+    """Return the seconds of the longest features that an encoder takes."""
+    return math.inf if encoder.window is None else encoder.window.frames / FRAMES_PER_SECOND
 
 
 class ExportedSpeechModel(nn.Module):
@@ -86,7 +95,7 @@ def parts(model: SpeechModel) -> dict[str, Part]:
     """Describe the one file, with its metadata."""
     encoder, generator, n = model.encoder, torch.Generator().manual_seed(0), {0: "N"}
     if encoder.bins:
-        count = frames_of(_TRACED_SECONDS)
+        count = frames_of(min(_TRACED_SECONDS, _longest(encoder)))
         name, axes, inputs = "features", {0: "N", 1: "T"}, torch.randn(2, count, encoder.bins, generator=generator)
     else:
         count = encoder.shortest + _TRACED * encoder.stride
@@ -95,6 +104,9 @@ def parts(model: SpeechModel) -> dict[str, Part]:
     facts = {**AUTHOR, "comment": f"pruned encoder with a head for {model.config.task}",
              "task": model.config.task, "hears": name, "model_type": str(model.config.encoder["type"]),
              "outputs": str(model.config.outputs), "shortest": str(encoder.shortest)}  # fmt: skip
+    if encoder.window is not None:
+        tail = "" if encoder.window.tail is None else f"{encoder.window.tail:g}"
+        facts |= {"features": "whisper", "window": str(encoder.window.frames), "tail": tail}
     lengths = torch.tensor([count, count * 3 // 4])
     return {PART: Part(ExportedSpeechModel(model), (inputs, lengths), {name: axes, "lengths": n}, gives, facts)}
 

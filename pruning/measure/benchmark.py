@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from pruning.kinds.forms import FORMS
 from pruning.measure import timing
 from pruning.measure.names import PYTORCH
 from pruning.measure.timing import Timing
-from pruning.models.facts import SAMPLES_PER_SECOND, frames_of, network_facts
+from pruning.models.facts import network_facts
 
 _FORM_OF = {"torchscript": "torchscript", "onnx": "float32", "int8": "int8"}
 
@@ -45,6 +45,11 @@ class Timed(NamedTuple):
         """Number of feature bins that the network takes; 0 if it takes samples."""
         inputs = self.exports.parts[self.exports.timed].inputs[0]
         return inputs.shape[2] if inputs.dim() == 3 else 0
+
+    def shape(self, setting: Setting) -> tuple[int, ...]:
+        """Return the shape of the input, ``(batch, samples)`` or ``(batch, frames, bins)``."""
+        length = kind.of(self.network).input_length(self.network, setting.seconds)
+        return (setting.batch, length, self.bins) if self.bins else (setting.batch, length)
 
 
 @dataclass(frozen=True)
@@ -134,20 +139,18 @@ def measure(
     if len(dims) > 1:
         what = " and ".join(f"features of {dim} bins" if dim else "samples" for dim in sorted(dims))
         raise UserError(f"the systems take {what}", "compare networks with the same input")
-    (dim,) = dims
 
     def call_of(system: str, backend: str, setting: Setting) -> Callable[[], Any]:
-        return on_noise(encoder_of(*systems[system], backend, setting.threads), dim, setting)
+        model, directory = systems[system]
+        return on_noise(encoder_of(model, directory, backend, setting.threads), model.shape(setting))
 
     return timing.measure(systems, backends, settings, call_of, repeats, seed)
 
 
-def on_noise(encode: Callable[..., Any], dim: int, setting: Setting) -> Callable[[], Any]:
-    """Return a function that encodes fixed noise: features of ``dim`` bins, or samples if ``dim`` is 0."""
-    count = frames_of(setting.seconds) if dim else round(setting.seconds * SAMPLES_PER_SECOND)
-    shape = (setting.batch, count, dim) if dim else (setting.batch, count)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    lengths = torch.full((setting.batch,), count)
+def on_noise(encode: Callable[..., Any], shape: Sequence[int]) -> Callable[[], Any]:
+    """Return a function that encodes fixed noise of a shape: see `Timed.shape`."""
+    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+    lengths = torch.full((shape[0],), shape[1])
     return lambda: encode(noise, lengths)
 
 
@@ -155,7 +158,7 @@ def peak_memory(source: PathLike, model: Timed, directory: Path, backend: str, s
     """Return the peak MiB of a separate process that loads one encoder and runs it once."""
     file = "" if backend == PYTORCH else str(directory / _file(model, backend))
     return timing.peak_memory("pruning.measure.benchmark",
-                              [str(source), file, json.dumps(asdict(setting)), str(model.bins)])  # fmt: skip
+                              [str(source), file, str(setting.threads), json.dumps(model.shape(setting))])  # fmt: skip
 
 
 def facts(
@@ -192,15 +195,14 @@ def table(rows: Sequence[Mapping[str, Any]], style: str = "pipe") -> str:
     return timing.as_text(lines, style, ("system", "backend"))
 
 
-def _one(source: str, file: str, setting: Mapping[str, Any], dim: int) -> None:
+def _one(source: str, file: str, threads: int, shape: Sequence[int]) -> None:
     """Run in the process of `peak_memory`; without a ``file``, run PyTorch's network."""
-    given = Setting(**setting)
-    torch.set_num_threads(given.threads)
-    call: Callable[..., Any] = ExportedPart(Path(file), given.threads) if file else load(source).network
+    torch.set_num_threads(threads)
+    call: Callable[..., Any] = ExportedPart(Path(file), threads) if file else load(source).network
     with torch.no_grad():
-        on_noise(call, dim, given)()
+        on_noise(call, shape)()
     print(provenance.peak_memory_mib())
 
 
 if __name__ == "__main__":
-    _one(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]))
+    _one(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))

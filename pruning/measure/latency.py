@@ -75,7 +75,7 @@ def measure_encoder(
     def call(network: nn.Module, place: Path) -> Callable[[], Any]:
         timed = benchmark.timed(network)
         benchmark.export(timed, place, [backend])
-        return benchmark.on_noise(benchmark.encoder_of(timed, place, backend, setting.threads), timed.bins, setting)
+        return benchmark.on_noise(benchmark.encoder_of(timed, place, backend, setting.threads), timed.shape(setting))
 
     torch.set_num_threads(setting.threads)
     return measure(model, model, call, {**asdict(setting), "backend": backend}, points, repeats)

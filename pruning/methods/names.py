@@ -10,6 +10,8 @@ HJ = ("hj-size", "hj-mac", "hj-sepsize")
 ICASSP 2023): L0 gates on front-end channels, heads and hidden units jointly, under one constraint on size, one on MACs,
 or one on the size of each part."""
 METHODS = (L0, *HJ, *CRITERIA)
+WITHOUT_LEARNING = tuple(criterion for criterion in CRITERIA if criterion != "movement")
+"""Methods that score units of a network whose weights stay as they are."""
 TECHNIQUES = ("structured", "unstructured", "low_rank")
 NO_CELL = {
     (L0, "unstructured"): "gates work on units, and every single weight would need one",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from pruning.errors import UserError
 from pruning.models import encoder_decoder_units as units
 from pruning.models.attention_stack import EncoderLayer, initialise, rotation_of
 from pruning.models.conformer import EncoderOutput
-from pruning.models.encoder import Encoder
+from pruning.models.encoder import Encoder, Window
 from pruning.models.encoder_decoder_config import AudioEncoderConfig
 from pruning.models.layers import layer_norm
 from pruning.models.utterance_norm import UtteranceNorm
@@ -96,6 +96,7 @@ class AudioEncoder(Encoder):
     """
 
     form = "audio_encoder"
+    convolutions = "front_end"
     config: AudioEncoderConfig
 
     def __init__(self, config: AudioEncoderConfig) -> None:
@@ -129,6 +130,20 @@ class AudioEncoder(Encoder):
         for kernel, stride in zip(reversed(family.kernels), reversed(family.strides)):
             needed = (needed - 1) * stride + kernel - 2 * family.padding
         return max(needed, 1)
+
+    @property
+    def window(self) -> Optional[Window]:
+        """See `Encoder.window`."""
+        return Window(self.stride * self.config.positions, self.config.tail) if self.bins else None
+
+    def with_tail(self, tail: float) -> AudioEncoder:
+        """See `Encoder.with_tail`."""
+        if self.window is None:
+            raise UserError(f"{self.config.family} takes samples, so that its recordings have no tail",
+                            "leave out the tail")  # fmt: skip
+        encoder = AudioEncoder(replace(self.config, tail=tail))
+        encoder.load_state_dict(self.state_dict(), strict=True)
+        return encoder.train(self.training)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Return the number of output frames ``(N,)`` for ``lengths (N,)`` feature frames or samples."""

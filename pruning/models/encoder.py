@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Optional, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from pruning.core.cost import CostTerm
 from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
+from pruning.errors import UserError
 from pruning.models.conformer import EncoderOutput
 
 
@@ -28,15 +29,29 @@ class Dimensions(Protocol):
         """Number of blocks."""
 
 
+class Window(NamedTuple):
+    """What Whisper's features of a recording cover.
+
+    Attributes:
+        frames: frames of the longest features.
+        tail: seconds of silence after the recording, at most up to the end of the window; None: up to its end.
+    """
+
+    frames: int
+    tail: Optional[float]
+
+
 class Encoder(nn.Module, ABC):
     """An encoder of features or samples that can be pruned; see `pruning.core.prunable.Prunable`.
 
     Attributes:
         form: name of the encoder type in a description, see `pruning.models.encoder_types`.
+        convolutions: name of the module of convolutions that reads the input.
         factorable: whether single weights or rank-1 components can be pruned, which needs `with_ranks`.
     """
 
     form: ClassVar[str]
+    convolutions: ClassVar[str]
     factorable: ClassVar[bool] = True
     config: Dimensions
 
@@ -69,6 +84,23 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def shortest(self) -> int:
         """Minimum number of feature frames, or samples, that gives one output frame."""
+
+    @property
+    def window(self) -> Optional[Window]:
+        """What the features cover if they are Whisper's, computed from recordings; None for samples and filter banks.
+
+        Other features are stored with the cuts.
+        """
+        return None
+
+    def with_tail(self, tail: float) -> Encoder:
+        """Return the same encoder with another tail of its window, in seconds.
+
+        Raises:
+            UserError: the encoder has no window.
+        """
+        raise UserError(f"an encoder of type {self.form} has no window, so that its recordings have no tail",
+                        "leave out the tail")  # fmt: skip
 
     @abstractmethod
     def frame_lengths(self, lengths: Tensor) -> Tensor:

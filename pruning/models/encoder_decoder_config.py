@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
-from pruning.limits import Count, Fraction, Natural, OneOf, Positive, check_fields
+from pruning.limits import Count, Fraction, Natural, NonNegative, OneOf, Positive, check_fields
 from pruning.models.layers import ACTIVATIONS, per_layer
 
 WHISPER, MOONSHINE = FAMILY_NAMES = ("whisper", "moonshine")
@@ -115,11 +115,14 @@ class AudioEncoderConfig(StackConfig):
     Attributes:
         conv_channels: channels of each convolution but the last, whose outputs are the residual stream.
         bins: bins of the features; 0: the encoder takes samples.
+        tail: seconds of silence after a recording in its features, at most up to the last position; None: up to the
+            last position, as in training of the published networks.
         ranks: linear layer -> rank of its factored form; layers without an entry are dense.
     """
 
     conv_channels: tuple[Count, ...]
     bins: Natural = 0
+    tail: Optional[NonNegative] = None
     ranks: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,6 +133,8 @@ class AudioEncoderConfig(StackConfig):
             raise ValueError(f"conv_channels of {self.family} must have {needed} entries, got {self.conv_channels}")
         if (self.bins > 0) == self.common.rotary:
             raise ValueError(f"{self.family} needs {'samples: bins must be 0' if self.common.rotary else 'bins'}")
+        if self.tail is not None and self.bins == 0:
+            raise ValueError(f"{self.family} takes samples, which have no tail, got tail {self.tail}")
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> AudioEncoderConfig:

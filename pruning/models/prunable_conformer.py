@@ -24,6 +24,7 @@ class PrunableConformer(ConformerEncoder, Encoder):
     """A Conformer encoder that declares its units under its own names; see `Encoder`."""
 
     form = "conformer"
+    convolutions = "subsampling"
     factorable = False
     config: ConformerConfig
 

@@ -38,6 +38,7 @@ class WaveformEncoder(Encoder):
     A subclass has the modules ``feature_extractor`` and ``encoder`` under Hugging Face's names.
     """
 
+    convolutions = "feature_extractor"
     config: SpeechEncoderConfig
     feature_extractor: nn.Module
 

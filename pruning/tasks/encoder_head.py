@@ -22,6 +22,9 @@ from pruning.tasks.pruned import LossTerms, PrunedTask
 from pruning.tasks.spectrum import SpectrumLoss
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
+FRONT_END = "front_end"
+"""What ``loss.freeze`` calls the convolutions of any encoder that read its input."""
+
 
 @dataclass(frozen=True)
 class SpeechLossConfig:
@@ -29,8 +32,8 @@ class SpeechLossConfig:
 
     Attributes:
         label_smoothing: label smoothing of the ``intent`` loss.
-        freeze: name prefixes of parameters that are not trained, e.g. ``[encoder.feature_extractor]``; gates and masks
-            still apply to them.
+        freeze: name prefixes of parameters that are not trained, e.g. ``[encoder.layers.0]``, or ``front_end`` for the
+            convolutions of any encoder that read its input; gates and masks still apply to them.
         head_lr: learning rate of the head; None: that of the encoder.
         spectrum_weight: weight of `pruning.tasks.spectrum.SpectrumLoss` on the input of the Transformer, for encoders
             with fresh weights that take samples.
@@ -86,20 +89,24 @@ class SpeechTask(PrunedTask):
         self.augment = augment
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.distillation = distillation or DistillationConfig()
+        if self.teacher is not None:
+            self.distillation = self.distillation.of_depth(self.teacher.encoder.depth)
         if self.teacher is not None and self.distillation.layers and self.distillation.layer_weight > 0:
             dims = (one.encoder.width for one in (model, self.teacher))
             self.layer_distillation = LayerDistillation(self.distillation, *dims)
         self.spectrum: Optional[SpectrumLoss] = None
         if loss.spectrum_weight > 0:
             self.spectrum = _spectrum_loss(model)
-        for prefix in loss.freeze:
+        frozen = tuple(f"encoder.{model.encoder.convolutions}." if name == FRONT_END else name for name in loss.freeze)
+        for prefix in frozen:
             if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
                 tops = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()}))
                 raise UserError(
-                    f"loss.freeze has {prefix!r}, but no parameter name starts with it", f"choose from {tops}"
+                    f"loss.freeze has {prefix!r}, but no parameter name starts with it",
+                    f"choose from {FRONT_END}, {tops}",
                 )
         for name, parameter in model.named_parameters():
-            if name.startswith(loss.freeze):
+            if name.startswith(frozen):
                 parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SpeechTask:

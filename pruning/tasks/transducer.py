@@ -67,7 +67,7 @@ class TransducerTask(PrunedTask):
         self.teacher: Optional[Transducer] = None
         self.distillation = DistillationConfig()
         if guidance is not None and guidance.config.wanted:
-            self.distillation = guidance.config
+            self.distillation = guidance.config.of_depth(guidance.teacher.config.encoder.num_layers)
             self.teacher = guidance.teacher.eval().requires_grad_(False)
             if self.distillation.layers and self.distillation.layer_weight > 0:
                 dims = model.config.encoder.d_model, guidance.teacher.config.encoder.d_model

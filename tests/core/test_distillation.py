@@ -128,6 +128,18 @@ def test_a_layers_weight_fades_between_two_shares_of_the_run() -> None:
         fading.layer_weight_at(7, None)
 
 
+@pytest.mark.parametrize(
+    ("depth", "layers"), [(12, (0, 4, 8, 12)), (6, (0, 2, 4, 6)), (4, (0, 1, 3, 4)), (2, (0, 1, 2))]
+)
+def test_layers_may_be_spread_over_any_depth(depth: int, layers: tuple[int, ...]) -> None:
+    config = DistillationConfig(spread=4)
+    assert config.wanted and config.of_depth(depth).layers == layers
+    assert DistillationConfig(layers=(1,)).of_depth(depth).layers == (1,)
+    for wrong in ({"spread": 1}, {"spread": 2, "layers": (0,)}):
+        with pytest.raises(ValueError, match="distillation.spread must be at least 2, without distillation.layers"):
+            DistillationConfig(**wrong)  # type: ignore[arg-type]
+
+
 def test_layers_match_the_nearest_that_exists() -> None:
     errors = torch.tensor([[3.0, 1.0, 2.0, 4.0], [1.0, 9.0, 9.0, 2.0]])
     assert match_layers(errors, [[True] * 4] * 2, ordered=False) == [1, 0]

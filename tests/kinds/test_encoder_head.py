@@ -19,7 +19,7 @@ from pruning.core.constraint import ConstraintConfig
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.measurement import Measurement, path_of, sample
-from pruning.kinds import encoder_head
+from pruning.kinds import encoder_head, heard
 from pruning.kinds import train_and_prune as runs
 from pruning.kinds.encoder_head import EncoderHeadKind
 from pruning.kinds.kind import Inputs
@@ -193,8 +193,9 @@ def test_ctc_is_decoded(work: Path, tmp_path: Path, kind: str) -> None:
     assert len(measured.utterances.ids) == 6 and measured.facts["features_included"]
     model, _ = EncoderHeadKind.load_network(place)
     tokenizer, found = bpe.Tokenizer(work / "lang"), {}
+    source = heard.source_of(model.eval().encoder)
     with torch.no_grad():
-        for batch in evaluation_batches(DataConfig(num_workers=0), [cuts], source=encoder_head.source_of(model.eval())):
+        for batch in evaluation_batches(DataConfig(num_workers=0), [cuts], source=source):
             output = model(batch.features, batch.lengths)
             for name, rows, length in zip(batch.ids, output.logits.argmax(dim=2).tolist(), output.encoded.lengths):
                 path = [symbol for symbol, _ in itertools.groupby(rows[: int(length)]) if symbol]
@@ -295,7 +296,7 @@ HJ = {
 
 
 @pytest.mark.parametrize("method", list(HJ))
-@pytest.mark.parametrize("kind", ["speech_encoder", "speech_encoder_large"])
+@pytest.mark.parametrize("kind", ["speech_encoder", "speech_encoder_large", "whisper", "moonshine"])
 def test_hj_pruning_by_name(method: str, kind: str) -> None:
     """HJ-Pruning has gates on channels, heads and hidden units but not on modules, and meets its own constraint."""
     trainer = TrainerConfig(max_steps=100)

@@ -21,7 +21,7 @@ from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.speech.data.batches import Batch
 from pruning.speech.text.intents import Intent, write_table
 from tests.kinds.test_encoder_head import dense, work
-from tests.models.speech_encoders import SHAPES, config, shape_name, stirred
+from tests.models.speech_encoders import SHAPES, config, random_structure, shape_name, stirred
 from tests.models.test_speech_model import description
 
 __all__ = ["work"]
@@ -78,6 +78,29 @@ def test_outputs_agree(tmp_path: Path, lang: Path, shape: dict[str, Any], task: 
     assert (tmp_path / ("tokens.txt" if task == "ctc" else "intents.txt")).is_file()
 
 
+@pytest.mark.parametrize("kind", ["whisper", "moonshine"])
+@pytest.mark.parametrize("task", ["ctc", "intent"])
+def test_audio_encoders_agree(tmp_path: Path, lang: Path, kind: str, task: str) -> None:
+    """After a cut, for any length, with padding; the shortest audio gives one frame, less audio none."""
+    model = stirred(SpeechModel(SpeechModelConfig(description(kind), task=task, outputs=7)))
+    small = extract(model, random_structure(model, 1, 0.6, soft=False))
+    assert isinstance(small, SpeechModel)
+    (path,) = export_onnx(small, tmp_path, lang, int8=False)
+    exported, encoder = ExportedPart(path, 1), small.encoder
+    whole = 60 if encoder.bins else 20000
+    lengths = [(whole,), (whole, whole * 3 // 4, whole // 4), (encoder.shortest,), (whole // 2, 1)]
+    batches = [noise(*each) for each in lengths]
+    if encoder.bins:
+        shaped = (torch.randn(len(one.lengths), int(one.lengths.max()), encoder.bins) for one in batches)
+        batches = [replace(one, features=features) for one, features in zip(batches, shaped)]
+    same = agreement(small, exported, batches)
+    assert same.difference < 1e-4 and same.differing == []
+    assert exported.metadata["model_type"] == "audio_encoder"
+    window = {name: exported.metadata.get(name) for name in ("features", "window", "tail")}
+    of_whisper = {"features": "whisper", "window": "60", "tail": ""}
+    assert window == (of_whisper if kind == "whisper" else dict.fromkeys(window))
+
+
 def test_normalisation_goes_with_it(tmp_path: Path, lang: Path) -> None:
     model = irregular(SHAPES[2], normalise_audio=True)
     (path,) = export_onnx(model, tmp_path, lang, int8=False)
@@ -107,7 +130,7 @@ def test_modules_of_hugging_face_go_as_ours(tmp_path: Path, lang: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["conformer", "speech_encoder"])
+@pytest.mark.parametrize("kind", ["conformer", "speech_encoder", "whisper"])
 @pytest.mark.parametrize("task", ["ctc", "intent"])
 def test_the_command(work: Path, tmp_path: Path, kind: str, task: str, capsys: pytest.CaptureFixture[str]) -> None:
     place = dense(work, tmp_path, kind, task)

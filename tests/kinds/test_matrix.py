@@ -31,7 +31,8 @@ __all__ = ["recogniser", "speech"]
 
 pytestmark = pytest.mark.slow
 
-NETWORKS = ("transducer", *(f"{kind} {task}" for kind in ("conformer", "speech_encoder") for task in ("ctc", "intent")))
+NETWORKS = ("transducer", *(f"{kind} {task}" for kind in ("conformer", "speech_encoder") for task in ("ctc", "intent")),
+            "whisper ctc", "moonshine ctc", "moonshine intent")  # fmt: skip
 PARTS = {"transducer": {"size:attention": 0.32, "size:ffn": 0.4}}
 """Targets of hj-sepsize other than 0.4: two or three of the transducer's six heads can be removed."""
 FEW = ("l0", "hj-mac", "magnitude", "wanda")

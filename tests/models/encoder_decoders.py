@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pruning.importers.encoder_decoder import configuration
+from pruning.importers.encoder_decoder import configuration, their_name
 from pruning.models.encoder_decoder import EncoderDecoder
 
 _WHISPER = {
@@ -84,3 +87,14 @@ def greedy(model: EncoderDecoder, inputs: Tensor, lengths: Tensor, prompt: list[
         found.append(scores.argmax(dim=1))
         scores, state = model.decoder.step(found[-1], state)
     return torch.stack(found, dim=1)
+
+
+def save_hf(directory: Path, shape: dict[str, Any], **changes: Any) -> EncoderDecoder:
+    """Write a network as Hugging Face does, without transformers; return it."""
+    values = {**shape, **changes}
+    model = network(values)
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(values))
+    state = {f"model.{their_name(name, shape['model_type'])}": tensor for name, tensor in model.state_dict().items()}
+    save_file(state, directory / "model.safetensors")
+    return model

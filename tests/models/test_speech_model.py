@@ -17,10 +17,13 @@ from pruning.core.masking import Masker
 from pruning.core.residual_width import ResidualWidth
 from pruning.core.units import check_groups
 from pruning.errors import UserError
+from pruning.importers.encoder_decoder import configuration
 from pruning.models.conformer import ConformerConfig
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
+from tests.models.encoder_decoders import MOONSHINE, WHISPER
 from tests.models.speech_encoders import SHAPES, config, hf_values, random_structure, stirred
 
+AUDIO_ENCODERS = {"whisper": WHISPER, "moonshine": MOONSHINE}
 CONFORMER = ConformerConfig(16, 2, 4, (2,), (8,), (12,), (8,), 3, 20, (4, 4), (2, 2))
 
 
@@ -28,6 +31,9 @@ def description(kind: str) -> dict[str, Any]:
     """Return the description of a small encoder."""
     if kind == "conformer":
         return {"type": kind, "config": dataclasses.asdict(CONFORMER)}
+    if kind in AUDIO_ENCODERS:
+        config_of = configuration(AUDIO_ENCODERS[kind]).encoder
+        return {"type": "audio_encoder", "config": dataclasses.asdict(config_of)}
     shape = SHAPES[-1] if kind.endswith("large") else SHAPES[0]
     if kind.startswith("hugging_face"):
         return {"type": "hugging_face", "config": {"network": hf_values(shape), "preprocessor": {}}}
@@ -38,8 +44,9 @@ def inputs(model: SpeechModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a batch with padding."""
     generator = torch.Generator().manual_seed(1)
     if not model.encoder.bins:
-        return torch.randn(3, 1600, generator=generator), torch.tensor([1600, 1200, 700])
-    return torch.randn(3, 60, 20, generator=generator), torch.tensor([60, 44, 30])
+        unit = 16 if model.encoder.shortest < 100 else 80
+        return torch.randn(3, 100 * unit, generator=generator), unit * torch.tensor([100, 75, 44])
+    return torch.randn(3, 60, model.encoder.bins, generator=generator), torch.tensor([60, 44, 30])
 
 
 def network(kind: str, **changes: Any) -> SpeechModel:
@@ -49,7 +56,7 @@ def network(kind: str, **changes: Any) -> SpeechModel:
     return stirred(SpeechModel(SpeechModelConfig(description(kind), outputs=7, **changes)))  # type: ignore[arg-type,return-value]
 
 
-KINDS = ("conformer", "speech_encoder", "speech_encoder_large", "hugging_face", "hugging_face_large")
+KINDS = ("conformer", "speech_encoder", "speech_encoder_large", "hugging_face", "hugging_face_large", *AUDIO_ENCODERS)
 HEADS: tuple[dict[str, Any], ...] = (
     {"task": "ctc"},
     {"task": "ctc", "mix": False, "hidden": 5},
@@ -103,7 +110,7 @@ def test_masked_is_extracted_with_a_narrower_stream(head: dict[str, Any], kind: 
         assert costs["size"] == sum(parameter.numel() for parameter in again.encoder.parameters())
 
 
-@pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large"])
+@pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large", *AUDIO_ENCODERS])
 def test_its_costs_are_the_encoders(kind: str) -> None:
     model = network(kind)
     cost = CostModel(model.unit_groups(), model.cost_terms(16000))
@@ -113,15 +120,16 @@ def test_its_costs_are_the_encoders(kind: str) -> None:
     assert cost.dense["size"] == sum(p.numel() for p in alone.parameters())
 
 
-def test_low_rank_of_what_stands_in_a_model() -> None:
-    model = network("speech_encoder")
+@pytest.mark.parametrize("kind", ["speech_encoder", *AUDIO_ENCODERS])
+def test_low_rank_of_what_stands_in_a_model(kind: str) -> None:
+    model = network(kind)
     factored = factorise(model, linear_names(model))
     assert isinstance(factored, SpeechModel) and all(name.startswith("encoder.") for name in linear_names(model))
     whole, again = model(*inputs(model)).logits, factored(*inputs(model)).logits
     assert torch.allclose(whole, again, atol=1e-4 * float(whole.abs().max()))
 
 
-@pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large"])
+@pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large", *AUDIO_ENCODERS])
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 def test_padding_has_no_part_in_an_intent(kind: str, pooling: str) -> None:
     model = network(kind, task="intent", pooling=pooling)

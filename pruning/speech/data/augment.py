@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +42,16 @@ class SpecAugmentConfig:
 class SpecAugment(nn.Module):
     """Warp time and mask channel bands and stretches of time; draws from torch's global generator of the device.
 
-    Masked values become the mean of their utterance. Padding is neither used nor changed.
+    Padding is neither used nor changed.
+
+    Args:
+        config: settings of the masks.
+        value: value of what is masked; None: the mean of the utterance.
     """
 
-    def __init__(self, config: SpecAugmentConfig) -> None:
+    def __init__(self, config: SpecAugmentConfig, value: Optional[float] = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.value = config, value
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -64,11 +69,17 @@ class SpecAugment(nn.Module):
         lengths = lengths.to(features.device)
         valid = torch.arange(features.shape[1], device=features.device) < lengths[:, None]  # (N, T)
         warped = self._warp_time(features, lengths) if self.config.time_warp_factor > 0 else features
-        total = (warped * valid[:, :, None]).sum(dim=(1, 2))
-        mean = total / (lengths * features.shape[2]).clamp(min=1)  # (N,)
+        value = self._values(warped, lengths, valid)
         masked = self._frame_masks(features, lengths)[:, :, None] | self._feature_masks(features)[:, None, :]
         masked &= valid[:, :, None] & self._chosen(features)[:, None, None]
-        return torch.where(masked, mean[:, None, None].to(features.dtype), warped)
+        return torch.where(masked, value[:, None, None].to(features.dtype), warped)
+
+    def _values(self, features: Tensor, lengths: Tensor, valid: Tensor) -> Tensor:
+        """Return the value of each utterance for masks, ``(N,)``; the mean is that of its ``valid (N, T)`` frames."""
+        if self.value is not None:
+            return features.new_full(lengths.shape, self.value)
+        total = (features * valid[:, :, None]).sum(dim=(1, 2))
+        return total / (lengths * features.shape[2]).clamp(min=1)
 
     def _chosen(self, features: Tensor) -> Tensor:
         """Return which utterances are augmented, (N,) bool."""

@@ -35,6 +35,31 @@ def check_first_features(paths: Sequence[Path], feature_dim: int) -> None:
             alike.check(cut, path)
 
 
+def check_recordings(train: Sequence[Path], dev: Sequence[Path], source: sources.Source, longest: float) -> None:
+    """Check that an encoder can take the recordings of cuts, without loading them.
+
+    All cuts of dev sets are checked, and as many training cuts as are needed: the first ones of each manifest, or all
+    if training takes longer cuts than the encoder does.
+
+    Args:
+        train, dev: paths of the manifests.
+        source: the input of the network.
+        longest: seconds of the longest cut that training takes.
+
+    Raises:
+        UserError: a manifest is damaged, or a cut has no recording, one of another sampling rate, or one that is too
+            long for the encoder.
+    """
+    limit = None if source.longest is not None and longest > source.longest else _FIRST_CUTS
+    for path in train:
+        for cut in itertools.islice(manifests.iterate_cuts(path), limit):
+            if cut.duration <= longest:
+                source.frames(cut)
+    for path in dev:
+        for cut in manifests.iterate_cuts(path):
+            source.frames(cut)
+
+
 def check_test_set(
     path: Path,
     tokenizer: Tokenizer,

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.speech.data.audio import fault, first_line
+from pruning.speech.data.whisper_features import RATE, WhisperFeatureConfig, whisper_features
 
 PADDING = math.log(1e-10)
 """Padding value of features: the logarithm of zero energy, as in lhotse."""
@@ -29,11 +30,17 @@ class Source:
         load: returns the input of one cut, ``(T, C)`` features or ``(S,)`` samples, float32.
         frames: returns the number of encoder output frames for a cut, without loading it.
         padding: value with which shorter inputs of a batch are padded.
+        recorded: whether inputs are made of recordings, so that cuts need no features.
+        extract: computes features ``(T, C)`` of samples ``(S,)``, as `load` does; None: `load` computes none.
+        longest: seconds of the longest cut that fits the network; None: any cut fits.
     """
 
     load: Callable[[Any], Tensor]
     frames: Callable[[Any], int]
     padding: float
+    recorded: bool = False
+    extract: Optional[Callable[[Tensor], Tensor]] = None
+    longest: Optional[float] = None
 
 
 def frames_after_subsampling(frames: int) -> int:
@@ -122,11 +129,7 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
         UserError: the cut has no recording, another sampling rate, several channels or samples that are not finite or
             far beyond full scale, or its file is missing or damaged.
     """
-    _check_recorded(cut)
-    rate = rate_of(cut)  # the cut's own rate may be that of its features
-    if rate != sampling_rate:
-        what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
-        raise UserError(what, "create the cuts with local/make_cuts.py, which resamples")
+    _check_recorded(cut, sampling_rate)
     try:
         samples = torch.from_numpy(cut.load_audio()).to(torch.float32)
     except Exception as error:  # raised by any of lhotse's audio backends
@@ -140,13 +143,17 @@ def load_audio(sampling_rate: int, cut: Any) -> Tensor:
     return samples[0]
 
 
-def _check_recorded(cut: Any) -> None:
+def _check_recorded(cut: Any, sampling_rate: int) -> None:
     if not cut.has_recording:
         raise UserError(f"cut {cut.id} has no recording", "create the cuts from recordings, not from features alone")
+    rate = rate_of(cut)  # the cut's own rate may be that of its features
+    if rate != sampling_rate:
+        what = f"cut {cut.id} has a sampling rate of {rate} Hz, not {sampling_rate}"
+        raise UserError(what, "create the cuts with local/make_cuts.py, which resamples")
 
 
-def _frames_of_audio(frames: Callable[[int], int], cut: Any) -> int:
-    _check_recorded(cut)
+def _frames_of_audio(sampling_rate: int, frames: Callable[[int], int], cut: Any) -> int:
+    _check_recorded(cut, sampling_rate)
     return frames(int(cut.num_samples))
 
 
@@ -157,4 +164,34 @@ def audio(sampling_rate: int, frames: Callable[[int], int]) -> Source:
         sampling_rate: sampling rate of the encoder in Hz.
         frames: maps a number of samples to the number of encoder output frames.
     """
-    return Source(partial(load_audio, sampling_rate), partial(_frames_of_audio, frames), 0.0)
+    return Source(partial(load_audio, sampling_rate), partial(_frames_of_audio, sampling_rate, frames), 0.0,
+                  recorded=True)  # fmt: skip
+
+
+def whisper(config: WhisperFeatureConfig, frames: Callable[[int], int]) -> Source:
+    """Return the source of Whisper's features, which are computed from recordings of 16 kHz.
+
+    All frames of a cut's features are input, also those of the silence behind it, and those of its encoder's output are
+    counted likewise. Frames that a batch adds are padding, which the encoder does not read.
+
+    Args:
+        config: settings of the features.
+        frames: maps a number of feature frames to the number of encoder output frames.
+    """
+    return Source(
+        partial(_load_whisper, config), partial(_frames_of_whisper, config, frames), 0.0, recorded=True,
+        extract=partial(whisper_features, config=config), longest=config.seconds,
+    )  # fmt: skip
+
+
+def _load_whisper(config: WhisperFeatureConfig, cut: Any) -> Tensor:
+    _frames_of_whisper(config, int, cut)  # refuses what does not fit, by the name of the cut
+    return whisper_features(load_audio(RATE, cut), config)
+
+
+def _frames_of_whisper(config: WhisperFeatureConfig, frames: Callable[[int], int], cut: Any) -> int:
+    _check_recorded(cut, RATE)
+    try:
+        return frames(config.frames(int(cut.num_samples)))
+    except UserError as error:
+        raise UserError(f"cut {cut.id}: {error.what}", error.remedy) from None

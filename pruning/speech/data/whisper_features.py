@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.limits import NonNegative, OneOf, check_fields
+from pruning.limits import Count, NonNegative, Range, check_fields
 
-RATE, HOP, WINDOW, SECONDS = 16000, 160, 400, 30
-"""Samples per second, samples from frame to frame and per frame, and seconds that the published networks expect."""
+RATE, HOP, SPAN = 16000, 160, 400
+"""Samples per second, samples from frame to frame, and samples per frame."""
 _LINEAR_UNTIL, _LINEAR_STEP, _LOG_STEP = 1000.0, 200 / 3, math.log(6.4) / 27
 """Slaney's Mel scale (Auditory Toolbox, 1998): linear up to 1 kHz in steps of 200 / 3 Hz, then logarithmic."""
 
@@ -24,31 +24,38 @@ class WhisperFeatureConfig:
     """Settings of Whisper's features.
 
     Attributes:
-        bins: number of Mel bins, 80, or 128 for large-v3 and turbo.
-        tail: seconds of silence after the audio, at most up to 30 s; None: silence up to 30 s, as in training. Shorter
-            features are encoded with the first positions only, which is faster and may cost accuracy.
+        bins: number of Mel bins; published networks have 80, or 128 (large-v3 and turbo).
+        tail: seconds of silence after the audio, at most up to the end of the window; None: silence up to the end, as
+            in training. Shorter features are encoded with the first positions only, which is faster and may cost
+            accuracy.
+        window: frames of the longest features; published networks have 3000, for 30 s.
     """
 
-    bins: Annotated[int, OneOf((80, 128))] = 80
+    bins: Annotated[int, Range(int, least=1, most=128)] = 80
     tail: Optional[NonNegative] = None
+    window: Count = 3000
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def samples(self, audio: int) -> int:
-        """Return the number of samples, silence included, of which features of ``audio`` samples are computed.
+    @property
+    def seconds(self) -> float:
+        """Seconds of the longest audio."""
+        return self.window * HOP / RATE
+
+    def frames(self, audio: int) -> int:
+        """Return the number of frames, those of silence included, of the features of ``audio`` samples.
 
         Raises:
-            UserError: the audio is empty, or longer than 30 s.
+            UserError: the audio is empty, or longer than the window.
         """
-        longest = SECONDS * RATE
-        if not 0 < audio <= longest:
-            raise UserError(f"audio of {audio / RATE:g} s does not fit Whisper's window of {SECONDS} s",
+        if not 0 < audio <= self.window * HOP:
+            raise UserError(f"audio of {audio / RATE:g} s does not fit Whisper's window of {self.seconds:g} s",
                             "give recordings that are not empty, and cut longer ones")  # fmt: skip
         if self.tail is None:
-            return longest
+            return self.window
         frames = max(2, math.ceil((audio + self.tail * RATE) / HOP))  # the first frame mirrors half a frame of audio
-        return min(longest, frames * HOP)
+        return min(self.window, frames)
 
 
 def whisper_features(audio: Tensor, config: WhisperFeatureConfig) -> Tensor:
@@ -62,12 +69,12 @@ def whisper_features(audio: Tensor, config: WhisperFeatureConfig) -> Tensor:
         ``(T, bins)`` float32, 100 frames per second; all frames, also those of silence, are input of the network.
 
     Raises:
-        UserError: the audio is empty, or longer than 30 s.
+        UserError: the audio is empty, or longer than the window.
     """
-    silence = config.samples(len(audio)) - len(audio)
+    silence = config.frames(len(audio)) * HOP - len(audio)
     samples = torch.nn.functional.pad(audio.float(), (0, silence))
-    window = torch.hann_window(WINDOW, device=audio.device)
-    spectrum = torch.stft(samples, WINDOW, HOP, window=window, return_complex=True)  # (F, T + 1)
+    window = torch.hann_window(SPAN, device=audio.device)
+    spectrum = torch.stft(samples, SPAN, HOP, window=window, return_complex=True)  # (F, T + 1)
     power = spectrum[:, :-1].abs().square()
     logs = (mel_filters(config.bins).to(power) @ power).clamp(min=1e-10).log10()
     logs = torch.maximum(logs, logs.max() - 8.0)
@@ -78,7 +85,7 @@ def whisper_features(audio: Tensor, config: WhisperFeatureConfig) -> Tensor:
 def mel_filters(bins: int) -> Tensor:
     """Return triangles of equal area over the spectrum, ``(bins, 201)`` float32, as librosa makes them."""
     edges = _hertz(torch.linspace(0, float(_mel(RATE / 2)), bins + 2, dtype=torch.float64))
-    frequencies = torch.linspace(0, RATE / 2, WINDOW // 2 + 1, dtype=torch.float64)
+    frequencies = torch.linspace(0, RATE / 2, SPAN // 2 + 1, dtype=torch.float64)
     below, centre, above = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (frequencies - below) / (centre - below), (above - frequencies) / (above - centre)
     return (torch.minimum(rising, falling).clamp(min=0) * 2 / (above - below)).float()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pruning.files import PathLike
@@ -108,30 +109,26 @@ class FeatureTiming:
     audio_seconds: float
 
 
-def time_features(cuts_path: PathLike) -> Optional[FeatureTiming]:
+def time_features(cuts_path: PathLike, extract: Optional[Callable[[Tensor], Any]] = None) -> Optional[FeatureTiming]:
     """Compute the features of a test set from its recordings, to time it for the real-time factor.
 
     Args:
         cuts_path: manifest of cuts with features, and recordings if the time is to be measured.
+        extract: computes features of samples ``(S,)``; None: filter banks like those of the cuts.
 
     Returns:
         The time; None if a recording is missing or unusable (a log message names it).
     """
-    from lhotse import Fbank, FbankConfig
-
     seconds = audio_seconds = 0.0
-    extractor = None
     for cut in iterate_cuts(Path(cuts_path)):
         if not cut.has_recording:
             logger.warning("%s: cut %s has no recording; the real-time factor will exclude features", cuts_path, cut.id)
             return None
         try:
             samples = cut.load_audio()
-            extractor = extractor or Fbank(
-                FbankConfig(sampling_rate=cut.sampling_rate, num_mel_bins=cut.num_features or 80)
-            )
+            extract = extract or _filter_banks(cut)
             started = time.perf_counter()
-            extractor.extract(samples, cut.sampling_rate)
+            extract(torch.from_numpy(samples[0]))
             seconds += time.perf_counter() - started
         except Exception as error:  # raised by any audio backend; losing the timing is better than losing the results
             logger.warning("%s: cut %s: features cannot be computed (%s); the real-time factor will exclude features",
@@ -139,3 +136,11 @@ def time_features(cuts_path: PathLike) -> Optional[FeatureTiming]:
             return None
         audio_seconds += cut.duration
     return FeatureTiming(seconds, audio_seconds)
+
+
+def _filter_banks(cut: Any) -> Callable[[Tensor], Any]:
+    """Return what computes filter banks like those of ``cut``."""
+    from lhotse import Fbank, FbankConfig
+
+    extractor = Fbank(FbankConfig(sampling_rate=cut.sampling_rate, num_mel_bins=cut.num_features or 80))
+    return lambda samples: extractor.extract(samples, cut.sampling_rate)

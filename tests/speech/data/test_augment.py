@@ -163,3 +163,13 @@ def test_samples_stay_where_nothing_is_asked_for() -> None:
     assert torch.equal(SampleAugment(never, 16000)(samples, sizes), samples)
     with pytest.raises(UserError, match="probability must be at least 0 and at most 1, got 2.0"):
         SampleAugmentConfig(probability=2.0)
+
+
+def test_masks_may_have_a_value_of_their_own() -> None:
+    """Which depends neither on the utterance nor on the silence behind it."""
+    features, sizes = batch([400, 300])
+    torch.manual_seed(3)
+    by_mean = SpecAugment(SpecAugmentConfig(time_warp_factor=0))(features, sizes)
+    torch.manual_seed(3)
+    by_value = SpecAugment(SpecAugmentConfig(time_warp_factor=0), 0.0)(features, sizes)
+    assert (by_value[by_mean != features] == 0.0).all() and torch.equal(by_value != features, by_mean != features)

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech.data import sources
+from pruning.speech.data import checks, sources
 from pruning.speech.data.batches import evaluation_batches, training_batches
 from pruning.speech.data.data_config import DataConfig
+from pruning.speech.data.whisper_features import WhisperFeatureConfig, whisper_features
 
 SOURCE = sources.audio(16000, lambda samples: samples // 320)
 
@@ -93,6 +94,50 @@ def test_what_cannot_be_heard(tmp_path: Path) -> None:
     for hear in (lambda: sources.load_audio(16000, cut), lambda: SOURCE.frames(cut)):
         with pytest.raises(UserError, match="has no recording"):
             hear()
+
+
+@pytest.mark.parametrize(("tail", "window"), [(None, 100), (0.2, 100), (0.2, 70)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_whispers_features(tmp_path: Path, tail: float, window: int, workers: int) -> None:
+    """All frames are input, those of silence too; the source counts them without loading anything."""
+    path = cuts(tmp_path)
+    features = WhisperFeatureConfig(10, tail, window)
+    source = sources.whisper(features, lambda frames: frames // 2)
+    config = DataConfig(max_duration=1.7, num_buckets=2, num_workers=workers)
+    seen = 0
+    for batch in evaluation_batches(config, [path], source=source):
+        assert batch.features.shape == (len(batch.ids), int(batch.lengths.max()), 10)
+        for row, length, name in zip(batch.features, batch.lengths.tolist(), batch.ids):
+            samples, _ = soundfile.read(tmp_path / f"{name[1:]}.flac", dtype="float32")
+            frames = window if tail is None else min(window, math.ceil((len(samples) / 16000 + tail) * 100))
+            assert length == frames and not row[length:].any()
+            assert torch.equal(row[:length], whisper_features(torch.from_numpy(samples), features))
+            seen += 1
+    assert seen == 6 and source.frames(_first(path)) == (window if tail is None else min(window, 70)) // 2
+
+
+def test_what_does_not_fit_the_window_is_named_first(tmp_path: Path) -> None:
+    """Before anything is loaded; training may leave long cuts out."""
+    path = cuts(tmp_path)  # 0.5 to 0.625 s
+    source = sources.whisper(WhisperFeatureConfig(10, window=60), int)
+    message = "cut r5: audio of 0.625 s does not fit Whisper's window of 0.6 s; give recordings that are not empty, and"
+    for load in (source.load, source.frames):
+        with pytest.raises(UserError, match=message):
+            list(map(load, _all(path)))
+    with pytest.raises(UserError, match=message):
+        checks.check_recordings([], [path], source, 20.0)
+    with pytest.raises(UserError, match=message):
+        checks.check_recordings([path], [], source, 20.0)
+    checks.check_recordings([path], [], source, 0.6)
+    (tmp_path / "rate").mkdir()
+    with pytest.raises(UserError, match="r0 has a sampling rate of 8000 Hz, not 16000"):
+        checks.check_recordings([], [cuts(tmp_path / "rate", 8000)], source, 20.0)
+
+
+def _all(path: Path) -> Any:
+    from lhotse import load_manifest
+
+    return load_manifest(path)
 
 
 def _first(path: Path) -> Any:

@@ -48,5 +48,12 @@ def test_audio_that_does_not_fit_is_refused(samples: int) -> None:
 
 
 def test_other_bins_are_refused() -> None:
-    with pytest.raises(UserError, match="bins must be one of 80, 128, got 40"):
-        WhisperFeatureConfig(bins=40)
+    with pytest.raises(UserError, match="bins must be at least 1 and at most 128, got 129"):
+        WhisperFeatureConfig(bins=129)
+
+
+def test_a_network_may_have_another_window() -> None:
+    config = WhisperFeatureConfig(8, window=200)
+    assert whisper_features(audio(), config).shape == (200, 8) and config.seconds == 2
+    with pytest.raises(UserError, match="audio of 2.00006 s does not fit Whisper's window of 2 s"):
+        config.frames(32001)
