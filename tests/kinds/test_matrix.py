@@ -33,8 +33,8 @@ pytestmark = pytest.mark.slow
 
 NETWORKS = ("transducer", *(f"{kind} {task}" for kind in ("conformer", "speech_encoder") for task in ("ctc", "intent")),
             "whisper ctc", "moonshine ctc", "moonshine intent")  # fmt: skip
-PARTS = {"transducer": {"size:attention": 0.32, "size:ffn": 0.4}}
-"""Targets of hj-sepsize other than 0.4: two or three of the transducer's six heads can be removed."""
+PARTS = {name: {"size:attention": 0.32, "size:ffn": 0.4} for name in ("transducer", "moonshine ctc")}
+"""Targets of hj-sepsize other than 0.4: two or three of the networks' six heads can be removed."""
 FEW = ("l0", "hj-mac", "magnitude", "wanda")
 """Methods that are tested with intent networks; their encoders are the same as those with a CTC head."""
 STEPS = {"criterion": 4, "gates": 16}
