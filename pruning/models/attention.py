@@ -24,6 +24,8 @@ def relative_shift(scores: Tensor) -> Tensor:
     """Map scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``; entry (i, j) is for i - j."""
     if scores.requires_grad and torch.is_grad_enabled():
         return _RelativeShift.apply(scores)
+    if not torch.jit.is_tracing():
+        return _by_key(scores.contiguous())
     n, heads, frames, width = scores.shape
     padded = nn.functional.pad(scores, (1, 0))  # (N, H, T, 2T)
     shifted = padded.reshape(n, heads, width + 1, frames)[:, :, 1:].reshape(n, heads, frames, width)
