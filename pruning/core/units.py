@@ -230,10 +230,10 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
 
 
 def unit_kinds(groups: Iterable[UnitGroup]) -> list[str]:
-    """Return the unit kinds in order, without those of whole modules that contain other units."""
+    """Return the unit kinds in order, without those of whole modules and layers that contain other units."""
     groups = list(groups)
-    parents = {group.parent for group in groups}
-    return list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
+    containing = {name for group in groups for name in (group.parent, *group.users)}
+    return list(dict.fromkeys(group.kind for group in groups if group.name not in containing))
 
 
 def select_kinds(groups: Iterable[UnitGroup], kinds: Optional[Sequence[str]]) -> list[UnitGroup]:

@@ -27,6 +27,7 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
 
     form = "zipformer"
     factorable = False
+    exportable = False
     config: ZipformerConfig
 
     @property
@@ -60,6 +61,10 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
     def described(self) -> dict[str, Any]:
         """Return the configuration as plain values."""
         return asdict(self.config)
+
+    def existing_layers(self, counts: Mapping[str, float]) -> list[bool]:
+        """Return whether each stack still has a layer with a module."""
+        return zipformer_units.existing_stacks(self.config, counts)
 
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups of the encoder, front end included."""

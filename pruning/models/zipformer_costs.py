@@ -92,7 +92,8 @@ def _channels(config: ZipformerConfig, stack_width: int, width: bool) -> Sum:
     """Return the number of channels of a stack."""
     if not width:
         return number(stack_width)
-    return [term for name, _, end in segments(config) if end <= stack_width for term in of(name)]
+    inside = [segment for segment in segments(config) if segment.end <= stack_width]
+    return [term for segment in inside for term in (of(segment.name) if segment.written else number(segment.size))]
 
 
 def _front_end(costs: _Costs, config: ZipformerConfig, frames: int, channels: Sum) -> None:

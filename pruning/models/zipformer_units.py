@@ -10,9 +10,9 @@ whole modules: ``attention_module`` (a self-attention), ``nonlin_module``, ``ffn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
@@ -169,13 +169,32 @@ def _head_group(config: ZipformerConfig, index: int) -> Optional[UnitGroup]:
                      readers=tuple(following))  # fmt: skip
 
 
-def segments(config: ZipformerConfig) -> list[tuple[str, int, int]]:
-    """Return the segments of the axis of channels between the widths of stacks: group name, first channel, end.
+class Segment(NamedTuple):
+    """Channels between the widths of two stacks; a stack has the segments that end at its width or before.
 
-    A stack has the segments that end at its width or before.
+    Attributes:
+        name: name of the group.
+        start, end: first channel, and the one after the last.
+        written: whether a module writes these channels, so that there is a group.
     """
+
+    name: str
+    start: int
+    end: int
+    written: bool
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return self.end - self.start
+
+
+def segments(config: ZipformerConfig) -> list[Segment]:
+    """Return the segments of the axis of channels, in order."""
     ends = sorted(set(config.widths))
-    return [(f"{WIDTH}.{index}", start, end) for index, (start, end) in enumerate(zip([0, *ends], ends))]
+    written = max(width for stream, width in _stream_places(config) if stream.writers)
+    return [Segment(f"{WIDTH}.{index}", start, end, end <= written)
+            for index, (start, end) in enumerate(zip([0, *ends], ends))]  # fmt: skip
 
 
 def _width_groups(config: ZipformerConfig) -> list[UnitGroup]:
@@ -187,12 +206,13 @@ def _width_groups(config: ZipformerConfig) -> list[UnitGroup]:
     """
     places = _stream_places(config)
     groups = []
-    for name, start, end in segments(config):
-        reached = [(stream, width) for stream, width in places if width >= end]
-        writers = tuple(span for stream, _ in reached for span in stream.written(start))
-        readers = tuple(span for stream, _ in reached for span in stream.read(start))
-        others = tuple(Span(scale, 0, offset=start) for stream, _ in reached for scale in stream.scales)
-        groups.append(UnitGroup(name, WIDTH, end - start, writers, (*writers, *others, *readers),
+    for name, start, end, written in segments(config):
+        reached = [stream for stream, width in places if width >= end]
+        writers = tuple(span for stream in reached for span in stream.written(start))
+        readers = tuple(span for stream in reached for span in stream.read(start))
+        others = tuple(Span(scale, 0, offset=start) for stream in reached for scale in stream.scales)
+        if written:
+            groups.append(UnitGroup(name, WIDTH, end - start, writers, (*writers, *others, *readers),
                                 minimum=0 if start else min(2, end), readers=readers))  # fmt: skip
     return groups
 
@@ -278,7 +298,7 @@ def shrink(config: ZipformerConfig, structure: Structure) -> ZipformerConfig:
         return tuple(len(units.kept) if units is not None and units.kept else size
                      for units, size in zip(found, getattr(config, field)))  # fmt: skip
 
-    widths = tuple(sum(kept(name, end - start) for name, start, end in segments(config) if end <= width)
+    widths = tuple(sum(kept(segment.name, segment.size) for segment in segments(config) if segment.end <= width)
                    for width in config.widths)  # fmt: skip
     channels = range(len(config.subsampling_channels))
     sizes = {module: left(module) for module in MODULES}
@@ -314,3 +334,19 @@ def _heads_left(config: ZipformerConfig, structure: Structure, layer: int) -> in
 
 _UNITS = {**dict.fromkeys(FFNS, "hidden"), "nonlin": "hidden", **dict.fromkeys(ATTENTIONS, "value_dims"),
           **dict.fromkeys(CONVOLUTIONS, "channels")}  # fmt: skip
+
+
+def existing_stacks(config: ZipformerConfig, counts: Mapping[str, float]) -> list[bool]:
+    """Return whether each stack still has a layer with a module.
+
+    Args:
+        config: configuration of the encoder.
+        counts: group name -> number of units kept; a group without an entry is kept.
+    """
+
+    def exists(layer: int) -> bool:
+        name = f"layers.{layer}"
+        there = config.present[layer] and counts.get(name, 1) > 0
+        return there and any(counts.get(f"{name}.{module}", 1) for module in modules(config, layer))
+
+    return [any(map(exists, stack.layers)) for stack in config.stacks]

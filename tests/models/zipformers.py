@@ -51,3 +51,30 @@ def features(frames: int = 71, others: int = 46, bins: int = 20) -> tuple[torch.
     """Return two utterances of noise, the second one padded."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(2, frames, bins, generator=generator), torch.tensor([frames, others])
+
+
+PUBLISHED = {  # layers of each stack, hidden units of its second feed-forward modules, widths
+    "S": ((2, 2, 2, 2, 2, 2), (512, 768, 768, 768, 768, 768), (192, 256, 256, 256, 256, 256)),
+    "M": ((2, 2, 3, 4, 3, 2), (512, 768, 1024, 1536, 1024, 768), (192, 256, 384, 512, 384, 256)),
+    "L": ((2, 2, 4, 5, 4, 2), (512, 768, 1536, 2048, 1536, 768), (192, 256, 512, 768, 512, 256)),
+}
+DOWNSAMPLING, HEADS, KERNELS = (1, 2, 4, 8, 4, 2), (4, 4, 4, 8, 4, 4), (31, 31, 15, 15, 15, 31)
+
+
+def published(size: str, **others: Any) -> ZipformerConfig:
+    """Return the dimensions of icefall's published Zipformers."""
+    layers, hidden, widths = PUBLISHED[size]
+    return ZipformerConfig(
+        widths=widths,
+        stack_layers=layers,
+        downsampling=DOWNSAMPLING,
+        num_heads=HEADS,
+        ffn1_dim=tuple(3 * count // 4 for count in hidden),
+        ffn2_dim=hidden,
+        ffn3_dim=tuple(5 * count // 4 for count in hidden),
+        nonlin_dim=tuple(3 * width // 4 for width in widths),
+        conv1_channels=widths,
+        conv2_channels=widths,
+        conv_kernel=KERNELS,
+        **others,
+    )
