@@ -61,15 +61,14 @@ def _front_channels(config: ZipformerConfig, index: int) -> UnitGroup:
     """Return the channels of a convolution of the front end; those of the last one pass through ConvNeXt."""
     front, convnext, last = "subsampling.", "subsampling.convnext", index + 1 == len(config.subsampling_channels)
     own = [*_both(f"{front}convs.{index}")]
-    following = [
-        Span(f"{front}out.weight", 1, width=config.bins) if last else Span(f"{front}convs.{index + 1}.weight", 1)
-    ]
+    out = Span(f"{front}out.weight", 1, width=config.bins)
+    following = [out if last else Span(f"{front}convs.{index + 1}.weight", 1)]
     if last and config.convnext_dim:
         own += [*_both(f"{convnext}.depthwise"), *_both(f"{convnext}.pointwise2")]
         following.append(Span(f"{convnext}.pointwise1.weight", 1))
     size = config.subsampling_channels[index]
     return UnitGroup(f"{front}convs.{index}.channels", "subsampling", size, tuple(following), (*own, *following),
-                     minimum=1)  # fmt: skip
+                     minimum=1, readers=tuple(following))  # fmt: skip
 
 
 def _both(module: str, width: int = 1, offset: int = 0, repeats: int = 1, period: int = 0) -> tuple[Span, Span]:
