@@ -6,7 +6,7 @@ gradients (balancers and whitening) and without dropping layers at random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -28,6 +28,11 @@ from pruning.models.zipformer_front_end import FrontEnd, TimeSharedDropout
 _POSITION_DROPOUT = 0.15
 _LOWEST_BYPASS = 0.2  # what icefall's limit falls to within 20,000 batches
 _OUTPUT_DOWNSAMPLING = 2
+
+
+_ATTENTIONS = ("attention1", "attention2")
+_FIRST_HALF = ("attention1", "convolution1", "ffn2")
+_SECOND_HALF = ("attention2", "convolution2", "ffn3")
 
 
 class Chunk(NamedTuple):
@@ -155,6 +160,35 @@ class ZipformerLayer(nn.Module):
         x = self._mixed(x, weights, around, self.attention2, self.convolution2, self.ffn3)
         return self.bypass(original, self.norm(x))
 
+    def step(
+        self, x: Tensor, positions: Tensor, closed: Tensor, state: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute a chunk of a causal network.
+
+        Args:
+            x: ``(N, T, width)``.
+            positions, closed: see `AttentionWeights.step`.
+            state: what each module keeps of the past, by the name of the module.
+
+        Returns:
+            ``(N, T, width)``, and the state after the chunk.
+        """
+        original, after, weights = x, dict(state), x.new_zeros(0)
+        if self.attention_weights is not None:
+            name = "attention_weights"
+            weights, after[name] = self.attention_weights.step(x, positions, closed, state[name])
+        for name in ("ffn1", "nonlin", *_FIRST_HALF, "bypass_mid", *_SECOND_HALF):
+            module = getattr(self, name)
+            if name == "bypass_mid":
+                x = module(original, x)
+            elif name not in state:  # it does not exist, or has no past
+                x = x if module is None else x + module(x)
+            else:
+                seen = [weights[:, 0]] if name == "nonlin" else [weights] if name in _ATTENTIONS else []
+                y, after[name] = module.step(x, *seen, state[name])
+                x = x + y
+        return self.bypass(original, self.norm(x)), after
+
     def _mixed(
         self, x: Tensor, weights: Optional[Tensor], around: Surroundings, attention: Optional[nn.Module],
         convolution: Optional[nn.Module], ffn: Optional[nn.Module],
@@ -242,7 +276,7 @@ class ZipformerEncoder(nn.Module):
         Raises:
             UserError: the network cannot compute such chunks.
         """
-        self._check_chunk(chunk)
+        self.check_chunk(chunk)
         features = nn.functional.pad(features, (0, 0, 0, max(0, SHORTEST - features.shape[1])))
         x = (features - self.feature_mean) * self.feature_scale
         x, lengths = self.subsampling(x, lengths)
@@ -253,8 +287,9 @@ class ZipformerEncoder(nn.Module):
             x = resized(x, stack.width)
             outputs.append(self._stack(x, stack, resampling, positions, lengths, chunk))
             x = outputs[-1]
-        layers = [self._output(outputs[: count + 1], lengths) for count in range(len(outputs))] if return_layers else []
-        output = layers[-1] if return_layers else self._output(outputs, lengths)
+        ends, counts = self._ends(lengths), range(len(outputs) if return_layers else 0)
+        layers = [self.joined(outputs[: count + 1], ends) for count in counts]
+        output = layers[-1] if return_layers else self.joined(outputs, ends)
         return EncoderOutput(output, torch.div(lengths + 1, _OUTPUT_DOWNSAMPLING, rounding_mode="floor"), layers)
 
     def _stack(
@@ -283,21 +318,29 @@ class ZipformerEncoder(nn.Module):
             closed = closed | (distance < 0) | (distance > seen)
         return Surroundings(near, closed, lengths, chunk.size // factor)
 
-    def _output(self, outputs: Sequence[Tensor], lengths: Tensor) -> Tensor:
-        """Return ``(N, T', D)``: each channel from the last of ``outputs`` that has it, 0 if none has."""
+    def joined(self, outputs: Sequence[Tensor], lengths: Optional[Tensor]) -> Tensor:
+        """Return the output ``(N, T', D)``: each channel from the last of ``outputs`` that has it, 0 if none has.
+
+        ``lengths`` as for `Downsampling`.
+        """
         parts, width = [outputs[-1]], outputs[-1].shape[2]
         for output in reversed(outputs[:-1]):
             if output.shape[2] > width:
                 parts.append(output[:, :, width:])
                 width = output.shape[2]
         whole = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
-        return self.downsample(resized(whole, self.config.d_model), self._ends(lengths))
+        return self.downsample(resized(whole, self.config.d_model), lengths)
 
     def _ends(self, lengths: Tensor) -> Optional[Tensor]:
         """Return where downsampling repeats the last frame of each utterance, None: where the batch ends."""
         return lengths if self.config.isolated else None
 
-    def _check_chunk(self, chunk: Chunk) -> None:
+    def check_chunk(self, chunk: Chunk) -> None:
+        """Refuse chunks that the network cannot compute.
+
+        Raises:
+            UserError: the network is not causal, or sizes do not fit its frame rates or its convolutions.
+        """
         if not chunk.size:
             return
         config, size = self.config, chunk.size

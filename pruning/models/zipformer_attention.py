@@ -38,6 +38,12 @@ def compact_positions(frames: int, dim: int, device: torch.device, dtype: torch.
     return encodings.to(dtype)
 
 
+def extended(past: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``past (N, L, C)`` followed by ``new (N, T, C)``, and the last L frames of both."""
+    both = torch.cat([past, new], dim=1)
+    return both, both[:, both.shape[1] - past.shape[1] :]
+
+
 class AttentionWeights(nn.Module):
     """Weights of every head, from queries, keys and compact relative positions, without a scale.
 
@@ -68,6 +74,25 @@ class AttentionWeights(nn.Module):
             ``(N, H, T, T)``: query, key.
         """
         query, key, wanted = self._projected(x)
+        return self._weights(query, key, wanted, positions, closed)
+
+    def step(self, x: Tensor, positions: Tensor, closed: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the weights of T new frames on L past frames and themselves.
+
+        Args:
+            x: ``(N, T, width)``.
+            positions: ``(L + 2T - 1, encoding_dim)``.
+            closed: bool, broadcast against ``(N, H, T, L + T)``.
+            past: keys of the past frames, ``(N, L, H D)``.
+
+        Returns:
+            Weights ``(N, H, T, L + T)``, and the keys of the last L frames.
+        """
+        query, key, wanted = self._projected(x)
+        keys, past = extended(past, key.flatten(2))
+        return self._weights(query, keys.unflatten(2, key.shape[2:]), wanted, positions, closed), past
+
+    def _weights(self, query: Tensor, key: Tensor, wanted: Tensor, positions: Tensor, closed: Tensor) -> Tensor:
         scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1)
         scores = scores + relative_shift(self.by_distance(wanted, positions))
         return scores.masked_fill(closed, _CLOSED).softmax(dim=-1)
@@ -97,6 +122,14 @@ class SelfAttention(nn.Module):
         """``x (N, T, width)``, ``weights (N, H, T, T)`` -> ``(N, T, width)``."""
         return self.attended(self.in_proj(x), weights)
 
+    def step(self, x: Tensor, weights: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs of new frames ``x (N, T, width)``, and the values of the last of L past and T new frames.
+
+        ``weights (N, H, T, L + T)``, ``past (N, L, H D)``.
+        """
+        values, past = extended(past, self.in_proj(x))
+        return self.attended(values, weights), past
+
     def attended(self, values: Tensor, weights: Tensor) -> Tensor:
         """``values (N, K, H D)``, ``weights (N, H, T, K)`` -> ``(N, T, width)``."""
         values = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, H, K, D)
@@ -115,6 +148,15 @@ class NonlinearAttention(nn.Module):
         """``x (N, T, width)``, ``weights (N, T, T)`` -> ``(N, T, width)``."""
         gated, factor = self.projected(x)
         return self.out_proj((weights @ gated) * factor)
+
+    def step(self, x: Tensor, weights: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs of new frames ``x (N, T, width)``, and what is summed of the last of L past and T new frames.
+
+        ``weights (N, T, L + T)``, ``past (N, L, hidden)``.
+        """
+        gated, factor = self.projected(x)
+        gated, past = extended(past, gated)
+        return self.out_proj((weights @ gated) * factor), past
 
     def projected(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is summed over time and what multiplies the sums, both ``(N, T, hidden)``."""

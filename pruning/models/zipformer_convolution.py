@@ -11,6 +11,7 @@ from pruning.models.conformer import depthwise_convolution
 from pruning.models.layers import scaled_linear
 from pruning.models.subsampling import beyond
 from pruning.models.swoosh import swoosh_r
+from pruning.models.zipformer_attention import extended
 
 
 class ChunkedConvolution(nn.Module):
@@ -54,6 +55,13 @@ class ChunkedConvolution(nn.Module):
         within = within * self.correction(sizes, chunk)[:, None]
         return past + within.flatten(1, 2)[:, :frames]
 
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs of a chunk ``x (N, T, C)``, and the last ``reach`` frames of ``past (N, reach, C)`` and it."""
+        both, past = extended(past, x)
+        sizes = torch.full((1,), x.shape[1], device=x.device)
+        within = depthwise_convolution(x, self.within) * self.correction(sizes, x.shape[1])
+        return depthwise_convolution(both, self.past) + within, past
+
     def correction(self, sizes: Tensor, frames: int) -> Tensor:
         """Return the factors of the first ``frames`` frames of chunks of ``sizes (S,)`` frames, ``(S, frames, C)``."""
         left, right = nn.functional.pad(self.edges, (1, 0)).transpose(1, 2)  # (1 + kernel, C), beginning with 0
@@ -94,6 +102,12 @@ class ConvolutionModule(nn.Module):
             assert self.chunked is not None
             y = self.chunked(y, chunk, lengths if isolated else None)
         return self.out_proj(swoosh_r(y))
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs of a chunk ``x (N, T, width)``, and the new past ``(N, reach, channels)``."""
+        assert self.chunked is not None
+        y, past = self.chunked.step(self.gated(x), past)
+        return self.out_proj(swoosh_r(y)), past
 
     def gated(self, x: Tensor) -> Tensor:
         """``(N, T, width)`` -> input of the convolution ``(N, T, channels)``."""

@@ -36,7 +36,16 @@ class ConvNext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, T, F) -> (N, C, T, F)``."""
-        return x + self.pointwise2(swoosh_l(self.pointwise1(self.depthwise(x))))
+        return x + self._units(self.depthwise(x))
+
+    def step(self, x: Tensor) -> Tensor:
+        """Return the outputs of all frames of ``x (N, C, T, F)`` but the first three and the last three."""
+        kernel, half = self.depthwise, CONVNEXT_KERNEL // 2
+        y = nn.functional.conv2d(x, kernel.weight, kernel.bias, padding=(0, half), groups=kernel.groups)
+        return x[:, :, half:-half] + self._units(y)
+
+    def _units(self, x: Tensor) -> Tensor:
+        return self.pointwise2(swoosh_l(self.pointwise1(x)))
 
 
 class FrontEnd(nn.Module):
@@ -62,11 +71,36 @@ class FrontEnd(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(N, (T - 7) // 2, width)`` and its lengths ``(N,)`` for ``(N, T, feature_dim)``, T at least 9."""
-        x, lengths = features[:, None], self.lengths(lengths)
-        for convolution in self.convs:
-            x = swoosh_r(convolution(x))  # (N, C, T', F')
+        x, lengths = self._convolved(features), self.lengths(lengths)
         if self.convnext is not None:
             if self.isolated:  # zeroed, as the convolution's own padding
                 x = x.masked_fill(beyond(lengths, x.shape[2])[:, None, :, None], 0.0)
             x = self.convnext(x)
-        return self.dropout(self.out_norm(self.out(x.transpose(1, 2).flatten(2)))), lengths
+        return self._out(x), lengths
+
+    def step(self, features: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute a chunk.
+
+        Args:
+            features: ``(N, 2 T + 13, feature_dim)``, of which the last 13 frames are also the first of the next chunk.
+            past: the three frames before the chunk, ``(N, C, 3, F)``, after the convolutions.
+
+        Returns:
+            ``(N, T, width)``, and the past of the next chunk.
+        """
+        x = torch.cat([past, self._convolved(features)], dim=2)  # (N, C, 3 + T + 3, F)
+        half = past.shape[2]
+        past = x[:, :, -2 * half : -half]
+        x = x[:, :, half:-half] if self.convnext is None else self.convnext.step(x)
+        return self._out(x), past
+
+    def _convolved(self, features: Tensor) -> Tensor:
+        """``(N, T, feature_dim) -> (N, C, (T - 7) // 2, F)``."""
+        x = features[:, None]
+        for convolution in self.convs:
+            x = swoosh_r(convolution(x))
+        return x
+
+    def _out(self, x: Tensor) -> Tensor:
+        """``(N, C, T, F) -> (N, T, width)``."""
+        return self.dropout(self.out_norm(self.out(x.transpose(1, 2).flatten(2))))

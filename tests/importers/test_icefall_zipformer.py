@@ -26,6 +26,7 @@ from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.zipformer import Chunk
 from pruning.models.zipformer_config import ZipformerConfig
 from pruning.models.zipformer_costs import cost_terms
+from pruning.models.zipformer_stream import ZipformerStream
 from pruning.models.zipformer_units import unit_groups
 from tests.icefall.networks import checkout
 from tests.models.zipformers import DOWNSAMPLING, HEADS, KERNELS, PUBLISHED, published
@@ -258,6 +259,25 @@ def _check_batches(network: Any, model: Any, features: Tensor, lengths: Tensor, 
         found = batched(features, lengths, chunk=Chunk(size, context))
         assert torch.equal(found.lengths, left)
         assert _error(found.output, expected, left) < 1e-9
+
+
+@torch.no_grad()
+def test_streams_equal_those_of_icefall(recipe: Recipe) -> None:
+    network = recipe.network("S", True).double()
+    model = imported(network.state_dict(), ZipformerOptions()).double()
+    stream = ZipformerStream(model.encoder, Chunk(16, 128))
+    taken, _ = stream.feature_frames
+    network.encoder.chunk_size, network.encoder.left_context_frames = [16], [128]
+    front, ours = network.encoder_embed.get_init_states(2).double(), stream.start(2)
+    states = [state.double() for state in network.encoder.get_init_states(2)]
+    for index in range(4):
+        chunk = torch.randn(2, taken, 80, dtype=torch.float64)
+        output, ours = stream.step(chunk, ours)
+        x, lengths, front = network.encoder_embed.streaming_forward(chunk, torch.full((2,), taken), front)
+        before = torch.arange(128, 0, -1) > 16 * index  # frames before the stream
+        closed = torch.cat([before.expand(2, -1), torch.zeros(2, 16, dtype=torch.bool)], dim=1)
+        expected, _, states = network.encoder.streaming_forward(x.transpose(0, 1), lengths, states, closed)
+        assert _error(output, expected.transpose(0, 1), torch.full((2,), 8)) < 1e-9
 
 
 def test_names_and_shapes_are_those_of_icefall() -> None:
