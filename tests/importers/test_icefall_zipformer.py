@@ -42,11 +42,11 @@ DIMENSIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def transducer(ctc: bool = False, **others: Any) -> Transducer:
+def transducer(ctc: bool = False, vocabulary: int = VOCABULARY, **others: Any) -> Transducer:
     """Return a small transducer as icefall's recipe has them."""
     torch.manual_seed(0)
     config = ZipformerConfig(**{**DIMENSIONS, **others})
-    return Transducer(TransducerConfig(zipformer=config, vocab_size=VOCABULARY, decoder_dim=DECODER, joiner_dim=JOINER,
+    return Transducer(TransducerConfig(zipformer=config, vocab_size=vocabulary, decoder_dim=DECODER, joiner_dim=JOINER,
                                        blank_embedding=True, ctc=ctc, decoder_group=4)).eval()  # fmt: skip
 
 
