@@ -156,14 +156,15 @@ def import_experiment(
     model, found = load(source, choice, checkout, options)
     tokenizer.check_matches({"vocab_size": model.config.vocab_size}, str(source))
     origin: dict[str, Any] = {path.name: file_fingerprint(path) for path in found.files}
-    modules = model.config.icefall if isinstance(model, Transducer) else None
-    origin.update(choice.described(), recipe=None if modules is None else modules.recipe)
+    described = registry.describe(model)
+    modules = described["config"].get("icefall")
+    origin.update(choice.described(), recipe=None if modules is None else modules["recipe"])
     if checkpoint.best_path(place).exists():
         if checkpoint.read_header(checkpoint.best_path(place)).get(ORIGIN) != origin:
             raise UserError(f"{place} contains another network", "remove it, or give another directory")
     else:
         write_facts(place, model, None)
-        header = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), ORIGIN: origin}
+        header = {"model": described, "tokenizer": tokenizer.describe(), ORIGIN: origin}
         checkpoint.save_model(checkpoint.best_path(place), model, header)
     write_json(place / directory.DONE, origin)
     logger.info("%s: %s", place, describe(network_facts(model)))

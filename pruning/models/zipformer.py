@@ -74,9 +74,9 @@ class Bypass(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.full((width,), 0.5))
 
-    def forward(self, original: Tensor, x: Tensor, lowest: float = _LOWEST_BYPASS) -> Tensor:
+    def forward(self, original: Tensor, x: Tensor) -> Tensor:
         """``(N, T, width)``, ``(N, T, width)`` -> ``(N, T, width)``."""
-        return original + (x - original) * limited(self, "scale", lowest, 1.0)
+        return original + (x - original) * limited(self, "scale", _LOWEST_BYPASS, 1.0)
 
 
 class Downsampling(nn.Module):
