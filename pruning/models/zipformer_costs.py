@@ -93,7 +93,7 @@ def _channels(config: ZipformerConfig, stack_width: int, width: bool) -> Sum:
     if not width:
         return number(stack_width)
     inside = [segment for segment in segments(config) if segment.end <= stack_width]
-    return [term for segment in inside for term in (of(segment.name) if segment.written else number(segment.size))]
+    return [term for segment in inside for term in (of(segment.name) if segment.held else number(segment.size))]
 
 
 def _front_end(costs: _Costs, config: ZipformerConfig, frames: int, channels: Sum) -> None:

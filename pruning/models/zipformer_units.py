@@ -174,13 +174,14 @@ class Segment(NamedTuple):
     Attributes:
         name: name of the group.
         start, end: first channel, and the one after the last.
-        written: whether a module writes these channels, so that there is a group.
+        held: whether tensors have these channels, so that there is a group; not if the only stacks that have them lost
+            all layers and keep the frame rate.
     """
 
     name: str
     start: int
     end: int
-    written: bool
+    held: bool
 
     @property
     def size(self) -> int:
@@ -191,8 +192,8 @@ class Segment(NamedTuple):
 def segments(config: ZipformerConfig) -> list[Segment]:
     """Return the segments of the axis of channels, in order."""
     ends = sorted(set(config.widths))
-    written = max(width for stream, width in _stream_places(config) if stream.writers)
-    return [Segment(f"{WIDTH}.{index}", start, end, end <= written)
+    held = max(width for stream, width in _stream_places(config) if stream.writers or stream.scales)
+    return [Segment(f"{WIDTH}.{index}", start, end, end <= held)
             for index, (start, end) in enumerate(zip([0, *ends], ends))]  # fmt: skip
 
 
@@ -200,18 +201,19 @@ def _width_groups(config: ZipformerConfig) -> list[UnitGroup]:
     """Return the channels of the residual stream, one group for each of the `segments`.
 
     All stacks share one axis of channels, so that a channel is removed from every stack that has it, and what is left
-    of each stack is still a prefix. Masks act on everything that writes the stream, so that closed channels are 0.
-    Norms count all channels of the dense network, closed or not.
+    of each stack is still a prefix. Masks act on everything that writes the stream, so that closed channels are 0, or on
+    bypass scales if nothing is left that writes the channels, which are 0 then. Norms count all channels of the dense
+    network, closed or not.
     """
     places = _stream_places(config)
     groups = []
-    for name, start, end, written in segments(config):
+    for name, start, end, held in segments(config):
         reached = [stream for stream, width in places if width >= end]
         writers = tuple(span for stream in reached for span in stream.written(start))
         readers = tuple(span for stream in reached for span in stream.read(start))
         others = tuple(Span(scale, 0, offset=start) for stream in reached for scale in stream.scales)
-        if written:
-            groups.append(UnitGroup(name, WIDTH, end - start, writers, (*writers, *others, *readers),
+        if held:
+            groups.append(UnitGroup(name, WIDTH, end - start, writers or others, (*writers, *others, *readers),
                                 minimum=0 if start else min(2, end), readers=readers))  # fmt: skip
     return groups
 

@@ -104,6 +104,16 @@ def test_masked_equals_extracted_for_all_kinds_at_once(seed: int, keep: float, c
     check_exact(once, random_structure(once.unit_groups(width=True), seed + 1, KINDS, keep), 1e-9)
 
 
+def test_channels_that_nothing_writes_any_more_can_go() -> None:
+    """Those of the widest stack, after its layers are gone."""
+    model = small().double()
+    cut = check_exact(model, closed(model, "layers.1", "layers.2"), 1e-9)
+    groups = [group for group in cut.unit_groups(width=True) if group.kind == WIDTH]
+    assert [group.size for group in groups] == [16, 4, 4]
+    assert groups[-1].masks[0].tensor == "resampling.1.combiner.scale"
+    check_exact(cut, random_structure(cut.unit_groups(width=True), 5, (WIDTH,), 0.5), 1e-9)
+
+
 def test_masking_does_something() -> None:
     model = small()
     groups = model.unit_groups(width=True)
