@@ -201,9 +201,9 @@ def _width_groups(config: ZipformerConfig) -> list[UnitGroup]:
     """Return the channels of the residual stream, one group for each of the `segments`.
 
     All stacks share one axis of channels, so that a channel is removed from every stack that has it, and what is left
-    of each stack is still a prefix. Masks act on everything that writes the stream, so that closed channels are 0, or on
-    bypass scales if nothing is left that writes the channels, which are 0 then. Norms count all channels of the dense
-    network, closed or not.
+    of each stack is still a prefix. Masks act on everything that writes the stream, so that closed channels are 0. If
+    nothing that writes a channel is left, it is 0 anyway, and masks act on bypass scales. Norms count all channels of
+    the dense network, closed or not.
     """
     places = _stream_places(config)
     groups = []
