@@ -41,7 +41,7 @@ BELOW: dict[str, set[str]] = {
 }  # fmt: skip
 ALLOWED = {floor: {floor} | below | GROUND for floor, below in BELOW.items()}
 NETWORKS = {"Transducer", "SpeechModel", "TransformerLM", "ConformerEncoder", "PrunableConformer", "WaveformEncoder",
-            "SpeechEncoder", "HfEncoder", "IcefallEncoder"}  # fmt: skip
+            "SpeechEncoder", "HfEncoder", "IcefallEncoder", "ZipformerEncoder", "PrunableZipformer"}  # fmt: skip
 OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader",
             "kaldilm", "huggingface_hub"}  # fmt: skip
 

@@ -122,6 +122,32 @@ def add_icefall(arguments: argparse.ArgumentParser) -> None:
         help="folder of the checkout that contains the encoder's conformer.py; "
         "default: a LibriSpeech recipe, chosen by the experiment's path or the checkpoint's tensors",
     )
+    for name, meaning in _OF_ZIPFORMERS.items():
+        arguments.add_argument(
+            f"--{name}",
+            type=counts,
+            help=f"of a Zipformer: {meaning}; one number, or one per stack with commas",
+        )
+    arguments.add_argument(
+        "--causal",
+        type=boolean,
+        metavar="true|false",
+        help="of a Zipformer: whether it is causal; default: what the checkpoint's tensors say",
+    )
+
+
+_OF_ZIPFORMERS = {
+    "query-head-dim": "dimension of queries and keys of a head (default: as the checkpoint says, or 32)",
+    "pos-head-dim": "dimension of positions of a head (default: as the checkpoint says, or 4)",
+    "value-head-dim": "dimension of values of a head (default: as the checkpoint says, or 12)",
+    "num-heads": "number of heads (default: what the checkpoint's tensors say)",
+    "downsampling-factor": "factors of frame rates (default: what the checkpoint's tensors say)",
+}
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Parse whole numbers above 0 with commas between them (an argparse type)."""
+    return tuple(int(COUNT.parse(part)) for part in text.split(","))
 
 
 def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> None:
@@ -132,12 +158,15 @@ def import_icefall(options: argparse.Namespace, source: str, exp_dir: Path) -> N
     """
     from pruning.importers import icefall_teacher
     from pruning.importers.icefall_checkpoint import Choice
+    from pruning.importers.icefall_zipformer import ZipformerOptions
 
     choice = Choice(options.epoch, options.iter or None, options.avg, options.use_averaged_model)
     checkout = None
     if options.icefall_dir is not None:
         checkout = icefall_teacher.Checkout(options.icefall_dir, options.icefall_recipe)
-    icefall_teacher.import_experiment(source, choice, options.lang_dir, exp_dir, checkout)
+    names = [name.replace("-", "_") for name in (*_OF_ZIPFORMERS, "causal")]
+    given = ZipformerOptions(**{name: getattr(options, name) for name in names})
+    icefall_teacher.import_experiment(source, choice, options.lang_dir, exp_dir, checkout, given)
 
 
 def parse_run(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -57,8 +57,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     kind, model, header = kinds.load(options.exp_dir)
     kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
     _check_options(options, kind)
-    exports = kind.exports(model, options.lang_dir)
     possible = kind.capabilities(model).exports
+    if not possible:
+        raise UserError(f"the encoder of {options.exp_dir} cannot be exported", "export another network")
+    exports = kind.exports(model, options.lang_dir)
     if options.torchscript and "torchscript" not in possible:
         raise UserError(
             f"--torchscript is not available for {options.exp_dir}, which contains {kind.called}", "leave it out"

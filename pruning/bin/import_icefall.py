@@ -1,4 +1,4 @@
-"""Import a Conformer transducer that icefall trained into an experiment directory, as a teacher for any recipe."""
+"""Import a network that icefall trained into an experiment directory, as a teacher for any recipe."""
 
 from __future__ import annotations
 

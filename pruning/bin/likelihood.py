@@ -55,7 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if is_done(path, made_of):
             logger.info("%s is done", path)
             continue
-        checks.check_test_set(cuts, tokenizer, model.config.encoder.feature_dim)
+        checks.check_test_set(cuts, tokenizer, model.encoder.bins)
         data = DataConfig(max_duration=options.max_duration, num_workers=0)
         found = {one.id: one for one in likelihoods(model.eval(), evaluation_batches(data, [cuts], tokenizer))}
         ordered, utterances = [found[name] for name in sorted(found)], Utterances.of(manifests.speakers(cuts))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Optional
 
 import torch
@@ -29,8 +30,10 @@ def per_unit(tensor: Tensor, span: Span, units: int) -> Tensor:
     """Return the entries of ``tensor`` that each unit owns through ``span``: ``(units, entries of one unit)``."""
     if span.dim is None:
         return tensor.reshape(units, 1)
-    owned = tensor.movedim(span.dim, 0).narrow(0, span.offset, units * span.width)
-    return owned.reshape(units, -1)
+    along = tensor.movedim(span.dim, 0)
+    if span.repeats > 1:
+        return along[span.indices(torch.arange(units, device=tensor.device))].reshape(units, -1)
+    return along.narrow(0, span.offset, units * span.width).reshape(units, -1)
 
 
 def magnitudes(model: nn.Module, selection: Selection, norm: int = 2, weights: str = "own") -> Tensor:
@@ -91,8 +94,7 @@ def observed_activations(model: nn.Module, selection: Selection, totals: dict[st
             axis = 1 if getattr(owner, "channels_first", isinstance(owner, (nn.Conv1d, nn.Conv2d))) else -1
             others = [dim for dim in range(x.ndim) if dim != axis % x.ndim]
             entering = at_least_float32(x).abs().mean(dim=others).double()
-            part = entering[span.offset : span.offset + size * span.width].view(size, span.width).mean(dim=1)
-            _add_to(totals, name, part)
+            _add_to(totals, name, per_unit(entering, replace(span, dim=0), size).mean(dim=1))
 
         handles.append(module.register_forward_pre_hook(observe))
     try:

@@ -25,7 +25,11 @@ def cut_tensors(state: Mapping[str, Tensor], groups: Sequence[UnitGroup], struct
     Returns:
         The ``state_dict`` of the smaller network; the tensors are copies.
     """
-    removed = tuple(prefix for g in groups if g.removes and not structure.count(g.name) for prefix in g.removes)
+    shared = {prefix for group in groups for prefix in group.shares}
+    for group in groups:
+        if structure.count(group.name):
+            shared -= set(group.shares)
+    removed = (*shared, *(prefix for g in groups if not structure.count(g.name) for prefix in g.removes))
     result = {name: tensor.detach().clone() for name, tensor in state.items() if not name.startswith(removed)}
     masks = structure.masks()
     for group in groups:

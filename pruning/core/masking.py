@@ -30,11 +30,14 @@ def expand_mask(mask: Tensor, span: Span, shape: Sequence[int]) -> Tensor:
     if span.dim is None:
         return mask.reshape(tuple(shape))
     length = shape[span.dim]
-    entries = mask.numel() * span.width
+    entries = span.end(mask.numel()) - span.offset
     view = [1] * len(shape)
     if mask.numel() == 1 and entries == length:
         return mask.reshape(view)
     spread = mask[:, None].expand(-1, span.width).reshape(-1)
+    if span.repeats > 1:
+        between = mask.new_ones(span.period - len(spread))
+        spread = torch.cat([spread, between]).repeat(span.repeats)[:entries]
     if entries != length:
         spread = torch.cat([mask.new_ones(span.offset), spread, mask.new_ones(length - span.offset - entries)])
     view[span.dim] = length

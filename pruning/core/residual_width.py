@@ -7,6 +7,7 @@ changes for runs that do not ask for the unit kind ``width``.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Optional, Protocol, runtime_checkable
 
 import torch
@@ -95,10 +96,15 @@ def has_width(structure: Structure) -> bool:
 def kept_channels(structure: Structure, width: int, dense: int) -> Optional[list[int]]:
     """Return which of ``dense`` channels a network with ``width`` channels kept according to ``structure``, ascending.
 
-    None if the structure says nothing about networks of these widths. A unit may have several contiguous channels.
+    None if the structure says nothing about networks of these widths. A unit may have several contiguous channels. The
+    channels of a network may be in one group, or in several, in order.
     """
-    for group in structure.groups.values():
+    streams = [group for group in structure.groups.values() if group.kind == WIDTH]
+    if sum(group.size for group in streams) == dense and sum(len(group.kept) for group in streams) == width:
+        starts = [0, *accumulate(group.size for group in streams)]
+        return [start + unit for start, group in zip(starts, streams) for unit in group.kept]
+    for group in streams:
         each = dense // group.size
-        if group.kind == WIDTH and dense == each * group.size and len(group.kept) * each == width:
+        if dense == each * group.size and len(group.kept) * each == width:
             return [unit * each + channel for unit in group.kept for channel in range(each)]
     return None

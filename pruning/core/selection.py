@@ -47,7 +47,10 @@ class Selection:
         self._places, self._fixed_counts = places.tolist(), self.fixed.tolist()
         parents = [position[group.parent] if group.parent is not None else -1 for group in self.groups]
         self._family = [(child, parent) for child, parent in enumerate(parents) if parent >= 0]
-        self._is_module = torch.tensor([index in parents for index in range(len(self.groups))])
+        self._users = [(child, [position[user] for user in group.users])
+                       for child, group in enumerate(self.groups) if group.users]  # fmt: skip
+        containing = {*parents, *(user for _, users in self._users for user in users)}
+        self._is_module = torch.tensor([index in containing for index in range(len(self.groups))])
 
     @property
     def num_units(self) -> int:
@@ -59,13 +62,16 @@ class Selection:
         return {group.name: part for group, part in zip(self.chosen, values.split(self.sizes))}
 
     def hard_counts(self, keep: Tensor) -> Tensor:
-        """Return the counts ``(G,)`` that ``keep (U,)`` bool leaves; emptied modules and their units count 0."""
+        """Return the counts ``(G,)`` that ``keep (U,)`` bool leaves; what cannot be used counts 0."""
         counts = list(self._fixed_counts)
         for place, part in zip(self._places, keep.split(self.sizes)):
             counts[place] = float(part.count_nonzero())
         for child, parent in self._family:
             if counts[child] == 0:
                 counts[parent] = 0.0
+        for child, users in self._users:
+            if not any(counts[user] for user in users):
+                counts[child] = 0.0
         for child, parent in self._family:
             if counts[parent] == 0:
                 counts[child] = 0.0
@@ -171,6 +177,8 @@ class Selection:
         parent_open = torch.ones(len(self.groups), dtype=torch.bool)
         for child, parent in self._family:
             parent_open[child] = counts[parent] > 0
+        for child, users in self._users:
+            parent_open[child] &= any(counts[user] > 0 for user in users)
         protected = torch.zeros_like(keep)
         start = 0
         for group in self.chosen:  # the best units stay in a group that has a minimum

@@ -116,7 +116,7 @@ class Structure:
         return Structure({**self.groups, **kept})
 
     def resolved(self, groups: Sequence[UnitGroup]) -> Structure:
-        """Close each module whose units are all closed, and all units of each closed module.
+        """Close each module whose units are all closed, all units of each closed module, and units without users.
 
         This removes the bias of an empty module in the masked network as in the extracted one.
         """
@@ -124,6 +124,9 @@ class Structure:
         for group in groups:
             if group.parent is not None and not kept[group.name].kept:
                 kept[group.parent] = kept[group.parent].with_kept(())
+        for group in groups:
+            if group.users and not any(kept[user].kept for user in group.users):
+                kept[group.name] = kept[group.name].with_kept(())
         for group in groups:
             if group.parent is not None and not kept[group.parent].kept:
                 kept[group.name] = kept[group.name].with_kept(())
@@ -228,6 +231,7 @@ class Structure:
                 )
         for group in groups:
             gone = group.parent is not None and not self.count(group.parent)
+            gone = gone or (bool(group.users) and not any(map(self.count, group.users)))
             if self.count(group.name) < group.minimum and not gone:
                 raise UserError(f"{source} keeps {self.count(group.name)} units in group {group.name}, but at least "
                                 f"{group.minimum} must stay", "keep more units in this group")  # fmt: skip

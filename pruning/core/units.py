@@ -29,17 +29,32 @@ class Span:
         dim: axis of the units; None: units are single entries of the tensor, in memory order.
         width: number of contiguous entries that one unit owns.
         offset: first entry of unit 0 (the second half of a gated linear unit starts at ``offset = channels``).
+        repeats, period: how often the entries of all units recur, and after how many entries: dimension ``i`` of
+            every head of ``period`` rows is a unit with ``repeats`` = number of heads.
     """
 
     tensor: str
     dim: Optional[int]
     width: int = 1
     offset: int = 0
+    repeats: int = 1
+    period: int = 0
+
+    @property
+    def entries(self) -> int:
+        """Number of entries that one unit owns."""
+        return self.width * self.repeats
+
+    def end(self, units: int) -> int:
+        """Return the entry after the last one that ``units`` units own."""
+        return self.offset + (self.repeats - 1) * self.period + units * self.width
 
     def indices(self, units: Tensor) -> Tensor:
-        """Return the entries of ``dim`` that ``units (K,)`` own, ``(K * width,)``, in the order of ``units``."""
+        """Return the entries of ``dim`` that ``units (K,)`` own, ``(K * entries,)``, in the order of ``units``."""
         first = units * self.width + self.offset
-        return (first[:, None] + torch.arange(self.width, device=units.device)[None, :]).reshape(-1)
+        own = torch.arange(self.width, device=units.device)[None, :]
+        again = torch.arange(self.repeats, device=units.device)[:, None] * self.period
+        return (first[:, None] + (again + own).reshape(1, -1)).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,9 @@ class UnitGroup:
             while a mask acts, their mean is over the kept units.
         readers: all weights whose columns read the units, if the masks act elsewhere; empty: the first of ``masks``
             stands for them. Criteria observe them, and repair solves them again.
+        users: names of the groups whose units use these units: if all units of all users are removed, so are these.
+            Unlike a ``parent``, users stay if these units are removed.
+        shares: name prefixes of tensors that several groups share, which are removed with the last of these groups.
     """
 
     name: str
@@ -115,6 +133,8 @@ class UnitGroup:
     norms: tuple[str, ...] = ()
     rms_norms: tuple[str, ...] = ()
     readers: tuple[Span, ...] = ()
+    users: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
     @property
     def read(self) -> tuple[Span, ...]:
@@ -159,6 +179,8 @@ def prefixed(group: UnitGroup, prefix: str) -> UnitGroup:
         norms=tuple(f"{prefix}{name}" for name in group.norms),
         rms_norms=tuple(f"{prefix}{name}" for name in group.rms_norms),
         readers=spans(group.readers),
+        users=tuple(f"{prefix}{name}" for name in group.users),
+        shares=tuple(f"{prefix}{name}" for name in group.shares),
     )
 
 
@@ -166,7 +188,7 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
     """Check the declared groups against the network that they describe.
 
     Raises:
-        ValueError: a name occurs twice, a parent is missing or declared after its child, a span does not fit its
+        ValueError: a name occurs twice, a parent or a user is missing or declared later, a span does not fit its
             tensor, a norm does not exist or does not normalise over the units, or no tensor has a removed prefix.
     """
     tensors = model.state_dict()
@@ -176,6 +198,9 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
             raise ValueError(f"unit group {group.name} is declared twice")
         if group.parent is not None and group.parent not in seen:
             raise ValueError(f"{group.name}: its parent {group.parent} must be declared before it")
+        for user in group.users:
+            if user not in seen:
+                raise ValueError(f"{group.name}: its user {user} must be declared before it")
         seen.add(group.name)
         for span in (*group.masks, *group.slices, *group.readers):
             if span.tensor not in tensors:
@@ -184,7 +209,7 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
             if span.dim is None:
                 shape, span = (tensors[span.tensor].numel(),), replace(span, dim=0)
             assert span.dim is not None
-            if span.dim >= len(shape) or span.offset + group.size * span.width > shape[span.dim]:
+            if span.dim >= len(shape) or span.end(group.size) > shape[span.dim]:
                 raise ValueError(f"{group.name}: {group.size} units of {span} exceed the shape {shape}")
         for name in group.norms:
             norm = model.get_submodule(name)
@@ -199,16 +224,16 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
         for name in group.rms_norms:
             if name not in modules:
                 raise ValueError(f"{group.name}: the network has no norm {name}")
-        for prefix in group.removes:
+        for prefix in (*group.removes, *group.shares):
             if not any(name.startswith(prefix) for name in tensors):
                 raise ValueError(f"{group.name}: no tensor starts with {prefix}")
 
 
 def unit_kinds(groups: Iterable[UnitGroup]) -> list[str]:
-    """Return the unit kinds in order, without those of whole modules that contain other units."""
+    """Return the unit kinds in order, without those of whole modules and layers that contain other units."""
     groups = list(groups)
-    parents = {group.parent for group in groups}
-    return list(dict.fromkeys(group.kind for group in groups if group.name not in parents))
+    containing = {name for group in groups for name in (group.parent, *group.users)}
+    return list(dict.fromkeys(group.kind for group in groups if group.name not in containing))
 
 
 def select_kinds(groups: Iterable[UnitGroup], kinds: Optional[Sequence[str]]) -> list[UnitGroup]:

@@ -1,4 +1,4 @@
-"""Import of an icefall Conformer transducer as an experiment, which can be pruned and serves as the teacher."""
+"""Import of an icefall network as an experiment, which can be pruned and serves as the teacher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from torch import Tensor, nn
 
@@ -14,14 +14,16 @@ from pruning import registry
 from pruning.errors import UserError
 from pruning.experiments import checkpoint, directory
 from pruning.files import PathLike, write_json
-from pruning.importers import icefall_checkpoint
+from pruning.importers import icefall_checkpoint, icefall_zipformer
 from pruning.importers.icefall_checkpoint import Choice, Found
 from pruning.importers.icefall_transducer import converted, form_of
+from pruning.importers.icefall_zipformer import ZipformerOptions
 from pruning.models import icefall_encoder
 from pruning.models.conformer import REWORKED
 from pruning.models.facts import describe, network_facts, write_facts
 from pruning.models.icefall_encoder import RECIPES, IcefallModules
 from pruning.models.icefall_names import COMBINER
+from pruning.models.speech_model import SpeechModel
 from pruning.models.transducer import Transducer
 from pruning.provenance import file_fingerprint
 from pruning.speech.text.bpe import Tokenizer
@@ -56,19 +58,29 @@ class Checkout:
         return IcefallModules(str(Path(self.directory).resolve()), self.recipe or f"{RECIPES}/{name}")
 
 
-def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) -> tuple[Transducer, Found]:
-    """Load an icefall checkpoint as a transducer, in evaluation mode on the CPU.
+AS_TRAINED = ZipformerOptions()
+
+
+def load(
+    source: PathLike, choice: Choice, checkout: Optional[Checkout] = None, options: ZipformerOptions = AS_TRAINED
+) -> tuple[Union[Transducer, SpeechModel], Found]:
+    """Load an icefall checkpoint, in evaluation mode on the CPU: a transducer, or a Zipformer with a CTC head.
 
     Args:
         source, choice: see `pruning.importers.icefall_checkpoint.load`.
         checkout: if given, a reworked Conformer is pruned with the modules of the checkout (scaled layers, balancers),
             and a standard one is checked against them. None: use only modules of this package, with scales folded into
-            the weights.
+            the weights. Zipformers never need it.
+        options: dimensions of a Zipformer that do not follow from its tensors.
 
     Raises:
         UserError: the network of the checkpoint is not supported, or the outputs of the checkout's modules differ.
     """
     found = icefall_checkpoint.load(source, choice)
+    if icefall_zipformer.is_zipformer(found.state):
+        if checkout is not None:
+            logger.info("%s: a Zipformer is imported without the checkout", source)
+        return icefall_zipformer.load(found.state, found.settings, options, str(source)), found
     form = form_of(found.state, found.settings, str(source))
     if not found.settings:
         logger.warning("%s does not contain its training settings: assuming convolutions that are not causal", source)
@@ -80,11 +92,11 @@ def load(source: PathLike, choice: Choice, checkout: Optional[Checkout] = None) 
     modules = checkout.modules(source, form.kind)
     foreign = _foreign(model, modules, found.state, str(source)) if form.kind == REWORKED else None
     if foreign is not None:
-        difference = icefall_encoder.difference(model.encoder, foreign.encoder, form.config.encoder.feature_dim)
+        difference = icefall_encoder.difference(model.encoder, foreign.encoder, form.encoder.feature_dim)
     else:
-        theirs = icefall_encoder.build(modules, form.config.encoder, output_dim=form.config.joiner_dim).eval()
+        theirs = icefall_encoder.build(modules, form.encoder, output_dim=form.config.joiner_dim).eval()
         checkpoint.load_weights(theirs, _encoders(found.state), source)
-        difference = icefall_encoder.difference(_Projected(model), theirs, form.config.encoder.feature_dim)
+        difference = icefall_encoder.difference(_Projected(model), theirs, form.encoder.feature_dim)
     logger.info(
         "%s: relative difference between the outputs of the checkout's encoder and of ours %.1e", source, difference
     )
@@ -128,11 +140,12 @@ def import_experiment(
     lang_dir: PathLike,
     exp_dir: PathLike,
     checkout: Optional[Checkout] = None,
+    options: ZipformerOptions = AS_TRAINED,
 ) -> None:
     """Write an icefall checkpoint as a finished experiment; an existing import of the same files is kept.
 
     Args:
-        source, choice, checkout: see `load`.
+        source, choice, checkout, options: see `load`.
         lang_dir: lang dir (``data/lang_bpe_*``) that the network was trained with.
         exp_dir: experiment directory for ``best.safetensors``, ``model.json`` and ``.done``.
 
@@ -140,16 +153,18 @@ def import_experiment(
         UserError: as for `load`; the lang dir has another number of tokens; ``exp_dir`` contains another network.
     """
     tokenizer, place = Tokenizer(lang_dir), Path(exp_dir)
-    model, found = load(source, choice, checkout)
+    model, found = load(source, choice, checkout, options)
     tokenizer.check_matches({"vocab_size": model.config.vocab_size}, str(source))
     origin: dict[str, Any] = {path.name: file_fingerprint(path) for path in found.files}
-    origin.update(choice.described(), recipe=None if model.config.icefall is None else model.config.icefall.recipe)
+    described = registry.describe(model)
+    modules = described["config"].get("icefall")
+    origin.update(choice.described(), recipe=None if modules is None else modules["recipe"])
     if checkpoint.best_path(place).exists():
         if checkpoint.read_header(checkpoint.best_path(place)).get(ORIGIN) != origin:
             raise UserError(f"{place} contains another network", "remove it, or give another directory")
     else:
         write_facts(place, model, None)
-        header = {"model": registry.describe(model), "tokenizer": tokenizer.describe(), ORIGIN: origin}
+        header = {"model": described, "tokenizer": tokenizer.describe(), ORIGIN: origin}
         checkpoint.save_model(checkpoint.best_path(place), model, header)
     write_json(place / directory.DONE, origin)
     logger.info("%s: %s", place, describe(network_facts(model)))

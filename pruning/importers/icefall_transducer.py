@@ -58,10 +58,12 @@ class Form(NamedTuple):
     Attributes:
         kind: ``transducer_stateless``, ``pruned_transducer_stateless`` or ``reworked``, see the module's docstring.
         config: configuration of our transducer that computes the same outputs.
+        encoder: configuration of its encoder.
     """
 
     kind: str
     config: TransducerConfig
+    encoder: ConformerConfig
 
 
 def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Form:
@@ -118,7 +120,7 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
         ffn_dim=(size(f"{layer}feed_forward.0.weight"),),
         conv_channels=(size(f"{layer}conv_module.pointwise_conv2.weight", 1),),
         conv_kernel=_odd(size(f"{layer}conv_module.depthwise_conv.weight", 2), source),
-        feature_dim=_feature_dim(settings.get("feature_dim"), channels // max(kept[-1], 1), source),
+        feature_dim=feature_dim_of(settings.get("feature_dim"), channels // max(kept[-1], 1), source),
         subsampling_channels=kept,
         subsampling_strides=(1, 2, 2) if reworked else (2, 2),
         variant=REWORKED if reworked else STANDARD,
@@ -141,7 +143,7 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
         blank_embedding=True,  # in the first form it is 0 because it was never trained
         ctc=False,
     )
-    return Form(kind, config)
+    return Form(kind, config, encoder)
 
 
 def _numbers(names: Iterable[str], pattern: str) -> set[int]:
@@ -154,7 +156,7 @@ def _odd(kernel: int, source: str) -> int:
     return kernel
 
 
-def _feature_dim(said: Any, bins: int, source: str) -> int:
+def feature_dim_of(said: Any, bins: int, source: str) -> int:
     """Return the bins of a frame from the bins after two convolutions of stride 2 (of 79 to 82, 19 are left).
 
     The result is ``said`` if given, or else the multiple of 4, which is usual.
@@ -199,11 +201,11 @@ def converted(state: Mapping[str, Tensor], form: Form, network: Mapping[str, Ten
     for name in network:
         module, _, tensor = name.rpartition(".")
         if name in ("encoder.feature_mean", "encoder.feature_scale"):
-            result[name] = torch.zeros(form.config.encoder.feature_dim) + float(name.endswith("scale"))
+            result[name] = torch.zeros(form.encoder.feature_dim) + float(name.endswith("scale"))
         elif name.startswith("encoder."):
             ours = name[len("encoder.") :]
-            take(name, f"encoder.{encoder_name(ours, form.config.encoder.variant)}")
-            result[name] = encoder_tensor(state, ours, form.config.encoder, "encoder.")
+            take(name, f"encoder.{encoder_name(ours, form.encoder.variant)}")
+            result[name] = encoder_tensor(state, ours, form.encoder, "encoder.")
         elif module in around:
             take(name, f"{around[module]}.{tensor}")
         elif not (form.kind == _STATELESS and module in ("simple_am", "simple_lm")):

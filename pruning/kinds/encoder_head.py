@@ -162,7 +162,8 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """Return what the encoder supports; with a CTC head, also the CTC decoding methods."""
         techniques = TECHNIQUES if network.encoder.factorable else TECHNIQUES[:1]
         decodings = _BY_CTC if network.config.task == CTC else ()
-        return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
+        exports = ONNX_FORMS if network.encoder.exportable else ()
+        return Capabilities(techniques, repair=True, exports=exports, decodings=decodings)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:

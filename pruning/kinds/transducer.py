@@ -1,4 +1,4 @@
-"""Transducers on cuts with features: a Conformer encoder, a stateless decoder and a joiner."""
+"""Transducers on cuts with features: an encoder, a stateless decoder and a joiner."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ class TransducerKind(Kind[Transducer]):
     def capabilities(cls, network: Transducer) -> Capabilities:
         """Return all capabilities; the CTC decoding methods only if there is a CTC head."""
         decodings = tuple(name for name in SETTINGS if network.config.ctc or not by_ctc(name))
-        return Capabilities(TECHNIQUES, repair=True, exports=tuple(FORMS), decodings=decodings)
+        exports = tuple(FORMS) if network.encoder.exportable else ()
+        return Capabilities(TECHNIQUES, repair=True, exports=exports, decodings=decodings)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -163,7 +164,7 @@ class TransducerKind(Kind[Transducer]):
     @classmethod
     def recogniser(cls, network: Transducer, source: PathLike) -> Recogniser:
         """Return the network itself."""
-        return Recogniser(network, FEATURES, network.config.encoder.feature_dim)
+        return Recogniser(network, FEATURES, network.encoder.bins)
 
     @classmethod
     def exports(cls, network: Transducer, lang_dir: Optional[PathLike]) -> Exports:
@@ -180,7 +181,7 @@ class TransducerKind(Kind[Transducer]):
             raise UserError("the network has no CTC head, but the configuration gives CTC a weight",
                             "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
         paths = manifests.check_exists([*self.inputs.train, *self.inputs.dev])
-        checks.check_first_features(paths, network.config.encoder.feature_dim)
+        checks.check_first_features(paths, network.encoder.bins)
 
     def begin(self, network: Transducer) -> None:
         """Set the encoder's feature statistics from the first training batches, the same in every process."""
@@ -192,7 +193,7 @@ class TransducerKind(Kind[Transducer]):
 
     def check_teacher(self, teacher: Transducer) -> None:
         """Refuse to distil from layers that the teacher does not have."""
-        self.check_layers(teacher.config.encoder.num_layers)
+        self.check_layers(teacher.encoder.depth)
 
     def task(
         self, network: Transducer, teacher: Optional[Transducer], pruner: Optional[Pruner] = None

@@ -37,7 +37,7 @@ def transducer_exports(model: Transducer) -> Exports:
     """Describe the export of a transducer with a plain encoder (see `pruning.core.prunable.plain`)."""
 
     def agree(calls: Calls, cuts: Optional[Path], max_batches: int) -> Agreement:
-        batches: Iterable[Batch] = [noise(model.config.encoder.feature_dim)]
+        batches: Iterable[Batch] = [noise(model.encoder.bins)]
         if cuts is not None:
             data = DataConfig(max_duration=100.0, num_workers=0)
             found = evaluation_batches(data, manifests.check_exists([cuts]))
@@ -101,7 +101,7 @@ def parts(model: Transducer) -> dict[str, Part]:
     """Describe encoder, decoder and joiner, with the metadata that sherpa-onnx reads and a few more."""
     config = model.config
     frames = frames_of(_TRACED_SECONDS)
-    features = torch.randn(2, frames, config.encoder.feature_dim, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(2, frames, config.dimensions.feature_dim, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([frames, frames * 3 // 4])
     contexts = torch.ones(2, config.context_size, dtype=torch.int64)
     joined = torch.zeros(2, config.joiner_dim)
@@ -111,7 +111,7 @@ def parts(model: Transducer) -> dict[str, Part]:
         "encoder": Part(
             ExportedEncoder(model), (features, lengths), {"x": n_t, "x_lens": n},
             {"encoder_out": n_t, "encoder_out_lens": n},
-            {"model_type": "conformer", "feature_dim": str(config.encoder.feature_dim), **common},
+            {"model_type": "conformer", "feature_dim": str(config.dimensions.feature_dim), **common},
         ),
         "decoder": Part(
             ExportedDecoder(model), (contexts,), {"y": n}, {"decoder_out": n},

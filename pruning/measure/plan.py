@@ -149,7 +149,7 @@ def plan_run(
     model = TransducerKind.own(task.model)  # low rank: the factored copy
     if teacher is not None and task.teacher is not None:
         task.teacher = teacher.eval().requires_grad_(False)
-    vocab_size, feature_dim = model.config.vocab_size, model.config.encoder.feature_dim
+    vocab_size, feature_dim = model.config.vocab_size, model.encoder.bins
     batch = synthetic_batch(min(timed_seconds, seconds), corpus.mean_seconds, vocab_size, feature_dim)
     scale = seconds / batch.seconds
     info = StepInfo(1, 0, steps, steps)

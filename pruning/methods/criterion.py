@@ -105,14 +105,17 @@ class CriterionPruning(Scorer):
             raise UserError(f"unknown criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
         view = prunable(model) if view is None else view
         groups = view.unit_groups()
+        unseen = {group.kind for group in groups if group.read and group.read[0].dim == 0}  # no inputs of a layer
+        blind = unseen if criterion == "activation" else set()
+        kinds = [kind for kind in unit_kinds(groups) if kind not in blind]
         try:
-            selection = Selection(groups, unit_kinds(groups) if config.kinds is None else config.kinds)
+            selection = Selection(groups, kinds if config.kinds is None else config.kinds)
         except ValueError as error:
             raise UserError(str(error), "correct criterion.kinds") from None
-        modules = sorted({group.kind for group in selection.chosen} - set(unit_kinds(groups)))
-        if criterion == "activation" and modules:
-            what = f"the criterion activation has no scores for {modules[0]}, because modules have no own inputs"
-            raise UserError(what, "leave modules out of criterion.kinds; they are removed when all of their units are")
+        unscored = sorted({group.kind for group in selection.chosen} & blind)
+        if unscored:
+            what = f"the criterion activation has no scores for {unscored[0]}, which are not the inputs of a layer"
+            raise UserError(what, "leave them out of criterion.kinds; modules are removed when all of their units are")
         if counts is not None:
             counts.check_fits(groups, "the structure in counts_from")
         super().__init__(model, selection, constraint, frames, view)

@@ -21,13 +21,18 @@ def relative_positions(frames: int, d_model: int, device: torch.device, dtype: t
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """Map scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``; entry (i, j) is for i - j."""
+    """Map scores per distance ``(N, H, T, 2T - 1)`` to scores per key ``(N, H, T, T)``; entry (i, j) is for i - j.
+
+    With L earlier keys, ``(N, H, T, L + 2T - 1)`` becomes ``(N, H, T, L + T)``.
+    """
     if scores.requires_grad and torch.is_grad_enabled():
         return _RelativeShift.apply(scores)
+    if not torch.jit.is_tracing():
+        return _by_key(scores.contiguous())
     n, heads, frames, width = scores.shape
     padded = nn.functional.pad(scores, (1, 0))  # (N, H, T, 2T)
     shifted = padded.reshape(n, heads, width + 1, frames)[:, :, 1:].reshape(n, heads, frames, width)
-    return shifted[..., :frames]
+    return shifted[..., : width - frames + 1]
 
 
 class _RelativeShift(torch.autograd.Function):
@@ -46,10 +51,11 @@ class _RelativeShift(torch.autograd.Function):
 
 
 def _by_key(scores: Tensor) -> Tensor:
-    """View contiguous ``(N, H, T, 2T - 1)`` as ``(N, H, T, T)``, such that entry (i, j) is (i, T - 1 - i + j)."""
+    """View contiguous ``(N, H, T, W)`` as ``(N, H, T, W - T + 1)``, such that entry (i, j) is (i, T - 1 - i + j)."""
     n, heads, frames, width = scores.shape
     strides = (heads * frames * width, frames * width, width - 1, 1)
-    return scores.as_strided((n, heads, frames, frames), strides, scores.storage_offset() + frames - 1)
+    shape = (n, heads, frames, width - frames + 1)
+    return scores.as_strided(shape, strides, scores.storage_offset() + frames - 1)
 
 
 class RelativePositionAttention(nn.Module):

@@ -11,7 +11,6 @@ from typing import Annotated, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from pruning.core.units import UnitGroup
 from pruning.limits import Count, Fraction, Natural, OneOf, check_fields
 from pruning.models.attention import RelativePositionAttention, relative_positions
 from pruning.models.layers import BasicNorm, FeedForward, double_swish, per_layer
@@ -259,14 +258,6 @@ class ConformerEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config, index) for index in range(config.num_layers))
         self.after_norm = nn.LayerNorm(config.d_model) if config.after_norm else None
-
-    def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
-        """Return ``groups`` of the encoder under ``prefix`` with the names of its tensors, which they already have."""
-        return groups
-
-    def plain_state(self) -> dict[str, Tensor]:
-        """Return the tensors of the encoder."""
-        return dict(self.state_dict())
 
     @torch.no_grad()
     def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:

@@ -48,11 +48,13 @@ class Encoder(nn.Module, ABC):
         form: name of the encoder type in a description, see `pruning.models.encoder_types`.
         convolutions: name of the module of convolutions that reads the input.
         factorable: whether single weights or rank-1 components can be pruned, which needs `with_ranks`.
+        exportable: whether the encoder can be written to a file for other programs.
     """
 
     form: ClassVar[str]
     convolutions: ClassVar[str]
     factorable: ClassVar[bool] = True
+    exportable: ClassVar[bool] = True
     config: Dimensions
 
     @property
@@ -67,7 +69,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def depth(self) -> int:
-        """Number of blocks of the encoder."""
+        """Number of layers that `encode` returns after the first; the number of blocks, unless said otherwise."""
         return self.config.num_layers
 
     @property
@@ -125,6 +127,14 @@ class Encoder(nn.Module, ABC):
     def plain(self) -> Encoder:
         """Return an encoder that computes the same and is made of this toolkit's modules; itself if it already is."""
         return self
+
+    def existing_layers(self, counts: Mapping[str, float]) -> list[bool]:
+        """Return whether each of the layers that `encode` returns, after the first, still computes anything.
+
+        Args:
+            counts: group name -> number of units kept; a group without an entry is kept.
+        """
+        return [True] * self.depth
 
     @abstractmethod
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:

@@ -12,11 +12,14 @@ from pruning.models.encoder import Encoder
 from pruning.models.encoder_decoder_config import AudioEncoderConfig
 from pruning.models.hf_encoder import HfEncoder
 from pruning.models.prunable_conformer import PrunableConformer
+from pruning.models.prunable_zipformer import PrunableZipformer
 from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_encoder_config import SpeechEncoderConfig
+from pruning.models.zipformer_config import ZipformerConfig
 
 _BUILDERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {
     PrunableConformer.form: lambda config: PrunableConformer(ConformerConfig(**config)),
+    PrunableZipformer.form: lambda config: PrunableZipformer(ZipformerConfig(**config)),
     SpeechEncoder.form: lambda config: SpeechEncoder(SpeechEncoderConfig.from_dict(config)),
     AudioEncoder.form: lambda config: AudioEncoder(AudioEncoderConfig.from_dict(config)),
     HfEncoder.form: lambda config: HfEncoder.from_hf(config["network"], config.get("preprocessor")),
@@ -26,8 +29,8 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {
 def build(description: Mapping[str, Any]) -> Encoder:
     """Build the encoder of ``{"type": ..., "config": {...}}``, with initial weights.
 
-    For ``conformer``, ``speech_encoder`` and ``audio_encoder``, ``config`` has the dimensions (`ConformerConfig`,
-    `SpeechEncoderConfig`, `AudioEncoderConfig`).
+    For ``conformer``, ``zipformer``, ``speech_encoder`` and ``audio_encoder``, ``config`` has the dimensions
+    (`ConformerConfig`, `ZipformerConfig`, `SpeechEncoderConfig`, `AudioEncoderConfig`).
     For ``hugging_face``, its ``network`` is the content of ``config.json`` and its ``preprocessor`` that of
     ``preprocessor_config.json``.
 

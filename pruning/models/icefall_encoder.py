@@ -18,6 +18,7 @@ from pruning.core.units import Span, UnitGroup
 from pruning.errors import UserError
 from pruning.models.conformer import ConformerConfig, ConformerEncoder, EncoderOutput
 from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor
+from pruning.models.prunable_conformer import DeclaredConformer, PrunableConformer
 from pruning.models.subsampling import beyond
 
 DIRECTORY = "ICEFALL_DIR"
@@ -41,7 +42,7 @@ class IcefallModules:
     recipe: str
 
 
-class IcefallEncoder(nn.Module):
+class IcefallEncoder(DeclaredConformer):
     """A reworked Conformer of icefall that declares its units; its extraction gives a `ConformerEncoder`.
 
     Layer dropout and random combinations of layers are not used in training: units that may be pruned are not also
@@ -58,7 +59,7 @@ class IcefallEncoder(nn.Module):
 
     def __init__(self, modules: IcefallModules, config: ConformerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: ConformerConfig = config
         self.network: Any = build(modules, config, layer_dropout=0.0)
         theirs = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()
                   if not name.startswith(COMBINER)}  # fmt: skip
@@ -103,16 +104,11 @@ class IcefallEncoder(nn.Module):
         """
         raise ValueError("an encoder of icefall does not normalise features")
 
-    def renamed(self, groups: list[UnitGroup], prefix: str) -> list[UnitGroup]:
-        """Return ``groups`` of the `ConformerEncoder` under ``prefix`` with this encoder's tensor names.
-
-        Group names do not change, nor do names outside the encoder.
-        """
+    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the groups of the `ConformerEncoder` with this encoder's tensor names; group names do not change."""
 
         def theirs(name: str) -> str:
-            if not name.startswith(prefix):
-                return name
-            return f"{prefix}{_NETWORK}{encoder_name(name[len(prefix) :], self.config.variant)}"
+            return f"{_NETWORK}{encoder_name(name, self.config.variant)}"
 
         def spans(of: tuple[Span, ...]) -> tuple[Span, ...]:
             return tuple(replace(span, tensor=theirs(span.tensor)) for span in of)
@@ -122,7 +118,18 @@ class IcefallEncoder(nn.Module):
 
         return [replace(group, masks=spans(group.masks), slices=spans(group.slices), readers=spans(group.readers),
                         removes=tuple(map(theirs, group.removes)), norms=modules(group.norms),
-                        rms_norms=modules(group.rms_norms)) for group in groups]  # fmt: skip
+                        rms_norms=modules(group.rms_norms))
+                for group in self.plain_unit_groups(width)]  # fmt: skip
+
+    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
+        """Return the unit groups with the tensor names of `plain_state`."""
+        return super().unit_groups(width)
+
+    def plain(self) -> PrunableConformer:
+        """Return the `ConformerEncoder` that computes the same."""
+        encoder = PrunableConformer(self.config)
+        encoder.load_state_dict(self.plain_state())
+        return encoder.train(self.training)
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the tensors of the `ConformerEncoder` that computes the same, with scales multiplied out."""

@@ -101,3 +101,13 @@ class GatedFeedForward(FeedForward):
         """``(N, T, d_model) -> (N, T, d_model)``."""
         units, gates = self.linear1(x).chunk(2, dim=-1)
         return self.linear2(self.dropout(self.activation(gates) * units))
+
+
+def scaled_linear(inputs: int, outputs: int, scale: float, bias: bool = True) -> nn.Linear:
+    """Return a linear layer whose initial weights are ``scale`` times torch's, with biases up to ``0.1 scale``."""
+    linear = nn.Linear(inputs, outputs, bias)
+    with torch.no_grad():
+        linear.weight.mul_(scale)
+    if bias:
+        nn.init.uniform_(linear.bias, -0.1 * scale, 0.1 * scale)
+    return linear

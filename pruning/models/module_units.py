@@ -142,7 +142,8 @@ def stream_group(
 
 def read_by(group: UnitGroup, readers: Sequence[str]) -> UnitGroup:
     """Return the group of a residual width with more linear layers ``readers``, such as heads, that read the stream."""
-    columns = tuple(Span(f"{name}.weight", 1, group.masks[0].width) for name in readers)
+    written = group.masks[0]
+    columns = tuple(Span(f"{name}.weight", 1, written.width, written.offset) for name in readers)
     return replace(group, slices=(*group.slices, *columns), readers=(*group.readers, *columns))
 
 

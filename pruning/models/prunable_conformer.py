@@ -20,8 +20,8 @@ from pruning.models.encoder import Encoder
 from pruning.models.subsampling import SHORTEST
 
 
-class PrunableConformer(ConformerEncoder, Encoder):
-    """A Conformer encoder that declares its units under its own names; see `Encoder`."""
+class DeclaredConformer(Encoder):
+    """What follows from the configuration of a Conformer, whatever computes it; see `Encoder`."""
 
     form = "conformer"
     convolutions = "subsampling"
@@ -57,6 +57,10 @@ class PrunableConformer(ConformerEncoder, Encoder):
         """Return the configuration as plain values."""
         return asdict(self.config)
 
+    def existing_layers(self, counts: Mapping[str, float]) -> list[bool]:
+        """Return whether each block still has a module."""
+        return conformer_units.existing_layers(self.config, counts, "")
+
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups of the encoder, subsampling included."""
         return conformer_units.unit_groups(self.config, "", width)
@@ -85,3 +89,9 @@ class PrunableConformer(ConformerEncoder, Encoder):
             ValueError: always.
         """
         raise ValueError("a Conformer with a head does not support factored layers")
+
+
+class PrunableConformer(ConformerEncoder, DeclaredConformer):
+    """A Conformer encoder that declares its units under its own names."""
+
+    config: ConformerConfig

@@ -1,9 +1,9 @@
-"""Conformer transducer with a stateless decoder, an auxiliary CTC head and projections for the pruned-range loss."""
+"""Transducer with a stateless decoder, an auxiliary CTC head and projections for the pruned-range loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Optional, Union
 
 import torch
@@ -12,17 +12,22 @@ from torch import Tensor, nn
 from pruning.core import low_rank
 from pruning.core.cost import CostTerm
 from pruning.core.precision import at_least_float32
+from pruning.core.prunable import plain_state
 from pruning.core.structure import Structure
-from pruning.core.units import UnitGroup
+from pruning.core.units import WIDTH, UnitGroup, prefixed
 from pruning.errors import UserError
 from pruning.limits import Count, Natural, check_fields
-from pruning.models import conformer_units
-from pruning.models.conformer import PROBE_FRAMES, ConformerConfig, ConformerEncoder, EncoderOutput
+from pruning.models.conformer import PROBE_FRAMES, ConformerConfig, EncoderOutput
+from pruning.models.encoder import Encoder
 from pruning.models.icefall_encoder import IcefallEncoder, IcefallModules
 from pruning.models.module_units import read_by
+from pruning.models.prunable_conformer import PrunableConformer
+from pruning.models.prunable_zipformer import PrunableZipformer
 from pruning.models.subsampling import beyond
+from pruning.models.zipformer_config import ZipformerConfig
 
 BLANK = 0
+_PREFIX = "encoder."
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class TransducerConfig:
     """Dimensions of a `Transducer`.
 
     Attributes:
-        encoder: configuration of the Conformer.
+        encoder: configuration of the encoder if it is a Conformer.
         vocab_size: number of BPE tokens, blank (0) included; 0 in a file means "from the lang dir".
         decoder_dim: embedding dimension of the stateless decoder.
         context_size: number of tokens that the decoder takes as input.
@@ -43,9 +48,11 @@ class TransducerConfig:
         ctc: whether there is a CTC head.
         icefall: location of the encoder's classes if it is icefall's own; None: the encoder is a `ConformerEncoder`.
         ranks: linear layer of the encoder -> rank of its factored form; layers without an entry are dense.
+        zipformer: configuration of the encoder if it is a Zipformer, instead of ``encoder``.
+        decoder_group: number of channels of the decoder that its convolution mixes.
     """
 
-    encoder: ConformerConfig
+    encoder: Optional[ConformerConfig] = None
     vocab_size: Natural = 0
     decoder_dim: Count = 512
     context_size: Count = 2
@@ -57,23 +64,53 @@ class TransducerConfig:
     ctc: bool = True
     icefall: Optional[IcefallModules] = None
     ranks: dict[str, Count] = field(default_factory=dict)
+    zipformer: Optional[ZipformerConfig] = None
+    decoder_group: Count = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if (self.encoder is None) == (self.zipformer is None):
+            raise ValueError("give exactly one of encoder (a Conformer) and zipformer")
+        if self.decoder_dim % self.decoder_group:
+            raise ValueError(f"decoder_dim {self.decoder_dim} is not a multiple of decoder_group {self.decoder_group}")
+
+    @property
+    def dimensions(self) -> Union[ConformerConfig, ZipformerConfig]:
+        """Configuration of the encoder."""
+        found = self.zipformer or self.encoder
+        assert found is not None
+        return found
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TransducerConfig:
         """Build a configuration from the output of ``dataclasses.asdict``; an unknown key raises TypeError."""
         modules = value.get("icefall")
         icefall = None if modules is None else IcefallModules(**modules)
-        return cls(**{**value, "encoder": ConformerConfig(**value["encoder"]), "icefall": icefall})
+        conformer, zipformer = value.get("encoder"), value.get("zipformer")
+        encoders = {"encoder": None if conformer is None else ConformerConfig(**conformer),
+                    "zipformer": None if zipformer is None else ZipformerConfig(**zipformer)}  # fmt: skip
+        return cls(**{**value, **encoders, "icefall": icefall})
+
+    def with_encoder(self, encoder: Encoder) -> TransducerConfig:
+        """Return the configuration of the same transducer with an encoder like ``encoder``, of the same type."""
+        place = "encoder" if self.zipformer is None else "zipformer"
+        return self.from_dict({**asdict(self), "icefall": None, place: encoder.described()})
 
 
 class StatelessDecoder(nn.Module):
-    """Embedding and one depthwise convolution over the last ``context_size`` tokens (arXiv 2002.09479)."""
+    """Embedding and one convolution over the last ``context_size`` tokens (arXiv 2002.09479).
+
+    The convolution is depthwise, or mixes ``group`` neighbouring channels.
+    """
 
     def __init__(
-        self, vocab_size: int, dim: int, context_size: int, relu: bool = True, blank_embedding: bool = False
+        self,
+        vocab_size: int,
+        dim: int,
+        context_size: int,
+        relu: bool = True,
+        blank_embedding: bool = False,
+        group: int = 1,
     ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
@@ -81,7 +118,9 @@ class StatelessDecoder(nn.Module):
         self.blank_id = BLANK
         self.relu = relu
         self.embedding = nn.Embedding(vocab_size, dim, padding_idx=None if blank_embedding else BLANK)
-        self.conv = nn.Conv1d(dim, dim, context_size, groups=dim, bias=False) if context_size > 1 else None
+        self.conv = None
+        if context_size > 1:
+            self.conv = nn.Conv1d(dim, dim, context_size, groups=dim // group, bias=False)
 
     def forward(self, tokens: Tensor, pad: bool = True) -> Tensor:
         """Embed a history.
@@ -153,14 +192,15 @@ class Transducer(nn.Module):
             dims = f"decoder_dim {config.decoder_dim} and joiner_dim {config.joiner_dim}"
             raise ValueError(f"{dims} must be equal if decoder_proj is false")
         self.config = config
-        d = config.encoder.d_model
-        self.encoder: Union[ConformerEncoder, IcefallEncoder]
-        if config.icefall is None:
-            self.encoder = ConformerEncoder(config.encoder)
-        else:
-            self.encoder = IcefallEncoder(config.icefall, config.encoder)
+        d = config.dimensions.d_model
+        self.encoder = _encoder(config)
         self.decoder = StatelessDecoder(
-            config.vocab_size, config.decoder_dim, config.context_size, config.decoder_relu, config.blank_embedding
+            config.vocab_size,
+            config.decoder_dim,
+            config.context_size,
+            config.decoder_relu,
+            config.blank_embedding,
+            config.decoder_group,
         )
         self.joiner = Joiner(
             d, config.decoder_dim, config.joiner_dim, config.vocab_size, config.joiner_hidden, config.decoder_proj
@@ -189,7 +229,12 @@ class Transducer(nn.Module):
     @property
     def residual_width(self) -> int:
         """Number of channels of the encoder's residual stream."""
-        return self.config.encoder.d_model
+        return self.encoder.residual_width
+
+    def existing_layers(self, counts: Mapping[str, float]) -> list[bool]:
+        """Return whether each layer of the encoder still computes anything, see `Encoder.existing_layers`."""
+        own = {name[len(_PREFIX) :]: count for name, count in counts.items() if name.startswith(_PREFIX)}
+        return self.encoder.existing_layers(own)
 
     def unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups of the encoder; with factored layers, only their components.
@@ -197,27 +242,30 @@ class Transducer(nn.Module):
         Raises:
             UserError: ``width`` is asked for and layers are factored.
         """
-        groups = self.plain_unit_groups(width)
-        return groups if self.config.ranks else self.encoder.renamed(groups, "encoder.")
+        if self.config.ranks:
+            return self.plain_unit_groups(width)
+        return self._of_model(self.encoder.unit_groups(width))
 
     def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
         """Return the unit groups with the tensor names of `plain_state`."""
         if self.config.ranks:
             low_rank.refuse_width(width)
             return low_rank.component_groups(self)
-        groups = conformer_units.unit_groups(self.config.encoder, width=width)
-        if width:
-            heads = ["joiner.encoder_proj", "simple_am", *(["ctc_head"] if self.config.ctc else [])]
-            groups[-1] = read_by(groups[-1], heads)
-        return groups
+        return self._of_model(self.encoder.plain_unit_groups(width))
+
+    def _of_model(self, groups: Sequence[UnitGroup]) -> list[UnitGroup]:
+        """Return groups of the encoder as groups of the transducer, whose heads read the residual width."""
+        heads = ["joiner.encoder_proj", "simple_am", *(["ctc_head"] if self.config.ctc else [])]
+        named = [prefixed(group, _PREFIX) for group in groups]
+        return [read_by(group, heads) if group.kind == WIDTH else group for group in named]
 
     def plain_state(self) -> dict[str, Tensor]:
-        """Return the tensors of the same transducer with a `ConformerEncoder`."""
-        around = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("encoder.")}
-        return {**{f"encoder.{name}": tensor for name, tensor in self.encoder.plain_state().items()}, **around}
+        """Return the tensors of the same transducer with an encoder of this toolkit."""
+        around = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_PREFIX)}
+        return {**{f"{_PREFIX}{name}": tensor for name, tensor in plain_state(self.encoder).items()}, **around}
 
     def plain(self) -> Transducer:
-        """Return a transducer that computes the same with a `ConformerEncoder`; itself if it already has one."""
+        """Return a transducer that computes the same with an encoder of this toolkit; itself if it already has one."""
         if self.config.icefall is None:
             return self
         model = Transducer(replace(self.config, icefall=None)).to(next(self.parameters()).device)
@@ -226,15 +274,17 @@ class Transducer(nn.Module):
 
     def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
         """Return the cost terms of the encoder, subsampling included, for ``frames`` feature frames."""
-        dense = self.config.encoder
-        if width and not self.config.ranks:
-            return conformer_units.cost_terms(dense, frames, width=True)
-        return low_rank.cost_terms(self, conformer_units.unit_groups(dense), conformer_units.cost_terms(dense, frames),
-                                   self.linear_layers(frames))  # fmt: skip
+        width = width and not self.config.ranks
+        terms = [replace(term, groups=tuple(f"{_PREFIX}{name}" for name in term.groups))
+                 for term in self.encoder.cost_terms(frames, width)]  # fmt: skip
+        if width:
+            return terms
+        groups = self._of_model(self.encoder.plain_unit_groups())
+        return low_rank.cost_terms(self, groups, terms, self.linear_layers(frames))
 
     def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
         """Return the linear layers of the encoder that may be factored, for ``frames`` feature frames."""
-        return conformer_units.linear_layers(self.config.encoder, frames)
+        return [replace(layer, name=f"{_PREFIX}{layer.name}") for layer in self.encoder.linear_layers(frames)]
 
     def with_ranks(self, ranks: Mapping[str, int]) -> Transducer:
         """Return a new transducer with the layers of ``ranks`` factored; its weights are not set."""
@@ -242,7 +292,7 @@ class Transducer(nn.Module):
 
     def probe(self, generator: torch.Generator) -> Tensor:
         """Return the encoder outputs ``(frames, D)`` for two utterances of noise, one of them padded."""
-        features = torch.randn(2, PROBE_FRAMES, self.config.encoder.feature_dim, generator=generator)
+        features = torch.randn(2, PROBE_FRAMES, self.encoder.bins, generator=generator)
         lengths = torch.tensor([PROBE_FRAMES, PROBE_FRAMES * 2 // 3])
         encoded = self.encoder(features, lengths)
         return encoded.output[~beyond(encoded.lengths, encoded.output.shape[1])]
@@ -251,5 +301,15 @@ class Transducer(nn.Module):
         """Return a new transducer whose encoder has the shapes that ``structure`` leaves."""
         if self.config.ranks:
             return self.with_ranks(low_rank.shrunk_ranks(self, structure))
-        small = conformer_units.shrink(self.config.encoder, structure)
-        return Transducer(replace(self.config, encoder=small, icefall=None))
+        own = {name[len(_PREFIX) :]: kept for name, kept in structure.groups.items()}
+        return Transducer(self.config.with_encoder(self.encoder.shrink(Structure(own))))
+
+
+def _encoder(config: TransducerConfig) -> Encoder:
+    """Build the encoder."""
+    if config.zipformer is not None:
+        return PrunableZipformer(config.zipformer)
+    assert config.encoder is not None
+    return (
+        PrunableConformer(config.encoder) if config.icefall is None else IcefallEncoder(config.icefall, config.encoder)
+    )

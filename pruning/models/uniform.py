@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
+from pruning.models.conformer import ConformerConfig
 from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer, TransducerConfig
 
@@ -26,44 +27,50 @@ def narrowed_config(
         seconds: length of the audio at which MACs are counted.
 
     Raises:
-        UserError: the smallest network already costs more.
+        UserError: the smallest network already costs more, or only units of this network can be narrowed.
     """
     dense = dense.plain()
     if narrow == "units":
         structure = uniform_structure(dense.unit_groups(), cost_model(dense, seconds), cost, budget)
         return dense.shrink(structure).config
-    scaled = _widths(dense.config) if narrow == "width" else _depths(dense.config)
-    return _widest(scaled, cost, budget, seconds)
+    if dense.config.encoder is None:
+        raise UserError(f"a uniform Zipformer cannot be narrowed by {narrow}", "narrow its units")
+    scaled = _widths(dense.config.encoder) if narrow == "width" else _depths(dense.config.encoder)
+    return _widest(dense.config, scaled, cost, budget, seconds)
 
 
-def _widths(dense: TransducerConfig) -> list[TransducerConfig]:
-    """Return the network at every even dimension of its residual stream, all widths in proportion."""
-    pairs = range(1, dense.encoder.d_model // 2 + 1)
-    return [replace(dense, encoder=dense.encoder.scaled(2 * count)) for count in pairs]
+def _widths(dense: ConformerConfig) -> list[ConformerConfig]:
+    """Return the encoder at every even dimension of its residual stream, all widths in proportion."""
+    return [dense.scaled(2 * count) for count in range(1, dense.d_model // 2 + 1)]
 
 
-def _depths(dense: TransducerConfig) -> list[TransducerConfig]:
-    """Return the network with every number of its first layers."""
-    return [replace(dense, encoder=dense.encoder.shallower(count + 1)) for count in range(dense.encoder.num_layers)]
+def _depths(dense: ConformerConfig) -> list[ConformerConfig]:
+    """Return the encoder with every number of its first layers."""
+    return [dense.shallower(count + 1) for count in range(dense.num_layers)]
 
 
-def _widest(networks: Sequence[TransducerConfig], cost: str, budget: float, seconds: float) -> TransducerConfig:
-    """Return the largest of ``networks``, in ascending order, within the budget; the rest of it goes to the FFNs."""
+def _widest(
+    dense: TransducerConfig, encoders: Sequence[ConformerConfig], cost: str, budget: float, seconds: float
+) -> TransducerConfig:
+    """Return the network with the largest of ``encoders``, in ascending order, within the budget.
 
-    def beyond(config: TransducerConfig) -> bool:
-        return cost_model(Transducer(config), seconds).dense[cost] > budget
+    The rest of the budget goes to the FFNs.
+    """
 
-    fitting = bisect.bisect_left(networks, True, key=beyond)
+    def beyond(encoder: ConformerConfig) -> bool:
+        return cost_model(Transducer(replace(dense, encoder=encoder)), seconds).dense[cost] > budget
+
+    fitting = bisect.bisect_left(encoders, True, key=beyond)
     if fitting == 0:
         raise UserError(f"even the smallest uniform network costs more than {budget:.0f} in {cost}",
                         "use a lower sparsity")  # fmt: skip
-    chosen = networks[fitting - 1]
-    encoder = chosen.encoder
+    chosen = encoders[fitting - 1]
 
-    def grown(hidden: int) -> TransducerConfig:
+    def grown(hidden: int) -> ConformerConfig:
         macaron, ffn = (tuple(value + hidden if value else 0 for value in of)
-                        for of in (encoder.macaron_dim, encoder.ffn_dim))  # fmt: skip
-        return replace(chosen, encoder=replace(encoder, macaron_dim=macaron, ffn_dim=ffn))
+                        for of in (chosen.macaron_dim, chosen.ffn_dim))  # fmt: skip
+        return replace(chosen, macaron_dim=macaron, ffn_dim=ffn)
 
-    room = max(networks[-1].encoder.macaron_dim + networks[-1].encoder.ffn_dim)
-    return grown(bisect.bisect_left(range(1, room), True, key=lambda hidden: beyond(grown(hidden))))
+    room = max(encoders[-1].macaron_dim + encoders[-1].ffn_dim)
+    encoder = grown(bisect.bisect_left(range(1, room), True, key=lambda hidden: beyond(grown(hidden))))
+    return replace(dense, encoder=encoder)

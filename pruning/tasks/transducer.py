@@ -19,7 +19,6 @@ from pruning.core.distillation import (
 )
 from pruning.methods.base import Pruner
 from pruning.models.conformer import EncoderOutput
-from pruning.models.conformer_units import existing_layers
 from pruning.models.transducer import Transducer
 from pruning.speech.data.augment import SpecAugment
 from pruning.speech.data.batches import Batch
@@ -70,7 +69,7 @@ class TransducerTask(PrunedTask):
             self.distillation = guidance.config.of_depth(guidance.teacher.config.encoder.num_layers)
             self.teacher = guidance.teacher.eval().requires_grad_(False)
             if self.distillation.layers and self.distillation.layer_weight > 0:
-                dims = model.config.encoder.d_model, guidance.teacher.config.encoder.d_model
+                dims = model.encoder.width, guidance.teacher.encoder.width
                 self.layer_distillation = LayerDistillation(self.distillation, *dims)
 
     def train(self, mode: bool = True) -> TransducerTask:
@@ -123,7 +122,7 @@ class TransducerTask(PrunedTask):
         with torch.no_grad():
             teacher = self.teacher(features, batch.lengths, return_layers=self.layer_distillation is not None)
         if self.layer_distillation is not None:
-            exists = [True, *existing_layers(self.model.config.encoder, self._open_counts())]
+            exists = [True, *self.model.existing_layers(self._open_counts() or {})]
             found = self.layer_distillation.distances(student.layers, teacher.layers, student.lengths, exists)
             terms.update(distil_layers=found.loss, distil_largest=found.largest)
         if config.output_weight > 0:

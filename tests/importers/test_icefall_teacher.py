@@ -23,6 +23,7 @@ from pruning.models.transducer import Transducer
 from pruning.models.uniform import narrowed_config
 from tests.icefall import networks
 from tests.icefall.networks import PLACES, PRUNED, REWORKED, STATELESS
+from tests.importers.test_icefall_zipformer import icefall_state, transducer
 from tests.kinds.test_transducer import inputs
 
 CONFIG = """
@@ -86,6 +87,29 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
     export.main(["--exp-dir", str(tmp_path / "extracted"), "--lang-dir", lang_dir,
                  "--output", str(tmp_path / "onnx")])  # fmt: skip
     prune.main(arguments)  # again: all is done
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("method", ["l0", "taylor"])
+def test_a_zipformer_is_pruned_and_decodes(method: str, data_dir: Path, tmp_path: Path) -> None:
+    """From an experiment of icefall's, by one command; then the small network is repaired and decodes."""
+    (tmp_path / "prune.yaml").write_text(CONFIG.replace("layers: [0, 3]", "layers: [0, 1, 3]"))
+    source = tmp_path / "zipformer" / "exp"
+    source.mkdir(parents=True)
+    settings = {"query_head_dim": "5", "pos_head_dim": "2", "value_head_dim": "3", "feature_dim": 80}
+    state = icefall_state(transducer(vocabulary=networks.VOCABULARY))
+    torch.save({"model": state, "optimizer": None, **settings}, source / "epoch-1.pt")
+    prune.main(["--config", str(tmp_path / "prune.yaml"), "--exp-dir", str(tmp_path / "pruned"), "--method", method,
+                *choose(source), *data_options(data_dir)])  # fmt: skip
+    lang_dir, data = data_options(data_dir)[1], inputs(data_dir)
+    repaired = ["--repair", "20", "--lang-dir", lang_dir, "--train-cuts", str(data.train[0])]
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small"), *repaired])
+    small, header = checkpoint.load_model(tmp_path / "small")
+    assert isinstance(small, Transducer) and small.config.zipformer is not None and header["exactness"] < 1e-4
+    assert kept(small, tmp_path / "pruned" / "teacher") < 0.51
+    decode.main(["--exp-dir", str(tmp_path / "small"), "--cuts", str(data.dev[0]), "--lang-dir", lang_dir])
+    with pytest.raises(UserError, match="the encoder of .* cannot be exported"):
+        export.main(["--exp-dir", str(tmp_path / "small"), "--lang-dir", lang_dir, "--output", str(tmp_path / "onnx")])
 
 
 @pytest.mark.processes

@@ -208,7 +208,7 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
 
 
 def test_activation_has_no_score_of_whole_modules() -> None:
-    with pytest.raises(UserError, match="has no scores for conv_module.*leave modules out"):
+    with pytest.raises(UserError, match="has no scores for conv_module.*leave them out"):
         pruner("activation", kinds=("ffn", "conv_module"))
 
 
