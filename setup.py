@@ -41,7 +41,8 @@ setup(
         "mini": ["espeakng-loader"],
         "export": ["onnx", "onnxruntime"],
         "graphs": ["kaldilm"],
-        "hf": ["transformers"],
+        # tokenizers and whisper-normalizer: tokens of Whisper and Moonshine, and the normaliser that scores them
+        "hf": ["tokenizers", "transformers", "whisper-normalizer"],
     },
     entry_points={"console_scripts": ["pruning = pruning.bin.__main__:main"]},
 )

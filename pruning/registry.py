@@ -25,6 +25,7 @@ CUTS, TEXT = "cuts", "text"
 """Forms of data, which commands take as ``--train-cuts`` or ``--train-text``."""
 
 _MODULES = {
+    "encoder_decoder": "pruning.kinds.encoder_decoder",
     "speech_model": "pruning.kinds.encoder_head",
     "transducer": "pruning.kinds.transducer",
     "transformer_lm": "pruning.kinds.language_model",

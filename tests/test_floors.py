@@ -41,9 +41,10 @@ BELOW: dict[str, set[str]] = {
 }  # fmt: skip
 ALLOWED = {floor: {floor} | below | GROUND for floor, below in BELOW.items()}
 NETWORKS = {"Transducer", "SpeechModel", "TransformerLM", "ConformerEncoder", "PrunableConformer", "WaveformEncoder",
-            "SpeechEncoder", "HfEncoder", "IcefallEncoder", "ZipformerEncoder", "PrunableZipformer"}  # fmt: skip
+            "SpeechEncoder", "HfEncoder", "IcefallEncoder", "ZipformerEncoder", "PrunableZipformer", "EncoderDecoder",
+            "AudioEncoder", "TextDecoder"}  # fmt: skip
 OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader",
-            "kaldilm", "huggingface_hub"}  # fmt: skip
+            "kaldilm", "huggingface_hub", "tokenizers", "whisper_normalizer"}  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

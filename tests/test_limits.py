@@ -20,7 +20,7 @@ from hypothesis import given, strategies
 import pruning
 from pruning import configuration
 from pruning.errors import UserError
-from pruning.kinds import encoder_head, language_model, transducer
+from pruning.kinds import encoder_decoder, encoder_head, language_model, transducer
 from pruning.limits import (
     COUNT,
     POSITIVE,
@@ -168,6 +168,7 @@ def test_every_number_on_a_command_line_has_a_range() -> None:
         (transducer.RunConfig, [], "loss.ctc_weight=nan"),
         (transducer.RunConfig, [], "loss.backend=kaldi"),
         (encoder_head.RunConfig, ["task=ctc"], "model.dropout=2"),
+        (encoder_decoder.RunConfig, [], "loss.label_smoothing=1"),
         (language_model.RunConfig, _LM, "model.head_dim=0"),
         (language_model.RunConfig, _LM, "model.num_layers=-1"),
         (language_model.RunConfig, _LM, "model.dropout=nan"),

@@ -1,18 +1,22 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables that recipes declare
-# Stages 4 to 10 of recipes that train an encoder with a head, prune it jointly and test it. A recipe sources
-# encoder_options.sh, sets its defaults, sources this file, runs its own stages up to 3 (encoder_cuts and encoder_tokens
-# if run.sh has made manifests), and calls encoder_training and encoder_tests. In addition to the options it sets:
+# Stages 4 to 10 of recipes that train an encoder with a head, or tune an encoder-decoder, prune it jointly and test it.
+# A recipe sources encoder_options.sh, sets its defaults, sources this file, runs its own stages up to 3 (encoder_cuts
+# and encoder_tokens if run.sh has made manifests), and calls encoder_training and encoder_tests. In addition to the
+# options it sets:
 #
-#     task                                intent or ctc
+#     task                                intent, ctc, or transcripts of an encoder-decoder
 #     corpus data_dir exp_dir lang_dir    names, as in other recipes
 #     train_parts dev_parts test_parts    parts of the corpus, separated by spaces
 #     conf                                folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml
-#     methods                             decoding methods, for ctc only
+#     methods                             decoding methods, not for intent
+#     normalise                           normaliser of the texts that are scored, for transcripts only
 
 cuts_in=cuts
 [ "$hears" = samples ] || cuts_in=fbank
 [ -z "$pretrained" ] || [ "$warm_up" = false ] || fail "--pretrained and a warm-up exclude each other; give one of them"
-config_of=([5]=$conf/dense.yaml [6]=$conf/prune.yaml [8]=$conf/finetune.yaml)
+: "${methods:=}" "${teacher:=$exp_dir/dense}"
+config_of=([6]=$conf/prune.yaml [8]=$conf/finetune.yaml)
+[ "$teacher" != "$exp_dir/dense" ] || config_of[5]=$conf/dense.yaml
 [ "$warm_up" = false ] || config_of[4]=$conf/warm_up.yaml
 for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
@@ -32,11 +36,13 @@ case $method in
   hj-sepsize)
     halves="size:frontend: 0.5, size:attention+ffn: 0.5"
     [ "$hears" = samples ] || halves="size:subsampling: 0.5, size:attention+ffn+convolution: 0.5"
+    [ "$task" != transcripts ] || halves="size:encoder_frontend: 0.5, size:encoder_attention+encoder_ffn: 0.5"
     targets=("constraint.parts={${target_parts:-$halves}}")
     ;;
 esac
-: "${methods:=}" "${teacher:=$exp_dir/dense}"
 pruned=$exp_dir/pruned extracted=$exp_dir/extracted finetuned=$exp_dir/finetuned
+systems=("dense=$teacher" "pruned=$finetuned") # rows of the table
+hearing=("hears=$hears")
 # encoders from Hugging Face need a package of their own
 [ -z "$pretrained" ] || env_extras="${env_extras:-} hf"
 
@@ -49,8 +55,11 @@ pruned=$exp_dir/pruned extracted=$exp_dir/extracted finetuned=$exp_dir/finetuned
 parts=("${train_parts[@]}" "${dev_parts[@]}" "${test_parts[@]}")
 read -ra warm_up_cuts <<< "${warm_up_cuts:-${train_cuts[*]}}"
 read -ra warm_up_dev_cuts <<< "${warm_up_dev_cuts:-${dev_cuts[*]}}"
-table=$lang_dir/intents.txt
-[ "$task" = intent ] || table=$lang_dir/bpe.model
+case $task in
+  intent) table=$lang_dir/intents.txt ;;
+  ctc) table=$lang_dir/bpe.model ;;
+  *) table=$lang_dir/tokenizer.json hearing=() ;;
+esac
 
 # make_cuts MANIFESTS OUTPUT_DIR PREFIX PART...: make cuts of recordings without features.
 make_cuts() {
@@ -103,19 +112,23 @@ encoder_training() {
   if in_stage 5 && [ "$teacher" = "$exp_dir/dense" ]; then
     local start=()
     [ -z "$pretrained" ] || start=("pretrained=$pretrained")
+    if [ "$task" = transcripts ]; then
+      require "$exp_dir/imported/.done" 3
+      start=(--init "$exp_dir/imported")
+    fi
     if [ "$warm_up" = true ]; then
       require "$exp_dir/warm_up/.done" 4
       start=("pretrained=$exp_dir/warm_up")
       [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # including its head
     fi
-    train "the dense model" dense train --config "$conf/dense.yaml" "hears=$hears" ${start[@]+"${start[@]}"} \
-      $dense_args
+    train "the dense model" dense train --config "$conf/dense.yaml" ${hearing[@]+"${hearing[@]}"} \
+      ${start[@]+"${start[@]}"} $dense_args
   fi
 
   if in_stage 6; then
     require "$teacher/.done" 5
     train "pruning by $method" pruned prune --method "$method" --config "$conf/prune.yaml" --teacher "$teacher" \
-      "hears=$hears" ${targets[@]+"${targets[@]}"} $prune_args
+      ${hearing[@]+"${hearing[@]}"} ${targets[@]+"${targets[@]}"} $prune_args
   fi
 
   if in_stage 7; then
@@ -134,16 +147,16 @@ encoder_training() {
 
 # shellcheck disable=SC2086
 encoder_tests() {
-  local place name options decoding
+  local place options decoding
   if in_stage 9; then
-    for place in "$teacher" "$finetuned"; do
+    for place in "${systems[@]#*=}"; do
       require "$place/.done" 8
-      name=$(basename "$place")
       options=(--exp-dir "$place" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" --num-threads "$num_threads")
       if [ "$task" = intent ]; then
         queued python -m pruning.bin.classify "${options[@]}"
         continue
       fi
+      [ -z "${normalise:-}" ] || options+=(--normalise "$normalise")
       for decoding in "${methods[@]}"; do
         queued python -m pruning.bin.decode "${options[@]}" --method "$decoding"
       done
@@ -154,10 +167,10 @@ encoder_tests() {
 
   if in_stage 10; then
     local report=(python -m pruning.bin.report --method "${methods[@]}")
-    [ "$task" = ctc ] || report=(python -m pruning.bin.intent_report)
+    [ "$task" != intent ] || report=(python -m pruning.bin.intent_report)
     run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
-      "${report[@]}" --systems "dense=$teacher" "pruned=$finetuned" --sets "${test_parts[@]}" --output "$results"
-    local shown=(--systems "dense=$teacher" "pruned=$finetuned" --structure "$extracted" --title "$corpus: $method")
+      "${report[@]}" --systems "${systems[@]}" --sets "${test_parts[@]}" --output "$results"
+    local shown=(--systems "${systems[@]}" --structure "$extracted" --title "$corpus: $method")
     [ "$task" = intent ] || shown+=(--sets "${test_parts[@]}" --method "${methods[0]}")
     show_report "$results" "${shown[@]}"
   fi

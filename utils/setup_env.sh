@@ -14,7 +14,7 @@ torch=1.13.1      # torch version: 1.13.1 (with k2 from PyPI), 2.13 (CUDA), 2.13
 torch_index=      # index that provides torch, instead of PyPI
 k2_index=         # page of k2 wheels; without it only torch 1.13.1 has k2
 extras=           # additional packages, separated by spaces: mini (the synthetic corpus, GPL), dev (tests), export (ONNX), graphs,
-                  # hf (Hugging Face encoders)
+                  # hf (Hugging Face networks, and their tokens)
 min_free_gb=6     # free disk space required before anything is downloaded
 
 # shellcheck source=utils/parse_options.sh

@@ -1,4 +1,4 @@
-"""Decode test sets with a transducer: hypotheses, word error rate, real-time factor and memory.
+"""Decode test sets with a network that recognises words: hypotheses, word error rate, real-time factor and memory.
 
 The results go to EXP/METHOD/: recogs-, errs- and wer-summary-SET-SUFFIX.txt and decode-SET-SUFFIX.json. A set that was
 already decoded with the same weights and settings is not decoded again.
@@ -24,6 +24,7 @@ from pruning.kinds.forms import FORMS
 from pruning.limits import COUNT, NATURAL, POSITIVE, ranges
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig
+from pruning.speech.scoring.scored_words import NORMALISERS, scored_words, version_of
 from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write_results
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pruning.speech.decoding import graphs
     from pruning.speech.decoding.methods import LanguageModel
     from pruning.speech.decoding.recognition import FeatureTiming, Recognition
-    from pruning.speech.text.bpe import Tokenizer
+    from pruning.speech.text.table import Spelling
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --avg: average over all steps of these epochs, not only over their ends (default true)",
     )
     parser.add_argument("--cuts", nargs="+", type=Path, required=True, help="cuts with features, one file per test set")
-    parser.add_argument("--lang-dir", type=Path, required=True, help="lang dir, with bpe.model and tokens.txt")
+    parser.add_argument("--lang-dir", type=Path, required=True, help="lang dir, with the tokens of the network")
     parser.add_argument(
         "--lm-exp-dir", type=Path, help="experiment of the language model, for decoding methods with one"
     )
@@ -81,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
         "--score-in", choices=SCORED, default="words", help="characters: each CJK character is a word (default words)"
+    )
+    parser.add_argument(
+        "--normalise",
+        choices=NORMALISERS,
+        help="normalise texts before scoring; english: as in Whisper's evaluation",
     )
     settings = parser.add_argument_group("decoding")
     settings.add_argument("--graph", type=Path, help=f"for {', '.join(GRAPHS)}: graph that local/make_graphs.py "
@@ -111,6 +117,7 @@ class _Source(NamedTuple):
         feature_dim: bins per frame; None if the network takes samples as input.
         fingerprint: fingerprint of the weights.
         hears: what the network takes as input: features or samples of a cut.
+        tokens: tokens of the network.
     """
 
     model: Any
@@ -119,9 +126,10 @@ class _Source(NamedTuple):
     feature_dim: Optional[int]
     fingerprint: str
     hears: Source
+    tokens: Spelling
 
 
-def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+def _load(arguments: argparse.Namespace) -> _Source:
     from pruning.experiments import decoding_results
     from pruning.experiments.checkpoint import load_model
     from pruning.experiments.structure_files import check_extracted
@@ -137,7 +145,7 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
     if not source.exists():
         raise UserError(f"{source} does not exist", "train it first, or correct the path")
     if arguments.exported is not None:
-        return _load_exported(arguments, tokenizer)
+        return _load_exported(arguments)
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
     check_extracted(header, source)
     found = kinds.of(model).recogniser(model, source)
@@ -146,26 +154,28 @@ def _load(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
         raise UserError(
             f"{source} does not support decoding method {arguments.method}", f"choose one of {', '.join(possible)}"
         )
+    tokens = kinds.of(model).spelling(arguments.lang_dir)
     fingerprint = provenance.weights_fingerprint(model)
     of_network = {key: value for key, value in header["model"]["config"].items() if key == "vocab_size"}
-    tokenizer.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
+    tokens.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
     place, name = (source, name) if arguments.checkpoint is None else (source.parent, source.stem)
-    return _Source(found.network, place, name, found.feature_dim, fingerprint, found.hears)
+    return _Source(found.network, place, name, found.feature_dim, fingerprint, found.hears, tokens)
 
 
-def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Source:
+def _load_exported(arguments: argparse.Namespace) -> _Source:
     from pruning.deploy import sherpa_decoding as sherpa
     from pruning.deploy.exported import read_parts
     from pruning.kinds.transducer import by_ctc
     from pruning.kinds.transducer_export import PARTS, ExportedTransducer
     from pruning.models import facts
     from pruning.speech.data.sources import FEATURES
-    from pruning.speech.text.bpe import TABLE
+    from pruning.speech.text.bpe import TABLE, Tokenizer
 
     if (arguments.exported / "model.onnx").is_file():
         raise UserError(f"{arguments.exported} contains an exported encoder with a head, which cannot be decoded",
                         "decode its experiment: give --exp-dir")  # fmt: skip
+    tokenizer = Tokenizer(arguments.lang_dir)
     files = read_parts(arguments.exported, PARTS, arguments.form, arguments.num_threads)
     model = ExportedTransducer(files, arguments.exported)
     tokenizer.check_matches({"vocab_size": model.decoder.vocab_size}, str(arguments.exported))
@@ -178,7 +188,7 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     fingerprint = " ".join(provenance.file_fingerprint(part.path)[:12] for part in files.values())
     place = arguments.exported / arguments.form
     if arguments.engine == ENGINES[0]:
-        return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES)
+        return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES, tokenizer)
     if arguments.method != "greedy_search":
         raise UserError(f"--engine {arguments.engine} does not support {arguments.method}", "choose greedy_search")
     rate = sherpa.sampling_rate(arguments.cuts)
@@ -186,10 +196,10 @@ def _load_exported(arguments: argparse.Namespace, tokenizer: Tokenizer) -> _Sour
     known = facts.read_facts(place)
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
     write_json(place / facts.FILE, known)
-    return _Source(theirs, place, "best", model.feature_dim, fingerprint, FEATURES)
+    return _Source(theirs, place, "best", model.feature_dim, fingerprint, FEATURES, tokenizer)
 
 
-def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[LanguageModel]:
+def _load_lm(arguments: argparse.Namespace) -> Optional[LanguageModel]:
     """Load the language model if the decoding method needs one.
 
     Raises:
@@ -197,6 +207,7 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
     """
     from pruning.kinds.language_model import LanguageModelKind
     from pruning.speech.decoding.methods import LanguageModel
+    from pruning.speech.text.bpe import Tokenizer
     from pruning.speech.text.sentences import boundary_id
 
     wanted = arguments.method in WITH_LM
@@ -206,6 +217,7 @@ def _load_lm(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Optional[La
         raise UserError(f"--lm-exp-dir has no effect with {arguments.method}", f"choose one of {', '.join(WITH_LM)}")
     if not wanted:
         return None
+    tokenizer = Tokenizer(arguments.lang_dir)
     network, _ = LanguageModelKind.load_network(arguments.lm_exp_dir, tokenizer)
     return LanguageModel(network.to(arguments.device).eval(), boundary_id(tokenizer))
 
@@ -229,9 +241,8 @@ def _weights(config: DecodingConfig) -> dict[str, float]:
 
 def _decode_set(
     model: Any,
-    hears: Source,
+    source: _Source,
     cuts: Path,
-    tokenizer: Tokenizer,
     config: DecodingConfig,
     arguments: argparse.Namespace,
     lm: Optional[LanguageModel],
@@ -243,16 +254,17 @@ def _decode_set(
     from pruning.speech.decoding.recognition import FeatureTiming, recognise, time_features
 
     data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # worker processes would disturb the timing
-    batches = evaluation_batches(data, [cuts], source=hears)
-    words_in = SCORED[arguments.score_in]
+    batches = evaluation_batches(data, [cuts], source=source.hears)
+    words_in = scored_words(arguments.score_in, arguments.normalise)
     if arguments.engine != ENGINES[0]:
         found = sherpa.recognise(model, cuts, words_in)
         return found, FeatureTiming(0.0, found.audio_seconds)  # its time includes feature extraction
+    tokens = source.tokens
     recognition = recognise(
-        model, batches, tokenizer.decode, config, arguments.device, words_in, lm, graph, arguments.nbest
+        model, batches, tokens.decode, config, arguments.device, words_in, lm, graph, arguments.nbest, tokens.form
     )
-    own = hears.recorded and hears.extract is None  # the front end is part of the network
-    timed = FeatureTiming(0.0, recognition.audio_seconds) if own else time_features(cuts, hears.extract)
+    own = source.hears.recorded and source.hears.extract is None  # the front end is part of the network
+    timed = FeatureTiming(0.0, recognition.audio_seconds) if own else time_features(cuts, source.hears.extract)
     return recognition, timed
 
 
@@ -302,9 +314,7 @@ def _was_done(record: Record) -> bool:
     return True
 
 
-def _pending(
-    source: _Source, tokenizer: Tokenizer, config: DecodingConfig, arguments: argparse.Namespace, suffix: str
-) -> list[_Decoding]:
+def _pending(source: _Source, config: DecodingConfig, arguments: argparse.Namespace, suffix: str) -> list[_Decoding]:
     """Return the sets still to decode with these settings, after checking all of them."""
     from pruning.experiments import decoding_results
     from pruning.experiments.checkpoint import file_of
@@ -315,13 +325,14 @@ def _pending(
         path = decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
         parameters = {
             "weights": source.fingerprint,
-            "bpe_model": tokenizer.fingerprint,
+            "bpe_model": source.tokens.fingerprint,
             "cuts": provenance.file_fingerprint(cuts),
             "decoding": {"method": config.method, **config.settings()},
             "max_duration": arguments.max_duration,
             "num_threads": arguments.num_threads,
             "device": arguments.device,
             **({"engine": arguments.engine} if arguments.engine != ENGINES[0] else {}),
+            **({"normalise": version_of(arguments.normalise)} if arguments.normalise else {}),
             **({"lm": provenance.file_fingerprint(file_of(arguments.lm_exp_dir))} if arguments.lm_exp_dir else {}),
             **({"graph": provenance.file_fingerprint(graph_path)} if graph_path is not None else {}),
         }
@@ -329,7 +340,8 @@ def _pending(
             decoding_results.note_asked(path)
             logger.info("%s: %s is done", set_name_of(cuts), path)
         else:
-            checks.check_test_set(cuts, tokenizer, source.feature_dim, SCORED[arguments.score_in], source.hears)
+            words_in = scored_words(arguments.score_in, arguments.normalise)
+            checks.check_test_set(cuts, source.tokens, source.feature_dim, words_in, source.hears)
             pending.append(_Decoding(cuts, path, parameters))
     return pending
 
@@ -390,22 +402,24 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.speech.text.bpe import Tokenizer
 
     torch.set_num_threads(arguments.num_threads)
-    tokenizer = Tokenizer(arguments.lang_dir)
+    source = _load(arguments)
     graph_path = _graph_path(arguments)
-    graph = None if graph_path is None else graphs.load(graph_path, GRAPHS[config.method][0], tokenizer)
-    source = _load(arguments, tokenizer)
-    lm = _load_lm(arguments, tokenizer)
+    graph = None
+    if graph_path is not None:
+        graph = graphs.load(graph_path, GRAPHS[config.method][0], Tokenizer(arguments.lang_dir))
+    lm = _load_lm(arguments)
     named = arguments.lm_exp_dir.name if arguments.lm_exp_dir is not None else arguments.graph and arguments.graph.stem
     lm_name = arguments.lm_name or named or ("ngram" if graph_path is not None else None)
     suffix = f"{source.name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
     suffix += f"-lm-{lm_name}" if lm_name is not None else ""
-    pending = _pending(source, tokenizer, config, arguments, suffix)
+    suffix += f"-normalise-{arguments.normalise}" if arguments.normalise else ""
+    pending = _pending(source, config, arguments, suffix)
     model = source.model.to(arguments.device).eval() if isinstance(source.model, nn.Module) else source.model
     directory = source.directory / config.method
     for cuts, path, parameters in pending:
         set_name = set_name_of(cuts)
         path.unlink(missing_ok=True)  # it would describe files that are overwritten now
-        recognition, features = _decode_set(model, source.hears, cuts, tokenizer, config, arguments, lm, graph)
+        recognition, features = _decode_set(model, source, cuts, config, arguments, lm, graph)
         speakers = manifests.speakers(cuts)
         found = [t._replace(set=set_name, speaker=speakers[t.id]) for t in recognition.transcripts]
         result = write_results(directory, set_name, suffix, found)
@@ -414,6 +428,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             "suffix": suffix,
             **decoding_results.time_facts(recognition, features),
             **({"lm": lm_name, **_weights(config)} if config.method in WEIGHT_OF else {}),
+            **({"normalise": arguments.normalise, "words": recognition.words} if arguments.normalise else {}),
             "recogs": recogs_path(directory, set_name, suffix).name,
             **_write_n_best(source, set_name, suffix, recognition, arguments),
         }

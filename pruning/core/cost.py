@@ -50,7 +50,7 @@ class CostModel:
         terms: cost terms of the network.
         latency: measured latency table, to have latency as a third cost; None for no latency.
         parts: additional costs of parts of the network, given by kinds of terms: ``size:frontend``,
-            ``macs:attention+ffn``.
+            ``macs:attention+ffn``. ``encoder`` stands for all kinds that begin with ``encoder_``.
 
     Attributes:
         costs: names of the costs: ``size``, ``macs``, ``latency`` (seconds) if there is a table, and ``parts``.
@@ -94,12 +94,12 @@ class CostModel:
         cost, _, named = part.partition(":")
         kinds = named.split("+")
         known = list(dict.fromkeys(term.kind for term in self.terms))
+        inside = [any(term.kind == kind or term.kind.startswith(f"{kind}_") for kind in kinds) for term in self.terms]
         for kind in kinds:
-            if cost not in COSTS or kind not in known:
+            if cost not in COSTS or not any(one == kind or one.startswith(f"{kind}_") for one in known):
                 raise ValueError(f"{part!r} is not of the form COST:KIND+KIND, where COST is {' or '.join(COSTS)} "
                                  f"and each KIND is one of {', '.join(known)}")  # fmt: skip
-        inside = torch.tensor([term.kind in kinds for term in self.terms])
-        return self._coefficients[cost] * inside
+        return self._coefficients[cost] * torch.tensor(inside)
 
     def apart(self, costs: Sequence[str]) -> Optional[dict[str, set[str]]]:
         """Return the names of the groups that each cost depends on, or None if two costs share a group.

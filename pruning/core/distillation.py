@@ -97,6 +97,18 @@ class DistillationConfig:
             return self.layer_weight
         return self.layer_weight * (end - done) / (end - start) if done < end else 0.0
 
+    def check_frame_wise(self) -> None:
+        """Check that only layers, and outputs that are compared frame by frame, are distilled.
+
+        Raises:
+            ValueError: a setting is only for transducers.
+        """
+        if self.ctc_weight or self.loss == COFI:
+            raise ValueError("distillation.ctc_weight and distillation.loss=cofi are only for transducers")
+        for key in ("output_per", "output_bounds", "output_form", "output_temperature"):
+            if getattr(self, key) != getattr(DistillationConfig, key):
+                raise ValueError(f"distillation.{key} is only for transducers")
+
     def of_depth(self, depth: int) -> DistillationConfig:
         """Return the configuration for a teacher of ``depth`` blocks, with ``layers`` instead of ``spread``."""
         if not self.spread:

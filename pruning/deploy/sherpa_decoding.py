@@ -18,7 +18,7 @@ from pruning.optional import package
 from pruning.speech.data import sources
 from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.recognition import Recognition
-from pruning.speech.scoring.word_errors import SCORED, Transcript
+from pruning.speech.scoring.word_errors import SCORED, Transcript, words_of
 
 _RATE = 16000
 
@@ -79,6 +79,7 @@ def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[st
     """
     transcripts: list[Transcript] = []
     audio = computing = 0.0
+    words = 0
     for cut in tqdm(iterate_cuts(Path(cuts)), unit="cut", disable=None):
         if not cut.has_recording:
             raise UserError(f"{cuts}: cut {cut.id} has no recording", "give cuts with recordings for sherpa-onnx")
@@ -91,5 +92,6 @@ def recognise(recognizer: Any, cuts: PathLike, words_in: Callable[[str], list[st
         computing += time.perf_counter() - started
         audio += cut.duration
         reference = " ".join(one.text or "" for one in cut.supervisions)
+        words += len(words_of(reference))
         transcripts.append(Transcript(cut.id, words_in(reference), words_in(stream.result.text)))
-    return Recognition(transcripts, audio, computing, 0.0)
+    return Recognition(transcripts, audio, computing, 0.0, words)

@@ -22,7 +22,8 @@ from pruning.kinds.measuring import Measure, Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
 from pruning.registry import NetworkKind
-from pruning.speech.text.table import OutputTable
+from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.table import OutputTable, Spelling
 from pruning.tasks.pruned import PrunedTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -141,6 +142,11 @@ class Kind(NetworkKind[N], Generic[N]):
     def own_measures(cls) -> Mapping[str, Measure]:
         """Return measures in addition to `pruning.kinds.measuring.MEASURES`, by name."""
         return {}
+
+    @classmethod
+    def spelling(cls, lang_dir: PathLike) -> Spelling:
+        """Return the tokens in which networks that recognise words spell them."""
+        return Tokenizer(lang_dir)
 
     @classmethod
     def recogniser(cls, network: N, source: PathLike) -> Recogniser:

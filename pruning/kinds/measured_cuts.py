@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
 from pruning.errors import UserError
 from pruning.experiments.decoding_results import read_results
@@ -12,11 +13,11 @@ from pruning.experiments.measurement import INTENTS, LIKELIHOOD, Measurement, Ut
 from pruning.files import PathLike
 from pruning.kinds.measuring import MEASURES, Measuring, TestData, python
 from pruning.speech.data import manifests
-from pruning.speech.decoding.config import SETTINGS, WEIGHT_OF
+from pruning.speech.decoding.config import OWN_DECODER, SETTINGS, WEIGHT_OF
 
 _AGAIN = "run the sweep again"
-ACOUSTIC = tuple(method for method in SETTINGS if method not in WEIGHT_OF)
-"""Decoding methods that use neither a language model nor a graph with one."""
+ACOUSTIC = tuple(method for method in SETTINGS if method not in (*WEIGHT_OF, *OWN_DECODER))
+"""Decoding methods that use neither a language model, nor a graph with one, nor a decoder that writes text."""
 
 
 def _on_cuts(data: TestData, place: PathLike) -> list[str]:
@@ -28,16 +29,18 @@ def _utterances(data: TestData) -> dict[str, Utterances]:
             for path in manifests.check_exists(list(data.files))}  # fmt: skip
 
 
-def word_errors(decodings: tuple[str, ...], likelihood: bool) -> Measuring:
+def word_errors(decodings: tuple[str, ...], likelihood: bool, normaliser: Optional[str] = None) -> Measuring:
     """Return how to measure word errors and, for transducers, the likelihood of the transcripts.
 
     Args:
         decodings: decoding methods that a sweep may choose.
         likelihood: whether to measure the likelihood.
+        normaliser: normaliser of the texts that are scored, see `pruning.speech.scoring.scored_words`; None: none.
     """
+    normalised = ["--normalise", normaliser] if normaliser is not None else []
 
     def commands(data: TestData, place: PathLike) -> Iterator[list[str]]:
-        yield python("decode", *_on_cuts(data, place), "--method", data.decoding)
+        yield python("decode", *_on_cuts(data, place), "--method", data.decoding, *normalised)
         if likelihood:
             yield python("likelihood", *_on_cuts(data, place))
 

@@ -34,7 +34,7 @@ from pruning.speech.data.augment import SpecAugment
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import FEATURES
-from pruning.speech.decoding.config import SETTINGS
+from pruning.speech.decoding.config import OWN_DECODER, SETTINGS
 from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
 from pruning.tasks.transducer import Guidance, TransducerTask
@@ -125,7 +125,9 @@ class TransducerKind(Kind[Transducer]):
     @classmethod
     def capabilities(cls, network: Transducer) -> Capabilities:
         """Return all capabilities; the CTC decoding methods only if there is a CTC head."""
-        decodings = tuple(name for name in SETTINGS if network.config.ctc or not by_ctc(name))
+        decodings = tuple(
+            name for name in SETTINGS if name not in OWN_DECODER and (network.config.ctc or not by_ctc(name))
+        )
         exports = tuple(FORMS) if network.encoder.exportable else ()
         return Capabilities(TECHNIQUES, repair=True, exports=exports, decodings=decodings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Optional
+from typing import ClassVar, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, UnitGroup, prefixed
 from pruning.models import encoder_decoder_units as units
 from pruning.models.audio_encoder import AudioEncoder
+from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder_decoder_config import EncoderDecoderConfig
 from pruning.models.facts import FRAMES_PER_SECOND, SAMPLES_PER_SECOND
 from pruning.models.module_units import read_by
@@ -26,8 +27,22 @@ TOKENS_PER_SECOND = 10 / 3
 _PROBED = 12  # tokens per probe utterance
 
 
+class Hidden(NamedTuple):
+    """What an `EncoderDecoder` computes before its output layer.
+
+    Attributes:
+        encoded: output of the encoder, with its layers.
+        states: the input of each layer of the decoder and the input of the output layer, each ``(N, U, D)``.
+    """
+
+    encoded: EncoderOutput
+    states: list[Tensor]
+
+
 class EncoderDecoder(nn.Module):
     """An `AudioEncoder` and a `TextDecoder` that reads its outputs."""
+
+    kind: ClassVar[str] = "encoder_decoder"
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
@@ -50,7 +65,12 @@ class EncoderDecoder(nn.Module):
         Raises:
             UserError: there are more frames or tokens than positions.
         """
-        return self.decoder(tokens, self.decoder.memory(self.encoder(inputs, lengths)))
+        return self.decoder.logits(self.hidden(inputs, lengths, tokens).states[-1])
+
+    def hidden(self, inputs: Tensor, lengths: Tensor, tokens: Tensor) -> Hidden:
+        """Return all layers; for the arguments see `forward`."""
+        encoded = self.encoder(inputs, lengths)
+        return Hidden(encoded, self.decoder.states(tokens, self.decoder.memory(encoded)))
 
     @property
     def residual_width(self) -> int:
@@ -87,7 +107,7 @@ class EncoderDecoder(nn.Module):
             width: whether the terms depend on the residual width.
             tokens: tokens of its transcript; None: `TOKENS_PER_SECOND` times its duration, rounded up.
         """
-        tokens = self._tokens(frames) if tokens is None else tokens
+        tokens = self.tokens_for(frames) if tokens is None else tokens
         outputs = self.config.encoder.common.frames(frames)[-1]
         terms = [*units.encoder_terms(self.config.encoder, frames, width, units.ENCODER),
                  *units.decoder_terms(self.config.decoder, outputs, tokens, width)]  # fmt: skip
@@ -95,14 +115,14 @@ class EncoderDecoder(nn.Module):
             return terms
         return low_rank.cost_terms(self, self._unit_groups(), terms, self.linear_layers(frames, tokens))
 
-    def _tokens(self, frames: int) -> int:
+    def tokens_for(self, frames: int) -> int:
         """Return the number of tokens that costs assume for an utterance of ``frames`` frames or samples."""
         rate = FRAMES_PER_SECOND if self.config.encoder.bins else SAMPLES_PER_SECOND
         return math.ceil(frames * TOKENS_PER_SECOND / rate)
 
     def linear_layers(self, frames: int, tokens: Optional[int] = None) -> list[low_rank.LinearLayer]:
         """Return the linear layers that may be factored, which the output layer is not; see `cost_terms`."""
-        tokens = self._tokens(frames) if tokens is None else tokens
+        tokens = self.tokens_for(frames) if tokens is None else tokens
         outputs = self.config.encoder.common.frames(frames)[-1]
         return [*units.encoder_linears(self.config.encoder, frames, units.ENCODER),
                 *units.decoder_linears(self.config.decoder, outputs, tokens)]  # fmt: skip
@@ -121,6 +141,16 @@ class EncoderDecoder(nn.Module):
         encoder = units.shrunk_encoder(self.config.encoder, structure, units.ENCODER)
         decoder = units.shrunk_decoder(self.config.decoder, structure)
         return EncoderDecoder(replace(self.config, encoder=encoder, decoder=decoder))
+
+    def with_tail(self, tail: float) -> EncoderDecoder:
+        """Return the same network with another tail of its window, in seconds, see `AudioEncoder.with_tail`.
+
+        Raises:
+            UserError: the encoder has no window.
+        """
+        model = EncoderDecoder(replace(self.config, encoder=self.encoder.with_tail(tail).config))
+        model.load_state_dict(self.state_dict(), strict=True)
+        return model.train(self.training)
 
     def with_ranks(self, ranks: Mapping[str, int]) -> EncoderDecoder:
         """Return a new network with the layers of ``ranks`` factored; its weights are not set."""

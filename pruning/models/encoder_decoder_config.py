@@ -8,8 +8,7 @@ from typing import Annotated, Any, Optional
 
 from pruning.limits import Count, Fraction, Natural, NonNegative, OneOf, Positive, check_fields
 from pruning.models.layers import ACTIVATIONS, per_layer
-
-WHISPER, MOONSHINE = FAMILY_NAMES = ("whisper", "moonshine")
+from pruning.models.names import FAMILY_NAMES, MOONSHINE, WHISPER
 
 
 @dataclass(frozen=True)
@@ -202,6 +201,11 @@ class EncoderDecoderConfig:
         if self.decoder.memory_dim != self.encoder.d_model:
             raise ValueError(f"decoder.memory_dim must be encoder.d_model, {self.encoder.d_model}, got "
                              f"{self.decoder.memory_dim}")  # fmt: skip
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.decoder.vocab_size
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> EncoderDecoderConfig:

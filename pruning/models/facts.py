@@ -63,6 +63,32 @@ def of_encoder(model: nn.Module) -> dict[str, Any]:
     return {"encoder_parameters": int(encoder), "blocks_parameters": blocks, **macs, "by_kind": by_kind}
 
 
+def of_encoder_decoder(model: nn.Module, tokens: Mapping[int, int]) -> dict[str, Any]:
+    """Return the facts of an encoder-decoder: those of its encoder, and of decoder and output layer.
+
+    Args:
+        model: network whose kinds of cost terms begin with ``encoder_`` or ``decoder_``, or are ``output``.
+        tokens: seconds of audio, of `MACS_SECONDS` -> tokens of the transcript at which its MACs are counted.
+    """
+    tables = {seconds: _by_kind(cost_model(model, seconds)) for seconds in MACS_SECONDS}
+    first = tables[MACS_SECONDS[0]]
+    encoder = _sum(first, "encoder_", SIZE)
+    before = sum(row[SIZE] for kind, row in first.items() if kind in (f"encoder_{part}" for part in _BEFORE_BLOCKS))
+    found: dict[str, Any] = {"encoder_parameters": encoder, "blocks_parameters": encoder - before,
+                             "decoder_parameters": _sum(first, "decoder_", SIZE)}  # fmt: skip
+    for seconds, table in tables.items():
+        found[f"macs_{seconds}s"] = _sum(table, "encoder_", MACS)
+        found[f"decoder_macs_{seconds}s"] = _sum(table, "decoder_", MACS)
+        found[f"output_macs_{seconds}s"] = _sum(table, "output", MACS)
+        found[f"tokens_{seconds}s"] = tokens[seconds]
+    return {**found, "by_kind": first}
+
+
+def _sum(table: Mapping[str, Mapping[str, int]], begins: str, cost: str) -> int:
+    """Return a cost of all kinds of terms with this beginning."""
+    return sum(row[cost] for kind, row in table.items() if kind.startswith(begins))
+
+
 def of_blocks(model: nn.Module, tokens: int) -> dict[str, Any]:
     """Return the facts of a language model: parameters of its blocks, and MACs per token in a text of ``tokens``."""
     costs = costs_at(model, tokens)
@@ -98,7 +124,12 @@ def describe(facts: Mapping[str, Any]) -> str:
     whole = f"whole model {facts['parameters'] / 1e6:.3f} M parameters"
     if "encoder_parameters" in facts:
         encoder, macs = facts["encoder_parameters"] / 1e6, facts["macs_10s"] / 1e9
-        return f"encoder {encoder:.3f} M parameters, {macs:.3f} GMACs at 10 s; {whole}"
+        line = f"encoder {encoder:.3f} M parameters, {macs:.3f} GMACs at 10 s; "
+        if "decoder_parameters" in facts:
+            decoder, output = (facts[f"{part}_macs_10s"] / 1e9 for part in ("decoder", "output"))
+            line += f"decoder {facts['decoder_parameters'] / 1e6:.3f} M parameters, {decoder:.3f} GMACs for "
+            line += f"{facts['tokens_10s']} tokens, output layer {output:.3f}; "
+        return line + whole
     if "blocks_parameters" in facts:
         blocks, macs = facts["blocks_parameters"] / 1e6, facts["macs_per_token"] / 1e6
         return f"blocks {blocks:.3f} M parameters, {macs:.3f} M MACs per token; {whole}"

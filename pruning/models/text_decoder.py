@@ -5,7 +5,7 @@ All dimensions are set per layer.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, cast
+from typing import NamedTuple, Optional, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,21 @@ from pruning.errors import UserError
 from pruning.models.attention import appended
 from pruning.models.attention_stack import EncoderLayer, attention_module, initialise, norm_for, rotation_of
 from pruning.models.audio_encoder import padding_bias
-from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder_decoder_config import TextDecoderConfig
 from pruning.models.layers import layer_norm
 from pruning.models.transformer_lm import LmState
+
+
+class Encoded(Protocol):
+    """What a decoder needs of an encoder's output."""
+
+    @property
+    def output(self) -> Tensor:
+        """Outputs ``(N, T, D)``."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of valid frames ``(N,)``."""
 
 
 class Memory(NamedTuple):
@@ -46,6 +57,10 @@ class DecoderState(NamedTuple):
     def select(self, index: Tensor) -> DecoderState:
         """Return the state of the histories ``index (K,)``, in that order."""
         return DecoderState(self.history.select(index), self.memory.select(index))
+
+    def reordered(self, index: Tensor) -> DecoderState:
+        """Return the state of the histories ``index (N,)``, each of the same utterance as the one in its place."""
+        return DecoderState(self.history.select(index), self.memory)
 
 
 class DecoderLayer(EncoderLayer):
@@ -102,7 +117,12 @@ class TextDecoder(nn.Module):
         """Weight of the output layer, ``(V, D)``, which is that of the embedding if they are tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def memory(self, encoded: EncoderOutput) -> Memory:
+    @property
+    def room(self) -> int:
+        """Largest number of tokens; 0: any number."""
+        return self.config.positions
+
+    def memory(self, encoded: Encoded) -> Memory:
         """Return keys and values of the outputs of the encoder ``(N, T, memory_dim)``, which every step reads."""
         x = encoded.output
         keys, values = {}, {}
@@ -184,7 +204,7 @@ class TextDecoder(nn.Module):
         return self.dropout(x)
 
     def _check_room(self, tokens: int) -> None:
-        most = self.config.positions
+        most = self.room
         if 0 < most < tokens:
             raise UserError(f"a transcript of more than {most} tokens is too long for the decoder",
                             "cut the recordings into shorter ones")  # fmt: skip

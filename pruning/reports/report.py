@@ -122,6 +122,9 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     cells["M parameters encoder / total"] = f"{encoder / 1e6:.3f} / {total / 1e6:.3f}"
     cells["sparsity encoder / blocks / model"] = _sparsities(network)
     cells["GMACs 10 s / 30 s"] = f"{macs_10s / 1e9:.3f} / {macs_30s / 1e9:.3f}"
+    if "decoder_macs_10s" in network:
+        decoder, output = (network[f"{part}_macs_10s"] / 1e9 for part in ("decoder", "output"))
+        cells["GMACs 10 s decoder / output layer"] = f"{decoder:.3f} / {output:.3f} ({network['tokens_10s']} tokens)"
     cells["RTF"] = f"{system.real_time_factor:.4f}" + ("" if system.features_included else " (features excluded)")
     cells["memory MiB"] = f"{system.peak_memory_mib:.0f}"
     return cells
@@ -168,6 +171,10 @@ def _origin(system: System) -> list[str]:
         )
     for (where, command, commit, date), set_names in origins.items():
         lines += [f"  - {', '.join(set_names)}: {where}; commit {commit}, {date}", f"    `{command}`"]
+    for set_name, decoding in system.decodings.items():
+        if "normalise" in decoding.parameters:
+            before, after, name = decoding.facts["words"], decoding.total("words"), decoding.parameters["normalise"]
+            lines.append(f"  - {set_name}: references of {before} words, {after:g} after the normaliser ({name})")
     return lines
 
 

@@ -68,6 +68,43 @@ class TransducerNetwork(SearchedNetwork, Protocol):
         """Map (N, T, D) to log-probabilities (N, T, V), blank 0."""
 
 
+class OwnDecoder(Protocol):
+    """A decoder that writes text and reads the encoder's output by cross-attention, with cached keys and values."""
+
+    @property
+    def room(self) -> int:
+        """Largest number of tokens that it takes; 0: any number."""
+
+    def memory(self, encoded: Any) -> Any:
+        """Return what every step reads of N encoded utterances: ``output (N, T, D)`` and ``lengths (N,)``."""
+
+    def start(self, memory: Any) -> Any:
+        """Return the state of an empty history for each utterance of ``memory``.
+
+        It has ``select(index (K,))``, histories with their utterances, and ``reordered(index (N,))``, each of the same
+        utterance as the one in its place.
+        """
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Append one token ``(N,)`` to each history; return log-probabilities of the next ``(N, V)`` and the state."""
+
+
+class DecoderNetwork(Protocol):
+    """A network with an `OwnDecoder`."""
+
+    @property
+    def decoder(self) -> OwnDecoder:
+        """The decoder."""
+
+
+class EncoderDecoderNetwork(DecoderNetwork, Protocol):
+    """A network with an encoder and an `OwnDecoder`."""
+
+    @property
+    def encoder(self) -> Any:
+        """Maps inputs ``(N, ...)`` and lengths ``(N,)`` to ``output (N, T, D)`` and ``lengths (N,)``."""
+
+
 class LmMemory(Protocol):
     """The state of a language model for several histories."""
 

@@ -18,12 +18,10 @@ from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
 from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch
 from pruning.speech.losses.ctc import ctc_loss
+from pruning.tasks.freezing import freeze
 from pruning.tasks.pruned import LossTerms, PrunedTask
 from pruning.tasks.spectrum import SpectrumLoss
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
-
-FRONT_END = "front_end"
-"""What ``loss.freeze`` calls the convolutions of any encoder that read its input."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +95,7 @@ class SpeechTask(PrunedTask):
         self.spectrum: Optional[SpectrumLoss] = None
         if loss.spectrum_weight > 0:
             self.spectrum = _spectrum_loss(model)
-        frozen = tuple(f"encoder.{model.encoder.convolutions}." if name == FRONT_END else name for name in loss.freeze)
-        for prefix in frozen:
-            if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
-                tops = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()}))
-                raise UserError(
-                    f"loss.freeze has {prefix!r}, but no parameter name starts with it",
-                    f"choose from {FRONT_END}, {tops}",
-                )
-        for name, parameter in model.named_parameters():
-            if name.startswith(frozen):
-                parameter.requires_grad_(False)
+        freeze(model, loss.freeze, model.encoder.convolutions)
 
     def train(self, mode: bool = True) -> SpeechTask:
         """Set the mode of all but the teacher, which stays in evaluation mode."""

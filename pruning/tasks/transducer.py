@@ -66,7 +66,7 @@ class TransducerTask(PrunedTask):
         self.teacher: Optional[Transducer] = None
         self.distillation = DistillationConfig()
         if guidance is not None and guidance.config.wanted:
-            self.distillation = guidance.config.of_depth(guidance.teacher.config.encoder.num_layers)
+            self.distillation = guidance.config.of_depth(guidance.teacher.encoder.depth)
             self.teacher = guidance.teacher.eval().requires_grad_(False)
             if self.distillation.layers and self.distillation.layer_weight > 0:
                 dims = model.encoder.width, guidance.teacher.encoder.width

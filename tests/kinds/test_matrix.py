@@ -20,6 +20,10 @@ from pruning.kinds import kind as kinds
 from pruning.kinds.capabilities import Capabilities
 from pruning.methods.config import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.models.facts import costs_at, read_facts
+from pruning.models.names import FAMILY_NAMES
+from tests.kinds.test_encoder_decoder import import_small
+from tests.kinds.test_encoder_decoder import options as own_options
+from tests.kinds.test_encoder_decoder import settings as own_settings
 from tests.kinds.test_encoder_head import dense, options
 from tests.kinds.test_encoder_head import settings as head_settings
 from tests.kinds.test_encoder_head import work as speech
@@ -31,9 +35,18 @@ __all__ = ["recogniser", "speech"]
 
 pytestmark = pytest.mark.slow
 
-NETWORKS = ("transducer", *(f"{kind} {task}" for kind in ("conformer", "speech_encoder") for task in ("ctc", "intent")),
-            "whisper ctc", "moonshine ctc", "moonshine intent")  # fmt: skip
-PARTS = {name: {"size:attention": 0.32, "size:ffn": 0.4} for name in ("transducer", "moonshine ctc")}
+NETWORKS = (
+    "transducer",
+    *(f"{kind} {task}" for kind in ("conformer", "speech_encoder") for task in ("ctc", "intent")),
+    "whisper ctc",
+    "moonshine ctc",
+    "moonshine intent",
+    *(f"{family} text" for family in FAMILY_NAMES),
+)
+PARTS = {
+    **{name: {"size:attention": 0.32, "size:ffn": 0.4} for name in ("transducer", "moonshine ctc")},
+    **{f"{family} text": {"size:encoder_attention": 0.4, "size:decoder_ffn": 0.4} for family in FAMILY_NAMES},
+}
 """Targets of hj-sepsize other than 0.4: two or three of the networks' six heads can be removed."""
 FEW = ("l0", "hj-mac", "magnitude", "wanda")
 """Methods that are tested with intent networks; their encoders are the same as those with a CTC head."""
@@ -72,6 +85,11 @@ def teachers(
     for name in NETWORKS[1:]:
         kind, task = name.split()
         place = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        if task == "text":
+            teacher = import_small(place, kind)
+            config = yaml.safe_load(own_settings(place / "prune.yaml").read_text())
+            found[name] = Teacher(teacher, own_options(speech, teacher, place, place)[4:], config)
+            continue
         teacher = dense(speech, place, kind, task)
         config = yaml.safe_load(head_settings(speech, place / "prune.yaml", task).read_text())
         found[name] = Teacher(teacher, options(speech, place, place)[4:], config)
@@ -134,7 +152,8 @@ def test_a_cell_works_or_is_refused(
     assert header["exactness"] < 1e-4
     facts = read_facts(tmp_path / "small")
     before, of = facts["dense"], "nonzero_parameters" if technique == "unstructured" else "parameters"
-    removed = (before["parameters"] - facts[of]) / before["encoder_parameters"]
+    whole = before["parameters" if name.endswith("text") else "encoder_parameters"]
+    removed = (before["parameters"] - facts[of]) / whole
     if method == "hj-mac":
         after, dense_macs = (costs_at(one, registry.of(one).input_length(one, 1.0)).dense["macs"]
                              for one in (network, checkpoint.load_model(teacher.place)[0]))  # fmt: skip

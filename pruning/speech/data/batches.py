@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
@@ -30,6 +30,7 @@ class Batch:
         ids: ids of the cuts.
         texts: transcripts.
         seconds: total duration of audio, without padding.
+        durations: seconds of audio of each utterance; may be empty where they are not needed.
     """
 
     features: Tensor
@@ -38,6 +39,7 @@ class Batch:
     ids: list[str]
     texts: list[str]
     seconds: float
+    durations: list[float] = field(default_factory=list)
 
     def to(self, device: Union[str, torch.device]) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -48,6 +50,7 @@ class Batch:
             self.ids,
             self.texts,
             self.seconds,
+            self.durations,
         )
 
 
@@ -107,6 +110,7 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
     source: Source = FEATURES,
+    skip_batches: int = 0,
 ) -> Iterator[Batch]:
     """Yield batches of all cuts in a fixed order, without augmentation.
 
@@ -118,6 +122,7 @@ def evaluation_batches(
         rank: rank of this process, from 0.
         world_size: number of processes.
         source: input of the network.
+        skip_batches: number of batches of this rank to leave out at the beginning.
 
     Raises:
         UserError: a manifest or feature file is missing or damaged.
@@ -128,7 +133,7 @@ def evaluation_batches(
         config, tokenizer.speller if for_loss and tokenizer is not None else None, durations=False, source=source
     )
     batches = sampler.bucketing_sampler(config, paths, selection, None, rank, world_size)
-    yield from _load(config, sampler.Skipping(batches, 0), _Dataset(tokenizer, None, source))
+    yield from _load(config, sampler.Skipping(batches, skip_batches), _Dataset(tokenizer, None, source))
     selection.report(None)
 
 
@@ -219,7 +224,8 @@ class _Dataset(torch.utils.data.Dataset):
         features = torch.nn.utils.rnn.pad_sequence(loaded, batch_first=True, padding_value=self._source.padding)
         texts = [sampler.transcript(cut) for cut in cuts]
         tokens = [[] if self._table is None else self._table.targets(cut, text) for cut, text in zip(cuts, texts)]
-        return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(cut.duration for cut in cuts))
+        durations = [cut.duration for cut in cuts]
+        return Batch(features, lengths, tokens, [cut.id for cut in cuts], texts, sum(durations), durations)
 
 
 def _load(config: DataConfig, schedule: sampler.Skipping, dataset: _Dataset) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from typing import Any, Optional
 from pruning.errors import UserError
 from pruning.speech.data import manifests, sampler, sources
 from pruning.speech.scoring.word_errors import SCORED
-from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.table import Spelling
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def check_recordings(train: Sequence[Path], dev: Sequence[Path], source: sources
 
 def check_test_set(
     path: Path,
-    tokenizer: Tokenizer,
+    tokenizer: Spelling,
     feature_dim: Optional[int],
     words_in: Callable[[str], list[str]] = SCORED["words"],
     source: sources.Source = sources.FEATURES,
@@ -74,7 +74,7 @@ def check_test_set(
 
     Args:
         path: path of the manifest.
-        tokenizer: tokeniser of the network.
+        tokenizer: tokens of the network.
         feature_dim: feature dimension of the network; None: the network takes samples as input.
         words_in: splits a text into the units that are scored.
         source: the input of the network.

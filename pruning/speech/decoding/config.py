@@ -28,10 +28,14 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "ctc_decoding": ("search_beam", "output_beam", "min_active_states", "max_active_states"),
     "hlg_decoding": ("search_beam", "output_beam", "min_active_states", "max_active_states", "hlg_scale"),
     "fast_beam_search_LG": ("beam", "max_contexts", "max_states", "ngram_lm_scale"),
+    "decoder_greedy_search": ("tokens_per_second",),
+    "decoder_beam_search": ("beam_size", "length_norm", "tokens_per_second"),
 }
 """Settings of each decoding method that affect its result."""
 
-N_BEST = ("modified_beam_search", "modified_beam_search_lm_shallow_fusion")
+OWN_DECODER = ("decoder_greedy_search", "decoder_beam_search")
+"""Decoding methods of networks that have a decoder of their own, which writes text: encoder-decoders."""
+N_BEST = ("modified_beam_search", "modified_beam_search_lm_shallow_fusion", "decoder_beam_search")
 """Decoding methods that rank several hypotheses per utterance."""
 WITH_LM = tuple(name for name, settings in SETTINGS.items() if "lm_scale" in settings)
 """Decoding methods that need a neural language model."""
@@ -50,9 +54,9 @@ class DecodingConfig:
 
     method: Annotated[str, OneOf(tuple(SETTINGS))] = "modified_beam_search"
     beam_size: Count = 4
-    """modified_beam_search: number of hypotheses kept per utterance."""
+    """Beam searches: number of hypotheses kept per utterance."""
     length_norm: bool = True
-    """modified_beam_search: rank by log-probability per token."""
+    """Beam searches: rank by log-probability per token."""
     beam: Positive = 20.0
     """fast_beam_search: states that score worse than the best by more than this are dropped."""
     max_contexts: Count = 8
@@ -79,6 +83,9 @@ class DecodingConfig:
     """hlg_decoding: scale of the graph's scores."""
     ngram_lm_scale: NonNegative = 0.01
     """fast_beam_search_LG: scale of the graph's scores."""
+    tokens_per_second: Positive = 10.0
+    """decoder_greedy_search, decoder_beam_search: largest number of tokens per second of audio, a limit against loops;
+    at least 10 tokens are allowed."""
 
     def __post_init__(self) -> None:
         check_fields(self)

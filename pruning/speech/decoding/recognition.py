@@ -19,8 +19,11 @@ from pruning.speech.decoding.beam import Hypothesis
 from pruning.speech.decoding.config import DecodingConfig
 from pruning.speech.decoding.graphs import DecodingGraph
 from pruning.speech.decoding.methods import LanguageModel, decode, decode_n_best
+from pruning.speech.decoding.own_decoder import Bounds, transcribe
 from pruning.speech.decoding.rescoring import Entry
 from pruning.speech.scoring.word_errors import SCORED, Transcript
+from pruning.speech.scoring.word_errors import words_of as plain_words
+from pruning.speech.text.transcript_form import TranscriptForm
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class Recognition(NamedTuple):
     audio_seconds: float
     encoder_seconds: float
     search_seconds: float
+    words: int
+    """Number of words of the references, as they are in the cuts."""
     entries: Sequence[Entry] = ()
 
 
@@ -46,11 +51,12 @@ def recognise(
     lm: Optional[LanguageModel] = None,
     graph: Optional[DecodingGraph] = None,
     num_hypotheses: int = 0,
+    form: Optional[TranscriptForm] = None,
 ) -> Recognition:
     """Decode a test set.
 
     Args:
-        model: transducer with its encoder, in evaluation mode, on ``device``.
+        model: network with its encoder, in evaluation mode, on ``device``.
         batches: :class:`pruning.speech.data.batches.Batch` objects; loading them is not timed.
         words_of: converts token ids to text.
         config: decoding method and settings.
@@ -59,16 +65,21 @@ def recognise(
         lm: language model on ``device``, for the methods that need one.
         graph: decoding graph, for the methods that need one.
         num_hypotheses: length of the n-best lists, for the methods that have them; 0: no lists.
+        form: how transcripts begin and end, for networks with a decoder that writes text.
     """
     entries: list[Entry] = []
     transcripts: list[Transcript] = []
     audio = encoding = searching = 0.0
+    words = 0
     for batch in tqdm(batches, unit="batch", disable=None):  # None: only on a terminal
         batch = batch.to(device)
         started = _now(device)
         encoded = model.encoder(batch.features, batch.lengths)
         between = _now(device)
-        if num_hypotheses:
+        if form is not None:
+            bounds = Bounds.of(form, batch.durations, config.tokens_per_second)
+            tokens, ranked = transcribe(model, encoded.output, encoded.lengths, config, bounds)
+        elif num_hypotheses:
             ranked = decode_n_best(model, encoded.output, encoded.lengths, config, lm)
             tokens = [hypotheses[0].tokens if hypotheses else [] for hypotheses in ranked]
         else:
@@ -76,6 +87,7 @@ def recognise(
         searching += _now(device) - between
         encoding += between - started
         audio += batch.seconds
+        words += sum(len(plain_words(text)) for text in batch.texts)
         transcripts += [
             Transcript(name, words_in(text), words_in(words_of(hypothesis)))
             for name, text, hypothesis in zip(batch.ids, batch.texts, tokens)
@@ -83,7 +95,7 @@ def recognise(
         if num_hypotheses:
             for name, hypotheses in zip(batch.ids, ranked):
                 entries += _distinct(name, hypotheses, words_of)[:num_hypotheses]
-    return Recognition(transcripts, audio, encoding, searching, entries)
+    return Recognition(transcripts, audio, encoding, searching, words, entries)
 
 
 def _distinct(name: str, hypotheses: Iterable[Hypothesis], words_of: Callable[[list[int]], str]) -> list[Entry]:

@@ -128,6 +128,11 @@ class Tokenizer:
         return {"vocab_size": self.vocab_size, "sha256": self.fingerprint}
 
     @property
+    def form(self) -> None:
+        """None: transcripts have no tokens around their text."""
+        return None
+
+    @property
     def speller(self) -> Tokenizer:
         """The tokeniser itself."""
         return self

@@ -20,14 +20,14 @@ from pruning.models.transducer import Joiner, StatelessDecoder, Transducer, Tran
 from pruning.optional import k2_is_installed
 from pruning.speech.decoding import ctc
 from pruning.speech.decoding.beam import modified_beam_search
-from pruning.speech.decoding.config import GRAPHS, SETTINGS, WITH_LM, DecodingConfig
+from pruning.speech.decoding.config import GRAPHS, OWN_DECODER, SETTINGS, WITH_LM, DecodingConfig
 from pruning.speech.decoding.fast_beam import fast_beam_search
 from pruning.speech.decoding.greedy import greedy_search
 from pruning.speech.decoding.methods import decode
 
 WITH_K2 = ("fast_beam_search", "ctc_decoding", *GRAPHS)
 ALL_METHODS = [pytest.param(name, marks=pytest.mark.k2 if name in WITH_K2 else ()) for name in SETTINGS
-               if name not in WITH_LM]  # fmt: skip
+               if name not in (*WITH_LM, *OWN_DECODER)]  # fmt: skip
 METHODS = [method for method in ALL_METHODS if method.values[0] not in GRAPHS]  # those are tested in test_graphs.py
 
 

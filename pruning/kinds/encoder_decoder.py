@@ -1,0 +1,234 @@
+"""Encoder-decoders on recordings: Whisper and Moonshine with their own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional
+
+from pruning.core.distillation import DistillationConfig
+from pruning.core.uniform import uniform_structure
+from pruning.errors import UserError
+from pruning.files import PathLike
+from pruning.kinds.capabilities import Capabilities
+from pruning.kinds.cuts_data import cuts_data
+from pruning.kinds.heard import augmentation, input_length, source_of
+from pruning.kinds.kind import Inputs, Kind
+from pruning.kinds.measured_cuts import word_errors
+from pruning.kinds.measuring import Measuring
+from pruning.kinds.recogniser import Recogniser
+from pruning.methods.base import Pruner
+from pruning.methods.config import PruningConfig
+from pruning.methods.names import TECHNIQUES
+from pruning.models import facts
+from pruning.models.encoder_decoder import EncoderDecoder
+from pruning.models.encoder_decoder_config import EncoderDecoderConfig
+from pruning.registry import CUTS
+from pruning.speech.data import checks, manifests, sampler
+from pruning.speech.data.batches import Batch, training_batches
+from pruning.speech.data.data_config import DataConfig
+from pruning.speech.data.sources import Source
+from pruning.speech.decoding.config import OWN_DECODER
+from pruning.speech.text.network_tokens import NetworkTokens
+from pruning.speech.text.transcript_form import TranscriptForm
+from pruning.tasks.encoder_decoder import EncoderDecoderTask, TokenLossConfig, forced
+from pruning.training import distributed
+from pruning.training.run_data import RunData
+from pruning.training.trainer_config import TrainerConfig
+
+NAME = "encoder_decoder"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Training configuration for encoder-decoders, shared by training, pruning and fine-tuning.
+
+    Attributes:
+        model: dimensions of the network; leave out when training starts from a checkpoint.
+        loss: loss settings, see `TokenLossConfig`.
+        data: batches; augmentation is `SpecAugment` or `SampleAugment`, depending on the encoder's input.
+        distillation: distillation settings, used if a teacher is given.
+        trainer: settings of the training loop.
+        kind: name of the kind of network.
+    """
+
+    model: Optional[EncoderDecoderConfig] = None
+    loss: TokenLossConfig = field(default_factory=TokenLossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    kind: str = NAME
+
+    def __post_init__(self) -> None:
+        self.distillation.check_frame_wise()
+        if self.data.musan_cuts is not None:
+            raise ValueError("data.musan_cuts is only for networks that take features of cuts")
+
+
+@dataclass(frozen=True)
+class PruneConfig(PruningConfig, RunConfig):
+    """Configuration of a pruning run; MACs are counted for the whole network, at the tokens that it assumes."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        self.check(self.trainer)
+
+
+class EncoderDecoderKind(Kind[EncoderDecoder]):
+    """Encoder-decoders on cuts with recordings.
+
+    Args:
+        config: configuration of the run.
+        inputs: data of the run.
+    """
+
+    name = NAME
+    network = EncoderDecoder
+    around_encoder = ("decoder",)
+    wanted, called = "the checkpoint of an encoder-decoder, such as an import", "an encoder-decoder"
+    data_form = CUTS
+    training, pruning = RunConfig, PruneConfig
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        super().__init__(config, inputs)
+        self._source: Optional[Source] = None
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> EncoderDecoder:
+        """Build a network from plain values."""
+        return EncoderDecoder(EncoderDecoderConfig.from_dict(config))
+
+    @classmethod
+    def input_length(cls, network: EncoderDecoder, seconds: float) -> int:
+        """Return the number of feature frames, those of silence included, or samples."""
+        return input_length(network.encoder, seconds)
+
+    @classmethod
+    def reference(cls, network: EncoderDecoder) -> tuple[int, str]:
+        """Return the length of ten seconds of audio, with the tokens of the transcript."""
+        length = cls.input_length(network, facts.MACS_SECONDS[0])
+        return length, f"{facts.MACS_SECONDS[0]} s, {network.tokens_for(length)} tokens"
+
+    @classmethod
+    def facts(cls, network: EncoderDecoder) -> dict[str, Any]:
+        """Return the costs of encoder, decoder and output layer."""
+        lengths = {seconds: cls.input_length(network, seconds) for seconds in facts.MACS_SECONDS}
+        return facts.of_encoder_decoder(network, {at: network.tokens_for(one) for at, one in lengths.items()})
+
+    @classmethod
+    def capabilities(cls, network: EncoderDecoder) -> Capabilities:
+        """Return all pruning techniques, repair, and decoding with the network's own decoder."""
+        return Capabilities(TECHNIQUES, repair=True, decodings=OWN_DECODER)
+
+    @classmethod
+    def parts(cls) -> dict[str, tuple[str, ...]]:
+        """Return the layers of both parts, and what is before those of the encoder."""
+        return {"encoder": ("encoder.layers.",), "front end": ("encoder.front_end.",),
+                "decoder": ("decoder.layers.",), "embedding": ("decoder.embedding.",)}  # fmt: skip
+
+    @classmethod
+    def table(cls, config: Any, lang_dir: PathLike) -> NetworkTokens:
+        """Return the network's own tokens."""
+        return NetworkTokens(lang_dir)
+
+    @classmethod
+    def spelling(cls, lang_dir: PathLike) -> NetworkTokens:
+        """Return the network's own tokens."""
+        return NetworkTokens(lang_dir)
+
+    @classmethod
+    def forward(cls, network: EncoderDecoder, batch: Batch) -> object:
+        """Run encoder and decoder on the transcripts, whose start the network's configuration says."""
+        config = network.config.decoder
+        form = TranscriptForm(config.vocab_size, (config.start,), config.end)
+        said = forced(batch.tokens, form, batch.features.device)
+        return network(batch.features, batch.lengths, said.tokens)
+
+    @classmethod
+    def calibration(
+        cls, network: EncoderDecoder, table: NetworkTokens, files: Sequence[PathLike], max_duration: float
+    ) -> Iterable[Batch]:
+        """Return batches of cuts."""
+        config = DataConfig(max_duration=max_duration)
+        return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network.encoder))
+
+    @classmethod
+    def measuring(cls, config: RunConfig) -> Measuring:
+        """Return how to measure word errors, after the English normaliser."""
+        return word_errors(OWN_DECODER, likelihood=False, normaliser="english")
+
+    @classmethod
+    def narrowed(
+        cls, network: EncoderDecoder, narrow: str, cost: str, budget: float, seconds: float = 10.0
+    ) -> EncoderDecoder:
+        """Narrow the units of both parts."""
+        if narrow != "units":
+            raise UserError(f"{cls.called} cannot be narrowed by {narrow}", "give --narrow units")
+        costs = facts.cost_model(network, seconds)
+        return network.shrink(uniform_structure(network.unit_groups(), costs, cost, budget))
+
+    @classmethod
+    def recogniser(cls, network: EncoderDecoder, source: PathLike) -> Recogniser:
+        """Return the network itself."""
+        return Recogniser(network, source_of(network.encoder), None)
+
+    def new(self, vocab_size: int) -> EncoderDecoder:
+        """Make a network with the configuration's dimensions."""
+        config: EncoderDecoderConfig = self.config.model
+        return EncoderDecoder(replace(config, decoder=replace(config.decoder, vocab_size=vocab_size)))
+
+    def check(self, network: EncoderDecoder) -> None:
+        """Refuse recordings that are longer than the network's window, and transcripts longer than its positions."""
+        self._source = source_of(network.encoder)
+        train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
+        longest = self.config.data.max_cut_duration
+        checks.check_recordings(train, dev, self._source, longest)
+        if network.decoder.room:
+            self._check_transcripts([(path, longest) for path in train], network.decoder.room)
+            self._check_transcripts([(path, float("inf")) for path in dev], network.decoder.room)
+
+    def _check_transcripts(self, manifest_paths: Sequence[tuple[Any, float]], room: int) -> None:
+        """Check all transcripts of cuts up to a duration."""
+        around = len(self.output_table.form.start)
+        for path, longest in manifest_paths:
+            for cut in manifests.iterate_cuts(path):
+                if cut.duration <= longest:
+                    count = around + len(self.output_table.encode(sampler.transcript(cut)))
+                    if count > room:
+                        raise UserError(f"{path}: the transcript of cut {cut.id} has {count} tokens, but the decoder "
+                                        f"takes {room}", "cut the recording into shorter ones")  # fmt: skip
+
+    def wants_teacher(self) -> bool:
+        """Return whether to distil layers or the next token's distribution."""
+        return bool(self.config.distillation.wanted)
+
+    def check_teacher(self, teacher: EncoderDecoder) -> None:
+        """Refuse to distil from layers that the teacher does not have."""
+        self.check_layers(teacher.config.encoder.num_layers + teacher.config.decoder.num_layers)
+
+    def task(
+        self, network: EncoderDecoder, teacher: Optional[EncoderDecoder], pruner: Optional[Pruner] = None
+    ) -> EncoderDecoderTask:
+        """Return the task: cross-entropy per token, and distillation."""
+        config, form = self.config, self.output_table.form
+        augment = augmentation(network.encoder, config.data)
+        return EncoderDecoderTask(network, form, config.loss, augment, teacher, config.distillation, pruner)
+
+    def first_batches(self) -> Iterable[Batch]:
+        """Return the batches of the first epoch as in a single process."""
+        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1,
+                                source=self._heard)  # fmt: skip
+
+    def data(self, world: distributed.World) -> RunData:
+        """Return the share of the cuts that this process reads."""
+        return cuts_data(self.config, self.inputs, self.output_table, world, self._heard)
+
+    @property
+    def _heard(self) -> Source:
+        """What the network takes as input, which `check` finds."""
+        if self._source is None:
+            raise RuntimeError("the data are read before the network is checked")
+        return self._source
+
+
+KIND = EncoderDecoderKind

@@ -1,0 +1,135 @@
+"""Tokens of a pre-trained encoder-decoder: its ``tokenizer.json`` in a language directory, read by Hugging Face's
+library tokenizers, with the form of its transcripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning import files
+from pruning.errors import UserError
+from pruning.optional import package
+from pruning.speech.text.transcript_form import TranscriptForm
+
+TOKENIZER, FORM = "tokenizer.json", "transcripts.json"
+_REMEDY = "import the network again with pruning.bin.import_hf"
+_SHOWN = 60
+"""Number of characters of a text that error messages show."""
+
+
+class NetworkTokens:
+    """Convert text to token ids and back as a pre-trained network does; case and punctuation are kept.
+
+    Args:
+        lang_dir: language directory with ``tokenizer.json`` and ``transcripts.json``, see `write`.
+
+    Attributes:
+        form: how transcripts begin and end.
+        fingerprint: SHA-256 of both files, in hexadecimal.
+
+    Raises:
+        UserError: a file is missing or broken, the tokens are more than those of the network, or the package tokenizers
+            is not installed.
+    """
+
+    def __init__(self, lang_dir: files.PathLike) -> None:
+        self.lang_dir = Path(lang_dir)
+        values = files.read_json(self.lang_dir / FORM, _REMEDY)
+        try:
+            self.form = TranscriptForm(**values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.lang_dir / FORM} does not describe transcripts ({error})", _REMEDY) from None
+        self._tokenizer = read_tokenizer(self.path)
+        self._size: int = self._tokenizer.get_vocab_size()
+        if self._size > self.form.vocab_size:
+            raise UserError(f"{self.path} has {self._size} tokens, but {FORM} allows {self.form.vocab_size}", _REMEDY)
+        added = self._tokenizer.get_added_tokens_decoder()  # also time stamps, which are not marked as special
+        self._special = {number: token.content for number, token in added.items()}
+        both = b"".join((self.lang_dir / name).read_bytes() for name in (TOKENIZER, FORM))
+        self.fingerprint = hashlib.sha256(both).hexdigest()
+
+    @property
+    def path(self) -> Path:
+        """Path of the tokens."""
+        return self.lang_dir / TOKENIZER
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens of the network."""
+        return self.form.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, without those around it.
+
+        Raises:
+            UserError: the text contains the symbol of a special token, which cannot occur in a transcript.
+        """
+        tokens: list[int] = self._tokenizer.encode(self.form.before + text, add_special_tokens=False).ids
+        for token in tokens:
+            if token in self._special:
+                raise UserError(f"the text {text[:_SHOWN]!r} contains the symbol {self._special[token]}",
+                                "remove it from the text")  # fmt: skip
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the words that ``tokens`` spell, separated by single spaces; special tokens are left out."""
+        known = [int(token) for token in tokens if 0 <= token < self._size and token not in self._special]
+        return " ".join(self._tokenizer.decode(known).split())
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint records, for `check_matches`."""
+        return {"vocab_size": self.vocab_size, "sha256": self.fingerprint}
+
+    @property
+    def speller(self) -> None:
+        """None: transcripts need no frame for each token, and every text can be spelled."""
+        return None
+
+    def targets(self, cut: object, text: str) -> list[int]:
+        """Return the tokens of a transcript, see `encode`."""
+        return self.encode(text)
+
+    def check_matches(self, recorded: dict[str, Any], name: str = "the checkpoint") -> None:
+        """Check that a checkpoint was made with these tokens.
+
+        Args:
+            recorded: result of `describe` when the checkpoint was made; missing keys are not compared.
+            name: name of the checkpoint for the error message.
+
+        Raises:
+            UserError: the number of tokens or the fingerprint differs.
+        """
+        remedy = "give the lang dir that pruning.bin.import_hf wrote for the network"
+        size, fingerprint = recorded.get("vocab_size"), recorded.get("sha256")
+        if size is not None and size != self.vocab_size:
+            raise UserError(f"{self.lang_dir} is for {self.vocab_size} tokens but {name} has {size}", remedy)
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise UserError(f"{TOKENIZER} and {FORM} in {self.lang_dir} are not those of {name}", remedy)
+
+
+def read_tokenizer(path: Path) -> Any:
+    """Read a ``tokenizer.json``.
+
+    Raises:
+        UserError: the file is missing or broken, or the package tokenizers is not installed.
+    """
+    library = package("tokenizers", "a network with its own tokens", "hf")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "give a directory that contains the network's tokenizer.json")
+    try:
+        return library.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(f"{path} is not a tokenizer ({reason})", "copy it again from the network's source") from None
+
+
+def write(lang_dir: files.PathLike, tokenizer: Path, form: TranscriptForm) -> NetworkTokens:
+    """Write a language directory with a copy of ``tokenizer``; return its tokens."""
+    place = Path(lang_dir)
+    with files.atomic_path(place / TOKENIZER) as temporary:
+        temporary.write_bytes(tokenizer.read_bytes())
+    files.write_json(place / FORM, dataclasses.asdict(form))
+    return NetworkTokens(place)

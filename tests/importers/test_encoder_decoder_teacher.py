@@ -1,0 +1,146 @@
+"""Import of an encoder-decoder by one command: an experiment that reloads, its tokens, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.bin import import_hf
+from pruning.errors import UserError
+from pruning.experiments import checkpoint
+from pruning.files import read_json, write_json
+from pruning.importers import hf_tokens, small_network
+from pruning.importers.encoder_decoder import load_encoder_decoder
+from pruning.importers.hf_tokens import Speech
+from pruning.importers.small_network import SmallConfig
+from pruning.models.encoder_decoder import EncoderDecoder
+from pruning.speech.text.network_tokens import TOKENIZER, NetworkTokens
+from tests.models.encoder_decoders import transcripts, utterances
+
+tokenizers = pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
+TEXTS = ["Hello world.", "It isn't much, is it?", "Seventy-one birds."]
+
+
+def source(place: Path, family: str = "moonshine", **changes: Any) -> Path:
+    small_network.write(place / "source", TEXTS, SmallConfig(family, 16, 1, 300))
+    config = place / "source" / "config.json"
+    write_json(config, {**read_json(config), **changes})
+    return place / "source"
+
+
+def imported(place: Path, *options: str) -> None:
+    import_hf.main(["--source", str(place / "source"), "--exp-dir", str(place / "exp"), *options])
+
+
+@pytest.mark.parametrize("family", ["moonshine", "whisper"])
+def test_an_experiment_reloads(tmp_path: Path, family: str) -> None:
+    source(tmp_path, family)
+    imported(tmp_path)
+    assert (tmp_path / "exp" / ".done").is_file()
+    model, header = checkpoint.load_model(tmp_path / "exp")
+    assert isinstance(model, EncoderDecoder) and header["pretrained"] == "source"
+    NetworkTokens(tmp_path / "exp" / "lang").check_matches(header["tokenizer"])
+    theirs = load_encoder_decoder(tmp_path / "source")
+    with torch.no_grad():
+        expected, found = (one(*utterances(one), transcripts(one)) for one in (theirs, model))
+    assert torch.equal(expected, found)
+    facts = read_json(tmp_path / "exp" / "model.json")
+    parts = [facts[f"{part}_parameters"] for part in ("encoder", "decoder")]
+    assert sum(parts) == facts["parameters"] and facts["tokens_10s"] == (34 if family == "moonshine" else 100)
+    whole = facts["by_kind"]
+    assert sum(facts[f"{part}macs_10s"] for part in ("", "decoder_", "output_")) == sum(
+        row["macs"] for row in whole.values()
+    )
+    before = (tmp_path / "exp" / "best.safetensors").stat().st_mtime_ns
+    imported(tmp_path)
+    assert (tmp_path / "exp" / "best.safetensors").stat().st_mtime_ns == before, "an import that exists is kept"
+
+
+def test_another_network_is_not_overwritten(tmp_path: Path) -> None:
+    source(tmp_path)
+    imported(tmp_path)
+    small_network.write(tmp_path / "source", TEXTS, SmallConfig(width=16, layers=1, vocab_size=300, seed=1))
+    with pytest.raises(UserError, match="exp contains another network; remove it, or give another directory"):
+        imported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("moonshine", {"model_type": "bart"}, "unsupported model_type 'bart'; give a checkpoint of whisper or"),
+        ("moonshine", "weights", "has neither model.safetensors nor pytorch_model.bin"),
+        ("moonshine", "tokens", "tokenizer.json does not exist; give a directory that contains"),
+        ("whisper", "other tokens", "has 5 tokens, but the network has"),
+    ],
+)
+def test_what_cannot_be_imported(tmp_path: Path, family: str, change: Any, message: str) -> None:
+    place = source(tmp_path, family, **(change if isinstance(change, dict) else {}))
+    if change == "weights":
+        (place / "model.safetensors").unlink()
+    elif change == "tokens":
+        (place / TOKENIZER).unlink()
+    elif change == "other tokens":
+        pieces = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate("abcde")}, "a"))
+        pieces.save(str(place / TOKENIZER))
+    with pytest.raises(UserError, match=message):
+        imported(tmp_path)
+    assert not (tmp_path / "exp" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("several", "speech", "symbols"),
+    [
+        (False, None, ("<|notimestamps|>",)),
+        (True, None, ("<|en|>", "<|transcribe|>", "<|notimestamps|>")),
+        (True, Speech("de", "translate"), ("<|de|>", "<|translate|>", "<|notimestamps|>")),
+    ],
+)
+def test_prompts(tmp_path: Path, several: bool, speech: Speech | None, symbols: tuple[str, ...]) -> None:
+    """A Whisper of several languages is told the language and the task."""
+    place = source(tmp_path, "whisper")
+    pieces = tokenizers.Tokenizer.from_file(str(place / TOKENIZER))
+    pieces.add_special_tokens(["<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"])
+    pieces.save(str(place / TOKENIZER))
+    size = pieces.get_vocab_size()
+    values = {**read_json(place / "config.json"), "vocab_size": size}
+    write_json(place / hf_tokens.GENERATION, {"is_multilingual": several, "suppress_tokens": [-1, 3],
+                                              "begin_suppress_tokens": [4]})  # fmt: skip
+    config = load_config(values)
+    form = hf_tokens.write_lang_dir(place, config, tmp_path / "lang", speech).form
+    assert form.start == (values["decoder_start_token_id"], *(pieces.token_to_id(symbol) for symbol in symbols))
+    assert (form.end, form.suppressed, form.suppressed_first, form.before) == (values["eos_token_id"], (3,), (4,), " ")
+    if several:
+        with pytest.raises(UserError, match=r"has no token <\|xx\|>; give a language and a task of the network"):
+            hf_tokens.write_lang_dir(place, config, tmp_path / "lang", Speech("xx"))
+    else:
+        with pytest.raises(UserError, match="the network only transcribes English; leave out --language and --task"):
+            hf_tokens.write_lang_dir(place, config, tmp_path / "lang", Speech("de"))
+
+
+def load_config(values: dict[str, Any]) -> Any:
+    from pruning.importers.encoder_decoder import configuration
+
+    return configuration(values)
+
+
+def test_the_tail_of_a_window_stays_with_the_network(tmp_path: Path) -> None:
+    source(tmp_path, "whisper")
+    imported(tmp_path, "--tail", "0.5")
+    model, header = checkpoint.load_model(tmp_path / "exp")
+    assert isinstance(model, EncoderDecoder) and model.encoder.window == (3000, 0.5)
+    facts = read_json(tmp_path / "exp" / "model.json")
+    assert header["hugging_face"]["tail"] == 0.5 and facts["tokens_10s"] == 35, "of 10.5 s"
+    with pytest.raises(UserError, match="exp contains another network"):
+        imported(tmp_path)
+    source(tmp_path)
+    with pytest.raises(UserError, match="takes samples, so that its recordings have no tail; leave out the tail"):
+        imported(tmp_path, "--tail", "0.5")
+
+
+def test_moonshine_has_one_language(tmp_path: Path) -> None:
+    source(tmp_path)
+    with pytest.raises(UserError, match="has one language and one task; leave out --language and --task"):
+        imported(tmp_path, "--language", "en")
