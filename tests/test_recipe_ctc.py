@@ -72,7 +72,10 @@ def test_from_manifests_to_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize("shape", BOTH, ids=shape_name)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, id=shape_name(shape), marks=[pytest.mark.long] * (shape_name(shape) == "whisper"))
+              for shape in BOTH]
+)  # fmt: skip
 def test_from_a_pretrained_directory(tmp_path: Path, make_corpus: MakeCorpus, shape: dict[str, Any]) -> None:
     """The configurations fit encoders of any family and depth; half of the MACs go."""
     parts = {"train": 16, "dev": 4, "test": 4}
