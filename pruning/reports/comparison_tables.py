@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
+from pruning.core.names import RAMPS
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.methods.names import TECHNIQUES
 from pruning.reports.document import estimate, tabulated
 from pruning.speech.scoring.bootstrap import Estimate
 from pruning.sweeps.comparison import Comparison, Line
@@ -132,7 +134,8 @@ def grid(comparison: Comparison, target: str, style: str = "pipe") -> str:
 
     A dash marks a combination that is not defined. The result is empty if the sweep has no such lines.
     """
-    names = [name.split("-") for name in comparison.legend if len(name.split("-")) == 3]
+    split = (name.rsplit("-", 2) for name in comparison.legend)
+    names = [parts for parts in split if len(parts) == 3 and parts[1] in TECHNIQUES and parts[2] in RAMPS]
     if not names:
         return ""
     columns = list(dict.fromkeys((technique, ramp) for _, technique, ramp in names))
