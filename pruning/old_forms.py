@@ -8,7 +8,7 @@ from typing import Any
 
 MOVED = {"gating": "l0", "calibration_batches": "low_rank.calibration_batches"}
 """Old key of a configuration -> the key that replaced it."""
-ADDED = {"model.encoder.dense_dim": ("d_model", 0)}
+ADDED = {"model.encoder.dense_dim": ("d_model", 0), "model.decoder_group": ("context_size", 1)}
 """New key of an optional part of a configuration -> a key that this part always has, and the value that older versions
 had without the new key. Keys of parts that are not optional have their defaults."""
 
