@@ -237,7 +237,9 @@ if in_stage 10; then
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
     ${which[@]+"${which[@]}"} --append ${sections[@]+"${sections[@]}"} --output "$results"
-  shown=(--systems "${rows[@]}" --title "$corpus: pruned")
+  title=$corpus
+  [ "$mini" = false ] || title="synthetic speech, not $corpus"
+  shown=(--systems "${rows[@]}" --title "$title: pruned")
   [ "${#systems[@]}" -eq 1 ] || shown+=(--sets "${test_parts[@]}" --method "${methods[0]}" ${which[@]+"${which[@]}"})
   [ ! -f "$extracted/structure.json" ] || shown+=(--structure "$extracted")
   show_report "$results" "${shown[@]}"

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error.filename or 'a log'}: {error.strerror}; no jobs are left running", file=sys.stderr)
         return 1
     except local.Interrupted as interrupted:
-        print(f"{interrupted}: the jobs were ended", file=sys.stderr)
+        print(f"{interrupted}: the jobs were ended; the same command goes on from where they were", file=sys.stderr)
         return 128 + interrupted.number
 
 
