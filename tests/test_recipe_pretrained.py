@@ -36,7 +36,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize("tune", ["true", "false"])
+@pytest.mark.parametrize("tune", ["true", pytest.param("false", marks=pytest.mark.long)])
 def test_from_manifests_to_the_table(make_corpus: MakeCorpus, tmp_path: Path, tune: str) -> None:
     pytest.importorskip("whisper_normalizer", reason="the extra 'hf' is not installed")
     parts = {"train-a": 12, "dev-a": 4, "test-a": 3}
