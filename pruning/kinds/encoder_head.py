@@ -89,11 +89,7 @@ class RunConfig:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.hears not in (None, *HEARS):
             raise ValueError(f"hears must be one of {', '.join(HEARS)}, got {self.hears!r}")
-        if self.distillation.ctc_weight or self.distillation.loss == "cofi":
-            raise ValueError("distillation.ctc_weight and distillation.loss=cofi are only for transducers")
-        for key in ("output_per", "output_bounds", "output_form", "output_temperature"):
-            if getattr(self.distillation, key) != getattr(DistillationConfig, key):
-                raise ValueError(f"distillation.{key} is only for transducers")
+        self.distillation.check_frame_wise()
         if self.model is not None and self.model.task != self.task:
             raise ValueError(f"task is {self.task!r}, but model.task is {self.model.task!r}")
 

@@ -116,13 +116,6 @@ class EncoderDecoderTask(PrunedTask):
                 self.decoder_distillation = LayerDistillation(replace(self.distillation, layers=of_decoder), *dims)
         freeze(model, loss.freeze, model.encoder.convolutions)
 
-    def train(self, mode: bool = True) -> EncoderDecoderTask:
-        """Set the mode of all but the teacher, which stays in evaluation mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
     def inherit(self, structure: Structure) -> None:
         """Prepare for a network that was cut out by ``structure``: each part selects the channels that it kept."""
         for part, distillation in ((ENCODER, self.layer_distillation), (DECODER, self.decoder_distillation)):

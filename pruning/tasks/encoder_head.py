@@ -97,13 +97,6 @@ class SpeechTask(PrunedTask):
             self.spectrum = _spectrum_loss(model)
         freeze(model, loss.freeze, model.encoder.convolutions)
 
-    def train(self, mode: bool = True) -> SpeechTask:
-        """Set the mode of all but the teacher, which stays in evaluation mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
     def terms(self, batch: Batch, step: StepInfo) -> LossTerms:
         """Compute the terms of a batch's loss: means per frame (``ctc``) or per utterance (``intent``)."""
         inputs = batch.features

@@ -58,13 +58,6 @@ class LmTask(PrunedTask):
         self.distillation = distillation
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> LmTask:
-        """Set the mode of all but the teacher, which stays in evaluation mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
     def terms(self, batch: SentenceBatch, step: StepInfo) -> LossTerms:
         """Compute the terms of a batch's loss: means per token."""
         with self.pruned(step):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Self
 
 import torch
 from torch import Tensor
@@ -41,6 +41,14 @@ class PrunedTask(Task):
         super().__init__()
         self.pruner = pruner
         self.layer_distillation: Optional[LayerDistillation] = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but modules that never change, such as a teacher, which stay in evaluation mode."""
+        super().train(mode)
+        for name, module in self.named_children():
+            if name in self.frozen_modules:
+                module.eval()
+        return self
 
     def terms(self, batch: Any, step: StepInfo) -> LossTerms:
         """Compute the terms of the loss of a batch; a task with its own `forward` need not say them.

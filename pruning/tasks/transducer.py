@@ -72,13 +72,6 @@ class TransducerTask(PrunedTask):
                 dims = model.encoder.width, guidance.teacher.encoder.width
                 self.layer_distillation = LayerDistillation(self.distillation, *dims)
 
-    def train(self, mode: bool = True) -> TransducerTask:
-        """Set the mode of all but the teacher, which stays in evaluation mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
     def terms(self, batch: Batch, step: StepInfo) -> LossTerms:
         """Compute the terms of a batch's loss: means per encoder frame, but see ``distillation.output_per``."""
         features = batch.features
