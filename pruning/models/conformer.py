@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pruning.limits import Count, Fraction, Natural, OneOf, check_fields
 from pruning.models.attention import RelativePositionAttention, relative_positions
+from pruning.models.feature_statistics import NormalisedFeatures
 from pruning.models.layers import BasicNorm, FeedForward, double_swish, per_layer
 from pruning.models.subsampling import ConvSubsampling, beyond
 
@@ -234,21 +235,15 @@ class ConformerLayer(nn.Module):
         return self.final_norm(x)
 
 
-class ConformerEncoder(nn.Module):
+class ConformerEncoder(NormalisedFeatures):
     """Normalisation of features with fixed statistics, subsampling by 4, and a stack of Conformer layers.
 
-    The buffers ``feature_mean`` and ``feature_scale`` ``(feature_dim,)`` start as 0 and 1, which leaves features
-    unchanged; a recipe sets them once from its training data (`set_feature_statistics`).
+    A recipe sets the statistics of the features (`NormalisedFeatures`).
     """
 
-    feature_mean: Tensor
-    feature_scale: Tensor
-
     def __init__(self, config: ConformerConfig) -> None:
-        super().__init__()
+        super().__init__(config.feature_dim)
         self.config = config
-        self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
-        self.register_buffer("feature_scale", torch.ones(config.feature_dim))
         reworked = config.variant == REWORKED
         self.scale = 1.0 if reworked else math.sqrt(config.position_dim)
         self.subsampling = ConvSubsampling(
@@ -258,12 +253,6 @@ class ConformerEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config, index) for index in range(config.num_layers))
         self.after_norm = nn.LayerNorm(config.d_model) if config.after_norm else None
-
-    @torch.no_grad()
-    def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set the statistics by which features are normalised: mean and standard deviation, each ``(feature_dim,)``."""
-        self.feature_mean.copy_(mean)
-        self.feature_scale.copy_(1 / deviation.clamp(min=1e-3))
 
     def forward(self, features: Tensor, lengths: Tensor, return_layers: bool = False) -> EncoderOutput:
         """Encode features.

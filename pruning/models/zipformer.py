@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pruning.errors import UserError
 from pruning.models.bias_norm import BiasNorm
 from pruning.models.conformer import EncoderOutput
+from pruning.models.feature_statistics import NormalisedFeatures
 from pruning.models.layers import FeedForward
 from pruning.models.limited import limited
 from pruning.models.subsampling import beyond
@@ -225,21 +226,15 @@ class Resampling(nn.Module):
         return self.combiner(original, repeated)
 
 
-class ZipformerEncoder(nn.Module):
+class ZipformerEncoder(NormalisedFeatures):
     """Front end, stacks of layers at several frame rates, and downsampling to 25 frames a second.
 
-    The buffers ``feature_mean`` and ``feature_scale`` ``(feature_dim,)`` start as 0 and 1, which leaves features
-    unchanged; a recipe sets them once from its training data (`set_feature_statistics`).
+    A recipe sets the statistics of the features (`NormalisedFeatures`).
     """
 
-    feature_mean: Tensor
-    feature_scale: Tensor
-
     def __init__(self, config: ZipformerConfig) -> None:
-        super().__init__()
+        super().__init__(config.feature_dim)
         self.config = config
-        self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
-        self.register_buffer("feature_scale", torch.ones(config.feature_dim))
         self.subsampling = FrontEnd(config)
         self.position_dropout = nn.Dropout(_POSITION_DROPOUT if config.dropout else 0.0)
         self.layers = nn.ModuleList(
@@ -252,12 +247,6 @@ class ZipformerEncoder(nn.Module):
             for stack in config.stacks
         )
         self.downsample = Downsampling(_OUTPUT_DOWNSAMPLING)
-
-    @torch.no_grad()
-    def set_feature_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set the statistics by which features are normalised: mean and standard deviation, each ``(feature_dim,)``."""
-        self.feature_mean.copy_(mean)
-        self.feature_scale.copy_(1 / deviation.clamp(min=1e-3))
 
     def forward(
         self, features: Tensor, lengths: Tensor, return_layers: bool = False, chunk: Chunk = WHOLE
