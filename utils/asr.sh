@@ -8,13 +8,14 @@
 #     speed_perturb                       true or false
 #     conf                                folder of teacher.yaml, prune.yaml, finetune.yaml, uniform.yaml
 #     methods                             decoding methods, separated by spaces
+#     title                               name of the corpus on the page (default: $corpus)
 #
 # It also defines two stages as functions: get_corpus (0) puts the corpus into $corpus_dir; make_manifests (1) writes
 # manifests of "${parts[@]}" to $manifests, named like pruning.speech.data.manifests.Paths.
 
 : "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
 : "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"
-: "${results:=$exp_dir/RESULTS.md}"
+: "${results:=$exp_dir/RESULTS.md}" "${title:=$corpus}"
 
 # checked before any stage runs
 [[ $score_in =~ ^(words|characters)$ ]] || fail "--score-in must be words or characters, got '$score_in'"
@@ -237,8 +238,6 @@ if in_stage 10; then
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
     ${which[@]+"${which[@]}"} --append ${sections[@]+"${sections[@]}"} --output "$results"
-  title=$corpus
-  [ "$mini" = false ] || title="synthetic speech, not $corpus"
   shown=(--systems "${rows[@]}" --title "$title: pruned")
   [ "${#systems[@]}" -eq 1 ] || shown+=(--sets "${test_parts[@]}" --method "${methods[0]}" ${which[@]+"${which[@]}"})
   [ ! -f "$extracted/structure.json" ] || shown+=(--structure "$extracted")

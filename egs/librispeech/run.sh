@@ -34,7 +34,7 @@ if [ "$mini" = true ]; then
   : "${data_dir:=data/mini}" "${exp_dir:=exp/mini}" "${speed_perturb:=false}" "${conf:=conf/mini}"
   : "${methods:=greedy_search}"
   [ "$unit" = char ] || : "${vocab_size:=60}"
-  env_extras=mini
+  env_extras=mini title="synthetic speech, not $corpus"
 else
   : "${corpus_dir:=download/LibriSpeech}" "${train_parts:=train-clean-100 train-clean-360 train-other-500}"
   : "${dev_parts:=dev-clean dev-other}" "${data_dir:=data}" "${exp_dir:=exp}"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from pruning.core.names import RAMPS
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.methods.names import TECHNIQUES
@@ -130,23 +129,23 @@ def across(comparison: Comparison, method: str, style: str = "pipe") -> str:
 
 
 def grid(comparison: Comparison, target: str, style: str = "pipe") -> str:
-    """Return the lines of a sweep's grid (METHOD-TECHNIQUE-RAMP) as a table with a row per criterion.
+    """Return the lines of a sweep's grid (METHOD-TECHNIQUE-SETTING) as a table with a row per criterion.
 
     A dash marks a combination that is not defined. The result is empty if the sweep has no such lines.
     """
     split = (name.rsplit("-", 2) for name in comparison.legend)
-    names = [parts for parts in split if len(parts) == 3 and parts[1] in TECHNIQUES and parts[2] in RAMPS]
+    names = [parts for parts in split if len(parts) == 3 and parts[1] in TECHNIQUES]
     if not names:
         return ""
-    columns = list(dict.fromkeys((technique, ramp) for _, technique, ramp in names))
+    columns = list(dict.fromkeys((technique, setting) for _, technique, setting in names))
     rows = []
     for method in dict.fromkeys(method for method, _, _ in names):
         row = {"criterion": method}
-        for technique, ramp in columns:
-            name = f"{method}-{technique}-{ramp}"
+        for technique, setting in columns:
+            name = f"{method}-{technique}-{setting}"
             line, planned = comparison.line(name, target), (target, name) in comparison.planned
             value = None if line is None else comparison.measure.shown(float(line.rates.mean()))
-            row[f"{technique}, {ramp}"] = "-" if not planned else "not run" if value is None else f"{value:.2f}"
+            row[f"{technique}, {setting}"] = "-" if not planned else "not run" if value is None else f"{value:.2f}"
         if any(value not in ("-", method) for value in row.values()):
             rows.append(row)
     return tabulated(rows, style)
