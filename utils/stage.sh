@@ -41,7 +41,8 @@ require() {
   [ -e "$1" ] || fail "stage $_stage_now needs $1, which does not exist; run stage $2 first"
 }
 
-# run_logged WHAT LOG RUNNER... -- COMMAND...: run "RUNNER... LOG COMMAND..." and print what starts and its log.
+# run_logged WHAT LOG RUNNER... -- COMMAND...: run "RUNNER... LOG COMMAND...", print what starts and its log, and how long
+# it took.
 # On failure, print the ends of the failed logs, and as the last line the error that they report.
 # Kaldi's runners (NAME.pl) paste the words of the command into a shell line, and leave jobs behind when they are
 # ended. For them the words are quoted, and a signal goes to all processes that they started.
@@ -54,6 +55,7 @@ run_logged() {
   done
   shift
   _check_job_words "$log" "${runner[@]}" -- "$@"
+  local began=$SECONDS
   echo "$(date '+%F %T') stage $_stage_now: $what; log: $log"
   words=("$@")
   local group=
@@ -66,6 +68,9 @@ run_logged() {
   _start_progress
   _ended_with_us "$group" "${runner[@]}" "$log" ${words[@]+"${words[@]}"} || _report_failure "$what" "$log"
   _end_progress
+  local took=$((SECONDS - began))
+  printf '%s stage %s: %s: ended after %d:%02d:%02d\n' "$(date '+%F %T')" "$_stage_now" "$what" $((took / 3600)) \
+    $((took / 60 % 60)) $((took % 60))
 }
 
 # Reject paths in which the runner's variable (JOB) is part of a name: it would be replaced by the number of the job.

@@ -7,9 +7,10 @@ cuts if they exist, otherwise taken from LibriSpeech's published sizes.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -122,7 +123,12 @@ def _plans(options: argparse.Namespace, teacher_config: RunConfig, corpus: Corpu
 
     assert teacher_config.model is not None
     dense = Transducer(replace(teacher_config.model, vocab_size=vocab))
-    estimate = partial(plan_run, corpus=corpus, processes=options.processes, timed_seconds=options.timed_seconds)
+
+    def estimate(name: str, network: Transducer, config: RunConfig, teacher: Optional[Transducer] = None) -> RunPlan:
+        print(f"{datetime.now():%F %T} timing some steps of {name}", file=sys.stderr, flush=True)
+        return plan_run(name, network, config, teacher=teacher, corpus=corpus, processes=options.processes,
+                        timed_seconds=options.timed_seconds)  # fmt: skip
+
     plans = [estimate("teacher", dense, teacher_config)]
     targets = {"size": 0.5}
     if options.prune_config:

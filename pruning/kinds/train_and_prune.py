@@ -20,7 +20,7 @@ from pruning.core.prunable import plain
 from pruning.core.single_weights import hold_zeros, is_of_single_weights
 from pruning.core.structure import Structure
 from pruning.errors import UserError
-from pruning.experiments import checkpoint
+from pruning.experiments import checkpoint, directory
 from pruning.experiments.structure_files import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
 from pruning.kinds.kind import HasVocabulary, Kind
@@ -274,8 +274,10 @@ def _fit(
         inputs=_fingerprints(files),
         steps_per_epoch=data.steps_per_epoch,
         world=world,
+        at_end=lambda: write_facts(exp_dir, task.model, dense),  # the number of nonzero parameters has changed
     )
-    if world.is_main:  # after the trainer's checks, so as not to overwrite the facts of another run
+    # after the trainer's checks, so as not to overwrite the facts of another run
+    if world.is_main and not directory.is_done(Path(exp_dir)):
         write_facts(exp_dir, task.model, dense)
         logger.info("%s", describe(network_facts(task.model)))
     trainer.run()

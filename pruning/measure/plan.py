@@ -24,6 +24,7 @@ from pruning.tasks.transducer import Guidance, TransducerTask
 from pruning.training import distributed
 from pruning.training.optimiser import Optimiser
 from pruning.training.task import StepInfo
+from pruning.training.threads import set_threads
 
 TOKENS_PER_SECOND = 3.5  # English read speech with some 500 word pieces; affects the loss's share of a step
 
@@ -182,8 +183,7 @@ def _steps(name: str, config: RunConfig, steps_per_epoch: int) -> int:
 def _time_steps(task: TransducerTask, config: RunConfig, batch: Batch, info: StepInfo, count: int) -> float:
     """Return the median seconds of a whole step: forward, backward, update."""
     device = distributed.initialise(config.trainer.device).device
-    if config.trainer.num_threads is not None:
-        torch.set_num_threads(config.trainer.num_threads)
+    set_threads(config.trainer.num_threads)
     task = task.to(device).train()
     batch = batch.to(device)
     optimiser = Optimiser(config.trainer.optimiser, config.trainer.schedule, task.parameter_groups(), task)

@@ -32,6 +32,7 @@ from pruning.training.optimiser import Optimiser
 from pruning.training.progress import Reporter, TermAverage
 from pruning.training.seeding import seed_everything
 from pruning.training.task import StepInfo, Task
+from pruning.training.threads import set_threads
 from pruning.training.trainer_config import TrainerConfig
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Trainer:
         steps_per_epoch: number of batches of an epoch per process, from which the schedule gets its end; None if
             unknown.
         world: result of :func:`distributed.initialise`; by default it is called here.
+        at_end: called by the main process after the last step, before the experiment is marked as done.
 
     Raises:
         UserError: the configuration cannot be used, or differs from that of the interrupted run.
@@ -76,13 +78,14 @@ class Trainer:
         inputs: Optional[Mapping[str, Any]] = None,
         steps_per_epoch: Optional[int] = None,
         world: Optional[distributed.World] = None,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.world = world or distributed.initialise(config.device)
         config.check(self.world.device)
-        if config.num_threads is not None:
-            torch.set_num_threads(config.num_threads)
+        set_threads(config.num_threads)
         self.exp_dir = Path(exp_dir)
+        self.at_end = at_end
         self.header = dict(header)
         self.train_batches = train_batches
         self.dev_batches = dev_batches
@@ -170,6 +173,7 @@ class Trainer:
             self.reporter.close()
         self._check_selected()
         if self.world.is_main:
+            self.at_end()
             ended = {"epoch": self.epoch - 1, "step": self.step, "seconds": round(self.seconds, 1)}
             write_json(self.exp_dir / directory.DONE, ended)
 

@@ -30,7 +30,8 @@ class TrainerConfig:
         accumulate: number of batches per optimiser step and process; their gradients are averaged.
         amp: autocast of the forward pass: "none", "bf16" or "fp16".
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        num_threads: number of torch's threads on the CPU; None: torch's default. If other processes use the same
+        num_threads: number of torch's threads on the CPU, at most one for each processor that the process may use (a
+            scheduler may allow fewer than the machine has); None: torch's default. If other processes use the same
             processors, several threads are slower than one, because they wait for each other in a loop. On idle
             processors, two threads are 1.2 to 2 times as fast as one for small networks; two runs with one thread each
             make 1.1 to 1.8 times as many steps together (egs/librispeech/results/processor.md).
@@ -38,7 +39,7 @@ class TrainerConfig:
         average_period: number of steps between updates of the running average; 0: no running average.
         valid_interval: number of steps between validations, in addition to those at the ends of epochs; 0: none.
         save_interval: number of steps between ``batch-N`` checkpoints; 0: none.
-        keep_last_k: number of ``batch-N`` checkpoints to keep; 0: all.
+        keep_last_k: number of ``batch-N`` checkpoints to keep; 0: all. Those of epochs are all kept, for ``--avg``.
         state_interval: number of steps between training states, in addition to those at the ends of epochs; 0: only
             ``state_interval_seconds`` applies.
         state_interval_seconds: seconds between training states; 0: only ``state_interval`` applies.

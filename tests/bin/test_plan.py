@@ -71,7 +71,8 @@ def test_the_printed_plan(capsys: pytest.CaptureFixture[str]) -> None:
         ["--teacher-config", str(CONF / "d512/teacher.yaml"), "--parts", "train-clean-100", "train-other-500",
          "--copies", "3", "--timed-seconds", "12", *TINY, "trainer.max_steps=1000", "trainer.num_threads=1"]
     )  # fmt: skip
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    assert told.splitlines()[0].endswith("timing some steps of teacher")
     assert "training data: 1791.9 h, 531681 utterances (published sizes, 3 speeds)" in printed
     assert "1000" in next(line for line in printed.splitlines() if line.startswith("teacher"))
 

@@ -64,6 +64,21 @@ def assert_equal_experiments(left: Path, right: Path) -> None:
     assert rows(left) == rows(right)
 
 
+def test_the_end_of_a_run_is_said_once_before_it_is_done(tmp_path: Path) -> None:
+    """What depends on the trained weights is written with them, and not again with those of a network not loaded."""
+    task, seen = toy_task(), []
+    before = [parameter.clone() for parameter in task.model.parameters()]
+
+    def at_end() -> None:
+        changed = any(not torch.equal(one, two) for one, two in zip(before, task.model.parameters()))
+        seen.append((changed, directory.is_done(tmp_path)))
+
+    make(tmp_path, task=task, at_end=at_end).run()
+    assert seen == [(True, False)]
+    make(tmp_path, at_end=at_end).run()
+    assert seen == [(True, False)]
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exp_dir = tmp_path_factory.mktemp("whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -63,14 +64,15 @@ def test_a_terminal_shows_the_progress_of_a_stage(tmp_path: Path, ending: str) -
     assert "stage 4: the work; log: log/a.log" in shown
     assert "\r\033[K  train epoch 1, step 2/3, 0:00:01 left: loss 0.5" in shown
     last = shown.replace("\r\n", "\n").split("\r\033[K")[-1]
-    assert last == "after\n" if ending == "true" else last.startswith("--- the end of log/a.log")
+    ended = re.fullmatch(r"\S+ \S+ stage 4: the work: ended after 0:00:0[2-9]\nafter\n", last)
+    assert ended if ending == "true" else last.startswith("--- the end of log/a.log")
 
 
 def test_a_file_gets_no_progress(tmp_path: Path) -> None:
     (tmp_path / "work.sh").write_text(f"echo '{PROGRESS.format(1)}'; sleep 0.5")
     body = 'progress_interval=0.1; in_stage 4\nrun_logged "the work" log/a.log $cmd -- bash work.sh\necho after'
     status, output, error = run(tmp_path, body)
-    assert (status, error) == (0, "") and len(output.splitlines()) == 2 and "step" not in output
+    assert (status, error) == (0, "") and len(output.splitlines()) == 3 and "step" not in output
 
 
 def test_only_the_stages_asked_for_run(tmp_path: Path) -> None:
@@ -88,7 +90,9 @@ def test_only_the_stages_asked_for_run(tmp_path: Path) -> None:
 def test_a_stage_says_what_it_starts_and_where_its_log_is(tmp_path: Path) -> None:
     status, output, error = run(tmp_path, 'in_stage 3\nrun_logged "the work" log/a.log $cmd -- echo done\necho after')
     assert (status, error) == (0, "")
-    assert output.splitlines()[0].endswith("stage 3: the work; log: log/a.log") and output.endswith("\nafter\n")
+    began, ended, after = output.splitlines()
+    assert began.endswith("stage 3: the work; log: log/a.log") and after == "after"
+    assert re.search(r"stage 3: the work: ended after 0:00:0\d$", ended)
     assert "\ndone\n" in (tmp_path / "log/a.log").read_text()
 
 
