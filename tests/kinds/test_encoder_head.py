@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,17 @@ def dense(work: Path, place: Path, kind: str, task: str, **values: Any) -> Path:
     return place / "dense"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["conformer", "speech_encoder", "speech_encoder_large"])
-@pytest.mark.parametrize("task", ["ctc", "intent"])
+def kinds_and_tasks(in_ci: Sequence[str], other: Sequence[str]) -> pytest.MarkDecorator:
+    """Parametrise a test with KIND TASK, which CI runs or leaves out."""
+    marked = [(name, pytest.mark.slow) for name in in_ci] + [(name, pytest.mark.long) for name in other]
+    cases = [pytest.param(*name.split(), marks=mark, id=name.replace(" ", "-")) for name, mark in marked]
+    return pytest.mark.parametrize(("kind", "task"), cases)
+
+
+@kinds_and_tasks(
+    in_ci=["conformer ctc", "speech_encoder ctc", "speech_encoder_large intent"],
+    other=["conformer intent", "speech_encoder intent", "speech_encoder_large ctc"],
+)
 def test_from_speech_to_a_small_network(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, task: str
 ) -> None:

@@ -20,7 +20,7 @@ from pruning.models.speech_encoder import SpeechEncoder
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.speech.data.batches import Batch
 from pruning.speech.text.intents import Intent, write_table
-from tests.kinds.test_encoder_head import dense, work
+from tests.kinds.test_encoder_head import dense, kinds_and_tasks, work
 from tests.models.speech_encoders import SHAPES, config, random_structure, shape_name, stirred
 from tests.models.test_speech_model import description
 
@@ -129,9 +129,10 @@ def test_modules_of_hugging_face_go_as_ours(tmp_path: Path, lang: Path) -> None:
     torch.testing.assert_close(found[0], wanted.logits.log_softmax(dim=2)[0].detach(), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["conformer", "speech_encoder", "whisper"])
-@pytest.mark.parametrize("task", ["ctc", "intent"])
+@kinds_and_tasks(
+    in_ci=["whisper ctc", "speech_encoder ctc", "conformer intent"],
+    other=["conformer ctc", "speech_encoder intent", "whisper intent"],
+)
 def test_the_command(work: Path, tmp_path: Path, kind: str, task: str, capsys: pytest.CaptureFixture[str]) -> None:
     place = dense(work, tmp_path, kind, task)
     options = ["--exp-dir", str(place), "--lang-dir", str(work / "lang"), "--output", str(tmp_path / "export")]

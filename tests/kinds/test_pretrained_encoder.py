@@ -127,12 +127,19 @@ PRUNING: dict[str, dict[str, Any]] = {
     "low_rank": {"constraint": {"size": 0.3}, "method": "wanda", "technique": "low_rank"},
 }  # fmt: skip
 QUICK = ((WHISPER, "hj-mac"), (MOONSHINE, "width"))
+IN_CI = ((WHISPER, "width"), (WHISPER, "low_rank"), (MOONSHINE, "hj-mac"))
+
+
+def marks_of(shape: dict[str, Any], name: str) -> tuple[pytest.MarkDecorator, ...]:
+    if (shape, name) in QUICK:
+        return ()
+    return (pytest.mark.slow if (shape, name) in IN_CI else pytest.mark.long,)
 
 
 @pytest.mark.parametrize(
     ("shape", "name"),
-    [pytest.param(shape, name, marks=() if (shape, name) in QUICK else pytest.mark.slow,
-                  id=f"{shape_name(shape)}-{name}") for shape in BOTH for name in PRUNING],
+    [pytest.param(shape, name, marks=marks_of(shape, name), id=f"{shape_name(shape)}-{name}")
+     for shape in BOTH for name in PRUNING],
 )  # fmt: skip
 def test_from_the_directory_to_a_small_network(speech: Path, tmp_path: Path, name: str, shape: dict[str, Any]) -> None:
     """With distillation of layers and outputs; the result is decoded and exported."""

@@ -4,7 +4,7 @@
 #     local/make_open.sh --text TEXT [--root .] [--stop-stage 4] [option of run.sh ...]
 #
 # TEXT has one sentence per line, in letters and apostrophes; the corpus records its SHA-256 in .synthetic.json. Synthetic
-# speech: 9,000 sentences, 4 accents, 48 voices, noise; the tests have other sentences and speakers, test-other has other
+# speech: 9,000 sentences, 4 accents, 24 voices, noise; the tests have other sentences and speakers, test-other has other
 # voices and rooms as well. ROOT gets corpus/open, data/open and exp/open.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,4 +27,4 @@ done
 exec ./run.sh --mini true --conf conf/open --vocab-size 256 --stop-stage 4 --corpus-dir "$root/corpus/open" \
   --data-dir "$root/data/open" --exp-dir "$root/exp/open" \
   --corpus-args "--text $text --words 3 14 --train-utterances 9000 --dev-utterances 600 --test-words 8000 --accents 4
-    --variants 48 --train-snr 5 30 --other-snr 5 20" "$@"
+    --variants 24 --train-snr 10 30 --other-snr 10 20" "$@"
