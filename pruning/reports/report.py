@@ -179,10 +179,10 @@ def _origin(system: System) -> list[str]:
 
 
 EXPLANATION = """\
-WER with its 95 % interval by a bootstrap that draws speakers, then their utterances; pooled: over all utterances of
-all sets. A difference whose interval does not contain 0 is significant at the 5 % level; what other training seeds
-would give is not in the intervals. Encoder: with its subsampling, without CTC head and joiner; blocks: without the
-subsampling. Sparsity: the share of the dense network's parameters that is gone (a uniform network is dense itself).
+WER with its 95 % interval by a bootstrap that draws speakers within each set, then their utterances; pooled: over all
+utterances of all sets. A difference whose interval does not contain 0 is significant at the 5 % level; what other
+training seeds would give is not in the intervals. Encoder: with its subsampling, without CTC head and joiner; blocks:
+without the subsampling. Sparsity: the share of the dense network's parameters that is gone (a uniform network is dense itself).
 MACs: of the encoder. RTF: seconds of computing for a second of audio, features included unless stated. Memory: the
 most that the decoding process held, libraries included."""
 
