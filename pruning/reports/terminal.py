@@ -23,7 +23,8 @@ def shown(markdown: str) -> str:
     kept = [line for line in markdown.splitlines() if not _LEFT_OUT.fullmatch(line)]
     lines = [line for is_table, of in groupby(kept, lambda line: line.startswith("|")) for line in
              (_table(list(of)) if is_table else _text(of))]  # fmt: skip
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+    text = re.sub(r"^(Commit .*):$", r"\1.", "\n".join(lines), flags=re.MULTILINE)  # what follows is a command
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def _table(lines: Sequence[str]) -> list[str]:

@@ -9,11 +9,11 @@ _NUMBERED = re.compile(
     r"(?P<before>(.*\.)?)(?P<list>[a-z_]*layers|convolutions|convs)\.(?P<index>\d+)(\.(?P<part>.+))?"
 )
 _WORDS = {
-    "macaron": "macaron FFN", "ffn": "FFN", "feed_forward": "FFN", "attention": "self-attention", "cross_attention": "cross-attention",
-    "hidden": "hidden units", "width": "residual stream", "in_proj": "input projection",
-    "out_proj": "output projection", "linear1": "first matrix", "linear2": "second matrix",
-    "pointwise1": "first pointwise", "pointwise2": "second pointwise", "feature_extractor": "front end",
-    "frontend": "front end", "encoder": "encoder", "decoder": "decoder",
+    "macaron": "macaron FFN", "ffn": "FFN", "feed_forward": "FFN", "attention": "self-attention",
+    "cross_attention": "cross-attention", "hidden": "hidden units", "width": "residual stream",
+    "in_proj": "input projection", "out_proj": "output projection", "linear1": "first matrix",
+    "linear2": "second matrix", "pointwise1": "first pointwise", "pointwise2": "second pointwise",
+    "feature_extractor": "front end", "frontend": "front end",
 }  # fmt: skip
 """Words for the parts of names; the others are said as they are, with spaces."""
 
