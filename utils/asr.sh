@@ -25,6 +25,12 @@ for list in train_parts dev_parts test_parts methods systems; do
 done
 declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8 [uniform_further]=8)
 declare -A row_of=([finetuned]=pruned [uniform_further]=uniform-further)
+declare -A words_of=(
+  [teacher]="the dense network that was pruned"
+  [finetuned]="pruned from the teacher by $method, extracted and fine-tuned"
+  [uniform]="a uniform network (all layers alike), at most as large as the pruned one, trained from scratch"
+  [uniform_further]="the same from scratch, with only the steps of pruning and fine-tuning"
+)
 read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do
   [ -n "${stage_of[$name]:-}" ] || fail "unknown system '$name'; choose from teacher, finetuned, uniform and uniform_further"
@@ -225,10 +231,11 @@ if in_stage 9; then
 fi
 
 if in_stage 10; then
-  rows=()
+  rows=() legend=()
   for name in "${systems[@]}"; do
     require "${dir_of[$name]}/${methods[0]}" 9
     rows+=("${row_of[$name]:-$name}=${dir_of[$name]}")
+    legend+=("${row_of[$name]:-$name}=${words_of[$name]}")
   done
   sections=()
   for section in "$data_dir/statistics.md" "$exp_dir/plan.md"; do
@@ -237,9 +244,11 @@ if in_stage 10; then
   # shellcheck disable=SC2086
   run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.report --systems "${rows[@]}" --sets "${test_parts[@]}" --method "${methods[@]}" \
-    ${which[@]+"${which[@]}"} --append ${sections[@]+"${sections[@]}"} --output "$results"
+    ${which[@]+"${which[@]}"} --append ${sections[@]+"${sections[@]}"} --output "$results" --legend "${legend[@]}"
   shown=(--systems "${rows[@]}" --title "$title: pruned")
   [ "${#systems[@]}" -eq 1 ] || shown+=(--sets "${test_parts[@]}" --method "${methods[0]}" ${which[@]+"${which[@]}"})
   [ ! -f "$extracted/structure.json" ] || shown+=(--structure "$extracted")
+  further_runs "$pruned" "$exp_dir/finetuned"
+  shown+=(${further[@]+"${further[@]}"})
   show_report "$results" "${shown[@]}"
 fi

@@ -167,11 +167,18 @@ encoder_tests() {
 
   if in_stage 10; then
     local report=(python -m pruning.bin.report --method "${methods[@]}")
-    [ "$task" != intent ] || report=(python -m pruning.bin.intent_report)
+    if [ "$task" = intent ]; then
+      report=(python -m pruning.bin.intent_report)
+    else
+      report+=(--legend "original=the imported network, before any training here" "dense=the network that was pruned"
+        "pruned=pruned from it by $method, extracted and fine-tuned")
+    fi
     run_logged "the table" "$exp_dir/log/report.log" $train_cmd -- \
       "${report[@]}" --systems "${systems[@]}" --sets "${test_parts[@]}" --output "$results"
     local shown=(--systems "${systems[@]}" --structure "$extracted" --title "$corpus: $method")
     [ "$task" = intent ] || shown+=(--sets "${test_parts[@]}" --method "${methods[0]}")
+    further_runs "$pruned" "$finetuned"
+    shown+=(${further[@]+"${further[@]}"})
     show_report "$results" "${shown[@]}"
   fi
 }

@@ -161,6 +161,7 @@ if in_stage 8; then
   run_logged "the tables" "$lm_exp_dir/log/report.log" $train_cmd -- \
     python -m pruning.bin.lm_report --lms "$order-gram=$lm_exp_dir/ngram" "dense=$teacher" "pruned=$finetuned" \
     --systems "$(basename "$system")=$system" --sets "${test_parts[@]}" --output "$results"
+  further_runs "$pruned" "$finetuned"
   show_report "$results" --systems "dense=$teacher" "pruned=$finetuned" --structure "$extracted" \
-    --title "language model: ${method:-pruned}"
+    ${further[@]+"${further[@]}"} --title "language model: ${method:-pruned}"
 fi

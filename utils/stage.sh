@@ -99,7 +99,7 @@ without_job() {
 }
 
 # show_report RESULTS OPTION...: write the HTML page of the report RESULTS next to it, with these options for
-# pruning.bin.page, print the report, and say where the page is. Reads train_cmd.
+# pruning.bin.page, print the tables of the report, and say where report and page are. Reads train_cmd.
 show_report() {
   local results=$1 page
   shift
@@ -107,8 +107,18 @@ show_report() {
   # shellcheck disable=SC2086
   run_logged "the page" "$(dirname "$page")/log/page.log" ${train_cmd:?} -- \
     python -m pruning.bin.page --results "$results" --output "$page" "$@"
-  cat "$results"
+  python -m pruning.bin.show "$results"
+  echo "report, with the commands: $results"
   echo "page: file://$page"
+}
+
+# further_runs PRUNED FINETUNED: set further to the option of pruning.bin.page for pruning and fine-tuning, which were
+# trained here.
+further_runs() {
+  further=()
+  [ ! -f "$1/metrics.jsonl" ] || further+=("pruning=$1")
+  [ ! -f "$2/metrics.jsonl" ] || further+=("fine-tuning=$2")
+  [ "${#further[@]}" -eq 0 ] || further=(--further "${further[@]}")
 }
 
 # queued COMMAND...: add a job for run_queued.

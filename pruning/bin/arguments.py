@@ -51,6 +51,14 @@ def system(text: str) -> tuple[str, Path]:
     return name, Path(directory)
 
 
+def named_words(text: str) -> tuple[str, str]:
+    """Parse a ``NAME=WORDS`` argument (an argparse type)."""
+    name, separator, words = text.partition("=")
+    if not (name and separator and words):
+        raise argparse.ArgumentTypeError(f"must have the form NAME=WORDS, got {text!r}")
+    return name, words
+
+
 def boolean(text: str) -> bool:
     """Parse a boolean argument (an argparse type), in any of the words that icefall's programs accept."""
     if text.lower() in ("true", "yes", "t", "y", "1"):

@@ -32,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--method", choices=list(SETTINGS), default="greedy_search", help="decoding method")
     parser.add_argument("--epoch", type=COUNT.parse, help="decodings of this epoch, as for pruning.bin.report")
     parser.add_argument("--avg", type=COUNT.parse, help="decodings of this average, as for pruning.bin.report")
-    help_text = "experiment directory of the extracted network, whose structure is drawn, as a PNG next to the page too"
+    help_text = "experiment directory of the extracted network, whose structure is drawn, also as PAGE-structure.png"
     parser.add_argument("--structure", type=Path, help=help_text)
     parser.add_argument(
         "--runs",
@@ -40,7 +40,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         type=arguments.system,
         default=argparse.SUPPRESS,
         metavar="NAME=EXP_DIR",
-        help="training runs whose curves are drawn; default: those of --systems that were trained here",
+        help="training runs whose curves are drawn; default: those of --systems that were trained here, without "
+        "those of --further",
+    )
+    help_text = "runs that follow the teacher, drawn one after the other: pruning=exp/pruned fine-tuning=exp/finetuned"
+    parser.add_argument(
+        "--further", nargs="*", type=arguments.system, default=[], metavar="NAME=EXP_DIR", help=help_text
     )
     parser.add_argument("--plot", type=Path, help="PNG of pruning.bin.compare to include")
     parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
@@ -52,6 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.core.structure import Structure
     from pruning.experiments.structure_files import STRUCTURE
     from pruning.reports import pictures, report
+    from pruning.reports.loss_curves import Training
     from pruning.reports.page import page
 
     weights = {"epoch": options.epoch, "avg": options.avg}
@@ -62,12 +68,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     texts = [read_text(path) for path in options.results] or [
         report.document({options.method: rows}, options.sets, options.title)
     ]
-    trained = [(name, place) for name, place in options.systems if (place / pictures.METRICS).is_file()]
-    runs = dict(getattr(options, "runs", trained))
-    write_text(options.output, page("\n".join(texts), options.structure, runs, rows, options.plot, options.title))
+    later = [place.resolve() for _, place in options.further]
+    trained = [(name, place) for name, place in options.systems
+               if (place / pictures.METRICS).is_file() and place.resolve() not in later]  # fmt: skip
+    training = Training(dict(getattr(options, "runs", trained)), dict(options.further))
+    write_text(options.output, page("\n".join(texts), options.structure, training, rows, options.plot, options.title))
     if options.structure is not None:
         structure = Structure.from_dict(read_json(options.structure / STRUCTURE))
-        with atomic_path(options.output.with_suffix(".png")) as temporary:
+        with atomic_path(options.output.with_name(f"{options.output.stem}-structure.png")) as temporary:
             temporary.write_bytes(pictures.structure_picture(structure, options.title))
     print(f"wrote {options.output}")
 

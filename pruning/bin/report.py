@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.bin.arguments import system
+from pruning.bin.arguments import named_words, system
 from pruning.errors import UserError
 from pruning.files import read_text, write_text
 from pruning.limits import COUNT
@@ -43,10 +43,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         default=[],
         help="Markdown files to append, e.g. those of describe, plan or compare",
     )
+    parser.add_argument(
+        "--legend", nargs="*", type=named_words, default=[], metavar="NAME=WORDS", help="what rows are, in words"
+    )
     parser.add_argument("--title", default="Results", help="heading of the file")
     arguments = parser.parse_args(argv)
 
     from pruning.reports import report
+    from pruning.reports.document import TERMINAL
 
     weights = {"epoch": arguments.epoch, "avg": arguments.avg}
     methods = {name: report.collect(arguments.systems, arguments.sets, name, **weights) for name in arguments.method}
@@ -60,9 +64,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if missing:
             logger.warning("%s: not in the table because not decoded: %s", method, ", ".join(missing))
         if systems:
-            print(f"{method}\n{report.table(systems, arguments.sets, 'simple')}\n")
+            table = report.table(systems, arguments.sets, TERMINAL)
+            print(f"{method}\n{table}\n\n{report.load_note(systems)}\n")
     sections = [read_text(path, _REMEDY) for path in arguments.append]
-    write_text(arguments.output, report.document(methods, arguments.sets, arguments.title, sections))
+    legend = dict(arguments.legend)
+    write_text(arguments.output, report.document(methods, arguments.sets, arguments.title, sections, legend))
     logger.info("wrote %s", arguments.output)
 
 

@@ -32,6 +32,7 @@ from pruning.speech.decoding.config import OWN_DECODER
 from pruning.speech.text.network_tokens import NetworkTokens
 from pruning.speech.text.transcript_form import TranscriptForm
 from pruning.tasks.encoder_decoder import EncoderDecoderTask, TokenLossConfig, forced
+from pruning.tasks.formula import LossFormula, distilled
 from pruning.training import distributed
 from pruning.training.run_data import RunData
 from pruning.training.trainer_config import TrainerConfig
@@ -151,6 +152,11 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
         """Return batches of cuts."""
         config = DataConfig(max_duration=max_duration)
         return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network.encoder))
+
+    @classmethod
+    def loss_formula(cls, config: RunConfig) -> LossFormula:
+        """Return the cross-entropy of the next token, and distillation."""
+        return LossFormula("nats per token", added=distilled(config.distillation))
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:

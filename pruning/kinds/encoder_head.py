@@ -42,6 +42,7 @@ from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
 from pruning.speech.text.table import CutTable
 from pruning.tasks.encoder_head import SpeechLossConfig, SpeechTask
+from pruning.tasks.formula import LossFormula, distilled
 from pruning.training import distributed
 from pruning.training.run_data import RunData
 from pruning.training.trainer_config import TrainerConfig
@@ -187,6 +188,13 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """Return batches of cuts."""
         config = DataConfig(max_duration=max_duration)
         return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network.encoder))
+
+    @classmethod
+    def loss_formula(cls, config: RunConfig) -> LossFormula:
+        """Return the loss of the head, and what is added."""
+        spectrum = {"spectrum": config.loss.spectrum_weight} if config.loss.spectrum_weight else {}
+        unit = "nats per encoder frame" if config.task == CTC else "nats per utterance"
+        return LossFormula(unit, added={**spectrum, **distilled(config.distillation)})
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Optional, Protocol, TypeVar
 
 from torch import nn
 
-from pruning import registry
+from pruning import configuration, registry
 from pruning.core.prunable import plain
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
@@ -24,6 +24,7 @@ from pruning.methods.base import Pruner
 from pruning.registry import NetworkKind
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.table import OutputTable, Spelling
+from pruning.tasks.formula import LossFormula
 from pruning.tasks.pruned import PrunedTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -132,6 +133,17 @@ class Kind(NetworkKind[N], Generic[N]):
             files: files of training data.
             max_duration: seconds of audio in a batch; not used for text.
         """
+
+    @classmethod
+    def loss_formula(cls, config: Any) -> Optional[LossFormula]:
+        """Return what the loss of runs with a configuration is the sum of; None: it is not told."""
+        return None
+
+    @classmethod
+    def config_of(cls, path: PathLike) -> Any:
+        """Read the configuration of a run, ``config.yaml`` of its experiment directory: of training, or of pruning."""
+        of_pruning = "constraint" in configuration.read(path)
+        return configuration.load(cls.pruning if of_pruning else cls.training, path)
 
     @classmethod
     @abstractmethod

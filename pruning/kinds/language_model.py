@@ -24,6 +24,7 @@ from pruning.registry import TEXT
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.sentences import SentenceBatch, Sentences, TextConfig
 from pruning.speech.text.text_files import check_texts
+from pruning.tasks.formula import LossFormula
 from pruning.tasks.language_model import LmDistillationConfig, LmTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -126,6 +127,12 @@ class LanguageModelKind(Kind[TransformerLM]):
         """Return batches of sentences."""
         sentences = Sentences(check_texts(files), table, TextConfig(on_empty="skip"), keep=True)
         return sentences.training_batches(seed=0, epoch=1)
+
+    @classmethod
+    def loss_formula(cls, config: RunConfig) -> LossFormula:
+        """Return the cross-entropy of the next token, and distillation."""
+        weight = config.distillation.weight
+        return LossFormula("nats per token", added={"distil": weight} if weight else {})
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:

@@ -37,6 +37,7 @@ from pruning.speech.data.sources import FEATURES
 from pruning.speech.decoding.config import OWN_DECODER, SETTINGS
 from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
+from pruning.tasks.formula import LossFormula, distilled
 from pruning.tasks.transducer import Guidance, TransducerTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -152,6 +153,13 @@ class TransducerKind(Kind[Transducer]):
     ) -> Iterable[Batch]:
         """Return batches of cuts."""
         return training_batches(DataConfig(max_duration=max_duration), files, table, seed=0, epoch=1)
+
+    @classmethod
+    def loss_formula(cls, config: RunConfig) -> LossFormula:
+        """Return the pruned-range, the simple and the CTC loss after the warm-up of their weights, and distillation."""
+        simple, pruned_range = config.loss.scales(config.loss.warmup_steps)
+        task = {"transducer": pruned_range, "simple": simple, "ctc": config.loss.ctc_weight}
+        return LossFormula("nats per encoder frame", task, distilled(config.distillation))
 
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:

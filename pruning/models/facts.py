@@ -95,6 +95,7 @@ def of_blocks(model: nn.Module, tokens: int) -> dict[str, Any]:
     return {
         "blocks_parameters": int(costs.dense[SIZE]),
         "macs_per_token": int(costs.dense[MACS] / tokens),
+        "tokens": tokens,
         "by_kind": _by_kind(costs),
     }
 

@@ -45,11 +45,11 @@ def break_even_table(comparison: Comparison, target: str, style: str = "github")
                 continue
             rate = float(line.rates.mean())
             row = {
-                "pruned": line.method,
+                "pruned": comparison.shown(line.method),
                 "further steps": f"{line.steps:.0f}",
                 measure.name: f"{measure.shown(rate):.2f}",
             }
-            rows.append(row | {f"break-even with {name}": str(break_even(line.steps, rate, of))
+            rows.append(row | {f"break-even with {comparison.shown(name)}": str(break_even(line.steps, rate, of))
                                for name, of in points.items()})  # fmt: skip
     return tabulated(rows, style)
 
@@ -76,7 +76,7 @@ def plot(comparison: Comparison, target: str, path: PathLike) -> None:
             middle, errors = bars(comparison, [line for _, line in known])
             scale = 1.0 if panel is panels[0] else 1 / 60
             panel.errorbar([scale * value for value, _ in known], middle, errors,
-                           marker="osD^v<>phX*"[index % 11], capsize=2, label=name, linewidth=1,
+                           marker="osD^v<>phX*"[index % 11], capsize=2, label=comparison.shown(name), linewidth=1,
                            linestyle="--" if _is_fresh(comparison, lines) else "-")  # fmt: skip
     for panel, label in zip(panels, ("further steps", "minutes of training")):
         panel.set_xscale("log")

@@ -81,7 +81,7 @@ def table(
             continue
         measured = np.array([measure.shown(rate) for rate in line.rates])
         spread = f"{measured.std(ddof=1):.2f}" if len(line.seeds) > 1 else "-"
-        row = {"method": line.method, "seeds": _seeds(comparison, line)}
+        row = {"method": comparison.shown(line.method), "seeds": _seeds(comparison, line)}
         row |= {f"{measure.name} pooled": _shown(comparison.sample(line).interval, measure.shown)}
         row["sd over seeds"] = spread
         if len(names) > 1:
@@ -100,7 +100,7 @@ def table(
             row["ms"] = f"{milliseconds[line.name]:.1f}" if line.name in milliseconds else "-"
         difference = differences.get(line.method) if line.target else None
         shown = _shown(difference[0], measure.shown_difference, sign=True) if difference else ""
-        row[f"{measure.difference} {comparison.reference}"] = shown
+        row[f"{measure.difference} {comparison.shown(comparison.reference)}"] = shown
         row["p (Holm)"] = f"{difference[1]:.4f}" if difference else ""
         rows.append(row)
     return tabulated(rows, style)
@@ -184,15 +184,17 @@ def claims_table(comparison: Comparison, style: str = "pipe") -> str:
             if len(methods) < 2 or parts["better"] not in methods:
                 continue
             lacking = {name: comparison.missing(name, target) for name in methods}
-            missing = [f"{name} ({_seed_list(seeds)})" for name, seeds in lacking.items() if seeds]
+            missing = [f"{comparison.shown(name)} ({_seed_list(seeds)})" for name, seeds in lacking.items() if seeds]
             differences = comparison.differences(target, parts["better"], methods[1:])
             show = comparison.measure.shown_difference
-            shown = (f"{name} {_shown(value, show, sign=True)}" for name, (value, _) in differences.items())
+            shown = (
+                f"{comparison.shown(name)} {_shown(value, show, sign=True)}" for name, (value, _) in differences.items()
+            )
             margin = parts.get("margin", 0.0)  # absent in results of earlier versions
             outcome = f"incomplete: {', '.join(missing)}" if missing else verdict(differences, margin)
             if comparison.seed_deviation is None and not missing:
                 outcome += " (one seed: what another would give is not known)"
-            better = f"that of {parts['better']}"
+            better = f"that of {comparison.shown(parts['better'])}"
             heading = f"{comparison.measure.name} {comparison.measure.difference}"
             said = claim + (f" (at most {margin:g} more)" if margin else "")
             rows.append({"claim": said, "target": target, heading: better, "is": "; ".join(shown),
@@ -252,7 +254,8 @@ def plot(
             lines = sorted((ln for ln in comparison.lines if ln.method == method), key=place)
             middle, errors = bars(comparison, lines)
             panel.errorbar([place(line) for line in lines], middle, errors,
-                           marker="osD^v<>phX*"[index % 11], capsize=2, label=method, linewidth=1)  # fmt: skip
+                           marker="osD^v<>phX*"[index % 11], capsize=2, linewidth=1,
+                           label=comparison.shown(method))  # fmt: skip
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     if measure.logarithmic:

@@ -13,6 +13,11 @@ from tabulate import tabulate
 from pruning import provenance
 from pruning.files import PathLike, write_text
 
+TERMINAL = "simple"
+"""Style of tables for a terminal."""
+WIDTH = 120
+"""Number of columns of text of a terminal."""
+_BETWEEN, _PADDING = 2, 2  # in that style: spaces between columns, and those that tabulate adds to a title
 _FIGURE = re.compile(r"$|[-+]?\d|-$")
 """How a cell begins that holds a figure, or none."""
 STYLE = """
@@ -21,6 +26,7 @@ table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: au
 th, td { padding: 3px 9px; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th { background: #f4f4f4; white-space: normal; }
 th:first-child, td:first-child { text-align: left; } img { max-width: 100%; } .wrong { color: #b00020; }
+th.text { text-align: left; }
 td.text { font-family: ui-monospace, monospace; font-size: 12px; text-align: left; white-space: normal; }
 code { overflow-wrap: anywhere; }
 """
@@ -31,8 +37,30 @@ def tabulated(rows: Sequence[Mapping[str, str]], style: str = "pipe") -> str:
 
     Args:
         rows: column title -> cell; all rows have the same columns.
-        style: a format of tabulate: ``pipe`` for a file (Markdown with alignment), ``simple`` for a terminal.
+        style: a format of tabulate: ``pipe`` for a file (Markdown with alignment), or `TERMINAL`, in which a table that
+            is too wide becomes several, each with the first column.
     """
+    if style == TERMINAL:
+        return "\n\n".join(_table(part, style) for part in _fitting(rows))
+    return _table(rows, style)
+
+
+def _fitting(rows: Sequence[Mapping[str, str]]) -> list[list[dict[str, str]]]:
+    """Return the rows in tables that are at most `WIDTH` wide, as far as two columns fit; none without rows."""
+    if not rows:
+        return []
+    first, *others = rows[0]
+    widths = {title: max(len(title) + _PADDING, *(len(row[title]) for row in rows)) for title in rows[0]}
+    parts: list[list[str]] = [[]]
+    for title in others:
+        wide = sum(widths[each] + _BETWEEN for each in (*parts[-1], title)) + widths[first]
+        if parts[-1] and wide > WIDTH:
+            parts.append([])
+        parts[-1].append(title)
+    return [[{title: row[title] for title in (first, *part)} for row in rows] for part in parts]
+
+
+def _table(rows: Sequence[Mapping[str, str]], style: str) -> str:
     titles = list(rows[0]) if rows else []
     figures = [all(_FIGURE.match(row[title]) for row in rows) for title in titles[1:]]
     alignment = ["left", *("right" if each else "left" for each in figures)] if rows else None

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from pruning.experiments.measurement import INTENTS, Measurement, path_of, sample
 from pruning.models import facts
+from pruning.reports import load
 from pruning.reports.document import estimate, tabulated
 
 NOTE = """\
 Accuracy in percent of utterances; an intent is right if scenario and action are. The 95 % interval is from a bootstrap
 that draws speakers, then their utterances. Intents that do not occur in training count as errors. Sizes and MACs (10 s
-of audio) are for the encoder including its front end; the real-time factor is for the network alone."""
+of audio) are for the encoder including its front end; the real-time factor is for the network alone; *busy*: measured
+while the machine had more running processes than processors, so too high."""
 
 FRESH = """\
 The encoder of {names} was not pre-trained: these figures say nothing about pre-trained encoders."""
@@ -40,6 +42,6 @@ def table(systems: Sequence[tuple[str, Path]], sets: Sequence[str], style: str =
                 "M parameters": f"{size['encoder_parameters'] / 1e6:.3f}",
                 "GMACs 10 s": f"{size['macs_10s'] / 1e9:.3f}",
                 "fewer MACs": f"{1 - size['macs_10s'] / size['dense']['macs_10s']:.1%}",
-                "real-time factor": f"{found.facts['real_time_factor']:.4f}",
+                "real-time factor": f"{found.facts['real_time_factor']:.4f}{load.mark([found])}",
             })  # fmt: skip
     return tabulated(rows, style)

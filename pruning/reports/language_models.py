@@ -11,13 +11,15 @@ from pruning.errors import UserError
 from pruning.experiments import decoding_results
 from pruning.experiments.measurement import PERPLEXITY, Measurement, difference, path_of, sample
 from pruning.models import facts
+from pruning.reports import load
 from pruning.reports.document import estimate, tabulated
 from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.scoring.bootstrap import Estimate
 
 NOTE = """\
 Perplexity per word: for every model, the end of a sentence counts as a word and words outside the vocabulary do not.
-Real-time factor: features, encoder, search and language model, with the number of threads given to decoding."""
+Real-time factor: features, encoder, search and language model, with the number of threads given to decoding; *busy*:
+measured while the machine had more running processes than processors, so too high."""
 
 
 AGAINST = """\
@@ -119,5 +121,5 @@ def _row(system: str, method: str, lm: str, found: Sequence[Measurement]) -> dic
         rate = sample([one]).interval
         row[f"WER % {one.set}"] = estimate(rate.value, rate[1:])
     seconds, audio = (sum(of[key] for of in facts) for key in ("decoding_seconds", "audio_seconds"))
-    row["real-time factor"] = f"{seconds / audio:.4f}"
+    row["real-time factor"] = f"{seconds / audio:.4f}{load.mark(found)}"
     return row

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,43 +11,27 @@ from typing import Any
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.reports.unit_names import place
 
 METRICS = "metrics.jsonl"
 """The file in which a training run logs its losses."""
-
-_LAYER = re.compile(r"(?P<before>.*?)\.?layers\.(?P<layer>\d+)\.(?P<part>.+)")
 
 
 def grid(structure: Structure) -> tuple[list[str], list[str], dict[tuple[str, str], tuple[int, int]]]:
     """Arrange kept units as a table.
 
     Returns:
-        Rows (``layer 3``, or a module outside the layers; ``frontend 3`` if several parts of the network have layers,
-        those with fewer groups first), columns (the part of a layer), and (kept, size) by row and column. Groups of one
-        unit are whole modules; they are shown only if no group of units lies inside them.
+        Rows and columns as `pruning.reports.unit_names.place` names them, and (kept, size) by row and column. Rows of a
+        stack are together. Groups of one unit are whole modules; they are shown only if no group of units lies inside.
     """
     cells: dict[tuple[str, str], tuple[int, int]] = {}
-    rows: dict[str, tuple[int, int]] = {}
-    columns: list[str] = []
-    matches = (_LAYER.fullmatch(name) for name in structure.groups)
-    stacks = Counter(match["before"] for match in matches if match)
-    order = [before for before, _ in reversed(stacks.most_common())]
     inner = {name.rpartition(".")[0] for name in structure.groups}
-    for name, units in structure.groups.items():
-        if units.size == 1 and name in inner:
-            continue
-        match = _LAYER.fullmatch(name)
-        if match:
-            stack = "layer" if match["before"] == order[-1] else match["before"].rpartition(".")[2]
-            row = f"{stack} {match['layer']}"
-        else:
-            row = name.rpartition(".")[0].rpartition(".")[0] or name
-        column = match["part"] if match else name[len(row) :].strip(".") or name
-        rows.setdefault(row, (order.index(match["before"]), int(match["layer"])) if match else (-1, 0))
-        if column not in columns:
-            columns.append(column)
-        cells[row, column] = (len(units.kept), units.size)
-    return sorted(rows, key=lambda row: rows[row]), columns, cells
+    shown = [(place(name), units) for name, units in structure.groups.items() if units.size > 1 or name not in inner]
+    for at, units in shown:
+        cells[at.row, at.column] = (len(units.kept), units.size)
+    stacks = list(dict.fromkeys(at.stack for at, _ in shown))
+    rows = sorted({(stacks.index(at.stack), at.number, at.row) for at, _ in shown})
+    return [row for *_, row in rows], list(dict.fromkeys(at.column for at, _ in shown)), cells
 
 
 def _pyplot() -> Any:
@@ -103,18 +85,42 @@ def read_metrics(exp_dir: PathLike) -> list[dict[str, Any]]:
         raise UserError(f"{path} cannot be read ({error})", "give the experiment directory of a training run") from None
 
 
-def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], terms: Sequence[str]) -> bytes:
-    """Draw the given terms on dev over the steps, one panel per term and one line per run; return a PNG."""
-    figure, panels = _pyplot().subplots(1, len(terms), figsize=(4.6 * len(terms), 3.6), squeeze=False)
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Name -> rows of `read_metrics`."""
+
+
+def one_after_the_other(runs: Curves) -> tuple[dict[str, list[dict[str, Any]]], list[int]]:
+    """Return runs with their steps counted on from the end of the run before, and the steps at which runs begin."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    begins = [0]
+    for name, rows in runs.items():
+        found[name] = [{**row, "step": row["step"] + begins[-1]} for row in rows]
+        begins.append(max((row["step"] for row in found[name]), default=begins[-1]))
+    return found, begins[:-1]
+
+
+def training_curves(runs: Curves, terms: Sequence[str], of: str = "step", begins: Sequence[int] = ()) -> bytes:
+    """Draw the given terms on dev over the steps, one panel per term and one line per run; return a PNG.
+
+    Args:
+        runs: the runs.
+        terms: names of terms that the runs logged.
+        of: what the steps are called.
+        begins: steps at which runs begin, where a line is drawn; 0 has none.
+    """
+    figure, panels = _pyplot().subplots(1, len(terms), figsize=(3.6 * len(terms), 3.4), squeeze=False)
     for panel, term in zip(panels[0], terms):
         for name, rows in runs.items():
             points = [(row["step"], row[term]) for row in rows if row["kind"] == "dev" and row.get(term) is not None]
             if points:
                 panel.plot(*zip(*points), label=name, linewidth=1.2)
         panel.set_title(f"{term}, dev", fontsize=10)
-        panel.set_xlabel("step")
+        panel.set_xlabel(of)
         if all(value > 0 for line in panel.lines for value in line.get_ydata()):
             panel.set_yscale("log")
+        for step in begins:
+            if step:
+                panel.axvline(step, color="grey", linestyle=":", linewidth=1.0)
         panel.grid(alpha=0.3)
     for panel in panels[0]:
         if panel.lines:  # a term that no run has leaves its panel empty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -12,6 +12,7 @@ from pruning.experiments import decoding_results
 from pruning.experiments.measurement import Measurement, difference, sample
 from pruning.files import PathLike
 from pruning.models.facts import read_facts
+from pruning.reports import load
 from pruning.reports.document import estimate, short_commit, tabulated
 from pruning.speech.scoring.bootstrap import Estimate
 from pruning.speech.scoring.word_errors import Transcript
@@ -24,6 +25,7 @@ class System:
     """A row of the table: one experiment decoded by one decoding method."""
 
     name: str
+    exp_dir: Path
     network: dict[str, Any]
     """Size and computation of the network, see :mod:`pruning.models.facts`."""
     decodings: dict[str, Measurement]
@@ -82,7 +84,8 @@ def collect(
         if not decodings:
             continue
         found = [said for one in decodings.values() for said in decoding_results.transcripts(exp_dir, one)]
-        rows.append(System(name, read_facts(exp_dir), decodings, found if len(decodings) == len(sets) else None))
+        whole = found if len(decodings) == len(sets) else None
+        rows.append(System(name, Path(exp_dir), read_facts(exp_dir), decodings, whole))
     _check_comparable(rows, sets)
     return rows
 
@@ -125,7 +128,8 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     if "decoder_macs_10s" in network:
         decoder, output = (network[f"{part}_macs_10s"] / 1e9 for part in ("decoder", "output"))
         cells["GMACs 10 s decoder / output layer"] = f"{decoder:.3f} / {output:.3f} ({network['tokens_10s']} tokens)"
-    cells["RTF"] = f"{system.real_time_factor:.4f}" + ("" if system.features_included else " (features excluded)")
+    excluded = "" if system.features_included else " (features excluded)"
+    cells["RTF"] = f"{system.real_time_factor:.4f}{excluded}{load.mark(system.decodings.values())}"
     cells["memory MiB"] = f"{system.peak_memory_mib:.0f}"
     return cells
 
@@ -157,9 +161,9 @@ def differences(systems: Sequence[System], style: str = "pipe") -> str:
     return tabulated(rows, style)
 
 
-def _origin(system: System) -> list[str]:
-    """Return how each figure of a row was made; decodings by the same command are listed once."""
-    lines = [f"- **{system.name}**"]
+def _origin(system: System, words: str) -> list[str]:
+    """Return what a row is and how each figure was made; decodings by the same command are listed once."""
+    lines = [f"- **{system.name}** (`{system.exp_dir}`)" + (f": {words}" if words else "")]
     origins: dict[tuple[str, ...], list[str]] = {}
     for set_name, decoding in system.decodings.items():
         facts = decoding.provenance
@@ -179,16 +183,25 @@ def _origin(system: System) -> list[str]:
 
 
 EXPLANATION = """\
-WER with its 95 % interval by a bootstrap that draws speakers, then their utterances; pooled: over all utterances of
-all sets. A difference whose interval does not contain 0 is significant at the 5 % level; what other training seeds
-would give is not in the intervals. Encoder: with its subsampling, without CTC head and joiner; blocks: without the
-subsampling. Sparsity: the share of the dense network's parameters that is gone (a uniform network is dense itself).
-MACs: of the encoder. RTF: seconds of computing for a second of audio, features included unless stated. Memory: the
-most that the decoding process held, libraries included."""
+WER with its 95 % interval by a bootstrap that draws speakers within each set, then their utterances; pooled: over all
+utterances of all sets. A difference whose interval does not contain 0 is significant at the 5 % level; what other
+training seeds would give is not in the intervals. Encoder: with its subsampling, without CTC head and joiner; blocks:
+without the subsampling. Sparsity: the share of the dense network's parameters that is gone (a network from scratch is
+dense itself). MACs: of the encoder. RTF: seconds of computing for a second of audio, features included unless stated.
+Memory: the most that the decoding process held, libraries included."""
+
+
+def load_note(systems: Sequence[System]) -> str:
+    """Return under what load the decoding times of a table were measured."""
+    return load.note(one for system in systems for one in system.decodings.values())
 
 
 def document(
-    methods: dict[str, list[System]], sets: Sequence[str], title: str = "Results", sections: Sequence[str] = ()
+    methods: dict[str, list[System]],
+    sets: Sequence[str],
+    title: str = "Results",
+    sections: Sequence[str] = (),
+    legend: Optional[Mapping[str, str]] = None,
 ) -> str:
     """Return the whole file in Markdown: for each decoding method a table and the origin of its rows.
 
@@ -197,13 +210,15 @@ def document(
         sets: names of the test sets.
         title: heading.
         sections: Markdown written by `write_section`, appended at the end.
+        legend: name of a row -> what it is, in words.
     """
     parts = [f"# {title}", "Generated by `python -m pruning.bin.report`; do not edit.", EXPLANATION]
     for method, systems in methods.items():
         if systems:
-            parts += [f"## {method}", table(systems, sets)]
+            parts += [f"## {method}", table(systems, sets), load_note(systems)]
             compared = differences(systems)
             if compared:
                 parts += [f"Differences over {' and '.join(sets)} pooled, by paired bootstrap:", compared]
-            parts.append("\n".join(line for system in systems for line in _origin(system)))
+            words = legend or {}
+            parts.append("\n".join(line for one in systems for line in _origin(one, words.get(one.name, ""))))
     return "\n\n".join([*parts, *(section.strip() for section in sections)]) + "\n"

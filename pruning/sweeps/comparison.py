@@ -89,6 +89,7 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
     legend = {"schema": SCHEMA, "reference": config.reference, "decoding": config.decoding,
               "measure": config.measuring.name, "kind": config.kind.name,
               "methods": {name: line.words for name, line in config.methods.items()},
+              "shown": {name: line.shown for name, line in config.methods.items() if line.shown},
               "curves": {name: line.curve for name, line in config.methods.items() if line.curve},
               "fresh": [name for name, line in config.methods.items() if line.fresh],
               "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
@@ -159,6 +160,7 @@ class Comparison:
         measure: meaning of the rates.
         curves: method -> name of the curve over several budgets that it is a point of, if not its own.
         fresh: methods whose encoder starts with random weights.
+        names: method -> its name in tables and plots, if it has another.
     """
 
     lines: list[Line]
@@ -171,6 +173,11 @@ class Comparison:
     measure: Measure = MEASURES["wer"]
     curves: Mapping[str, str] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, method: str) -> str:
+        """Return the name of a method or curve in tables and plots."""
+        return self.names.get(method, method)
 
     @property
     def targets(self) -> list[str]:
@@ -260,7 +267,7 @@ def read(results: PathLike) -> Comparison:
         planned.setdefault((target, method), []).append(seed)
     return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], planned,
                       tuple(sorted(commits)), _measure_of(legend), legend.get("curves", {}),
-                      frozenset(legend.get("fresh", ())))  # fmt: skip
+                      frozenset(legend.get("fresh", ())), legend.get("shown", {}))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pruning.models.names import NARROW
 
 TEACHER = "teacher"
 FURTHER, TOTAL = "further", "total"
+_ALIKE = "criterion.ranking=group"
 
 
 def check_list(values: Optional[Sequence[object]], name: str) -> None:
@@ -68,6 +69,7 @@ class MethodConfig:
         budget: ``further``: the steps of the sweep's budget; ``total``: for weights from scratch, also the teacher's.
         times: multiple of the budget's steps.
         prune_share: for ``method``: share of pruning, if not the budget's.
+        shown: name in tables and plots, if the line has another: for words that mean something else in other tables.
         curve: name of the curve over several budgets that the line is a point of; None: its own name.
         targets, seeds: targets and seeds of this line, if not all of the sweep's.
         more_seeds: target -> additional seeds for this target.
@@ -89,6 +91,7 @@ class MethodConfig:
     budget: Annotated[str, OneOf((FURTHER, TOTAL))] = FURTHER
     times: Positive = 1.0
     prune_share: Annotated[Optional[float], Range(above=0, below=1)] = None
+    shown: Optional[str] = None
     curve: Optional[str] = None
     targets: Optional[tuple[str, ...]] = None
     seeds: Optional[tuple[Seed, ...]] = None
@@ -134,7 +137,7 @@ class MethodConfig:
     def words(self) -> str:
         """Description for the legend of a table."""
         if self.uniform:
-            what = f"uniformly narrowed {self.uniform}, from scratch"
+            what = f"uniform network, narrow in its {self.uniform}, from scratch"
             what += ", teacher's decoder and joiner" * self.inherit + ", distilled" * self.distil
         elif self.dense:
             what = "dense, trained on"
@@ -143,6 +146,7 @@ class MethodConfig:
         else:
             what = str(self.method) + (f", counts of {self.counts_from}" if self.counts_from else "")
             what += f", cut first to {', '.join(self.chain)}" if self.chain else ""
+            what = f"every group narrowed alike, trained weights kept: {what}" if _ALIKE in self.settings else what
         more = ["fresh weights"] * self.reinitialise + [f"repair on {self.repair}"] * bool(self.repair)
         more += ["not fine-tuned"] * (not self.finetune)
         more += [f"{self.times:g} times the further steps"] * (self.times != 1)

@@ -113,7 +113,7 @@ def test_sentences_are_drawn_in_blocks() -> None:
     columns = {"word_nll": nats.tolist(), "words": words.tolist()}
     found = Measurement("perplexity", "dev", Utterances.sentences(90), columns)
     sums = [np.add.reduceat(values, range(0, 90, 20)) for values in (nats, words)]
-    design = Design.of([f"dev/{block}" for block in range(5)])
+    design = Design.of([("dev", str(block)) for block in range(5)])
     assert measurement.sample([found]).interval == pytest.approx(design.rate(*sums).interval, rel=1e-4)
     assert found.in_blocks().columns["words"] == sums[1].tolist()
     assert found.in_blocks().in_blocks().columns == found.in_blocks().columns

@@ -105,7 +105,7 @@ def test_report_compare_and_page_agree(tmp_path: Path, systems: dict[str, dict[s
 
     structure = Structure.dense([UnitGroup("ffn", "ffn", 4, ())])
     write_json(tmp_path / "line" / "structure.json", structure.to_dict())
-    shown = html.unescape(page.page(report.document({METHOD: rows}, SETS), tmp_path / "line", {}, rows))
+    shown = html.unescape(page.page(report.document({METHOD: rows}, SETS), tmp_path / "line", None, rows))
     text = report.table(rows, SETS) + report.differences(rows)
     figures = re.findall(r"-?\d+\.\d\d \(-?\d+\.\d\d to -?\d+\.\d\d\)", text)
     assert len(figures) == 2 * (len(SETS) + 1) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from pruning.core.structure import KeptUnits, Structure
 from pruning.errors import UserError
 from pruning.files import read_json, write_json, write_text
 from pruning.models.facts import FILE
-from pruning.reports import page, pictures
+from pruning.reports import pictures, worst_utterances
+from pruning.reports.loss_curves import Training
+from pruning.reports.report import collect
 from pruning.speech.scoring.word_errors import Transcript
 from tests.methods.test_l0 import network
 from tests.reports.test_report import systems  # noqa: F401
@@ -23,23 +26,26 @@ def test_units_are_laid_out_by_layer_and_part() -> None:
     structure = Structure.dense(network().unit_groups())
     gone = {"encoder.layers.1.attention.heads": KeptUnits("heads", 4, ())}
     rows, columns, cells = pictures.grid(Structure({**structure.groups, **gone}))
-    assert rows == ["encoder.subsampling.convs", "layer 0", "layer 1", "layer 2"]
-    assert columns == ["0.channels", "1.channels", "macaron.hidden", "ffn.hidden", "attention.heads",
-                       "convolution.channels"]  # fmt: skip
-    assert cells["layer 1", "attention.heads"] == (0, 4) and cells["layer 2", "ffn.hidden"] == (64, 64)
-    assert ("layer 0", "attention") not in cells, "shown by its heads"
+    assert rows == ["subsampling convolution 1", "subsampling convolution 2",
+                    "encoder layer 1", "encoder layer 2", "encoder layer 3"]  # fmt: skip
+    assert columns == ["channels", "macaron FFN hidden units", "FFN hidden units", "self-attention heads",
+                       "convolution channels"]  # fmt: skip
+    assert cells["encoder layer 2", "self-attention heads"] == (0, 4)
+    assert cells["encoder layer 3", "FFN hidden units"] == (64, 64)
+    assert ("encoder layer 1", "self-attention") not in cells, "shown by its heads"
     modules_only = Structure({"encoder.layers.0.ffn": KeptUnits("ffn_module", 1, ())})
-    assert pictures.grid(modules_only)[2] == {("layer 0", "ffn"): (0, 1)}
+    assert pictures.grid(modules_only)[2] == {("encoder layer 1", "FFN"): (0, 1)}
 
 
 def test_layers_of_the_frontend_have_rows_of_their_own() -> None:
-    groups = {f"encoder.frontend.layers.{index}.channels": KeptUnits("frontend", 8, range(index)) for index in range(3)}
+    groups = {f"feature_extractor.conv_layers.{index}.channels": KeptUnits("frontend", 8, range(index))
+              for index in range(3)}  # fmt: skip
     for index in range(2):
         groups[f"encoder.layers.{index}.attention.heads"] = KeptUnits("heads", 4, range(2))
         groups[f"encoder.layers.{index}.ffn.hidden"] = KeptUnits("ffn", 16, range(9))
     rows, columns, cells = pictures.grid(Structure(groups))
-    assert rows == ["frontend 0", "frontend 1", "frontend 2", "layer 0", "layer 1"]
-    assert cells["frontend 1", "channels"] == (1, 8) and ("layer 1", "channels") not in cells
+    assert rows == [*(f"front end convolution {number}" for number in (1, 2, 3)), "encoder layer 1", "encoder layer 2"]
+    assert cells["front end convolution 2", "channels"] == (1, 8) and ("encoder layer 2", "channels") not in cells
     assert len(cells) == len(groups), "no group hides another"
 
 
@@ -48,7 +54,7 @@ def test_sets_that_share_ids_are_kept_apart() -> None:
     words = ["A", "B"]
     teacher = [Transcript("u", words, words, "clean"), Transcript("u", words, ["A"], "noisy")]
     pruned = [Transcript("u", words, ["Z", "Z", "Z"], "noisy"), Transcript("u", words, ["X", "B"], "clean")]
-    worst = page.worst_utterances(teacher, pruned)
+    worst = worst_utterances.worst_utterances(teacher, pruned)
     assert [(one.first, one.second) for one in worst] == [(["A"], ["Z", "Z", "Z"]), (words, ["X", "B"])]
 
 
@@ -58,9 +64,8 @@ def test_the_worst_are_those_that_pruning_spoiled() -> None:
 
     teacher = said(right="A B C", lost="A B C", both="A X X", little="A B X")
     pruned = said(right="A B C", lost="X X X", both="A X X", little="A X X", unknown="X X X")
-    worst = page.worst_utterances(teacher, pruned)
+    worst = worst_utterances.worst_utterances(teacher, pruned)
     assert [(wrong.id, wrong.errors) for wrong in worst] == [("lost", (0, 3)), ("little", (1, 2)), ("both", (2, 2))]
-    assert len(page.worst_utterances(teacher, pruned, count=1)) == 1
 
 
 def test_the_page_and_the_picture(systems: list[tuple[str, Path]], tmp_path: Path) -> None:  # noqa: F811
@@ -80,9 +85,71 @@ def test_the_page_and_the_picture(systems: list[tuple[str, Path]], tmp_path: Pat
     text = (tmp_path / "index.html").read_text()
     assert "Half &lt;as&gt; large" in text and text.count("data:image/png;base64,") == 2
     assert "66.7%" in text and "100.0%" in text, "removed shares of the FFNs and of attention, which is removed"
+    assert "<th>part" in text and "GMACs at 10 s before" in text and "parameters removed" in text
+    whole = [cell.split("<")[0].strip() for cell in text.split("<td>all")[1].split("</tr>")[0].split(">")]
+    assert [cell for cell in whole if cell] == ["4.000", "1.000", "75.0%", "0.800", "0.300", "62.5%"]
     assert '<span class="wrong">X</span>' in text and "test-other-4" in text
     assert "http" not in text.split("<body>")[0], "no external resources"
-    assert (tmp_path / "index.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "index-structure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_worst_utterances_say_how_they_were_chosen(systems: list[tuple[str, Path]]) -> None:  # noqa: F811
+    rows = collect(systems, ["test-clean", "test-other"], "greedy_search")
+    text = worst_utterances.section(rows)
+    assert "The 6 utterances with most errors of pruned beyond those of teacher, of 6 in which\npruned errs (10" in text
+    assert '<span class="wrong">***</span>: a word of the reference that\nis missing' in text
+    worst = text.split("<tr>")[2]
+    assert worst.count("<td>0 / 4</td>") == 1 and worst.count("<td>4 / 4</td>") == 1 and "test-other-4" in worst
+    assert text.count('<th class="text">') == 3, "headers of texts are aligned like the texts"
+
+
+CONFIG = """kind: transducer
+loss: {simple_loss_scale: 0.25, ctc_weight: 0.5, warmup_steps: 100}
+"""
+
+
+def run(place: Path, steps: Sequence[int], config: str = CONFIG) -> Path:
+    """A training run that logged its losses at these steps."""
+    lines = [f'{{"kind": "dev", "step": {step}, "task": 2.0, "simple": 1.0, "ctc": 0.5, "distil_ctc": 1.0}}'
+             for step in steps]  # fmt: skip
+    write_text(place / "metrics.jsonl", "\n".join(lines) + "\n")
+    write_text(place / "config.yaml", config)
+    return place
+
+
+def test_further_runs_follow_one_another(tmp_path: Path) -> None:
+    runs = {name: pictures.read_metrics(run(tmp_path / name, steps))
+            for name, steps in (("pruning", (20, 50)), ("fine-tuning", (30, 60)))}  # fmt: skip
+    joined, begins = pictures.one_after_the_other(runs)
+    steps = {name: [row["step"] for row in rows] for name, rows in joined.items()}
+    assert steps == {"pruning": [20, 50], "fine-tuning": [80, 110]}
+    assert begins == [0, 50]
+
+
+def test_curves_say_what_losses_are_the_sum_of(tmp_path: Path) -> None:
+    of_pruning = (
+        f"{CONFIG}distillation: {{ctc_weight: 0.1, layers: [1], layer_weight: 0.2}}\nconstraint: {{size: 0.5}}\n"
+    )
+    teacher, pruned = run(tmp_path / "teacher", (10, 20)), run(tmp_path / "pruned", (10, 20), of_pruning)
+    text = Training({"teacher": teacher}, {"pruning": pruned}).shown()
+    assert "Unit: nats per encoder frame. " in text
+    assert "<code>task = transducer + 0.25 simple + 0.5 ctc</code>: teacher, pruning" in text
+    assert "<code>loss = task + 0.2 distil_layers + 0.1 distil_ctc</code>: pruning" in text
+    assert text.count("<img") == 2 and "After the teacher: pruning" in text and "further steps" in text
+    write_text(pruned / "config.yaml", "kind: transducer\nno_such_key: 1\n")
+    assert Training({"pruning": pruned}).shown().count("<code>") == 0, "of another version"
+
+
+def test_runs_after_the_teacher_are_not_drawn_among_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[list[str], list[int]]] = []
+    monkeypatch.setattr(pictures, "training_curves", lambda runs, terms, of="", begins=(): (
+        drawn.append((list(runs), list(begins))) or b""))  # fmt: skip
+    places = {name: run(tmp_path / name, (10, 20)) for name in ("teacher", "pruned", "finetuned")}
+    write_text(tmp_path / "RESULTS.md", "# Results\n")
+    command.main(["--systems", f"teacher={places['teacher']}", f"pruned={places['finetuned']}",
+                  "--further", f"pruning={places['pruned']}", f"fine-tuning={places['finetuned']}",
+                  "--results", str(tmp_path / "RESULTS.md"), "--output", str(tmp_path / "index.html")])  # fmt: skip
+    assert drawn == [(["teacher"], []), (["pruning", "fine-tuning"], [0, 20])]
 
 
 def test_what_a_page_needs(systems: list[tuple[str, Path]], tmp_path: Path) -> None:  # noqa: F811

@@ -12,7 +12,7 @@ from pruning.errors import UserError
 from pruning.experiments import decoding_results
 from pruning.files import write_json, write_text
 from pruning.models.facts import FILE
-from pruning.reports import report
+from pruning.reports import report, terminal
 from pruning.speech.scoring.word_errors import Transcript, write_results
 
 DENSE = {"encoder_parameters": 4_000_000, "blocks_parameters": 3_500_000, "parameters": 5_000_000,
@@ -35,6 +35,7 @@ def decoded(exp_dir: Path, set_name: str, wrong: list[int], date: str = MAY_1, *
         "threads": 2,
         "processor": "Example CPU",
         "torch": "1.13.1",
+        **change.pop("made", {}),
         "commit": "0123456789abcdef-modified",
         "command": f"python -m pruning.bin.decode --exp-dir exp/{exp_dir.name}",
         "date": date,
@@ -82,6 +83,41 @@ def test_the_table_holds_what_was_measured(systems: list[tuple[str, Path]]) -> N
     assert pruned["GMACs 10 s / 30 s"] == "0.600 / 2.500"
     assert teacher["RTF"] == "0.1000" and pruned["RTF"] == "0.0500 (features excluded)"
     assert teacher["memory MiB"] == "600" and pruned["memory MiB"] == "500"
+
+
+def test_the_load_under_which_times_were_measured_is_told(systems: list[tuple[str, Path]]) -> None:
+    found = report.collect(systems, SETS, "greedy_search")
+    assert report.load_note(found) == "The load of the machine while RTFs were measured is not known."
+    teacher, pruned = (place for _, place in systems)
+    for place, load in ((teacher, 1.3), (pruned, 4.2)):
+        decoded(place, "test-clean", [0, 0, 1, 0, 0], made={"load_average": load, "processors": 2})
+    found = report.collect(systems, SETS, "greedy_search")
+    rows = cells(report.table(found, SETS))
+    assert rows["teacher"]["RTF"] == "0.1000" and rows["pruned"]["RTF"] == "0.0500 (busy)"
+    text = report.document({"greedy_search": found}, SETS)
+    assert "with a load average (running processes, over one minute) of 1.3 to 4.2 on 2 processors." in text
+    assert "Those marked\n*busy* had more running processes than processors" in text
+    quiet = report.load_note(found[:1])
+    assert quiet.endswith("of 1.3 on 2 processors.") and "busy" not in quiet
+
+
+def test_rows_say_what_they_are_and_where(systems: list[tuple[str, Path]]) -> None:
+    found = report.collect(systems, SETS, "greedy_search")
+    text = report.document({"greedy_search": found}, SETS, legend={"pruned": "pruned, and fine-tuned"})
+    assert f"- **pruned** (`{systems[1][1]}`): pruned, and fine-tuned\n" in text
+    assert f"- **teacher** (`{systems[0][1]}`)\n" in text
+
+
+def test_the_printed_table_fits_a_terminal(systems: list[tuple[str, Path]]) -> None:
+    found = report.collect(systems, SETS, "greedy_search")
+    printed = report.table(found, SETS, "simple")
+    assert max(map(len, printed.splitlines())) <= 120 < max(map(len, report.table(found, SETS).splitlines()))
+    assert all(cell in printed for row in cells(report.table(found, SETS)).values() for cell in row.values())
+    text = report.document({"greedy_search": found}, SETS, sections=["## Plot\n\n![a plot](plot.png)\n\nWords."])
+    shown = terminal.shown(text)
+    assert max(map(len, shown.splitlines())) <= 120
+    assert all(row in shown for row in printed.splitlines()), "the same tables"
+    assert "pruning.bin.decode" not in shown and "plot.png" not in shown and shown.endswith("## Plot\n\nWords.\n")
 
 
 def test_differences_are_between_rows_and_columns(systems: list[tuple[str, Path]]) -> None:

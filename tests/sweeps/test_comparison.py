@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pruning.bin import compare
 from pruning.errors import UserError
 from pruning.experiments.measurement import SCHEMA, WORD_ERRORS, Measurement, Utterances
 from pruning.files import read_json, write_json
@@ -114,6 +115,24 @@ def test_the_table(results: Path) -> None:
     assert by_name["random"]["sd over seeds"] == "-"
     assert by_name["l0"]["minus l0"] == "" and by_name["teacher"]["minus l0"] == ""
     assert by_name["random"]["minus l0"].startswith("+1") and by_name["random"]["p (Holm)"] < "0.02"
+
+
+def test_a_line_may_be_shown_by_another_name(results: Path) -> None:
+    """Keys, and so the draws of the bootstrap, stay those of the results."""
+    before = comparison_tables.table(comparison.read(results), "half")
+    legend = read_json(results / comparison.LEGEND)
+    write_json(results / comparison.LEGEND, {**legend, "shown": {"random": "by chance", "l0": "gates"}})
+    found = comparison.read(results)
+    after = comparison_tables.table(found, "half")
+    assert found.line("random", "half") is not None and "| random" not in after and "minus gates" in after
+    rows, others = cells(before), cells(after)
+    assert [row[0] for row in others[2:]] == ["teacher", "gates", "taylor", "by chance"]
+    assert [row[1:] for row in rows[2:]] == [row[1:] for row in others[2:]]
+    assert "by chance +1" in comparison_tables.claims_table(found) and "that of gates" in (
+        comparison_tables.claims_table(found)
+    )
+    compare.main(["--results", str(results), "--output", str(results / "table.md")])
+    assert "- **by chance** (line `random`): random\n" in (results / "table.md").read_text()
 
 
 def test_a_line_across_targets(results: Path) -> None:

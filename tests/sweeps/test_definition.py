@@ -10,6 +10,7 @@ import yaml
 from pruning import configuration
 from pruning.methods.config import check_settings
 from pruning.sweeps import definition, sweep
+from pruning.sweeps.lines import MethodConfig
 
 EGS = Path(__file__).resolve().parents[2] / "egs"
 FILES = sorted(path for path in EGS.glob("*/conf/**/*.yaml") if "targets" in (yaml.safe_load(path.read_text()) or {}))
@@ -35,3 +36,9 @@ def test_every_line_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             loaded = configuration.load(config.kind.pruning, config.prune, settings)
             check_settings(loaded, settings)
             assert loaded.method == line.method and loaded.asked().goals(), (name, target)
+
+
+def test_words_of_a_legend_tell_uniform_networks_from_narrowed_ones() -> None:
+    assert MethodConfig(uniform="width").words == "uniform network, narrow in its width, from scratch"
+    narrowed = MethodConfig(method="magnitude", settings=("criterion.ranking=group",))
+    assert narrowed.words.startswith("every group narrowed alike, trained weights kept: magnitude, ")

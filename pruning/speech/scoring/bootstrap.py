@@ -16,10 +16,13 @@ REPLICATIONS = 10_000
 
 @dataclass(frozen=True)
 class Design:
-    """A resampling of the utterances on which systems are compared: speakers first, then utterances.
+    """A resampling of the utterances on which systems are compared: within each test set speakers, then utterances.
 
     Errors of one speaker's utterances are correlated. Resampling only utterances would call differences significant
     that ten other speakers would reverse.
+
+    Sets are strata: each replication has as many speakers of a set as the set has, because a repeated test would have
+    the same sets. Of a set with one speaker, only the utterances are drawn.
 
     An utterance of an unknown speaker is its own speaker: it is drawn alone (Bisani and Ney, ICASSP 2004).
 
@@ -40,25 +43,29 @@ class Design:
         Raises:
             UserError: there is no utterance.
         """
-        return cls.of([f"{name}/{speaker or utterance}" for name, utterance, speaker in sets])
+        return cls.of([(name, speaker or utterance) for name, utterance, speaker in sets])
 
     @classmethod
-    def of(cls, speakers: Sequence[str], replications: int = REPLICATIONS, seed: int = 0) -> Design:
-        """Return the design for utterances of the given ``speakers``, one name per utterance.
+    def of(cls, speakers: Sequence[tuple[str, str]], replications: int = REPLICATIONS, seed: int = 0) -> Design:
+        """Return the design for utterances of the given ``speakers``: a test set and a name for each utterance.
 
         Raises:
             UserError: there are no utterances.
         """
         if not speakers:
             raise UserError("no utterances to compare on", "decode a test set first")
+        members: dict[str, dict[str, list[int]]] = {}  # test set -> speaker -> utterances
+        for index, (name, speaker) in enumerate(speakers):
+            members.setdefault(name, {}).setdefault(speaker, []).append(index)
         generator = np.random.default_rng(seed)
-        names = sorted(set(speakers))
-        members = [np.flatnonzero(np.asarray(speakers) == name) for name in names]
         weights = np.zeros((replications, len(speakers)), dtype=np.float32)
-        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replications)  # (R, S)
-        for index, own in enumerate(members):  # a speaker drawn twice contributes twice as many utterances
-            draws = drawn[:, index] * len(own)
-            weights[:, own] = generator.multinomial(draws, np.full(len(own), 1 / len(own)))
+        for name in sorted(members):
+            of_set = [members[name][speaker] for speaker in sorted(members[name])]
+            chances = np.full(len(of_set), 1 / len(of_set))
+            drawn = generator.multinomial(len(of_set), chances, size=replications)  # (R, S)
+            for index, own in enumerate(of_set):  # a speaker drawn twice contributes twice as many utterances
+                draws = drawn[:, index] * len(own)
+                weights[:, own] = generator.multinomial(draws, np.full(len(own), 1 / len(own)))
         return cls(weights)
 
     def rate(self, errors: np.ndarray, words: np.ndarray, name: str = "") -> Sample:

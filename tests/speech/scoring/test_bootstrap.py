@@ -2,28 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import UserError
-from pruning.speech.scoring.bootstrap import Design, Sample, holm
+from pruning.speech.scoring.bootstrap import REPLICATIONS, Design, Sample, holm
+
+
+def of_one_set(speakers: Sequence[str], replications: int = REPLICATIONS) -> Design:
+    return Design.of([("test", speaker) for speaker in speakers], replications)
 
 
 def test_a_replication_draws_speakers_and_then_their_utterances() -> None:
     speakers = ["a"] * 4 + ["b"] * 2 + ["c"] * 2
-    weights = Design.of(speakers, replications=500).weights
+    weights = of_one_set(speakers, replications=500).weights
     per_speaker = [weights[:, :4].sum(axis=1) / 4, weights[:, 4:6].sum(axis=1) / 2, weights[:, 6:].sum(axis=1) / 2]
     assert all(np.array_equal(drawn, np.round(drawn)) for drawn in per_speaker), "speakers are drawn as a whole"
     assert np.array_equal(sum(per_speaker), np.full(500, 3.0)), "as many speakers as there are"
     assert weights.mean() == pytest.approx(1.0, abs=0.05)
 
 
+def test_sets_are_drawn_apart() -> None:
+    """Every replication has as many speakers of each set as the set has; their names may be the same."""
+    speakers = [("clean", "a"), ("clean", "b"), ("other", "a"), ("other", "b"), ("other", "c"), ("alone", "d")]
+    weights = Design.of(speakers, replications=500).weights
+    assert np.array_equal(weights[:, :2].sum(axis=1), np.full(500, 2.0))
+    assert np.array_equal(weights[:, 2:5].sum(axis=1), np.full(500, 3.0))
+    assert np.array_equal(weights[:, 5], np.ones(500)), "the only utterance of the only speaker of its set"
+    assert abs(np.corrcoef(weights[:, 0], weights[:, 2])[0, 1]) < 0.15, "sets are drawn independently"
+
+
+def test_an_easy_and_a_hard_set_do_not_widen_the_interval_of_both() -> None:
+    """Compared with the interval of a mean over strata: the variance of each set, and nothing between sets."""
+    generator = np.random.default_rng(6)
+    words = np.full(400, 10.0)
+    errors = generator.binomial(10, np.repeat([0.02, 0.4], 200)).astype(float)
+    sets = [("clean" if i < 200 else "other", str(i), "") for i in range(400)]
+    found = Design.of_sets(sets).rate(errors, words).interval
+    deviation = 100 * np.sqrt(errors[:200].var() / 200 + errors[200:].var() / 200) / 2 / 10
+    assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.06)
+    constant = np.repeat([0.0, 5.0], 200)
+    assert Design.of_sets(sets).rate(constant, words).interval == (25.0, 25.0, 25.0)
+
+
+def test_of_a_set_with_one_speaker_utterances_are_drawn() -> None:
+    errors, words = np.arange(20.0), np.full(20, 20.0)
+    found = Design.of_sets(("test", str(i), "a") for i in range(20)).rate(errors, words).interval
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 100 * errors.std() / 20 / np.sqrt(20), rel=0.06)
+
+
 def test_one_utterance_a_speaker_is_the_plain_bootstrap() -> None:
     generator = np.random.default_rng(1)
     words, errors = np.full(400, 10.0), generator.binomial(10, 0.1, size=400).astype(float)
-    found = Design.of([str(i) for i in range(400)]).rate(errors, words).interval
+    found = of_one_set([str(i) for i in range(400)]).rate(errors, words).interval
     assert found.value == pytest.approx(100 * errors.sum() / 4000)
     spread = 100 * errors.std() / 10 / np.sqrt(400)
     assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.06)
@@ -33,14 +68,14 @@ def test_speakers_that_err_alike_widen_the_interval() -> None:
     generator = np.random.default_rng(2)
     rates = np.repeat(generator.uniform(0, 0.4, size=10), 40)
     words, errors = np.full(400, 10.0), generator.binomial(10, rates).astype(float)
-    by_utterance = Design.of([str(i) for i in range(400)]).rate(errors, words).interval
-    by_speaker = Design.of([str(i // 40) for i in range(400)]).rate(errors, words).interval
+    by_utterance = of_one_set([str(i) for i in range(400)]).rate(errors, words).interval
+    by_speaker = of_one_set([str(i // 40) for i in range(400)]).rate(errors, words).interval
     assert by_speaker.high - by_speaker.low > 2 * (by_utterance.high - by_utterance.low)
 
 
 def test_p_values() -> None:
     generator = np.random.default_rng(3)
-    design, words = Design.of([str(i // 4) for i in range(400)], replications=2000), np.full(400, 10.0)
+    design, words = of_one_set([str(i // 4) for i in range(400)], replications=2000), np.full(400, 10.0)
     nothing = generator.normal(size=400)
     nothing -= nothing.mean()
     base = design.rate(np.full(400, 3.0), words)
@@ -53,7 +88,7 @@ def test_p_values() -> None:
 def test_seeds_are_drawn_as_well() -> None:
     """Compared with the textbook interval of a mean over S seeds that differ only by their seeds."""
     generator = np.random.default_rng(5)
-    design, words = Design.of([str(i) for i in range(50)], replications=20_000), np.full(50, 10.0)
+    design, words = of_one_set([str(i) for i in range(50)], replications=20_000), np.full(50, 10.0)
     rates = generator.normal(2.0, 0.2, size=5)
     errors = np.tile(rates[:, None], (1, 50))  # (S, U): all utterances equal, so they add no variance
     found = design.rate(errors, words, "a").interval
@@ -73,7 +108,7 @@ def test_difference_of_samples() -> None:
 def test_p_values_do_not_claim_too_much() -> None:
     """Resampling speakers and then utterances is conservative if speakers do not differ."""
     generator, words = np.random.default_rng(4), np.full(120, 8.0)
-    design = Design.of([str(i // 4) for i in range(120)], replications=400)
+    design = of_one_set([str(i // 4) for i in range(120)], replications=400)
     found = [design.rate(generator.normal(size=120), words).p_value for _ in range(200)]
     assert np.mean(np.array(found) < 0.1) <= 0.1 + 0.04
 
