@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from pruning.files import PathLike
 
 AUTHOR = {"model_author": "structured pruning", "version": "1"}
 """Metadata of every exported file."""
@@ -46,6 +48,24 @@ class ExportedCall(Protocol):
 
 Calls = Mapping[str, ExportedCall]
 """Exported files by the names of their parts."""
+
+
+class HuggingFaceForm(NamedTuple):
+    """A network as Hugging Face writes it.
+
+    Attributes:
+        values: content of ``config.json``.
+        generation: content of ``generation_config.json``.
+        preprocessor: content of ``preprocessor_config.json``.
+        tensors: tensors by their names there.
+        load: reads the written directory as a network of this package.
+    """
+
+    values: dict[str, Any]
+    generation: dict[str, Any]
+    preprocessor: dict[str, Any]
+    tensors: dict[str, Tensor]
+    load: Callable[[PathLike], nn.Module]
 
 
 class Agreement(NamedTuple):
