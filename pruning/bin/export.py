@@ -3,6 +3,10 @@
 A transducer is exported to ONNX for sherpa-onnx (float32 and int8) and to TorchScript:
 sherpa-onnx-offline --tokens=DIR/tokens.txt --encoder=DIR/encoder.onnx --decoder=DIR/decoder.onnx \\
     --joiner=DIR/joiner.onnx RECORDING.wav
+A Whisper is exported to encoder.onnx and decoder.onnx, a Moonshine to preprocess.onnx, encode.onnx,
+uncached_decode.onnx and cached_decode.onnx, for the same program:
+sherpa-onnx-offline --tokens=DIR/tokens.txt --whisper-encoder=DIR/encoder.onnx --whisper-decoder=DIR/decoder.onnx \\
+    RECORDING.wav
 A language model is exported to lm.onnx (scores whole sentences) and lm_step.onnx (takes one more token), both in
 float32 and int8; an encoder with a CTC or intent head is exported to model.onnx. With --hugging-face, a Whisper or a
 Moonshine becomes a directory that transformers loads, if its configuration has the shapes. Exports of networks that
@@ -77,7 +81,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         )
     if not options.check:
         forms = [form for form in possible if form != "torchscript" or options.torchscript]
-        _tell(write(exports, options.output, forms, options.lang_dir))
+        written = write(exports, options.output, forms, options.lang_dir)
+        _tell([*written, *_card(options, model, header, written, argv)])
     data = getattr(options, kind.data_form)
     _compare(options, exports, data, model, header)
 

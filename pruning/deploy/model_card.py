@@ -62,7 +62,7 @@ def write_card(
                            ["file", "bytes", "SHA-256"], tablefmt="github")],
     }  # fmt: skip
     lines = ["---", f"license: {(licence or 'other').lower()}", f"base_model: {name}",
-             "pipeline_tag: automatic-speech-recognition", "---", f"# {name}: {place.resolve().name}"]  # fmt: skip
+             "---", f"# {name}: {place.resolve().name}"]  # fmt: skip
     for title, paragraphs in sections.items():
         lines += [f"\n## {title}"] if title else []
         lines += [f"\n{paragraph}" for paragraph in paragraphs]

@@ -14,8 +14,10 @@ from pruning.importers import hf_source
 from pruning.importers.hf_directory import CONFIG, PREPROCESSOR
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
+from pruning.kinds.encoder_decoder_export import encoder_decoder_exports
 from pruning.kinds.encoder_decoder_hf import as_hugging_face
-from pruning.kinds.exports import HuggingFaceForm
+from pruning.kinds.exports import Exports, HuggingFaceForm
+from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.heard import augmentation, input_length, source_of
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import word_errors
@@ -121,8 +123,8 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
 
     @classmethod
     def capabilities(cls, network: EncoderDecoder) -> Capabilities:
-        """Return all pruning techniques, repair, and decoding with the network's own decoder."""
-        return Capabilities(TECHNIQUES, repair=True, decodings=OWN_DECODER)
+        """Return all pruning techniques, repair, ONNX, and decoding with the network's own decoder."""
+        return Capabilities(TECHNIQUES, repair=True, exports=ONNX_FORMS, decodings=OWN_DECODER)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -170,6 +172,12 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
             raise UserError(f"{cls.called} cannot be narrowed by {narrow}", "give --narrow units")
         costs = facts.cost_model(network, seconds)
         return network.shrink(uniform_structure(network.unit_groups(), costs, cost, budget))
+
+    @classmethod
+    def exports(cls, network: EncoderDecoder, lang_dir: Optional[PathLike]) -> Exports:
+        """Return the export for sherpa-onnx."""
+        tokens = None if lang_dir is None else NetworkTokens(lang_dir)
+        return encoder_decoder_exports(network, source_of(network.encoder), tokens)
 
     @classmethod
     def hugging_face(cls, network: EncoderDecoder, lang_dir: PathLike) -> HuggingFaceForm:

@@ -1,7 +1,7 @@
 """Whisper and Moonshine as Hugging Face writes them: configuration and tensors, where its configuration has the shapes.
 
-The configuration has one number of heads for each side of the network; Whisper's also one of hidden units for each side,
-Moonshine's one for both. Head dims of Whisper follow from its width. Layers of which nothing is left are dropped.
+The configuration has one number of heads for each side of the network; Whisper has one of hidden units for each side,
+Moonshine one for both. Head dims of Whisper follow from its width. Layers of which nothing is left are dropped.
 """
 
 from __future__ import annotations
