@@ -83,7 +83,7 @@ def test_the_card(tmp_path: Path) -> None:
 
 
 def test_a_network_of_unknown_origin(tmp_path: Path) -> None:
-    """A language directory of an earlier version has no files of the source: settings are written anew."""
+    """A language directory of an earlier version has no files of the source: settings are made from the network."""
     options = imported(tmp_path)
     for path in (tmp_path / "exp" / "lang" / "source").iterdir():
         path.unlink()
