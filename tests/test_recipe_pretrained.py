@@ -47,8 +47,8 @@ def test_from_manifests_to_the_table(make_corpus: MakeCorpus, tmp_path: Path, tu
     pruning = f"{STEPS} constraint.ramp_share=0.5 l0.gate_lr=0.5 l0.multiplier_lr=5 trainer.max_steps=12"
     result = run("--mini", "true", "--tune", tune, *given, "--data-dir", str(tmp_path / "data"), "--exp-dir",
                  str(tmp_path / "exp"), "--train-parts", "train-a", "--dev-parts", "dev-a", "--test-parts", "test-a",
-                 "--dense-args", STEPS, "--prune-args", pruning, "--finetune-args", STEPS, "--target-macs",
-                 "0.3")  # fmt: skip
+                 "--dense-args", STEPS, "--prune-args", pruning, "--finetune-args", STEPS, "--target-macs", "0.3",
+                 *(["--exports", "onnx"] if tune == "true" else []))  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     began = {name: read_json(tmp_path / "exp" / name / "run.json")["inputs"] for name in ("pruned", "finetuned")}
     labels = read_json(tmp_path / "exp" / "labels" / "librispeech_cuts_train-a.jsonl.gz.labels.json")
@@ -64,6 +64,10 @@ def test_from_manifests_to_the_table(make_corpus: MakeCorpus, tmp_path: Path, tu
     network, header = checkpoint.load_model(tmp_path / "exp" / "finetuned")
     assert network.kind == "encoder_decoder" and header["pretrained"] == "network"
     assert (tmp_path / "exp" / "RESULTS_PRETRAINED.html").is_file()
+    if tune == "true":
+        card = (tmp_path / "exp" / "export" / "onnx" / "README.md").read_text()
+        commands = [card.index(f"pruning.bin.{name} ") for name in ("train", "prune", "extract", "finetune", "export")]
+        assert commands == sorted(commands) and "| test-a " in card
 
 
 @pytest.mark.parametrize("folder", ["pretrained", "mini_pretrained"])
@@ -93,6 +97,7 @@ def test_configurations_fit_each_other(tmp_path: Path, folder: str, method: str)
         (["--mini", "maybe"], "--mini must be true or false"),
         (["--mini", "true", "--labels", "guess"], "--labels must be transcript, equal or teacher, got 'guess'"),
         (["--mini", "true", "--tune", "maybe"], "--tune must be true or false"),
+        (["--mini", "true", "--exports", "onnx tflite"], "--exports must be onnx, hugging_face or both, got 'tflite'"),
         (["--mini", "true", "--hears", "features"], "--hears is not for this recipe"),
         (["--mini", "true", "--warm-up", "true"], "--warm-up is not for this recipe"),
         (["--mini", "true", "--target", "0.4"], "--method hj-mac takes only --target-macs"),

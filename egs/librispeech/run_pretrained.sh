@@ -3,8 +3,8 @@
 # and make a table of its word error rates. Run stages 0 and 1 of run.sh first.
 #
 # Stages: 2 cuts, 3 import, 4 labels, 5 fine-tuning of the dense model (--tune true), 6 pruning, 7 extraction,
-# 8 fine-tuning, 9 decoding, 10 the table. Finished stages are skipped and interrupted stages are resumed. Paths are
-# relative to this folder.
+# 8 fine-tuning, 9 decoding, 10 the table and, with --exports, the exports. Finished stages are skipped and interrupted
+# stages are resumed. Paths are relative to this folder.
 #
 #     ./run_pretrained.sh --pretrained UsefulSensors/moonshine-tiny --method hj-mac --target-macs 0.5
 #     ./run_pretrained.sh --mini true
@@ -24,6 +24,7 @@ labels=                 # texts to train on: transcript, equal or teacher, see p
 tune=                   # fine-tune the dense network before it is pruned: true or false; default: false (mini: true)
 normalise=english       # normaliser of the texts that are scored
 methods="decoder_greedy_search"  # decoding methods
+exports=                # exports of the fine-tuned network: onnx (for sherpa-onnx), hugging_face, or both in quotes; default: none
 
 # shellcheck source=utils/encoder_options.sh
 . "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../utils/encoder_options.sh"
@@ -41,12 +42,15 @@ fi
 [ -n "$pretrained" ] || [ "$mini" = true ] || fail "no network given; give --pretrained DIRECTORY"
 [[ $labels =~ ^(transcript|equal|teacher)$ ]] || fail "--labels must be transcript, equal or teacher, got '$labels'"
 [[ $tune =~ ^(true|false)$ ]] || fail "--tune must be true or false, got '$tune'"
+for _form in $exports; do
+  [[ $_form =~ ^(onnx|hugging_face)$ ]] || fail "--exports must be onnx, hugging_face or both, got '$_form'"
+done
 [ "$hears" = samples ] || fail "--hears is not for this recipe, which reads recordings; leave it out"
 [ -z "$warm_up" ] || fail "--warm-up is not for this recipe; leave it out"
 : "${lang_dir:=$exp_dir/lang}" "${results:=$exp_dir/RESULTS_PRETRAINED.md}" "${warm_up:=false}"
 imported=$exp_dir/imported
 [ "$tune" = true ] || : "${teacher:=$imported}"
-env_extras=hf
+env_extras="hf${exports:+ export}"
 
 # shellcheck source=utils/encoder.sh
 . ../../utils/encoder.sh
@@ -82,9 +86,23 @@ make_labels() {
   dev_cuts=("${dev_cuts[@]/#*\//"$exp_dir/labels/"}")
 }
 
+# Export the fine-tuned network; each export has a model card.
+export_network() {
+  local form options
+  in_stage 10 && [ -n "$exports" ] || return 0
+  require "$finetuned/.done" 8
+  for form in $exports; do
+    options=(--exp-dir "$finetuned" --lang-dir "$lang_dir" --output "$exp_dir/export/$form")
+    [ "$form" = onnx ] || options+=(--hugging-face)
+    # shellcheck disable=SC2086
+    run_logged "export: $form" "$exp_dir/log/export-$form.log" $train_cmd -- python -m pruning.bin.export "${options[@]}"
+  done
+}
+
 encoder_cuts
 import_network
 make_labels
 encoder_training
 [ "$teacher" = "$imported" ] || systems=("original=$imported" "${systems[@]}")
 encoder_tests
+export_network

@@ -175,6 +175,8 @@ def _load_exported(arguments: argparse.Namespace) -> _Source:
     if (arguments.exported / "model.onnx").is_file():
         raise UserError(f"{arguments.exported} contains an exported encoder with a head, which cannot be decoded",
                         "decode its experiment: give --exp-dir")  # fmt: skip
+    if sherpa.is_encoder_decoder(arguments.exported):
+        return _load_encoder_decoder(arguments)
     tokenizer = Tokenizer(arguments.lang_dir)
     files = read_parts(arguments.exported, PARTS, arguments.form, arguments.num_threads)
     model = ExportedTransducer(files, arguments.exported)
@@ -197,6 +199,30 @@ def _load_exported(arguments: argparse.Namespace) -> _Source:
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
     write_json(place / facts.FILE, known)
     return _Source(theirs, place, "best", model.feature_dim, fingerprint, FEATURES, tokenizer)
+
+
+def _load_encoder_decoder(arguments: argparse.Namespace) -> _Source:
+    """Load the export of a Whisper or a Moonshine, which only sherpa-onnx decodes."""
+    from pruning.deploy import sherpa_decoding as sherpa
+    from pruning.deploy.exported import read_parts
+    from pruning.models import facts
+    from pruning.speech.data.sources import audio
+    from pruning.speech.text.network_tokens import NetworkTokens
+
+    if arguments.engine == ENGINES[0]:
+        raise UserError(f"{arguments.exported} contains an exported encoder-decoder, which only sherpa-onnx decodes",
+                        f"give --engine {ENGINES[1]}, or decode its experiment: give --exp-dir")  # fmt: skip
+    if arguments.method != "decoder_greedy_search":
+        raise UserError(f"--engine {arguments.engine} does not support {arguments.method}",
+                        "choose decoder_greedy_search")  # fmt: skip
+    tokens = NetworkTokens(arguments.lang_dir)
+    files = read_parts(arguments.exported, sherpa.encoder_decoder_parts(arguments.exported), arguments.form)
+    fingerprint = " ".join(provenance.file_fingerprint(part.path)[:12] for part in files.values())
+    theirs = sherpa.encoder_decoder_recogniser(arguments.exported, arguments.form, arguments.num_threads)
+    place = arguments.exported / f"{arguments.form}-{arguments.engine}"
+    write_json(place / facts.FILE, facts.read_facts(arguments.exported / arguments.form))
+    hears = audio(facts.SAMPLES_PER_SECOND, lambda samples: samples)
+    return _Source(theirs, place, "best", None, fingerprint, hears, tokens)
 
 
 def _load_lm(arguments: argparse.Namespace) -> Optional[LanguageModel]:

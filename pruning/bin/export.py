@@ -3,8 +3,14 @@
 A transducer is exported to ONNX for sherpa-onnx (float32 and int8) and to TorchScript:
 sherpa-onnx-offline --tokens=DIR/tokens.txt --encoder=DIR/encoder.onnx --decoder=DIR/decoder.onnx \\
     --joiner=DIR/joiner.onnx RECORDING.wav
+A Whisper is exported to encoder.onnx and decoder.onnx, a Moonshine to preprocess.onnx, encode.onnx,
+uncached_decode.onnx and cached_decode.onnx, for the same program:
+sherpa-onnx-offline --tokens=DIR/tokens.txt --whisper-encoder=DIR/encoder.onnx --whisper-decoder=DIR/decoder.onnx \\
+    RECORDING.wav
 A language model is exported to lm.onnx (scores whole sentences) and lm_step.onnx (takes one more token), both in
-float32 and int8; an encoder with a CTC or intent head is exported to model.onnx.
+float32 and int8; an encoder with a CTC or intent head is exported to model.onnx. With --hugging-face, a Whisper or a
+Moonshine becomes a directory that transformers loads, if its configuration has the shapes. Exports of networks that
+were made from a pre-trained one contain a model card.
 """
 
 from __future__ import annotations
@@ -38,6 +44,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--torchscript", action="store_true", help="for a transducer: also write encoder.pt, decoder.pt and joiner.pt"
     )
+    parser.add_argument(
+        "--hugging-face",
+        action="store_true",
+        help="for a Whisper or a Moonshine: write a Hugging Face directory instead of ONNX files",
+    )
     parser.add_argument("--cuts", type=Path, help="compare on these utterances; default: on noise")
     parser.add_argument(
         "--text", type=Path, help="for a language model: compare on these sentences; default: on random tokens"
@@ -57,6 +68,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     kind, model, header = kinds.load(options.exp_dir)
     kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
     _check_options(options, kind)
+    if options.hugging_face:
+        _write_hugging_face(options, model, header, argv)
+        return
     possible = kind.capabilities(model).exports
     if not possible:
         raise UserError(f"the encoder of {options.exp_dir} cannot be exported", "export another network")
@@ -67,7 +81,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         )
     if not options.check:
         forms = [form for form in possible if form != "torchscript" or options.torchscript]
-        _tell(write(exports, options.output, forms, options.lang_dir))
+        written = write(exports, options.output, forms, options.lang_dir)
+        _tell([*written, *_card(options, model, header, written, argv)])
     data = getattr(options, kind.data_form)
     _compare(options, exports, data, model, header)
 
@@ -77,6 +92,40 @@ def _check_options(options: argparse.Namespace, kind: type[kinds.Kind[Any]]) -> 
     for form in (CUTS, TEXT):
         if form != kind.data_form and getattr(options, form) is not None:
             raise UserError(f"--{form} is not for {options.exp_dir}, which contains {kind.called}", "leave it out")
+
+
+def _write_hugging_face(
+    options: argparse.Namespace, model: nn.Module, header: dict[str, Any], argv: Optional[Sequence[str]]
+) -> None:
+    """Write a Hugging Face directory with its card; the writer compares it with the network."""
+    from pruning.deploy.hf_export import write_hugging_face
+
+    given = [f"--{name}" for name in ("torchscript", "cuts", "text", "check") if getattr(options, name)]
+    if given:
+        raise UserError(f"{given[0]} has no effect with --hugging-face", "leave one of them out")
+    written = write_hugging_face(model, options.output, options.lang_dir)
+    _tell([*written[:1], *_card(options, model, header, written, argv)])
+
+
+def _card(
+    options: argparse.Namespace,
+    model: nn.Module,
+    header: dict[str, Any],
+    written: Sequence[Path],
+    argv: Optional[Sequence[str]],
+) -> list[Path]:
+    """Write the card of a network that was made from a pre-trained one."""
+    from pruning import provenance
+    from pruning.deploy.model_card import write_card
+    from pruning.experiments.checkpoint import PRETRAINED
+    from pruning.kinds import kind as kinds
+    from pruning.models.facts import network_facts
+
+    if PRETRAINED not in header:
+        return []
+    command_line = provenance.command_line("pruning.bin.export", argv)
+    return [write_card(options.output, options.exp_dir, network_facts(model), header, options.lang_dir, written,
+                       command_line, kinds.of(model).export_notes(model))]  # fmt: skip
 
 
 def _tell(written: Sequence[Path]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pruning.deploy import onnx_files
-from pruning.files import PathLike, atomic_path
+from pruning.files import PathLike, atomic_path, write_text
 from pruning.kinds import kind
 from pruning.kinds.exports import Exports, Part
 from pruning.kinds.forms import FORMS
@@ -56,6 +56,8 @@ def write(
     written = onnx_files.write(exports.parts, directory, int8="int8" in forms)
     if "torchscript" in forms:
         written += write_torchscript(exports.parts, directory)
+    for name, text in exports.texts.items():
+        write_text(Path(directory) / name, text)
     for table in exports.tables if lang_dir is not None else ():
         with atomic_path(Path(directory) / table) as temporary:
             shutil.copyfile(Path(str(lang_dir)) / table, temporary)

@@ -45,10 +45,11 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
                 entry = network.metadata_props.add()
                 entry.key, entry.value = key, value
             _give_biases(onnx, network)
+            _keep_inputs(onnx, network, part)
             onnx.save(network, str(temporary))
             if quantization is not None:  # before matrices are shared: only constants can be quantised
                 with atomic_path(small) as smaller:
-                    _quantise(quantization, temporary, smaller)
+                    _quantise(quantization, temporary, smaller, part.per_channel)
             _share_transposed(onnx, network)
             onnx.save(network, str(temporary))
         written += [path] if quantization is None else [path, small]
@@ -64,6 +65,20 @@ def _trace(part: Part, path: Path) -> None:
             part.module.eval(), part.inputs, str(path), input_names=list(part.takes), output_names=list(part.gives),
             dynamic_axes=axes, opset_version=OPSET, **options,
         )  # fmt: skip
+
+
+def _keep_inputs(onnx: Any, network: Any, part: Part) -> None:
+    """Give the file all inputs of its part, in order, also those that are not read and that the tracer drops."""
+    graph = network.graph
+    found = {one.name: one for one in graph.input}
+    for (name, axes), example in zip(part.takes.items(), part.inputs):
+        if name not in found:
+            shape = [axes.get(axis, size) for axis, size in enumerate(example.shape)]
+            kind = onnx.helper.np_dtype_to_tensor_dtype(example.numpy().dtype)
+            found[name] = onnx.helper.make_tensor_value_info(name, kind, shape)
+    ordered = [found[name] for name in part.takes]
+    del graph.input[:]
+    graph.input.extend(ordered)
 
 
 def _give_biases(onnx: Any, network: Any) -> None:
@@ -97,7 +112,7 @@ def _share_transposed(onnx: Any, network: Any) -> None:
                 graph.node.insert(0, onnx.helper.make_node("Transpose", [table], [one.name], perm=[1, 0]))
 
 
-def _quantise(quantization: Any, source: Path, target: Path) -> None:
+def _quantise(quantization: Any, source: Path, target: Path, per_channel: bool) -> None:
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing step that changes nothing here
     try:
@@ -106,6 +121,7 @@ def _quantise(quantization: Any, source: Path, target: Path) -> None:
             str(target),
             op_types_to_quantize=["MatMul"],
             weight_type=quantization.QuantType.QInt8,
+            per_channel=per_channel,
             reduce_range=True,  # 7 bits: 8 bits saturate in kernels for processors without VNNI
         )
     finally:

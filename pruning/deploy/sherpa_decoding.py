@@ -1,4 +1,4 @@
-"""Decode recordings with sherpa-onnx from an export, as in deployment."""
+"""Decode recordings with sherpa-onnx from an export, as in deployment: transducers, Whisper and Moonshine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pruning.deploy.exported import ExportedPart
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.kinds import moonshine_export, whisper_export
 from pruning.kinds.forms import FORMS
 from pruning.kinds.transducer_export import PARTS
 from pruning.optional import package
@@ -38,19 +40,67 @@ def recogniser(
     Raises:
         UserError: sherpa-onnx is not installed, a file is missing, or the form is TorchScript.
     """
-    if not FORMS[form].endswith(".onnx"):
-        raise UserError(f"sherpa-onnx does not load {form}", "choose float32 or int8")
-    files = {name: Path(directory) / f"{name}{FORMS[form]}" for name in PARTS}
-    files["tokens"] = Path(directory) / "tokens.txt"
-    for path in files.values():
-        if not path.is_file():
-            raise UserError(f"{path} does not exist", "export it: python -m pruning.bin.export --help")
-    sherpa_onnx = package("sherpa_onnx", "this engine")
-    paths = {name: str(path) for name, path in files.items()}
+    sherpa_onnx, paths = _found(directory, PARTS, form)
     return sherpa_onnx.OfflineRecognizer.from_transducer(
         **paths, num_threads=threads, feature_dim=feature_dim, sample_rate=sampling_rate,
         decoding_method="greedy_search",
     )  # fmt: skip
+
+
+def is_encoder_decoder(directory: PathLike) -> bool:
+    """Return whether a directory has the export of a Whisper or a Moonshine."""
+    return _is_moonshine(directory) or (not _file(directory, PARTS[-1]).is_file()
+                                        and _file(directory, whisper_export.DECODER).is_file())  # fmt: skip
+
+
+def encoder_decoder_parts(directory: PathLike) -> tuple[str, ...]:
+    """Return the names of the parts of a Whisper or a Moonshine."""
+    return moonshine_export.PARTS if _is_moonshine(directory) else whisper_export.PARTS
+
+
+def encoder_decoder_recogniser(directory: PathLike, form: str = "float32", threads: int = 1) -> Any:
+    """Return sherpa-onnx's offline recogniser for a Whisper or a Moonshine, with greedy search.
+
+    A Whisper of several languages is asked for the language and the task that it was imported with.
+
+    Args:
+        directory: directory of the export.
+        form: ``float32`` or ``int8``.
+        threads: number of threads.
+
+    Raises:
+        UserError: sherpa-onnx is not installed, a file is missing, or the form is not ONNX.
+    """
+    sherpa_onnx, paths = _found(directory, encoder_decoder_parts(directory), form)
+    if _is_moonshine(directory):
+        given = {"preprocess": "preprocessor", "encode": "encoder", "uncached_decode": "uncached_decoder",
+                 "cached_decode": "cached_decoder"}  # fmt: skip
+        renamed = {given.get(name, name): path for name, path in paths.items()}
+        return sherpa_onnx.OfflineRecognizer.from_moonshine(**renamed, num_threads=threads)
+    facts = ExportedPart(_file(directory, whisper_export.ENCODER), 1).metadata
+    return sherpa_onnx.OfflineRecognizer.from_whisper(
+        **paths, **whisper_export.asked_for(facts), num_threads=threads, decoding_method="greedy_search"
+    )
+
+
+def _file(directory: PathLike, part: str, form: str = "float32") -> Path:
+    return Path(directory) / f"{part}{FORMS[form]}"
+
+
+def _is_moonshine(directory: PathLike) -> bool:
+    return _file(directory, moonshine_export.CACHED).is_file()
+
+
+def _found(directory: PathLike, parts: Sequence[str], form: str) -> tuple[Any, dict[str, str]]:
+    """Return the package, and the paths of the parts and of the tokens."""
+    if not FORMS[form].endswith(".onnx"):
+        raise UserError(f"sherpa-onnx does not load {form}", "choose float32 or int8")
+    files = {name: _file(directory, name, form) for name in parts}
+    files["tokens"] = Path(directory) / "tokens.txt"
+    for path in files.values():
+        if not path.is_file():
+            raise UserError(f"{path} does not exist", "export it: python -m pruning.bin.export --help")
+    return package("sherpa_onnx", "this engine"), {name: str(path) for name, path in files.items()}
 
 
 def sampling_rate(cuts: Sequence[PathLike]) -> int:

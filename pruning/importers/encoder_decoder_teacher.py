@@ -10,7 +10,7 @@ from pruning import registry
 from pruning.errors import UserError
 from pruning.experiments import checkpoint, directory
 from pruning.files import PathLike, write_json
-from pruning.importers import hf_tokens
+from pruning.importers import hf_source, hf_tokens
 from pruning.importers.encoder_decoder import load_encoder_decoder
 from pruning.importers.hf_directory import directory_of, weights_file
 from pruning.importers.hf_tokens import Speech
@@ -36,7 +36,7 @@ def import_experiment(
     Args:
         source: directory of a Hugging Face checkpoint, or a name on the hub.
         exp_dir: experiment directory for ``best.safetensors``, ``model.json`` and ``.done``.
-        lang_dir: directory for the network's tokens.
+        lang_dir: directory for the network's tokens, and for the small files that an export needs.
         speech: what to ask a Whisper of several languages for; None: English transcripts.
         tail: seconds of silence after each recording in the features of a Whisper; None: up to the end of its window.
 
@@ -44,12 +44,13 @@ def import_experiment(
         UserError: as for `load_encoder_decoder`, `EncoderDecoder.with_tail` and `hf_tokens.write_lang_dir`; ``exp_dir``
             contains another network.
     """
-    files, place = directory_of(source, hf_tokens.FILES), Path(exp_dir)
+    files, place = directory_of(source, {*hf_tokens.FILES, *hf_source.KEPT}), Path(exp_dir)
     model = load_encoder_decoder(files)
     model = model if tail is None else model.with_tail(tail)
     tokens = hf_tokens.write_lang_dir(files, model.config, lang_dir, speech)
     names = [weights_file(files), *(files / name for name in hf_tokens.FILES if (files / name).is_file())]
     origin: dict[str, Any] = {path.name: file_fingerprint(path) for path in names}
+    hf_source.keep(files, lang_dir, {"name": Path(source).name, "sha256": dict(origin)})
     origin |= {} if tail is None else {"tail": tail}
     header = {"model": registry.describe(model), "tokenizer": tokens.describe(), ORIGIN: origin,
               checkpoint.PRETRAINED: Path(source).name}  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 REMEDY = f"give a directory with {CONFIG} and {_SAFE} or {_PICKLED}, as save_pretrained writes it"
 
 
-def directory_of(source: PathLike, files: Sequence[str] = (CONFIG,)) -> Path:
+def directory_of(source: PathLike, files: Collection[str] = (CONFIG,)) -> Path:
     """Return ``source`` if it exists, or else the directory of the repository of this name on the hub.
 
     Args:
@@ -32,7 +32,7 @@ def directory_of(source: PathLike, files: Sequence[str] = (CONFIG,)) -> Path:
     return Path(source) if Path(source).exists() else _downloaded(str(source), files)
 
 
-def _downloaded(name: str, files: Sequence[str]) -> Path:
+def _downloaded(name: str, files: Collection[str]) -> Path:
     """Download a repository of the hub, ``files`` and safetensors if it has them; return its directory."""
     hub: Any = package("huggingface_hub", f"the network {name} of the hub", "hf")
     try:

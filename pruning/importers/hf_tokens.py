@@ -10,11 +10,11 @@ from typing import Any, Optional
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json
 from pruning.importers.hf_directory import CONFIG
+from pruning.importers.hf_source import GENERATION
 from pruning.models.encoder_decoder_config import WHISPER, EncoderDecoderConfig
 from pruning.speech.text.network_tokens import TOKENIZER, NetworkTokens, read_tokenizer, write
 from pruning.speech.text.transcript_form import TranscriptForm
 
-GENERATION = "generation_config.json"
 FILES = (CONFIG, TOKENIZER, GENERATION)
 """Files of a checkpoint in addition to its weights."""
 _STAMPS = 1501

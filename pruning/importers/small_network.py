@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from pruning.files import PathLike, atomic_path, write_json
 from pruning.importers.encoder_decoder import configuration, their_name
 from pruning.importers.hf_directory import CONFIG
-from pruning.importers.hf_tokens import GENERATION
+from pruning.importers.hf_source import GENERATION
 from pruning.limits import Count, OneOf, Range, Seed, check_fields
 from pruning.models.encoder_decoder import EncoderDecoder
 from pruning.models.names import FAMILY_NAMES, MOONSHINE, WHISPER

@@ -10,8 +10,14 @@ from pruning.core.distillation import DistillationConfig
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.importers import hf_source
+from pruning.importers.hf_directory import CONFIG, PREPROCESSOR
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
+from pruning.kinds.encoder_decoder_export import encoder_decoder_exports
+from pruning.kinds.encoder_decoder_hf import as_hugging_face
+from pruning.kinds.exports import Exports, HuggingFaceForm
+from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.heard import augmentation, input_length, source_of
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import word_errors
@@ -118,8 +124,8 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
 
     @classmethod
     def capabilities(cls, network: EncoderDecoder) -> Capabilities:
-        """Return all pruning techniques, repair, and decoding with the network's own decoder."""
-        return Capabilities(TECHNIQUES, repair=True, decodings=OWN_DECODER)
+        """Return all pruning techniques, repair, ONNX, and decoding with the network's own decoder."""
+        return Capabilities(TECHNIQUES, repair=True, exports=ONNX_FORMS, decodings=OWN_DECODER)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -172,6 +178,27 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
             raise UserError(f"{cls.called} cannot be narrowed by {narrow}", "give --narrow units")
         costs = facts.cost_model(network, seconds)
         return network.shrink(uniform_structure(network.unit_groups(), costs, cost, budget))
+
+    @classmethod
+    def exports(cls, network: EncoderDecoder, lang_dir: Optional[PathLike]) -> Exports:
+        """Return the export for sherpa-onnx."""
+        tokens = None if lang_dir is None else NetworkTokens(lang_dir)
+        return encoder_decoder_exports(network, source_of(network.encoder), tokens)
+
+    @classmethod
+    def hugging_face(cls, network: EncoderDecoder, lang_dir: PathLike) -> HuggingFaceForm:
+        """Return the network with the settings of the directory that it was imported from."""
+        kept = (hf_source.kept_values(lang_dir, name) for name in (CONFIG, hf_source.GENERATION, PREPROCESSOR))
+        return as_hugging_face(network, *kept)
+
+    @classmethod
+    def export_notes(cls, network: EncoderDecoder) -> tuple[str, ...]:
+        """Say if the network was used on a shorter window than other programs give it."""
+        tail = network.config.encoder.tail
+        if tail is None:
+            return ()
+        return (f"The word error rates below were measured with {tail:g} s of silence after each recording; programs "
+                "such as transformers encode the whole window of 30 s, which may give others.",)  # fmt: skip
 
     @classmethod
     def recogniser(cls, network: EncoderDecoder, source: PathLike) -> Recogniser:

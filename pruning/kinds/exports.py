@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from pruning.files import PathLike
 
 AUTHOR = {"model_author": "structured pruning", "version": "1"}
 """Metadata of every exported file."""
@@ -24,6 +26,7 @@ class Part(NamedTuple):
         inputs: example inputs for tracing the module.
         takes, gives: names of the inputs and outputs, in order -> names of their dynamic axes.
         metadata: metadata of the file.
+        per_channel: whether its int8 form has a scale for each output of a matrix instead of one for all.
     """
 
     module: nn.Module
@@ -31,6 +34,7 @@ class Part(NamedTuple):
     takes: Axes
     gives: Axes
     metadata: Mapping[str, str]
+    per_channel: bool = False
 
 
 class ExportedCall(Protocol):
@@ -46,6 +50,24 @@ class ExportedCall(Protocol):
 
 Calls = Mapping[str, ExportedCall]
 """Exported files by the names of their parts."""
+
+
+class HuggingFaceForm(NamedTuple):
+    """A network as Hugging Face writes it.
+
+    Attributes:
+        values: content of ``config.json``.
+        generation: content of ``generation_config.json``.
+        preprocessor: content of ``preprocessor_config.json``.
+        tensors: tensors by their names there.
+        load: reads the written directory as a network of this package.
+    """
+
+    values: dict[str, Any]
+    generation: dict[str, Any]
+    preprocessor: dict[str, Any]
+    tensors: dict[str, Tensor]
+    load: Callable[[PathLike], nn.Module]
 
 
 class Agreement(NamedTuple):
@@ -68,6 +90,7 @@ class Exports:
         parts: parts of the network that become one file each, by name.
         timed: name of the part that a benchmark of encoders times; empty if none.
         tables: files of the lang dir to copy next to the exported files.
+        texts: other text files to write there: name -> content.
         agreement: ``agreement(calls, data, max_batches)`` compares exported files with the PyTorch network on a file of
             data, or on noise or random tokens if ``data`` is None.
     """
@@ -76,6 +99,7 @@ class Exports:
     timed: str
     tables: tuple[str, ...]
     agreement: Callable[[Calls, Optional[Path], int], Agreement]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,9 +122,14 @@ class Difference:
         return self.largest / self.reach
 
 
+def length_of(x: Tensor) -> Tensor:
+    """Return L of ``x (N, L, ...)`` as a tensor, in operations that can be traced: x.shape may become a constant."""
+    one = x[0] if x.dim() == 2 else x[0, :, 0]
+    return torch.ones_like(one, dtype=torch.int64).sum()
+
+
 def padded(x: Tensor, least: int) -> Tensor:
     """Append zeros to ``x (N, L, ...)`` if it is shorter than ``least``, in operations that can be traced."""
-    one = x[0] if x.dim() == 2 else x[0, :, 0]
-    length = torch.ones_like(one, dtype=torch.int64).sum()  # x.shape would be a constant in the trace
+    length = length_of(x)
     longer = torch.cat([x, x.new_zeros(x.shape[0], least, *x.shape[2:])], dim=1)
     return longer[:, : length.clamp(min=least)]

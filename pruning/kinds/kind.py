@@ -17,7 +17,7 @@ from pruning.experiments import checkpoint
 from pruning.experiments.structure_files import check_extracted
 from pruning.files import PathLike
 from pruning.kinds.capabilities import Capabilities
-from pruning.kinds.exports import Exports
+from pruning.kinds.exports import Exports, HuggingFaceForm
 from pruning.kinds.measuring import Measure, Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
@@ -181,6 +181,24 @@ class Kind(NetworkKind[N], Generic[N]):
             UserError: networks of this kind cannot be exported.
         """
         raise UserError(f"{cls.called} cannot be exported", "give a network of another kind")
+
+    @classmethod
+    def hugging_face(cls, network: N, lang_dir: PathLike) -> HuggingFaceForm:
+        """Return a network as Hugging Face writes it.
+
+        Args:
+            network: dense or extracted network.
+            lang_dir: lang dir of its tokens, with what the import kept.
+
+        Raises:
+            UserError: networks of this kind, or of these shapes, cannot be written as a Hugging Face directory.
+        """
+        raise UserError(f"{cls.called} cannot be written as a Hugging Face directory", "leave out --hugging-face")
+
+    @classmethod
+    def export_notes(cls, network: N) -> tuple[str, ...]:
+        """Return sentences about a network that users of its export must know, for the model card."""
+        return ()
 
     @classmethod
     def narrowed(cls, network: N, narrow: str, cost: str, budget: float, seconds: float = 10.0) -> N:

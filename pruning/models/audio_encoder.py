@@ -169,9 +169,20 @@ class AudioEncoder(Encoder):
         lacking = self.shortest - inputs.shape[1]
         if lacking > 0:  # gives one frame, which is padding
             inputs = nn.functional.pad(inputs, (0, lacking) if self.bins == 0 else (0, 0, 0, lacking))
+        return self.transformed(self.convolved(inputs, lengths), self.frame_lengths(lengths))
+
+    def convolved(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Apply the front end, ``(N, T, C)`` features or ``(N, S)`` samples to ``(N, T', D)``."""
         x = inputs[:, None] if self.bins == 0 else inputs.transpose(1, 2)
-        x = with_contiguous_gradient(self.front_end(x, lengths)).transpose(1, 2)  # (N, T', D)
-        x, lengths = at_least_float32(x), self.frame_lengths(lengths)
+        return with_contiguous_gradient(self.front_end(x, lengths)).transpose(1, 2)
+
+    def transformed(self, x: Tensor, lengths: Tensor) -> EncoderOutput:
+        """Apply positions and layers to the front end's output ``(N, T', D)`` with ``lengths (N,)`` valid frames.
+
+        Raises:
+            UserError: there are more frames than positions.
+        """
+        x = at_least_float32(x)
         if self.positions is not None:
             self._check_room(x.shape[1])
             x = x + self.positions.weight[: x.shape[1]]

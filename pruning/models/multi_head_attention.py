@@ -39,13 +39,13 @@ class MultiHeadAttention(nn.Module):
         self.v_proj = nn.Linear(source_dim, inner, bias="v_proj" in biased)
         self.out_proj = nn.Linear(inner, d_model, bias="out_proj" in biased)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """``(N, T, H D) -> (N, H, T, D)``."""
+    def by_head(self, x: Tensor) -> Tensor:
+        """Split the outputs of a projection into heads, ``(N, T, H D) -> (N, H, T, D)``."""
         return x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
 
     def keys_values(self, source: Tensor, turns: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
         """Return keys and values ``(N, H, T, D)`` of ``source (N, T, source_dim)``; for ``turns`` see `forward`."""
-        key, value = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+        key, value = self.by_head(self.k_proj(source)), self.by_head(self.v_proj(source))
         return key if turns is None else rotated_neighbours(key, turns[0], turns[1]), value
 
     def forward(
@@ -63,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         Returns:
             ``(N, U, d_model)``.
         """
-        query = self._heads(self.q_proj(x))
+        query = self.by_head(self.q_proj(x))
         if turns is not None:
             query = rotated_neighbours(query, turns[0], turns[1])
         context = attention(query, keys, values, bias, self.dropout if self.training else 0.0)  # (N, H, U, D)

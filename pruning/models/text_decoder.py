@@ -144,7 +144,7 @@ class TextDecoder(nn.Module):
         """
         self._check_room(tokens.shape[1])
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self._embedded(tokens, places)
+        x = self.embedded(tokens, places)
         future = places[None, :] > places[:, None]
         bias = torch.zeros_like(future, dtype=x.dtype).masked_fill(future, torch.finfo(x.dtype).min)  # (U, U)
         turned = rotation_of(self.config, places)
@@ -183,7 +183,7 @@ class TextDecoder(nn.Module):
         """
         history = state.history
         self._check_room(int(history.lengths.max()) + 1)
-        x = self._embedded(tokens[:, None], history.lengths[:, None])
+        x = self.embedded(tokens[:, None], history.lengths[:, None])
         turned = rotation_of(self.config, history.lengths)
         turned = None if turned is None else turned[:, :, None, None]  # (2, N, 1, 1, R)
         keys, values = {}, {}
@@ -196,7 +196,7 @@ class TextDecoder(nn.Module):
         history = LmState(keys, values, history.lengths + 1)
         return logits.float().log_softmax(dim=1), DecoderState(history, state.memory)
 
-    def _embedded(self, tokens: Tensor, places: Tensor) -> Tensor:
+    def embedded(self, tokens: Tensor, places: Tensor) -> Tensor:
         """Return the first layer's input ``(N, U, D)`` for ``tokens (N, U)`` at ``places``, ``(U,)`` or ``(N, 1)``."""
         x: Tensor = self.embedding(tokens)
         if self.positions is not None:

@@ -12,7 +12,7 @@ from pruning.bin import import_hf
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
-from pruning.importers import hf_tokens, small_network
+from pruning.importers import hf_source, hf_tokens, small_network
 from pruning.importers.encoder_decoder import load_encoder_decoder
 from pruning.importers.hf_tokens import Speech
 from pruning.importers.small_network import SmallConfig
@@ -106,7 +106,7 @@ def test_prompts(tmp_path: Path, several: bool, speech: Speech | None, symbols: 
     pieces.save(str(place / TOKENIZER))
     size = pieces.get_vocab_size()
     values = {**read_json(place / "config.json"), "vocab_size": size}
-    write_json(place / hf_tokens.GENERATION, {"is_multilingual": several, "suppress_tokens": [-1, 3],
+    write_json(place / hf_source.GENERATION, {"is_multilingual": several, "suppress_tokens": [-1, 3],
                                               "begin_suppress_tokens": [4]})  # fmt: skip
     config = load_config(values)
     form = hf_tokens.write_lang_dir(place, config, tmp_path / "lang", speech).form

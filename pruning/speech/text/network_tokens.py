@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from pruning import files
 from pruning.errors import UserError
 from pruning.optional import package
+from pruning.speech.text.byte_level import bytes_of
 from pruning.speech.text.transcript_form import TranscriptForm
 
 TOKENIZER, FORM = "tokenizer.json", "transcripts.json"
@@ -78,6 +80,39 @@ class NetworkTokens:
         """Return the words that ``tokens`` spell, separated by single spaces; special tokens are left out."""
         known = [int(token) for token in tokens if 0 <= token < self._size and token not in self._special]
         return " ".join(self._tokenizer.decode(known).split())
+
+    def special(self) -> dict[str, int]:
+        """Return the numbers of the special tokens by their symbols."""
+        return {symbol: number for number, symbol in self._special.items()}
+
+    def pieces(self) -> dict[int, bytes]:
+        """Return the bytes that each token stands for, special tokens left out.
+
+        Raises:
+            UserError: the tokens are not byte-level word pieces.
+        """
+        if not self._is_byte_level:
+            raise UserError(f"{self.path} has no byte-level word pieces, as a Whisper has", _REMEDY)
+        return {number: bytes_of(symbol) for number, symbol in self._ordinary().items()}
+
+    def symbols(self) -> dict[int, str]:
+        """Return the text of each token, special tokens left out; what cannot be printed has its own symbol."""
+        if not self._is_byte_level:
+            return self._ordinary()
+        found = {}
+        for number, symbol in self._ordinary().items():
+            text = bytes_of(symbol).decode(errors="replace")
+            found[number] = text if text.isprintable() and "\ufffd" not in text else symbol
+        return found
+
+    @property
+    def _is_byte_level(self) -> bool:
+        return '"ByteLevel"' in json.dumps(json.loads(self._tokenizer.to_str()).get("decoder"))
+
+    def _ordinary(self) -> dict[int, str]:
+        """Return the symbol of each token that is not special."""
+        known = {number: symbol for symbol, number in self._tokenizer.get_vocab().items()}
+        return {number: symbol for number, symbol in known.items() if number not in self._special}
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint records, for `check_matches`."""
