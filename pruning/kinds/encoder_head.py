@@ -30,6 +30,7 @@ from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import encoder_types as encoders
 from pruning.models import facts
+from pruning.models.chunk import Chunk
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
 from pruning.registry import CUTS
@@ -41,6 +42,7 @@ from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
 from pruning.speech.text.table import CutTable
+from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.encoder_head import SpeechLossConfig, SpeechTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -67,6 +69,7 @@ class RunConfig:
         data: batches; augmentation is `SpecAugment` or `SampleAugment`, depending on the encoder's input.
         distillation: distillation settings, used if a teacher is given.
         trainer: settings of the training loop.
+        chunks: chunk sizes and left contexts of a causal Zipformer in training and validation; None: icefall's.
         kind: name of the kind of network.
     """
 
@@ -79,6 +82,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    chunks: Optional[ChunkConfig] = None
     kind: str = NAME
 
     def __post_init__(self) -> None:
@@ -202,6 +206,11 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return Recogniser(CtcRecogniser(network), hears, None if hears.recorded else network.encoder.bins)
 
     @classmethod
+    def see(cls, network: SpeechModel, chunk: Chunk) -> None:
+        """Restrict the encoder to a context."""
+        network.encoder.see(chunk)
+
+    @classmethod
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of encoder and head in one file."""
         return encoder_head_exports(network, source_of(network.encoder))
@@ -247,7 +256,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return {"pretrained": source if checkpoint.best_path(source).is_file() else weights_file(source)}
 
     def check(self, network: SpeechModel) -> None:
-        """Refuse a network whose task or input is not the configuration's."""
+        """Refuse a network whose task or input is not the configuration's, and chunks that do not fit it."""
         if network.config.task != self.config.task:
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
             raise UserError(what, "give a network for the same task")
@@ -256,6 +265,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         if self.config.hears not in (None, heard):
             raise UserError(f"the encoder takes {heard} as input, but the configuration says hears={self.config.hears}",
                             "change model.encoder, or hears (--hears of a recipe)")  # fmt: skip
+        chunks_for(network.encoder, self.config.chunks)
         train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
         if self._source.recorded:
             checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
@@ -271,7 +281,8 @@ class EncoderHeadKind(Kind[SpeechModel]):
     def task(self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None) -> SpeechTask:
         """Return the task: CTC loss or cross-entropy, and distillation."""
         augment = augmentation(network.encoder, self.config.data)
-        return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner)
+        return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner,
+                          self.config.chunks)  # fmt: skip
 
     def first_batches(self) -> Iterable[Batch]:
         """Return the batches of the first epoch as in a single process."""

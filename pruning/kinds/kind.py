@@ -21,6 +21,7 @@ from pruning.kinds.exports import Exports
 from pruning.kinds.measuring import Measure, Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
+from pruning.models.chunk import Chunk
 from pruning.registry import NetworkKind
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.table import OutputTable, Spelling
@@ -156,6 +157,15 @@ class Kind(NetworkKind[N], Generic[N]):
             UserError: the network does not recognise words.
         """
         raise UserError(f"{source} contains {cls.called}", "give a network that recognises words")
+
+    @classmethod
+    def see(cls, network: N, chunk: Chunk) -> None:
+        """Restrict a network to chunks and a left context, for decoding as in streaming.
+
+        Raises:
+            UserError: the network is not causal, or cannot compute such chunks.
+        """
+        raise UserError(f"{cls.called} cannot compute chunk by chunk", "give no chunk size")
 
     @classmethod
     def exports(cls, network: N, lang_dir: Optional[PathLike]) -> Exports:

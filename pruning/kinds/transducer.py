@@ -26,6 +26,7 @@ from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
+from pruning.models.chunk import Chunk
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.uniform import narrowed_config
 from pruning.registry import CUTS
@@ -37,6 +38,7 @@ from pruning.speech.data.sources import FEATURES
 from pruning.speech.decoding.config import OWN_DECODER, SETTINGS
 from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
+from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.transducer import Guidance, TransducerTask
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -56,6 +58,7 @@ class RunConfig:
         data: batches and SpecAugment.
         distillation: distillation settings, used if a teacher is given.
         trainer: settings of the training loop.
+        chunks: chunk sizes and left contexts of a causal Zipformer in training and validation; None: icefall's.
         kind: name of the kind of network.
     """
 
@@ -64,6 +67,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    chunks: Optional[ChunkConfig] = None
     kind: str = NAME
 
 
@@ -169,6 +173,11 @@ class TransducerKind(Kind[Transducer]):
         return Recogniser(network, FEATURES, network.encoder.bins)
 
     @classmethod
+    def see(cls, network: Transducer, chunk: Chunk) -> None:
+        """Restrict the encoder to a context."""
+        network.encoder.see(chunk)
+
+    @classmethod
     def exports(cls, network: Transducer, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export to ONNX for sherpa-onnx, and to TorchScript."""
         return transducer_exports(network.plain())
@@ -178,10 +187,11 @@ class TransducerKind(Kind[Transducer]):
         return Transducer(replace(self.config.model, vocab_size=vocab_size))
 
     def check(self, network: Transducer) -> None:
-        """Refuse CTC weights without a CTC head, and cuts whose features do not fit the network."""
+        """Refuse CTC weights without a CTC head, and chunks and cuts that do not fit the network."""
         if not network.config.ctc and max(self.config.loss.ctc_weight, self.config.distillation.ctc_weight) > 0:
             raise UserError("the network has no CTC head, but the configuration gives CTC a weight",
                             "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
+        chunks_for(network.encoder, self.config.chunks)
         paths = manifests.check_exists([*self.inputs.train, *self.inputs.dev])
         checks.check_first_features(paths, network.encoder.bins)
 
@@ -202,7 +212,8 @@ class TransducerKind(Kind[Transducer]):
     ) -> TransducerTask:
         """Return the task: transducer loss, CTC loss and distillation."""
         guidance = None if teacher is None else Guidance(teacher, self.config.distillation)
-        return TransducerTask(network, self.config.loss, SpecAugment(self.config.data.spec_augment), guidance, pruner)
+        return TransducerTask(network, self.config.loss, SpecAugment(self.config.data.spec_augment), guidance, pruner,
+                              self.config.chunks)  # fmt: skip
 
     def first_batches(self) -> Iterable[Batch]:
         """Return the batches of the first epoch as in a single process."""

@@ -41,6 +41,11 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
         return self.config.feature_dim
 
     @property
+    def causal(self) -> bool:
+        """Whether the encoder can compute in chunks, for streaming."""
+        return self.config.causal
+
+    @property
     def stride(self) -> int:
         """Number of feature frames from one output frame to the next."""
         return 4

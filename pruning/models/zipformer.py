@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.models.bias_norm import BiasNorm
+from pruning.models.chunk import WHOLE, Chunk
 from pruning.models.conformer import EncoderOutput
 from pruning.models.feature_statistics import NormalisedFeatures
 from pruning.models.layers import FeedForward
@@ -34,21 +35,6 @@ _OUTPUT_DOWNSAMPLING = 2
 _ATTENTIONS = ("attention1", "attention2")
 _FIRST_HALF = ("attention1", "convolution1", "ffn2")
 _SECOND_HALF = ("attention2", "convolution2", "ffn3")
-
-
-class Chunk(NamedTuple):
-    """Context that a causal network sees, in frames of the front end (50 a second).
-
-    Attributes:
-        size: frames of a chunk, to all of which each of them attends; 0: the whole utterance.
-        left: earlier frames that are attended to, a multiple of ``size`` or rounded down to one; 0: all.
-    """
-
-    size: int = 0
-    left: int = 0
-
-
-WHOLE = Chunk()
 
 
 @dataclass(frozen=True)
@@ -230,7 +216,12 @@ class ZipformerEncoder(NormalisedFeatures):
     """Front end, stacks of layers at several frame rates, and downsampling to 25 frames a second.
 
     A recipe sets the statistics of the features (`NormalisedFeatures`).
+
+    Attributes:
+        chunk: context of forward passes that do not say theirs; only of a causal network.
     """
+
+    chunk: Chunk = WHOLE
 
     def __init__(self, config: ZipformerConfig) -> None:
         super().__init__(config.feature_dim)
@@ -249,7 +240,7 @@ class ZipformerEncoder(NormalisedFeatures):
         self.downsample = Downsampling(_OUTPUT_DOWNSAMPLING)
 
     def forward(
-        self, features: Tensor, lengths: Tensor, return_layers: bool = False, chunk: Chunk = WHOLE
+        self, features: Tensor, lengths: Tensor, return_layers: bool = False, chunk: Optional[Chunk] = None
     ) -> EncoderOutput:
         """Encode features.
 
@@ -260,11 +251,12 @@ class ZipformerEncoder(NormalisedFeatures):
             lengths: ``(N,)`` valid frames.
             return_layers: whether to fill ``layers`` of the result: the outputs ``(N, T', D)`` that the network would
                 have if it ended before the first stack, and after each stack.
-            chunk: context of a causal network.
+            chunk: context of a causal network; None: its ``chunk``.
 
         Raises:
             UserError: the network cannot compute such chunks.
         """
+        chunk = self.chunk if chunk is None else chunk
         self.check_chunk(chunk)
         features = nn.functional.pad(features, (0, 0, 0, max(0, SHORTEST - features.shape[1])))
         x = (features - self.feature_mean) * self.feature_scale

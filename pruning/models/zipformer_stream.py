@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.models.zipformer import Chunk, Resampling, ZipformerEncoder, resized
+from pruning.models.chunk import Chunk
+from pruning.models.zipformer import Resampling, ZipformerEncoder, resized
 from pruning.models.zipformer_attention import compact_positions
 from pruning.models.zipformer_config import CONVNEXT_KERNEL, Stack
 
