@@ -26,6 +26,7 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
     """A Zipformer encoder that declares its units under its own names; see `Encoder`."""
 
     form = "zipformer"
+    convolutions = "subsampling"
     factorable = False
     exportable = False
     config: ZipformerConfig
