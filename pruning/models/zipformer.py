@@ -85,12 +85,12 @@ class Downsampling(nn.Module):
         """
         factor = len(self.bias)
         if lengths is not None:
-            last = x[torch.arange(len(x), device=x.device), lengths.clamp(min=1) - 1]  # (N, C)
-            x = torch.where(beyond(lengths, x.shape[1])[:, :, None], last[:, None], x)
+            place = (lengths.clamp(min=1) - 1)[:, None, None].expand(-1, 1, x.shape[2])
+            x = torch.where(beyond(lengths, x.shape[1])[:, :, None], x.gather(1, place), x)
         lacking = -x.shape[1] % factor
-        if lacking:
+        if lacking or torch.jit.is_tracing():  # a trace is for any number of frames
             x = torch.cat([x, x[:, -1:].expand(-1, lacking, -1)], dim=1)
-        return (x.unflatten(1, (-1, factor)) * self.bias.softmax(dim=0)[:, None]).sum(dim=2)
+        return (x.reshape(x.shape[0], -1, factor, x.shape[2]) * self.bias.softmax(dim=0)[:, None]).sum(dim=2)
 
 
 class ZipformerLayer(nn.Module):
@@ -208,7 +208,7 @@ class Resampling(nn.Module):
 
     def left(self, original: Tensor, x: Tensor) -> Tensor:
         """Return ``x (N, T', width)`` with frames repeated, combined with the stack's input ``(N, T, width)``."""
-        repeated = x.repeat_interleave(len(self.downsample.bias), dim=1)[:, : original.shape[1]]
+        repeated = x[:, :, None].expand(-1, -1, len(self.downsample.bias), -1).flatten(1, 2)[:, : original.shape[1]]
         return self.combiner(original, repeated)
 
 
@@ -289,7 +289,7 @@ class ZipformerEncoder(NormalisedFeatures):
     def _surroundings(self, frames: int, factor: int, positions: Tensor, lengths: Tensor, chunk: Chunk) -> Surroundings:
         """Return what layers share in a stack of ``frames`` frames; ``positions (2T - 1, P)`` may be for more."""
         lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
-        middle = len(positions) // 2
+        middle = positions.shape[0] // 2
         near = self.position_dropout(positions[middle - frames + 1 : middle + frames])
         closed = beyond(lengths, frames)[:, None, None, :]
         if chunk.size:

@@ -91,7 +91,8 @@ def test_trained_pruned_extracted_and_decoded_in_chunks(
     data = inputs(data_dir)
     files = ["--lang-dir", str(data.lang_dir), "--train-cuts", *map(str, data.train), "--dev-cuts", *map(str, data.dev)]
     prune.main(["--config", str(work / "prune.yaml"), "--method", method, "--teacher", str(work / "teacher"),
-                "--exp-dir", str(tmp_path / "pruned"), *files])  # fmt: skip
+                "--exp-dir", str(tmp_path / "pruned"), *files, "trainer.valid_interval=12",
+                "trainer.log_interval=12"])  # fmt: skip
     small = str(tmp_path / "small")
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", small])
     network, header = checkpoint.load_model(small)
