@@ -48,7 +48,7 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
             onnx.save(network, str(temporary))
             if quantization is not None:  # before matrices are shared: only constants can be quantised
                 with atomic_path(small) as smaller:
-                    _quantise(quantization, temporary, smaller)
+                    _quantise(quantization, temporary, smaller, part.per_channel)
             _share_transposed(onnx, network)
             onnx.save(network, str(temporary))
         written += [path] if quantization is None else [path, small]
@@ -97,7 +97,7 @@ def _share_transposed(onnx: Any, network: Any) -> None:
                 graph.node.insert(0, onnx.helper.make_node("Transpose", [table], [one.name], perm=[1, 0]))
 
 
-def _quantise(quantization: Any, source: Path, target: Path) -> None:
+def _quantise(quantization: Any, source: Path, target: Path, per_channel: bool) -> None:
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing step that changes nothing here
     try:
@@ -105,6 +105,7 @@ def _quantise(quantization: Any, source: Path, target: Path) -> None:
             str(source),
             str(target),
             op_types_to_quantize=["MatMul"],
+            per_channel=per_channel,
             weight_type=quantization.QuantType.QInt8,
             reduce_range=True,  # 7 bits: 8 bits saturate in kernels for processors without VNNI
         )

@@ -15,7 +15,7 @@ from pruning.importers.encoders import load_encoder
 from pruning.importers.hf_directory import weights_file
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
-from pruning.kinds.encoder_head_export import encoder_head_exports
+from pruning.kinds.encoder_head_export import encoder_head_exports, encoder_head_streams
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.heard import augmentation, input_length, source_of
@@ -162,8 +162,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """Return what the encoder supports; with a CTC head, also the CTC decoding methods."""
         techniques = TECHNIQUES if network.encoder.factorable else TECHNIQUES[:1]
         decodings = _BY_CTC if network.config.task == CTC else ()
-        exports = ONNX_FORMS if network.encoder.exportable else ()
-        return Capabilities(techniques, repair=True, exports=exports, decodings=decodings)
+        return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -214,6 +213,11 @@ class EncoderHeadKind(Kind[SpeechModel]):
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of encoder and head in one file."""
         return encoder_head_exports(network, source_of(network.encoder))
+
+    @classmethod
+    def streams(cls, network: SpeechModel, chunk: Chunk) -> Exports:
+        """Return the export as a stream for the online recognisers of sherpa-onnx."""
+        return encoder_head_streams(network, chunk)
 
     def new(self, vocab_size: int) -> SpeechModel:
         """Make a network with the configuration's dimensions, or with a pre-trained encoder."""

@@ -24,6 +24,7 @@ class Part(NamedTuple):
         inputs: example inputs for tracing the module.
         takes, gives: names of the inputs and outputs, in order -> names of their dynamic axes.
         metadata: metadata of the file.
+        per_channel: whether matrices of the int8 form have a scale for each output, not one for all.
     """
 
     module: nn.Module
@@ -31,6 +32,7 @@ class Part(NamedTuple):
     takes: Axes
     gives: Axes
     metadata: Mapping[str, str]
+    per_channel: bool = False
 
 
 class ExportedCall(Protocol):

@@ -181,6 +181,15 @@ class Kind(NetworkKind[N], Generic[N]):
         raise UserError(f"{cls.called} cannot be exported", "give a network of another kind")
 
     @classmethod
+    def streams(cls, network: N, chunk: Chunk) -> Exports:
+        """Return how a network is exported as a stream, chunk by chunk with caches.
+
+        Raises:
+            UserError: the network is not causal, or cannot compute such chunks.
+        """
+        raise UserError(f"{cls.called} cannot be exported as a stream", "give no chunk size")
+
+    @classmethod
     def narrowed(cls, network: N, narrow: str, cost: str, budget: float, seconds: float = 10.0) -> N:
         """Return the widest uniform network within a budget, with fresh weights: see `pruning.models.uniform`.
 

@@ -21,7 +21,7 @@ from pruning.kinds.kind import Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
-from pruning.kinds.transducer_export import transducer_exports
+from pruning.kinds.transducer_export import transducer_exports, transducer_streams
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
@@ -132,8 +132,7 @@ class TransducerKind(Kind[Transducer]):
         decodings = tuple(
             name for name in SETTINGS if name not in OWN_DECODER and (network.config.ctc or not by_ctc(name))
         )
-        exports = tuple(FORMS) if network.encoder.exportable else ()
-        return Capabilities(TECHNIQUES, repair=True, exports=exports, decodings=decodings)
+        return Capabilities(TECHNIQUES, repair=True, exports=tuple(FORMS), decodings=decodings)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -181,6 +180,11 @@ class TransducerKind(Kind[Transducer]):
     def exports(cls, network: Transducer, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export to ONNX for sherpa-onnx, and to TorchScript."""
         return transducer_exports(network.plain())
+
+    @classmethod
+    def streams(cls, network: Transducer, chunk: Chunk) -> Exports:
+        """Return the export as a stream for the online recognisers of sherpa-onnx."""
+        return transducer_streams(network, chunk)
 
     def new(self, vocab_size: int) -> Transducer:
         """Make a transducer with the configuration's dimensions."""

@@ -50,14 +50,12 @@ class Encoder(nn.Module, ABC):
         form: name of the encoder type in a description, see `pruning.models.encoder_types`.
         convolutions: name of the module of convolutions that reads the input.
         factorable: whether single weights or rank-1 components can be pruned, which needs `with_ranks`.
-        exportable: whether the encoder can be written to a file for other programs.
         chunk: context that forward passes see, see `see`.
     """
 
     form: ClassVar[str]
     convolutions: ClassVar[str]
     factorable: ClassVar[bool] = True
-    exportable: ClassVar[bool] = True
     config: Dimensions
     chunk: Chunk = WHOLE
 

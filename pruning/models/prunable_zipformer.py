@@ -28,7 +28,6 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
     form = "zipformer"
     convolutions = "subsampling"
     factorable = False
-    exportable = False
     config: ZipformerConfig
 
     @property

@@ -68,7 +68,10 @@ class ChunkedConvolution(nn.Module):
         kernel = self.edges.shape[2]
         from_left = torch.arange(frames, device=sizes.device)
         from_right = from_left[None, :] - (sizes[:, None] - kernel)  # place among the last ``kernel`` frames
-        places = [torch.where((place >= 0) & (place < kernel), place + 1, 0) for place in (from_left, from_right)]
+        places = [
+            torch.where((place >= 0) & (place < kernel), place + 1, torch.zeros_like(place))
+            for place in (from_left, from_right)
+        ]
         return 1.0 + left[places[0]] + right[places[1]]
 
 
