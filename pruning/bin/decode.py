@@ -177,6 +177,7 @@ def _load_exported(arguments: argparse.Namespace) -> _Source:
     from pruning.deploy.exported import read_parts
     from pruning.kinds.transducer import by_ctc
     from pruning.kinds.transducer_export import PARTS, ExportedTransducer
+    from pruning.kinds.zipformer_streaming_export import STREAM
     from pruning.models import facts
     from pruning.speech.data.sources import FEATURES
     from pruning.speech.text.bpe import TABLE, Tokenizer
@@ -196,12 +197,18 @@ def _load_exported(arguments: argparse.Namespace) -> _Source:
         raise UserError(f"an export runs only on the CPU, got --device {arguments.device}", "leave out --device")
     fingerprint = " ".join(provenance.file_fingerprint(part.path)[:12] for part in files.values())
     place = arguments.exported / arguments.form
+    streaming = STREAM in files["encoder"].metadata
     if arguments.engine == ENGINES[0]:
+        if streaming:
+            raise UserError(f"{arguments.exported} is exported as a stream, which only sherpa-onnx decodes",
+                            "give --engine sherpa-onnx, or decode its experiment with --chunk-size")  # fmt: skip
         return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES, tokenizer)
     if arguments.method != "greedy_search":
         raise UserError(f"--engine {arguments.engine} does not support {arguments.method}", "choose greedy_search")
     rate = sherpa.sampling_rate(arguments.cuts)
-    theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim, rate)
+    theirs = sherpa.recogniser(
+        arguments.exported, arguments.form, arguments.num_threads, model.feature_dim, rate, streaming
+    )
     known = facts.read_facts(place)
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
     write_json(place / facts.FILE, known)

@@ -42,6 +42,8 @@ from pruning.speech.interfaces import Decoder, Joiner, SearchedNetwork
 
 FRONT_CHANNELS = 128
 """Channels of the front end's cache that sherpa-onnx allocates."""
+STREAM = "decode_chunk_len"
+"""Key of the metadata of a stream, and of no other file: feature frames from one chunk to the next."""
 _CACHES = ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2")
 _MODULE_OF = dict(
     zip(_CACHES, ("attention_weights", "nonlin", "attention1", "attention2", "convolution1", "convolution2"))
@@ -190,7 +192,7 @@ class ExportedStream(nn.Module):
             "cnn_module_kernels": [one.kernel for one in layers],
             "left_context_len": [one.left for one in layers],
         }
-        facts = {"model_type": "zipformer2", **AUTHOR, "T": str(taken), "decode_chunk_len": str(ahead),
+        facts = {"model_type": "zipformer2", **AUTHOR, "T": str(taken), STREAM: str(ahead),
                  "feature_dim": str(self.encoder.config.feature_dim),
                  **{name: ",".join(map(str, values)) for name, values in vectors.items()}, **about}  # fmt: skip
         return Part(self, (x, *states.values()), {"x": {0: "N"}, **axes}, gives, facts, per_channel=True)

@@ -195,6 +195,11 @@ def test_two_streams_of_a_transducer_in_sherpa_onnx(sounds: list[Sound], lang_di
         tokens=str(tmp_path / "tokens.txt"), **files, num_threads=1, decoding_method="greedy_search"
     )
     assert online(theirs, sounds, lang_dir) == [spelled(tokens, lang_dir) for tokens in ours]
+    whole = sherpa.recogniser(tmp_path, streaming=True)
+    stream = whole.create_stream()
+    stream.accept_waveform(RATE, sounds[0].samples)
+    whole.decode_stream(stream)
+    assert stream.result.text.replace(" ", "").startswith("".join(spelled(ours[0], lang_dir)).replace(" ", ""))
 
 
 def test_two_streams_with_ctc_in_sherpa_onnx(sounds: list[Sound], lang_dir: Path, tmp_path: Path) -> None:
