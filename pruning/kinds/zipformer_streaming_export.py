@@ -30,7 +30,6 @@ from pruning.errors import UserError
 from pruning.kinds.exports import AUTHOR, Agreement, Axes, Calls, Difference, ExportedCall, Exports, Part
 from pruning.models.chunk import Chunk
 from pruning.models.conformer import EncoderOutput
-from pruning.models.prunable_zipformer import PrunableZipformer
 from pruning.models.speech_model import CTC, SpeechModel
 from pruning.models.transducer import Transducer
 from pruning.models.zipformer_config import CONVNEXT_KERNEL, ZipformerConfig
@@ -119,22 +118,20 @@ class ExportedStream(nn.Module):
     """A step of a stream with the caches of sherpa-onnx.
 
     Args:
-        encoder: causal encoder in evaluation mode.
-        chunk: chunk size and left context.
+        stream: encoder in evaluation mode, chunk size and left context.
         head: maps the encoder's output ``(N, T', D)`` to what the file returns.
 
     Raises:
-        UserError: the encoder cannot compute such streams, or its front end has more channels than sherpa-onnx allows.
+        UserError: the encoder has no layers, or its front end has more channels than sherpa-onnx allows.
     """
 
-    def __init__(self, encoder: PrunableZipformer, chunk: Chunk, head: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, stream: ZipformerStream, head: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, head
-        self.stream = ZipformerStream(encoder, chunk)
-        self.declared = declared(encoder.config, chunk)
+        self.stream, self.encoder, self.head = stream, stream.encoder, head
+        self.declared = declared(self.encoder.config, stream.chunk)
         if not self.declared:
             raise UserError("the network has no layers, so sherpa-onnx cannot stream it", "prune it less")
-        channels = encoder.config.subsampling_channels[-1]
+        channels = self.encoder.config.subsampling_channels[-1]
         if channels > FRONT_CHANNELS:
             raise UserError(f"the front end has {channels} channels, but sherpa-onnx streams at most {FRONT_CHANNELS}",
                             "prune them, or export without --chunk-size")  # fmt: skip
@@ -221,12 +218,6 @@ def streamed(step: Callable[..., Iterable[Tensor]], stream: ExportedStream, feat
     return torch.cat(outputs, dim=1)
 
 
-def _causal(encoder: nn.Module) -> PrunableZipformer:
-    if not isinstance(encoder, PrunableZipformer):
-        raise UserError("the network is not a Zipformer, so it cannot be exported as a stream", "give no chunk size")
-    return encoder
-
-
 @torch.no_grad()
 def _compared(
     stream: ExportedStream, call: ExportedCall, batches: Iterable[Batch],
@@ -261,7 +252,7 @@ def streaming_transducer(
     Raises:
         UserError: the network cannot be exported as a stream.
     """
-    stream = ExportedStream(_causal(model.eval().encoder), chunk, model.joiner.encoder_proj)
+    stream = ExportedStream(model.eval().encoder.stream(chunk), model.joiner.encoder_proj)
     joiner = copy.deepcopy(model.joiner)
     joiner.encoder_proj = nn.Identity()  # part of the encoder
     ours = Searched(model.decoder, joiner)
@@ -300,7 +291,7 @@ def streaming_ctc(model: SpeechModel, chunk: Chunk, batches_of: Features) -> Exp
         lengths = torch.full((1,), output.shape[1])
         return model.head(EncoderOutput(output, lengths, [])).log_softmax(dim=2)
 
-    stream = ExportedStream(_causal(model.eval().encoder), chunk, head)
+    stream = ExportedStream(model.eval().encoder.stream(chunk), head)
     stream.model = model  # its weights are part of the file
 
     def agree(calls: Calls, cuts: Optional[Path], max_batches: int) -> Agreement:

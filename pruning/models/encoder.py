@@ -17,6 +17,7 @@ from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 from pruning.models.chunk import WHOLE, Chunk
 from pruning.models.conformer import EncoderOutput
+from pruning.models.zipformer_stream import ZipformerStream
 
 
 class Dimensions(Protocol):
@@ -142,6 +143,14 @@ class Encoder(nn.Module, ABC):
             yield
         finally:
             self.chunk = before
+
+    def stream(self, chunk: Chunk) -> ZipformerStream:
+        """Return what encodes streams, by chunks and with a left context.
+
+        Raises:
+            UserError: the encoder is not causal, or cannot compute such chunks.
+        """
+        raise UserError("the network is not causal, so it cannot compute streams", "give no chunk size")
 
     @abstractmethod
     def frame_lengths(self, lengths: Tensor) -> Tensor:

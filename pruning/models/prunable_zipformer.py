@@ -14,12 +14,14 @@ from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import zipformer_costs, zipformer_units
+from pruning.models.chunk import Chunk
 from pruning.models.conformer import PROBE_FRAMES, EncoderOutput
 from pruning.models.encoder import Encoder
 from pruning.models.subsampling import beyond
 from pruning.models.zipformer import ZipformerEncoder
 from pruning.models.zipformer_config import SHORTEST, ZipformerConfig
 from pruning.models.zipformer_front_end import FrontEnd
+from pruning.models.zipformer_stream import ZipformerStream
 
 
 class PrunableZipformer(ZipformerEncoder, Encoder):
@@ -44,6 +46,10 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
     def causal(self) -> bool:
         """Whether the encoder can compute in chunks, for streaming."""
         return self.config.causal
+
+    def stream(self, chunk: Chunk) -> ZipformerStream:
+        """Return what encodes streams, by chunks and with a left context."""
+        return ZipformerStream(self, chunk)
 
     @property
     def stride(self) -> int:
