@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruning.core.extraction import extract
 from pruning.core.residual_width import ResidualWidth
 from pruning.deploy import sherpa_decoding as sherpa
-from pruning.deploy.export import write
+from pruning.deploy.export import write, write_torchscript
 from pruning.deploy.exported import ExportedPart, read_parts
 from pruning.errors import UserError
 from pruning.kinds.encoder_head_export import PART, encoder_head_exports, encoder_head_streams
@@ -123,6 +123,9 @@ def test_an_offline_transducer_in_sherpa_onnx(sounds: list[Sound], lang_dir: Pat
     model = transducer(sound.features, causal=False)
     calls = compared(transducer_exports(model), tmp_path, lang_dir)
     assert calls["encoder"].metadata["model_type"] == "zipformer2"
+    exports = transducer_exports(model)
+    write_torchscript(exports.parts, tmp_path)
+    assert exports.agreement(read_parts(tmp_path, PARTS, "torchscript"), None, 1).difference < 1e-4
     with torch.no_grad():
         encoded = model(sound.features[None], torch.tensor([len(sound.features)]))
     (ours,) = greedy_search(model, encoded.output, encoded.lengths)
@@ -135,6 +138,7 @@ def test_an_offline_transducer_in_sherpa_onnx(sounds: list[Sound], lang_dir: Pat
     assert [token.replace("▁", " ") for token in stream.result.tokens] == spelled(ours, lang_dir)
 
 
+@pytest.mark.slow
 def test_offline_ctc_in_sherpa_onnx(sounds: list[Sound], lang_dir: Path, tmp_path: Path) -> None:
     sound = sounds[0]
     model = recogniser(sound.features, causal=False)
@@ -202,6 +206,7 @@ def test_two_streams_of_a_transducer_in_sherpa_onnx(sounds: list[Sound], lang_di
     assert stream.result.text.replace(" ", "").startswith("".join(spelled(ours[0], lang_dir)).replace(" ", ""))
 
 
+@pytest.mark.slow
 def test_two_streams_with_ctc_in_sherpa_onnx(sounds: list[Sound], lang_dir: Path, tmp_path: Path) -> None:
     model = recogniser(sounds[0].features, causal=True)
     assert isinstance(model.encoder, PrunableZipformer)
