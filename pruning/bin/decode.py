@@ -22,6 +22,7 @@ from pruning.files import read_json, write_json
 from pruning.finished import Record, paths_of
 from pruning.kinds.forms import FORMS
 from pruning.limits import COUNT, NATURAL, POSITIVE, ranges
+from pruning.models.chunk import Chunk
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig
 from pruning.speech.scoring.scored_words import NORMALISERS, scored_words, version_of
@@ -93,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
                           "wrote (default: the one in --lang-dir)")  # fmt: skip
     help_text = f"for {', '.join(N_BEST)}: also write the N best hypotheses of each utterance, for pruning.bin.rescore"
     settings.add_argument("--nbest", type=NATURAL.parse, default=0, metavar="N", help=help_text)
+    help_text = "for causal networks: frames of a chunk, of 20 ms (default 0: the whole utterance)"
+    settings.add_argument("--chunk-size", type=NATURAL.parse, default=0, metavar="FRAMES", help=help_text)
+    help_text = "with --chunk-size: earlier frames that are attended to (default 0: all)"
+    settings.add_argument("--left-context-frames", type=NATURAL.parse, default=0, metavar="FRAMES", help=help_text)
     known = ranges(DecodingConfig)
     for field in fields(DecodingConfig):
         users = [method for method, names in SETTINGS.items() if field.name in names]
@@ -145,6 +150,8 @@ def _load(arguments: argparse.Namespace) -> _Source:
     if not source.exists():
         raise UserError(f"{source} does not exist", "train it first, or correct the path")
     if arguments.exported is not None:
+        if arguments.chunk_size:
+            raise UserError("--chunk-size has no effect with an export, which has its own", "leave it out")
         return _load_exported(arguments)
     model, header = load_model(source, arguments.epoch, arguments.avg, arguments.use_averaged_model)
     check_extracted(header, source)
@@ -154,6 +161,8 @@ def _load(arguments: argparse.Namespace) -> _Source:
         raise UserError(
             f"{source} does not support decoding method {arguments.method}", f"choose one of {', '.join(possible)}"
         )
+    if arguments.chunk_size:
+        kinds.of(model).see(model, Chunk(arguments.chunk_size, arguments.left_context_frames))
     tokens = kinds.of(model).spelling(arguments.lang_dir)
     fingerprint = provenance.weights_fingerprint(model)
     of_network = {key: value for key, value in header["model"]["config"].items() if key == "vocab_size"}
@@ -168,6 +177,7 @@ def _load_exported(arguments: argparse.Namespace) -> _Source:
     from pruning.deploy.exported import read_parts
     from pruning.kinds.transducer import by_ctc
     from pruning.kinds.transducer_export import PARTS, ExportedTransducer
+    from pruning.kinds.zipformer_streaming_export import STREAM
     from pruning.models import facts
     from pruning.speech.data.sources import FEATURES
     from pruning.speech.text.bpe import TABLE, Tokenizer
@@ -189,12 +199,18 @@ def _load_exported(arguments: argparse.Namespace) -> _Source:
         raise UserError(f"an export runs only on the CPU, got --device {arguments.device}", "leave out --device")
     fingerprint = " ".join(provenance.file_fingerprint(part.path)[:12] for part in files.values())
     place = arguments.exported / arguments.form
+    streaming = STREAM in files["encoder"].metadata
     if arguments.engine == ENGINES[0]:
+        if streaming:
+            raise UserError(f"{arguments.exported} is exported as a stream, which only sherpa-onnx decodes",
+                            "give --engine sherpa-onnx, or decode its experiment with --chunk-size")  # fmt: skip
         return _Source(model, place, "best", model.feature_dim, fingerprint, FEATURES, tokenizer)
     if arguments.method != "greedy_search":
         raise UserError(f"--engine {arguments.engine} does not support {arguments.method}", "choose greedy_search")
     rate = sherpa.sampling_rate(arguments.cuts)
-    theirs = sherpa.recogniser(arguments.exported, arguments.form, arguments.num_threads, model.feature_dim, rate)
+    theirs = sherpa.recogniser(
+        arguments.exported, arguments.form, arguments.num_threads, model.feature_dim, rate, streaming
+    )
     known = facts.read_facts(place)
     place = place.with_name(f"{arguments.form}-{arguments.engine}")
     write_json(place / facts.FILE, known)
@@ -359,6 +375,7 @@ def _pending(source: _Source, config: DecodingConfig, arguments: argparse.Namesp
             "device": arguments.device,
             **({"engine": arguments.engine} if arguments.engine != ENGINES[0] else {}),
             **({"normalise": version_of(arguments.normalise)} if arguments.normalise else {}),
+            **({"chunk": [arguments.chunk_size, arguments.left_context_frames]} if arguments.chunk_size else {}),
             **({"lm": provenance.file_fingerprint(file_of(arguments.lm_exp_dir))} if arguments.lm_exp_dir else {}),
             **({"graph": provenance.file_fingerprint(graph_path)} if graph_path is not None else {}),
         }
@@ -384,6 +401,8 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--nbest must be at most --beam-size ({arguments.beam_size}), got {arguments.nbest}",
             "increase --beam-size",
         )
+    if arguments.left_context_frames and not arguments.chunk_size:
+        raise UserError("--left-context-frames has no effect without chunks", "give --chunk-size")
     for cuts in arguments.cuts:
         if not cuts.is_file():
             raise UserError(f"cuts {cuts} do not exist", "run the feature stage first")
@@ -437,6 +456,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     named = arguments.lm_exp_dir.name if arguments.lm_exp_dir is not None else arguments.graph and arguments.graph.stem
     lm_name = arguments.lm_name or named or ("ngram" if graph_path is not None else None)
     suffix = f"{source.name}-{config.suffix()}" + ("-characters" if arguments.score_in == "characters" else "")
+    if arguments.chunk_size:
+        suffix += f"-chunk-{arguments.chunk_size}-left-context-{arguments.left_context_frames}"
     suffix += f"-lm-{lm_name}" if lm_name is not None else ""
     suffix += f"-normalise-{arguments.normalise}" if arguments.normalise else ""
     pending = _pending(source, config, arguments, suffix)

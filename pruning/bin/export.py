@@ -24,6 +24,7 @@ from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.kinds.forms import FORMS
 from pruning.limits import COUNT
+from pruning.models.chunk import Chunk
 from pruning.registry import CUTS, TEXT
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--text", type=Path, help="for a language model: compare on these sentences; default: on random tokens"
     )
+    parser.add_argument("--chunk-size", type=COUNT.parse, metavar="FRAMES",
+                        help="for a causal Zipformer: write a stream with chunks of so many 20 ms")  # fmt: skip
+    parser.add_argument("--left-context-frames", type=COUNT.parse, metavar="FRAMES", default=128,
+                        help="with --chunk-size: earlier frames that are attended to (default 128)")  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only compare existing exported files; export nothing")
     parser.add_argument(
         "--max-batches",
@@ -74,10 +79,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     possible = kind.capabilities(model).exports
     if not possible:
         raise UserError(f"the encoder of {options.exp_dir} cannot be exported", "export another network")
-    exports = kind.exports(model, options.lang_dir)
+    if options.chunk_size is None:
+        exports = kind.exports(model, options.lang_dir)
+    else:
+        exports = kind.streams(model, Chunk(options.chunk_size, options.left_context_frames))
+        possible = tuple(form for form in possible if form != "torchscript")
     if options.torchscript and "torchscript" not in possible:
         raise UserError(
-            f"--torchscript is not available for {options.exp_dir}, which contains {kind.called}", "leave it out"
+            f"--torchscript is not available for {'streams' if options.chunk_size else options.exp_dir}", "leave it out"
         )
     if not options.check:
         forms = [form for form in possible if form != "torchscript" or options.torchscript]

@@ -120,8 +120,8 @@ def _quantise(quantization: Any, source: Path, target: Path, per_channel: bool) 
             str(source),
             str(target),
             op_types_to_quantize=["MatMul"],
-            weight_type=quantization.QuantType.QInt8,
             per_channel=per_channel,
+            weight_type=quantization.QuantType.QInt8,
             reduce_range=True,  # 7 bits: 8 bits saturate in kernels for processors without VNNI
         )
     finally:

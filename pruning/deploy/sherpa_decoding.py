@@ -6,8 +6,9 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from pruning.deploy.exported import ExportedPart
@@ -23,12 +24,14 @@ from pruning.speech.decoding.recognition import Recognition
 from pruning.speech.scoring.word_errors import SCORED, Transcript, words_of
 
 _RATE = 16000
+_TAIL = 0.8  # seconds of silence after the recording of a stream: more than a chunk of 640 ms and what it sees ahead
 
 
 def recogniser(
-    directory: PathLike, form: str = "float32", threads: int = 1, feature_dim: int = 80, sampling_rate: int = _RATE
-) -> Any:
-    """Return sherpa-onnx's offline recogniser for an export, with greedy search.
+    directory: PathLike, form: str = "float32", threads: int = 1, feature_dim: int = 80, sampling_rate: int = _RATE,
+    streaming: bool = False,
+) -> Any:  # fmt: skip
+    """Return sherpa-onnx's offline recogniser for an export, or an `OnlineRecogniser`, with greedy search.
 
     Args:
         directory: directory of the export.
@@ -36,15 +39,56 @@ def recogniser(
         threads: number of threads.
         feature_dim: number of bins of the features that it computes.
         sampling_rate: sampling rate of the audio that it computes them from, in Hz; it resamples other audio.
+        streaming: whether the export is of a stream.
 
     Raises:
         UserError: sherpa-onnx is not installed, a file is missing, or the form is TorchScript.
     """
     sherpa_onnx, paths = _found(directory, PARTS, form)
-    return sherpa_onnx.OfflineRecognizer.from_transducer(
+    kind = sherpa_onnx.OnlineRecognizer if streaming else sherpa_onnx.OfflineRecognizer
+    made = kind.from_transducer(
         **paths, num_threads=threads, feature_dim=feature_dim, sample_rate=sampling_rate,
         decoding_method="greedy_search",
     )  # fmt: skip
+    return OnlineRecogniser(made) if streaming else made
+
+
+class _Result(NamedTuple):
+    text: str
+
+
+class OnlineStream:
+    """A recording that is decoded as a stream; see `OnlineRecogniser`."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.result = stream, _Result("")
+
+    def accept_waveform(self, rate: int, samples: Any) -> None:
+        """Take a whole recording, samples ``(S,)`` at ``rate`` Hz, and silence, with which its last chunk is full."""
+        self.stream.accept_waveform(rate, samples)
+        self.stream.accept_waveform(rate, np.zeros(int(_TAIL * rate), dtype=np.float32))
+        self.stream.input_finished()
+
+
+class OnlineRecogniser:
+    """sherpa-onnx's online recogniser with the interface of its offline one.
+
+    Args:
+        recognizer: ``sherpa_onnx.OnlineRecognizer``.
+    """
+
+    def __init__(self, recognizer: Any) -> None:
+        self.recognizer = recognizer
+
+    def create_stream(self) -> OnlineStream:
+        """Return a stream for one recording."""
+        return OnlineStream(self.recognizer.create_stream())
+
+    def decode_stream(self, stream: OnlineStream) -> None:
+        """Decode all of a recording, chunk by chunk, and set ``stream.result``."""
+        while self.recognizer.is_ready(stream.stream):
+            self.recognizer.decode_stream(stream.stream)
+        stream.result = _Result(self.recognizer.get_result(stream.stream))
 
 
 def is_encoder_decoder(directory: PathLike) -> bool:

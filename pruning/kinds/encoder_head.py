@@ -15,7 +15,7 @@ from pruning.importers.encoders import load_encoder
 from pruning.importers.hf_directory import weights_file
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
-from pruning.kinds.encoder_head_export import encoder_head_exports
+from pruning.kinds.encoder_head_export import encoder_head_exports, encoder_head_streams
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.heard import augmentation, input_length, source_of
@@ -30,6 +30,7 @@ from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import encoder_types as encoders
 from pruning.models import facts
+from pruning.models.chunk import Chunk
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
 from pruning.registry import CUTS
@@ -41,6 +42,7 @@ from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
 from pruning.speech.text.table import CutTable
+from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.encoder_head import SpeechLossConfig, SpeechTask
 from pruning.tasks.formula import LossFormula, distilled
 from pruning.training import distributed
@@ -68,6 +70,7 @@ class RunConfig:
         data: batches; augmentation is `SpecAugment` or `SampleAugment`, depending on the encoder's input.
         distillation: distillation settings, used if a teacher is given.
         trainer: settings of the training loop.
+        chunks: chunk sizes and left contexts of a causal Zipformer in training and validation; None: icefall's.
         kind: name of the kind of network.
     """
 
@@ -80,6 +83,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    chunks: Optional[ChunkConfig] = None
     kind: str = NAME
 
     def __post_init__(self) -> None:
@@ -159,8 +163,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         """Return what the encoder supports; with a CTC head, also the CTC decoding methods."""
         techniques = TECHNIQUES if network.encoder.factorable else TECHNIQUES[:1]
         decodings = _BY_CTC if network.config.task == CTC else ()
-        exports = ONNX_FORMS if network.encoder.exportable else ()
-        return Capabilities(techniques, repair=True, exports=exports, decodings=decodings)
+        return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -210,9 +213,19 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return Recogniser(CtcRecogniser(network), hears, None if hears.recorded else network.encoder.bins)
 
     @classmethod
+    def see(cls, network: SpeechModel, chunk: Chunk) -> None:
+        """Restrict the encoder to a context."""
+        network.encoder.see(chunk)
+
+    @classmethod
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of encoder and head in one file."""
         return encoder_head_exports(network, source_of(network.encoder))
+
+    @classmethod
+    def streams(cls, network: SpeechModel, chunk: Chunk) -> Exports:
+        """Return the export as a stream for the online recognisers of sherpa-onnx."""
+        return encoder_head_streams(network, chunk)
 
     def new(self, vocab_size: int) -> SpeechModel:
         """Make a network with the configuration's dimensions, or with a pre-trained encoder."""
@@ -255,7 +268,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return {"pretrained": source if checkpoint.best_path(source).is_file() else weights_file(source)}
 
     def check(self, network: SpeechModel) -> None:
-        """Refuse a network whose task or input is not the configuration's."""
+        """Refuse a network whose task or input is not the configuration's, and chunks that do not fit it."""
         if network.config.task != self.config.task:
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
             raise UserError(what, "give a network for the same task")
@@ -264,6 +277,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         if self.config.hears not in (None, heard):
             raise UserError(f"the encoder takes {heard} as input, but the configuration says hears={self.config.hears}",
                             "change model.encoder, or hears (--hears of a recipe)")  # fmt: skip
+        chunks_for(network.encoder, self.config.chunks)
         train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
         if self._source.recorded:
             checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
@@ -279,7 +293,8 @@ class EncoderHeadKind(Kind[SpeechModel]):
     def task(self, network: SpeechModel, teacher: Optional[SpeechModel], pruner: Optional[Pruner] = None) -> SpeechTask:
         """Return the task: CTC loss or cross-entropy, and distillation."""
         augment = augmentation(network.encoder, self.config.data)
-        return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner)
+        return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner,
+                          self.config.chunks)  # fmt: skip
 
     def first_batches(self) -> Iterable[Batch]:
         """Return the batches of the first epoch as in a single process."""

@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -22,9 +23,12 @@ from torch import Tensor, nn
 
 from pruning.core.distillation import frame_mask
 from pruning.kinds.exports import AUTHOR, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
-from pruning.kinds.transducer_export import noise
+from pruning.kinds.transducer_export import batches_of, noise
+from pruning.kinds.zipformer_streaming_export import streaming_ctc
+from pruning.models.chunk import Chunk
 from pruning.models.encoder import Encoder
 from pruning.models.facts import FRAMES_PER_SECOND, SAMPLES_PER_SECOND, frames_of
+from pruning.models.prunable_zipformer import PrunableZipformer
 from pruning.models.speech_model import INTENT, SpeechModel
 from pruning.speech.data import manifests
 from pruning.speech.data.batches import Batch, evaluation_batches
@@ -60,6 +64,15 @@ def encoder_head_exports(model: SpeechModel, source: Source) -> Exports:
 
     table = TABLE if model.config.task == INTENT else "tokens.txt"
     return Exports(parts(ours.eval()), PART, (table,), agree)
+
+
+def encoder_head_streams(model: SpeechModel, chunk: Chunk) -> Exports:
+    """Describe the export of a causal Zipformer with a CTC head as a stream.
+
+    Raises:
+        UserError: the network cannot compute such streams.
+    """
+    return streaming_ctc(model, chunk, partial(batches_of, model.encoder.bins))
 
 
 def _heard_noise(model: SpeechModel) -> Batch:
@@ -108,7 +121,9 @@ def parts(model: SpeechModel) -> dict[str, Part]:
         tail = "" if encoder.window.tail is None else f"{encoder.window.tail:g}"
         facts |= {"features": "whisper", "window": str(encoder.window.frames), "tail": tail}
     lengths = torch.tensor([count, count * 3 // 4])
-    return {PART: Part(ExportedSpeechModel(model), (inputs, lengths), {name: axes, "lengths": n}, gives, facts)}
+    zipformer = model.config.encoder["type"] == PrunableZipformer.form
+    return {PART: Part(ExportedSpeechModel(model), (inputs, lengths), {name: axes, "lengths": n}, gives, facts,
+                       zipformer)}  # fmt: skip
 
 
 class HeadAgreement(NamedTuple):

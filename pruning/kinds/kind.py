@@ -21,6 +21,7 @@ from pruning.kinds.exports import Exports, HuggingFaceForm
 from pruning.kinds.measuring import Measure, Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
+from pruning.models.chunk import Chunk
 from pruning.registry import NetworkKind
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.table import OutputTable, Spelling
@@ -170,6 +171,15 @@ class Kind(NetworkKind[N], Generic[N]):
         raise UserError(f"{source} contains {cls.called}", "give a network that recognises words")
 
     @classmethod
+    def see(cls, network: N, chunk: Chunk) -> None:
+        """Restrict a network to chunks and a left context, for decoding as in streaming.
+
+        Raises:
+            UserError: the network is not causal, or cannot compute such chunks.
+        """
+        raise UserError(f"{cls.called} cannot compute chunk by chunk", "give no chunk size")
+
+    @classmethod
     def exports(cls, network: N, lang_dir: Optional[PathLike]) -> Exports:
         """Return how a network is exported.
 
@@ -199,6 +209,15 @@ class Kind(NetworkKind[N], Generic[N]):
     def export_notes(cls, network: N) -> tuple[str, ...]:
         """Return sentences about a network that users of its export must know, for the model card."""
         return ()
+
+    @classmethod
+    def streams(cls, network: N, chunk: Chunk) -> Exports:
+        """Return how a network is exported as a stream, chunk by chunk with caches.
+
+        Raises:
+            UserError: the network is not causal, or cannot compute such chunks.
+        """
+        raise UserError(f"{cls.called} cannot be exported as a stream", "give no chunk size")
 
     @classmethod
     def narrowed(cls, network: N, narrow: str, cost: str, budget: float, seconds: float = 10.0) -> N:

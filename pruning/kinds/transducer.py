@@ -21,11 +21,12 @@ from pruning.kinds.kind import Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
-from pruning.kinds.transducer_export import transducer_exports
+from pruning.kinds.transducer_export import transducer_exports, transducer_streams
 from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
+from pruning.models.chunk import Chunk
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.uniform import narrowed_config
 from pruning.registry import CUTS
@@ -37,6 +38,7 @@ from pruning.speech.data.sources import FEATURES
 from pruning.speech.decoding.config import OWN_DECODER, SETTINGS
 from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
+from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.formula import LossFormula, distilled
 from pruning.tasks.transducer import Guidance, TransducerTask
 from pruning.training import distributed
@@ -57,6 +59,7 @@ class RunConfig:
         data: batches and SpecAugment.
         distillation: distillation settings, used if a teacher is given.
         trainer: settings of the training loop.
+        chunks: chunk sizes and left contexts of a causal Zipformer in training and validation; None: icefall's.
         kind: name of the kind of network.
     """
 
@@ -65,6 +68,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    chunks: Optional[ChunkConfig] = None
     kind: str = NAME
 
 
@@ -129,8 +133,7 @@ class TransducerKind(Kind[Transducer]):
         decodings = tuple(
             name for name in SETTINGS if name not in OWN_DECODER and (network.config.ctc or not by_ctc(name))
         )
-        exports = tuple(FORMS) if network.encoder.exportable else ()
-        return Capabilities(TECHNIQUES, repair=True, exports=exports, decodings=decodings)
+        return Capabilities(TECHNIQUES, repair=True, exports=tuple(FORMS), decodings=decodings)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -177,19 +180,30 @@ class TransducerKind(Kind[Transducer]):
         return Recogniser(network, FEATURES, network.encoder.bins)
 
     @classmethod
+    def see(cls, network: Transducer, chunk: Chunk) -> None:
+        """Restrict the encoder to a context."""
+        network.encoder.see(chunk)
+
+    @classmethod
     def exports(cls, network: Transducer, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export to ONNX for sherpa-onnx, and to TorchScript."""
         return transducer_exports(network.plain())
+
+    @classmethod
+    def streams(cls, network: Transducer, chunk: Chunk) -> Exports:
+        """Return the export as a stream for the online recognisers of sherpa-onnx."""
+        return transducer_streams(network, chunk)
 
     def new(self, vocab_size: int) -> Transducer:
         """Make a transducer with the configuration's dimensions."""
         return Transducer(replace(self.config.model, vocab_size=vocab_size))
 
     def check(self, network: Transducer) -> None:
-        """Refuse CTC weights without a CTC head, and cuts whose features do not fit the network."""
+        """Refuse CTC weights without a CTC head, and chunks and cuts that do not fit the network."""
         if not network.config.ctc and max(self.config.loss.ctc_weight, self.config.distillation.ctc_weight) > 0:
             raise UserError("the network has no CTC head, but the configuration gives CTC a weight",
                             "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
+        chunks_for(network.encoder, self.config.chunks)
         paths = manifests.check_exists([*self.inputs.train, *self.inputs.dev])
         checks.check_first_features(paths, network.encoder.bins)
 
@@ -210,7 +224,8 @@ class TransducerKind(Kind[Transducer]):
     ) -> TransducerTask:
         """Return the task: transducer loss, CTC loss and distillation."""
         guidance = None if teacher is None else Guidance(teacher, self.config.distillation)
-        return TransducerTask(network, self.config.loss, SpecAugment(self.config.data.spec_augment), guidance, pruner)
+        return TransducerTask(network, self.config.loss, SpecAugment(self.config.data.spec_augment), guidance, pruner,
+                              self.config.chunks)  # fmt: skip
 
     def first_batches(self) -> Iterable[Batch]:
         """Return the batches of the first epoch as in a single process."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -21,8 +22,9 @@ from pruning.core.distillation import frame_mask
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds.exports import AUTHOR, Agreement, Calls, Difference, ExportedCall, Exports, Part, padded
+from pruning.kinds.zipformer_streaming_export import streaming_transducer
+from pruning.models.chunk import Chunk
 from pruning.models.facts import frames_of
-from pruning.models.subsampling import SHORTEST
 from pruning.models.transducer import Transducer
 from pruning.speech.data import manifests
 from pruning.speech.data.batches import Batch, evaluation_batches
@@ -37,17 +39,33 @@ def transducer_exports(model: Transducer) -> Exports:
     """Describe the export of a transducer with a plain encoder (see `pruning.core.prunable.plain`)."""
 
     def agree(calls: Calls, cuts: Optional[Path], max_batches: int) -> Agreement:
-        batches: Iterable[Batch] = [noise(model.encoder.bins)]
-        if cuts is not None:
-            data = DataConfig(max_duration=100.0, num_workers=0)
-            found = evaluation_batches(data, manifests.check_exists([cuts]))
-            batches = itertools.islice(found, max_batches)
+        batches = batches_of(model.encoder.bins, cuts, max_batches)
         same = agreement(model, ExportedTransducer(calls, "the export"), batches)
         return Agreement(same.difference, f"largest relative difference of outputs {same.difference:.1e}; "
                                           f"{len(same.differing)} of {same.utterances} greedy hypotheses "
                                           "differ")  # fmt: skip
 
     return Exports(parts(model.eval()), "encoder", ("tokens.txt",), agree)
+
+
+def transducer_streams(model: Transducer, chunk: Chunk) -> Exports:
+    """Describe the export of a transducer with a causal Zipformer as a stream.
+
+    Raises:
+        UserError: the network cannot compute such streams.
+    """
+    model = model.eval()
+    around = {name: part for name, part in parts(model).items() if name != "encoder"}
+    batches = partial(batches_of, model.encoder.bins)
+    return streaming_transducer(model, chunk, around, batches, lambda calls: ExportedTransducer(calls, "the export"))
+
+
+def batches_of(bins: int, cuts: Optional[Path], max_batches: int) -> Iterable[Batch]:
+    """Return the first batches of cuts to compare on; without cuts, one of noise."""
+    if cuts is None:
+        return [noise(bins)]
+    data = DataConfig(max_duration=100.0, num_workers=0)
+    return itertools.islice(evaluation_batches(data, manifests.check_exists([cuts])), max_batches)
 
 
 def noise(feature_dim: int, seconds: Sequence[float] = (2.0, 7.0, 3.3)) -> Batch:
@@ -65,10 +83,11 @@ class ExportedEncoder(nn.Module):
     def __init__(self, model: Transducer) -> None:
         super().__init__()
         self.encoder, self.projection = model.encoder, model.joiner.encoder_proj
+        self.shortest = model.encoder.shortest
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """``(N, T, C)``, ``(N,)`` -> ``(N, T', J)``, ``(N,)``."""
-        encoded = self.encoder(padded(x, SHORTEST), x_lens)
+        encoded = self.encoder(padded(x, self.shortest), x_lens)
         return self.projection(encoded.output), encoded.lengths
 
 
@@ -106,12 +125,15 @@ def parts(model: Transducer) -> dict[str, Part]:
     contexts = torch.ones(2, config.context_size, dtype=torch.int64)
     joined = torch.zeros(2, config.joiner_dim)
     n, n_t = {0: "N"}, {0: "N", 1: "T"}
-    common = {**AUTHOR, "comment": "pruned Conformer transducer"}
+    zipformer = config.zipformer is not None
+    model_type = "zipformer2" if zipformer else "conformer"
+    common = {**AUTHOR, "comment": f"pruned {'Zipformer' if zipformer else 'Conformer'} transducer"}
     return {
         "encoder": Part(
             ExportedEncoder(model), (features, lengths), {"x": n_t, "x_lens": n},
             {"encoder_out": n_t, "encoder_out_lens": n},
-            {"model_type": "conformer", "feature_dim": str(config.dimensions.feature_dim), **common},
+            {"model_type": model_type, "feature_dim": str(config.dimensions.feature_dim), **common},
+            per_channel=zipformer,
         ),
         "decoder": Part(
             ExportedDecoder(model), (contexts,), {"y": n}, {"decoder_out": n},

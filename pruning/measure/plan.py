@@ -110,11 +110,12 @@ def make_task(model: Transducer, config: RunConfig) -> TransducerTask:
     guidance = Guidance(Transducer(model.config), config.distillation) if config.distillation.wanted else None
     augment = SpecAugment(config.data.spec_augment)
     if not isinstance(config, PruneConfig):
-        return TransducerTask(model, config.loss, augment, guidance)
+        return TransducerTask(model, config.loss, augment, guidance, chunks=config.chunks)
     TransducerKind.capabilities(model).check_technique(config.technique, TransducerKind.called)
     # low rank prunes a factored copy; the metric of the factorisation does not affect times or sizes
     pruner = new_pruner(model, config, config.trainer.seed)
-    return TransducerTask(TransducerKind.own(pruner.network), config.loss, augment, guidance, pruner)
+    return TransducerTask(TransducerKind.own(pruner.network), config.loss, augment, guidance, pruner,
+                          config.chunks)  # fmt: skip
 
 
 def plan_run(

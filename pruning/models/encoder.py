@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Optional, Protocol
 
 import torch
@@ -14,7 +15,9 @@ from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
+from pruning.models.chunk import WHOLE, Chunk
 from pruning.models.conformer import EncoderOutput
+from pruning.models.zipformer_stream import ZipformerStream
 
 
 class Dimensions(Protocol):
@@ -48,14 +51,14 @@ class Encoder(nn.Module, ABC):
         form: name of the encoder type in a description, see `pruning.models.encoder_types`.
         convolutions: name of the module of convolutions that reads the input.
         factorable: whether single weights or rank-1 components can be pruned, which needs `with_ranks`.
-        exportable: whether the encoder can be written to a file for other programs.
+        chunk: context that forward passes see, see `see`.
     """
 
     form: ClassVar[str]
     convolutions: ClassVar[str]
     factorable: ClassVar[bool] = True
-    exportable: ClassVar[bool] = True
     config: Dimensions
+    chunk: Chunk = WHOLE
 
     @property
     def width(self) -> int:
@@ -103,6 +106,51 @@ class Encoder(nn.Module, ABC):
         """
         raise UserError(f"an encoder of type {self.form} has no window, so that its recordings have no tail",
                         "leave out the tail")  # fmt: skip
+
+    @property
+    def causal(self) -> bool:
+        """Whether the encoder can compute in chunks, for streaming."""
+        return False
+
+    def check_chunk(self, chunk: Chunk) -> None:
+        """Refuse chunks that the encoder cannot compute.
+
+        Raises:
+            UserError: the encoder is not causal, or the sizes do not fit it.
+        """
+        if chunk.size:
+            raise UserError("the network is not causal, so it cannot compute chunk by chunk", "give no chunk size")
+
+    def see(self, chunk: Chunk) -> None:
+        """Restrict forward passes to a context from now on.
+
+        Raises:
+            UserError: see `check_chunk`.
+        """
+        self.check_chunk(chunk)
+        self.chunk = chunk
+
+    @contextmanager
+    def seeing(self, chunk: Chunk) -> Iterator[None]:
+        """Restrict forward passes to a context while the context manager is open.
+
+        Raises:
+            UserError: see `check_chunk`.
+        """
+        before = self.chunk
+        self.see(chunk)
+        try:
+            yield
+        finally:
+            self.chunk = before
+
+    def stream(self, chunk: Chunk) -> ZipformerStream:
+        """Return what encodes streams, by chunks and with a left context.
+
+        Raises:
+            UserError: the encoder is not causal, or cannot compute such chunks.
+        """
+        raise UserError("the network is not causal, so it cannot compute streams", "give no chunk size")
 
     @abstractmethod
     def frame_lengths(self, lengths: Tensor) -> Tensor:

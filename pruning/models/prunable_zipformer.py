@@ -14,20 +14,22 @@ from pruning.core.low_rank import LinearLayer
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import zipformer_costs, zipformer_units
+from pruning.models.chunk import Chunk
 from pruning.models.conformer import PROBE_FRAMES, EncoderOutput
 from pruning.models.encoder import Encoder
 from pruning.models.subsampling import beyond
 from pruning.models.zipformer import ZipformerEncoder
 from pruning.models.zipformer_config import SHORTEST, ZipformerConfig
 from pruning.models.zipformer_front_end import FrontEnd
+from pruning.models.zipformer_stream import ZipformerStream
 
 
 class PrunableZipformer(ZipformerEncoder, Encoder):
     """A Zipformer encoder that declares its units under its own names; see `Encoder`."""
 
     form = "zipformer"
+    convolutions = "subsampling"
     factorable = False
-    exportable = False
     config: ZipformerConfig
 
     @property
@@ -39,6 +41,15 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
     def bins(self) -> int:
         """Number of bins per feature frame."""
         return self.config.feature_dim
+
+    @property
+    def causal(self) -> bool:
+        """Whether the encoder can compute in chunks, for streaming."""
+        return self.config.causal
+
+    def stream(self, chunk: Chunk) -> ZipformerStream:
+        """Return what encodes streams, by chunks and with a left context."""
+        return ZipformerStream(self, chunk)
 
     @property
     def stride(self) -> int:

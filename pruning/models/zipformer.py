@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.models.bias_norm import BiasNorm
+from pruning.models.chunk import WHOLE, Chunk
 from pruning.models.conformer import EncoderOutput
 from pruning.models.feature_statistics import NormalisedFeatures
 from pruning.models.layers import FeedForward
@@ -34,21 +35,6 @@ _OUTPUT_DOWNSAMPLING = 2
 _ATTENTIONS = ("attention1", "attention2")
 _FIRST_HALF = ("attention1", "convolution1", "ffn2")
 _SECOND_HALF = ("attention2", "convolution2", "ffn3")
-
-
-class Chunk(NamedTuple):
-    """Context that a causal network sees, in frames of the front end (50 a second).
-
-    Attributes:
-        size: frames of a chunk, to all of which each of them attends; 0: the whole utterance.
-        left: earlier frames that are attended to, a multiple of ``size`` or rounded down to one; 0: all.
-    """
-
-    size: int = 0
-    left: int = 0
-
-
-WHOLE = Chunk()
 
 
 @dataclass(frozen=True)
@@ -99,12 +85,12 @@ class Downsampling(nn.Module):
         """
         factor = len(self.bias)
         if lengths is not None:
-            last = x[torch.arange(len(x), device=x.device), lengths.clamp(min=1) - 1]  # (N, C)
-            x = torch.where(beyond(lengths, x.shape[1])[:, :, None], last[:, None], x)
+            place = (lengths.clamp(min=1) - 1)[:, None, None].expand(-1, 1, x.shape[2])
+            x = torch.where(beyond(lengths, x.shape[1])[:, :, None], x.gather(1, place), x)
         lacking = -x.shape[1] % factor
-        if lacking:
+        if lacking or torch.jit.is_tracing():  # a trace is for any number of frames
             x = torch.cat([x, x[:, -1:].expand(-1, lacking, -1)], dim=1)
-        return (x.unflatten(1, (-1, factor)) * self.bias.softmax(dim=0)[:, None]).sum(dim=2)
+        return (x.reshape(x.shape[0], -1, factor, x.shape[2]) * self.bias.softmax(dim=0)[:, None]).sum(dim=2)
 
 
 class ZipformerLayer(nn.Module):
@@ -222,7 +208,7 @@ class Resampling(nn.Module):
 
     def left(self, original: Tensor, x: Tensor) -> Tensor:
         """Return ``x (N, T', width)`` with frames repeated, combined with the stack's input ``(N, T, width)``."""
-        repeated = x.repeat_interleave(len(self.downsample.bias), dim=1)[:, : original.shape[1]]
+        repeated = x[:, :, None].expand(-1, -1, len(self.downsample.bias), -1).flatten(1, 2)[:, : original.shape[1]]
         return self.combiner(original, repeated)
 
 
@@ -230,7 +216,12 @@ class ZipformerEncoder(NormalisedFeatures):
     """Front end, stacks of layers at several frame rates, and downsampling to 25 frames a second.
 
     A recipe sets the statistics of the features (`NormalisedFeatures`).
+
+    Attributes:
+        chunk: context of forward passes that do not say theirs; only of a causal network.
     """
+
+    chunk: Chunk = WHOLE
 
     def __init__(self, config: ZipformerConfig) -> None:
         super().__init__(config.feature_dim)
@@ -249,7 +240,7 @@ class ZipformerEncoder(NormalisedFeatures):
         self.downsample = Downsampling(_OUTPUT_DOWNSAMPLING)
 
     def forward(
-        self, features: Tensor, lengths: Tensor, return_layers: bool = False, chunk: Chunk = WHOLE
+        self, features: Tensor, lengths: Tensor, return_layers: bool = False, chunk: Optional[Chunk] = None
     ) -> EncoderOutput:
         """Encode features.
 
@@ -260,11 +251,12 @@ class ZipformerEncoder(NormalisedFeatures):
             lengths: ``(N,)`` valid frames.
             return_layers: whether to fill ``layers`` of the result: the outputs ``(N, T', D)`` that the network would
                 have if it ended before the first stack, and after each stack.
-            chunk: context of a causal network.
+            chunk: context of a causal network; None: its ``chunk``.
 
         Raises:
             UserError: the network cannot compute such chunks.
         """
+        chunk = self.chunk if chunk is None else chunk
         self.check_chunk(chunk)
         features = nn.functional.pad(features, (0, 0, 0, max(0, SHORTEST - features.shape[1])))
         x = (features - self.feature_mean) * self.feature_scale
@@ -297,7 +289,7 @@ class ZipformerEncoder(NormalisedFeatures):
     def _surroundings(self, frames: int, factor: int, positions: Tensor, lengths: Tensor, chunk: Chunk) -> Surroundings:
         """Return what layers share in a stack of ``frames`` frames; ``positions (2T - 1, P)`` may be for more."""
         lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
-        middle = len(positions) // 2
+        middle = positions.shape[0] // 2
         near = self.position_dropout(positions[middle - frames + 1 : middle + frames])
         closed = beyond(lengths, frames)[:, None, None, :]
         if chunk.size:

@@ -44,6 +44,11 @@ def extended(past: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     return both, both[:, both.shape[1] - past.shape[1] :]
 
 
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """``(..., heads D) -> (..., heads, D)``."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
 class AttentionWeights(nn.Module):
     """Weights of every head, from queries, keys and compact relative positions, without a scale.
 
@@ -90,7 +95,7 @@ class AttentionWeights(nn.Module):
         """
         query, key, wanted = self._projected(x)
         keys, past = extended(past, key.flatten(2))
-        return self._weights(query, keys.unflatten(2, key.shape[2:]), wanted, positions, closed), past
+        return self._weights(query, by_head(keys, self.num_heads), wanted, positions, closed), past
 
     def _weights(self, query: Tensor, key: Tensor, wanted: Tensor, positions: Tensor, closed: Tensor) -> Tensor:
         scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1)
@@ -101,11 +106,11 @@ class AttentionWeights(nn.Module):
         """Return queries, keys and queries for positions of ``x``, each ``(N, T, H, D)``."""
         dims = self.query_dim, self.query_dim, self.position_dim
         parts = self.in_proj(x).split([self.num_heads * dim for dim in dims], dim=-1)
-        return [part.unflatten(-1, (self.num_heads, dim)) for part, dim in zip(parts, dims)]
+        return [by_head(part, self.num_heads) for part in parts]
 
     def by_distance(self, wanted: Tensor, positions: Tensor) -> Tensor:
         """Return scores of distances ``(N, H, T, P)`` for ``wanted (N, T, H, D)`` and ``positions (P, ...)``."""
-        encoded = self.pos_proj(positions).unflatten(-1, (self.num_heads, self.position_dim))  # (P, H, D)
+        encoded = by_head(self.pos_proj(positions), self.num_heads)  # (P, H, D)
         return wanted.transpose(1, 2) @ encoded.permute(1, 2, 0)
 
 
@@ -132,7 +137,7 @@ class SelfAttention(nn.Module):
 
     def attended(self, values: Tensor, weights: Tensor) -> Tensor:
         """``values (N, K, H D)``, ``weights (N, H, T, K)`` -> ``(N, T, width)``."""
-        values = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, H, K, D)
+        values = by_head(values, self.num_heads).transpose(1, 2)  # (N, H, K, D)
         return self.out_proj((weights @ values).transpose(1, 2).flatten(2))
 
 

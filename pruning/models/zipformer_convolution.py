@@ -48,7 +48,9 @@ class ChunkedConvolution(nn.Module):
         """
         n, frames, channels = x.shape
         chunk = chunk if 0 < chunk <= frames else frames
-        sizes = torch.full((1,), chunk, device=x.device) if lengths is None else lengths.clamp(1, chunk)
+        sizes = (
+            torch.full((1,), chunk, dtype=torch.int64, device=x.device) if lengths is None else lengths.clamp(1, chunk)
+        )
         past = depthwise_convolution(nn.functional.pad(x, (0, 0, self.reach, 0)), self.past)
         whole = nn.functional.pad(x, (0, 0, 0, -frames % chunk)).view(-1, chunk, channels)
         within = depthwise_convolution(whole, self.within).reshape(n, -1, chunk, channels)
@@ -58,8 +60,9 @@ class ChunkedConvolution(nn.Module):
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs of a chunk ``x (N, T, C)``, and the last ``reach`` frames of ``past (N, reach, C)`` and it."""
         both, past = extended(past, x)
-        sizes = torch.full((1,), x.shape[1], device=x.device)
-        within = depthwise_convolution(x, self.within) * self.correction(sizes, x.shape[1])
+        frames = int(x.shape[1])  # a constant, also of a trace
+        sizes = torch.full((1,), frames, dtype=torch.int64, device=x.device)
+        within = depthwise_convolution(x, self.within) * self.correction(sizes, frames)
         return depthwise_convolution(both, self.past) + within, past
 
     def correction(self, sizes: Tensor, frames: int) -> Tensor:
@@ -68,7 +71,10 @@ class ChunkedConvolution(nn.Module):
         kernel = self.edges.shape[2]
         from_left = torch.arange(frames, device=sizes.device)
         from_right = from_left[None, :] - (sizes[:, None] - kernel)  # place among the last ``kernel`` frames
-        places = [torch.where((place >= 0) & (place < kernel), place + 1, 0) for place in (from_left, from_right)]
+        places = [
+            torch.where((place >= 0) & (place < kernel), place + 1, torch.zeros_like(place))
+            for place in (from_left, from_right)
+        ]
         return 1.0 + left[places[0]] + right[places[1]]
 
 

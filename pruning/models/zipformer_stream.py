@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.models.zipformer import Chunk, Resampling, ZipformerEncoder, resized
+from pruning.models.chunk import Chunk
+from pruning.models.zipformer import Resampling, ZipformerEncoder, resized
 from pruning.models.zipformer_attention import compact_positions
 from pruning.models.zipformer_config import CONVNEXT_KERNEL, Stack
 
@@ -96,9 +97,9 @@ class ZipformerStream:
             original = x = resized(x, stack.width)
             if isinstance(resampling, Resampling):
                 x = resampling.downsample(x, None)
-            left = self.chunk.left // stack.downsampling
-            positions = compact_positions(x.shape[1], encoder.config.encoding_dim, x.device, x.dtype, earlier=left)
-            closed = self._closed(state.processed, stack, x.shape[1])
+            left, frames = self.chunk.left // stack.downsampling, self.chunk.size // stack.downsampling
+            positions = compact_positions(frames, encoder.config.encoding_dim, x.device, x.dtype, earlier=left)
+            closed = self._closed(state.processed, stack, frames)
             for index in stack.layers:
                 if encoder.config.present[index]:
                     x, layers[index] = encoder.layers[index].step(x, positions, closed, layers[index])

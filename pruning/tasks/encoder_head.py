@@ -13,11 +13,13 @@ from pruning.core.distillation import DistillationConfig, LayerDistillation, fra
 from pruning.errors import UserError
 from pruning.limits import Fraction, NonNegative, check_fields
 from pruning.methods.base import Pruner
+from pruning.models.chunk import WHOLE
 from pruning.models.facts import SAMPLES_PER_SECOND
 from pruning.models.speech_model import CTC, SpeechModel, SpeechOutput
 from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch
 from pruning.speech.losses.ctc import ctc_loss
+from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.freezing import freeze
 from pruning.tasks.pruned import LossTerms, PrunedTask
 from pruning.tasks.spectrum import SpectrumLoss
@@ -68,6 +70,10 @@ class SpeechTask(PrunedTask):
         teacher: dense network, which is frozen and in evaluation mode; None: no distillation.
         distillation: what to distil: ``layers``, and the head's distribution with ``output_weight``.
         pruner: pruner of ``model``; None: the structure is fixed.
+        chunks: contexts of a causal encoder; None: the default ones.
+
+    Raises:
+        UserError: the encoder cannot compute the chunks.
     """
 
     frozen_modules = ("teacher",)
@@ -80,11 +86,13 @@ class SpeechTask(PrunedTask):
         teacher: Optional[SpeechModel] = None,
         distillation: Optional[DistillationConfig] = None,
         pruner: Optional[Pruner] = None,
+        chunks: Optional[ChunkConfig] = None,
     ) -> None:
         super().__init__(pruner)
         self.model: SpeechModel = model
         self.loss = loss
         self.augment = augment
+        self.chunks = chunks_for(model.encoder, chunks)
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.distillation = distillation or DistillationConfig()
         if self.teacher is not None:
@@ -102,7 +110,8 @@ class SpeechTask(PrunedTask):
         inputs = batch.features
         if self.augment is not None and step.training:
             inputs = self.augment(inputs, batch.lengths)
-        with self.pruned(step):
+        chunk = WHOLE if self.chunks is None else self.chunks.of(step)
+        with self.pruned(step), self.model.encoder.seeing(chunk):
             output: SpeechOutput = self.model(inputs, batch.lengths)
         of_task = self._ctc if self.model.config.task == CTC else self._intent
         loss, values, items = of_task(output, batch, step)
@@ -112,7 +121,8 @@ class SpeechTask(PrunedTask):
             logged["spectrum"] = self.spectrum(encoded.layers[0], encoded.lengths, batch.features)
             weighted["spectrum"] = self.loss.spectrum_weight * logged["spectrum"]
         if self.teacher is not None:
-            distilled = self._distil(inputs, batch, output)
+            with self.teacher.encoder.seeing(chunk if self.teacher.encoder.causal else WHOLE):
+                distilled = self._distil(inputs, batch, output)
             logged.update(distilled)
             weights = {"distil_layers": self.distillation.layer_weight_at(step.step, step.total_steps),
                        "distil_output": self.distillation.output_weight}  # fmt: skip

@@ -18,12 +18,14 @@ from pruning.core.distillation import (
     frame_mask,
 )
 from pruning.methods.base import Pruner
+from pruning.models.chunk import WHOLE
 from pruning.models.conformer import EncoderOutput
 from pruning.models.transducer import Transducer
 from pruning.speech.data.augment import SpecAugment
 from pruning.speech.data.batches import Batch
 from pruning.speech.losses.combined import LossConfig, RecognitionLoss, recognition_loss, transducer_distillation_loss
 from pruning.speech.losses.pruned_range import decoder_output, joiner_logits, symbol_ranges
+from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.pruned import LossTerms, PrunedTask
 from pruning.training.task import ParameterGroup, StepInfo, weight_groups
 
@@ -47,6 +49,10 @@ class TransducerTask(PrunedTask):
         augment: SpecAugment, or None.
         guidance: teacher, which is frozen, in evaluation mode, and takes the same augmented features as input.
         pruner: pruner of ``model``; None: the structure is fixed.
+        chunks: contexts of a causal encoder; None: the default ones.
+
+    Raises:
+        UserError: the encoder cannot compute the chunks.
     """
 
     frozen_modules = ("teacher",)
@@ -58,11 +64,13 @@ class TransducerTask(PrunedTask):
         augment: Optional[SpecAugment] = None,
         guidance: Optional[Guidance] = None,
         pruner: Optional[Pruner] = None,
+        chunks: Optional[ChunkConfig] = None,
     ) -> None:
         super().__init__(pruner)
         self.model: Transducer = model
         self.loss = loss
         self.augment = augment
+        self.chunks = chunks_for(model.encoder, chunks)
         self.teacher: Optional[Transducer] = None
         self.distillation = DistillationConfig()
         if guidance is not None and guidance.config.wanted:
@@ -77,7 +85,8 @@ class TransducerTask(PrunedTask):
         features = batch.features
         if self.augment is not None and step.training:
             features = self.augment(features, batch.lengths)
-        with self.pruned(step):
+        chunk = WHOLE if self.chunks is None else self.chunks.of(step)
+        with self.pruned(step), self.model.encoder.seeing(chunk):
             encoded = self.model(features, batch.lengths, return_layers=self.layer_distillation is not None)
         task = recognition_loss(
             self.model, encoded.output, encoded.lengths, batch.tokens, self.loss, self._warmup_step(step)
@@ -87,7 +96,8 @@ class TransducerTask(PrunedTask):
         logged = {**weighted, "simple": task.simple / frames}
         logged.update(transducer=task.pruned / frames, ctc=task.ctc / frames)
         if self.teacher is not None:
-            distilled = self._distil(features, batch, encoded, task)
+            with self.teacher.encoder.seeing(chunk if self.teacher.encoder.causal else WHOLE):
+                distilled = self._distil(features, batch, encoded, task)
             logged.update(distilled)
             weights = self._weights(step)
             weighted.update((name, weights[name] * term) for name, term in distilled.items() if name in weights)

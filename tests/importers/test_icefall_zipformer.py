@@ -19,11 +19,11 @@ from pruning.importers.icefall_checkpoint import Choice
 from pruning.importers.icefall_teacher import load
 from pruning.importers.icefall_zipformer import ZipformerOptions
 from pruning.importers.zipformer_names import AROUND, UNUSED, layer_prefix, theirs
+from pruning.models.chunk import Chunk
 from pruning.models.icefall_encoder import RECIPES, importing_from
 from pruning.models.prunable_zipformer import PrunableZipformer
 from pruning.models.speech_model import SpeechModel
 from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.models.zipformer import Chunk
 from pruning.models.zipformer_config import ZipformerConfig
 from pruning.models.zipformer_costs import cost_terms
 from pruning.models.zipformer_stream import ZipformerStream

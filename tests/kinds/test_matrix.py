@@ -29,14 +29,17 @@ from tests.kinds.test_encoder_head import settings as head_settings
 from tests.kinds.test_encoder_head import work as speech
 from tests.kinds.test_transducer import inputs
 from tests.kinds.test_transducer import work as recogniser
+from tests.kinds.test_zipformer import work as zipformer
 from tests.sweeps.test_encoder_head_sweep import sweep_file
 
-__all__ = ["recogniser", "speech"]
+__all__ = ["recogniser", "speech", "zipformer"]
 
 pytestmark = pytest.mark.slow
 
+ZIPFORMER = "zipformer"
 NETWORKS = (
     "transducer",
+    ZIPFORMER,
     "conformer ctc",
     "conformer intent",
     "speech_encoder ctc",
@@ -54,6 +57,8 @@ ALL = ("transducer", "conformer ctc", "speech_encoder ctc", "moonshine text")
 """Networks that are tested with all methods; the others have the units of one of these."""
 FEW = ("l0", "hj-mac", "magnitude", "wanda")
 """Methods that are tested with the other networks."""
+OF_ZIPFORMER = ("l0", "taylor")
+"""Methods that are tested with a Zipformer, structured: it has many kinds of units, and its cells are slow."""
 STEPS = {"criterion": 4, "gates": 16}
 
 
@@ -76,6 +81,7 @@ class Teacher:
 def teachers(
     recogniser: Path,
     speech: Path,
+    zipformer: Path,
     data_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Teacher]:
@@ -86,7 +92,8 @@ def teachers(
     config = yaml.safe_load((recogniser / "train.yaml").read_text())
     config["data"]["max_duration"] = 5
     found = {"transducer": Teacher(recogniser / "teacher", of_transducer, config)}
-    for name in NETWORKS[1:]:
+    found[ZIPFORMER] = Teacher(zipformer / "teacher", of_transducer, config)
+    for name in NETWORKS[2:]:
         kind, task = name.split()
         place = tmp_path_factory.mktemp(name.replace(" ", "-"))
         if task == "text":
@@ -148,7 +155,9 @@ def test_a_cell_works_or_is_refused(
     if technique not in teacher.capabilities.techniques:
         refused(arguments, tmp_path, f"does not support technique {technique}")
         return
-    if name not in ALL and method not in FEW:
+    if name == ZIPFORMER and (method not in OF_ZIPFORMER or technique != "structured"):
+        pytest.skip("other cells have the same units")
+    if name not in (*ALL, ZIPFORMER) and method not in FEW:
         pytest.skip("another network has the same units")
     prune.main(arguments)
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])

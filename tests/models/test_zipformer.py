@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.models.bias_norm import BiasNorm
+from pruning.models.chunk import Chunk
 from pruning.models.limited import limited
 from pruning.models.swoosh import swoosh_l, swoosh_r
-from pruning.models.zipformer import Bypass, Chunk
+from pruning.models.zipformer import Bypass
 from pruning.models.zipformer_attention import compact_positions
 from pruning.models.zipformer_config import ZipformerConfig
 from pruning.models.zipformer_convolution import ConvolutionModule

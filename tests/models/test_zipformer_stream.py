@@ -9,8 +9,8 @@ import torch
 
 from pruning.core.extraction import extract
 from pruning.errors import UserError
+from pruning.models.chunk import Chunk
 from pruning.models.prunable_zipformer import PrunableZipformer
-from pruning.models.zipformer import Chunk
 from pruning.models.zipformer_stream import AHEAD, ZipformerStream
 from pruning.models.zipformer_units import MODULE_KINDS, UNIT_KINDS
 from tests.models.test_zipformer_units import random_structure

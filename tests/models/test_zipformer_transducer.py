@@ -20,7 +20,6 @@ from pruning.core.units import check_groups
 from pruning.core.views import view_for
 from pruning.deploy.extract import exactness
 from pruning.errors import UserError
-from pruning.kinds.transducer import TransducerKind
 from pruning.methods.criterion import CriterionConfig, CriterionPruning
 from pruning.methods.l0 import Gating, L0Config
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
@@ -165,7 +164,6 @@ def test_repair_brings_outputs_nearer() -> None:
 
 def test_what_a_zipformer_cannot_do_is_said() -> None:
     model = network()
-    assert TransducerKind.capabilities(model).exports == ()
     size = CostModel(model.unit_groups(), model.cost_terms(100)).dense["size"]
     assert narrowed_config(model, "units", "size", 0.6 * size).zipformer is not None
     with pytest.raises(UserError, match="cannot be narrowed by depth"):
