@@ -85,9 +85,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         exports = kind.streams(model, Chunk(options.chunk_size, options.left_context_frames))
         possible = tuple(form for form in possible if form != "torchscript")
     if options.torchscript and "torchscript" not in possible:
-        raise UserError(
-            f"--torchscript is not available for {'streams' if options.chunk_size else options.exp_dir}", "leave it out"
-        )
+        place = "streams" if options.chunk_size else f"{options.exp_dir}, which contains {kind.called}"
+        raise UserError(f"--torchscript is not available for {place}", "leave it out")
     if not options.check:
         forms = [form for form in possible if form != "torchscript" or options.torchscript]
         written = write(exports, options.output, forms, options.lang_dir)
