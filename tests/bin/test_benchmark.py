@@ -78,7 +78,7 @@ def saved(model: nn.Module, place: Path) -> str:
 
 @pytest.mark.processes
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["ctc", "intent"])
+@pytest.mark.parametrize("task", ["ctc", pytest.param("intent", marks=pytest.mark.long)])
 def test_encoders_with_heads(tmp_path: Path, task: str) -> None:
     systems = [saved(irregular(SHAPES[0], task), tmp_path / name) for name in ("dense", "other")]
     threads = torch.get_num_threads()

@@ -90,7 +90,7 @@ def test_a_reworked_conformer_is_pruned_in_its_own_modules(
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("method", ["l0", "taylor"])
+@pytest.mark.parametrize("method", [pytest.param("l0", marks=pytest.mark.long), "taylor"])
 def test_a_zipformer_is_pruned_and_decodes(method: str, data_dir: Path, tmp_path: Path) -> None:
     """From an experiment of icefall's, by one command; then the small network is repaired and decodes."""
     (tmp_path / "prune.yaml").write_text(CONFIG.replace("layers: [0, 3]", "layers: [0, 1, 3]"))

@@ -151,7 +151,7 @@ def test_gates_start_from_scores_and_follow_the_ramp(work: Path, data_dir: Path,
 
 @pytest.mark.processes
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["taylor", "activation"])
+@pytest.mark.parametrize("method", ["taylor", pytest.param("activation", marks=pytest.mark.long)])
 def test_a_criterion_killed_and_started_again_ends_bit_equal(work: Path, data_dir: Path, method: str) -> None:
     for name in ("whole", "killed"):
         exp_dir = work / f"{name}-{method}"

@@ -206,7 +206,7 @@ def test_two_streams_of_a_transducer_in_sherpa_onnx(sounds: list[Sound], lang_di
     assert stream.result.text.replace(" ", "").startswith("".join(spelled(ours[0], lang_dir)).replace(" ", ""))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_streams_with_ctc_in_sherpa_onnx(sounds: list[Sound], lang_dir: Path, tmp_path: Path) -> None:
     model = recogniser(sounds[0].features, causal=True)
     assert isinstance(model.encoder, PrunableZipformer)
