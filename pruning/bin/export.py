@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from pruning.kinds import kind as kinds
     from pruning.kinds.exports import Exports
 
+_LEFT_CONTEXT = 128
+"""Left context of a stream by default, in frames of 20 ms."""
+
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
@@ -55,9 +58,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--text", type=Path, help="for a language model: compare on these sentences; default: on random tokens"
     )
     parser.add_argument("--chunk-size", type=COUNT.parse, metavar="FRAMES",
-                        help="for a causal Zipformer: write a stream with chunks of so many 20 ms")  # fmt: skip
-    parser.add_argument("--left-context-frames", type=COUNT.parse, metavar="FRAMES", default=128,
-                        help="with --chunk-size: earlier frames that are attended to (default 128)")  # fmt: skip
+                        help="for a causal Zipformer: write a stream; frames of a chunk, of 20 ms")  # fmt: skip
+    parser.add_argument("--left-context-frames", type=COUNT.parse, metavar="FRAMES",
+                        help=f"with --chunk-size: earlier frames attended to (default {_LEFT_CONTEXT})")  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only compare existing exported files; export nothing")
     parser.add_argument(
         "--max-batches",
@@ -73,6 +76,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     kind, model, header = kinds.load(options.exp_dir)
     kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
     _check_options(options, kind)
+    if options.left_context_frames and not options.chunk_size:
+        raise UserError("--left-context-frames has no effect without chunks", "give --chunk-size")
     if options.hugging_face:
         _write_hugging_face(options, model, header, argv)
         return
@@ -82,7 +87,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.chunk_size is None:
         exports = kind.exports(model, options.lang_dir)
     else:
-        exports = kind.streams(model, Chunk(options.chunk_size, options.left_context_frames))
+        exports = kind.streams(model, Chunk(options.chunk_size, options.left_context_frames or _LEFT_CONTEXT))
         possible = tuple(form for form in possible if form != "torchscript")
     if options.torchscript and "torchscript" not in possible:
         place = "streams" if options.chunk_size else f"{options.exp_dir}, which contains {kind.called}"
@@ -108,7 +113,9 @@ def _write_hugging_face(
     """Write a Hugging Face directory with its card; the writer compares it with the network."""
     from pruning.deploy.hf_export import write_hugging_face
 
-    given = [f"--{name}" for name in ("torchscript", "cuts", "text", "check") if getattr(options, name)]
+    unused = {"torchscript": options.torchscript, "cuts": options.cuts, "text": options.text, "check": options.check,
+              "chunk-size": options.chunk_size}  # fmt: skip
+    given = [f"--{name}" for name, value in unused.items() if value]
     if given:
         raise UserError(f"{given[0]} has no effect with --hugging-face", "leave one of them out")
     written = write_hugging_face(model, options.output, options.lang_dir)

@@ -43,7 +43,7 @@ def kept(lang_dir: PathLike) -> dict[str, Path]:
 
 
 def kept_values(lang_dir: PathLike, name: str) -> dict[str, object]:
-    """Return the content of a kept JSON file; empty if there is none.
+    """Return the content of a kept JSON file; empty if the import kept no such file.
 
     Raises:
         UserError: the file is broken.

@@ -112,6 +112,7 @@ def test_licences(tmp_path: Path, text: str, licence: str | None) -> None:
     ("option", "message"),
     [
         ("--check", "--check has no effect with --hugging-face; leave one of them out"),
+        ("--chunk-size=16", "--chunk-size has no effect with --hugging-face; leave one of them out"),
         ("other weights", "hf contains other weights, model-00001-of-00002.safetensors; give another --output"),
     ],
 )

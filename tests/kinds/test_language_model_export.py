@@ -196,6 +196,8 @@ def test_what_the_command_refuses(lang_dir: Path, tmp_path: Path) -> None:
     for option in (["--torchscript"], ["--cuts", "x"]):
         with pytest.raises(UserError, match=f"{option[0]} is not .*for .*lm, which contains a language model; leave"):
             export.main([*arguments, *option])
+    with pytest.raises(UserError, match="--left-context-frames has no effect without chunks; give --chunk-size"):
+        export.main([*arguments, "--left-context-frames", "64"])
     with pytest.raises(UserError, match="--text is not for .*asr, which contains a transducer"):
         export.main([*save(transducer(), tmp_path / "asr", lang_dir), "--text", "x"])
     with pytest.raises(UserError, match="vocab|tokens"):
