@@ -155,6 +155,24 @@ def rotated_neighbours(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat([pairs, x[..., size:]], dim=-1)
 
 
+def inserted(cached: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
+    """Write entries behind each history of a cache, which grows if they do not fit.
+
+    Args:
+        cached: ``(N, H, T, D)``, of which the first ``lengths`` entries are valid.
+        new: ``(N, H, U, D)``.
+        lengths: length of each history, ``(N,)``.
+
+    Returns:
+        ``(N, H, T', D)``.
+    """
+    room = int(lengths.max()) + new.shape[2] - cached.shape[2]
+    if room > 0:
+        cached = nn.functional.pad(cached, (0, 0, 0, room))
+    places = lengths[:, None] + torch.arange(new.shape[2], device=lengths.device)  # (N, U)
+    return cached.scatter(2, places[:, None, :, None].expand_as(new), new)
+
+
 def appended(
     keys: Tensor, values: Tensor, key: Tensor, value: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,14 +187,32 @@ def appended(
         Keys and values that include the new positions, ``(N, H, T', D)``, and a bias ``(N, 1, 1, T')`` that is added to
         scores: very negative at entries beyond a history.
     """
-    room = int(lengths.max()) + 1 - keys.shape[2]
-    if room > 0:
-        keys, values = (nn.functional.pad(past, (0, 0, 0, room)) for past in (keys, values))
-    place = lengths[:, None, None, None].expand(-1, keys.shape[1], 1, keys.shape[3])
-    keys, values = keys.scatter(2, place, key), values.scatter(2, place, value)
+    keys, values = inserted(keys, key, lengths), inserted(values, value, lengths)
     ahead = torch.arange(keys.shape[2], device=lengths.device)[None, :] > lengths[:, None]  # (N, T')
     bias = torch.zeros_like(ahead, dtype=key.dtype).masked_fill(ahead, torch.finfo(key.dtype).min)
     return keys, values, bias[:, None, None]
+
+
+def seen(sees: Tensor, lengths: Tensor, cached: int, like: Tensor) -> Tensor:
+    """Return the bias with which new positions attend to their history and to some of the new positions.
+
+    Args:
+        sees: ``(N, U, U)`` bool, whether new position u attends to new position v.
+        lengths: length of each history, ``(N,)``.
+        cached: number of entries of the cache without the new ones, see `inserted`.
+        like: a tensor with the type of the bias.
+
+    Returns:
+        ``(N, 1, U, T')``, 0 or very negative.
+    """
+    n, new, _ = sees.shape
+    room = max(cached, int(lengths.max()) + new)
+    place = torch.arange(room, device=lengths.device) - lengths[:, None]  # (N, T'), from 0 at the first new one
+    inside = ((place >= 0) & (place < new))[:, None]
+    of_new = sees.gather(2, place.clamp(0, new - 1)[:, None].expand(n, new, room))  # (N, U, T')
+    hidden = ~((place < 0)[:, None] | (inside & of_new))
+    bias = torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, torch.finfo(like.dtype).min)
+    return bias[:, None]
 
 
 class CausalAttention(nn.Module):
@@ -222,6 +258,26 @@ class CausalAttention(nn.Module):
         """
         query, key, value = self._projected(x)
         return self._attended(rotated(query, *positions), rotated(key, *positions), value, bias)
+
+    def extend(
+        self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend from several new positions of each history.
+
+        Args:
+            x: input at the new positions, ``(N, U, d_model)``.
+            positions: ``(2, N, U, head_dim / 2)`` of the new positions.
+            keys, values: cache, ``(N, H, T, D)``, of which the first ``lengths`` entries are valid.
+            lengths: length of each history, ``(N,)``.
+            bias: ``(N, 1, U, T')`` that is added to the scores of the entries of the cache with the new ones.
+
+        Returns:
+            The output ``(N, U, d_model)``, and keys and values that include the new positions, ``(N, H, T', D)``.
+        """
+        cosine, sine = positions[:, :, None]
+        query, key, value = self._projected(x)  # (N, H, U, D)
+        keys, values = inserted(keys, rotated(key, cosine, sine), lengths), inserted(values, value, lengths)
+        return self._attended(rotated(query, cosine, sine), keys, values, bias), keys, values
 
     def step(
         self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, lengths: Tensor

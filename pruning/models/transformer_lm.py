@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import lm_units
-from pruning.models.attention import CausalAttention, rotation
+from pruning.models.attention import CausalAttention, rotation, seen
 from pruning.models.layers import FeedForward
 from pruning.models.transformer_lm_config import LanguageModelConfig
 
@@ -183,6 +183,42 @@ class TransformerLM(nn.Module):
             x = layer.feed(x)
         logits = nn.functional.linear(self.norm(x), self.output_weight).squeeze(1)
         return logits.float().log_softmax(dim=1), LmState(keys, values, state.lengths + 1)
+
+    def extend(
+        self, tokens: Tensor, state: LmState, sees: Optional[Tensor] = None, counts: Optional[Tensor] = None
+    ) -> tuple[Tensor, LmState]:
+        """Append several tokens to each history, or a tree of tokens: several continuations with shared beginnings.
+
+        Args:
+            tokens: the new tokens, ``(N, U)`` int64.
+            state: state of the N histories; is not modified.
+            sees: ``(N, U, U)`` bool, whether token u attends to the new token v: in a tree, to its ancestors and
+                itself. Its position is behind as many tokens as it attends to. None: to all new ones up to itself.
+            counts: number of valid new tokens of each row, which come first, ``(N,)``; None: all.
+
+        Returns:
+            The input of the output layer at the new tokens, ``(N, U, D)``, as from `hidden`, and the new state, which
+            has no meaning if the tokens are a tree with branches.
+        """
+        n, length = tokens.shape
+        if sees is None:
+            sees = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril().expand(n, -1, -1)
+        x = self.dropout(self.embedding(tokens))  # (N, U, D)
+        places = state.lengths[:, None] + sees.sum(dim=2) - 1  # (N, U)
+        positions = rotation(places.flatten(), self.config.head_dim).unflatten(1, (n, length))
+        cached = max((keys.shape[2] for keys in state.keys.values()), default=0)
+        bias = seen(sees, state.lengths, cached, x)
+        keys, values = {}, {}
+        for index, module in enumerate(self.layers):
+            layer = cast(TransformerLayer, module)
+            if layer.attention is not None and layer.attention_norm is not None:
+                y, keys[index], values[index] = layer.attention.extend(
+                    layer.attention_norm(x), positions, state.keys[index], state.values[index], state.lengths, bias
+                )
+                x = x + layer.dropout(y)
+            x = layer.feed(x)
+        normed: Tensor = self.norm(x)
+        return normed, LmState(keys, values, state.lengths + (length if counts is None else counts))
 
     @property
     def residual_width(self) -> int:

@@ -28,6 +28,7 @@ from pruning.models.transformer_lm_config import LanguageModelConfig
 
 CONFIG = LanguageModelConfig(d_model=16, num_layers=3, head_dim=6, num_heads=(2, 3, 2), ffn_dim=(20, 8, 16),
                              vocab_size=11, dropout=0.3)  # fmt: skip
+CHANGES = [{}, {"num_heads": (2, 0, 1), "ffn_dim": (0, 8, 0)}, {"tied": False}]
 
 
 def network(**changes: object) -> TransformerLM:
@@ -83,7 +84,7 @@ def test_scores_depend_on_distances_alone() -> None:
     assert torch.allclose(torch.stack(products), products[0].expand(3), atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_heads": (2, 0, 1), "ffn_dim": (0, 8, 0)}, {"tied": False}])
+@pytest.mark.parametrize("changes", CHANGES)
 def test_steps_give_what_the_whole_sentence_gives(changes: dict[str, object]) -> None:
     model, tokens = network(**changes), sentences()
     expected = model(tokens).log_softmax(dim=2)
@@ -228,3 +229,44 @@ def test_dimensions_that_make_no_sense_are_refused() -> None:
         TransformerLM(dataclasses.replace(CONFIG, ranks={"layers.9.ffn.linear1": 2}))
     with pytest.raises(ValueError, match="a 20 x 16 matrix cannot have rank 17"):
         TransformerLM(dataclasses.replace(CONFIG, ranks={"layers.0.ffn.linear1": 17}))
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_several_tokens_at_once_give_what_steps_and_the_whole_sentence_give(changes: dict[str, object]) -> None:
+    """In parts of 3, 1 and 3 tokens, and then a single step."""
+    model, tokens = network(**changes), sentences(length=8)
+    expected, state, found = model.hidden(tokens), model.start(len(tokens)), []
+    for part in tokens[:, :7].split((3, 1, 3), dim=1):
+        hidden, state = model.extend(part, state)
+        found.append(hidden)
+    assert torch.allclose(torch.cat(found, dim=1), expected[:, :7], atol=1e-5)
+    following, state = model.step(tokens[:, 7], state)
+    assert torch.allclose(following, model.log_probs(tokens)[:, 7], atol=1e-5)
+    assert state.lengths.tolist() == [8, 8, 8]
+
+
+def test_histories_of_different_lengths_are_extended_together() -> None:
+    """Rows get 1, 3 and 2 of the first tokens, then all get three more; padding has no effect."""
+    model, tokens, counts = network(), sentences(length=6), torch.tensor([1, 3, 2])
+    _, state = model.extend(tokens[:, :3], model.start(3), counts=counts)
+    hidden, state = model.extend(tokens[:, 3:], state)
+    assert state.lengths.tolist() == [4, 6, 5]
+    for row, count in enumerate(counts.tolist()):
+        whole = torch.cat([tokens[row, :count], tokens[row, 3:]])[None]
+        assert torch.allclose(hidden[row], model.hidden(whole)[0, count:], atol=1e-5)
+
+
+def test_a_tree_gives_what_each_of_its_branches_gives() -> None:
+    """A trunk of 2 tokens behind a history of 3, and branches of 2 and 1 tokens."""
+    model, history = network(), sentences(2, 3)
+    parents = [-1, 0, 1, 2, 1]
+    sees = torch.eye(5, dtype=torch.bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            sees[node] |= sees[parent]
+    _, state = model.extend(history, model.start(2))
+    tree = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
+    hidden, _ = model.extend(tree, state, sees.expand(2, 5, 5))
+    for branch in ([0, 1, 2, 3], [0, 1, 4]):
+        expected = model.hidden(torch.cat([history, tree[:, branch]], dim=1))[:, 3:]
+        assert torch.allclose(hidden[:, branch], expected, atol=1e-5)
