@@ -315,7 +315,7 @@ def _write_n_best(
 ) -> dict[str, Any]:
     """Write the n-best lists if asked for; return what the measurement says about them."""
     from pruning.experiments import decoding_results
-    from pruning.speech.decoding.rescoring import write_nbest
+    from pruning.speech.decoding.n_best import write_nbest
 
     if not arguments.nbest:
         return {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.errors import UserError
-from pruning.experiments import decoding_results
+from pruning.experiments import decoding_results, rescoring_results
 from pruning.experiments.measurement import PERPLEXITY, Measurement, difference, path_of, sample
 from pruning.models import facts
 from pruning.reports import load
@@ -20,6 +20,11 @@ NOTE = """\
 Perplexity per word: for every model, the end of a sentence counts as a word and words outside the vocabulary do not.
 Real-time factor: features, encoder, search and language model, with the number of threads given to decoding; *busy*:
 measured while the machine had more running processes than processors, so too high."""
+
+RESCORED = """\
+Rescored n-best lists: the weights were chosen on dev. Oracle: the WER of the best hypothesis of each list. Minus: the
+difference in WER to the first row, paired, in points. Real-time factor: scoring of the lists alone, without the
+recogniser."""
 
 
 AGAINST = """\
@@ -122,4 +127,37 @@ def _row(system: str, method: str, lm: str, found: Sequence[Measurement]) -> dic
         row[f"WER % {one.set}"] = estimate(rate.value, rate[1:])
     seconds, audio = (sum(of[key] for of in facts) for key in ("decoding_seconds", "audio_seconds"))
     row["real-time factor"] = f"{seconds / audio:.4f}{load.mark(found)}"
+    return row
+
+
+def rescorings(rows: Sequence[tuple[str, Path]], sets: Sequence[str], style: str = "pipe") -> str:
+    """Make the table of rescored n-best lists, with a row for each language model; the first row is the reference.
+
+    Args:
+        rows: name and directory of each language model, with measurements that `pruning.bin.rescore` wrote.
+        sets: names of the test sets.
+        style: of the table.
+
+    Raises:
+        UserError: a set was not rescored with a language model, or the lists of two are of different utterances.
+    """
+    of_rows = {name: [rescoring_results.read(place, set_name) for set_name in sets] for name, place in rows}
+    reference, *_ = of_rows.values()
+    return tabulated([_rescored(name, found, reference) for name, found in of_rows.items()], style)
+
+
+def _rescored(name: str, found: Sequence[Measurement], reference: Sequence[Measurement]) -> dict[str, str]:
+    facts = found[0].facts
+    weights = {title: f"{facts[key]:g}" for title, key in (("weight", "lm_scale"), ("word bonus", "word_bonus"))}
+    row = {"language model": name, **weights, "form": facts["form"], "context": str(facts["context"])}
+    for one, other in zip(found, reference):
+        rate = sample([one]).interval
+        row[f"WER % {one.set}"] = estimate(rate.value, rate[1:])
+        minus = difference([one], [other]).interval
+        row[f"{one.set}: minus"] = "" if found is reference else estimate(minus.value, minus[1:], sign=True)
+        row[f"{one.set}: oracle"] = f"{100 * (one.total('oracle_errors') or 0) / (one.total('words') or 1):.2f}"
+    spoken = [of.facts["audio_seconds"] for of in found]
+    if all(spoken):
+        seconds = sum(of.facts["seconds"] for of in found)
+        row["real-time factor"] = f"{seconds / sum(spoken):.4f}{load.mark(found)}"
     return row

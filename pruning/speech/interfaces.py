@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Optional, Protocol
 
 import torch
 from torch import Tensor
@@ -126,3 +126,21 @@ class LanguageModelNetwork(Protocol):
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Append one token ``(N,)`` to each history; return log-probabilities of the next ``(N, V)`` and the state."""
+
+
+class ExtendedNetwork(Protocol):
+    """A language model that takes several tokens at once, also trees of them."""
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Weight of the output layer, ``(V, D)``."""
+
+    def start(self, histories: int) -> Any:
+        """Return the state of ``histories`` empty histories."""
+
+    def extend(self, tokens: Tensor, state: Any, sees: Optional[Tensor] = None) -> tuple[Tensor, Any]:
+        """Append tokens ``(N, U)`` to each history, of which token u attends to v if ``sees (N, U, U)``.
+
+        Returns:
+            The input of the output layer, ``(N, U, D)``, and the state.
+        """

@@ -28,7 +28,7 @@ from pruning.speech.corpora import librispeech
 from pruning.speech.data import features, manifests
 from pruning.speech.decoding import graphs
 from pruning.speech.decoding.config import GRAPH_KINDS
-from pruning.speech.decoding.rescoring import read_nbest
+from pruning.speech.decoding.n_best import read_nbest
 from pruning.speech.ngrams import arpa, kneser_ney
 from pruning.speech.scoring.word_errors import read_transcripts, score
 from pruning.speech.text import bpe

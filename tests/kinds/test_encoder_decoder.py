@@ -28,8 +28,8 @@ from pruning.speech.data import manifests
 from pruning.speech.data.batches import evaluation_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.decoding import labelling
+from pruning.speech.decoding.n_best import read_nbest
 from pruning.speech.decoding.own_decoder import Bounds, greedy_tokens
-from pruning.speech.decoding.rescoring import read_nbest
 from pruning.speech.scoring.word_errors import read_transcripts
 from pruning.speech.text.network_tokens import NetworkTokens
 from tests.kinds.test_encoder_head import WORDS

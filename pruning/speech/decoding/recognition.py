@@ -19,8 +19,8 @@ from pruning.speech.decoding.beam import Hypothesis
 from pruning.speech.decoding.config import DecodingConfig
 from pruning.speech.decoding.graphs import DecodingGraph
 from pruning.speech.decoding.methods import LanguageModel, decode, decode_n_best
+from pruning.speech.decoding.n_best import Entry
 from pruning.speech.decoding.own_decoder import Bounds, transcribe
-from pruning.speech.decoding.rescoring import Entry
 from pruning.speech.scoring.word_errors import SCORED, Transcript
 from pruning.speech.scoring.word_errors import words_of as plain_words
 from pruning.speech.text.transcript_form import TranscriptForm

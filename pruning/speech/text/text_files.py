@@ -26,6 +26,18 @@ def check_texts(paths: Sequence[PathLike]) -> list[Path]:
     return [Path(path) for path in paths]
 
 
+def check_readable(path: PathLike, what: str) -> None:
+    """Check that a file exists; pipes such as ``<(zcat FILE)`` are accepted.
+
+    Raises:
+        UserError: the file does not exist or is a directory; ``what`` names it in the message.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{what} {path} does not exist", "correct the path")
+    if Path(path).is_dir():
+        raise UserError(f"{what} {path} is a directory", "give a file")
+
+
 ON_EMPTY = ("error", "skip")
 """What to do with empty lines."""
 

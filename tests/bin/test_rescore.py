@@ -1,50 +1,23 @@
-"""N-best lists of any recogniser: reading, rescoring with networks and n-grams, tuning of the weight on dev."""
+"""The command that rescores n-best lists, with networks and n-grams: weights chosen on dev, results, bad input."""
 
 from __future__ import annotations
 
-import math
-import os
 import re
 import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from pruning.bin import lm_report
 from pruning.bin import rescore as command
 from pruning.errors import UserError
-from pruning.speech.decoding.rescoring import Entry, read_nbest, rescore, write_nbest
+from pruning.experiments import rescoring_results
+from pruning.speech.decoding.n_best import Entry, read_nbest, write_nbest
 from pruning.speech.ngrams.arpa import write
 from pruning.speech.ngrams.kneser_ney import estimate
 from tests.kinds.test_language_model import work
 
 __all__ = ["work"]
-
-
-def test_lists_come_back(tmp_path: Path) -> None:
-    entries = [Entry("a", -1.5, "ONE TWO"), Entry("a", -2.0, ""), Entry("b", 3.25, "TEN")]
-    write_nbest(tmp_path / "nbest.txt", entries)
-    assert read_nbest(tmp_path / "nbest.txt") == {"a": entries[:2], "b": entries[2:]}
-    (tmp_path / "spaces.txt").write_text("a  -1 ONE   TWO\n\n")
-    assert read_nbest(tmp_path / "spaces.txt") == {"a": [Entry("a", -1.0, "ONE TWO")]}
-
-
-@pytest.mark.parametrize("line", ["a", "a ONE TWO", "a nan ONE", "a inf ONE"])
-def test_a_line_without_a_score_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "nbest.txt").write_text(f"a -1 ONE\n{line}\n")
-    with pytest.raises(
-        UserError, match=r"nbest.txt line 2: .* has no valid score; write lines of the form UTTERANCE SCORE TEXT"
-    ):
-        read_nbest(tmp_path / "nbest.txt")
-
-
-def test_scores_are_added_with_the_weight() -> None:
-    lists = {"a": [Entry("a", -1.0, "X"), Entry("a", -2.0, "Y")], "b": [Entry("b", 0.0, "Y")]}
-    known = {"X": -10.0, "Y": -1.0}
-    found = rescore(lists, lambda texts: [known[text] for text in texts], 0.5)
-    assert found == {"a": [Entry("a", -2.5, "Y"), Entry("a", -6.0, "X")], "b": [Entry("b", -0.5, "Y")]}
-    assert rescore(lists, lambda texts: [known[text] for text in texts], 0.0)["a"][0].text == "X"
 
 
 def test_the_command_chooses_its_weight_on_dev(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,11 +39,14 @@ def test_the_command_chooses_its_weight_on_dev(work: Path, tmp_path: Path, capsy
     for model in (network, ["--arpa", str(tmp_path / "lm.arpa")]):
         command.main([*common, *model, *tuned, "--lm-scales", "0", "0.5"])
         printed = capsys.readouterr().out
-        assert "dev, scale 0: WER" in printed and f"changed for {len(spoken)} of {len(spoken)} utterances" in printed
+        assert (
+            "dev, scale 0.5, word bonus 0: WER 0.00 %" in printed
+            and f"changed for {len(spoken)} of {len(spoken)} utterances" in printed
+        )
         assert printed.strip().endswith("-> 0.00 %")
         assert [entries[0].text for entries in read_nbest(tmp_path / "again.txt").values()] == list(spoken.values())
     command.main([*common, *network, "--lm-scale", "0"])
-    assert "scale 0: the best hypothesis changed for 0 of" in capsys.readouterr().out
+    assert "scale 0, word bonus 0: the best hypothesis changed for 0 of" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
@@ -87,45 +63,6 @@ def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             command.main([*common, *options])
     assert not (tmp_path / "out.txt").exists()
-
-
-SCORES = st.floats(-100, 0, allow_nan=False)
-PROBABILITIES = st.one_of(st.just(-math.inf), SCORES)
-
-
-@given(st.lists(st.tuples(SCORES, PROBABILITIES), min_size=1, max_size=6), st.sampled_from([0.0, 0.3, 1.0]))
-def test_texts_without_probability_come_last_and_a_weight_of_nothing_changes_nothing(
-    pairs: list[tuple[float, float]], scale: float
-) -> None:
-    """Compared with an independent order: possible texts by their sums, then the rest by the recogniser's scores."""
-    entries = [Entry("u", score, f"T{index}") for index, (score, _) in enumerate(pairs)]
-    known = {f"T{index}": probability for index, (_, probability) in enumerate(pairs)}
-    found = rescore({"u": entries}, lambda texts: [known[text] for text in texts], scale)["u"]
-    possible = [entry for entry in entries if scale == 0 or known[entry.text] > -math.inf]
-    sums = {entry.text: entry.score + (scale * known[entry.text] if scale else 0) for entry in possible}
-    wanted = sorted(possible, key=lambda entry: (-sums[entry.text], -entry.score))
-    wanted += sorted((entry for entry in entries if entry not in possible), key=lambda entry: -entry.score)
-    assert [entry.text for entry in found] == [entry.text for entry in wanted]
-    assert not any(math.isnan(entry.score) for entry in found)
-
-
-def test_a_list_with_impossible_texts_is_read_again(tmp_path: Path) -> None:
-    entries = [Entry("u", -1.0, "A"), Entry("u", -math.inf, "B")]
-    write_nbest(tmp_path / "nbest.txt", entries)
-    assert read_nbest(tmp_path / "nbest.txt") == {"u": entries}
-
-
-def test_names_of_kaldis_lists_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "nbest.txt"
-    path.write_text("u1-1 -1 ONE\nu1-2 -2 TWO\nu2-1 -1 TEN\n")
-    with pytest.raises(
-        UserError, match="one hypothesis each for u1-1, u1-2, .*: names of Kaldi's n-best lists; remove"
-    ):
-        read_nbest(path)
-    path.write_text("19-198-0001 -1 ONE\n19-198-0002 -2 TWO\n19-198-0000 -2 TWO\n")
-    assert len(read_nbest(path)) == 3, "LibriSpeech's names are not numbered from 1"
-    path.write_text("u1-1 -1 ONE\nu1-1 -2 TWO\nu1-2 -1 TEN\n")
-    assert len(read_nbest(path)) == 2
 
 
 def run(place: Path, nbest: str, references: str, *options: str) -> None:
@@ -145,7 +82,7 @@ def test_every_reference_counts(
     assert "1 of 2 utterances of" in caplog.text and "(first: b)" in caplog.text
     tuned = ["--dev-nbest", str(tmp_path / "nbest.txt"), "--dev-references", str(tmp_path / "text")]
     run(tmp_path, "a -1 ONE TWO\n", "a ONE TWO\nb ONE TWO\n", *tuned)
-    assert "dev, scale 0: WER 50.00 %" in capsys.readouterr().out
+    assert "dev, scale 0, word bonus 0: WER 50.00 %" in capsys.readouterr().out
     for references, message in [("a\n", "contains no words"), ("a ONE\na TWO\n", "line 2 repeats a")]:
         with pytest.raises(UserError, match=message):
             run(tmp_path, "a -1 ONE\n", references, "--lm-scale", "0")
@@ -173,17 +110,79 @@ def test_an_arpa_file_without_probability_of_unknown_words(tmp_path: Path, capsy
     lists = "a -1 ONE TWO\na -2 ONE\nb -1 SIX TEN\nb -2 TEN SIX\n"
     for scale in ("0", "0.5"):
         run(tmp_path, lists, "a ONE TWO\nb SIX TEN\n", "--lm-scale", scale)
-        assert f"scale {scale}: the best hypothesis changed for 0 of 2 utterances" in capsys.readouterr().out
+        assert (
+            f"scale {scale}, word bonus 0: the best hypothesis changed for 0 of 2 utterances" in capsys.readouterr().out
+        )
         assert [entries[0].text for entries in read_nbest(tmp_path / "out.txt").values()] == ["ONE TWO", "SIX TEN"]
 
 
-def test_pipes_are_read(tmp_path: Path) -> None:
-    """As with `--references <(zcat text.gz)`."""
-    reading, writing = os.pipe()
-    os.write(writing, b"a -1 ONE\na -2 TWO\n")
-    os.close(writing)
-    assert len(read_nbest(f"/dev/fd/{reading}")["a"]) == 2
-    os.close(reading)
-    for path, message in ((tmp_path / "gone", "does not exist"), (tmp_path, "is a directory")):
+LISTS = ("1-2-0000 -1.0 ONE TWO\n1-2-0000 -1.2 TWO ONE\n1-2-0000 -1.4 ONE  TWO\n1-2-0001 -0.5 TWO\n"
+         "1-2-0001 -0.6 TWO ONE\n3-4-0000 -1 ONE\n3-4-0000 -2\n")  # fmt: skip
+TEXT = "1-2-0000 TWO ONE\n1-2-0001 TWO ONE\n3-4-0000 ONE\n"
+
+
+def test_results_are_kept_shown_and_not_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a bigram and without, and the table of both."""
+    caplog.set_level("INFO")
+    write(estimate(["TWO ONE"] * 30 + ["ONE"] * 10, 2), tmp_path / "lm.arpa")
+    (tmp_path / "nbest.txt").write_text(LISTS)
+    (tmp_path / "text").write_text(TEXT)
+    (tmp_path / "utt2dur").write_text("1-2-0000 2.0\n1-2-0001 1\n3-4-0000 1\n")
+    (tmp_path / "utt2spk").write_text("1-2-0000 1\n1-2-0001 1\n3-4-0000 3\n")
+    files = {key: str(tmp_path / name) for key, name in
+             (("--nbest", "nbest.txt"), ("--references", "text"), ("--utt2dur", "utt2dur"), ("--utt2spk", "utt2spk"),
+              ("--dev-nbest", "nbest.txt"), ("--dev-references", "text"))}  # fmt: skip
+    common = [*(word for pair in files.items() for word in pair), "--form", "words"]
+    ngram = ["--arpa", str(tmp_path / "lm.arpa"), "--lm-scales", "0", "0.5", "--word-bonuses", "-1", "0", "1"]
+    for name, model in (("none", ["--without-lm", "--word-bonuses", "0"]), ("2-gram", ngram)):
+        command.main([*common, *model, "--exp-dir", str(tmp_path / name), "--set", "test"])
+    printed = capsys.readouterr().out
+    assert "7 hypotheses, 6 different, 0 left out" in printed and "oracle WER of the list 0.00 %" in printed
+    assert "WER 60.00 % -> 0.00 %" in printed and "word bonus 0: WER 0.00 %" in printed
+    assert caplog.text.count("1 empty hypotheses") == 4 and "at the edge" in caplog.text
+    found = rescoring_results.read(tmp_path / "2-gram", "test")
+    assert found.columns == {"errors": [0, 0, 0], "words": [2, 2, 1], "oracle_errors": [0, 0, 0]}
+    assert found.utterances.speakers == ["1", "1", "3"]
+    facts = {"lm": "lm", "lm_scale": 0.5, "word_bonus": 0.0, "audio_seconds": 4.0, "unique": 6, "form": "words"}
+    assert facts.items() <= found.facts.items() and found.facts["real_time_factor"] > 0
+    assert len(read_nbest(tmp_path / "2-gram" / "rescored-test.txt")["1-2-0000"]) == 2
+    before = (tmp_path / "2-gram" / "rescore-test.json").read_bytes()
+    command.main([*common, *ngram, "--exp-dir", str(tmp_path / "2-gram"), "--set", "test"])
+    assert "rescore-test.json is done" in caplog.text
+    assert (tmp_path / "2-gram" / "rescore-test.json").read_bytes() == before
+    lm_report.main(["--rescored", f"no LM={tmp_path / 'none'}", f"2-gram={tmp_path / '2-gram'}", "--sets", "test",
+                    "--output", str(tmp_path / "RESULTS.md")])  # fmt: skip
+    table = (tmp_path / "RESULTS.md").read_text()
+    assert re.search(r"\| no LM +\| 0 +\| 0 +\| words +\| 0 +\| 60.00 \(", table)
+    assert re.search(r"\| 2-gram +\| 0.5 +\| 0 .*\| 0.00 \(0.00 to 0.00\) +\| -60.00 \(", table)
+    assert len(re.findall(r"\| 2-gram +\| 0.00 +\| [0-9.]+", table)) == 1, "oracle and real-time factor"
+
+
+def test_tables_of_other_utterances_and_missing_places_are_named(tmp_path: Path) -> None:
+    write(estimate(["ONE TWO"], 2), tmp_path / "lm.arpa")
+    (tmp_path / "utt2dur").write_text("b 2.0\n")
+    (tmp_path / "zero").write_text("a 0\n")
+    for options, message in [
+        (["--lm-scale", "1", "--utt2dur", str(tmp_path / "utt2dur")], "the duration of a is unknown"),
+        (["--lm-scale", "1", "--utt2dur", str(tmp_path / "zero")], "the duration of a is '0'"),
+        (["--lm-scale", "1", "--utt2spk", str(tmp_path / "gone")], "gone does not exist"),
+        (["--lm-scale", "1", "--context", "1"], "--context needs a language model of running text"),
+        (["--lm-scale", "1", "--without-lm"], "give exactly one of"),
+    ]:
         with pytest.raises(UserError, match=message):
-            read_nbest(path)
+            run(tmp_path, "a -1 ONE\n", "a ONE\n", *options)
+    with pytest.raises(UserError, match="no list to rescore"):
+        command.main(["--arpa", "x", "--lm-scale", "1"])
+    with pytest.raises(UserError, match="no place for the re-ranked list"):
+        command.main(["--arpa", "x", "--lm-scale", "1", "--nbest", "x"])
+
+
+def test_hypotheses_that_are_equal_after_the_normaliser_are_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("whisper_normalizer")
+    write(estimate(["ONE TWO"], 2), tmp_path / "lm.arpa")
+    run(tmp_path, "a -1 Can't.\na -2 cannot\n", "a CAN NOT\n", "--lm-scale", "0", "--normalise", "english")
+    assert "2 hypotheses, 1 different" in capsys.readouterr().out
