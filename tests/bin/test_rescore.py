@@ -155,8 +155,8 @@ def test_results_are_kept_shown_and_not_made_again(
     lm_report.main(["--rescored", f"no LM={tmp_path / 'none'}", f"2-gram={tmp_path / '2-gram'}", "--sets", "test",
                     "--output", str(tmp_path / "RESULTS.md")])  # fmt: skip
     table = (tmp_path / "RESULTS.md").read_text()
-    assert re.search(r"\| no LM +\| 0 +\| 0 +\| words +\| 0 +\| 60.00 \(", table)
-    assert re.search(r"\| 2-gram +\| 0.5 +\| 0 .*\| 0.00 \(0.00 to 0.00\) +\| -60.00 \(", table)
+    assert re.search(r"\| no LM +\| +0 \| +0 \| words +\| +0 \| +60.00 \(", table)
+    assert re.search(r"\| 2-gram +\| +0.5 \| +0 .*\| +0.00 \(0.00 to 0.00\) \| +-60.00 \(", table)
     assert re.search(r"\| +0.00 +\| +0.0[0-9]+[ (busy)]* +\|", table), "oracle and real-time factor"
 
 
