@@ -8,7 +8,16 @@ from typing import Any
 
 MOVED = {"gating": "l0", "calibration_batches": "low_rank.calibration_batches"}
 """Old key of a configuration -> the key that replaced it."""
-ADDED = {"model.encoder.dense_dim": ("d_model", 0), "model.decoder_group": ("context_size", 1)}
+_OF_LANGUAGE_MODELS = {
+    "shared_by": (), "norm": "layer", "norm_eps": 1e-5, "gated": False, "activation": "gelu",
+    "biased": ("in_proj", "out_proj", "linear1", "linear2"), "rotary_base": 10000.0, "rotary_scaling": None,
+    "positions": 0,
+}  # fmt: skip
+ADDED = {
+    "model.encoder.dense_dim": ("d_model", 0),
+    "model.decoder_group": ("context_size", 1),
+    **{f"model.{key}": ("tied", value) for key, value in _OF_LANGUAGE_MODELS.items()},
+}
 """New key of an optional part of a configuration -> a key that this part always has, and the value that older versions
 had without the new key. Keys of parts that are not optional have their defaults."""
 

@@ -19,7 +19,7 @@ from pruning.core.latency import LatencyModel, LatencyTable
 from pruning.core.names import COSTS, LATENCY, MACS, SIZE
 from pruning.core.precision import at_least_float32
 from pruning.core.structure import Structure
-from pruning.core.units import UnitGroup
+from pruning.core.units import UnitGroup, families
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,9 @@ class CostModel:
     def reachable(self, enabled: Sequence[UnitGroup]) -> dict[str, float]:
         """Return the sparsity of each cost if all units of the ``enabled`` groups are closed, down to their minima."""
         closed = {group.name: float(group.minimum) for group in enabled}
-        parents = {group.parent for group in enabled if group.parent is not None and group.minimum == 0}
-        for group in self.groups:  # a module whose units are all closed is closed
-            if group.name in parents:
-                closed[group.name] = 0.0
+        for module, contents in reversed(families(self.groups).items()):  # closed if all that it contains is closed
+            if not any(closed.get(name, 1.0) for name in contents):
+                closed[module] = 0.0
         counts = torch.tensor([closed.get(group.name, float(group.size)) for group in self.groups], dtype=torch.float64)
         return {cost: self.sparsity(counts, cost).item() for cost in self.costs}
 

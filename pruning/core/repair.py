@@ -24,7 +24,7 @@ from pruning.core.linear_inputs import flattened_outputs, flattened_parts
 from pruning.core.masking import Masker
 from pruning.core.residual_width import has_width
 from pruning.core.structure import Structure
-from pruning.core.units import Span, UnitGroup
+from pruning.core.units import UnitGroup
 from pruning.core.views import view_of
 
 logger = logging.getLogger(__name__)
@@ -58,28 +58,26 @@ class _Site:
 def _sites(model: nn.Module, groups: Sequence[UnitGroup], structure: Structure) -> list[_Site]:
     """Return the modules to repair in the order of declaration; if the residual width is cut, in that of the modules.
 
-    Every module then reads what earlier ones write, so that the order matters more.
+    Every module then reads what earlier ones write, so that the order matters more. A module that several groups follow
+    is solved once, over the columns that all of them leave.
     """
-    sites = []
+    columns: dict[str, Tensor] = {}
     for group in groups:
         kept = structure.groups[group.name].kept
-        if not kept or len(kept) == group.size:
-            continue  # a group that is removed or kept entirely
+        if len(kept) == group.size:
+            continue
+        gone = torch.tensor(sorted(set(range(group.size)) - set(kept)), dtype=torch.long)
         for span in group.read:
             name = span.tensor.rpartition(".")[0]
             if span.dim == 1:  # otherwise a whole module
-                sites.append(_Site(name, _columns(model, span, kept)))
+                weight = model.get_parameter(span.tensor)
+                left = columns.setdefault(name, torch.ones(weight.shape[1], weight[0, 0].numel(), dtype=torch.bool))
+                left[span.indices(gone)] = False
+    sites = [_Site(name, torch.nonzero(left.flatten()).flatten()) for name, left in columns.items() if left.any()]
     if has_width(structure):
         order = {name: place for place, (name, _) in enumerate(model.named_modules())}
         sites.sort(key=lambda site: order[site.name])
     return sites
-
-
-def _columns(model: nn.Module, span: Span, kept: Sequence[int]) -> Tensor:
-    weight = model.get_parameter(span.tensor)
-    kernel = weight[0, 0].numel()
-    entries = span.indices(torch.tensor(kept))
-    return (entries[:, None] * kernel + torch.arange(kernel)[None, :]).flatten()
 
 
 @torch.no_grad()

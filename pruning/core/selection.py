@@ -13,7 +13,7 @@ from torch import Tensor
 from pruning.core.bits import Bits
 from pruning.core.cost import CostModel
 from pruning.core.structure import KeptUnits, Structure
-from pruning.core.units import UnitGroup, select_kinds
+from pruning.core.units import UnitGroup, families, select_kinds
 
 _EXACT = 1e-6  # sparsity error that counts as exact
 
@@ -47,6 +47,8 @@ class Selection:
         self._places, self._fixed_counts = places.tolist(), self.fixed.tolist()
         parents = [position[group.parent] if group.parent is not None else -1 for group in self.groups]
         self._family = [(child, parent) for child, parent in enumerate(parents) if parent >= 0]
+        self._contents = [(position[module], [position[name] for name in contents])
+                          for module, contents in reversed(families(self.groups).items())]  # fmt: skip
         self._users = [(child, [position[user] for user in group.users])
                        for child, group in enumerate(self.groups) if group.users]  # fmt: skip
         containing = {*parents, *(user for _, users in self._users for user in users)}
@@ -66,9 +68,9 @@ class Selection:
         counts = list(self._fixed_counts)
         for place, part in zip(self._places, keep.split(self.sizes)):
             counts[place] = float(part.count_nonzero())
-        for child, parent in self._family:
-            if counts[child] == 0:
-                counts[parent] = 0.0
+        for module, contents in self._contents:
+            if not any(counts[child] for child in contents):
+                counts[module] = 0.0
         for child, users in self._users:
             if not any(counts[user] for user in users):
                 counts[child] = 0.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.bits import Bits
-from pruning.core.units import COMPONENTS, WIDTH, UnitGroup
+from pruning.core.units import COMPONENTS, WIDTH, UnitGroup, families
 from pruning.errors import UserError
 
 
@@ -121,9 +121,9 @@ class Structure:
         This removes the bias of an empty module in the masked network as in the extracted one.
         """
         kept = dict(self.groups)
-        for group in groups:
-            if group.parent is not None and not kept[group.name].kept:
-                kept[group.parent] = kept[group.parent].with_kept(())
+        for module, contents in reversed(families(groups).items()):
+            if not any(kept[name].kept for name in contents):
+                kept[module] = kept[module].with_kept(())
         for group in groups:
             if group.users and not any(kept[user].kept for user in group.users):
                 kept[group.name] = kept[group.name].with_kept(())

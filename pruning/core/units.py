@@ -99,7 +99,7 @@ class UnitGroup:
         masks: parameters (the weights that follow) that a mask of the group multiplies.
         slices: tensors that lose entries when a unit is removed.
         parent: name of the module group (size 1) that contains these units. A unit is kept if its own gate and its
-            module's gate are open.
+            module's gate are open. A module may contain several groups, and modules; it is closed when all of them are.
         minimum: number of units that must stay.
         removes: name prefixes of the tensors that are removed with the (single) unit of a module group.
         layer: index, from 0, of the layer that contains the group; None: no layer.
@@ -227,6 +227,16 @@ def check_groups(model: nn.Module, groups: Sequence[UnitGroup]) -> None:
         for prefix in (*group.removes, *group.shares):
             if not any(name.startswith(prefix) for name in tensors):
                 raise ValueError(f"{group.name}: no tensor starts with {prefix}")
+
+
+def families(groups: Sequence[UnitGroup]) -> dict[str, list[str]]:
+    """Return the groups that each module group contains, by name, in the order of declaration: outer modules first."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        if group.parent is not None:
+            found.setdefault(group.parent, []).append(group.name)
+    order = {group.name: place for place, group in enumerate(groups)}
+    return dict(sorted(found.items(), key=lambda family: order[family[0]]))
 
 
 def unit_kinds(groups: Iterable[UnitGroup]) -> list[str]:

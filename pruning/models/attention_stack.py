@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Optional
 
-import torch
 from torch import Tensor, nn
 
-from pruning.models.attention import turns
 from pruning.models.encoder_decoder_config import StackConfig
 from pruning.models.layers import ACTIVATIONS, FeedForward, GatedFeedForward, layer_norm
 from pruning.models.multi_head_attention import MultiHeadAttention
+from pruning.models.rotary import rates, turns
 
 
 def attention_module(config: StackConfig, heads: int, source_dim: int) -> Optional[MultiHeadAttention]:
@@ -67,14 +66,10 @@ class EncoderLayer(nn.Module):
 
 
 def rotation_of(config: StackConfig, positions: Tensor) -> Optional[Tensor]:
-    """Return the angles of rotary ``positions (P,)``, ``(2, P, rotary_dim / 2)``; None if the family has none.
-
-    The operations are those of Hugging Face, so that the angles are equal bit for bit.
-    """
+    """Return the angles of rotary ``positions (P,)``, ``(2, P, rotary_dim / 2)``; None if the family has none."""
     if not config.rotary_dim:
         return None
-    exponents = torch.arange(0, config.rotary_dim, 2, device=positions.device, dtype=torch.float32) / config.rotary_dim
-    return turns(positions, 1.0 / (config.rotary_base**exponents))
+    return turns(positions, rates(config.rotary_dim, config.rotary_base, positions.device))
 
 
 def initialise(stack: nn.Module) -> None:

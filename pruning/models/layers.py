@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": nn.functional.silu,
 }
 """Activations by the names that Hugging Face gives them."""
+_LEAST_WEIGHT = 1e-6  # lower bound of the divisor in a weighted norm
 
 
 def per_layer(values: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:
@@ -72,13 +73,62 @@ def layer_norm(size: int, bias: bool = True) -> nn.LayerNorm:
     return norm
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with an activation (by default Swish) in between, ``(N, T, d_model) -> (N, T, d_model)``."""
+class RMSNorm(nn.Module):
+    """``w x / sqrt(mean(x^2) + eps)`` over channels (arXiv 1910.07467, equation 4).
 
-    def __init__(self, d_model: int, hidden: int, dropout: float, activation: Activation = nn.functional.silu) -> None:
+    Args:
+        units: number of channels.
+        eps: what is added to the mean square.
+    """
+
+    def __init__(self, units: int, eps: float) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(d_model, hidden)
-        self.linear2 = nn.Linear(hidden, d_model)
+        self.units, self.eps = units, eps
+        self.weight = nn.Parameter(torch.ones(units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., units) -> (..., units)``."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = at_least_float32(x)
+            return self._scaled(wide, wide.square().mean(dim=-1, keepdim=True)).to(x.dtype)
+
+    def normalised_over(self, weights: Tensor, x: Tensor) -> Tensor:
+        """See `pruning.core.units.NormOverUnits`: the mean counts each channel by ``weights (units,)``."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = at_least_float32(x)
+            weights = weights.to(wide)
+            total = weights.sum().clamp(min=_LEAST_WEIGHT)  # all gates of a group may be sampled closed
+            return self._scaled(wide, (wide.square() * weights).sum(dim=-1, keepdim=True) / total).to(x.dtype)
+
+    def _scaled(self, x: Tensor, square: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(square + self.eps))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation in between, ``(N, T, d_model) -> (N, T, d_model)``.
+
+    Args:
+        d_model: input and output dimension.
+        hidden: number of hidden units.
+        dropout: dropout of hidden units.
+        activation: by default Swish.
+        biased: which of ``linear1`` and ``linear2`` have a bias.
+    """
+
+    parts = 1
+    """Number of outputs of ``linear1`` for each hidden unit."""
+
+    def __init__(
+        self,
+        d_model: int,
+        hidden: int,
+        dropout: float,
+        activation: Activation = nn.functional.silu,
+        biased: Collection[str] = ("linear1", "linear2"),
+    ) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(d_model, self.parts * hidden, bias="linear1" in biased)
+        self.linear2 = nn.Linear(hidden, d_model, bias="linear2" in biased)
         self.dropout = nn.Dropout(dropout)
         self.activation = activation
 
@@ -93,9 +143,7 @@ class GatedFeedForward(FeedForward):
     ``linear1`` computes the units, then their gates, to which the activation applies.
     """
 
-    def __init__(self, d_model: int, hidden: int, dropout: float, activation: Activation = nn.functional.silu) -> None:
-        super().__init__(d_model, hidden, dropout, activation)
-        self.linear1 = nn.Linear(d_model, 2 * hidden)
+    parts = 2
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, T, d_model) -> (N, T, d_model)``."""

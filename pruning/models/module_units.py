@@ -5,7 +5,7 @@ The norm of a module ``NAME`` is its sibling, by default ``NAME_norm``, and is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Optional
 
@@ -40,16 +40,19 @@ def ffn_groups(
     linears: tuple[str, str] = ("linear1", "linear2"),
     norms: Optional[Sequence[str]] = None,
     gated: bool = False,
+    biased: Optional[Collection[str]] = None,
 ) -> list[UnitGroup]:
     """Return the groups of a feed-forward module with two ``linears`` (`pruning.models.layers.FeedForward`).
 
-    They are the module as a whole and its hidden units, each with its gate if the module is ``gated``.
+    They are the module as a whole and its hidden units, each with its gate if the module is ``gated``. ``biased``:
+    which of the ``linears`` have a bias; None: both.
     """
     first, second = linears
-    parent = module_group(layer, module, "ffn_module", second, d_model, norms)
+    biased = linears if biased is None else biased
+    parent = module_group(layer, module, "ffn_module", second, d_model, norms, second in biased)
     following = Span(f"{parent.name}.{second}.weight", 1)
     own = tuple(Span(f"{parent.name}.{first}.{tensor}", 0, offset=part * hidden)
-                for part in range(2 if gated else 1) for tensor in ("weight", "bias"))  # fmt: skip
+                for part in range(2 if gated else 1) for tensor in _tensors(first in biased))  # fmt: skip
     return [parent, UnitGroup(f"{parent.name}.hidden", "ffn", hidden, (following,), (*own, following), parent.name)]
 
 
@@ -60,6 +63,7 @@ def attention_groups(
     d_model: int,
     relative_positions: bool = False,
     norms: Optional[Sequence[str]] = None,
+    biased: Collection[str] = ("in_proj", "out_proj"),
 ) -> list[UnitGroup]:
     """Return the groups of a self-attention module with a fused ``in_proj``: the module as a whole and its heads.
 
@@ -68,19 +72,51 @@ def attention_groups(
         heads, head_dim, d_model: number of heads, dimension of a head, and dimension of inputs and outputs.
         relative_positions: whether a head also owns rows of ``pos_proj`` and its ``pos_bias_u`` and ``pos_bias_v``.
         norms: see `module_group`.
+        biased: which of ``in_proj`` and ``out_proj`` have a bias.
     """
-    parent = module_group(layer, "attention", "attention_module", "out_proj", d_model, norms)
+    parent = module_group(layer, "attention", "attention_module", "out_proj", d_model, norms, "out_proj" in biased)
     name, inner = parent.name, heads * head_dim
     following = Span(f"{name}.out_proj.weight", 1, width=head_dim)
     own = [
         Span(f"{name}.in_proj.{tensor}", 0, head_dim, part * inner)
         for part in range(3)
-        for tensor in ("weight", "bias")
+        for tensor in _tensors("in_proj" in biased)
     ]
     if relative_positions:
         own.append(Span(f"{name}.pos_proj.weight", 0, head_dim))
         own += [Span(f"{name}.pos_bias_u", 0), Span(f"{name}.pos_bias_v", 0)]
     return [parent, UnitGroup(f"{name}.heads", "heads", heads, (following,), (*own, following), name)]
+
+
+def shared_attention_groups(
+    layer: str, shared: Sequence[int], head_dim: int, d_model: int, biased: Collection[str]
+) -> list[UnitGroup]:
+    """Return the groups of a `pruning.models.causal_attention.CausalAttention` in which query heads share keys, values.
+
+    They are the module as a whole, and for each key/value head a group of one unit of kind ``head_groups``: itself and
+    the query heads that share it, which in turn are the units of a group of kind ``heads``.
+
+    Args:
+        layer: prefix of the names in the layer.
+        shared: number of query heads of each key/value head.
+        head_dim, d_model: dimension of a head, and of inputs and outputs.
+        biased: which of ``in_proj`` and ``out_proj`` have a bias.
+    """
+    module = module_group(layer, "attention", "attention_module", "out_proj", d_model, bias="out_proj" in biased)
+    tensors = [f"{module.name}.in_proj.{tensor}" for tensor in _tensors("in_proj" in biased)]
+    starts = [sum(shared) * head_dim, (sum(shared) + len(shared)) * head_dim]  # of keys and of values
+    groups, first = [module], 0
+    for index, heads in enumerate(shared):
+        name, width = f"{module.name}.groups.{index}", heads * head_dim
+        all_of_it = Span(f"{module.name}.out_proj.weight", 1, width, first)
+        each = replace(all_of_it, width=head_dim)
+        kept = [Span(tensor, 0, head_dim, start + index * head_dim) for start in starts for tensor in tensors]
+        asked = [Span(tensor, 0, width, first) for tensor in tensors]
+        groups.append(UnitGroup(name, "head_groups", 1, (all_of_it,), (*kept, *asked, all_of_it), module.name))
+        queries = tuple(replace(span, width=head_dim) for span in asked)
+        groups.append(UnitGroup(f"{name}.heads", "heads", heads, (each,), (*queries, each), name))
+        first += width
+    return groups
 
 
 def projected_attention_groups(

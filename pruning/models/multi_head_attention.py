@@ -11,7 +11,7 @@ from typing import Optional
 from torch import Tensor, nn
 
 from pruning.compat import attention
-from pruning.models.attention import rotated_neighbours
+from pruning.models.rotary import rotated_neighbours
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -58,7 +58,7 @@ class MultiHeadAttention(nn.Module):
             keys, values: output of `keys_values`, ``(N, H, T, D)``.
             bias: term that is added to the scores, broadcast to ``(N, H, U, T)``; None: no bias.
             turns: cosine and sine of rotary positions, which broadcast against ``(N, H, U, R)`` and rotate the first
-                2 R entries of each head, see `pruning.models.attention.rotated_neighbours`; None: no rotation.
+                2 R entries of each head, see `pruning.models.rotary.rotated_neighbours`; None: no rotation.
 
         Returns:
             ``(N, U, d_model)``.

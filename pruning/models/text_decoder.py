@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.models.attention import appended
 from pruning.models.attention_stack import EncoderLayer, attention_module, initialise, norm_for, rotation_of
 from pruning.models.audio_encoder import padding_bias
+from pruning.models.causal_attention import appended
 from pruning.models.encoder_decoder_config import TextDecoderConfig
 from pruning.models.layers import layer_norm
 from pruning.models.transformer_lm import LmState

@@ -1,6 +1,7 @@
 """Decoder-only Transformer language model over tokens, with dimensions set per layer.
 
 It has pre-norm blocks (arXiv 2002.04745) and rotary positions (arXiv 2104.09864), so that there is no maximum length.
+Its configuration makes it a network of this toolkit, or one of the Llama family (arXiv 2302.13971).
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from pruning.core.cost import CostTerm
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
 from pruning.models import lm_units
-from pruning.models.attention import CausalAttention, rotation, seen
-from pruning.models.layers import FeedForward
-from pruning.models.transformer_lm_config import LanguageModelConfig
+from pruning.models.causal_attention import CausalAttention, seen
+from pruning.models.layers import ACTIVATIONS, FeedForward, GatedFeedForward, RMSNorm
+from pruning.models.rotary import rates, scaled, turns
+from pruning.models.transformer_lm_config import RMS, LanguageModelConfig
 
 
 class LmState(NamedTuple):
     """State of a language model for N histories, which may have different lengths.
 
-    ``keys`` and ``values`` map the index of each layer with attention to ``(N, H, T, D)``; entries at and after the
-    length of a history are meaningless. ``lengths`` has shape ``(N,)``.
+    ``keys`` and ``values`` map the index of each layer with attention to ``(N, H, T, D)``, with H key/value heads;
+    entries at and after the length of a history are meaningless. ``lengths`` has shape ``(N,)``.
     """
 
     keys: dict[int, Tensor]
@@ -41,7 +43,7 @@ class LmState(NamedTuple):
         Args:
             like: any tensor of the network.
             histories: their number.
-            heads: number of attention heads of each layer; 0: the layer has no attention.
+            heads: number of key/value heads of each layer; 0: the layer has no attention.
             head_dim: dimension of a head.
         """
         keys, values = ({index: like.new_zeros(histories, count, 0, head_dim)
@@ -66,20 +68,27 @@ class LmState(NamedTuple):
         return LmState(parts[0], parts[1], self.lengths.index_copy(0, index, other.lengths))
 
 
+def norm_for(config: LanguageModelConfig) -> nn.Module:
+    """Return a norm over the residual stream."""
+    eps = config.norm_eps
+    return RMSNorm(config.d_model, eps) if config.norm == RMS else nn.LayerNorm(config.d_model, eps)
+
+
 class TransformerLayer(nn.Module):
     """Self-attention and FFN, each with its own pre-norm and residual; a module whose dimension is 0 does not exist."""
 
     def __init__(self, config: LanguageModelConfig, index: int) -> None:
         super().__init__()
-        d, heads, hidden = config.d_model, config.num_heads[index], config.ffn_dim[index]
-        self.attention = CausalAttention(d, heads, config.head_dim, config.dropout) if heads else None
-        self.attention_norm = nn.LayerNorm(d) if heads else None
-        self.ffn = FeedForward(d, hidden, config.dropout, nn.functional.gelu) if hidden else None
-        self.ffn_norm = nn.LayerNorm(d) if hidden else None
+        d, shared, hidden = config.d_model, config.shared(index), config.ffn_dim[index]
+        self.attention = CausalAttention(d, shared, config.head_dim, config.dropout, config.biased) if shared else None
+        self.attention_norm = norm_for(config) if shared else None
+        form, activation = GatedFeedForward if config.gated else FeedForward, ACTIVATIONS[config.activation]
+        self.ffn = form(d, hidden, config.dropout, activation, config.biased) if hidden else None
+        self.ffn_norm = norm_for(config) if hidden else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
-        """``x (N, U, D)``, ``positions`` from `rotation`, ``bias (U, U)`` on the scores -> ``(N, U, D)``."""
+        """``x (N, U, D)``, ``positions`` from `rotary.turns`, ``bias (U, U)`` on the scores -> ``(N, U, D)``."""
         if self.attention is not None and self.attention_norm is not None:
             x = x + self.dropout(self.attention(self.attention_norm(x), positions, bias))
         return self.feed(x)
@@ -107,7 +116,7 @@ class TransformerLM(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config, index) for index in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.d_model)
+        self.norm = norm_for(config)
         self.output = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self._initialise()
         low_rank.install(self, config.ranks)
@@ -148,7 +157,7 @@ class TransformerLM(nn.Module):
         """Return the input of the output layer, ``(N, U, D)``; ``tokens (N, U)`` as in `forward`."""
         length = tokens.shape[1]
         x = self.dropout(self.embedding(tokens))  # (N, U, D)
-        positions = rotation(torch.arange(length, device=tokens.device), self.config.head_dim)  # (U, D_h / 2), twice
+        positions = self._turns(torch.arange(length, device=tokens.device))
         future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         bias = torch.zeros(length, length, dtype=x.dtype, device=x.device).masked_fill(future, torch.finfo(x.dtype).min)
         for layer in self.layers:
@@ -156,9 +165,15 @@ class TransformerLM(nn.Module):
         normed: Tensor = self.norm(x)
         return normed
 
+    def _turns(self, positions: Tensor) -> Tensor:
+        """Return cosine and sine of the angles of ``positions (P,)``, ``(2, P, head_dim / 2)`` float32."""
+        config = self.config
+        plain = rates(config.head_dim, config.rotary_base, positions.device)
+        return turns(positions, scaled(plain, config.rotary_scaling))
+
     def start(self, histories: int) -> LmState:
         """Return the state of ``histories`` empty histories, on the device of the network."""
-        return LmState.empty(self.embedding.weight, histories, self.config.num_heads, self.config.head_dim)
+        return LmState.empty(self.embedding.weight, histories, self.config.kv_heads, self.config.head_dim)
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
         """Append one token to each history.
@@ -171,7 +186,7 @@ class TransformerLM(nn.Module):
             Log-probabilities of the token that follows, ``(N, V)`` float32, and the new state.
         """
         x = self.dropout(self.embedding(tokens))[:, None]  # (N, 1, D)
-        positions = rotation(state.lengths, self.config.head_dim)
+        positions = self._turns(state.lengths)
         keys, values = {}, {}
         for index, module in enumerate(self.layers):
             layer = cast(TransformerLayer, module)
@@ -205,7 +220,7 @@ class TransformerLM(nn.Module):
             sees = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril().expand(n, -1, -1)
         x = self.dropout(self.embedding(tokens))  # (N, U, D)
         places = state.lengths[:, None] + sees.sum(dim=2) - 1  # (N, U)
-        positions = rotation(places.flatten(), self.config.head_dim).unflatten(1, (n, length))
+        positions = self._turns(places.flatten()).unflatten(1, (n, length))
         cached = max((keys.shape[2] for keys in state.keys.values()), default=0)
         bias = seen(sees, state.lengths, cached, x)
         keys, values = {}, {}

@@ -22,7 +22,7 @@ from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
 from pruning.core.units import WIDTH, check_groups
 from pruning.core.views import view_of
-from pruning.models.attention import rotated, rotation
+from pruning.models.rotary import rates, rotated, turns
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import LanguageModelConfig
 
@@ -57,13 +57,13 @@ def test_attention_is_that_of_the_formula() -> None:
     model, x = network(), torch.randn(1, 5, CONFIG.d_model, generator=torch.Generator().manual_seed(2))
     layer = model.layers[0].attention
     bias = torch.full((5, 5), float("-inf")).triu(1)
-    ours = layer(x, rotation(torch.arange(5), CONFIG.head_dim), bias)
+    ours = layer(x, turns(torch.arange(5), rates(CONFIG.head_dim, 10000.0)), bias)
     query, key, value = (part.view(5, 2, CONFIG.head_dim) for part in layer.in_proj(x)[0].chunk(3, dim=-1))
     half = CONFIG.head_dim // 2
-    rates = torch.tensor([10000.0 ** (-2 * i / CONFIG.head_dim) for i in range(half)])
+    angles = torch.tensor([10000.0 ** (-2 * i / CONFIG.head_dim) for i in range(half)])
 
     def turned(vector: Tensor, place: int) -> Tensor:
-        return torch.complex(vector[:half], vector[half:]) * torch.polar(torch.ones(half), place * rates)
+        return torch.complex(vector[:half], vector[half:]) * torch.polar(torch.ones(half), place * angles)
 
     context = torch.zeros(5, 2, CONFIG.head_dim)
     for place, head in itertools.product(range(5), range(2)):
@@ -76,9 +76,9 @@ def test_attention_is_that_of_the_formula() -> None:
 
 def test_scores_depend_on_distances_alone() -> None:
     x, y = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(3))
+    of_pairs = rates(6, 10000.0)
     products = [
-        (rotated(x, *rotation(torch.tensor([a + shift]), 6)) * rotated(y, *rotation(torch.tensor([a]), 6))).sum()
-        for shift in (3,)
+        (rotated(x, *turns(torch.tensor([a + 3]), of_pairs)) * rotated(y, *turns(torch.tensor([a]), of_pairs))).sum()
         for a in (0, 5, 40)
     ]
     assert torch.allclose(torch.stack(products), products[0].expand(3), atol=1e-5)
