@@ -1,13 +1,19 @@
-"""Import a Whisper or a Moonshine of Hugging Face into an experiment directory, as a teacher for any recipe."""
+"""Import a network of Hugging Face into an experiment directory, as a teacher for any recipe.
+
+It may be a Whisper or a Moonshine, or a language model of the Llama family: Llama, SmolLM2 or Qwen2.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
+from pruning.errors import UserError
 from pruning.limits import NON_NEGATIVE
+from pruning.models.names import FAMILY_NAMES, LLAMA_FAMILY
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -28,16 +34,48 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         help="for a Whisper: seconds of silence after each recording in its features; shorter features are encoded "
         "with the first positions only, which is faster and may cost accuracy (default: up to the end of its window)",
     )
+    parser.add_argument(
+        "--start-token",
+        help="for a language model: the token before a text, its symbol or its number (default: <|endoftext|> if "
+        "there is such a token, or else the tokenizer's bos_token)",
+    )
     options = parser.parse_args(argv)
 
+    from pruning.importers.hf_directory import CONFIG, directory_of, read_config
+
+    directory = directory_of(options.source)
+    found, lang_dir = read_config(directory, options.source).get("model_type"), options.lang_dir
+    if found not in (*FAMILY_NAMES, *LLAMA_FAMILY):
+        raise UserError(f"{directory / CONFIG}: unsupported model_type {found!r}",
+                        f"give a checkpoint of {' or '.join((*FAMILY_NAMES, *LLAMA_FAMILY))}")  # fmt: skip
+    import_as = _language_model if found in LLAMA_FAMILY else _encoder_decoder
+    import_as(options, options.exp_dir / "lang" if lang_dir is None else lang_dir)
+
+
+def _language_model(options: argparse.Namespace, lang_dir: Path) -> None:
+    from pruning.importers.language_model import import_language_model
+
+    _refuse(options, ("language", "task", "tail"), "a language model")
+    import_language_model(options.source, options.exp_dir, lang_dir, options.start_token)
+
+
+def _encoder_decoder(options: argparse.Namespace, lang_dir: Path) -> None:
     from pruning.importers.encoder_decoder_teacher import import_experiment
     from pruning.importers.hf_tokens import Speech
 
+    _refuse(options, ("start_token",), "a recogniser")
     speech = None
     if options.language is not None or options.task is not None:
         speech = Speech(options.language or Speech.language, options.task or Speech.task)
-    lang_dir = options.lang_dir or options.exp_dir / "lang"
     import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail)
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], network: str) -> None:
+    """Refuse options that do not concern a network."""
+    for name in names:
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} does not concern {network}", f"leave out {option}")
 
 
 if __name__ == "__main__":

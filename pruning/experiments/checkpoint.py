@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -24,6 +24,7 @@ from pruning.files import PathLike, atomic_path
 
 FORMAT_VERSION = 1
 Header = dict[str, Any]
+_T = TypeVar("_T")
 Build = Callable[[Mapping[str, Any]], nn.Module]
 # header keys that must be equal in checkpoints that are averaged
 _SAME_FOR_AVERAGING = ("model", "structure", "tokenizer", "averaging_key")
@@ -113,13 +114,27 @@ def read_tensors(path: PathLike, remedy: str) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing or damaged (with ``remedy``), or is a Git LFS pointer.
     """
+    return _checked(lambda: load_file(str(path)), path, remedy)
+
+
+def _checked(read: Callable[[], _T], path: PathLike, remedy: str) -> _T:
+    """Return what ``read`` returns; see `read_tensors` for what it raises."""
     try:
-        return load_file(str(path))
+        return read()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist", remedy) from None
     except (SafetensorError, IsADirectoryError) as error:
         unpickle.check_not_pointer(Path(path))
         raise UserError(f"{path} is not a complete safetensors file ({error})", remedy) from None
+
+
+def open_tensors(path: PathLike, remedy: str) -> Any:
+    """Open a safetensors file to read one tensor at a time: ``keys()`` and ``get_tensor(name)``, on the CPU.
+
+    Raises:
+        UserError: see `read_tensors`.
+    """
+    return _checked(lambda: safe_open(str(path), framework="pt"), path, remedy)
 
 
 def save_model(path: PathLike, model: nn.Module, header: Mapping[str, Any]) -> None:

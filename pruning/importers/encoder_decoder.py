@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike
-from pruning.importers.hf_directory import CONFIG, check_tensors, directory_of, more, read_config, read_weights
+from pruning.importers.hf_directory import CONFIG, directory_of, read_config
+from pruning.importers.hf_weights import Weights, check_none_left, check_tensors
 from pruning.limits import COUNT, FRACTION, NATURAL, POSITIVE, Limit, OneOf, check
 from pruning.models.encoder_decoder import EncoderDecoder
 from pruning.models.encoder_decoder_config import (
@@ -80,7 +81,7 @@ def load_encoder_decoder(source: PathLike) -> EncoderDecoder:
     directory = directory_of(source)
     config = configuration(read_config(directory, source), str(directory / CONFIG))
     model = EncoderDecoder(config)
-    model.load_state_dict(_ours(model, read_weights(directory), str(directory)), strict=True)
+    model.load_state_dict(_ours(model, Weights(directory), str(directory)), strict=True)
     return model.eval()
 
 
@@ -203,9 +204,5 @@ def _ours(model: EncoderDecoder, tensors: Mapping[str, Tensor], source: str) -> 
             raise UserError(f"{source}: {_OUTPUT} differs from the embedding, although config.json says that they are "
                             "the same", "set tie_word_embeddings to false in config.json")  # fmt: skip
         del found[_OUTPUT]
-    left = sorted(set(found) - set(names.values()))
-    left = [name for name in left if not name.endswith("rotary_emb.inv_freq")]  # computed from the configuration
-    if left:
-        raise UserError(f"{source} has tensors that the network does not have: {left[0]}{more(left)}",
-                        "give the config.json that belongs to the weights")  # fmt: skip
+    check_none_left(found, names.values(), source)
     return {name: found[theirs] for name, theirs in names.items()}

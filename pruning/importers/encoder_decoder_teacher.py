@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-from pruning import registry
-from pruning.errors import UserError
-from pruning.experiments import checkpoint, directory
-from pruning.files import PathLike, write_json
+from pruning.files import PathLike
 from pruning.importers import hf_source, hf_tokens
 from pruning.importers.encoder_decoder import load_encoder_decoder
-from pruning.importers.hf_directory import directory_of, weights_file
+from pruning.importers.hf_directory import directory_of
 from pruning.importers.hf_tokens import Speech
-from pruning.models.facts import describe, network_facts, write_facts
-from pruning.provenance import file_fingerprint
-from pruning.speech.text.network_tokens import TOKENIZER
-
-logger = logging.getLogger(__name__)
-
-ORIGIN = "hugging_face"
-"""Header key of an imported checkpoint: the fingerprints of its source files."""
+from pruning.importers.imported_experiment import write_experiment
 
 
 def import_experiment(
@@ -35,32 +23,18 @@ def import_experiment(
 
     Args:
         source: directory of a Hugging Face checkpoint, or a name on the hub.
-        exp_dir: experiment directory for ``best.safetensors``, ``model.json`` and ``.done``.
+        exp_dir: experiment directory, see `write_experiment`.
         lang_dir: directory for the network's tokens, and for the small files that an export needs.
         speech: what to ask a Whisper of several languages for; None: English transcripts.
         tail: seconds of silence after each recording in the features of a Whisper; None: up to the end of its window.
 
     Raises:
-        UserError: as for `load_encoder_decoder`, `EncoderDecoder.with_tail` and `hf_tokens.write_lang_dir`; ``exp_dir``
-            contains another network.
+        UserError: as for `load_encoder_decoder`, `EncoderDecoder.with_tail`, `hf_tokens.write_lang_dir` and
+            `write_experiment`.
     """
-    files, place = directory_of(source, {*hf_tokens.FILES, *hf_source.KEPT}), Path(exp_dir)
+    files = directory_of(source, {*hf_tokens.FILES, *hf_source.KEPT})
     model = load_encoder_decoder(files)
     model = model if tail is None else model.with_tail(tail)
     tokens = hf_tokens.write_lang_dir(files, model.config, lang_dir, speech)
-    names = [weights_file(files), *(files / name for name in hf_tokens.FILES if (files / name).is_file())]
-    origin: dict[str, Any] = {path.name: file_fingerprint(path) for path in names}
-    hf_source.keep(files, lang_dir, {"name": Path(source).name, "sha256": dict(origin)})
-    origin |= {} if tail is None else {"tail": tail}
-    header = {"model": registry.describe(model), "tokenizer": tokens.describe(), ORIGIN: origin,
-              checkpoint.PRETRAINED: Path(source).name}  # fmt: skip
-    best = checkpoint.best_path(place)
-    if best.exists():
-        found = checkpoint.read_header(best)
-        if any(found.get(key) != header[key] for key in (ORIGIN, "tokenizer")):
-            raise UserError(f"{place} contains another network", "remove it, or give another directory")
-    else:
-        write_facts(place, model, None)
-        checkpoint.save_model(best, model, header)
-    write_json(place / directory.DONE, {**origin, TOKENIZER: tokens.fingerprint})
-    logger.info("%s: %s", place, describe(network_facts(model)))
+    settings = {} if tail is None else {"tail": tail}
+    write_experiment(model, tokens, source, files, exp_dir, hf_tokens.FILES, settings)

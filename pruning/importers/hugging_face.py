@@ -12,16 +12,8 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json
-from pruning.importers.hf_directory import (
-    CONFIG,
-    PREPROCESSOR,
-    REMEDY,
-    check_tensors,
-    directory_of,
-    more,
-    read_config,
-    read_weights,
-)
+from pruning.importers.hf_directory import CONFIG, PREPROCESSOR, REMEDY, directory_of, read_config
+from pruning.importers.hf_weights import Weights, check_tensors, more
 from pruning.models.facts import SAMPLES_PER_SECOND
 from pruning.models.hf_encoder import WEIGHT_NORMS, HfEncoder
 
@@ -49,7 +41,7 @@ def load_hf(source: PathLike) -> HfEncoder:
     _check_preprocessor(preprocessor, directory / PREPROCESSOR)
     preprocessor = {"do_normalize": True, **preprocessor}  # as Hugging Face's feature extractor does
     encoder = HfEncoder.from_hf(values, preprocessor, str(directory / CONFIG))
-    _put(encoder, read_weights(directory), str(directory))
+    _put(encoder, Weights(directory), str(directory))
     return encoder.eval()
 
 

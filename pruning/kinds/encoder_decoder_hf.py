@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.importers.encoder_decoder import configuration, load_encoder_decoder, their_name
-from pruning.importers.hf_directory import more
+from pruning.importers.hf_weights import more
 from pruning.kinds.exports import HuggingFaceForm
 from pruning.models.encoder_decoder import EncoderDecoder
 from pruning.models.encoder_decoder_config import (

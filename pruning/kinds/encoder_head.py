@@ -12,7 +12,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike
 from pruning.importers.encoders import load_encoder
-from pruning.importers.hf_directory import weights_file
+from pruning.importers.hf_weights import weights_file
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.encoder_head_export import encoder_head_exports, encoder_head_streams

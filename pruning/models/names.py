@@ -7,3 +7,6 @@ NARROW = ("units", "width", "depth")
 
 WHISPER, MOONSHINE = FAMILY_NAMES = ("whisper", "moonshine")
 """Families of encoder-decoders."""
+
+LLAMA, QWEN2 = LLAMA_FAMILY = ("llama", "qwen2")
+"""Model types of language models that can be imported; SmolLM2 is a Llama."""

@@ -39,6 +39,11 @@ def test_steps_give_what_the_whole_sentence_gives() -> None:
         found, state = model.step(tokens[:, place], state)
         assert torch.allclose(found, expected[:, place], atol=1e-5)
     assert [keys.shape[1] for keys in state.keys.values()] == [2, 3, 3]
+    _, begun = model.step(tokens[:, 0], model.start(len(tokens)))
+    hidden, _ = model.extend(tokens[:, 1:], begun)
+    assert torch.allclose(
+        nn.functional.linear(hidden, model.output_weight).log_softmax(dim=2), expected[:, 1:], atol=1e-5
+    )
 
 
 def test_shared_keys_and_values_are_repeated_ones() -> None:
