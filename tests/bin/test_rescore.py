@@ -240,7 +240,7 @@ def test_a_language_model_of_running_text_reads_earlier_hypotheses(
                 text = tokens.encode(f"{' ' if context else ''}{sentence(entry.text)}")
                 longest = max(len(tokens.encode(f" {sentence(one.text)}")) for one in entries)
                 history = [0, *context[max(0, len(context) - (room - longest)) :]]
-                log_probs = model.log_probs(torch.tensor([history + text]))[0, len(history) - 1 : -1]
+                log_probs = model.log_probs(torch.tensor([history + text]))[0, len(history) - 1 : -1].detach()
                 of_lm = float(log_probs.gather(1, torch.tensor(text)[:, None]).sum())
                 own = -1.5 if entry.text.endswith(" NOT") else -1.0
                 assert entry.score == pytest.approx(own + 0.5 * of_lm + 0.1 * len(entry.text.split()), abs=1e-3)
