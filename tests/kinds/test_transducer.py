@@ -38,6 +38,7 @@ from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.bpe import train as train_bpe
 from pruning.training.trainer_config import TrainerConfig
+from tests import forked
 from tests.training import kill_at_random
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -104,13 +105,15 @@ def command(name: str, data_dir: Path, *arguments: str) -> list[str]:
 
 def run(arguments: list[str], kill_after_step: Optional[int] = None, exp_dir: Optional[Path] = None) -> str:
     """Run a command to the end, or kill it with SIGKILL once the state of a step exists; return its output."""
+    if kill_after_step is None:
+        done = forked.python(arguments[1:])
+        return done.stdout + done.stderr
+    assert exp_dir is not None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    if kill_after_step is not None:
-        assert exp_dir is not None
-        while process.poll() is None and not any(f"step {kill_after_step}/" in line for line in process.stdout or []):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    while process.poll() is None and not any(f"step {kill_after_step}/" in line for line in process.stdout or []):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
     output, _ = process.communicate(timeout=300)
     return output
 
@@ -120,7 +123,7 @@ SHIFTED = ("l0.gates.start=taylor", "l0.start_batches=2", "l0.control=shift", "l
 
 @pytest.mark.processes
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [(), SHIFTED])
+@pytest.mark.parametrize("settings", [pytest.param((), marks=pytest.mark.long), SHIFTED])
 def test_pruning_killed_at_random_moments_ends_bit_equal(
     work: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:
@@ -302,7 +305,7 @@ def test_a_narrower_stream_by_the_commands(
 
 @pytest.mark.processes
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["l0", "taylor"])
+@pytest.mark.parametrize("method", ["l0", pytest.param("taylor", marks=pytest.mark.long)])
 def test_two_processes_prune_together(work: Path, data_dir: Path, method: str) -> None:
     """Through torchrun, like --num-processes 2: one checkpoint, one log, each process its share of batches."""
     two = work / f"two-{method}"

@@ -16,8 +16,8 @@ from pruning.speech.data.batches import training_batches
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.ngrams import arpa
 from pruning.speech.text.bpe import Tokenizer
+from tests import forked
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = ["train-clean-mini", "dev-clean-mini", "test-clean", "test-other"]
 
 pytestmark = pytest.mark.skipif(
@@ -28,9 +28,14 @@ pytestmark = pytest.mark.skipif(
 
 def program(directory: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a program from ``directory``, as a recipe does from its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / name), *options]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    return forked.python([str(forked.ROOT / name), *options], directory)
+
+
+def in_its_own_process(directory: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that shows lhotse's progress: tqdm reads the environment when it is imported."""
+    environment = {**os.environ, "PYTHONPATH": str(forked.ROOT)}
+    command = [sys.executable, str(forked.ROOT / name), *options]
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
 
 def succeed(directory: Path, name: str, *options: str) -> str:
@@ -41,7 +46,11 @@ def succeed(directory: Path, name: str, *options: str) -> str:
 
 def fail(directory: Path, name: str, *options: str) -> str:
     """Return the single line that a failing program prints."""
-    done = program(directory, name, *options)
+    return error_of(program(directory, name, *options))
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the single line that a program has printed before it failed."""
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stderr.splitlines() if " INFO " not in line]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
@@ -100,7 +109,10 @@ def test_stages_that_are_done_do_nothing(recipe: Path) -> None:
 
 def test_logs_have_no_progress_bars(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "corpus").symlink_to(recipe / "corpus")
-    assert "it/s" not in prepare(tmp_path, "test-clean") and not (tmp_path / "data" / "fbank").exists()
+    options = ["--corpus-dir", "corpus/LibriSpeech", "--parts", "test-clean"]
+    done = in_its_own_process(tmp_path, "egs/librispeech/local/prepare_manifests.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert "it/s" not in done.stderr and not (tmp_path / "data" / "fbank").exists()
 
 
 def test_features_before_manifests(tmp_path: Path) -> None:
@@ -149,7 +161,8 @@ def test_downloads_that_cannot_be(tmp_path: Path) -> None:
     assert "LibriSpeech has no part test-mini" in fail(tmp_path, name, "--parts", "test-mini")
     message = fail(tmp_path, name, "--corpus-dir", "corpus", "--parts", "dev-clean")
     assert "give --corpus-dir corpus/LibriSpeech" in message
-    message = fail(tmp_path, name, "--parts", "dev-clean-2", "--base-url", "http://127.0.0.1:9/resources")
+    options = ["--parts", "dev-clean-2", "--base-url", "http://127.0.0.1:9/resources"]
+    message = error_of(in_its_own_process(tmp_path, name, *options))
     assert "cannot download dev-clean-2 from http://127.0.0.1:9/resources" in message
 
 

@@ -78,8 +78,7 @@ def test_the_hard_structure_misses_neither_of_two_targets(targets: dict[str, flo
     assert gating.on_target(StepInfo(1, 0, 100, 100))
 
 
-@pytest.mark.parametrize("first_guess", [0.3, 0.8])
-@pytest.mark.parametrize("wanted", [0.3, 0.5])
+@pytest.mark.parametrize(("first_guess", "wanted"), [(0.3, 0.5), (0.8, 0.3)])
 def test_another_cost_is_matched(first_guess: float, wanted: float) -> None:
     constraint = ConstraintConfig(size=first_guess, match={"macs": wanted})
     gating = Gating(network(), L0Config(gate_lr=0.1, multiplier_lr=0.1), constraint, 1000)

@@ -6,11 +6,9 @@ import gzip
 import itertools
 import logging
 import math
-import os
 import random
 import re
 import subprocess
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from pruning.errors import UserError
 from pruning.speech.ngrams import arpa
 from pruning.speech.ngrams.kneser_ney import FALLBACK_DISCOUNTS, estimate
 from pruning.speech.ngrams.ngram import NgramModel, State
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXTS = ["A B C", "A B D", "B C A", "C C", "A B C D", "D"]
@@ -348,9 +347,7 @@ def test_damaged_arpa(tmp_path: Path) -> None:
 
 
 def program(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "local" / "make_ngram.py"), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return forked.python([str(forked.ROOT / "local" / "make_ngram.py"), *options])
 
 
 def test_program(tmp_path: Path) -> None:
