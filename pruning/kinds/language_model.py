@@ -1,4 +1,4 @@
-"""Language models on text: Transformers over word pieces."""
+"""Language models on text: Transformers over word pieces, or over the own tokens of an imported network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.exports import Exports
@@ -21,8 +22,9 @@ from pruning.models import facts
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import LanguageModelConfig
 from pruning.registry import TEXT
-from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.lm_tokens import read_tokens
 from pruning.speech.text.sentences import SentenceBatch, Sentences, TextConfig
+from pruning.speech.text.table import TextTable
 from pruning.speech.text.text_files import check_texts
 from pruning.tasks.formula import LossFormula
 from pruning.tasks.language_model import LmDistillationConfig, LmTask
@@ -111,9 +113,9 @@ class LanguageModelKind(Kind[TransformerLM]):
         return {"blocks": ("layers.",), "embedding": ("embedding.",)}
 
     @classmethod
-    def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
+    def table(cls, config: Any, lang_dir: PathLike) -> TextTable:
         """Return the tokens."""
-        return Tokenizer(lang_dir)
+        return read_tokens(lang_dir)
 
     @classmethod
     def forward(cls, network: TransformerLM, batch: SentenceBatch) -> object:
@@ -122,11 +124,17 @@ class LanguageModelKind(Kind[TransformerLM]):
 
     @classmethod
     def calibration(
-        cls, network: TransformerLM, table: Tokenizer, files: Sequence[PathLike], max_duration: float
+        cls, network: TransformerLM, table: TextTable, files: Sequence[PathLike], max_duration: float
     ) -> Iterable[SentenceBatch]:
         """Return batches of sentences."""
-        sentences = Sentences(check_texts(files), table, TextConfig(on_empty="skip"), keep=True)
-        return sentences.training_batches(seed=0, epoch=1)
+        return _calibration(table, files, TextConfig())
+
+    @classmethod
+    def calibration_of_run(
+        cls, config: RunConfig, network: TransformerLM, table: TextTable, files: Sequence[PathLike], max_duration: float
+    ) -> Iterable[SentenceBatch]:
+        """Return batches of sentences or blocks, written and packed as in the run."""
+        return _calibration(table, files, config.data)
 
     @classmethod
     def loss_formula(cls, config: RunConfig) -> LossFormula:
@@ -137,12 +145,12 @@ class LanguageModelKind(Kind[TransformerLM]):
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
         """Return how to measure perplexity."""
-        return perplexity(config.data.on_empty)
+        return perplexity(config.data)
 
     @classmethod
     def exports(cls, network: TransformerLM, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of two forms: whole sentences, and steps of one token for each of several histories."""
-        return language_model_exports(network, None if lang_dir is None else Tokenizer(lang_dir))
+        return language_model_exports(network, None if lang_dir is None else read_tokens(lang_dir))
 
     @property
     def train_text(self) -> Sentences:
@@ -154,6 +162,14 @@ class LanguageModelKind(Kind[TransformerLM]):
     def new(self, vocab_size: int) -> TransformerLM:
         """Make a language model with the configuration's dimensions."""
         return TransformerLM(replace(self.config.model, vocab_size=vocab_size))
+
+    def check(self, network: TransformerLM) -> None:
+        """Refuse texts that are longer than those on which the network was trained."""
+        most, longest = network.config.positions, self.config.data.longest
+        if 0 < most < longest:
+            key = "block" if self.config.data.block else "max_length"
+            raise UserError(f"data.{key} makes texts of up to {longest} tokens, but the network was trained on up to "
+                            f"{most}", f"lower data.{key}")  # fmt: skip
 
     def wants_teacher(self) -> bool:
         """Return whether to distil the distribution of the next token."""
@@ -177,6 +193,11 @@ class LanguageModelKind(Kind[TransformerLM]):
             {"train_text": check_texts(self.inputs.train), "dev_text": check_texts(self.inputs.dev)},
             train_text.count_batches(seed, world.size),
         )
+
+
+def _calibration(table: TextTable, files: Sequence[PathLike], config: TextConfig) -> Iterable[SentenceBatch]:
+    sentences = Sentences(check_texts(files), table, replace(config, on_empty="skip"), keep=True)
+    return sentences.training_batches(seed=0, epoch=1)
 
 
 KIND = LanguageModelKind
