@@ -8,11 +8,14 @@ from typing import Any, Optional
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.importers import hf_source
+from pruning.importers.hf_directory import CONFIG
 from pruning.kinds.capabilities import Capabilities
-from pruning.kinds.exports import Exports
+from pruning.kinds.exports import Exports, HuggingFaceForm
 from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.language_model_export import language_model_exports
+from pruning.kinds.llama_hf import as_hugging_face, needs_head_dim
 from pruning.kinds.measured_text import perplexity
 from pruning.kinds.measuring import Measuring
 from pruning.methods.base import Pruner
@@ -151,6 +154,20 @@ class LanguageModelKind(Kind[TransformerLM]):
     def exports(cls, network: TransformerLM, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of two forms: whole sentences, and steps of one token for each of several histories."""
         return language_model_exports(network, None if lang_dir is None else read_tokens(lang_dir))
+
+    @classmethod
+    def hugging_face(cls, network: TransformerLM, lang_dir: PathLike) -> HuggingFaceForm:
+        """Return a network of the Llama family with the settings of the directory that it was imported from."""
+        return as_hugging_face(network, *(hf_source.kept_values(lang_dir, name)
+                                          for name in (CONFIG, hf_source.GENERATION)))  # fmt: skip
+
+    @classmethod
+    def export_notes(cls, network: TransformerLM) -> tuple[str, ...]:
+        """Say which transformers the shapes need."""
+        if not needs_head_dim(network.config):
+            return ()
+        return ("The heads do not fill the width: transformers must read `head_dim` from config.json, as it does for "
+                "Llama since 4.46 and for Qwen2 since 4.48.",)  # fmt: skip
 
     @property
     def train_text(self) -> Sentences:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning.bin import one_shot, perplexity
+from pruning.bin import export, one_shot, perplexity
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.measurement import PERPLEXITY, Measurement, path_of
@@ -33,7 +33,8 @@ constraint: {size: 0.4}
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An imported network with random weights, and text in upper case."""
     place = tmp_path_factory.mktemp("llama")
-    imported(place, ("<|endoftext|>", "<|im_start|>"), positions=256, bos_token="<|im_start|>")
+    imported(place, ("<|endoftext|>", "<|im_start|>"), positions=256, bos_token="<|im_start|>",
+             tokenizer_class="PreTrainedTokenizerFast")  # fmt: skip
     (place / "dev.txt").write_text("\n".join(LINES))
     (place / "train.txt").write_text("\n".join(LINES * 8))
     (place / "prune.yaml").write_text(SETTINGS)
@@ -139,3 +140,59 @@ def test_one_shot_with_text(work: Path, tmp_path: Path) -> None:
         one_shot.main(["--config", str(work / "prune.yaml"), "--teacher", str(work / "exp"), "--exp-dir",
                        str(tmp_path / "no"), "--method", "wanda", "--batches", "2", *data,
                        "data.block=257", "data.max_tokens=257"])  # fmt: skip
+
+
+def small(work: Path, place: Path, *settings: str, method: str = "magnitude") -> Path:
+    """Prune the imported network at once, without repair."""
+    one_shot.main(["--config", str(work / "prune.yaml"), "--teacher", str(work / "exp"), "--exp-dir", str(place),
+                   "--method", method, "--batches", "1", "--repair", "0", "--train-text", str(work / "train.txt"),
+                   "--dev-text", str(work / "dev.txt"), "--lang-dir", str(work / "exp" / "lang"),
+                   *settings])  # fmt: skip
+    return place
+
+
+def exported(work: Path, network: Path, place: Path, *options: str) -> Path:
+    export.main(["--exp-dir", str(network), "--lang-dir", str(work / "exp" / "lang"), "--output", str(place), *options])
+    return place
+
+
+def test_a_uniform_network_is_a_hugging_face_directory(work: Path, tmp_path: Path) -> None:
+    """Which unmodified transformers loads, with equal outputs and tokens, and with a card."""
+    network = small(work, tmp_path / "small", "criterion.ranking=group", "criterion.kinds=[ffn]")
+    measured(work, name="dev", network=network)
+    place = exported(work, network, tmp_path / "hf", "--hugging-face")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(place).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    ours, tokens = LanguageModelKind.load_network(network)[0], torch.tensor([[0, *range(30, 50)]])
+    with torch.no_grad():
+        assert torch.allclose(theirs(tokens).logits, ours(tokens), atol=1e-5)
+    assert tokenizer(SENTENCES[0]).input_ids == NetworkTokens(work / "exp" / "lang").encode(SENTENCES[0])
+    assert theirs.config.intermediate_size == ours.config.ffn_dim[0] < 40
+    card = (place / "README.md").read_text()
+    assert "perplexity per word" in card and "parameters of the blocks" in card and "Made from **source**" in card
+    assert not (place / "preprocessor_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["criterion.kinds=[heads]", "constraint.size=0.1"],
+            "query heads, but a Hugging Face directory has one",
+        ),
+        (["criterion.kinds=[ffn]", "constraint.size=0.2"], "the layers have .* hidden units, but a Hugging Face"),
+    ],
+)
+def test_other_shapes_are_refused(work: Path, tmp_path: Path, settings: list[str], message: str) -> None:
+    network = small(work, tmp_path / "small", *settings)
+    with pytest.raises(UserError, match=f"{message}.*; export it to ONNX, or prune with"):
+        exported(work, network, tmp_path / "hf", "--hugging-face")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_onnx_computes_the_same(work: Path, tmp_path: Path) -> None:
+    """Also steps with caches of shared keys and values."""
+    pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    network = small(work, tmp_path / "small", method="depth")
+    place = exported(work, network, tmp_path / "onnx", "--text", str(work / "dev.txt"))
+    assert (place / "lm_step.onnx").is_file() and (place / "tokenizer.json").is_file()

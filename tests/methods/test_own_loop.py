@@ -101,6 +101,11 @@ def test_every_method_meets_its_target(method: str, cost: str, tmp_path: Path) -
         assert torch.equal(again(x), small(x))
 
 
+def test_whole_layers_need_layers() -> None:
+    with pytest.raises(UserError, match="the criterion depth needs units in layers, and the network declares none"):
+        trained(configured(DEPTH, size=0.5))
+
+
 def test_a_measured_latency_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that gives the dense network 1 s and every quarter of the units 0.2 s, whatever the machine does."""
 
