@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pruning.reports import terminal
+from pruning.speech.ngrams.arpa import write
+from pruning.speech.ngrams.kneser_ney import estimate
 from tests.speech.text.test_sentences import lines
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "lm"
@@ -57,3 +59,31 @@ def test_without_text_it_says_so(tmp_path: Path) -> None:
     assert result.returncode == 1 and result.stderr.startswith(
         "error: the sweep files of stages 5 and 6 are for --data-dir data"
     )
+
+
+@pytest.mark.processes
+@pytest.mark.long
+def test_lists_are_rescored_and_compared(tmp_path: Path) -> None:
+    """Without language model, with a word bonus, with an n-gram."""
+    write(estimate(["TWO ONE"] * 9 + ["ONE"] * 4, 2), tmp_path / "2.arpa")
+    for name in ("dev", "test"):
+        (tmp_path / f"{name}.nbest").write_text("a -1 ONE TWO\na -1.5 TWO ONE\nb -1 ONE\nb -1.1 TWO\n")
+        (tmp_path / f"{name}.text").write_text("a TWO ONE\nb ONE\n")
+    options = ["--arpa", f"2-gram={tmp_path / '2.arpa'}", "--exp-dir", str(tmp_path / "exp"),
+               "--dev-nbest", str(tmp_path / "dev.nbest"), "--dev-references", str(tmp_path / "dev.text"),
+               "--test-nbest", str(tmp_path / "test.nbest"), "--test-references", str(tmp_path / "test.text"),
+               "--arpa-args", "--form words"]  # fmt: skip
+    result = run("run_rescore.sh", *options)
+    assert result.returncode == 0, result.stderr
+    table = (tmp_path / "exp" / "RESULTS.md").read_text()
+    assert all(f"| {name} " in table for name in ("no-lm", "word-bonus", "2-gram"))
+    assert terminal.shown(table).strip() in result.stdout and (tmp_path / "exp" / "RESULTS.html").is_file()
+
+
+def test_what_rescoring_lacks_is_named(tmp_path: Path) -> None:
+    options = ["--dev-nbest", "x", "--dev-references", "x", "--test-nbest", "x", "--exp-dir", str(tmp_path)]
+    result = run("run_rescore.sh", *options)
+    assert result.stderr.strip().endswith("--test-nbest has 1 files and --test-references 0; give one for each list")
+    result = run("run_rescore.sh", *options, "--test-references", "x", "--lm", "x")
+    assert result.stderr.strip() == "error: x has no name; write NAME=PATH"
+    assert "no dev list given" in run("run_rescore.sh").stderr

@@ -61,7 +61,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--without-lm", action="store_true", help="no language model: only merge, and add --word-bonus")
     group.add_argument("--lm-name", help="name in the measurement; default: that of the directory or the file")
     group.add_argument("--max-length", type=NATURAL.parse, default=0,
-                       help="largest number of tokens of context and text; default 0: any number")  # fmt: skip
+                       help="largest number of tokens of context and text; default 0: as in training")  # fmt: skip
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +163,9 @@ def _check(options: argparse.Namespace) -> None:
             "no language model given, or two", "give exactly one of --lm-exp-dir and --arpa, or --without-lm"
         )
     if options.lm_exp_dir is not None and options.lang_dir is None:
-        raise UserError("--lm-exp-dir needs --lang-dir", "give the lang dir of the language model")
+        options.lang_dir = options.lm_exp_dir / "lang"  # that of an imported network
+        if not options.lang_dir.is_dir():
+            raise UserError("--lm-exp-dir needs --lang-dir", "give the lang dir of the language model")
     if options.exp_dir is not None and options.nbest is not None and options.references is None:
         raise UserError("--exp-dir needs references to measure", "give --references")
 
@@ -187,7 +189,8 @@ def _scorer(options: argparse.Namespace) -> tuple[TextScorer, dict[str, Any]]:
     network.to(arguments.check_device(options.device)).eval()
     of_text = text_tokens(tokens)
     end = not of_text.takes_context if options.score_end is None else options.score_end
-    scorer = NetworkScorer(network, of_text, end, options.max_length, options.max_tokens)
+    room = options.max_length or network.config.positions
+    scorer = NetworkScorer(network, of_text, end, room, options.max_tokens)
     return scorer, {"weights": provenance.weights_fingerprint(network), "tokens": tokens.fingerprint,
                     "settings": _settings(options, end)}  # fmt: skip
 

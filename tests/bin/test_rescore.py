@@ -7,14 +7,21 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import torch
 
+from pruning import registry
 from pruning.bin import lm_report
 from pruning.bin import rescore as command
 from pruning.errors import UserError
-from pruning.experiments import rescoring_results
+from pruning.experiments import checkpoint, rescoring_results
+from pruning.models.transformer_lm import TransformerLM
+from pruning.models.transformer_lm_config import LanguageModelConfig
 from pruning.speech.decoding.n_best import Entry, read_nbest, write_nbest
 from pruning.speech.ngrams.arpa import write
 from pruning.speech.ngrams.kneser_ney import estimate
+from pruning.speech.text import network_tokens
+from pruning.speech.text.transcript_form import TranscriptForm
+from pruning.speech.text.written_form import sentence
 from tests.kinds.test_language_model import work
 
 __all__ = ["work"]
@@ -155,8 +162,8 @@ def test_results_are_kept_shown_and_not_made_again(
     lm_report.main(["--rescored", f"no LM={tmp_path / 'none'}", f"2-gram={tmp_path / '2-gram'}", "--sets", "test",
                     "--output", str(tmp_path / "RESULTS.md")])  # fmt: skip
     table = (tmp_path / "RESULTS.md").read_text()
-    assert re.search(r"\| no LM +\| 0 +\| 0 +\| words +\| 0 +\| 60.00 \(", table)
-    assert re.search(r"\| 2-gram +\| 0.5 +\| 0 .*\| 0.00 \(0.00 to 0.00\) +\| -60.00 \(", table)
+    assert re.search(r"\| no LM +\| +0 \| +0 \| words +\| +0 \| +60.00 \(", table)
+    assert re.search(r"\| 2-gram +\| +0.5 \| +0 .*\| +0.00 \(0.00 to 0.00\) \| +-60.00 \(", table)
     assert re.search(r"\| +0.00 +\| +0.0[0-9]+[ (busy)]* +\|", table), "oracle and real-time factor"
 
 
@@ -186,3 +193,79 @@ def test_hypotheses_that_are_equal_after_the_normaliser_are_one(
     write(estimate(["ONE TWO"], 2), tmp_path / "lm.arpa")
     run(tmp_path, "a -1 Can't.\na -2 cannot\n", "a CAN NOT\n", "--lm-scale", "0", "--normalise", "english")
     assert "2 hypotheses, 1 different" in capsys.readouterr().out
+
+
+SPOKEN = ["the old man went home", "he went there", "so did the old dog", "and he said no"]
+
+
+def running(place: Path) -> TransformerLM:
+    """Write an experiment of a language model of running text, with random weights and its own tokens."""
+    tokenizers = pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
+    pieces = tokenizers.Tokenizer(tokenizers.models.BPE())
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces.decoder = tokenizers.decoders.ByteLevel()
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=262, special_tokens=["<|endoftext|>"], show_progress=False,
+                                             initial_alphabet=letters)  # fmt: skip
+    pieces.train_from_iterator([sentence(text) for text in SPOKEN], trainer)
+    pieces.save(str(place / "tokenizer.json"))
+    tokens = network_tokens.write(place / "lm" / "lang", place / "tokenizer.json",
+                                  TranscriptForm(pieces.get_vocab_size(), (0,), 0))  # fmt: skip
+    torch.manual_seed(0)
+    model = TransformerLM(LanguageModelConfig(12, 2, 4, (2,), (16,), tokens.vocab_size, positions=64)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    header = {"model": registry.describe(model), "tokenizer": tokens.describe()}
+    checkpoint.save_model(checkpoint.best_path(place / "lm"), model, header)
+    return model
+
+
+def test_a_language_model_of_running_text_reads_earlier_hypotheses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scores in the list are those of a pass over start, context and text, as sentences."""
+    model, tokens = running(tmp_path), network_tokens.NetworkTokens(tmp_path / "lm" / "lang")
+    names = ["1-1-0000", "1-1-0001", "2-1-0000", "2-1-0001"]
+    lists = [f"{name} -1 {text.upper()}\n{name} -1.5 {text.upper()} NOT\n" for name, text in zip(names, SPOKEN)]
+    (tmp_path / "nbest.txt").write_text("".join(lists))
+    common = ["--nbest", str(tmp_path / "nbest.txt"), "--output", str(tmp_path / "out.txt"), "--lm-exp-dir",
+              str(tmp_path / "lm"), "--lm-scale", "0.5", "--word-bonus", "0.1", "--context", "3"]  # fmt: skip
+
+    def check(room: int = 64, *options: str) -> None:
+        command.main([*common, "--form", "sentence", *options])
+        before: dict[str, str] = {}
+        for name, entries in read_nbest(tmp_path / "out.txt").items():
+            context = tokens.encode(before[name[:3]]) if name[:3] in before else []
+            for entry in entries:
+                text = tokens.encode(f"{' ' if context else ''}{sentence(entry.text)}")
+                longest = max(len(tokens.encode(f" {sentence(one.text)}")) for one in entries)
+                history = [0, *context[max(0, len(context) - (room - longest)) :]]
+                log_probs = model.log_probs(torch.tensor([history + text]))[0, len(history) - 1 : -1].detach()
+                of_lm = float(log_probs.gather(1, torch.tensor(text)[:, None]).sum())
+                own = -1.5 if entry.text.endswith(" NOT") else -1.0
+                assert entry.score == pytest.approx(own + 0.5 * of_lm + 0.1 * len(entry.text.split()), abs=1e-3)
+            before[name[:3]] = sentence(entries[0].text)
+
+    check()
+    assert "contexts were cut" not in caplog.text and "times as many" in capsys.readouterr().out
+    check(30, "--max-length", "30")
+    assert "of 2 contexts were cut to what the language model takes" in caplog.text
+    with pytest.raises(UserError, match="has .* tokens, but the language model takes 5"):
+        command.main([*common, "--max-length", "5"])
+    with pytest.raises(UserError, match="the recording of utterance 1-1-0000 is unknown"):
+        command.main([*common, "--recording-pattern", "(x).*"])
+    (tmp_path / "nbest.txt").write_text("a -1 THE <|endoftext|>\n")
+    with pytest.raises(UserError, match="contains the symbol <.endoftext.>"):
+        command.main([*common, "--context", "0"])
+
+
+def test_tokens_of_another_network_are_refused(work: Path, tmp_path: Path) -> None:
+    running(tmp_path)
+    (tmp_path / "nbest.txt").write_text("a -1 ONE\n")
+    for network, lang, message in [
+        (work / "dense", tmp_path / "lm" / "lang", "tokens but the checkpoint has 28"),
+        (tmp_path / "lm", work / "lang", "has 28 tokens but the checkpoint has"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            command.main(["--nbest", str(tmp_path / "nbest.txt"), "--output", str(tmp_path / "out.txt"), "--lm-scale",
+                          "1", "--lm-exp-dir", str(network), "--lang-dir", str(lang)])  # fmt: skip

@@ -28,7 +28,10 @@ from pruning.models.transformer_lm_config import LanguageModelConfig
 
 CONFIG = LanguageModelConfig(d_model=16, num_layers=3, head_dim=6, num_heads=(2, 3, 2), ffn_dim=(20, 8, 16),
                              vocab_size=11, dropout=0.3)  # fmt: skip
-CHANGES = [{}, {"num_heads": (2, 0, 1), "ffn_dim": (0, 8, 0)}, {"tied": False}]
+CHANGES: list[dict[str, object]] = [
+    {}, {"num_heads": (2, 0, 1), "ffn_dim": (0, 8, 0)}, {"tied": False},
+    {"shared_by": ((2,), (1, 2), (1, 1)), "norm": "rms", "gated": True, "activation": "silu", "rotary_base": 500.0},
+]  # fmt: skip
 
 
 def network(**changes: object) -> TransformerLM:
