@@ -141,6 +141,7 @@ def _batches(
     Raises:
         UserError: ``--lang-dir`` is missing or has other tokens, or the data are for another kind of network.
     """
+    from pruning.experiments.directory import CONFIG
     from pruning.kinds import kind as kinds
 
     name, files = _data(options)
@@ -155,7 +156,12 @@ def _batches(
         )
     table = kind.table_of(model, options.lang_dir)
     table.check_matches(header["tokenizer"])
-    return lambda: iter(kind.calibration(model, table, files, options.max_duration))
+    run = next((place / CONFIG for place in (Path(options.pruned), *Path(options.pruned).parents[:2])
+                if (place / CONFIG).is_file()), None)  # fmt: skip
+    if run is None:
+        return lambda: iter(kind.calibration(model, table, files, options.max_duration))
+    config = kind.config_of(run)
+    return lambda: iter(kind.calibration_of_run(config, model, table, files, options.max_duration))
 
 
 if __name__ == "__main__":

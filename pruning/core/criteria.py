@@ -16,8 +16,9 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.core.block_influence import layer_of, observed_layers
 from pruning.core.linear_inputs import watched_inputs
-from pruning.core.names import FROM_GRADIENTS
+from pruning.core.names import DEPTH, FROM_GRADIENTS
 from pruning.core.precision import at_least_float32
 from pruning.core.selection import Selection
 from pruning.core.units import Span, UnitGroup
@@ -160,8 +161,8 @@ class UnitScores(nn.Module):
         selection: the units.
         norm: order of the norm (1 or 2) that ``magnitude`` uses.
         weights: weights whose norm ``magnitude`` takes, ``own`` or ``following``; see `magnitudes`.
-        decay: decay per step of the running means of ``taylor``, ``fisher``, ``wanda`` and ``activation``; 1 gives the
-            plain mean.
+        decay: decay per step of the running means of ``taylor``, ``fisher``, ``wanda``, ``activation`` and ``depth``; 1
+            gives the plain mean.
         seed: seed of the scores of ``random``.
 
     The scores, where g is the gradient of one batch with respect to the masks (the sum of ``w g`` over a unit's
@@ -173,6 +174,7 @@ class UnitScores(nn.Module):
     - ``movement``: minus the sum of ``lr g`` (arXiv 2005.07683, equation 2), for closed units as well;
     - ``wanda``: mean of `weighted_magnitudes`;
     - ``activation``: mean of ``|x|`` over the inputs of the weights that follow;
+    - ``depth``: mean of `pruning.core.block_influence.influence` of the unit's layer, 0 outside layers;
     - ``random``: uniform, the same for the same seed.
     """
 
@@ -227,15 +229,20 @@ class UnitScores(nn.Module):
     @property
     def observer(self) -> Optional[Observer]:
         """Context manager that observes forward passes for `observe`, or None if the criterion needs none."""
-        return {"activation": observed_activations, "wanda": observed_inputs}.get(self.criterion)
+        observers = {"activation": observed_activations, "wanda": observed_inputs, DEPTH: observed_layers}
+        return observers.get(self.criterion)
 
     @torch.no_grad()
     def observe(self, model: nn.Module, totals: Mapping[str, Tensor]) -> None:
         """Accumulate what the `observer` collected in one step of ``model``.
 
         Raises:
-            UserError: the network reads weights that follow units without calling their layer, so nothing was observed.
+            UserError: the network reads weights that follow units without calling their layer, or does not call its
+                layers as modules, so nothing was observed.
         """
+        if self.criterion == DEPTH:
+            self._add(self._influences(totals))
+            return
         for group in self.selection.chosen:
             places = {group.name, *(_place(group, span) for span in group.read)}
             if group.read[0].dim == 1 and not places & totals.keys():
@@ -249,6 +256,17 @@ class UnitScores(nn.Module):
             return
         parts = [means.get(group.name, torch.zeros(group.size)) for group in self.selection.chosen]
         self._add(torch.cat([part.to(self.total) for part in parts]))
+
+    def _influences(self, totals: Mapping[str, Tensor]) -> Tensor:
+        """Return the influence of the layer of each unit, ``(U,)``."""
+        parts = []
+        for group in self.selection.chosen:
+            name = layer_of(group)
+            if name and name not in totals:
+                raise UserError(f"the criterion {DEPTH} observed no call of {name}", "use another criterion")
+            value = totals[name][0] / totals[name][1] if name else torch.zeros(())
+            parts.append(value.to(self.total).expand(group.size))
+        return torch.cat(parts)
 
     @torch.no_grad()
     def forget(self) -> None:

@@ -10,8 +10,10 @@ LATENCY = "latency"
 RAMPS = ("linear", "cubic", "one_shot")
 """Schedules of the constraint's target."""
 
-CRITERIA = ("magnitude", "taylor", "fisher", "movement", "wanda", "activation", "random")
-LOOK_INSIDE = ("magnitude", "wanda", "activation")
+DEPTH = "depth"
+"""The criterion that scores whole layers."""
+CRITERIA = ("magnitude", "taylor", "fisher", "movement", "wanda", "activation", DEPTH, "random")
+LOOK_INSIDE = ("magnitude", "wanda", "activation", DEPTH)
 """Criteria that read weights or the inputs of layers; the others use only masks and their gradients."""
 FROM_GRADIENTS = ("taylor", "fisher", "movement")
 WEIGHTS = ("own", "following")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
 import torch
@@ -114,15 +114,29 @@ def layer_order(scores: Tensor, selection: Selection) -> Tensor:
 
     Units outside layers are removed last.
     """
-    layers: list[Optional[int]] = [group.layer for group in selection.chosen]
-    known = [layer for layer in layers if layer is not None]
-    order = drop_order(max(known) + 1) if known else []
-    turn = {layer: float(place) for place, layer in enumerate(order)}
+    known = [group.layer for group in selection.chosen if group.layer is not None]
+    return _by_layers(drop_order(max(known) + 1) if known else [], scores, selection)
+
+
+def influence_order(influences: Tensor, scores: Tensor, selection: Selection) -> Tensor:
+    """Return an order ``(U,)`` that drops the layers of least influence first, see `layer_order`.
+
+    Args:
+        influences: score of the layer of each unit, ``(U,)``.
+        scores: scores of the units, which order those of a layer, ``(U,)``.
+        selection: the units.
+    """
+    of_layer = {group.layer: float(part[0]) for group, part in zip(selection.chosen, influences.split(selection.sizes))
+                if group.layer is not None}  # fmt: skip
+    return _by_layers(sorted(of_layer, key=lambda layer: of_layer[layer]), scores, selection)
+
+
+def _by_layers(order: Sequence[int], scores: Tensor, selection: Selection) -> Tensor:
+    """Return an order ``(U,)`` that removes layers in ``order``, then what is outside layers."""
+    turn: dict[Optional[int], float] = {layer: float(place) for place, layer in enumerate(order)}
     within = scores.argsort(stable=True).argsort().double() / max(1, scores.numel())
-    of_unit = [
-        torch.full((size,), float(len(order)) if layer is None else turn[layer], dtype=torch.float64)
-        for layer, size in zip(layers, selection.sizes)
-    ]
+    of_unit = [torch.full((size,), turn.get(group.layer, float(len(order))), dtype=torch.float64)
+               for group, size in zip(selection.chosen, selection.sizes)]  # fmt: skip
     return torch.cat(of_unit) + within
 
 

@@ -41,8 +41,8 @@ def write_hugging_face(network: nn.Module, directory: PathLike, lang_dir: PathLi
     """
     place, form = Path(directory), kinds.of(network).hugging_face(network, lang_dir)
     _check_place(place)
-    files: dict[str, Mapping[str, Any]] = {CONFIG: form.values, hf_source.GENERATION: form.generation,
-                                           PREPROCESSOR: form.preprocessor}  # fmt: skip
+    every = {CONFIG: form.values, hf_source.GENERATION: form.generation, PREPROCESSOR: form.preprocessor}
+    files: dict[str, Mapping[str, Any]] = {name: values for name, values in every.items() if values}
     for name, values in files.items():
         write_json(place / name, values)
     copied = {TOKENIZER: Path(lang_dir) / TOKENIZER, **hf_source.kept(lang_dir)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from tabulate import tabulate
 
 from pruning import provenance
 from pruning.experiments import checkpoint, decoding_results, directory
-from pruning.experiments.measurement import Measurement
+from pruning.experiments.measurement import PERPLEXITY, Measurement
 from pruning.files import PathLike, read_json, read_lines, read_text, write_text
 from pruning.importers import hf_source
 
@@ -50,10 +51,11 @@ def write_card(
     place = Path(exp_dir) if Path(exp_dir).is_dir() else Path(exp_dir).parent
     name, licence = str(header[checkpoint.PRETRAINED]), licence_of(lang_dir)
     pruned = "structure" in header
+    of_text = "macs_per_token" in facts
     sections = {
         "": [f"Made from **{name}**" + (" by structured pruning." if pruned else ", not pruned."), *notes],
         "Size": [_sizes(facts, header.get("dense") if pruned else None)],
-        "Word error rates": _rates(place),
+        **({"Perplexity": _perplexities(place)} if of_text else {"Word error rates": _rates(place)}),
         "Data": _data(place, name),
         "Commands": ["```bash\n" + "\n".join([*_commands(place), command]) + "\n```",
                      f"Code: commit {provenance.git_commit()}, {provenance.today()}"],
@@ -87,7 +89,9 @@ def _sizes(facts: Mapping[str, Any], dense: Optional[Mapping[str, Any]]) -> str:
             ("MACs of the encoder at 10 s", "macs_10s", 1e9, "G"),
             ("MACs of the encoder at 30 s", "macs_30s", 1e9, "G"),
             ("MACs of the decoder at 10 s", "decoder_macs_10s", 1e9, "G"),
-            ("MACs of the output layer at 10 s", "output_macs_10s", 1e9, "G")]  # fmt: skip
+            ("MACs of the output layer at 10 s", "output_macs_10s", 1e9, "G"),
+            ("parameters of the blocks", "blocks_parameters", 1e6, "M"),
+            ("MACs per token, without the output layer", "macs_per_token", 1e6, "M")]  # fmt: skip
     columns = [facts, *([dense] if dense else [])]
     table = [[what, *(f"{of[key] / unit:.2f} {letter}" for of in columns)] for what, key, unit, letter in rows
              if all(key in of for of in columns)]  # fmt: skip
@@ -112,12 +116,27 @@ def _rates(exp_dir: Path) -> list[str]:
     return [tabulate(rows, headers, tablefmt="github"), *(f"Measured with `{command}`" for command in commands)]
 
 
+def _perplexities(exp_dir: Path) -> list[str]:
+    """Return the table of the measured perplexities per word."""
+    rows, commands = [], set()
+    for path in sorted((exp_dir / PERPLEXITY).glob("*.json")):
+        one = Measurement.read(path, "measure it again")
+        nats, words = one.known_totals("word_nll", "words")
+        rows.append([one.set, f"{math.exp(nats / words):.2f}" if words else "-", int(words)])
+        commands.add(str(one.provenance["command"]))
+    if not rows:
+        return ["Not measured."]
+    table = tabulate(rows, ["test set", "perplexity per word", "words"], tablefmt="github")
+    return [table, *(f"Measured with `{command}`" for command in sorted(commands))]
+
+
 def _data(exp_dir: Path, name: str) -> list[str]:
     """Return what is known of the data of the last training."""
     known = [f"On which data {name} was trained: see its publisher's description."]
     path = exp_dir / directory.RUN
     inputs = read_json(path, "train it again").get("inputs", {}) if path.is_file() else {}
-    names = {"train_cuts": "Trained further on", "dev_cuts": "Checkpoint selected on"}
+    names = {"train_cuts": "Trained further on", "dev_cuts": "Checkpoint selected on",
+             "train_text": "Trained further on", "dev_text": "Checkpoint selected on"}  # fmt: skip
     used = [f"{what} (file, beginning of its SHA-256): {', '.join(inputs[key])}." for key, what in names.items()
             if key in inputs]  # fmt: skip
     return [*known, *(used or ["The weights of this experiment were not trained further."])]

@@ -44,7 +44,7 @@ def write_experiment(
         source: what the user gave: a directory, or a name on the hub.
         files: directory of the checkpoint.
         exp_dir: experiment directory for ``best.safetensors``, ``model.json`` and ``.done``.
-        names: files of the checkpoint, besides its weights, that the network or its tokens depend on.
+        names: files of the checkpoint, in addition to its weights, that the network or its tokens depend on.
         settings: settings of the import that the network depends on.
 
     Raises:

@@ -84,6 +84,6 @@ def _first(tokens: list[Optional[int]]) -> Optional[int]:
 def _chosen(numbers: dict[str, int], start: str, path: Path) -> int:
     """Return the number of a token that is given as a number or as a symbol; digits are a number."""
     chosen = int(start) if start.isdecimal() else numbers.get(start)
-    if chosen in numbers.values():
+    if chosen is not None and chosen in numbers.values():
         return chosen
     raise UserError(f"{path} has no token {start}", "give --start-token as a symbol or a number of the tokenizer")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.importers.encoder_decoder import configuration, load_encoder_decoder, their_name
-from pruning.importers.hf_weights import more
 from pruning.kinds.exports import HuggingFaceForm
+from pruning.kinds.hf_shapes import REMEDY, check_dense, refused
 from pruning.models.encoder_decoder import EncoderDecoder
 from pruning.models.encoder_decoder_config import (
     MOONSHINE,
@@ -26,9 +26,6 @@ from pruning.models.encoder_decoder_config import (
     TextDecoderConfig,
 )
 
-UNIFORM = "prune with criterion.ranking=group and criterion.kinds=[ffn], or with criterion.ranking=layers"
-"""Advice for shapes that cannot be written."""
-_REMEDY = f"export it to ONNX, or {UNIFORM}"
 _ALIGNMENT = "alignment_heads"
 _CLASSES = {WHISPER: "WhisperForConditionalGeneration", MOONSHINE: "MoonshineForConditionalGeneration"}
 _STACK = TypeVar("_STACK", AudioEncoderConfig, TextDecoderConfig)
@@ -77,7 +74,7 @@ def _without_empty(config: _STACK, side: str) -> tuple[_STACK, list[int]]:
     columns = _columns(config)
     kept = [index for index in range(config.num_layers) if any(column[index] for column in columns.values())]
     if not kept:
-        raise UserError(f"the {side} has no layer left, and a Hugging Face directory needs one", _REMEDY)
+        raise UserError(f"the {side} has no layer left, and a Hugging Face directory needs one", REMEDY)
     changes: dict[str, Any] = {name: tuple(column[index] for index in kept) for name, column in columns.items()}
     return replace(config, num_layers=len(kept), **changes), kept
 
@@ -98,9 +95,9 @@ def hf_values(config: EncoderDecoderConfig, given: Mapping[str, Any]) -> dict[st
     Raises:
         UserError: Hugging Face's configuration does not have the shapes.
     """
-    _check_factored(config)
+    check_dense(config.ranks)
     if config.encoder.d_model != config.decoder.d_model:
-        raise _refused(f"the widths of encoder and decoder are {config.encoder.d_model} and {config.decoder.d_model}",
+        raise refused(f"the widths of encoder and decoder are {config.encoder.d_model} and {config.decoder.d_model}",
                        "one width for both")  # fmt: skip
     family = config.encoder.family
     values = {
@@ -125,7 +122,7 @@ def _whisper(config: EncoderDecoderConfig, given: Mapping[str, Any]) -> dict[str
     for side, stack in stacks:
         heads = _one_of(stack, side, _heads_of(stack), "heads of attention")
         if heads * stack.head_dim != stack.d_model:
-            raise _refused(f"the {side} has {heads} heads of dimension {stack.head_dim} and width {stack.d_model}",
+            raise refused(f"the {side} has {heads} heads of dimension {stack.head_dim} and width {stack.d_model}",
                            "as many heads as fill the width")  # fmt: skip
         values |= {f"{side}_layers": stack.num_layers, f"{side}_attention_heads": heads,
                    f"{side}_ffn_dim": _one_of(stack, side, stack.ffn_dim, "hidden units")}  # fmt: skip
@@ -151,7 +148,7 @@ def _moonshine(config: EncoderDecoderConfig, given: Mapping[str, Any]) -> dict[s
         values |= {f"{side}_num_hidden_layers": stack.num_layers, f"{side}_num_attention_heads": heads,
                    f"{side}_num_key_value_heads": heads, f"{side}_hidden_act": stack.activation}  # fmt: skip
     if hidden["encoder"] != hidden["decoder"]:
-        raise _refused("the feed-forward modules of encoder and decoder have {encoder} and {decoder} hidden units"
+        raise refused("the feed-forward modules of encoder and decoder have {encoder} and {decoder} hidden units"
                        .format(**hidden), "one number for both sides of a Moonshine")  # fmt: skip
     _check_channels(encoder, (encoder.d_model, 2 * encoder.d_model))
     values |= {"hidden_size": encoder.d_model, "intermediate_size": hidden["encoder"], "attention_bias": False,
@@ -185,9 +182,9 @@ def _one_of(stack: StackConfig, side: str, counts: Sequence[int], what: str) -> 
     """
     if min(counts) == 0:
         layer = next(index for index in range(stack.num_layers) if counts[index :: stack.num_layers].count(0))
-        raise _refused(f"layer {layer} of the {side} has lost a part of its modules ({what})", "whole layers only")
+        raise refused(f"layer {layer} of the {side} has lost a part of its modules ({what})", "whole layers only")
     if min(counts) < max(counts):
-        raise _refused(f"the layers of the {side} have {min(counts)} to {max(counts)} {what}",
+        raise refused(f"the layers of the {side} have {min(counts)} to {max(counts)} {what}",
                        f"one number for all layers of the {side}")  # fmt: skip
     return counts[0]
 
@@ -195,17 +192,7 @@ def _one_of(stack: StackConfig, side: str, counts: Sequence[int], what: str) -> 
 def _check_channels(encoder: AudioEncoderConfig, needed: tuple[int, ...]) -> None:
     if encoder.conv_channels != needed:
         found, wanted = (" and ".join(map(str, channels)) for channels in (encoder.conv_channels, needed))
-        raise _refused(f"the front end of the encoder has {found} channels, not {wanted}", "all channels of the width")
-
-
-def _check_factored(config: EncoderDecoderConfig) -> None:
-    if config.ranks:
-        raise _refused(f"{next(iter(config.ranks))}{more(list(config.ranks))} of the network are factored",
-                       "dense layers only")  # fmt: skip
-
-
-def _refused(what: str, has: str) -> UserError:
-    return UserError(f"{what}, but a Hugging Face directory has {has}", _REMEDY)
+        raise refused(f"the front end of the encoder has {found} channels, not {wanted}", "all channels of the width")
 
 
 def _heads_changed(config: EncoderDecoderConfig, given: Mapping[str, Any]) -> bool:

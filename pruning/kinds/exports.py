@@ -57,8 +57,8 @@ class HuggingFaceForm(NamedTuple):
 
     Attributes:
         values: content of ``config.json``.
-        generation: content of ``generation_config.json``.
-        preprocessor: content of ``preprocessor_config.json``.
+        generation: content of ``generation_config.json``; empty: no file.
+        preprocessor: content of ``preprocessor_config.json``; empty: no file.
         tensors: tensors by their names there.
         load: reads the written directory as a network of this package.
     """

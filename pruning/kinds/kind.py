@@ -136,6 +136,13 @@ class Kind(NetworkKind[N], Generic[N]):
         """
 
     @classmethod
+    def calibration_of_run(
+        cls, config: Any, network: N, table: Any, files: Sequence[PathLike], max_duration: float
+    ) -> Iterable[Any]:
+        """Return `calibration` with the settings of data that the configuration ``config`` of a run has."""
+        return cls.calibration(network, table, files, max_duration)
+
+    @classmethod
     def loss_formula(cls, config: Any) -> Optional[LossFormula]:
         """Return what the loss of runs with a configuration is the sum of; None: it is not told."""
         return None

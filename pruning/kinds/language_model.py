@@ -1,4 +1,4 @@
-"""Language models on text: Transformers over word pieces."""
+"""Language models on text: Transformers over word pieces, or over the own tokens of an imported network."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.importers import hf_source
+from pruning.importers.hf_directory import CONFIG
 from pruning.kinds.capabilities import Capabilities
-from pruning.kinds.exports import Exports
+from pruning.kinds.exports import Exports, HuggingFaceForm
 from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.language_model_export import language_model_exports
+from pruning.kinds.llama_hf import as_hugging_face, needs_head_dim
 from pruning.kinds.measured_text import perplexity
 from pruning.kinds.measuring import Measuring
 from pruning.methods.base import Pruner
@@ -21,8 +25,9 @@ from pruning.models import facts
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import LanguageModelConfig
 from pruning.registry import TEXT
-from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.lm_tokens import read_tokens
 from pruning.speech.text.sentences import SentenceBatch, Sentences, TextConfig
+from pruning.speech.text.table import TextTable
 from pruning.speech.text.text_files import check_texts
 from pruning.tasks.formula import LossFormula
 from pruning.tasks.language_model import LmDistillationConfig, LmTask
@@ -111,9 +116,9 @@ class LanguageModelKind(Kind[TransformerLM]):
         return {"blocks": ("layers.",), "embedding": ("embedding.",)}
 
     @classmethod
-    def table(cls, config: Any, lang_dir: PathLike) -> Tokenizer:
+    def table(cls, config: Any, lang_dir: PathLike) -> TextTable:
         """Return the tokens."""
-        return Tokenizer(lang_dir)
+        return read_tokens(lang_dir)
 
     @classmethod
     def forward(cls, network: TransformerLM, batch: SentenceBatch) -> object:
@@ -122,11 +127,17 @@ class LanguageModelKind(Kind[TransformerLM]):
 
     @classmethod
     def calibration(
-        cls, network: TransformerLM, table: Tokenizer, files: Sequence[PathLike], max_duration: float
+        cls, network: TransformerLM, table: TextTable, files: Sequence[PathLike], max_duration: float
     ) -> Iterable[SentenceBatch]:
         """Return batches of sentences."""
-        sentences = Sentences(check_texts(files), table, TextConfig(on_empty="skip"), keep=True)
-        return sentences.training_batches(seed=0, epoch=1)
+        return _calibration(table, files, TextConfig())
+
+    @classmethod
+    def calibration_of_run(
+        cls, config: RunConfig, network: TransformerLM, table: TextTable, files: Sequence[PathLike], max_duration: float
+    ) -> Iterable[SentenceBatch]:
+        """Return batches of sentences or blocks, written and packed as in the run."""
+        return _calibration(table, files, config.data)
 
     @classmethod
     def loss_formula(cls, config: RunConfig) -> LossFormula:
@@ -137,12 +148,26 @@ class LanguageModelKind(Kind[TransformerLM]):
     @classmethod
     def measuring(cls, config: RunConfig) -> Measuring:
         """Return how to measure perplexity."""
-        return perplexity(config.data.on_empty)
+        return perplexity(config.data)
 
     @classmethod
     def exports(cls, network: TransformerLM, lang_dir: Optional[PathLike]) -> Exports:
         """Return the export of two forms: whole sentences, and steps of one token for each of several histories."""
-        return language_model_exports(network, None if lang_dir is None else Tokenizer(lang_dir))
+        return language_model_exports(network, None if lang_dir is None else read_tokens(lang_dir))
+
+    @classmethod
+    def hugging_face(cls, network: TransformerLM, lang_dir: PathLike) -> HuggingFaceForm:
+        """Return a network of the Llama family with the settings of the directory that it was imported from."""
+        return as_hugging_face(network, *(hf_source.kept_values(lang_dir, name)
+                                          for name in (CONFIG, hf_source.GENERATION)))  # fmt: skip
+
+    @classmethod
+    def export_notes(cls, network: TransformerLM) -> tuple[str, ...]:
+        """Say which transformers the shapes need."""
+        if not needs_head_dim(network.config):
+            return ()
+        return ("The heads do not fill the width: transformers must read `head_dim` from config.json, as it does for "
+                "Llama since 4.46 and for Qwen2 since 4.48.",)  # fmt: skip
 
     @property
     def train_text(self) -> Sentences:
@@ -154,6 +179,14 @@ class LanguageModelKind(Kind[TransformerLM]):
     def new(self, vocab_size: int) -> TransformerLM:
         """Make a language model with the configuration's dimensions."""
         return TransformerLM(replace(self.config.model, vocab_size=vocab_size))
+
+    def check(self, network: TransformerLM) -> None:
+        """Refuse texts that are longer than those on which the network was trained."""
+        most, longest = network.config.positions, self.config.data.longest
+        if 0 < most < longest:
+            key = "block" if self.config.data.block else "max_length"
+            raise UserError(f"data.{key} makes texts of up to {longest} tokens, but the network was trained on up to "
+                            f"{most}", f"lower data.{key}")  # fmt: skip
 
     def wants_teacher(self) -> bool:
         """Return whether to distil the distribution of the next token."""
@@ -177,6 +210,11 @@ class LanguageModelKind(Kind[TransformerLM]):
             {"train_text": check_texts(self.inputs.train), "dev_text": check_texts(self.inputs.dev)},
             train_text.count_batches(seed, world.size),
         )
+
+
+def _calibration(table: TextTable, files: Sequence[PathLike], config: TextConfig) -> Iterable[SentenceBatch]:
+    sentences = Sentences(check_texts(files), table, replace(config, on_empty="skip"), keep=True)
+    return sentences.training_batches(seed=0, epoch=1)
 
 
 KIND = LanguageModelKind

@@ -1,12 +1,12 @@
 """Export of a language model to ONNX.
 
-`lm.onnx` takes ``tokens (N, U)`` int64, which start with the token that begins sentences, and returns ``log_probs
+`lm.onnx` takes ``tokens (N, U)`` int64, which start with the token before a text, and returns ``log_probs
 (N, U, V)`` of the token after each prefix. `lm_step.onnx` reads one more token of each of N histories: it takes
 ``tokens (N,)``, ``lengths (N,)`` int64 of the histories read before and, for every layer with attention,
 ``keys_LAYER`` and ``values_LAYER (N, H, T, D)``, where T is at least the longest history (0 at the start). It returns
 ``log_probs (N, V)``, ``new_keys_LAYER`` and ``new_values_LAYER``, in which T is greater by 1 if the longest history
-needs it. Both files have the metadata ``vocab_size``, ``sos_id``, ``eos_id``, ``layers``, ``heads`` (of each layer, 0
-for none) and ``head_dim``.
+needs it. Both files have the metadata ``vocab_size``, ``sos_id``, ``eos_id``, ``layers``, ``heads`` (of keys
+and values in each layer, 0 for none) and ``head_dim``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds.exports import AUTHOR, Agreement, Calls, Difference, Exports, Part
 from pruning.models.transformer_lm import LmState, TransformerLM
-from pruning.speech.text.bpe import Tokenizer
-from pruning.speech.text.sentences import Sentences, TextConfig, boundary_id
+from pruning.speech.text.bpe import TABLE
+from pruning.speech.text.network_tokens import FORM, TOKENIZER
+from pruning.speech.text.sentences import Sentences, TextConfig
+from pruning.speech.text.table import TextTable
 
 WHOLE, STEP = "lm", "lm_step"
 """Names of the files: for whole sentences, and for one more token of each history."""
@@ -41,12 +43,12 @@ class ReadsSteps(Protocol):
         """Read one more token ``(N,)`` per history; return log-probabilities ``(N, V)`` of the next, and the state."""
 
 
-def language_model_exports(model: TransformerLM, tokenizer: Optional[Tokenizer]) -> Exports:
-    """Describe the export of a language model; without a tokenizer, sentences begin with 0 and text is not compared."""
-    boundary = 0 if tokenizer is None else boundary_id(tokenizer)
+def language_model_exports(model: TransformerLM, tokenizer: Optional[TextTable]) -> Exports:
+    """Describe the export of a language model; without a tokenizer, texts begin with 0 and text is not compared."""
+    start, end = (0, 0) if tokenizer is None else tokenizer.boundaries
 
     def agree(calls: Calls, text: Optional[Path], max_batches: int) -> Agreement:
-        batches: Iterable[Tensor] = random_tokens(model.config.vocab_size, boundary)
+        batches: Iterable[Tensor] = random_tokens(model.config.vocab_size, start)
         if text is not None and tokenizer is not None:
             sentences = Sentences([text], tokenizer, TextConfig(on_empty="skip"))
             batches = (batch.inputs for batch in itertools.islice(sentences.evaluation_batches(), max_batches))
@@ -56,7 +58,8 @@ def language_model_exports(model: TransformerLM, tokenizer: Optional[Tokenizer])
             f"{len(same.differing)} of {same.sentences} greedy continuations differ"
         ))  # fmt: skip
 
-    return Exports(parts(model.eval(), boundary), "", ("tokens.txt",), agree)
+    own = tokenizer is not None and tokenizer.form is not None
+    return Exports(parts(model.eval(), start, end), "", (TOKENIZER, FORM) if own else (TABLE,), agree)
 
 
 def random_tokens(vocab_size: int, boundary: int, lengths: Sequence[int] = (20, 1, 9)) -> list[Tensor]:
@@ -86,7 +89,7 @@ class ExportedStep(nn.Module):
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
         self.model = model
-        self.attentive = [index for index, heads in enumerate(model.config.num_heads) if heads]
+        self.attentive = [index for index, heads in enumerate(model.config.kv_heads) if heads]
 
     def forward(self, tokens: Tensor, lengths: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """``(N,)``, ``(N,)`` and keys and values ``(N, H, T, D)`` in turn -> ``(N, V)`` and the new keys and values.
@@ -106,18 +109,18 @@ def _with_room(cache: Tensor, lengths: Tensor) -> Tensor:
     return longer[:, :, : torch.maximum(places, lengths.max() + 1)]
 
 
-def parts(model: TransformerLM, boundary: int = 0) -> dict[str, Part]:
-    """Describe both files; ``boundary`` is the token that begins and ends sentences."""
+def parts(model: TransformerLM, start: int = 0, end: int = 0) -> dict[str, Part]:
+    """Describe both files; ``start`` and ``end`` are the tokens before and behind a text."""
     config = model.config
     facts = {
         **AUTHOR, "comment": "pruned Transformer language model", "model_type": "transformer_lm",
-        "vocab_size": str(config.vocab_size), "sos_id": str(boundary), "eos_id": str(boundary),
-        "layers": str(config.num_layers), "heads": ",".join(map(str, config.num_heads)),
+        "vocab_size": str(config.vocab_size), "sos_id": str(start), "eos_id": str(end),
+        "layers": str(config.num_layers), "heads": ",".join(map(str, config.kv_heads)),
         "head_dim": str(config.head_dim),
     }  # fmt: skip
     step, cached = ExportedStep(model), {0: "N", 2: "T"}
     names = [f"{kind}_{index}" for index in step.attentive for kind in ("keys", "values")]
-    caches = [torch.zeros(2, config.num_heads[index], 5, config.head_dim) for index in step.attentive for _ in range(2)]
+    caches = [torch.zeros(2, config.kv_heads[index], 5, config.head_dim) for index in step.attentive for _ in range(2)]
     n, n_u = {0: "N"}, {0: "N", 1: "U"}
     tokens = torch.ones(2, 7, dtype=torch.int64)
     return {

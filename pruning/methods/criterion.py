@@ -10,11 +10,21 @@ from typing import Annotated, Optional
 import torch
 from torch import Tensor, nn
 
+from pruning.core.block_influence import layers_of
 from pruning.core.constraint import ConstraintConfig
-from pruning.core.criteria import UnitScores
-from pruning.core.names import CRITERIA, WEIGHTS
+from pruning.core.criteria import UnitScores, magnitudes
+from pruning.core.names import CRITERIA, DEPTH, WEIGHTS
 from pruning.core.prunable import Prunable, prunable
-from pruning.core.ranking import NORMALISATIONS, RANKINGS, interpolated, last, ordered, with_counts
+from pruning.core.ranking import (
+    NORMALISATIONS,
+    RANKINGS,
+    influence_order,
+    interpolated,
+    last,
+    normalised,
+    ordered,
+    with_counts,
+)
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.core.units import unit_kinds
@@ -41,7 +51,7 @@ class CriterionConfig:
         ranking: ``global``: rank the units of the whole network together; ``group``: every group keeps the same share
             and at least one unit, as in a uniformly narrower network; ``layers``: remove whole layers; ``row``: for
             single weights, every output row of a matrix keeps the same share. None: ``row`` for single weights with
-            ``wanda``, which is defined this way, else ``global``.
+            ``wanda``, which is defined this way, else ``global``. The criterion ``depth`` ranks layers by their scores.
         normalisation: normalisation of scores before a global ranking: ``none``, ``group``, ``cost`` or ``root_cost``
             (see `pruning.core.ranking.normalised`). The default was by far the best for Taylor scores on the mini
             corpus; in language models it removes all heads, which ``root_cost`` does not.
@@ -116,6 +126,13 @@ class CriterionPruning(Scorer):
         if unscored:
             what = f"the criterion activation has no scores for {unscored[0]}, which are not the inputs of a layer"
             raise UserError(what, "leave them out of criterion.kinds; modules are removed when all of their units are")
+        if criterion == DEPTH:
+            if not layers_of(selection.chosen):
+                raise UserError(f"the criterion {DEPTH} needs units in layers, and the network declares none",
+                                "use another criterion")  # fmt: skip
+            if config.ranking not in (None, "layers"):
+                raise UserError(f"criterion.ranking is {config.ranking}, but {DEPTH} ranks layers",
+                                "leave out criterion.ranking")  # fmt: skip
         if counts is not None:
             counts.check_fits(groups, "the structure in counts_from")
         super().__init__(model, selection, constraint, frames, view)
@@ -264,13 +281,18 @@ class CriterionPruning(Scorer):
             return with_counts(last(scores, keep), self.units, interpolated(self.units, self.counts, share)) & keep
         # for a part: the cost of the whole network
         cost, normalisation = next(iter(self.targets)).partition(":")[0], config.normalisation
+        targets = {name: target * share for name, target in self.targets.items()}
+        exact = any(abs(share - stop) <= _NEAR for stop in (1.0, *self.snapshots))
+        if self.scores.criterion == DEPTH:  # of the layer that goes in part, the weights tell which units go
+            norms = magnitudes(self.network, self.units).double()
+            worth = last(normalised(norms, self.units, self.costs, cost, "cost", 0.5), keep)
+            order = influence_order(scores, worth, self.units)
+            return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
         if self.scores.criterion == "random":
             normalisation = "none"  # equal chances
         by_row = self.scores.criterion == "wanda" and all(group.single for group in self.units.chosen)
         ranking = config.ranking or ("row" if by_row else "global")
         order = ordered(scores, self.units, self.costs, cost, ranking, normalisation, keep, self.scores.price_power)
-        targets = {name: target * share for name, target in self.targets.items()}
-        exact = any(abs(share - stop) <= _NEAR for stop in (1.0, *self.snapshots))
         return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
 
     def _check_costs(self, counts: Structure) -> None:

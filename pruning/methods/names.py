@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pruning.core.names import CRITERIA
+from pruning.core.names import CRITERIA, DEPTH
 
 L0 = "l0"
 HJ = ("hj-size", "hj-mac", "hj-sepsize")
@@ -18,5 +18,6 @@ NO_CELL = {
     (L0, "low_rank"): "gates work on units; rank components by a criterion such as magnitude or taylor",
     **{(method, technique): "gates work on units" for method in HJ for technique in ("unstructured", "low_rank")},
     ("activation", "unstructured"): "all weights of a column have the same input; wanda weighs it",
+    **{(DEPTH, technique): "it scores whole layers" for technique in ("unstructured", "low_rank")},
 }
 """Pairs of method and technique that are not supported, and the reason."""

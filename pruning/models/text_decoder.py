@@ -72,6 +72,18 @@ class DecoderLayer(EncoderLayer):
         self.cross_attention = attention_module(config, heads, config.memory_dim)
         self.cross_attention_norm = norm_for(config, heads)
 
+    def forward(
+        self,
+        x: Tensor,
+        bias: Optional[Tensor],
+        turned: Optional[Tensor],
+        memory: Optional[Memory] = None,
+        index: int = 0,
+    ) -> Tensor:
+        """Apply layer ``index``, ``(N, U, D) -> (N, U, D)``; for ``bias`` and ``turned`` see `EncoderLayer.attend`."""
+        x = self.attend(x, bias, turned)
+        return self.feed(x if memory is None else self.read(x, memory, index))
+
     def read(self, x: Tensor, memory: Memory, index: int) -> Tensor:
         """Apply cross-attention of layer ``index`` with norm and residual, ``(N, U, D) -> (N, U, D)``."""
         if self.cross_attention is None or self.cross_attention_norm is None:
@@ -150,8 +162,7 @@ class TextDecoder(nn.Module):
         turned = rotation_of(self.config, places)
         states = [x]
         for index, module in enumerate(self.layers):
-            layer = cast(DecoderLayer, module)
-            states.append(layer.feed(layer.read(layer.attend(states[-1], bias, turned), memory, index)))
+            states.append(module(states[-1], bias, turned, memory, index))
         states[-1] = self.norm(states[-1])
         return states
 

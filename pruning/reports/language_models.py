@@ -84,7 +84,8 @@ def perplexities(
             ):
                 row[f"{set_name}: per {title}"] = "-" if perplexity is None else f"{perplexity:.2f}"
             left_out = found.total("left_out") or 0
-            words = left_out + (found.total("words") or 0) - len(found.utterances.ids)
+            ends = found.totals.get("ends", len(found.utterances.ids))  # older files: all are scored
+            words = left_out + (found.total("words") or 0) - (ends or 0)
             row[f"{set_name}: left out"] = f"{left_out / max(1, words):.2%}"
             if against:
                 compared = excess(place, places[against[name]], set_name) if name in against else None

@@ -22,7 +22,7 @@ from pruning.core.distillation import DistillationConfig, LayerDistillation
 from pruning.core.extraction import extract
 from pruning.core.gates import GateConfig
 from pruning.core.masking import Masker
-from pruning.core.names import CRITERIA
+from pruning.core.names import CRITERIA, DEPTH
 from pruning.core.repair import repair
 from pruning.core.residual_width import ResidualWidth, kept_channels
 from pruning.core.selection import Selection
@@ -219,7 +219,7 @@ def test_magnitude_is_of_all_that_reads_or_writes() -> None:
     torch.testing.assert_close(magnitudes(model, selection, weights="following"), read.sqrt())
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [criterion for criterion in CRITERIA if criterion != DEPTH])
 def test_every_criterion_prunes_it(criterion: str) -> None:
     constraint = ConstraintConfig(size=0.5, ramp_share=0.5)
     model = test_l0.network()

@@ -204,10 +204,12 @@ def with_tokens(directory: Path, symbols: tuple[str, ...], **settings: Any) -> i
     return int(tokenizer.get_vocab_size())
 
 
-def imported(place: Path, symbols: tuple[str, ...], *options: str, extra: int = 0, **settings: Any) -> NetworkTokens:
+def imported(
+    place: Path, symbols: tuple[str, ...], *options: str, extra: int = 0, positions: int = 64, **settings: Any
+) -> NetworkTokens:
     """Import a network whose embedding has ``extra`` more tokens than its tokenizer."""
     size = with_tokens(place / "source", symbols, **settings)
-    written(place / "source", {**BASE, "vocab_size": size + extra})
+    written(place / "source", {**BASE, "vocab_size": size + extra, "max_position_embeddings": positions})
     import_hf.main(["--source", str(place / "source"), "--exp-dir", str(place / "exp"), *options])
     return NetworkTokens(place / "exp" / "lang")
 

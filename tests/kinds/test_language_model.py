@@ -32,6 +32,9 @@ trainer: {max_steps: 24, num_threads: 1, valid_interval: 12, log_interval: 8, te
 data: {max_tokens: 200, max_length: 60}
 """
 MODEL = "model: {d_model: 16, num_layers: 2, head_dim: 4, num_heads: [4], ffn_dim: [32], dropout: 0.1}\n"
+LLAMA = """model: {d_model: 16, num_layers: 2, head_dim: 4, num_heads: [4], shared_by: [[2, 2]], ffn_dim: [22],
+  dropout: 0.1, norm: rms, gated: true, activation: silu, biased: [in_proj]}
+"""
 PRUNE = """
 constraint: {size: 0.5, ramp: cubic, ramp_share: 0.6}
 criterion: {interval: 3}
@@ -40,6 +43,8 @@ distillation: {weight: 0.5, temperature: 2.0}
 """
 CELLS = [(method, technique) for technique in TECHNIQUES for method in METHODS
          if (method, technique) not in NO_CELL]  # fmt: skip
+OF_LLAMA = [("l0", "structured"), ("taylor", "structured"), ("wanda", "low_rank")]
+"""Cells of a network of the Llama family that are tested by default: its other cells have the same units."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bpe.train(lines(300), place / "lang", 28, "unigram")
     train.main(["--config", str(place / "train.yaml"), "--exp-dir", str(place / "dense"), *data(place)])
     return place
+
+
+@pytest.fixture(scope="module")
+def llama(work: Path) -> Path:
+    """A dense language model of the Llama family."""
+    (work / "llama.yaml").write_text(LLAMA + TRAINER)
+    train.main(["--config", str(work / "llama.yaml"), "--exp-dir", str(work / "llama"), *data(work)])
+    return work / "llama"
 
 
 def data(place: Path) -> list[str]:
@@ -87,11 +100,22 @@ def test_repair_alone_brings_the_outputs_nearer(work: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(("method", "technique"), CELLS)
 def test_every_cell_prunes_to_its_target(work: Path, tmp_path: Path, method: str, technique: str) -> None:
     """The extraction is exact, reloads, and has the requested size."""
+    check_cell(work, work / "dense", tmp_path, method, technique)
+
+
+@pytest.mark.parametrize(("method", "technique"), [
+    pytest.param(*cell, marks=[] if cell in OF_LLAMA else pytest.mark.long) for cell in CELLS])  # fmt: skip
+def test_every_cell_of_a_llama(work: Path, llama: Path, tmp_path: Path, method: str, technique: str) -> None:
+    check_cell(work, llama, tmp_path, method, technique)
+
+
+def check_cell(work: Path, dense: Path, tmp_path: Path, method: str, technique: str) -> None:
+    """Check that the extraction of a pruned network is exact, reloads, and has the requested size."""
     settings = ["l0.gate_lr=0.5"] if method in (L0, *HJ) else []
     settings += {"hj-mac": ["constraint.macs=0.5"],
                  "hj-sepsize": ["constraint.parts={size:attention: 0.48, size:ffn: 0.5}"]}.get(method, [])  # fmt: skip
     prune.main(["--config", str(work / "prune.yaml"), *settings, "--method", method, "--technique", technique,
-                "--teacher", str(work / "dense"), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
+                "--teacher", str(dense), "--exp-dir", str(tmp_path / "pruned"), *data(work)])  # fmt: skip
     extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
     model, header = LanguageModelKind.load_network(tmp_path / "small")
     assert header["exactness"] < 1e-4

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.declare import DeclaredUnits, gated_units, linear_units
 from pruning.core.gates import GateConfig
+from pruning.core.names import DEPTH
 from pruning.errors import UserError
 from pruning.experiments.checkpoint import save_model
 from pruning.files import write_json
@@ -72,7 +73,7 @@ def configured(method: str, **targets: float) -> PruningConfig:
     return PruningConfig(method, constraint=constraint, l0=gating, criterion=CriterionConfig(interval=1))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != DEPTH])
 @pytest.mark.parametrize("cost", ["size", "macs"])
 def test_every_method_meets_its_target(method: str, cost: str, tmp_path: Path) -> None:
     if method in ("hj-size", "hj-mac"):
@@ -98,6 +99,11 @@ def test_every_method_meets_its_target(method: str, cost: str, tmp_path: Path) -
     again = load_extracted(Net(), tmp_path / "small.safetensors").eval()
     with torch.no_grad():
         assert torch.equal(again(x), small(x))
+
+
+def test_whole_layers_need_layers() -> None:
+    with pytest.raises(UserError, match="the criterion depth needs units in layers, and the network declares none"):
+        trained(configured(DEPTH, size=0.5))
 
 
 def test_a_measured_latency_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.sentences import SentenceBatch
-
-_WORD_MARK = "▁"
+from pruning.speech.text.table import TextTable
 
 
 class WordScores(NamedTuple):
@@ -22,8 +20,8 @@ class WordScores(NamedTuple):
 
     Attributes:
         place: index of the sentence in its file, from 0.
-        nll: negative log-likelihood of each word and of the sentence end, in nats, ``(words + 1,)``.
-        tokens: number of tokens in the sentence, end included.
+        nll: negative log-likelihood of each word and, if it is scored, of the sentence end, in nats, ``(words + 1,)``.
+        tokens: number of scored tokens in the sentence.
     """
 
     place: int
@@ -36,9 +34,9 @@ class Perplexity(NamedTuple):
 
     Attributes:
         sentences: number of sentences.
-        words: number of counted words, sentence ends included.
+        words: number of counted words, scored sentence ends included.
         left_out: number of words outside the vocabulary, which are not counted.
-        tokens: number of all tokens, sentence ends included.
+        tokens: number of all scored tokens.
         word_nll: negative log-likelihood of the counted words, summed, in nats.
         token_nll: negative log-likelihood of all tokens, summed, in nats.
         sums: ``(sentences, 4)``: of each sentence ``word_nll``, number of counted words, ``token_nll`` and tokens.
@@ -54,13 +52,24 @@ class Perplexity(NamedTuple):
 
     @property
     def per_word(self) -> float:
-        """Perplexity of the counted words and sentence ends."""
+        """Perplexity of the counted words and scored sentence ends."""
         return math.exp(self.word_nll / max(1, self.words))
 
     @property
     def per_token(self) -> float:
-        """Perplexity of all tokens and sentence ends."""
+        """Perplexity of all scored tokens."""
         return math.exp(self.token_nll / max(1, self.tokens))
+
+
+def variant(form: str, context: int = 0, block: int = 0) -> str:
+    """Return what the settings of a measurement add to the name of its set; empty for the default settings.
+
+    Args:
+        form: how lines are written, see `pruning.speech.text.written_form`.
+        context, block: see `pruning.speech.scoring.running_text.Setting`.
+    """
+    form = "" if form == "as-is" else f"-{form}"
+    return f"{form}{f'-context{context}' if context else ''}{f'-block{block}' if block else ''}"
 
 
 @torch.no_grad()
@@ -78,7 +87,7 @@ def token_nll(model: Callable[[Tensor], Tensor], batch: SentenceBatch) -> Tensor
 
 
 def word_scores(
-    model: Callable[[Tensor], Tensor], batches: Iterable[SentenceBatch], tokenizer: Tokenizer
+    model: Callable[[Tensor], Tensor], batches: Iterable[SentenceBatch], tokenizer: TextTable
 ) -> list[WordScores]:
     """Score sentences with a language model over word pieces, in the order of their file.
 
@@ -87,7 +96,7 @@ def word_scores(
         batches: batches of whole sentences.
         tokenizer: tokeniser of the model.
     """
-    begins = np.array([piece.startswith(_WORD_MARK) for piece in tokenizer.tokens()])
+    begins = tokenizer.begins()
     found = []
     for batch in batches:
         nll, targets = token_nll(model, batch).cpu().numpy(), batch.targets.cpu().numpy()
@@ -100,7 +109,10 @@ def word_scores(
 
 
 def perplexity(
-    scores: Sequence[WordScores], sentences: Sequence[str], vocabulary: Optional[Collection[str]] = None
+    scores: Sequence[WordScores],
+    sentences: Sequence[str],
+    vocabulary: Optional[Collection[str]] = None,
+    ends: bool = True,
 ) -> Perplexity:
     """Sum up scores.
 
@@ -111,6 +123,7 @@ def perplexity(
         scores: scores of the sentences, in their order.
         sentences: the text, without empty lines.
         vocabulary: words that are counted; None: all.
+        ends: whether sentence ends are scored.
 
     Raises:
         ValueError: scores and sentences do not match.
@@ -120,9 +133,9 @@ def perplexity(
     left_out = 0
     for index, (of_sentence, sentence) in enumerate(zip(scores, sentences)):
         words = sentence.split()
-        if len(of_sentence.nll) != len(words) + 1:
-            raise ValueError(f"sentence {index + 1} has {len(words)} words and {len(of_sentence.nll) - 1} scores")
-        counted = np.array([*(vocabulary is None or word in vocabulary for word in words), True])
+        if len(of_sentence.nll) != len(words) + ends:
+            raise ValueError(f"sentence {index + 1} has {len(words)} words and {len(of_sentence.nll) - ends} scores")
+        counted = np.array([*(vocabulary is None or word in vocabulary for word in words), *[True] * ends])
         impossible = np.flatnonzero(counted & ~np.isfinite(of_sentence.nll))
         if len(impossible):
             word = [*words, "the end"][int(impossible[0])]

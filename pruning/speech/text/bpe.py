@@ -123,6 +123,24 @@ class Tokenizer:
         """Return all tokens in order of their ids."""
         return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
 
+    @property
+    def boundaries(self) -> tuple[int, int]:
+        """Token before and behind a sentence: ``<sos/eos>``, or blank if the model has no such token."""
+        pieces = self.tokens()
+        boundary = pieces.index(SOS_EOS) if SOS_EOS in pieces else BLANK_ID
+        return boundary, boundary
+
+    @property
+    def joint(self) -> None:
+        """None: language models over these tokens are trained on single sentences."""
+        return None
+
+    def begins(self) -> np.ndarray:
+        """Return whether each token begins a word, ``(V,)`` bool."""
+        import numpy as np
+
+        return np.array([piece.startswith(_WORD_MARK) for piece in self.tokens()])
+
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint records, for ``check_matches``."""
         return {"vocab_size": self.vocab_size, "sha256": self.fingerprint}

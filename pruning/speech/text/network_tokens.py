@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning import files
 from pruning.errors import UserError
@@ -16,8 +17,13 @@ from pruning.optional import package
 from pruning.speech.text.byte_level import bytes_of
 from pruning.speech.text.transcript_form import TranscriptForm
 
+if TYPE_CHECKING:
+    import numpy as np
+
 TOKENIZER, FORM = "tokenizer.json", "transcripts.json"
 _REMEDY = "import the network again with pruning.bin.import_hf"
+_WORD_MARKS = ("\u0120", "\u2581")
+"""Symbols of the space before a word: of byte-level word pieces, and of sentencepiece."""
 _SHOWN = 60
 """Number of characters of a text that error messages show."""
 
@@ -69,12 +75,56 @@ class NetworkTokens:
         Raises:
             UserError: the text contains the symbol of a special token, which cannot occur in a transcript.
         """
-        tokens: list[int] = self._tokenizer.encode(self.form.before + text, add_special_tokens=False).ids
-        for token in tokens:
-            if token in self._special:
-                raise UserError(f"the text {text[:_SHOWN]!r} contains the symbol {self._special[token]}",
-                                "remove it from the text")  # fmt: skip
-        return tokens
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Run `encode` on many texts in parallel."""
+        given = [self.form.before + text for text in texts]
+        rows = [found.ids for found in self._tokenizer.encode_batch(given, add_special_tokens=False)]
+        for text, tokens in zip(texts, rows):
+            for token in tokens:
+                if token in self._special:
+                    raise UserError(f"the text {text[:_SHOWN]!r} contains the symbol {self._special[token]}",
+                                    "remove it from the text")  # fmt: skip
+        return rows
+
+    @property
+    def boundaries(self) -> tuple[int, int]:
+        """Token before a text, the last one of the form's start, and token behind it."""
+        return self.form.start[-1], self.form.end
+
+    @cached_property
+    def joint(self) -> str:
+        """Space between a text and the one before it, if the tokens of a text do not begin with one anyway.
+
+        Raises:
+            UserError: running text is not spelled as its texts are.
+        """
+        whole, first, second = self.encode_all(["ab cd", "ab", "cd"])
+        for joint in (" ", ""):
+            if whole == [*first, *(second if not joint else self.encode(f"{joint}cd"))]:
+                return joint
+        raise UserError(f"{self.path} spells running text otherwise than its texts", "use texts without context")
+
+    @property
+    def unknown_id(self) -> int:
+        """Token that stands for what cannot be spelled; -1: everything can."""
+        symbol = getattr(self._tokenizer.model, "unk_token", None)
+        number = None if symbol is None else self._tokenizer.token_to_id(symbol)
+        return -1 if number is None else int(number)
+
+    def count_unknown(self, tokens: np.ndarray) -> tuple[int, int]:
+        """Return the number of unknown tokens in ``tokens``, and the number of tokens."""
+        return int((tokens == self.unknown_id).sum()), len(tokens)
+
+    def begins(self) -> np.ndarray:
+        """Return whether each token begins a word behind another word, ``(V,)`` bool."""
+        import numpy as np
+
+        found = np.zeros(self.vocab_size, dtype=bool)
+        for number, symbol in self._ordinary().items():
+            found[number] = symbol.startswith(_WORD_MARKS)
+        return found
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the words that ``tokens`` spell, separated by single spaces; special tokens are left out."""

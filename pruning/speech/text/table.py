@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Optional, Protocol
 
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.transcript_form import TranscriptForm
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class OutputTable(Protocol):
@@ -51,6 +54,35 @@ class Spelling(OutputTable, Protocol):
 
     def check_matches(self, recorded: dict[str, Any], name: str = ...) -> None:
         """See `OutputTable.check_matches`; ``name`` is that of the checkpoint in messages."""
+
+
+class TextTable(Spelling, Protocol):
+    """Tokens of a language model, which also turn files of text into training data."""
+
+    @property
+    def lang_dir(self) -> Path:
+        """Language directory of the tokens."""
+
+    @property
+    def unknown_id(self) -> int:
+        """Token that stands for what cannot be spelled; -1: everything can."""
+
+    @property
+    def boundaries(self) -> tuple[int, int]:
+        """Token before a text, and token behind it."""
+
+    @property
+    def joint(self) -> Optional[str]:
+        """Characters between a text and the one before it, in running text; None: for single sentences only."""
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of many texts."""
+
+    def count_unknown(self, tokens: np.ndarray) -> tuple[int, int]:
+        """Return the number of unknown tokens in ``tokens``, and the number of tokens; word marks are not counted."""
+
+    def begins(self) -> np.ndarray:
+        """Return whether each token begins a word behind another word, ``(V,)`` bool."""
 
 
 class CutTable(OutputTable, Protocol):

@@ -17,14 +17,28 @@ import numpy as np
 
 from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path, read_json, write_json
-from pruning.speech.text.bpe import Tokenizer
+from pruning.speech.text.table import TextTable
 from pruning.speech.text.text_files import check_texts, read_sentences
+from pruning.speech.text.written_form import WRITTEN
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 20_000
 _VERSION = 3
 _FACTS, _IDS, _LENGTHS = "facts.json", "ids.npy", "lengths.npy"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the lines of a text are written.
+
+    Attributes:
+        written: one of `pruning.speech.text.written_form.WRITTEN`.
+        joined: whether lines follow each other as running text.
+    """
+
+    written: str = "as-is"
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,33 +79,37 @@ class TokenizedText:
     files: tuple[FileFacts, ...]
 
 
-def tokenized(paths: Sequence[PathLike], tokenizer: Tokenizer, cache: Optional[PathLike] = None) -> TokenizedText:
+def tokenized(
+    paths: Sequence[PathLike], tokenizer: TextTable, cache: Optional[PathLike] = None, form: Form = Form()
+) -> TokenizedText:
     """Return the sentences of text files as token ids.
 
     Args:
         paths: text files, one sentence per line, plain or gzipped; empty lines are skipped.
-        tokenizer: tokeniser of the recipe.
+        tokenizer: tokens of the language model.
         cache: directory that keeps the ids, keyed by files and tokeniser. They are made again when the size or
             modification time of a file changes; one process makes them while others wait. If None or not writable,
             ids are made in memory every time.
+        form: how lines are written, see `Form`.
 
     Raises:
         UserError: a file is missing or is not text.
     """
     files = check_texts(paths)
     if cache is not None:
-        named = "\n".join([*(str(path.resolve()) for path in files), tokenizer.fingerprint, str(_VERSION)])
+        written = [] if form == Form() else [repr(form)]  # what was cached without a form is of the default one
+        named = "\n".join([*(str(path.resolve()) for path in files), tokenizer.fingerprint, str(_VERSION), *written])
         place = Path(cache) / f"{files[0].name.split('.')[0]}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
         try:
             with _alone(place):
                 if not _is_of(place, files):
                     with atomic_path(place) as directory:
-                        _write(files, tokenizer, directory)
+                        _write(files, tokenizer, directory, form)
             return _read(place, mapped=True)
         except OSError as error:
             logger.warning("cannot cache token ids in %s (%s): text is encoded again at every start", cache, error)
     with tempfile.TemporaryDirectory() as temporary:
-        _write(files, tokenizer, Path(temporary))
+        _write(files, tokenizer, Path(temporary), form)
         return _read(Path(temporary), mapped=False)
 
 
@@ -116,11 +134,11 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _write(files: Sequence[Path], tokenizer: Tokenizer, directory: Path) -> None:
+def _write(files: Sequence[Path], tokenizer: TextTable, directory: Path, form: Form) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
     with open(directory / "ids", "wb") as ids, open(directory / "lengths", "wb") as lengths:
-        facts = [asdict(_write_file(path, tokenizer, kind, ids, lengths)) for path in files]
+        facts = [asdict(_write_file(path, tokenizer, kind, ids, lengths, form)) for path in files]
     for raw, name, dtype in (("ids", _IDS, kind), ("lengths", _LENGTHS, np.int32)):
         _to_npy(directory / raw, directory / name, dtype)
     write_json(directory / _FACTS, {"files": facts})
@@ -135,7 +153,9 @@ def _to_npy(raw: Path, path: Path, dtype: Any) -> None:
     raw.unlink()
 
 
-def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], lengths: IO[bytes]) -> FileFacts:
+def _write_file(
+    path: Path, tokenizer: TextTable, kind: Any, ids: IO[bytes], lengths: IO[bytes], form: Form
+) -> FileFacts:
     size, changed = _stamp(path)
     sentences = empty = tokens = unknown = first_empty = 0
     first = ""
@@ -144,7 +164,11 @@ def _write_file(path: Path, tokenizer: Tokenizer, kind: Any, ids: IO[bytes], len
         filled = [(number, line) for number, line in lines if line]
         if len(filled) < len(lines) and not first_empty:
             first_empty = next(number for number, line in lines if not line)
-        rows = tokenizer.encode_all([line for _, line in filled])
+        texts = [WRITTEN[form.written](line) for _, line in filled]
+        if form.joined and tokenizer.joint:
+            texts = [text if first and not sentences else f"{tokenizer.joint}{text}"
+                     for first, text in zip(itertools.chain([True], itertools.repeat(False)), texts)]  # fmt: skip
+        rows = tokenizer.encode_all(texts)
         counts = np.fromiter(map(len, rows), np.int32, len(rows))
         flat = np.fromiter(itertools.chain.from_iterable(rows), kind, int(counts.sum()))
         flat.tofile(ids)
