@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-from pruning.limits import NON_NEGATIVE
+from pruning.limits import NON_NEGATIVE, POSITIVE
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -28,6 +28,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         help="for a Whisper: seconds of silence after each recording in its features; shorter features are encoded "
         "with the first positions only, which is faster and may cost accuracy (default: up to the end of its window)",
     )
+    parser.add_argument(
+        "--tokens-per-second",
+        type=POSITIVE.parse,
+        help="tokens of a second of speech in the network's language, at which all tables count the MACs of its "
+        "decoder (default: 3.33, about that of read English)",
+    )
     options = parser.parse_args(argv)
 
     from pruning.importers.encoder_decoder_teacher import import_experiment
@@ -37,7 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.language is not None or options.task is not None:
         speech = Speech(options.language or Speech.language, options.task or Speech.task)
     lang_dir = options.lang_dir or options.exp_dir / "lang"
-    import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail)
+    import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail, options.tokens_per_second)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def import_experiment(
     lang_dir: PathLike,
     speech: Optional[Speech] = None,
     tail: Optional[float] = None,
+    tokens_per_second: Optional[float] = None,
 ) -> None:
     """Write a network as a finished experiment, with its tokens; an existing import of the same files is kept.
 
@@ -39,6 +40,8 @@ def import_experiment(
         lang_dir: directory for the network's tokens, and for the small files that an export needs.
         speech: what to ask a Whisper of several languages for; None: English transcripts.
         tail: seconds of silence after each recording in the features of a Whisper; None: up to the end of its window.
+        tokens_per_second: tokens of a second of speech at which MACs of the decoder are counted; None: those of
+            English.
 
     Raises:
         UserError: as for `load_encoder_decoder`, `EncoderDecoder.with_tail` and `hf_tokens.write_lang_dir`; ``exp_dir``
@@ -47,11 +50,13 @@ def import_experiment(
     files, place = directory_of(source, {*hf_tokens.FILES, *hf_source.KEPT}), Path(exp_dir)
     model = load_encoder_decoder(files)
     model = model if tail is None else model.with_tail(tail)
+    model = model if tokens_per_second is None else model.with_tokens_per_second(tokens_per_second)
     tokens = hf_tokens.write_lang_dir(files, model.config, lang_dir, speech)
     names = [weights_file(files), *(files / name for name in hf_tokens.FILES if (files / name).is_file())]
     origin: dict[str, Any] = {path.name: file_fingerprint(path) for path in names}
     hf_source.keep(files, lang_dir, {"name": Path(source).name, "sha256": dict(origin)})
     origin |= {} if tail is None else {"tail": tail}
+    origin |= {} if tokens_per_second is None else {"tokens_per_second": tokens_per_second}
     header = {"model": registry.describe(model), "tokenizer": tokens.describe(), ORIGIN: origin,
               checkpoint.PRETRAINED: Path(source).name}  # fmt: skip
     best = checkpoint.best_path(place)
