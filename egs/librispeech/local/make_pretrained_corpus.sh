@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make the corpus of the experiments with pre-trained networks (conf/pretrained_ctc, conf/pretrained_decoder,
-# conf/pretrained_one_shot) as cuts, in some minutes: train-clean-5 and AN4's training part; dev-3 for every choice;
-# test-8 and an4-test; and both tests again with babble noise of six other speakers at 10 dB.
+# Make the corpus of the experiments with pre-trained networks (conf/pretrained_runs.yaml, conf/one_shot) as cuts, in some
+# minutes: train-clean-5 and AN4's training part; dev-3 for every choice, and its first 20 utterances as dev-few; test-8
+# and an4-test; and both tests again with babble noise of six other speakers at 10 dB.
 #
 #     local/make_pretrained_corpus.sh --corpus-dir LIBRISPEECH --an4-dir AN4 [--data-dir data/real]
 #
@@ -45,6 +45,7 @@ python ../../local/make_cuts.py --manifests-dir "$manifests" --output-dir "$cuts
   python ../../local/select_cuts.py --cuts "$(set_of dev-clean)" --speakers $dev_speakers --output "$(set_of dev-3)"
   python ../../local/select_cuts.py --cuts "$(set_of dev-clean)" --speakers $test_speakers --output "$(set_of test-8)"
 }
+python ../../local/select_cuts.py --cuts "$(set_of dev-3)" --first 20 --output "$(set_of dev-few)"
 for part in train test; do
   python ../../local/select_cuts.py --cuts "$cuts/an4_cuts_$part.jsonl.gz" --output "$(set_of "an4-$part")"
 done
