@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
+from pruning.files import write_json
 from pruning.finished import paths_of
 from pruning.limits import COUNT, NATURAL, POSITIVE, SEED
 from pruning.provenance import file_fingerprint
@@ -95,10 +97,11 @@ def _extract(options: argparse.Namespace) -> None:
     from pruning.core.prunable import plain
     from pruning.core.views import view_of
     from pruning.deploy.extract import before_after, check_origin, extract_experiment, repaired
-    from pruning.experiments import checkpoint
+    from pruning.experiments import checkpoint, directory
     from pruning.experiments.structure_files import read_structure
     from pruning.kinds import kind as kinds
 
+    began = time.monotonic()
     structure = read_structure(options.structure or options.pruned)
     origin = _origin(options)
     if checkpoint.best_path(options.exp_dir).exists():
@@ -131,6 +134,7 @@ def _extract(options: argparse.Namespace) -> None:
         structure = repaired(teacher, model, structure, batches(), options.repair, kinds.of(model).forward)
     normalising = None if batches is None else itertools.islice(batches(), options.batch_norm_batches)
     extract_experiment(model, header, structure, Path(options.exp_dir), normalising, origin, options.reinitialise)
+    write_json(Path(options.exp_dir) / directory.EXTRACTION, {"seconds": round(time.monotonic() - began, 1)})
 
 
 def _batches(

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
+<<<<<<< HEAD
 from pruning.errors import UserError
 from pruning.limits import NON_NEGATIVE
 from pruning.models.names import FAMILY_NAMES, LLAMA_FAMILY
+=======
+from pruning.limits import NON_NEGATIVE, POSITIVE
+>>>>>>> pretrained
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -35,9 +39,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "with the first positions only, which is faster and may cost accuracy (default: up to the end of its window)",
     )
     parser.add_argument(
+<<<<<<< HEAD
         "--start-token",
         help="for a language model: the token before a text, its symbol or its number (default: <|endoftext|> if "
         "there is such a token, or else the tokenizer's bos_token)",
+=======
+        "--tokens-per-second",
+        type=POSITIVE.parse,
+        help="tokens of a second of speech in the network's language, at which all tables count the MACs of its "
+        "decoder (default: 3.33, about that of read English)",
+>>>>>>> pretrained
     )
     options = parser.parse_args(argv)
 
@@ -67,7 +78,12 @@ def _encoder_decoder(options: argparse.Namespace, lang_dir: Path) -> None:
     speech = None
     if options.language is not None or options.task is not None:
         speech = Speech(options.language or Speech.language, options.task or Speech.task)
+<<<<<<< HEAD
     import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail)
+=======
+    lang_dir = options.lang_dir or options.exp_dir / "lang"
+    import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail, options.tokens_per_second)
+>>>>>>> pretrained
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str], network: str) -> None:

@@ -47,13 +47,22 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--legend", nargs="*", type=named_words, default=[], metavar="NAME=WORDS", help="what rows are, in words"
     )
     parser.add_argument("--title", default="Results", help="heading of the file")
+    parser.add_argument(
+        "--measurements-only",
+        action="store_true",
+        help="read directories that keep only model.json and the measurements of decodings, not their transcripts",
+    )
     arguments = parser.parse_args(argv)
 
     from pruning.reports import report
     from pruning.reports.document import TERMINAL
 
     weights = {"epoch": arguments.epoch, "avg": arguments.avg}
-    methods = {name: report.collect(arguments.systems, arguments.sets, name, **weights) for name in arguments.method}
+    texts = not arguments.measurements_only
+    methods = {
+        name: report.collect(arguments.systems, arguments.sets, name, **weights, texts=texts)
+        for name in arguments.method
+    }
     if not any(methods.values()):
         names, tried = ", ".join(name for name, _ in arguments.systems), " or ".join(arguments.method)
         asked = ", ".join(f"--{option} {value}" for option, value in weights.items() if value is not None)

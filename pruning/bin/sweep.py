@@ -101,11 +101,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only check everything and print the runs")
     parser.add_argument("--wave", type=Path, help="list of runs, of which only --job is executed (for the job runner)")
     parser.add_argument("--job", type=COUNT.parse, help="number of the run in --wave, from 1")
-    options = parser.parse_args(argv)
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="replace a key of the file; with test_cuts=[...] and other --results, networks that exist are measured "
+        "on other test sets",
+    )
+    options = parser.parse_intermixed_args(argv)
 
     from pruning.sweeps import comparison, sweep
 
-    config = sweep.load(options.config, thorough=options.wave is None)  # a wave was checked already
+    thorough = options.wave is None  # a wave was checked already
+    config = sweep.load(options.config, thorough, options.overrides)
     results = options.results or options.exp_dir / comparison.RESULTS
     by_name: dict[str, Optional[sweep.Run]] = {TEACHER: None}
     waves = [[run.name for run in wave] for wave in sweep.levels(sweep.expand(config))]
@@ -131,7 +139,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return
     comparison.write_utterances(config, results, prints)
     own = [sys.executable, "-m", "pruning.bin.sweep", "--config", str(options.config), "--exp-dir",
-           str(options.exp_dir), "--results", str(results)]  # fmt: skip
+           str(options.exp_dir), "--results", str(results), *options.overrides]  # fmt: skip
     runner = _Runner(options, own)
     for index, wave in enumerate(waves, start=1):
         names = [name for name in left(wave) if stands(by_name[name])]

@@ -47,10 +47,14 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
             _give_biases(onnx, network)
             _keep_inputs(onnx, network, part)
             onnx.save(network, str(temporary))
+            twins = _twins(onnx, network)
             if quantization is not None:  # before matrices are shared: only constants can be quantised
                 with atomic_path(small) as smaller:
                     _quantise(quantization, temporary, smaller, part.per_channel)
-            _share_transposed(onnx, network)
+                    quantised = onnx.load(str(smaller))
+                    _share_quantised(onnx, quantised, twins)
+                    onnx.save(quantised, str(smaller))
+            _share_transposed(onnx, network, twins)
             onnx.save(network, str(temporary))
         written += [path] if quantization is None else [path, small]
     return written
@@ -97,19 +101,66 @@ def _give_biases(onnx: Any, network: Any) -> None:
             node.input.append(name)
 
 
-def _share_transposed(onnx: Any, network: Any) -> None:
-    """Store only one of two matrices that are transposes of each other (a tied embedding); transpose it on loading."""
+def _twins(onnx: Any, network: Any) -> dict[str, str]:
+    """Return the tables of tied embeddings, with the matrix of the output layer that is the transpose of each."""
     graph = network.graph
     arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer if len(one.dims) == 2}
-    gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"} & arrays.keys()
-    for table in gathered:
-        for one in list(graph.initializer):
-            twin = arrays.get(one.name)
-            if one.name in gathered or twin is None or twin.shape != arrays[table].shape[::-1]:
+    rows = {node.input[0] for node in graph.node if node.op_type == "Gather" and not _axis(node)}
+    read_else = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
+    tables = (rows - read_else) & arrays.keys()
+    return {
+        table: name
+        for table in sorted(tables)
+        for name, array in arrays.items()
+        if name not in tables and array.shape == arrays[table].shape[::-1] and (array == arrays[table].T).all()
+    }
+
+
+def _axis(node: Any) -> int:
+    """Return the axis of a Gather."""
+    return next((int(one.i) for one in node.attribute if one.name == "axis"), 0)
+
+
+def _share_transposed(onnx: Any, network: Any, twins: Mapping[str, str]) -> None:
+    """Store only one of two matrices that are transposes of each other, see `_twins`; transpose it on loading."""
+    graph = network.graph
+    for table, twin in twins.items():
+        _remove(graph, twin)
+        graph.node.insert(0, onnx.helper.make_node("Transpose", [table], [twin], perm=[1, 0]))
+
+
+def _share_quantised(onnx: Any, network: Any, twins: Mapping[str, str]) -> None:
+    """Read tied embeddings from the int8 matrix of the output layer, each row times its scale, instead of floats."""
+    graph, make = network.graph, onnx.helper.make_node
+    constants = {one.name: one for one in graph.initializer}
+    for table, twin in twins.items():
+        matrix, scale, zero = (f"{twin}_{part}" for part in ("quantized", "scale", "zero_point"))
+        if matrix not in constants or onnx.numpy_helper.to_array(constants[zero]).any():
+            continue  # the output layer was not quantised, or not symmetrically
+        by_row, rows = list(constants[scale].dims) == constants[table].dims[:1], f"{table}_rows"
+        nodes = [make("Transpose", [matrix], [rows], perm=[1, 0])]
+        for node in graph.node:
+            if node.op_type != "Gather" or node.input[0] != table:
+                nodes.append(node)
                 continue
-            if (twin == arrays[table].T).all():
-                graph.initializer.remove(one)
-                graph.node.insert(0, onnx.helper.make_node("Transpose", [table], [one.name], perm=[1, 0]))
+            ids, out = node.input[1], node.output[0]
+            nodes += [make("Gather", [rows, ids], [f"{out}_int8"]),
+                      make("Cast", [f"{out}_int8"], [f"{out}_cast"], to=onnx.TensorProto.FLOAT)]  # fmt: skip
+            factor = scale
+            if by_row:
+                factor, last = f"{out}_factor", f"{out}_last"
+                graph.initializer.append(onnx.helper.make_tensor(last, onnx.TensorProto.INT64, (1,), [-1]))
+                nodes += [make("Gather", [scale, ids], [f"{out}_scale"]),
+                          make("Unsqueeze", [f"{out}_scale", last], [factor])]  # fmt: skip
+            nodes.append(make("Mul", [f"{out}_cast", factor], [out]))
+        del graph.node[:]
+        graph.node.extend(nodes)
+        _remove(graph, table)
+
+
+def _remove(graph: Any, name: str) -> None:
+    """Remove a constant."""
+    graph.initializer.remove(next(one for one in graph.initializer if one.name == name))
 
 
 def _quantise(quantization: Any, source: Path, target: Path, per_channel: bool) -> None:

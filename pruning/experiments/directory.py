@@ -19,6 +19,8 @@ from pruning.experiments.state import latest_state
 from pruning.files import PathLike, read_json, write_json
 
 DONE = ".done"
+EXTRACTION = "extraction.json"
+"""File of an extraction with the ``seconds`` that it took, repair included."""
 CONFIG = "config.yaml"
 RUN = "run.json"
 LOCK = ".lock"

@@ -18,6 +18,7 @@ def import_experiment(
     lang_dir: PathLike,
     speech: Optional[Speech] = None,
     tail: Optional[float] = None,
+    tokens_per_second: Optional[float] = None,
 ) -> None:
     """Write a network as a finished experiment, with its tokens; an existing import of the same files is kept.
 
@@ -27,6 +28,8 @@ def import_experiment(
         lang_dir: directory for the network's tokens, and for the small files that an export needs.
         speech: what to ask a Whisper of several languages for; None: English transcripts.
         tail: seconds of silence after each recording in the features of a Whisper; None: up to the end of its window.
+        tokens_per_second: tokens of a second of speech at which MACs of the decoder are counted; None: those of
+            English.
 
     Raises:
         UserError: as for `load_encoder_decoder`, `EncoderDecoder.with_tail`, `hf_tokens.write_lang_dir` and
@@ -35,6 +38,8 @@ def import_experiment(
     files = directory_of(source, {*hf_tokens.FILES, *hf_source.KEPT})
     model = load_encoder_decoder(files)
     model = model if tail is None else model.with_tail(tail)
+    model = model if tokens_per_second is None else model.with_tokens_per_second(tokens_per_second)
     tokens = hf_tokens.write_lang_dir(files, model.config, lang_dir, speech)
-    settings = {} if tail is None else {"tail": tail}
+    wanted = {"tail": tail, "tokens_per_second": tokens_per_second}
+    settings = {name: value for name, value in wanted.items() if value is not None}
     write_experiment(model, tokens, source, files, exp_dir, hf_tokens.FILES, settings)

@@ -27,7 +27,7 @@ from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
-from pruning.models.encoder_decoder import EncoderDecoder
+from pruning.models.encoder_decoder import EncoderDecoder, SpokenLength
 from pruning.models.encoder_decoder_config import EncoderDecoderConfig
 from pruning.registry import CUTS
 from pruning.speech.data import checks, manifests, sampler
@@ -106,21 +106,25 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
         return EncoderDecoder(EncoderDecoderConfig.from_dict(config))
 
     @classmethod
-    def input_length(cls, network: EncoderDecoder, seconds: float) -> int:
-        """Return the number of feature frames, those of silence included, or samples."""
-        return input_length(network.encoder, seconds)
+    def input_length(cls, network: EncoderDecoder, seconds: float) -> SpokenLength:
+        """Return the number of feature frames, those of silence included, or samples, and of tokens."""
+        return SpokenLength(input_length(network.encoder, seconds), network.tokens_of(seconds))
 
     @classmethod
     def reference(cls, network: EncoderDecoder) -> tuple[int, str]:
-        """Return the length of ten seconds of audio, with the tokens of the transcript."""
-        length = cls.input_length(network, facts.MACS_SECONDS[0])
-        return length, f"{facts.MACS_SECONDS[0]} s, {network.tokens_for(length)} tokens"
+        """Return the length of ten seconds of speech, and that with its tokens and Whisper's silence in words."""
+        seconds = facts.MACS_SECONDS[0]
+        length = cls.input_length(network, seconds)
+        spoken = f"{seconds} s, {length.tokens} tokens"
+        if network.encoder.window is None:
+            return length, spoken
+        return length, f"{spoken} in a window of {length / facts.FRAMES_PER_SECOND:g} s"
 
     @classmethod
     def facts(cls, network: EncoderDecoder) -> dict[str, Any]:
         """Return the costs of encoder, decoder and output layer."""
-        lengths = {seconds: cls.input_length(network, seconds) for seconds in facts.MACS_SECONDS}
-        return facts.of_encoder_decoder(network, {at: network.tokens_for(one) for at, one in lengths.items()})
+        tokens = {seconds: network.tokens_of(seconds) for seconds in facts.MACS_SECONDS}
+        return facts.of_encoder_decoder(network, tokens)
 
     @classmethod
     def capabilities(cls, network: EncoderDecoder) -> Capabilities:

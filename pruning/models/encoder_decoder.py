@@ -22,9 +22,26 @@ from pruning.models.facts import FRAMES_PER_SECOND, SAMPLES_PER_SECOND
 from pruning.models.module_units import read_by
 from pruning.models.text_decoder import TextDecoder
 
-TOKENS_PER_SECOND = 10 / 3
-"""Tokens that costs assume for a second of speech: 100 for 30 s."""
 _PROBED = 12  # tokens per probe utterance
+
+
+class SpokenLength(int):
+    """Number of feature frames or samples of an utterance, which knows the number of tokens of its transcript.
+
+    The number of tokens does not follow from that of frames, since Whisper's features also cover silence.
+
+    Args:
+        inputs: frames or samples.
+        tokens: tokens of the transcript.
+    """
+
+    tokens: int
+
+    def __new__(cls, inputs: int, tokens: int) -> SpokenLength:
+        """Make the number."""
+        made = super().__new__(cls, inputs)
+        made.tokens = tokens
+        return made
 
 
 class Hidden(NamedTuple):
@@ -105,7 +122,7 @@ class EncoderDecoder(nn.Module):
         Args:
             frames: feature frames, or samples, of the utterance.
             width: whether the terms depend on the residual width.
-            tokens: tokens of its transcript; None: `TOKENS_PER_SECOND` times its duration, rounded up.
+            tokens: tokens of its transcript; None: as `tokens_for` says.
         """
         tokens = self.tokens_for(frames) if tokens is None else tokens
         outputs = self.config.encoder.common.frames(frames)[-1]
@@ -116,9 +133,18 @@ class EncoderDecoder(nn.Module):
         return low_rank.cost_terms(self, self._unit_groups(), terms, self.linear_layers(frames, tokens))
 
     def tokens_for(self, frames: int) -> int:
-        """Return the number of tokens that costs assume for an utterance of ``frames`` frames or samples."""
+        """Return the number of tokens at which costs are counted for an utterance of ``frames`` frames or samples.
+
+        They are those of a `SpokenLength`, else those of an utterance that is spoken from end to end.
+        """
+        if isinstance(frames, SpokenLength):
+            return frames.tokens
         rate = FRAMES_PER_SECOND if self.config.encoder.bins else SAMPLES_PER_SECOND
-        return math.ceil(frames * TOKENS_PER_SECOND / rate)
+        return self.tokens_of(frames / rate)
+
+    def tokens_of(self, seconds: float) -> int:
+        """Return the number of tokens at which costs are counted for ``seconds`` of speech, rounded up."""
+        return math.ceil(round(seconds * self.config.tokens_per_second, 6))
 
     def linear_layers(self, frames: int, tokens: Optional[int] = None) -> list[low_rank.LinearLayer]:
         """Return the linear layers that may be factored, which the output layer is not; see `cost_terms`."""
@@ -149,6 +175,12 @@ class EncoderDecoder(nn.Module):
             UserError: the encoder has no window.
         """
         model = EncoderDecoder(replace(self.config, encoder=self.encoder.with_tail(tail).config))
+        model.load_state_dict(self.state_dict(), strict=True)
+        return model.train(self.training)
+
+    def with_tokens_per_second(self, rate: float) -> EncoderDecoder:
+        """Return the same network with costs at another number of tokens for a second of speech."""
+        model = EncoderDecoder(replace(self.config, tokens_per_second=rate))
         model.load_state_dict(self.state_dict(), strict=True)
         return model.train(self.training)
 

@@ -120,6 +120,14 @@ def read_facts(exp_dir: PathLike) -> dict[str, Any]:
     return read_json(Path(exp_dir) / FILE, "train or extract this experiment first")
 
 
+def decoder_macs(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the column of tables with the MACs of a decoder and its output layer; empty without a decoder."""
+    if "decoder_macs_10s" not in facts:
+        return {}
+    decoder, output = (facts[f"{part}_macs_10s"] / 1e9 for part in ("decoder", "output"))
+    return {"GMACs 10 s decoder / output layer": f"{decoder:.3f} / {output:.3f} ({facts['tokens_10s']} tokens)"}
+
+
 def describe(facts: Mapping[str, Any]) -> str:
     """Format the result of `network_facts` as one line."""
     whole = f"whole model {facts['parameters'] / 1e6:.3f} M parameters"

@@ -11,6 +11,7 @@ import numpy as np
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.methods.names import TECHNIQUES
+from pruning.models.facts import decoder_macs
 from pruning.reports.document import estimate, tabulated
 from pruning.speech.scoring.bootstrap import Estimate
 from pruning.sweeps.comparison import Comparison, Line
@@ -66,6 +67,11 @@ def _zeros(line: Line) -> int:
     return zeros if zeros > 0.05 * parameters else 0
 
 
+def _minutes(seconds: float) -> str:
+    """Return whole minutes, or tenths below ten."""
+    return f"{seconds / 60:.{0 if seconds >= 600 else 1}f}"
+
+
 def table(
     comparison: Comparison, target: str, style: str = "pipe", milliseconds: Optional[Mapping[str, float]] = None
 ) -> str:
@@ -89,11 +95,12 @@ def table(
         row |= _likelihood(line)
         if any_steps:
             row["further steps"] = "-" if line.steps is None else f"{line.steps:.0f}"
-            row["minutes"] = "-" if line.seconds is None else f"{line.seconds / 60:.0f}"
+            row["minutes"] = "-" if line.seconds is None else _minutes(line.seconds)
         if any_dev:
             row["dev loss"] = "-" if line.dev is None else f"{line.dev:.4f}"
         for key, unit, scale in (measure.size, measure.computation):
             row[unit] = f"{line.network[key] / scale:.3f}"
+        row |= decoder_macs(line.network)
         if any_zeros:
             row["of them zero"] = f"{_zeros(line) / 1e6:.3f}" if _zeros(line) else "-"
         if milliseconds is not None:

@@ -11,7 +11,7 @@ from pruning.errors import UserError
 from pruning.experiments import decoding_results
 from pruning.experiments.measurement import Measurement, difference, sample
 from pruning.files import PathLike
-from pruning.models.facts import read_facts
+from pruning.models.facts import decoder_macs, read_facts
 from pruning.reports import load
 from pruning.reports.document import estimate, short_commit, tabulated
 from pruning.speech.scoring.bootstrap import Estimate
@@ -31,7 +31,9 @@ class System:
     decodings: dict[str, Measurement]
     """Set name -> its decoding; only the sets that were decoded."""
     transcripts: Optional[list[Transcript]]
-    """Transcripts of all sets; None if a set was not decoded."""
+    """Transcripts of all sets; None if a set was not decoded, or if they were not read."""
+    complete: bool = True
+    """Whether all sets were decoded."""
 
     def rate(self, *sets: str) -> Optional[Estimate]:
         """Word error rate of sets pooled, in percent, with its interval; None if one was not decoded."""
@@ -62,6 +64,7 @@ def collect(
     method: str,
     epoch: Optional[int] = None,
     avg: Optional[int] = None,
+    texts: bool = True,
 ) -> list[System]:
     """Read the measurements of each system; leave out systems that were not decoded by ``method``.
 
@@ -70,6 +73,7 @@ def collect(
         sets: names of the test sets.
         method: decoding method.
         epoch, avg: epoch and number of averaged checkpoints used in decoding; None: the best on dev, no average.
+        texts: whether to read the transcripts, too, which committed results do not have.
 
     Raises:
         UserError: an experiment directory does not exist, its network's facts or transcripts are missing or broken, or
@@ -83,9 +87,11 @@ def collect(
         decodings = {set_name: one for set_name, one in read.items() if one is not None}
         if not decodings:
             continue
-        found = [said for one in decodings.values() for said in decoding_results.transcripts(exp_dir, one)]
-        whole = found if len(decodings) == len(sets) else None
-        rows.append(System(name, Path(exp_dir), read_facts(exp_dir), decodings, whole))
+        complete = len(decodings) == len(sets)
+        read_from = decodings.values() if texts else ()
+        found = [said for one in read_from for said in decoding_results.transcripts(exp_dir, one)]
+        whole = found if complete and texts else None
+        rows.append(System(name, Path(exp_dir), read_facts(exp_dir), decodings, whole, complete))
     _check_comparable(rows, sets)
     return rows
 
@@ -125,9 +131,7 @@ def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     cells["M parameters encoder / total"] = f"{encoder / 1e6:.3f} / {total / 1e6:.3f}"
     cells["sparsity encoder / blocks / model"] = _sparsities(network)
     cells["GMACs 10 s / 30 s"] = f"{macs_10s / 1e9:.3f} / {macs_30s / 1e9:.3f}"
-    if "decoder_macs_10s" in network:
-        decoder, output = (network[f"{part}_macs_10s"] / 1e9 for part in ("decoder", "output"))
-        cells["GMACs 10 s decoder / output layer"] = f"{decoder:.3f} / {output:.3f} ({network['tokens_10s']} tokens)"
+    cells |= decoder_macs(network)
     excluded = "" if system.features_included else " (features excluded)"
     cells["RTF"] = f"{system.real_time_factor:.4f}{excluded}{load.mark(system.decodings.values())}"
     cells["memory MiB"] = f"{system.peak_memory_mib:.0f}"
@@ -147,7 +151,7 @@ def table(systems: Sequence[System], sets: Sequence[str], style: str = "pipe") -
 
 def differences(systems: Sequence[System], style: str = "pipe") -> str:
     """Return a table of pooled WER of each row's system minus that of each column's; empty for fewer than two."""
-    whole = [(system.name, list(system.decodings.values())) for system in systems if system.transcripts is not None]
+    whole = [(system.name, list(system.decodings.values())) for system in systems if system.complete]
     if len(whole) < 2:
         return ""
     rows = []

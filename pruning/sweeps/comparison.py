@@ -33,7 +33,7 @@ SPOKEN = ("words", "tokens")
 """Columns that are the same for every run; only the teacher's result contains them."""
 _REMEDY = "give the results directory of a sweep"
 _KEPT = ("encoder_parameters", "blocks_parameters", "parameters", "nonzero_parameters", "macs_10s", "macs_30s",
-         "macs_per_token")  # fmt: skip
+         "macs_per_token", "decoder_macs_10s", "output_macs_10s", "tokens_10s")  # fmt: skip
 
 
 def result_path(results: PathLike, run: Optional[Run]) -> Path:
@@ -112,8 +112,8 @@ class Line:
         sets: ``(U,)``, the test set of each utterance.
         nll_per_token: mean over runs and sets, without utterances that have no likelihood; None: not measured.
         dev: dev loss by which checkpoints are chosen, a mean over the seeds; None: not known.
-        steps, seconds: of training, pruning included, without those of the teacher; means over the seeds; None: not
-            known.
+        steps, seconds: of training, pruning and extraction included, without those of the teacher; means over the
+            seeds; None: not known.
     """
 
     method: str

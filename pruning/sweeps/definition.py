@@ -140,17 +140,18 @@ class SweepConfig:
                 raise ValueError(f"invalid name {name!r} of a line or target")
 
 
-def load(path: PathLike, thorough: bool = True) -> SweepConfig:
+def load(path: PathLike, thorough: bool = True, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read a sweep file and check that its lines and targets fit together.
 
     Args:
         path: path of the file.
         thorough: also check that every line can be run; this prepares a network for each.
+        overrides: ``KEY=VALUE``, which replace keys of the file, such as ``test_cuts=[...]``.
 
     Raises:
         UserError: with the file, and the line of the file if known.
     """
-    config = configuration.load(SweepConfig, path)
+    config = configuration.load(SweepConfig, path, list(overrides))
 
     def wrong(what: str, remedy: str, *keys: str) -> UserError:
         line = line_of(path, keys)

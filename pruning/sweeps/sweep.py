@@ -43,13 +43,13 @@ class Run:
         return f"{self.target}/{self.method}/seed{self.seed}"
 
 
-def load(path: PathLike, thorough: bool = True) -> SweepConfig:
-    """Read a sweep file and check its lines, targets and dependencies (see `definition.load`).
+def load(path: PathLike, thorough: bool = True, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read a sweep file, with its ``overrides``, and check its lines, targets and dependencies (see `definition.load`).
 
     Raises:
         UserError: with the file, and the line of the file if known.
     """
-    config = definition.load(path, thorough)
+    config = definition.load(path, thorough, overrides)
     levels(expand(config))
     return config
 
@@ -255,10 +255,15 @@ def trainings(run: Run, exp_dir: PathLike) -> list[Path]:
 
 
 def trained(run: Run, exp_dir: PathLike) -> dict[str, float]:
-    """Return the ``steps`` and the ``seconds`` of a run's training; ``seconds`` only if all of it recorded them."""
+    """Return the ``steps`` and the ``seconds`` of a run's training; ``seconds`` only if all of it recorded them.
+
+    The seconds of extractions, which may repair weights, are included if they are known.
+    """
     done = [read_json(place / directory.DONE) for place in trainings(run, exp_dir)]
     found = {"steps": float(sum(one["step"] for one in done))}
     if all("seconds" in one for one in done):
+        extractions = [place / "extracted" / directory.EXTRACTION for place in _places(run, exp_dir)]
+        done += [read_json(path) for path in extractions if path.is_file()]
         found["seconds"] = round(sum(one["seconds"] for one in done), 1)
     return found
 

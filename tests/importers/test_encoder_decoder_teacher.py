@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pruning.bin import import_hf
+from pruning.core.cost import CostModel
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
@@ -49,7 +50,7 @@ def test_an_experiment_reloads(tmp_path: Path, family: str) -> None:
     assert torch.equal(expected, found)
     facts = read_json(tmp_path / "exp" / "model.json")
     parts = [facts[f"{part}_parameters"] for part in ("encoder", "decoder")]
-    assert sum(parts) == facts["parameters"] and facts["tokens_10s"] == (34 if family == "moonshine" else 100)
+    assert sum(parts) == facts["parameters"] and facts["tokens_10s"] == 34
     whole = facts["by_kind"]
     assert sum(facts[f"{part}macs_10s"] for part in ("", "decoder_", "output_")) == sum(
         row["macs"] for row in whole.values()
@@ -132,7 +133,7 @@ def test_the_tail_of_a_window_stays_with_the_network(tmp_path: Path) -> None:
     model, header = checkpoint.load_model(tmp_path / "exp")
     assert isinstance(model, EncoderDecoder) and model.encoder.window == (3000, 0.5)
     facts = read_json(tmp_path / "exp" / "model.json")
-    assert header["hugging_face"]["tail"] == 0.5 and facts["tokens_10s"] == 35, "of 10.5 s"
+    assert header["hugging_face"]["tail"] == 0.5 and facts["tokens_10s"] == 34, "silence has no tokens"
     with pytest.raises(UserError, match="exp contains another network"):
         imported(tmp_path)
     source(tmp_path)
@@ -144,3 +145,17 @@ def test_moonshine_has_one_language(tmp_path: Path) -> None:
     source(tmp_path)
     with pytest.raises(UserError, match="has one language and one task; leave out --language and --task"):
         imported(tmp_path, "--language", "en")
+
+
+def test_tokens_of_a_second_are_a_setting(tmp_path: Path) -> None:
+    source(tmp_path)
+    imported(tmp_path, "--tokens-per-second", "5")
+    model, _ = checkpoint.load_model(tmp_path / "exp")
+    facts = read_json(tmp_path / "exp" / "model.json")
+    assert isinstance(model, EncoderDecoder) and (facts["tokens_10s"], facts["tokens_30s"]) == (50, 150)
+    costs = CostModel(model.unit_groups(), model.cost_terms(160000, tokens=50))
+    by_kind = {kind: int(row["macs"]) for kind, row in costs.by_kind(costs.dense_counts()).items()}
+    assert facts["output_macs_10s"] == by_kind["output"] == 50 * model.config.vocab_size * model.config.decoder.d_model
+    assert facts["decoder_macs_10s"] == sum(macs for kind, macs in by_kind.items() if kind.startswith("decoder_"))
+    with pytest.raises(UserError, match="exp contains another network"):
+        imported(tmp_path)

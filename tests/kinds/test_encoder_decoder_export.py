@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,21 @@ def test_int8_has_a_scale_for_each_channel(exported: dict[str, Path]) -> None:
     graph = onnx.load(str(exported[WHISPER].parent / "onnx" / "decoder.int8.onnx")).graph
     scales = [list(one.dims) for one in graph.initializer if one.name.endswith("_scale")]
     assert scales and all(shape and shape[0] > 1 for shape in scales)
+
+
+@pytest.mark.parametrize(("family", "part"), [(WHISPER, "decoder"), (MOONSHINE, "uncached_decode"),
+                                               (MOONSHINE, "cached_decode")])  # fmt: skip
+def test_a_tied_embedding_is_stored_once(exported: dict[str, Path], family: str, part: str) -> None:
+    """As floats or as int8, and not both; sherpa-onnx decodes both forms in other tests."""
+    import onnx
+
+    config = EncoderDecoderKind.load_network(exported[family])[0].config.decoder
+    size = config.vocab_size * config.d_model
+    assert config.tied
+    for form, kind in (("", onnx.TensorProto.FLOAT), (".int8", onnx.TensorProto.INT8)):
+        graph = onnx.load(str(exported[family].parent / "onnx" / f"{part}{form}.onnx")).graph
+        tables = [one for one in graph.initializer if math.prod(one.dims) == size]
+        assert [one.data_type for one in tables] == [kind]
 
 
 def test_tokens_that_sherpa_onnx_does_not_have(tmp_path: Path) -> None:

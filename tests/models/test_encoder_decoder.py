@@ -28,6 +28,7 @@ from pruning.core.units import WIDTH, check_groups
 from pruning.core.views import view_of
 from pruning.errors import UserError
 from pruning.importers.encoder_decoder import configuration
+from pruning.kinds.encoder_decoder import EncoderDecoderKind
 from pruning.models import encoder_decoder_units as units
 from pruning.models import encoder_types as encoders
 from pruning.models.audio_encoder import AudioEncoder
@@ -342,6 +343,17 @@ def test_tokens_follow_from_the_duration() -> None:
         model = network(shape)
         terms = {term for term in model.cost_terms(inputs) if term.kind == "output"}
         assert terms == {term for term in model.cost_terms(inputs, tokens=2) if term.kind == "output"}
+
+
+def test_tokens_of_speech_in_a_window_of_silence() -> None:
+    """Whisper's frames cover silence, so that tokens follow from the seconds of speech."""
+    model = network(WHISPER)
+    length = EncoderDecoderKind.input_length(model, 0.3)
+    assert (length, length.tokens, model.tokens_for(length)) == (60, 1, 1) and model.tokens_for(60) == 2
+    assert model.cost_terms(length) == model.cost_terms(60, tokens=1)
+    rated = model.with_tokens_per_second(10.0)
+    assert EncoderDecoderKind.input_length(rated, 0.3).tokens == 3
+    assert EncoderDecoderKind.reference(rated)[1] == "10 s, 100 tokens in a window of 0.6 s"
 
 
 def test_dimensions_that_make_no_sense_are_refused() -> None:

@@ -85,6 +85,19 @@ def test_the_table_holds_what_was_measured(systems: list[tuple[str, Path]]) -> N
     assert teacher["memory MiB"] == "600" and pruned["memory MiB"] == "500"
 
 
+def test_committed_results_need_no_transcripts(systems: list[tuple[str, Path]]) -> None:
+    found = report.collect(systems, SETS, "greedy_search")
+    for _, place in systems:
+        for path in (place / "greedy_search").glob("*.txt"):
+            path.unlink()
+    with pytest.raises(UserError):
+        report.collect(systems, SETS, "greedy_search")
+    measured = report.collect(systems, SETS, "greedy_search", texts=False)
+    assert report.table(measured, SETS) == report.table(found, SETS)
+    assert report.differences(measured) == report.differences(found) != ""
+    assert all(one.complete and one.transcripts is None for one in measured)
+
+
 def test_the_load_under_which_times_were_measured_is_told(systems: list[tuple[str, Path]]) -> None:
     found = report.collect(systems, SETS, "greedy_search")
     assert report.load_note(found) == "The load of the machine while RTFs were measured is not known."

@@ -14,7 +14,8 @@ class DataConfig:
     """How cuts become batches.
 
     Attributes:
-        max_duration: maximum seconds of audio in a batch.
+        max_duration: maximum seconds in a batch of what the network computes: audio, and the silence that Whisper adds
+            up to the end of its window or tail.
         num_buckets: number of buckets of cuts with similar durations; use fewer for small corpora.
         buffer_size: number of cuts held in memory to sample from; None: 5,000 per bucket, as in icefall.
         num_workers: number of processes that load features; 0: the training process loads them.

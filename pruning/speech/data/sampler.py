@@ -20,12 +20,16 @@ _BINS_FROM = 10_000  # number of cuts whose durations determine the bucket limit
 
 
 class Selection:
-    """Selects the cuts fit for training; counts the others, and the tokens of all cuts with a fitting duration."""
+    """Selects the cuts fit for training; counts the others, and the tokens of all cuts with a fitting duration.
+
+    Attributes:
+        source: input of the network.
+    """
 
     def __init__(
         self, config: DataConfig, tokenizer: Optional[Tokenizer], durations: bool = True, source: Source = FEATURES
     ) -> None:
-        self._config, self._tokenizer, self._durations, self._source = config, tokenizer, durations, source
+        self._config, self._tokenizer, self._durations, self.source = config, tokenizer, durations, source
         self.kept, self.wrong_duration, self.too_many_tokens = 0, 0, 0
         self.unknown, self.tokens = 0, 0
 
@@ -37,7 +41,7 @@ class Selection:
             tokens = self._tokenizer.encode(transcript(cut))
             unknown, count = self._tokenizer.count_unknown(tokens)
             self.unknown, self.tokens = self.unknown + unknown, self.tokens + count
-            if not tokens or self._source.frames(cut) < len(tokens):
+            if not tokens or self.source.frames(cut) < len(tokens):
                 self.too_many_tokens += 1
                 return False
         self.kept += 1
@@ -45,7 +49,7 @@ class Selection:
 
     def copy(self) -> Selection:
         """Return the same selection with all counts at 0."""
-        return Selection(self._config, self._tokenizer, self._durations, self._source)
+        return Selection(self._config, self._tokenizer, self._durations, self.source)
 
     def check_known(self, names: str) -> None:
         """Check that the tokeniser fits the transcripts seen so far.
@@ -142,7 +146,7 @@ def bucketing_sampler(
     cuts = _Merged(paths, key)
     names = ", ".join(str(path) for path in paths)
     trial = selection.copy()  # keeps these cuts out of the counts
-    first = _first_durations(cuts, trial)
+    first = _first_lengths(cuts, trial)
     trial.check_known(names)
     if not first:
         raise UserError(
@@ -151,7 +155,7 @@ def bucketing_sampler(
         )
     sampler = DynamicBucketingSampler(
         cuts,
-        max_duration=config.max_duration,
+        **_limit(config, selection.source),
         duration_bins=_duration_bins(first, config.num_buckets),
         buffer_size=config.buffer_size or 5000 * config.num_buckets,
         shuffle=key is not None,
@@ -164,15 +168,24 @@ def bucketing_sampler(
     return sampler
 
 
-def _first_durations(cuts: Iterable[Any], selection: Selection) -> list[float]:
-    """Return the durations (s) of the first cuts fit for training."""
-    durations: list[float] = []
+def _limit(config: DataConfig, source: Source) -> dict[str, Any]:
+    """Return the option of lhotse's sampler that limits batches to ``max_duration`` of what the network computes."""
+    if source.seconds is None:
+        return {"max_duration": config.max_duration}
+    from pruning.speech.data.computed_time import ComputedTime
+
+    return {"constraint": ComputedTime(config.max_duration, source.seconds)}
+
+
+def _first_lengths(cuts: Iterable[Any], selection: Selection) -> list[float]:
+    """Return the seconds that the network computes for each of the first cuts fit for training."""
+    lengths: list[float] = []
     for cut in cuts:
         if selection(cut):
-            durations.append(cut.duration)
-        if len(durations) == _BINS_FROM:
+            lengths.append(selection.source.length(cut))
+        if len(lengths) == _BINS_FROM:
             break
-    return durations
+    return lengths
 
 
 def _duration_bins(durations: Sequence[float], num_buckets: int) -> list[float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.speech.data.audio import fault, first_line
-from pruning.speech.data.whisper_features import RATE, WhisperFeatureConfig, whisper_features
+from pruning.speech.data.whisper_features import HOP, RATE, WhisperFeatureConfig, whisper_features
 
 PADDING = math.log(1e-10)
 """Padding value of features: the logarithm of zero energy, as in lhotse."""
@@ -33,6 +33,8 @@ class Source:
         recorded: whether inputs are made of recordings, so that cuts need no features.
         extract: computes features ``(T, C)`` of samples ``(S,)``, as `load` does; None: `load` computes none.
         longest: seconds of the longest cut that fits the network; None: any cut fits.
+        seconds: returns the seconds that the network computes for a cut, added silence included, by which batches are
+            limited; None: the duration of the cut.
     """
 
     load: Callable[[Any], Tensor]
@@ -41,6 +43,11 @@ class Source:
     recorded: bool = False
     extract: Optional[Callable[[Tensor], Tensor]] = None
     longest: Optional[float] = None
+    seconds: Optional[Callable[[Any], float]] = None
+
+    def length(self, cut: Any) -> float:
+        """Return the seconds that the network computes for a cut."""
+        return float(cut.duration) if self.seconds is None else self.seconds(cut)
 
 
 def frames_after_subsampling(frames: int) -> int:
@@ -171,8 +178,9 @@ def audio(sampling_rate: int, frames: Callable[[int], int]) -> Source:
 def whisper(config: WhisperFeatureConfig, frames: Callable[[int], int]) -> Source:
     """Return the source of Whisper's features, which are computed from recordings of 16 kHz.
 
-    All frames of a cut's features are input, also those of the silence behind it, and those of its encoder's output are
-    counted likewise. Frames that a batch adds are padding, which the encoder does not read.
+    All frames of a cut's features are input, also those of the silence behind it; those of its encoder's output, and
+    the seconds that the network computes, are counted likewise. Frames that a batch adds are padding, which the encoder
+    does not read.
 
     Args:
         config: settings of the features.
@@ -181,6 +189,7 @@ def whisper(config: WhisperFeatureConfig, frames: Callable[[int], int]) -> Sourc
     return Source(
         partial(_load_whisper, config), partial(_frames_of_whisper, config, frames), 0.0, recorded=True,
         extract=partial(whisper_features, config=config), longest=config.seconds,
+        seconds=partial(_seconds_of_whisper, config),
     )  # fmt: skip
 
 
@@ -195,3 +204,7 @@ def _frames_of_whisper(config: WhisperFeatureConfig, frames: Callable[[int], int
         return frames(config.frames(int(cut.num_samples)))
     except UserError as error:
         raise UserError(f"cut {cut.id}: {error.what}", error.remedy) from None
+
+
+def _seconds_of_whisper(config: WhisperFeatureConfig, cut: Any) -> float:
+    return _frames_of_whisper(config, int, cut) * HOP / RATE

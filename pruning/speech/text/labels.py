@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 TRANSCRIPT, EQUAL, TEACHER = LABELS = ("transcript", "equal", "teacher")
 """``transcript``: the transcript, written as a sentence; ``equal``: the teacher's text where its normalised words are
 those of the transcript, else the transcript as before; ``teacher``: the teacher's text alone, but none that loops or
-is empty."""
+has no words."""
 _REPETITIVE = 2.4
 """A text that zlib compresses more than this repeats itself (``compression_ratio_threshold`` of openai/whisper)."""
 _FIRST_PERSON = re.compile(r"\bi\b(?=$|['\s])")
@@ -63,7 +63,8 @@ class Labeller:
 
     Attributes:
         labels: one of `LABELS`.
-        words_of: splits a text into normalised words, by which the texts of ``equal`` are compared.
+        words_of: splits a text into normalised words, by which the texts of ``equal`` are compared, and those of
+            ``teacher`` without words are left out.
         counts: number of texts of each kind so far.
     """
 
@@ -77,7 +78,7 @@ class Labeller:
             if said.loops:
                 self.counts.loops += 1
                 return ""
-            if not said.text:
+            if not self.words_of(said.text):  # stops alone are no transcript, either
                 self.counts.empty += 1
                 return ""
         elif self.labels == TRANSCRIPT or self.words_of(said.text) != self.words_of(transcript):

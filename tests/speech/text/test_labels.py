@@ -36,6 +36,7 @@ def words_of(text: str) -> list[str]:
         (EQUAL, Said(""), "Well hello world."),
         (TEACHER, Said("Yellow world."), "Yellow world."),
         (TEACHER, Said(""), ""),
+        (TEACHER, Said(" "), ""),
         (TEACHER, Said("Yellow world", ended=False), ""),
         (TEACHER, Said("and then " * 20), ""),
     ],

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Measure pre-trained networks on real speech, stage by stage; local/make_pretrained_corpus.sh makes the data first. What
+# is done is not done again. The JSON files go to results/pretrained, which local/make_pretrained_results.sh tabulates.
+#
+#     local/measure_pretrained.sh --networks DIRECTORY [--stage 1] [--stop-stage 6]
+#
+# DIRECTORY has the Hugging Face directories moonshine-tiny, whisper-tiny.en and whisper-base. Stages: 1 imports, 2 the
+# dense networks, 3 one-shot pruning on the dev speakers, then on the test speakers, 4 CTC, 5 Moonshine's own decoder, 6
+# Whisper. Stages 4 to 6 are the training runs of conf/pretrained_runs.yaml: some 35 hours on one thread.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+networks=
+stage=1
+stop_stage=6
+while [ $# -gt 0 ]; do
+  case $1 in
+    --networks | --stage | --stop-stage)
+      [ $# -gt 1 ] || { echo "error: $1 has no value; give one" >&2 && exit 1; }
+      name=${1#--}
+      declare "${name//-/_}=$2"
+      shift 2
+      ;;
+    *) echo "error: unknown option $1; give --networks, --stage and --stop-stage" >&2 && exit 1 ;;
+  esac
+done
+# shellcheck source=egs/librispeech/path.sh
+. ./path.sh
+cuts=data/real/cuts/librispeech_cuts
+results=results/pretrained
+[ -f "${cuts}_test-8.jsonl.gz" ] || { echo "error: no data/real; run local/make_pretrained_corpus.sh first" >&2 && exit 1; }
+
+in_stage() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
+set_list() { printf "[%s]" "$(printf "%s, " "${@/#/"${cuts}_"}" | sed 's/, $//; s/\(,\|$\)/.jsonl.gz\1/g')"; }
+
+# sweep FILE NAME [SETTING...]: run a sweep in exp/NAME, or measure its networks on other sets in results NAME.
+sweep() {
+  python -m pruning.bin.sweep --config "conf/$1.yaml" --exp-dir "exp/sweeps/${1//\//-}" --results "$results/$2" "${@:3}"
+}
+
+# import NAME DIRECTORY OPTION...: import a network as exp/NAME/imported.
+import() {
+  python -m pruning.bin.import_hf --source "$networks/$2" --exp-dir "exp/$1/imported" --lang-dir "exp/$1/lang" "${@:3}"
+}
+
+# labels NAME KIND DIRECTORY: write the training and dev cuts with texts to train on to exp/NAME/DIRECTORY.
+labels() {
+  python -m pruning.bin.label --cuts "${cuts}"_{train-clean-5,an4-train,dev-3}.jsonl.gz --output-dir "exp/$1/$3" \
+    --labels "$2" --teacher "exp/$1/imported" --lang-dir "exp/$1/lang"
+}
+
+if in_stage 1; then
+  [ -d "$networks" ] || { echo "error: --networks '$networks' is not a directory; give it" >&2 && exit 1; }
+  import moonshine moonshine-tiny
+  for name in whisper-tiny.en whisper-base; do
+    import "$name" "$name"
+    import "$name-tail" "$name" --tail 1
+  done
+fi
+
+if in_stage 2; then
+  for name in moonshine whisper-tiny.en whisper-base whisper-tiny.en-tail whisper-base-tail; do
+    python -m pruning.bin.decode --exp-dir "exp/$name/imported" --lang-dir "exp/$name/lang" --normalise english \
+      --cuts "${cuts}"_{dev-3,test-8,an4-test}.jsonl.gz --method decoder_greedy_search
+    mkdir -p "$results/dense/$name/decoder_greedy_search"
+    cp "exp/$name/imported/model.json" "$results/dense/$name"
+    cp "exp/$name/imported/decoder_greedy_search"/decode-*.json "$results/dense/$name/decoder_greedy_search"
+  done
+fi
+
+if in_stage 3; then
+  for name in moonshine_tiny whisper_base; do
+    sweep "one_shot/$name" "one_shot_$name"
+    sweep "one_shot/$name" "one_shot_${name}_test" "test_cuts=$(set_list test-8)"
+  done
+fi
+
+if in_stage 4; then
+  python ../../local/train_bpe.py --cuts "${cuts}"_{train-clean-5,an4-train}.jsonl.gz --lang-dir data/real/lang_char \
+    --unit char
+  python -m pruning.bin.train --config conf/moonshine_ctc/dense.yaml --exp-dir exp/moonshine_ctc/dense \
+    --lang-dir data/real/lang_char --train-cuts "${cuts}"_{train-clean-5,an4-train}.jsonl.gz \
+    --dev-cuts "${cuts}_dev-3.jsonl.gz" "pretrained=$networks/moonshine-tiny"
+  sweep moonshine_ctc/comparison moonshine_ctc
+  sweep moonshine_ctc/comparison moonshine_ctc_other "test_cuts=$(set_list test-8-babble an4-test an4-test-babble)"
+fi
+
+if in_stage 5; then
+  labels moonshine equal labels
+  labels moonshine teacher pseudo
+  sweep moonshine/comparison moonshine
+  sweep moonshine/comparison moonshine_other "test_cuts=$(set_list test-8-babble an4-test an4-test-babble)"
+  sweep moonshine/pseudo moonshine_pseudo
+fi
+
+if in_stage 6; then
+  for name in base tiny_en; do
+    labels "whisper-${name/_/.}-tail" equal labels
+    sweep "whisper/$name" "whisper_$name"
+  done
+fi
