@@ -22,13 +22,14 @@ from pruning.files import read_json, write_json
 from pruning.finished import Record, paths_of
 from pruning.kinds.forms import FORMS
 from pruning.limits import COUNT, NATURAL, POSITIVE, ranges
-from pruning.models.chunk import Chunk
+from pruning.models.chunk import FRAME_MS, Chunk
 from pruning.speech.data.manifests import set_name_of
 from pruning.speech.decoding.config import GRAPHS, N_BEST, SETTINGS, WEIGHT_OF, WITH_LM, DecodingConfig
 from pruning.speech.scoring.scored_words import NORMALISERS, scored_words, version_of
 from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write_results
 
 if TYPE_CHECKING:
+    from pruning.models.zipformer_stream import ZipformerStream
     from pruning.speech.data.sources import Source
     from pruning.speech.decoding import graphs
     from pruning.speech.decoding.methods import LanguageModel
@@ -123,6 +124,7 @@ class _Source(NamedTuple):
         fingerprint: fingerprint of the weights.
         hears: what the network takes as input: features or samples of a cut.
         tokens: tokens of the network.
+        stream: encodes streams by the same chunks and left context; None if all earlier frames are seen.
     """
 
     model: Any
@@ -132,6 +134,7 @@ class _Source(NamedTuple):
     fingerprint: str
     hears: Source
     tokens: Spelling
+    stream: Optional[ZipformerStream] = None
 
 
 def _load(arguments: argparse.Namespace) -> _Source:
@@ -161,15 +164,16 @@ def _load(arguments: argparse.Namespace) -> _Source:
         raise UserError(
             f"{source} does not support decoding method {arguments.method}", f"choose one of {', '.join(possible)}"
         )
+    stream = None
     if arguments.chunk_size:
-        kinds.of(model).see(model, Chunk(arguments.chunk_size, arguments.left_context_frames))
+        stream = kinds.of(model).see(model, Chunk(arguments.chunk_size, arguments.left_context_frames))
     tokens = kinds.of(model).spelling(arguments.lang_dir)
     fingerprint = provenance.weights_fingerprint(model)
     of_network = {key: value for key, value in header["model"]["config"].items() if key == "vocab_size"}
     tokens.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
     place, name = (source, name) if arguments.checkpoint is None else (source.parent, source.stem)
-    return _Source(found.network, place, name, found.feature_dim, fingerprint, found.hears, tokens)
+    return _Source(found.network, place, name, found.feature_dim, fingerprint, found.hears, tokens, stream)
 
 
 def _load_exported(arguments: argparse.Namespace) -> _Source:
@@ -322,6 +326,16 @@ def _write_n_best(
     path = decoding_results.n_best_path(source.directory, arguments.method, set_name, suffix)
     write_nbest(path, recognition.entries)
     return {"nbest": path.name, "num_hypotheses": arguments.nbest}
+
+
+def _chunk_facts(source: _Source, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the milliseconds of audio of a chunk, and those that computing one takes, of a network seen by chunks."""
+    from pruning.measure.chunk_latency import seconds_per_chunk
+
+    if not arguments.chunk_size:
+        return {}
+    computing = None if source.stream is None else round(1000 * seconds_per_chunk(source.stream), 2)
+    return {"chunk_ms": FRAME_MS * arguments.chunk_size, "computing_ms": computing}
 
 
 def _log(set_name: str, result: Score, facts: dict[str, Any]) -> None:
@@ -477,6 +491,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             **({"lm": lm_name, **_weights(config)} if config.method in WEIGHT_OF else {}),
             **({"normalise": arguments.normalise, "words": recognition.words} if arguments.normalise else {}),
             "recogs": recogs_path(directory, set_name, suffix).name,
+            **_chunk_facts(source, arguments),
             **_write_n_best(source, set_name, suffix, recognition, arguments),
         }
         environment = provenance.environment("pruning.bin.decode", argv, arguments.device)

@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import arguments, command
-<<<<<<< HEAD
 from pruning.errors import UserError
-from pruning.limits import NON_NEGATIVE
-from pruning.models.names import FAMILY_NAMES, LLAMA_FAMILY
-=======
 from pruning.limits import NON_NEGATIVE, POSITIVE
->>>>>>> pretrained
+from pruning.models.names import FAMILY_NAMES, LLAMA_FAMILY
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -39,16 +35,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "with the first positions only, which is faster and may cost accuracy (default: up to the end of its window)",
     )
     parser.add_argument(
-<<<<<<< HEAD
         "--start-token",
         help="for a language model: the token before a text, its symbol or its number (default: <|endoftext|> if "
         "there is such a token, or else the tokenizer's bos_token)",
-=======
+    )
+    parser.add_argument(
         "--tokens-per-second",
         type=POSITIVE.parse,
         help="tokens of a second of speech in the network's language, at which all tables count the MACs of its "
         "decoder (default: 3.33, about that of read English)",
->>>>>>> pretrained
     )
     options = parser.parse_args(argv)
 
@@ -66,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def _language_model(options: argparse.Namespace, lang_dir: Path) -> None:
     from pruning.importers.language_model import import_language_model
 
-    _refuse(options, ("language", "task", "tail"), "a language model")
+    _refuse(options, ("language", "task", "tail", "tokens_per_second"), "a language model")
     import_language_model(options.source, options.exp_dir, lang_dir, options.start_token)
 
 
@@ -78,12 +73,7 @@ def _encoder_decoder(options: argparse.Namespace, lang_dir: Path) -> None:
     speech = None
     if options.language is not None or options.task is not None:
         speech = Speech(options.language or Speech.language, options.task or Speech.task)
-<<<<<<< HEAD
-    import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail)
-=======
-    lang_dir = options.lang_dir or options.exp_dir / "lang"
     import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail, options.tokens_per_second)
->>>>>>> pretrained
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str], network: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from pruning.errors import UserError
 from pruning.experiments.measurement import WORD_ERRORS, Measurement, Utterances, read_if_possible
 from pruning.files import PathLike
+from pruning.models.chunk import Chunk
 from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts
 
 if TYPE_CHECKING:
@@ -154,5 +155,24 @@ def read_results(
     Raises:
         UserError: a file is not a measurement of a decoding.
     """
+    return newest(_by_weights(exp_dir, method, set_name, epoch, avg))
+
+
+def _by_weights(
+    exp_dir: PathLike, method: str, set_name: str, epoch: Optional[int], avg: Optional[int]
+) -> Iterator[Measurement]:
     names = {weights_name(epoch, avg, use_averaged_model) for use_averaged_model in (False, True)}
-    return newest(one for name in sorted(names) for one in all_of(exp_dir, method, set_name, f"{name}-{method}"))
+    return (one for name in sorted(names) for one in all_of(exp_dir, method, set_name, f"{name}-{method}"))
+
+
+def read_by_chunk(
+    exp_dir: PathLike, method: str, set_name: str, epoch: Optional[int] = None, avg: Optional[int] = None
+) -> dict[Chunk, Measurement]:
+    """Return the newest decoding of a set by each chunk and left context that it was decoded with, see `read_results`.
+
+    Whole utterances come first.
+    """
+    found: dict[Chunk, list[Measurement]] = {}
+    for one in _by_weights(exp_dir, method, set_name, epoch, avg):
+        found.setdefault(Chunk(*one.parameters.get("chunk", ())), []).append(one)
+    return {chunk: max(found[chunk], key=lambda one: one.asked) for chunk in sorted(found)}

@@ -33,6 +33,7 @@ from pruning.models import facts
 from pruning.models.chunk import Chunk
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
+from pruning.models.zipformer_stream import ZipformerStream
 from pruning.registry import CUTS
 from pruning.speech.data import checks, manifests
 from pruning.speech.data.batches import Batch, training_batches
@@ -213,9 +214,10 @@ class EncoderHeadKind(Kind[SpeechModel]):
         return Recogniser(CtcRecogniser(network), hears, None if hears.recorded else network.encoder.bins)
 
     @classmethod
-    def see(cls, network: SpeechModel, chunk: Chunk) -> None:
+    def see(cls, network: SpeechModel, chunk: Chunk) -> Optional[ZipformerStream]:
         """Restrict the encoder to a context."""
         network.encoder.see(chunk)
+        return network.encoder.stream(chunk) if chunk.left else None
 
     @classmethod
     def exports(cls, network: SpeechModel, lang_dir: Optional[PathLike]) -> Exports:

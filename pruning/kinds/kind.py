@@ -22,6 +22,7 @@ from pruning.kinds.measuring import Measure, Measuring
 from pruning.kinds.recogniser import Recogniser
 from pruning.methods.base import Pruner
 from pruning.models.chunk import Chunk
+from pruning.models.zipformer_stream import ZipformerStream
 from pruning.registry import NetworkKind
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.table import OutputTable, Spelling
@@ -178,8 +179,11 @@ class Kind(NetworkKind[N], Generic[N]):
         raise UserError(f"{source} contains {cls.called}", "give a network that recognises words")
 
     @classmethod
-    def see(cls, network: N, chunk: Chunk) -> None:
+    def see(cls, network: N, chunk: Chunk) -> Optional[ZipformerStream]:
         """Restrict a network to chunks and a left context, for decoding as in streaming.
+
+        Returns:
+            What encodes streams by the same chunks; None if ``chunk`` has all earlier frames as left context.
 
         Raises:
             UserError: the network is not causal, or cannot compute such chunks.

@@ -29,6 +29,7 @@ from pruning.models import facts
 from pruning.models.chunk import Chunk
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.uniform import narrowed_config
+from pruning.models.zipformer_stream import ZipformerStream
 from pruning.registry import CUTS
 from pruning.speech.data import checks, manifests
 from pruning.speech.data.augment import SpecAugment
@@ -180,9 +181,10 @@ class TransducerKind(Kind[Transducer]):
         return Recogniser(network, FEATURES, network.encoder.bins)
 
     @classmethod
-    def see(cls, network: Transducer, chunk: Chunk) -> None:
+    def see(cls, network: Transducer, chunk: Chunk) -> Optional[ZipformerStream]:
         """Restrict the encoder to a context."""
         network.encoder.see(chunk)
+        return network.encoder.stream(chunk) if chunk.left else None
 
     @classmethod
     def exports(cls, network: Transducer, lang_dir: Optional[PathLike]) -> Exports:

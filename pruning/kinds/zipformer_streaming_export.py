@@ -102,8 +102,10 @@ def declared(config: ZipformerConfig, chunk: Chunk) -> dict[int, Declared]:
 def _ours(cache: str, theirs: Tensor, channels: int) -> Tensor:
     """Return a cache of sherpa-onnx as one of ours ``(N, L, channels)``."""
     if cache == "nonlin_attn":
-        return theirs[0, :, :, :channels]
-    return theirs[:, :channels].transpose(1, 2) if cache.startswith("conv") else theirs[:, :, :channels].transpose(0, 1)
+        return theirs[0].narrow(2, 0, channels)
+    if cache.startswith("conv"):
+        return theirs.narrow(1, 0, channels).transpose(1, 2)
+    return theirs.narrow(2, 0, channels).transpose(0, 1)
 
 
 def _theirs(cache: str, ours: Tensor, channels: int) -> Tensor:
@@ -129,6 +131,7 @@ class ExportedStream(nn.Module):
         super().__init__()
         self.stream, self.encoder, self.head = stream, stream.encoder, head
         self.declared = declared(self.encoder.config, stream.chunk)
+        self.empty = stream.start(1)
         if not self.declared:
             raise UserError("the network has no layers, so sherpa-onnx cannot stream it", "prune it less")
         channels = self.encoder.config.subsampling_channels[-1]
@@ -140,12 +143,11 @@ class ExportedStream(nn.Module):
         """``x (N, T, C)`` and the caches in the order of `states` -> the output and the new caches."""
         *caches, front, processed = states
         named = self._by_layer(caches)
-        start = self.stream.start(1)
         layers: list[dict[str, Tensor]] = []
-        for index, empty in enumerate(start.layers):
+        for index, empty in enumerate(self.empty.layers):
             has = {cache: empty[module].shape[2] for cache, module in _MODULE_OF.items() if module in empty}
             layers.append({_MODULE_OF[cache]: _ours(cache, named[index][cache], size) for cache, size in has.items()})
-        before = StreamState(processed, front[:, : start.front.shape[1]], layers)
+        before = StreamState(processed, front.narrow(1, 0, self.empty.front.shape[1]), layers)
         output, after = self.stream.step(x, before)
         new = []
         for index, one in self.declared.items():

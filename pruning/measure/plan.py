@@ -197,7 +197,7 @@ def _time_steps(task: TransducerTask, config: RunConfig, batch: Batch, info: Ste
             loss, _ = task(batch, info)
         loss.backward()
         optimiser.clip_gradients()
-        optimiser.adamw.step()
+        optimiser.step()
         optimiser.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

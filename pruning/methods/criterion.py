@@ -328,4 +328,4 @@ class CriterionPruning(Scorer):
         """Return the probe, which takes part in the backward pass and never changes."""
         if self.probe is None:
             return []
-        return [ParameterGroup("probe", (self.probe,), 0.0, 0.0, clip=False, schedule="constant")]
+        return [ParameterGroup("probe", (self.probe,), 0.0, 0.0, clip=False, schedule="constant", scaled=False)]

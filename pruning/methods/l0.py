@@ -243,17 +243,25 @@ class Gating(Pruner):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return gates, which descend, and multipliers, if there are any, which ascend.
 
-        Both are exempt from weight decay, gradient clipping and the learning rate schedule of the weights.
+        Both are exempt from weight decay, gradient clipping and the learning rate schedule of the weights, and no
+        optimiser takes steps in proportion to their values.
         """
         config = self.config
         lr = config.gate_lr if self.steps is None else 0.0
-        gates = ParameterGroup("gates", (self.gates.log_alpha,), lr, 0.0, clip=False, schedule="constant")
+        gates = ParameterGroup("gates", (self.gates.log_alpha,), lr, 0.0, clip=False, schedule="constant", scaled=False)
         if self._shift is not None:
             return [gates]
         multipliers = (self.lagrangian.linear, self.lagrangian.quadratic)
         return [
             gates,
             ParameterGroup(
-                "multipliers", multipliers, config.multiplier_lr, 0.0, maximize=True, clip=False, schedule="constant"
-            ),
+                "multipliers",
+                multipliers,
+                config.multiplier_lr,
+                0.0,
+                maximize=True,
+                clip=False,
+                schedule="constant",
+                scaled=False,
+            ),  # fmt: skip
         ]

@@ -18,3 +18,5 @@ class Chunk(NamedTuple):
 
 
 WHOLE = Chunk()
+FRAME_MS = 20
+"""Milliseconds of a frame of the front end."""

@@ -41,7 +41,7 @@ def compact_positions(frames: int, dim: int, device: torch.device, dtype: torch.
 def extended(past: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``past (N, L, C)`` followed by ``new (N, T, C)``, and the last L frames of both."""
     both = torch.cat([past, new], dim=1)
-    return both, both[:, both.shape[1] - past.shape[1] :]
+    return both, both.narrow(1, int(new.shape[1]), int(past.shape[1]))  # constants, also of a trace
 
 
 def by_head(x: Tensor, heads: int) -> Tensor:

@@ -60,9 +60,9 @@ class ChunkedConvolution(nn.Module):
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs of a chunk ``x (N, T, C)``, and the last ``reach`` frames of ``past (N, reach, C)`` and it."""
         both, past = extended(past, x)
-        frames = int(x.shape[1])  # a constant, also of a trace
-        sizes = torch.full((1,), frames, dtype=torch.int64, device=x.device)
-        within = depthwise_convolution(x, self.within) * self.correction(sizes, frames)
+        longer = int(x.shape[1]) - self.edges.shape[2]  # a constant, also of a trace
+        left, right = (nn.functional.pad(edge, beside) for edge, beside in zip(self.edges, ((0, longer), (longer, 0))))
+        within = depthwise_convolution(x, self.within) * (1.0 + left + right).T
         return depthwise_convolution(both, self.past) + within, past
 
     def correction(self, sizes: Tensor, frames: int) -> Tensor:

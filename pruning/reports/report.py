@@ -11,6 +11,7 @@ from pruning.errors import UserError
 from pruning.experiments import decoding_results
 from pruning.experiments.measurement import Measurement, difference, sample
 from pruning.files import PathLike
+from pruning.models.chunk import FRAME_MS, WHOLE, Chunk
 from pruning.models.facts import decoder_macs, read_facts
 from pruning.reports import load
 from pruning.reports.document import estimate, short_commit, tabulated
@@ -34,6 +35,16 @@ class System:
     """Transcripts of all sets; None if a set was not decoded, or if they were not read."""
     complete: bool = True
     """Whether all sets were decoded."""
+    chunk: Chunk = WHOLE
+    """Chunk and left context that the network saw."""
+
+    @property
+    def title(self) -> str:
+        """Name of the row: that of the network, and what it saw of an utterance at a time."""
+        if self.chunk == WHOLE:
+            return self.name
+        left = f"{self.chunk.left * FRAME_MS} ms before" if self.chunk.left else "all before"
+        return f"{self.name}, chunks of {self.chunk.size * FRAME_MS} ms and {left}"
 
     def rate(self, *sets: str) -> Optional[Estimate]:
         """Word error rate of sets pooled, in percent, with its interval; None if one was not decoded."""
@@ -46,6 +57,14 @@ class System:
         """Real-time factor over all decoded sets."""
         audio = sum(one.facts["audio_seconds"] for one in self.decodings.values())
         return sum(one.facts["decoding_seconds"] for one in self.decodings.values()) / audio
+
+    @property
+    def latency(self) -> str:
+        """Milliseconds of a chunk and of computing one, the longest of the sets; "-" for whole utterances."""
+        facts = [one.facts for one in self.decodings.values() if "chunk_ms" in one.facts]
+        computing = [one["computing_ms"] for one in facts if one["computing_ms"] is not None]
+        spent = f"{max(computing):.0f}" if computing else "?"
+        return f"{facts[0]['chunk_ms']} + {spent}" if facts else "-"
 
     @property
     def features_included(self) -> bool:
@@ -68,6 +87,8 @@ def collect(
 ) -> list[System]:
     """Read the measurements of each system; leave out systems that were not decoded by ``method``.
 
+    A causal network has a row for whole utterances and one for each chunk size and left context.
+
     Args:
         systems: name and experiment directory of each system.
         sets: names of the test sets.
@@ -83,15 +104,14 @@ def collect(
     for name, exp_dir in systems:
         if not Path(exp_dir).is_dir():
             raise UserError(f"experiment {exp_dir} of system {name} does not exist", "train it first, or leave it out")
-        read = {set_name: decoding_results.read_results(exp_dir, method, set_name, epoch, avg) for set_name in sets}
-        decodings = {set_name: one for set_name, one in read.items() if one is not None}
-        if not decodings:
-            continue
-        complete = len(decodings) == len(sets)
-        read_from = decodings.values() if texts else ()
-        found = [said for one in read_from for said in decoding_results.transcripts(exp_dir, one)]
-        whole = found if complete and texts else None
-        rows.append(System(name, Path(exp_dir), read_facts(exp_dir), decodings, whole, complete))
+        read = {set_name: decoding_results.read_by_chunk(exp_dir, method, set_name, epoch, avg) for set_name in sets}
+        for chunk in sorted({chunk for by_chunk in read.values() for chunk in by_chunk}):
+            decodings = {set_name: by_chunk[chunk] for set_name, by_chunk in read.items() if chunk in by_chunk}
+            complete = len(decodings) == len(sets)
+            read_from = decodings.values() if texts else ()
+            found = [said for one in read_from for said in decoding_results.transcripts(exp_dir, one)]
+            whole = found if complete and texts else None
+            rows.append(System(name, Path(exp_dir), read_facts(exp_dir), decodings, whole, complete, chunk))
     _check_comparable(rows, sets)
     return rows
 
@@ -118,7 +138,7 @@ def _sparsity(network: dict[str, Any], key: str) -> str:
 
 def _cells(system: System, sets: Sequence[str]) -> dict[str, str]:
     """Return a row as column title -> cell."""
-    cells = {"system": system.name}
+    cells = {"system": system.title}
     columns = {
         **{f"{set_name} WER %": [set_name] for set_name in sets},
         **({"pooled WER %": sets} if len(sets) > 1 else {}),
@@ -146,12 +166,16 @@ def table(systems: Sequence[System], sets: Sequence[str], style: str = "pipe") -
         sets: names of the test sets, one column each, then a column for all of them pooled.
         style: tabulate format: ``pipe`` for a file, ``simple`` for a terminal.
     """
-    return tabulated([_cells(system, sets) for system in systems], style)
+    rows = [_cells(system, sets) for system in systems]
+    if any(system.chunk != WHOLE for system in systems):
+        for cells, system in zip(rows, systems):
+            cells["latency ms"] = system.latency
+    return tabulated(rows, style)
 
 
 def differences(systems: Sequence[System], style: str = "pipe") -> str:
     """Return a table of pooled WER of each row's system minus that of each column's; empty for fewer than two."""
-    whole = [(system.name, list(system.decodings.values())) for system in systems if system.complete]
+    whole = [(system.title, list(system.decodings.values())) for system in systems if system.complete]
     if len(whole) < 2:
         return ""
     rows = []
@@ -167,7 +191,7 @@ def differences(systems: Sequence[System], style: str = "pipe") -> str:
 
 def _origin(system: System, words: str) -> list[str]:
     """Return what a row is and how each figure was made; decodings by the same command are listed once."""
-    lines = [f"- **{system.name}** (`{system.exp_dir}`)" + (f": {words}" if words else "")]
+    lines = [f"- **{system.title}** (`{system.exp_dir}`)" + (f": {words}" if words else "")]
     origins: dict[tuple[str, ...], list[str]] = {}
     for set_name, decoding in system.decodings.items():
         facts = decoding.provenance
@@ -192,7 +216,8 @@ utterances of all sets. A difference whose interval does not contain 0 is signif
 training seeds would give is not in the intervals. Encoder: with its subsampling, without CTC head and joiner; blocks:
 without the subsampling. Sparsity: the share of the dense network's parameters that is gone (a network from scratch is
 dense itself). MACs: of the encoder. RTF: seconds of computing for a second of audio, features included unless stated.
-Memory: the most that the decoding process held, libraries included."""
+Memory: the most that the decoding process held, libraries included. Latency, of causal networks that see chunks: the
+milliseconds of a chunk, which must be heard first, and those that the encoder takes for one in PyTorch, one stream."""
 
 
 def load_note(systems: Sequence[System]) -> str:

@@ -43,6 +43,8 @@ class ParameterGroup:
         maximize: whether to maximise the loss instead of minimising it (Lagrange multipliers).
         clip: whether the gradient-norm clip includes and scales its gradients (not for gates and multipliers).
         schedule: "weights": follow the configured schedule; "constant": keep ``lr``.
+        scaled: whether a scale-aware optimiser takes steps in proportion to the parameters (not for gates and
+            multipliers).
     """
 
     name: str
@@ -52,6 +54,7 @@ class ParameterGroup:
     maximize: bool = False
     clip: bool = True
     schedule: str = "weights"
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         if self.schedule not in ("weights", "constant"):

@@ -99,7 +99,7 @@ class Trainer:
 
         self.task = task.to(self.world.device)
         self.optimiser = Optimiser(config.optimiser, config.schedule, task.parameter_groups(), task)
-        self.task.attach_moments(self.optimiser.adamw.state)
+        self.task.attach_moments(self.optimiser.state)
         self.average = RunningAverage(task.model) if config.average_period else None
         self.scaler = compat.grad_scaler(self.world.device.type, enabled=config.amp == "fp16")
         self.terms = TermAverage()
@@ -246,11 +246,11 @@ class Trainer:
             gathered.append({"loss": loss.detach(), **terms})
             self._audio_seconds += float(getattr(batch, "seconds", 0.0))
             self.batch += 1
-        self.scaler.unscale_(self.optimiser.adamw)
+        self.optimiser.unscale(self.scaler)
         self.gradient_norm, finite = self.optimiser.clip_gradients()
         if finite:
             self.task.after_backward(info, self.optimiser.learning_rates())
-            self.scaler.step(self.optimiser.adamw)
+            self.optimiser.step(self.scaler)
             for terms in gathered:
                 self.terms.add(terms)
         else:

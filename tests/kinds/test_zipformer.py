@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pruning.kinds.transducer import PruneConfig, RunConfig, TransducerKind
 from pruning.models import facts
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.zipformer_config import ZipformerConfig
+from pruning.reports import report
 from pruning.speech.data.data_config import DataConfig
 from pruning.speech.losses.combined import LossConfig
 from pruning.tasks.chunks import ChunkConfig
@@ -106,6 +108,9 @@ def test_trained_pruned_extracted_and_decoded_in_chunks(
     decode.main([*decoding, "--chunk-size", "16", "--left-context-frames", "32"])
     found = {path.name for path in (tmp_path / "small" / "greedy_search").glob("recogs-*.txt")}
     assert found == {f"recogs-dev-best-greedy_search{end}.txt" for end in ("", "-chunk-16-left-context-32")}
+    whole, chunks = report.collect([("small", small)], ["dev"], "greedy_search")
+    assert (whole.title, chunks.title) == ("small", "small, chunks of 320 ms and 640 ms before")
+    assert whole.latency == "-" and re.fullmatch(r"320 \+ \d+", chunks.latency)
     with pytest.raises(UserError, match="a chunk of 3 frames is not a multiple"):
         decode.main([*decoding, "--chunk-size", "3"])
     with pytest.raises(UserError, match="--left-context-frames has no effect without chunks; give --chunk-size"):

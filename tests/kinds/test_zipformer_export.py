@@ -41,7 +41,8 @@ pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 
 RATE, VOCABULARY = 16000, 24
 CHUNK = Chunk(8, 16)
-SECONDS = (2.6, 1.7)
+SECONDS, RISE = (2.6, 1.7), 3.0
+LONG = (60.0, 37.3)
 
 
 class Sound(NamedTuple):
@@ -53,11 +54,16 @@ class Sound(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sounds() -> list[Sound]:
+    return sounds_of(*SECONDS)
+
+
+def sounds_of(*lengths: float) -> list[Sound]:
+    """Return sounds of some seconds whose pitch rises again and again."""
     lhotse = pytest.importorskip("lhotse")
     extractor = lhotse.Fbank(lhotse.FbankConfig(num_mel_bins=80, sampling_rate=RATE))
     made = []
-    for seed, seconds in enumerate(SECONDS):
-        time = np.arange(int(seconds * RATE)) / RATE
+    for seed, seconds in enumerate(lengths):
+        time = np.arange(int(seconds * RATE)) / RATE % RISE
         samples = (0.3 * np.sin(2 * np.pi * (200 + 900 * time * (1 + seed)) * time)).astype(np.float32)
         samples += np.random.default_rng(seed).normal(scale=0.01, size=len(samples)).astype(np.float32)
         made.append(Sound(samples, torch.from_numpy(extractor.extract(samples, RATE))))
@@ -169,6 +175,22 @@ def chunk_by_chunk(encoder: PrunableZipformer, features: Tensor) -> Tensor:
     return torch.cat(outputs, dim=1)
 
 
+def streamed(model: Transducer, sounds: list[Sound]) -> list[list[int]]:
+    """Return the tokens of our greedy search in each sound, encoded chunk by chunk."""
+    assert isinstance(model.encoder, PrunableZipformer)
+    outputs = [chunk_by_chunk(model.encoder, sound.features) for sound in sounds]
+    return [greedy_search(model, output, torch.tensor([output.shape[1]]))[0] for output in outputs]
+
+
+def online_transducer(directory: Path) -> Any:
+    """Return sherpa-onnx's online recogniser for an exported transducer."""
+    sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
+    files = {name: str(directory / f"{name}.onnx") for name in PARTS}
+    return sherpa_onnx.OnlineRecognizer.from_transducer(
+        tokens=str(directory / "tokens.txt"), **files, num_threads=1, decoding_method="greedy_search"
+    )
+
+
 def online(theirs: Any, sounds: list[Sound], lang_dir: Path) -> list[list[str]]:
     """Return the tokens that an online recogniser of sherpa-onnx finds in sounds that it decodes together."""
     streams = []
@@ -190,20 +212,26 @@ def test_two_streams_of_a_transducer_in_sherpa_onnx(sounds: list[Sound], lang_di
     assert set(layers) == {index for index, there in enumerate(config.present) if there}
     assert about["num_encoder_layers"] == ",".join("1" for _ in layers)
     assert about["T"] == "29" and about["decode_chunk_len"] == "16"
-    outputs = [chunk_by_chunk(model.encoder, sound.features) for sound in sounds]
-    ours = [greedy_search(model, output, torch.tensor([output.shape[1]]))[0] for output in outputs]
+    ours = streamed(model, sounds)
     assert all(len(set(tokens)) > 3 for tokens in ours)
-    sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
-    files = {name: str(tmp_path / f"{name}.onnx") for name in PARTS}
-    theirs = sherpa_onnx.OnlineRecognizer.from_transducer(
-        tokens=str(tmp_path / "tokens.txt"), **files, num_threads=1, decoding_method="greedy_search"
-    )
+    theirs = online_transducer(tmp_path)
     assert online(theirs, sounds, lang_dir) == [spelled(tokens, lang_dir) for tokens in ours]
     whole = sherpa.recogniser(tmp_path, streaming=True)
     stream = whole.create_stream()
     stream.accept_waveform(RATE, sounds[0].samples)
     whole.decode_stream(stream)
     assert stream.result.text.replace(" ", "").startswith("".join(spelled(ours[0], lang_dir)).replace(" ", ""))
+
+
+@pytest.mark.slow
+def test_a_stream_of_a_minute_in_sherpa_onnx(lang_dir: Path, tmp_path: Path) -> None:
+    """Next to a shorter one, with which it is decoded; the caches are full many times over."""
+    sounds = sounds_of(*LONG)
+    model = transducer(sounds[0].features[:300], causal=True)
+    write(transducer_streams(model, CHUNK), tmp_path, ["float32"], lang_dir)
+    ours = streamed(model, sounds)
+    assert all(len(tokens) > 100 and len(set(tokens)) > 3 for tokens in ours)
+    assert online(online_transducer(tmp_path), sounds, lang_dir) == [spelled(tokens, lang_dir) for tokens in ours]
 
 
 @pytest.mark.long

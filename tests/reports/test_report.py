@@ -29,6 +29,7 @@ def decoded(exp_dir: Path, set_name: str, wrong: list[int], date: str = MAY_1, *
     """Write results of greedy search for utterances of four words with the given numbers of wrong words."""
     transcripts = [Transcript(f"{set_name}-{i}", REFERENCE, ["X"] * n + REFERENCE[n:]) for i, n in enumerate(wrong)]
     suffix = change.pop("suffix", "best-greedy_search")
+    parameters = {"max_duration": 200.0, **change.pop("parameters", {})}
     write_results(exp_dir / "greedy_search", set_name, suffix, transcripts)
     made = {
         "peak_memory_mib": change.pop("peak_memory_mib", 500.0),
@@ -42,7 +43,7 @@ def decoded(exp_dir: Path, set_name: str, wrong: list[int], date: str = MAY_1, *
     }
     facts = {"method": "greedy_search", "recogs": f"recogs-{set_name}-{suffix}.txt", "audio_seconds": 100.0,
              "decoding_seconds": 5.0, "features_included": True, **change}  # fmt: skip
-    found = decoding_results.measured(set_name, transcripts, {"max_duration": 200.0}, facts, made)
+    found = decoding_results.measured(set_name, transcripts, parameters, facts, made)
     found.write(decoding_results.path_of(exp_dir, "greedy_search", set_name, suffix))
 
 
@@ -137,6 +138,23 @@ def test_differences_are_between_rows_and_columns(systems: list[tuple[str, Path]
     rows = cells(report.differences(report.collect(systems, SETS, "greedy_search")))
     assert list(rows) == ["pruned"] and rows["pruned"]["teacher"].startswith("15.00 (")
     assert report.differences(report.collect(systems[:1], SETS, "greedy_search")) == ""
+
+
+def test_a_network_decoded_whole_and_in_chunks_has_two_rows(systems: list[tuple[str, Path]]) -> None:
+    assert "latency ms" not in report.table(report.collect(systems, SETS, "greedy_search"), SETS)
+    place = systems[0][1]
+    for set_name, computing in zip(SETS, (11.2, 12.6)):
+        decoded(place, set_name, [1, 1, 1, 1, 0], suffix="best-greedy_search-chunk-16-left-context-128",
+                parameters={"chunk": [16, 128]}, chunk_ms=320, computing_ms=computing)  # fmt: skip
+    decoded(place, "test-clean", [1, 1, 1, 1, 0], suffix="best-greedy_search-chunk-32-left-context-0",
+            parameters={"chunk": [32, 0]}, chunk_ms=640, computing_ms=None)  # fmt: skip
+    rows = cells(report.table(report.collect(systems, SETS, "greedy_search"), SETS))
+    chunks = "teacher, chunks of 320 ms and 2560 ms before"
+    assert list(rows) == ["teacher", chunks, "teacher, chunks of 640 ms and all before", "pruned"]
+    assert {name: row["latency ms"] for name, row in rows.items()} == {
+        "teacher": "-", "pruned": "-", chunks: "320 + 13", "teacher, chunks of 640 ms and all before": "640 + ?",
+    }  # fmt: skip
+    assert rows[chunks]["pooled WER %"].startswith("20.00 (") and rows["teacher"]["pooled WER %"].startswith("10.00 (")
 
 
 def test_the_newest_decoding_of_a_set_counts(systems: list[tuple[str, Path]]) -> None:

@@ -22,7 +22,9 @@ class Module(nn.Module):
     def groups(self) -> list[ParameterGroup]:
         return [
             *weight_groups([self.linear]),
-            ParameterGroup("gates", (self.gate,), lr=0.5, weight_decay=0.0, clip=False, schedule="constant"),
+            ParameterGroup(
+                "gates", (self.gate,), lr=0.5, weight_decay=0.0, clip=False, schedule="constant", scaled=False
+            ),
             ParameterGroup("multipliers", (self.multiplier,), lr=0.1, weight_decay=0.0, maximize=True, clip=False),
         ]
 
@@ -45,7 +47,7 @@ def test_groups_have_their_own_rates_and_decay() -> None:
     assert optimiser.learning_rates() == pytest.approx(
         {"weights": 0.005, "vectors": 0.005, "gates": 0.5, "multipliers": 0.05}
     )
-    decay = {group.name: s["weight_decay"] for group, s in zip(optimiser.groups, optimiser.adamw.param_groups)}
+    decay = {group.name: s["weight_decay"] for group, s in zip(optimiser.groups, optimiser.settings)}
     assert decay == {"weights": 0.1, "vectors": 0.0, "gates": 0.0, "multipliers": 0.0}
     assert optimiser.groups[0].parameters == (module.linear.weight,)
 
@@ -55,7 +57,7 @@ def test_gates_descend_and_multipliers_ascend_by_the_rate() -> None:
     optimiser = make(module)
     optimiser.set_learning_rates(100, 1, None)
     backward(module)
-    optimiser.adamw.step()
+    optimiser.step()
     # Adam's first step is the learning rate against (or along) the gradient's sign
     assert torch.allclose(module.gate, torch.full((4,), -0.5))
     assert torch.allclose(module.multiplier, torch.tensor([0.1]))
@@ -97,7 +99,7 @@ def test_state_survives_exactly() -> None:
     first = make(straight)
     for _ in range(3):
         backward(straight)
-        first.adamw.step()
+        first.step()
         first.zero_grad()
     resumed.load_state_dict(straight.state_dict())
     second = make(resumed)
@@ -105,7 +107,7 @@ def test_state_survives_exactly() -> None:
     assert {name.split(".", 1)[0] for name in first.tensors()} == {"step", "exp_avg", "exp_avg_sq"}
     for module, optimiser in ((straight, first), (resumed, second)):
         backward(module)
-        optimiser.adamw.step()
+        optimiser.step()
     for ours, theirs in zip(straight.parameters(), resumed.parameters()):
         assert torch.equal(ours, theirs)
 

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Measure a forward pass and a training step of our Zipformers against icefall's modules of the same weights.
+
+Networks take turns in every round, on one thread and the same features, in an order that is reversed in every other
+round. What is compared is the processor's time, which other programs disturb less than the clock. A training step is
+the forward pass of the encoder in training mode and the backward pass to all of its weights. Both networks drop hidden
+units, and icefall's schedules are at a late batch; `icefall-plain` is icefall's without Balancer and Whiten.
+
+icefall's modules need k2. In the recipe's folder:
+    . ./path.sh && python local/measure_zipformer.py --icefall-dir /icefall
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pruning import provenance
+from pruning.bin import command
+from pruning.configuration import from_dict, read
+from pruning.errors import UserError
+from pruning.files import write_json, write_text
+from pruning.importers.zipformer_names import theirs
+from pruning.limits import COUNT, POSITIVE
+from pruning.models.icefall_encoder import RECIPES, importing_from
+from pruning.models.prunable_zipformer import PrunableZipformer
+from pruning.models.zipformer_config import ZipformerConfig
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+LATE_BATCH = 100_000.0
+OURS, ICEFALL, PLAIN = "ours", "icefall", "icefall-plain"
+PHASES = {"forward": (OURS, ICEFALL), "training step": (OURS, ICEFALL, PLAIN)}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Measure and write ``OUTPUT`` (JSON) and a table with the suffix .md."""
+    options = parse(argv)
+    torch.set_num_threads(1)
+    frames = round(100 * options.seconds)
+    features = torch.randn(options.batch, frames, 80, generator=torch.Generator().manual_seed(0))
+    lengths = torch.full((options.batch,), frames)
+    rows: list[dict[str, Any]] = []
+    for size in options.sizes:
+        networks = build(size, options.icefall_dir)
+        for phase, names in PHASES.items():
+            calls = {name: timed(networks[name], phase, features, lengths) for name in names}
+            for name, seconds in in_turns(calls, options.rounds).items():
+                rows.append({"size": size.upper(), "phase": phase, "network": name, "seconds": seconds})
+                print(f"{size}, {phase}, {name}: {statistics.median(seconds):.3f} s", file=sys.stderr)
+    facts = provenance.environment("", argv, "cpu")
+    del facts["peak_memory_mib"]
+    words = sys.argv[1:] if argv is None else argv
+    facts["command"] = shlex.join(["python", "local/measure_zipformer.py", *words])
+    facts |= {"batch": options.batch, "audio_seconds": options.seconds}
+    write_json(options.output, {"rows": rows, **facts})
+    write_text(options.output.with_suffix(".md"), document(rows, facts))
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """Parse and return the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--icefall-dir", type=Path, required=True, help="checkout of icefall")
+    parser.add_argument("--sizes", nargs="+", choices=["s", "m", "l"], default=["s", "m"])
+    parser.add_argument("--batch", type=COUNT.parse, default=4, help="number of utterances")
+    parser.add_argument("--seconds", type=POSITIVE.parse, default=10.0, help="length of each utterance")
+    parser.add_argument("--rounds", type=COUNT.parse, default=8)
+    parser.add_argument("--output", type=Path, default=Path("results/zipformer/speed.json"))
+    return parser.parse_args(argv)
+
+
+def build(size: str, checkout: Path) -> dict[str, nn.Module]:
+    """Return our network and icefall's two, of the same weights.
+
+    Raises:
+        UserError: the checkout has no such recipe, or its modules do not compute the same.
+    """
+    path = CONF / f"zipformer_{size}" / "teacher.yaml"
+    config = from_dict(ZipformerConfig, read(path)["model"]["zipformer"], str(path))
+    recipe = checkout / RECIPES / "zipformer"
+    if not (recipe / "zipformer.py").is_file():
+        raise UserError(f"{checkout} has no recipe zipformer of icefall", "give a checkout as --icefall-dir")
+    with importing_from(recipe, checkout):
+        modules = {name: importlib.import_module(name) for name in ("zipformer", "subsampling", "scaling")}
+    torch.manual_seed(0)
+    networks = {OURS: PrunableZipformer(config), ICEFALL: IcefallNetwork(config, modules),
+                PLAIN: IcefallNetwork(config, modules)}  # fmt: skip
+    remove(networks[PLAIN], (modules["scaling"].Balancer, modules["scaling"].Whiten))
+    state = networks[ICEFALL].state_dict()
+    networks[PLAIN].load_state_dict(state)
+    own = networks[OURS].state_dict()
+    networks[OURS].load_state_dict({name: tensor if name.startswith("feature_") else state[theirs(config, name)]
+                                    for name, tensor in own.items()})  # fmt: skip
+    features, lengths = torch.randn(1, 300, 80), torch.tensor([300])
+    with torch.no_grad():
+        outputs = [encoded(network.eval(), features, lengths) for network in networks.values()]
+    error = max(float((output - outputs[0]).abs().max() / outputs[0].abs().max()) for output in outputs)
+    if not error < 1e-4:
+        raise UserError(f"the outputs of the checkout's Zipformer differ by {error:.1e}", "give a newer checkout")
+    return networks
+
+
+class IcefallNetwork(nn.Module):
+    """icefall's front end and encoder, from the modules of its recipe."""
+
+    def __init__(self, config: ZipformerConfig, modules: Mapping[str, Any]) -> None:
+        super().__init__()
+        first = [stack.layers[0] for stack in config.stacks]
+        heads, hidden, kernels = (
+            tuple(values[index] for index in first)
+            for values in (config.num_heads, config.ffn2_dim, config.conv_kernel)
+        )
+        self.encoder_embed = modules["subsampling"].Conv2dSubsampling(80, config.widths[0], dropout=config.dropout)
+        self.encoder = modules["zipformer"].Zipformer2(
+            2, config.downsampling, config.widths, config.stack_layers, config.widths, config.query_dim[:1],
+            config.position_dim[:1], config.value1_dim[:1], heads, hidden, kernels, config.encoding_dim, config.dropout,
+        )  # fmt: skip
+        for module in self.modules():
+            if hasattr(module, "batch_count"):
+                setattr(module, "batch_count", LATE_BATCH)  # noqa: B010, not declared by torch's modules
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """``(N, T, 80)``, ``(N,)`` -> ``(N, T', D)``."""
+        x, lengths = self.encoder_embed(features, lengths)
+        padding = torch.arange(x.shape[1])[None, :] >= lengths[:, None]
+        output: Tensor = self.encoder(x.transpose(0, 1), lengths, padding)[0]
+        return output.transpose(0, 1)
+
+
+def remove(network: nn.Module, types: tuple[type, ...]) -> None:
+    """Replace modules of some types by ones that do nothing."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, types):
+                setattr(module, name, nn.Identity())
+
+
+def encoded(network: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
+    """Return the outputs ``(N, T', D)`` of a network, ours or icefall's."""
+    result = network(features, lengths)
+    output: Tensor = result.output if isinstance(network, PrunableZipformer) else result
+    return output
+
+
+def timed(network: nn.Module, phase: str, features: Tensor, lengths: Tensor) -> Callable[[], None]:
+    """Return what is timed of a network in a phase."""
+
+    def forward() -> None:
+        network.eval()
+        with torch.no_grad():
+            encoded(network, features, lengths)
+
+    def step() -> None:
+        network.train()
+        network.zero_grad(set_to_none=True)
+        encoded(network, features, lengths).square().mean().backward()
+
+    return forward if phase == "forward" else step
+
+
+def in_turns(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Return the processor's seconds of each call in each round; a first round does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for number in range(rounds + 1):
+        for name in names if number % 2 else names[::-1]:
+            began = time.process_time()
+            calls[name]()
+            if number:
+                seconds[name].append(time.process_time() - began)
+    return seconds
+
+
+def document(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """Return Markdown: medians over the rounds, and icefall's time in relation to ours in the same round."""
+    lines = [
+        "| network | what | processor seconds | icefall's time / ours (least to most) |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for row in rows:
+        ours = next(one["seconds"] for one in rows
+                    if (one["size"], one["phase"], one["network"]) == (row["size"], row["phase"], OURS))  # fmt: skip
+        ratios = [mine / other for mine, other in zip(row["seconds"], ours)]
+        cell = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        middle = f"{statistics.median(row['seconds']):.2f}"
+        cells = [f"{row['size']}, {row['network']}", row["phase"], middle, "" if row["network"] == OURS else cell]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([
+        "# Our Zipformers and icefall's", "",
+        f"{facts['batch']} utterances of {facts['audio_seconds']:g} s, one thread, same weights; medians over "
+        f"{len(rows[0]['seconds'])} rounds in which",
+        "the networks take turns. `icefall-plain`: without Balancer and Whiten.", "",
+        *lines, "",
+        f"{facts['processor']}, torch {facts['torch']}, k2 {facts['k2']}; commit {facts['commit']}, {facts['date']};",
+        f"`{facts['command']}`.", "",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)
