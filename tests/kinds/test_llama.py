@@ -102,7 +102,7 @@ def test_a_context_is_shortened_to_what_the_network_takes(work: Path, tmp_path: 
 
 
 def test_lines_are_packed_into_blocks_of_running_text(work: Path) -> None:
-    """All tokens once, in order, with nothing between them but the spaces of the text; each block begins anew."""
+    """All tokens once, in order, with nothing between them but the spaces of the text; each block starts again."""
     tokens = NetworkTokens(work / "exp" / "lang")
     config = TextConfig(max_tokens=64, form="sentence", block=16)
     blocks = list(Sentences([work / "dev.txt"], tokens, config).evaluation_batches())
