@@ -21,4 +21,4 @@ def _swoosh(x: Tensor, shift: float, constant: float) -> Tensor:
     """Return the formula in terms of ``u = x - shift``, in a form that does not overflow."""
     u = x - shift
     y = nn.functional.softplus(u, threshold=_LINEAR)
-    return y.sub(u, alpha=0.08).sub_(0.08 * shift + constant)
+    return y.sub_(u, alpha=0.08).sub_(0.08 * shift + constant)  # softplus keeps its input for the backward pass

@@ -65,7 +65,7 @@ class ScaledAdam(torch.optim.Optimizer):
                 self._change(self._stack(parameters), group)
 
     def _stack(self, parameters: Sequence[Tensor]) -> _Stack:
-        """Return the stack of like-shaped parameters; their state is stacked again after it was loaded."""
+        """Return the stack of like-shaped parameters; state that was loaded is put together first."""
         stack = self._stacks.get(parameters[0])
         if stack is None or any(
             self.state[parameter].get(key) is not tensor

@@ -191,7 +191,7 @@ def test_hypotheses_that_are_equal_after_the_normaliser_are_one(
 ) -> None:
     pytest.importorskip("whisper_normalizer")
     write(estimate(["ONE TWO"], 2), tmp_path / "lm.arpa")
-    run(tmp_path, "a -1 Can't.\na -2 cannot\n", "a CAN NOT\n", "--lm-scale", "0", "--normalise", "english")
+    run(tmp_path, "a -1 Can't.\na -2 can not\n", "a CAN NOT\n", "--lm-scale", "0", "--normalise", "english")
     assert "2 hypotheses, 1 different" in capsys.readouterr().out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from pruning.speech.ngrams.kneser_ney import estimate
 from pruning.speech.ngrams.ngram import NgramModel, State
 from pruning.speech.text import bpe, lexicon
 from pruning.speech.text.bpe import Tokenizer
-from tests import forked
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXTS = ["THE CAT SAT", "THE CATS SAT", "A CAT SAT ON THE MAT", "THE MAT", "ON A MAT THE CATS SAT", "A CAT",
@@ -399,7 +399,9 @@ def test_graphs_that_do_not_fit_are_refused(built: Path, tmp_path: Path) -> None
 
 
 def program(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return forked.python([str(forked.ROOT / "local" / "make_graphs.py"), "--lang-dir", str(directory), *options])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, str(ROOT / "local" / "make_graphs.py"), "--lang-dir", str(directory), *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.k2
