@@ -15,10 +15,7 @@ HEAVY = ("torch", "numpy", "lhotse", "k2", "omegaconf", "safetensors", "scipy", 
          "tabulate", "sentencepiece")  # fmt: skip
 COMMANDS = sorted(console.available().keys() - {"torchrun"})  # its options are those of torch
 PROGRAMS = sorted(
-    str(path.relative_to(ROOT))
-    for where in ("local", "egs/*/local")
-    for path in ROOT.glob(f"{where}/*.py")
-    if not path.name.startswith("measure_zipformer")  # for developers; they load torch first
+    str(path.relative_to(ROOT)) for where in ("local", "egs/*/local") for path in ROOT.glob(f"{where}/*.py")
 )
 ASK_ALL = """
 import contextlib, importlib, importlib.util, io, sys

@@ -2,29 +2,17 @@
 # Build moonshine-tiny-50, Moonshine-tiny with half of the MACs of the whole network, for sherpa-onnx, with a model card.
 # local/make_pretrained_corpus.sh makes the data first.
 #
-#     local/make_moonshine_tiny_50.sh --network MOONSHINE_TINY [--exp-dir exp/moonshine-tiny-50] [option of run_pretrained.sh ...]
-#     local/make_moonshine_tiny_50.sh --plan     # only say how long it takes
+#     local/make_moonshine_tiny_50.sh --network MOONSHINE_TINY [--exp-dir EXP] [-- option of run_pretrained.sh ...]
+#     local/make_moonshine_tiny_50.sh --plan true     # only say how long it takes
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-network=
-exp_dir=exp/moonshine-tiny-50
-plan=false
-while [ $# -gt 0 ]; do
-  case $1 in
-    --plan)
-      plan=true
-      shift
-      ;;
-    --network | --exp-dir)
-      [ $# -gt 1 ] || { echo "error: $1 has no value; give one" >&2 && exit 1; }
-      name=${1#--}
-      declare "${name//-/_}=$2"
-      shift 2
-      ;;
-    *) break ;;
-  esac
-done
+network=                         # Hugging Face directory of Moonshine-tiny
+exp_dir=exp/moonshine-tiny-50    # experiments, and the export
+plan=false                       # only say how long it takes
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 
 # minutes STEPS_FILE SECONDS: minutes of the training in a configuration file, at measured seconds of a step.
 minutes() { awk -v each="$2" '$1 == "max_steps:" { printf "%d", $2 * each / 60 }' "conf/moonshine/$1.yaml"; }

@@ -8,22 +8,15 @@
 # LIBRISPEECH has train-clean-5 and dev-clean in LibriSpeech's layout, of which 11 speakers of dev-clean are used: three
 # for choices, eight for tests. AN4 is what an4_sphere.tar.gz unpacks.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-corpus_dir=
-an4_dir=
-data_dir=data/real
-while [ $# -gt 0 ]; do
-  case $1 in
-    --corpus-dir | --an4-dir | --data-dir)
-      [ $# -gt 1 ] || { echo "error: $1 has no value; give one" >&2 && exit 1; }
-      name=${1#--}
-      declare "${name//-/_}=$2"
-      shift 2
-      ;;
-    *) echo "error: unknown option $1; give --corpus-dir, --an4-dir and --data-dir" >&2 && exit 1 ;;
-  esac
-done
+corpus_dir=          # LibriSpeech, with train-clean-5 and dev-clean
+an4_dir=             # what an4_sphere.tar.gz unpacks
+data_dir=data/real   # where manifests and cuts are written
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
+[ $# -eq 0 ] || { echo "error: unexpected argument $1; --help lists the options" >&2 && exit 1; }
 for name in corpus_dir an4_dir; do
   [ -d "${!name}" ] || { echo "error: --${name//_/-} '${!name}' is not a directory; give it" >&2 && exit 1; }
 done

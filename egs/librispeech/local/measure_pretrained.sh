@@ -8,22 +8,15 @@
 # dense networks, 3 one-shot pruning on the dev speakers, then on the test speakers, 4 CTC, 5 Moonshine's own decoder, 6
 # Whisper. Stages 4 to 6 are the training runs of conf/pretrained_runs.yaml: some 35 hours on one thread.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-networks=
-stage=1
-stop_stage=6
-while [ $# -gt 0 ]; do
-  case $1 in
-    --networks | --stage | --stop-stage)
-      [ $# -gt 1 ] || { echo "error: $1 has no value; give one" >&2 && exit 1; }
-      name=${1#--}
-      declare "${name//-/_}=$2"
-      shift 2
-      ;;
-    *) echo "error: unknown option $1; give --networks, --stage and --stop-stage" >&2 && exit 1 ;;
-  esac
-done
+networks=      # directory with moonshine-tiny, whisper-tiny.en and whisper-base
+stage=1        # first stage to run
+stop_stage=6   # last stage to run
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
+[ $# -eq 0 ] || { echo "error: unexpected argument $1; --help lists the options" >&2 && exit 1; }
 # shellcheck source=egs/librispeech/path.sh
 . ./path.sh
 cuts=data/real/cuts/librispeech_cuts

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measure a forward pass and a training step of our Zipformers against icefall's modules of the same weights.
 
-Networks take turns in every round, on one thread and the same features, in an order that is reversed in every other
-round. What is compared is the processor's time, which other programs disturb less than the clock. A training step is
-the forward pass of the encoder in training mode and the backward pass to all of its weights. Both networks drop hidden
-units, and icefall's schedules are at a late batch; `icefall-plain` is icefall's without Balancer and Whiten.
+Networks take turns in every round, on one thread and the same features, in an order that is drawn for each round. What
+is compared is the processor's time, which other programs disturb less than the clock. A training step is the forward
+pass of the encoder in training mode and the backward pass to all of its weights. Both networks drop hidden units, and
+icefall's schedules are at a late batch; `icefall-plain` is icefall's without Balancer and Whiten.
 
 icefall's modules need k2. In the recipe's folder:
     . ./path.sh && python local/measure_zipformer.py --icefall-dir /icefall
@@ -20,21 +20,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
-import torch
-from torch import Tensor, nn
-
-from pruning import provenance
 from pruning.bin import command
-from pruning.configuration import from_dict, read
 from pruning.errors import UserError
-from pruning.files import write_json, write_text
-from pruning.importers.zipformer_names import theirs
 from pruning.limits import COUNT, POSITIVE
-from pruning.models.icefall_encoder import RECIPES, importing_from
-from pruning.models.prunable_zipformer import PrunableZipformer
-from pruning.models.zipformer_config import ZipformerConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pruning.models.zipformer_config import ZipformerConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LATE_BATCH = 100_000.0
@@ -42,19 +37,34 @@ OURS, ICEFALL, PLAIN = "ours", "icefall", "icefall-plain"
 PHASES = {"forward": (OURS, ICEFALL), "training step": (OURS, ICEFALL, PLAIN)}
 
 
+class Subject(NamedTuple):
+    """A network that is measured, and how its outputs ``(N, T', D)`` are computed from features and lengths."""
+
+    network: nn.Module
+    outputs: Callable[[Tensor, Tensor], Tensor]
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Measure and write ``OUTPUT`` (JSON) and a table with the suffix .md."""
     options = parse(argv)
+
+    import torch
+
+    from pruning import provenance
+    from pruning.files import write_json, write_text
+    from pruning.measure import timing
+
     torch.set_num_threads(1)
     frames = round(100 * options.seconds)
     features = torch.randn(options.batch, frames, 80, generator=torch.Generator().manual_seed(0))
     lengths = torch.full((options.batch,), frames)
     rows: list[dict[str, Any]] = []
     for size in options.sizes:
-        networks = build(size, options.icefall_dir)
+        subjects = build(size, options.icefall_dir)
         for phase, names in PHASES.items():
-            calls = {name: timed(networks[name], phase, features, lengths) for name in names}
-            for name, seconds in in_turns(calls, options.rounds).items():
+            calls = {name: timed(subjects[name], phase, features, lengths) for name in names}
+            found = timing.interleaved(list(calls.values()), options.rounds, clock=time.process_time)
+            for name, seconds in zip(calls, found):
                 rows.append({"size": size.upper(), "phase": phase, "network": name, "seconds": seconds})
                 print(f"{size}, {phase}, {name}: {statistics.median(seconds):.3f} s", file=sys.stderr)
     facts = provenance.environment("", argv, "cpu")
@@ -78,12 +88,20 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build(size: str, checkout: Path) -> dict[str, nn.Module]:
+def build(size: str, checkout: Path) -> dict[str, Subject]:
     """Return our network and icefall's two, of the same weights.
 
     Raises:
         UserError: the checkout has no such recipe, or its modules do not compute the same.
     """
+    import torch
+
+    from pruning.configuration import from_dict, read
+    from pruning.importers.zipformer_names import theirs
+    from pruning.models.icefall_encoder import RECIPES, importing_from
+    from pruning.models.prunable_zipformer import PrunableZipformer
+    from pruning.models.zipformer_config import ZipformerConfig
+
     path = CONF / f"zipformer_{size}" / "teacher.yaml"
     config = from_dict(ZipformerConfig, read(path)["model"]["zipformer"], str(path))
     recipe = checkout / RECIPES / "zipformer"
@@ -92,92 +110,82 @@ def build(size: str, checkout: Path) -> dict[str, nn.Module]:
     with importing_from(recipe, checkout):
         modules = {name: importlib.import_module(name) for name in ("zipformer", "subsampling", "scaling")}
     torch.manual_seed(0)
-    networks = {OURS: PrunableZipformer(config), ICEFALL: IcefallNetwork(config, modules),
-                PLAIN: IcefallNetwork(config, modules)}  # fmt: skip
-    remove(networks[PLAIN], (modules["scaling"].Balancer, modules["scaling"].Whiten))
-    state = networks[ICEFALL].state_dict()
-    networks[PLAIN].load_state_dict(state)
-    own = networks[OURS].state_dict()
-    networks[OURS].load_state_dict({name: tensor if name.startswith("feature_") else state[theirs(config, name)]
-                                    for name, tensor in own.items()})  # fmt: skip
+    ours = PrunableZipformer(config)
+    subjects = {OURS: Subject(ours, lambda features, lengths: ours(features, lengths).output),
+                ICEFALL: icefall_network(config, modules), PLAIN: icefall_network(config, modules)}  # fmt: skip
+    remove(subjects[PLAIN].network, (modules["scaling"].Balancer, modules["scaling"].Whiten))
+    state = subjects[ICEFALL].network.state_dict()
+    subjects[PLAIN].network.load_state_dict(state)
+    ours.load_state_dict({name: tensor if name.startswith("feature_") else state[theirs(config, name)]
+                          for name, tensor in ours.state_dict().items()})  # fmt: skip
     features, lengths = torch.randn(1, 300, 80), torch.tensor([300])
-    with torch.no_grad():
-        outputs = [encoded(network.eval(), features, lengths) for network in networks.values()]
+    outputs = []
+    for subject in subjects.values():
+        subject.network.eval()
+        with torch.no_grad():
+            outputs.append(subject.outputs(features, lengths))
     error = max(float((output - outputs[0]).abs().max() / outputs[0].abs().max()) for output in outputs)
     if not error < 1e-4:
         raise UserError(f"the outputs of the checkout's Zipformer differ by {error:.1e}", "give a newer checkout")
-    return networks
+    return subjects
 
 
-class IcefallNetwork(nn.Module):
-    """icefall's front end and encoder, from the modules of its recipe."""
+def icefall_network(config: ZipformerConfig, modules: Mapping[str, Any]) -> Subject:
+    """Return icefall's front end and encoder, from the modules of its recipe."""
+    import torch
+    from torch import nn
 
-    def __init__(self, config: ZipformerConfig, modules: Mapping[str, Any]) -> None:
-        super().__init__()
-        first = [stack.layers[0] for stack in config.stacks]
-        heads, hidden, kernels = (
-            tuple(values[index] for index in first)
-            for values in (config.num_heads, config.ffn2_dim, config.conv_kernel)
-        )
-        self.encoder_embed = modules["subsampling"].Conv2dSubsampling(80, config.widths[0], dropout=config.dropout)
-        self.encoder = modules["zipformer"].Zipformer2(
-            2, config.downsampling, config.widths, config.stack_layers, config.widths, config.query_dim[:1],
-            config.position_dim[:1], config.value1_dim[:1], heads, hidden, kernels, config.encoding_dim, config.dropout,
-        )  # fmt: skip
-        for module in self.modules():
-            if hasattr(module, "batch_count"):
-                setattr(module, "batch_count", LATE_BATCH)  # noqa: B010, not declared by torch's modules
+    first = [stack.layers[0] for stack in config.stacks]
+    heads, hidden, kernels = (
+        tuple(values[index] for index in first) for values in (config.num_heads, config.ffn2_dim, config.conv_kernel)
+    )
+    embed = modules["subsampling"].Conv2dSubsampling(80, config.widths[0], dropout=config.dropout)
+    encoder = modules["zipformer"].Zipformer2(
+        2, config.downsampling, config.widths, config.stack_layers, config.widths, config.query_dim[:1],
+        config.position_dim[:1], config.value1_dim[:1], heads, hidden, kernels, config.encoding_dim, config.dropout,
+    )  # fmt: skip
+    network = nn.ModuleDict({"encoder_embed": embed, "encoder": encoder})
+    for module in network.modules():
+        if "batch_count" in vars(module):
+            vars(module)["batch_count"] = LATE_BATCH
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """``(N, T, 80)``, ``(N,)`` -> ``(N, T', D)``."""
-        x, lengths = self.encoder_embed(features, lengths)
+    def outputs(features: Tensor, lengths: Tensor) -> Tensor:
+        x, lengths = network["encoder_embed"](features, lengths)
         padding = torch.arange(x.shape[1])[None, :] >= lengths[:, None]
-        output: Tensor = self.encoder(x.transpose(0, 1), lengths, padding)[0]
+        output: Tensor = network["encoder"](x.transpose(0, 1), lengths, padding)[0]
         return output.transpose(0, 1)
+
+    return Subject(network, outputs)
 
 
 def remove(network: nn.Module, types: tuple[type, ...]) -> None:
     """Replace modules of some types by ones that do nothing."""
+    from torch import nn
+
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, types):
                 setattr(module, name, nn.Identity())
 
 
-def encoded(network: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
-    """Return the outputs ``(N, T', D)`` of a network, ours or icefall's."""
-    result = network(features, lengths)
-    output: Tensor = result.output if isinstance(network, PrunableZipformer) else result
-    return output
-
-
-def timed(network: nn.Module, phase: str, features: Tensor, lengths: Tensor) -> Callable[[], None]:
+def timed(subject: Subject, phase: str, features: Tensor, lengths: Tensor) -> Callable[[], None]:
     """Return what is timed of a network in a phase."""
+    import torch
+
+    network, outputs = subject
 
     def forward() -> None:
         network.eval()
         with torch.no_grad():
-            encoded(network, features, lengths)
+            outputs(features, lengths)
 
     def step() -> None:
         network.train()
         network.zero_grad(set_to_none=True)
-        encoded(network, features, lengths).square().mean().backward()
+        with torch.enable_grad():
+            outputs(features, lengths).square().mean().backward()
 
     return forward if phase == "forward" else step
-
-
-def in_turns(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Return the processor's seconds of each call in each round; a first round does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for number in range(rounds + 1):
-        for name in names if number % 2 else names[::-1]:
-            began = time.process_time()
-            calls[name]()
-            if number:
-                seconds[name].append(time.process_time() - began)
-    return seconds
 
 
 def document(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:

@@ -20,36 +20,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-import torch
-from torch import Tensor
-
-from pruning import provenance
 from pruning.bin import command
-from pruning.configuration import from_dict, read
-from pruning.core.constraint import ConstraintConfig
-from pruning.core.extraction import extract
-from pruning.core.structure import Structure
-from pruning.deploy.export import write
-from pruning.deploy.exported import ExportedPart
-from pruning.files import atomic_path, write_json, write_text
-from pruning.kinds.forms import FORMS, ONNX_FORMS
-from pruning.kinds.transducer_export import PARTS, transducer_streams
-from pruning.kinds.zipformer_streaming_export import ExportedStream
 from pruning.limits import COUNT
-from pruning.measure import benchmark, timing
-from pruning.methods.choice import new_pruner
-from pruning.methods.config import PruningConfig
-from pruning.methods.criterion import CriterionConfig
-from pruning.models.chunk import Chunk
-from pruning.models.facts import network_facts
-from pruning.models.transducer import Transducer, TransducerConfig
-from pruning.reports.pictures import structure_picture
-from pruning.training.task import StepInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.core.structure import Structure
+    from pruning.deploy.exported import ExportedPart
+    from pruning.kinds.zipformer_streaming_export import ExportedStream
+    from pruning.models.transducer import Transducer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-CHUNK = Chunk(16, 128)
+CHUNK, LEFT = 16, 128
 SHARE, STEPS, BINS = 0.5, 4, 80
 DENSE, HALF = "dense", "half"
 SHERPA = """
@@ -71,6 +56,12 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Measure and write ``OUTPUT`` (JSON), a table with the suffix .md, and pictures beside it."""
     options = parse(argv)
+
+    import torch
+
+    from pruning import provenance
+    from pruning.files import write_json, write_text
+
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for size in options.sizes:
@@ -103,6 +94,11 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def network(size: str, causal: bool = False) -> Transducer:
     """Return a transducer of icefall's size with random weights, and 500 tokens."""
+    import torch
+
+    from pruning.configuration import from_dict, read
+    from pruning.models.transducer import Transducer, TransducerConfig
+
     path = CONF / f"zipformer_{size}" / "teacher.yaml"
     config = from_dict(TransducerConfig, read(path)["model"], str(path))
     assert config.zipformer is not None
@@ -113,6 +109,14 @@ def network(size: str, causal: bool = False) -> Transducer:
 
 def halved(model: Transducer, cost: str) -> Structure:
     """Return a structure with half of a cost, by Taylor scores per unit of the cost; the loss is of random weights."""
+    import torch
+
+    from pruning.core.constraint import ConstraintConfig
+    from pruning.methods.choice import new_pruner
+    from pruning.methods.config import PruningConfig
+    from pruning.methods.criterion import CriterionConfig
+    from pruning.training.task import StepInfo
+
     size, macs = (SHARE if name == cost else 0.0 for name in ("size", "macs"))
     constraint = ConstraintConfig(size=size, macs=macs, ramp="one_shot", ramp_share=0.5)
     pruner = new_pruner(model, PruningConfig("taylor", constraint=constraint, criterion=CriterionConfig(interval=1)), 0)
@@ -133,6 +137,9 @@ def halved(model: Transducer, cost: str) -> Structure:
 
 def cut(model: Transducer, structure: Structure) -> Transducer:
     """Return the network that a structure leaves."""
+    from pruning.core.extraction import extract
+    from pruning.models.transducer import Transducer
+
     small = extract(model, structure).eval()
     assert isinstance(small, Transducer)
     return small
@@ -140,6 +147,9 @@ def cut(model: Transducer, structure: Structure) -> Transducer:
 
 def draw(structure: Structure, size: str, cost: str, directory: Path) -> None:
     """Write a picture of a structure."""
+    from pruning.files import atomic_path
+    from pruning.reports.pictures import structure_picture
+
     title = f"Zipformer {size.upper()}, half of the {'MACs' if cost == 'macs' else 'parameters'}"
     with atomic_path(directory / f"{size}_half_{cost}.png") as path:
         path.write_bytes(structure_picture(structure, title))
@@ -147,6 +157,10 @@ def draw(structure: Structure, size: str, cost: str, directory: Path) -> None:
 
 def measured(size: str, systems: Mapping[str, Transducer], repeats: int, folder: Path) -> list[dict[str, Any]]:
     """Return rows for a recording of 10 s."""
+    from pruning.deploy.export import write
+    from pruning.kinds.transducer_export import PARTS
+    from pruning.measure import benchmark
+
     timed = {name: (benchmark.timed(model), folder / name) for name, model in systems.items()}
     for one, directory in timed.values():
         benchmark.export(one, directory, ["onnx"])
@@ -162,14 +176,23 @@ def measured(size: str, systems: Mapping[str, Transducer], repeats: int, folder:
 
 def interleaved(calls: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
     """Return the processor's seconds of each call in each round."""
+    from pruning.measure import timing
+
     return timing.interleaved(calls, repeats, clock=time.process_time)
 
 
 def streamed(size: str, systems: Mapping[str, Transducer], repeats: int, folder: Path) -> list[dict[str, Any]]:
     """Return rows for a chunk of a stream, with all that its caches hold."""
+    from pruning.deploy.export import write
+    from pruning.deploy.exported import ExportedPart
+    from pruning.kinds.forms import FORMS, ONNX_FORMS
+    from pruning.kinds.transducer_export import transducer_streams
+    from pruning.kinds.zipformer_streaming_export import ExportedStream
+    from pruning.models.chunk import Chunk
+
     names, calls = [], []
     for name, model in systems.items():
-        exports = transducer_streams(model, CHUNK)
+        exports = transducer_streams(model, Chunk(CHUNK, LEFT))
         write(exports, folder / f"{name}-stream", ONNX_FORMS)
         stream = exports.parts["encoder"].module
         assert isinstance(stream, ExportedStream)
@@ -184,6 +207,8 @@ def streamed(size: str, systems: Mapping[str, Transducer], repeats: int, folder:
 
 def chunk(part: ExportedPart, stream: ExportedStream) -> Callable[[], list[Tensor]]:
     """Return a function that encodes a chunk of one stream."""
+    import torch
+
     taken, _ = stream.stream.feature_frames
     inputs = torch.randn(1, taken, BINS), *stream.states(1).values()
     return lambda: part(*inputs)
@@ -191,6 +216,9 @@ def chunk(part: ExportedPart, stream: ExportedStream) -> Callable[[], list[Tenso
 
 def sherpa_memory(directory: Path, streaming: bool) -> float:
     """Return the peak MiB of a process of sherpa-onnx that decodes 10 s with the float32 files of a directory."""
+    from pruning.files import write_text
+    from pruning.kinds.transducer_export import PARTS
+
     tokens = directory / "tokens.txt"
     write_text(tokens, "".join(f"{'<blk>' if index == 0 else f't{index}'} {index}\n" for index in range(500)))
     files = [str(directory / f"{name}.onnx") for name in PARTS]
@@ -204,6 +232,8 @@ def row(
     caches: Optional[float] = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a result as JSON values."""
+    from pruning.models.facts import network_facts
+
     facts = network_facts(model)
     return {"network": size.upper(), "system": system, "what": what, "median_seconds": statistics.median(seconds),
             "macs_10s": facts["macs_10s"], "encoder_parameters": facts["encoder_parameters"],
@@ -212,6 +242,8 @@ def row(
 
 def document(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """Return Markdown: times, and the speed-up of each half against its cut of MACs."""
+    from pruning.measure import timing
+
     lines = []
     for one in rows:
         whole = next(other for other in rows if other["system"] == DENSE and other["network"] == one["network"]
