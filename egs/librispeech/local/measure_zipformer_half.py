@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Measure what half of the multiply-accumulates saves in Zipformers of icefall's sizes, with random weights.
 
-Taylor scores of a few batches of noise choose the units, by their price in MACs (and, for the pictures of both, in
-parameters). The dense network and the half take turns: a recording of 10 s in PyTorch and onnxruntime, and a chunk of
-320 ms of a causal network of the same structure, with 128 frames of left context, in onnxruntime. Peak memory is that
-of a process of sherpa-onnx alone, in which it decodes noise. Times are those of the processor. In the recipe's folder:
+The units of one half are chosen by Taylor scores of a few batches of noise and their price in MACs (for the pictures
+of both also by that in parameters), those of the other at random, the same share of each group, in multiples of 8. The
+networks take turns: a recording of 10 s in PyTorch and onnxruntime, and a chunk of 320 ms of a causal network of the
+same structure, with 128 frames of left context, in onnxruntime. Peak memory is that of a process of sherpa-onnx alone,
+in which it decodes noise. Times are those of the processor. In the recipe's folder:
     . ./path.sh && python local/measure_zipformer_half.py
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import shlex
 import statistics
 import subprocess
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
     from pruning.core.structure import Structure
     from pruning.deploy.exported import ExportedPart
     from pruning.kinds.zipformer_streaming_export import ExportedStream
+    from pruning.methods.base import Pruner
+    from pruning.methods.criterion import CriterionConfig
     from pruning.models.transducer import Transducer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CHUNK, LEFT = 16, 128
 SHARE, STEPS, BINS = 0.5, 4, 80
-DENSE, HALF = "dense", "half"
+DENSE, TAYLOR, RANDOM = "dense", "half by Taylor", "half at random"
 SHERPA = """
 import sys, numpy, sherpa_onnx
 streaming, tokens, encoder, decoder, joiner = sys.argv[1:]
@@ -66,14 +70,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     rows: list[dict[str, Any]] = []
     for size in options.sizes:
         dense = network(size)
-        structure = halved(dense, "macs")
+        halves = {TAYLOR: halved(dense, "macs"), RANDOM: random_half(dense)}
         if size == options.sizes[0]:
-            for cost, found in (("macs", structure), ("size", halved(dense, "size"))):
+            for cost, found in (("macs", halves[TAYLOR]), ("size", halved(dense, "size"))):
                 draw(found, size, cost, options.output.parent)
         with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-            rows += measured(size, {DENSE: dense, HALF: cut(dense, structure)}, options.repeats, Path(folder))
-            causal = network(size, causal=True)
-            rows += streamed(size, {DENSE: causal, HALF: cut(causal, structure)}, options.repeats, Path(folder))
+            for measure, causal in ((measured, False), (streamed, True)):
+                whole = network(size, causal)
+                small = {name: cut(whole, structure) for name, structure in halves.items()}
+                rows += measure(size, {DENSE: whole, **small}, options.repeats, Path(folder))
     facts = provenance.environment("", argv, "cpu")
     del facts["peak_memory_mib"]
     words = sys.argv[1:] if argv is None else argv
@@ -111,15 +116,10 @@ def halved(model: Transducer, cost: str) -> Structure:
     """Return a structure with half of a cost, by Taylor scores per unit of the cost; the loss is of random weights."""
     import torch
 
-    from pruning.core.constraint import ConstraintConfig
-    from pruning.methods.choice import new_pruner
-    from pruning.methods.config import PruningConfig
     from pruning.methods.criterion import CriterionConfig
     from pruning.training.task import StepInfo
 
-    size, macs = (SHARE if name == cost else 0.0 for name in ("size", "macs"))
-    constraint = ConstraintConfig(size=size, macs=macs, ramp="one_shot", ramp_share=0.5)
-    pruner = new_pruner(model, PruningConfig("taylor", constraint=constraint, criterion=CriterionConfig(interval=1)), 0)
+    pruner = pruner_of(model, "taylor", cost, CriterionConfig(interval=1))
     generator = torch.Generator().manual_seed(0)
     model.train()
     for step in range(STEPS):
@@ -135,6 +135,29 @@ def halved(model: Transducer, cost: str) -> Structure:
     return pruner.structure()
 
 
+def random_half(model: Transducer) -> Structure:
+    """Return a structure with half of the MACs: as large a share of each group, in multiples of 8, drawn at random."""
+    from pruning.methods.criterion import CriterionConfig
+    from pruning.training.task import StepInfo
+
+    pruner = pruner_of(model, "random", "macs", CriterionConfig(interval=1, ranking="group"))
+    for step in range(STEPS):
+        pruner.after_step(StepInfo(1, step, step, STEPS))
+    groups = model.unit_groups()
+    return pruner.structure().rounded(8, groups).resolved(groups)
+
+
+def pruner_of(model: Transducer, method: str, cost: str, criterion: CriterionConfig) -> Pruner:
+    """Return what halves a cost in one cut."""
+    from pruning.core.constraint import ConstraintConfig
+    from pruning.methods.choice import new_pruner
+    from pruning.methods.config import PruningConfig
+
+    size, macs = (SHARE if name == cost else 0.0 for name in ("size", "macs"))
+    constraint = ConstraintConfig(size=size, macs=macs, ramp="one_shot", ramp_share=0.5)
+    return new_pruner(model, PruningConfig(method, constraint=constraint, criterion=criterion), 0)
+
+
 def cut(model: Transducer, structure: Structure) -> Transducer:
     """Return the network that a structure leaves."""
     from pruning.core.extraction import extract
@@ -146,13 +169,16 @@ def cut(model: Transducer, structure: Structure) -> Transducer:
 
 
 def draw(structure: Structure, size: str, cost: str, directory: Path) -> None:
-    """Write a picture of a structure."""
+    """Write a picture of a structure, in 64 colours to keep it small."""
+    from PIL import Image
+
     from pruning.files import atomic_path
     from pruning.reports.pictures import structure_picture
 
     title = f"Zipformer {size.upper()}, half of the {'MACs' if cost == 'macs' else 'parameters'}"
+    picture = Image.open(io.BytesIO(structure_picture(structure, title))).convert("RGB").quantize(64)
     with atomic_path(directory / f"{size}_half_{cost}.png") as path:
-        path.write_bytes(structure_picture(structure, title))
+        picture.save(path, optimize=True)
 
 
 def measured(size: str, systems: Mapping[str, Transducer], repeats: int, folder: Path) -> list[dict[str, Any]]:
@@ -259,8 +285,9 @@ def document(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str
         })  # fmt: skip
     return "\n".join([
         "# Half of the multiply-accumulates of Zipformers", "",
-        "Random weights, structure by Taylor scores of noise; milliseconds of the processor, one thread, medians over "
-        f"{facts['repeats']} rounds (chunks of", "320 ms with 128 frames of left context: ten times as many).", "",
+        "Random weights; units chosen by Taylor scores of noise, or at random, the same share of each group in",
+        f"multiples of 8. Milliseconds of the processor, one thread, medians over {facts['repeats']} rounds; of chunks",
+        "of 320 ms with 128 frames of left context ten times as many.", "",
         timing.as_text(lines, "pipe", ("network", "of")), "",
         f"{facts['processor']}, torch {facts['torch']}; commit {facts['commit']}, {facts['date']};",
         f"`{facts['command']}`.", "",
