@@ -44,6 +44,11 @@ def sinusoids(positions: int, d_model: int) -> Tensor:
     return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, d_model % 2))
 
 
+def is_padded(lengths: Tensor, frames: int) -> bool:
+    """Return whether any of ``lengths (N,)`` is below ``frames``; a trace, which must serve any lengths, says yes."""
+    return torch.jit.is_tracing() or bool((lengths < frames).any())
+
+
 def padding_bias(lengths: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
     """Return what leaves padding out of attention, ``(N, 1, 1, frames)``: very negative at and after ``lengths``."""
     valid = frame_mask(lengths, frames)
@@ -187,7 +192,7 @@ class AudioEncoder(Encoder):
             self._check_room(x.shape[1])
             x = x + self.positions.weight[: x.shape[1]]
         x = self.dropout(x)
-        bias = padding_bias(lengths, x.shape[1], x.dtype)
+        bias = padding_bias(lengths, x.shape[1], x.dtype) if is_padded(lengths, x.shape[1]) else None
         turned = rotation_of(self.config, torch.arange(x.shape[1], device=x.device))
         states = [x]
         for layer in self.layers:

@@ -13,6 +13,11 @@ from pruning.models.rotary import rotated
 from pruning.models.transformer_lm_config import IN, OUT
 
 
+def all_full(lengths: Tensor, cached: int) -> bool:
+    """Return whether all ``cached`` entries of a cache are valid; a trace, which must serve any lengths, says no."""
+    return not torch.jit.is_tracing() and int(lengths.min()) == cached
+
+
 def inserted(cached: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
     """Write entries behind each history of a cache, which grows if they do not fit.
 
@@ -24,6 +29,8 @@ def inserted(cached: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
     Returns:
         ``(N, H, T', D)``.
     """
+    if all_full(lengths, cached.shape[2]):
+        return torch.cat([cached, new], dim=2)
     room = int(lengths.max()) + new.shape[2] - cached.shape[2]
     if room > 0:
         cached = nn.functional.pad(cached, (0, 0, 0, room))
@@ -33,7 +40,7 @@ def inserted(cached: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
 
 def appended(
     keys: Tensor, values: Tensor, key: Tensor, value: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Optional[Tensor]]:
     """Append one position to each history of keys and values.
 
     Args:
@@ -43,9 +50,12 @@ def appended(
 
     Returns:
         Keys and values that include the new positions, ``(N, H, T', D)``, and a bias ``(N, 1, 1, T')`` that is added to
-        scores: very negative at entries beyond a history.
+        scores: very negative at entries beyond a history; None if there are none.
     """
+    full = all_full(lengths, keys.shape[2])
     keys, values = inserted(keys, key, lengths), inserted(values, value, lengths)
+    if full:
+        return keys, values, None
     ahead = torch.arange(keys.shape[2], device=lengths.device)[None, :] > lengths[:, None]  # (N, T')
     bias = torch.zeros_like(ahead, dtype=key.dtype).masked_fill(ahead, torch.finfo(key.dtype).min)
     return keys, values, bias[:, None, None]
@@ -112,7 +122,7 @@ class CausalAttention(nn.Module):
         parts = self.in_proj(x).split(self.sizes, dim=-1)
         return [part.reshape(n, length, -1, self.head_dim).transpose(1, 2) for part in parts]
 
-    def _attended(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor]) -> Tensor:
         key, value = self._for_queries(key), self._for_queries(value)
         context = attention(query, key, value, bias, self.dropout if self.training else 0.0)  # (N, H, U, D)
         return self.out_proj(context.transpose(1, 2).flatten(2))
