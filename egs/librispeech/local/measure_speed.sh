@@ -5,7 +5,6 @@
 #
 #     local/measure_speed.sh --data-dir data/mini
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 data_dir=data/mini            # directory with features and tokens
 exp_dir=exp/speed             # directory for the networks
@@ -16,7 +15,8 @@ repeats=20                    # number of timing rounds
 output=results/speed_d512.json
 
 # shellcheck source=utils/parse_options.sh
-. ../../utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 # shellcheck source=egs/librispeech/path.sh
 . ./path.sh
 

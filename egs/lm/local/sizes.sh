@@ -5,7 +5,6 @@
 #
 #     local/sizes.sh --teacher exp/small
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 teacher=exp/small             # dense language model
 exp_dir=exp/sizes             # directory for the runs
@@ -17,7 +16,8 @@ args=                         # settings, override the configuration
 num_threads=1                 # number of threads for measurements
 
 # shellcheck source=utils/parse_options.sh
-. ../../utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 # shellcheck source=egs/lm/path.sh
 . ./path.sh
 

@@ -4,7 +4,6 @@
 #
 #     local/measure_speed.sh --data-dir data/mini
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 data_dir=data/mini            # directory with cuts and intents
 exp_dir=exp/speed             # directory for the networks
@@ -14,7 +13,8 @@ repeats=20                    # number of timing rounds
 output=results/speed_wav2vec2_base.json
 
 # shellcheck source=utils/parse_options.sh
-. ../../utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 env_extras="hf export"
 # shellcheck source=egs/slurp/path.sh
 . ./path.sh

@@ -97,7 +97,8 @@ class NetworkScorer:
 
     def _tree(self, request: Request) -> TokenTree:
         start, before = list(self.tokens.start), " ".join(text for text in request.context if text)
-        texts = [f" {text}" if text and before else text for text in request.texts]
+        joint = self.tokens.joint if before else ""
+        texts = [f"{joint}{text}" if text else text for text in request.texts]
         every = [self._continuation(text) for text in texts]
         context = self._encoded(before) if before else []
         if context:

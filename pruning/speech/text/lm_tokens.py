@@ -31,6 +31,14 @@ class TextTokens(Protocol):
     def takes_context(self) -> bool:
         """Whether texts may follow others."""
 
+    @property
+    def joint(self) -> str:
+        """What a text that follows another begins with, before it is encoded.
+
+        Raises:
+            UserError: the tokens spell running text otherwise than its texts.
+        """
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text.
 
@@ -50,6 +58,7 @@ class SentenceTokens:
     """
 
     takes_context = False
+    joint = ""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -81,6 +90,11 @@ class RunningTokens:
     def __init__(self, tokens: NetworkTokens) -> None:
         self._tokens = tokens
         self.start, self.end = tokens.form.start, tokens.form.end
+
+    @property
+    def joint(self) -> str:
+        """See `TextTokens`."""
+        return self._tokens.joint
 
     def encode(self, text: str) -> list[int]:
         """See `TextTokens`."""

@@ -25,8 +25,8 @@ class Letters:
     takes_context = True
     start, end = (7, 8), 9
 
-    def __init__(self, wrong: bool = False) -> None:
-        self.wrong = wrong
+    def __init__(self, wrong: bool = False, joint: str = " ") -> None:
+        self.wrong, self.joint = wrong, joint
 
     def encode(self, text: str) -> list[int]:
         return [LETTERS.index("A" if letter == "C" and self.wrong else letter) for letter in text]
@@ -64,9 +64,9 @@ def test_a_tree_has_each_beginning_once() -> None:
 
 
 @pytest.mark.parametrize("score_end", [True, False])
-@pytest.mark.parametrize("max_tokens", [1, 1000])
-def test_scores_are_those_of_the_whole_sentences(score_end: bool, max_tokens: int) -> None:
-    model, letters = network(), Letters()
+@pytest.mark.parametrize(("max_tokens", "joint"), [(1, " "), (1000, " "), (1000, "")])
+def test_scores_are_those_of_the_whole_sentences(score_end: bool, max_tokens: int, joint: str) -> None:
+    model, letters = network(), Letters(joint=joint)
     scorer = NetworkScorer(model, letters, score_end, max_tokens=max_tokens)
     requests = [Request(("AB CD", "AB CE", "AB", "E", "")), Request(("AB.", "A"), ("", "E D", "B.")), Request(("A",))]
     scorer.prepare(text for request in requests for text in request.texts)
@@ -74,7 +74,7 @@ def test_scores_are_those_of_the_whole_sentences(score_end: bool, max_tokens: in
     for request, scores in zip(requests, found):
         before = " ".join(text for text in request.context if text)
         for text, score in zip(request.texts, scores):
-            tokens = letters.encode(f" {text}" if before and text else text) + [letters.end] * score_end
+            tokens = letters.encode(f"{joint}{text}" if before and text else text) + [letters.end] * score_end
             expected = alone(model, [*letters.start, *letters.encode(before)], tokens) if tokens else -math.inf
             assert score == pytest.approx(expected, abs=1e-4)
     facts = scorer.facts.described(2)
