@@ -14,6 +14,19 @@ from pruning.core.selection import Selection
 RANKINGS = ("global", "group", "layers", "row")
 NORMALISATIONS = ("none", "group", "cost", "root_cost")
 _CHEAPEST = 1e-4  # lower bound of a price, relative to the mean price
+_APART = 1e-9  # largest relative change of a score, far below the steps of float32
+_OFF_ZERO = 1e-200  # what keeps zeros apart
+
+
+def untied(scores: Tensor, seed: int) -> Tensor:
+    """Return scores ``(U,)`` as float64 in which equal ones differ, in an order that ``seed`` draws.
+
+    Weights that were dequantised from a few bits have few values, and many are zero: without a draw, the first ones of
+    the network would go before all others of their value. The order of different float32 values stays.
+    """
+    draw = torch.rand(len(scores), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    draw = draw.to(scores.device)
+    return scores.double() * (1 + _APART * draw) + _OFF_ZERO * draw
 
 
 def normalised(

@@ -23,6 +23,7 @@ from pruning.core.ranking import (
     last,
     normalised,
     ordered,
+    untied,
     with_counts,
 )
 from pruning.core.selection import Selection
@@ -83,7 +84,7 @@ class CriterionPruning(Scorer):
         config: see `CriterionConfig`.
         constraint: the costs and their targets.
         frames: number of input frames at which MACs are counted.
-        seed: seed of random scores.
+        seed: seed of random scores, and of the order in which units of equal scores are removed.
         counts: a structure whose kept counts per group are used at the end of the ramp instead of a ranking; its cost
             must equal the target.
         view: view of the model that declares the units, e.g. its single weights; None: the model itself.
@@ -138,7 +139,7 @@ class CriterionPruning(Scorer):
         super().__init__(model, selection, constraint, frames, view)
         if counts is not None:
             self._check_costs(counts)
-        self.config = config
+        self.config, self._seed = config, seed
         self.counts = None if counts is None else {name: len(group.kept) for name, group in counts.groups.items()}
         self.scores = UnitScores(criterion, selection, config.norm, config.weights, config.decay, seed)
         self.probe: Optional[nn.Parameter] = None
@@ -275,7 +276,7 @@ class CriterionPruning(Scorer):
 
     @torch.no_grad()
     def _cut(self, share: float) -> Tensor:
-        scores, config = self.scored(), self.config
+        scores, config = untied(self.scored(), self._seed), self.config
         keep = torch.ones_like(self.kept()) if config.reopen else self.kept()
         if self.counts is not None:
             return with_counts(last(scores, keep), self.units, interpolated(self.units, self.counts, share)) & keep

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core import ranking
+from pruning.core.constraint import ConstraintConfig
 from pruning.core.cost import CostModel, CostTerm
 from pruning.core.selection import Selection
 from pruning.core.single_weights import SingleWeights
 from pruning.core.units import Span, UnitGroup
+from pruning.methods.criterion import CriterionConfig, CriterionPruning
 from tests.methods.test_l0 import network
 from tests.models.test_transformer_lm import network as language_model
 
@@ -272,3 +274,32 @@ def test_a_target_of_single_weights_takes_few_looks(monkeypatch: pytest.MonkeyPa
     keep = selection.fitted(torch.ones(selection.num_units, dtype=torch.bool), scores, costs, {"size": 0.7})
     assert costs.sparsity(counted(selection, keep), "size").item() == pytest.approx(0.7, abs=2e-6)
     assert len(looks) < 40
+
+
+@given(values=st.lists(st.floats(width=32, allow_nan=False, allow_subnormal=False), min_size=2, max_size=30),
+       seed=st.integers(0, 9))  # fmt: skip
+def test_a_draw_keeps_the_order_of_different_scores(values: list[float], seed: int) -> None:
+    given_ = torch.tensor(values)
+    drawn = ranking.untied(given_, seed)
+    smaller = given_[:, None] < given_[None, :]
+    assert bool((drawn[:, None] < drawn[None, :])[smaller].all())
+    assert torch.equal(drawn, ranking.untied(given_, seed))
+
+
+def test_equal_weights_go_from_everywhere() -> None:
+    """Of a network whose weights are 0, 1 and -1, each half of whose matrices is zero, a quarter goes."""
+    model = language_model()
+    single = SingleWeights(model)
+    with torch.no_grad():
+        for group in single.unit_groups():
+            weight = model.get_parameter(group.masks[0].tensor)
+            weight.copy_(torch.arange(weight.numel()).view_as(weight) % 4 - 1).clamp_(-1, 1).mul_(weight != 2)
+    kept = []
+    for seed in (0, 0, 1):
+        pruner = CriterionPruning(model, "magnitude", CriterionConfig(normalisation="none"),
+                                  ConstraintConfig(size=0.2, ramp="one_shot"), 1, seed, view=single)  # fmt: skip
+        pruner._cut(1.0)
+        kept.append(pruner._cut(1.0))
+    shares = [float(part.double().mean()) for part in pruner.units.split(kept[0]).values()]
+    assert max(shares) - min(shares) < 0.2
+    assert torch.equal(kept[0], kept[1]) and not torch.equal(kept[0], kept[2])
