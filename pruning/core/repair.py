@@ -12,14 +12,16 @@ idea of ThiNet, arXiv 1707.06342, section 3.2, and of channel pruning, arXiv 170
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor, nn
 
+from pruning.core.layer_walk import Forward, LayerWalk, Reached
 from pruning.core.linear_inputs import flattened_outputs, flattened_parts
 from pruning.core.masking import Masker
 from pruning.core.residual_width import has_width
@@ -28,12 +30,6 @@ from pruning.core.units import UnitGroup
 from pruning.core.views import view_of
 
 logger = logging.getLogger(__name__)
-
-Forward = Callable[[nn.Module, Any], object]
-
-
-class _Seen(Exception):
-    """Raised to end a forward pass once the needed activation was seen."""
 
 
 @dataclass
@@ -81,13 +77,21 @@ def _sites(model: nn.Module, groups: Sequence[UnitGroup], structure: Structure) 
 
 
 @torch.no_grad()
-def _gather(site: _Site, dense: nn.Module, cut: nn.Module, batches: Sequence[Any], forward: Forward) -> None:
-    """Accumulate the inputs of the module in the cut network and its outputs in the dense network."""
+def _gather(
+    site: _Site, dense: nn.Module, cut: nn.Module, runs: Iterator[tuple[Callable[[], object], ...]]
+) -> None:  # fmt: skip
+    """Accumulate the inputs of the module in the cut network and its outputs in the dense network.
+
+    Args:
+        site: the module.
+        dense, cut: the networks.
+        runs: for each batch, what runs the dense and what runs the cut network, or the layer with the module.
+    """
     wanted: list[Tensor] = []
 
     def outputs(module: nn.Module, _: Any, y: Tensor) -> None:
         wanted.append(flattened_outputs(module, y))
-        raise _Seen
+        raise Reached
 
     def inputs(module: nn.Module, given: tuple[Any, ...]) -> None:
         wished = wanted.pop()
@@ -100,18 +104,26 @@ def _gather(site: _Site, dense: nn.Module, cut: nn.Module, batches: Sequence[Any
             site.gram = gram if site.gram is None else site.gram + gram
             site.cross = cross if site.cross is None else site.cross + cross
             site.rows += len(x)
-        raise _Seen
+        raise Reached
 
     handles = [dense.get_submodule(site.name).register_forward_hook(outputs),
                cut.get_submodule(site.name).register_forward_pre_hook(inputs)]  # fmt: skip
     try:
-        for batch in batches:
-            for network in (dense, cut):
-                with suppress(_Seen):
-                    forward(network, batch)
+        for of_batch in runs:
+            for run in of_batch:
+                with suppress(Reached):
+                    run()
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _whole_passes(
+    dense: nn.Module, cut: nn.Module, batches: Sequence[Any], forward: Forward
+) -> Iterator[tuple[Callable[[], object], ...]]:
+    """Yield for each batch what runs the two networks."""
+    for batch in batches:
+        yield tuple(partial(forward, network, batch) for network in (dense, cut))
 
 
 @torch.no_grad()
@@ -147,6 +159,8 @@ def repair(
 ) -> int:
     """Solve the weights that follow cut units again, in place, in the order of the network.
 
+    Layers are run one after the other from kept inputs, which take as much memory as the streams of all batches, twice.
+
     Args:
         dense: the network before the cut, in evaluation mode, on the CPU.
         cut: a copy of ``dense`` that gets the repaired weights; masked by ``structure`` at scale 1 it is the small
@@ -164,11 +178,15 @@ def repair(
     """
     groups = view_of(dense, structure).unit_groups()
     structure = structure.without_scale().resolved(groups)
-    masker = Masker(cut, groups)
+    masker, walk = Masker(cut, groups), LayerWalk((dense, cut), batches, forward)
     repaired = 0
     for site in _sites(dense, groups, structure):
         with masker.applied(structure.masks()):
-            _gather(site, dense, cut, batches, forward)
+            if walk.reach(site.name):
+                _gather(site, dense, cut, walk.runs())
+            if site.gram is None:  # not in a layer, or called from elsewhere
+                walk.forget()
+                _gather(site, dense, cut, _whole_passes(dense, cut, batches, forward))
         if site.gram is None:
             continue  # the forward pass does not reach this module
         gained, rows = _solve(site, cut.get_submodule(site.name), ridge)
