@@ -1,6 +1,7 @@
 """Run a sweep: the methods x targets x seeds of a YAML file, through the job runner, into small result files.
 
-Finished runs are not repeated; a run that fails does not stop the others. python -m pruning.bin.compare makes the table
+Finished runs are not repeated, on another machine either if the results directory is there, unless others need what
+they left in the experiments; a run that fails does not stop the others. python -m pruning.bin.compare makes the table
 from the results directory alone.
 """
 
@@ -129,12 +130,22 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return [name for name in names if not comparison.is_done(results, by_name[name], prints[name])]
 
     def stands(run: Optional[sweep.Run]) -> bool:
-        """Return whether the run that this one depends on is done."""
-        return run is None or run.needs is None or not left([run.needs])
+        """Return whether the run that this one depends on is done, and what it left is here."""
+        return run is None or run.needs is None or not (left([run.needs]) or lost(run.needs))
+
+    def lost(name: str) -> bool:
+        """Return whether the network that others depend on is gone, as on another machine; its result may be kept."""
+        return not sweep.pruned_exists(options.exp_dir, name)
+
+    def to_make(names: Sequence[str]) -> list[str]:
+        """Return the runs that are not done, and those that such ones depend on and that left nothing here."""
+        needed = {run.needs for run in map(by_name.get, left(list(by_name))) if run is not None and run.needs}
+        undone = left(names)
+        return [name for name in names if name in undone or (name in needed and lost(name))]
 
     if options.dry_run:
         for index, wave in enumerate(waves, start=1):
-            undone = left(wave)
+            undone = to_make(wave)
             print("\n".join(f"wave {index}: {name}{'' if name in undone else ' (done)'}" for name in wave))
         return
     comparison.write_utterances(config, results, prints)
@@ -142,7 +153,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
            str(options.exp_dir), "--results", str(results), *options.overrides]  # fmt: skip
     runner = _Runner(options, own)
     for index, wave in enumerate(waves, start=1):
-        names = [name for name in left(wave) if stands(by_name[name])]
+        names = [name for name in to_make(wave) if stands(by_name[name])]
         logger.info("wave %d of %d: %d of %d runs to execute", index, len(waves), len(names), len(wave))
         if names:
             runner(index, names)

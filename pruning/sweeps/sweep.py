@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint, directory
 from pruning.files import PathLike, read_json
 from pruning.kinds.measuring import python
-from pruning.provenance import file_fingerprint
+from pruning.provenance import file_fingerprint, stream_fingerprint
 from pruning.sweeps import definition
 from pruning.sweeps.definition import PARTS, SweepConfig, uniform_target
 from pruning.sweeps.lines import TEACHER, TOTAL, MethodConfig
@@ -95,11 +97,28 @@ def levels(found: Sequence[Run]) -> list[list[Run]]:
 
 @functools.lru_cache
 def _content(path: str, modified: int) -> str:
-    """Return the fingerprint of a file, cached by its modification time (``st_mtime_ns``)."""
-    return file_fingerprint(path)
+    """Return the fingerprint of a file, cached by its modification time (``st_mtime_ns``).
+
+    Of a compressed file the content counts, because its bytes also tell when it was compressed.
+    """
+    if not path.endswith(".gz"):
+        return file_fingerprint(path)
+    try:
+        with gzip.open(path) as stream:
+            return stream_fingerprint(stream)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a complete gzip file ({error})", "make it again") from None
 
 
-def _fingerprints(config: SweepConfig, target: str) -> list[str]:
+def _teacher_fingerprint(config: SweepConfig, method: Optional[MethodConfig]) -> str:
+    """Return the fingerprint of the teacher; of its dimensions alone for networks that take no weights of it."""
+    path = checkpoint.file_of(config.teacher)
+    if method is not None and method.uniform and not (method.inherit or method.distil):
+        return json.dumps(checkpoint.read_header(path)["model"], sort_keys=True)
+    return _content(str(path), path.stat().st_mtime_ns)
+
+
+def _fingerprints(config: SweepConfig, target: str, method: Optional[MethodConfig]) -> list[str]:
     """Return fingerprints of all files that a run reads: configurations, data, tokens, teacher, latency table.
 
     Of configurations only the values count, not comments and order.
@@ -110,8 +129,14 @@ def _fingerprints(config: SweepConfig, target: str) -> list[str]:
                 for name in (config.prune, config.finetune, config.scratch) if name is not None]  # fmt: skip
     names = [constraint.latency_table,
              *(path for part in PARTS for path in config.data(part)), str(config.table.path),
-             str(checkpoint.file_of(config.teacher)), config.vocabulary]  # fmt: skip
-    return [*settings, *(_content(name, Path(name).stat().st_mtime_ns) for name in names if name is not None)]
+             config.vocabulary]  # fmt: skip
+    contents = [_content(name, Path(name).stat().st_mtime_ns) for name in names if name is not None]
+    return [*settings, *contents, _teacher_fingerprint(config, method)]
+
+
+def pruned_exists(exp_dir: PathLike, name: str) -> bool:
+    """Return whether the pruned network of a run, which others may depend on, is here."""
+    return (Path(exp_dir) / name / "pruned" / directory.DONE).is_file()
 
 
 def final_dir(exp_dir: PathLike, run: Optional[Run]) -> Path:
@@ -281,7 +306,8 @@ def _extraction(config: SweepConfig, run: Run) -> list[str]:
 def fingerprint(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> str:
     """Return a fingerprint of all that determines a run: its commands, its configurations and what it depends on."""
     words = [word for line in commands(config, run, exp_dir) for word in line[2:]]
-    parts = [*words, *_fingerprints(config, "" if run is None else run.target)]
+    parts = [*words, *(_fingerprints(config, "", None) if run is None else
+                       _fingerprints(config, run.target, run.config))]  # fmt: skip
     if run is not None and run.needs is not None:
         parts += [fingerprint(config, other, exp_dir) for other in expand(config) if other.name == run.needs]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from pruning.bin import compare, sweep
 from pruning.errors import UserError
-from pruning.files import read_json
-from pruning.sweeps import definition
+from pruning.experiments import checkpoint, directory
+from pruning.files import read_json, write_json
+from pruning.sweeps import comparison, definition
 from pruning.sweeps import sweep as sweeps
 from tests.kinds.test_transducer import inputs, work  # noqa: F401
 from tests.waiting import until
@@ -116,6 +120,53 @@ def test_a_run_is_known_by_the_values_of_its_configurations(config: Path, tmp_pa
         assert all(one != other for one, other in zip(fingerprints(), before))
     finally:
         prune.write_text(text)
+
+
+def test_a_run_is_known_by_what_it_reads(config: Path, tmp_path: Path) -> None:
+    """Not by when a file was compressed, and networks of random weights not by those of the teacher."""
+    value = yaml.safe_load(config.read_text())
+    cuts, teacher = tmp_path / "cuts.jsonl.gz", tmp_path / "teacher"
+    content = gzip.decompress(Path(value["train_cuts"][0]).read_bytes())
+    cuts.write_bytes(gzip.compress(content, mtime=1))
+    shutil.copytree(value["teacher"], teacher)
+    changed(config, "train_cuts", to=[str(cuts)])
+    found = definition.load(changed(config, "teacher", to=str(teacher)), thorough=False)
+
+    def fingerprints() -> dict[str, str]:
+        return {run.method: sweeps.fingerprint(found, run, tmp_path / "exp") for run in sweeps.expand(found)}
+
+    before = fingerprints()
+    cuts.write_bytes(gzip.compress(content, mtime=2))
+    assert fingerprints() == before
+    model, header = checkpoint.load_model(teacher)
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    checkpoint.save_model(checkpoint.best_path(teacher), model, header)
+    assert {name for name, mark in fingerprints().items() if mark != before[name]} == {"drawn", "magnitude", "cut"}
+    cuts.write_bytes(gzip.compress(content + b"\n"))
+    assert all(mark != before[name] for name, mark in fingerprints().items())
+    cuts.write_bytes(cuts.read_bytes()[:-20])
+    with pytest.raises(UserError, match="cuts.jsonl.gz is not a complete gzip file"):
+        fingerprints()
+
+
+def test_what_others_need_is_made_again_on_another_machine(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """The results are there, the experiments are not; of two runs one is to be made, which needs a third."""
+    exp_dir, results = tmp_path / "exp", tmp_path / "results"
+    found = definition.load(config)
+    for run in (None, *sweeps.expand(found)):
+        if run is None or run.method != "cut":
+            made_by = sweeps.fingerprint(found, run, exp_dir)
+            write_json(comparison.result_path(results, run), {"made_by": made_by})
+    sweep.main(["--config", str(config), "--exp-dir", str(exp_dir), "--results", str(results), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    undone = [line.partition(": ")[2] for line in lines if not line.endswith("(done)")]
+    assert undone == ["half/magnitude/seed1", "half/cut/seed1"]
+    write_json(exp_dir / "half/magnitude/seed1/pruned" / directory.DONE, {})
+    sweep.main(["--config", str(config), "--exp-dir", str(exp_dir), "--results", str(results), "--dry-run"])
+    assert "half/magnitude/seed1 (done)" in capsys.readouterr().out
 
 
 @pytest.mark.processes
