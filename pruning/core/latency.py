@@ -8,7 +8,7 @@ of the kind cut to the same share. The latency of a network is modelled as the s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +92,11 @@ class LatencyModel:
                 raise UserError(f"{what}, this one has {total}", "measure this network")
         points = max(len(values) for values in table.kinds.values())
         self._index = torch.tensor([position[group.name] for group in own])
-        self._parent = torch.tensor([position.get(group.parent or "", len(groups)) for group in own])
+        by_name = {group.name: group for group in groups}
+        chains = [[position[one.name] for one in _around(group, by_name)] for group in own]
+        longest = max(map(len, chains))
+        rows = [chain + [len(groups)] * (longest - len(chain)) for chain in chains]
+        self._around = torch.tensor(rows, dtype=torch.long).view(len(own), longest)
         self._size = torch.tensor([float(group.size) for group in own])
         curves = [_resampled(table.kinds[group.kind], points) * group.size / totals[group.kind] for group in own]
         self._curves = torch.stack(curves)  # (groups, points), seconds
@@ -104,12 +108,20 @@ class LatencyModel:
         """
         device = counts.device
         padded = torch.cat([counts, counts.new_ones(1)])
-        shares = padded[self._index.to(device)] * padded[self._parent.to(device)] / self._size.to(counts)
+        inside = padded[self._around.to(device)].prod(dim=1)  # whether the modules around a group are open
+        shares = padded[self._index.to(device)] * inside / self._size.to(counts)
         place = shares.clamp(0.0, 1.0) * (self._curves.shape[1] - 1)
         left = place.detach().floor().clamp(max=self._curves.shape[1] - 2).long()
         curves = self._curves.to(counts)
         low, high = (curves.gather(1, (left + step)[:, None]).squeeze(1) for step in (0, 1))
         return (low + (place - left) * (high - low)).sum() + self.rest
+
+
+def _around(group: UnitGroup, by_name: Mapping[str, UnitGroup]) -> Iterator[UnitGroup]:
+    """Yield the modules that contain a group, from the inside out."""
+    while group.parent is not None:
+        group = by_name[group.parent]
+        yield group
 
 
 def _resampled(values: Sequence[float], points: int) -> Tensor:

@@ -12,6 +12,7 @@ from pruning.bin import latency as command
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.cost import CostModel
 from pruning.core.latency import LatencyModel, LatencyTable
+from pruning.core.units import UnitGroup
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json, write_json
@@ -40,6 +41,14 @@ def test_seconds_by_hand() -> None:
     module = [group.name for group in groups].index("encoder.layers.0.attention")
     counts[module] = 0.0
     assert latency.seconds(counts).item() == pytest.approx(expected - 0.02 / 3), "the time of `rest` remains"
+
+
+def test_every_module_around_a_group_counts() -> None:
+    """Expected counts: a group takes the time of its open units as far as all modules around it are open."""
+    groups = [UnitGroup("layer", "layer", 1, ()), UnitGroup("layer.ffn", "ffn_module", 1, (), parent="layer"),
+              UnitGroup("layer.ffn.hidden", "ffn", 4, (), parent="layer.ffn")]  # fmt: skip
+    latency = LatencyModel(groups, LatencyTable(0.0, {"ffn": (0.0, 1.0)}, {"ffn": 4}))
+    assert latency.seconds(torch.tensor([0.5, 0.25, 2.0])).item() == pytest.approx(0.5 * 0.25 * 0.5)
 
 
 def test_gradients_are_the_slopes() -> None:
