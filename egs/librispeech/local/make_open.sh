@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the corpus and the teacher of the comparisons in conf/open, with one command: some two hours on one thread.
+# Make the corpus and the teacher of the comparisons in conf/open, with one command: some 65 minutes on one thread.
 #
 #     local/make_open.sh --text TEXT [--root .] [--stop-stage 4] [option of run.sh ...]
 #
