@@ -77,9 +77,7 @@ def _sites(model: nn.Module, groups: Sequence[UnitGroup], structure: Structure) 
 
 
 @torch.no_grad()
-def _gather(
-    site: _Site, dense: nn.Module, cut: nn.Module, runs: Iterator[tuple[Callable[[], object], ...]]
-) -> None:  # fmt: skip
+def _gather(site: _Site, dense: nn.Module, cut: nn.Module, runs: Iterator[tuple[Callable[[], object], ...]]) -> None:
     """Accumulate the inputs of the module in the cut network and its outputs in the dense network.
 
     Args:

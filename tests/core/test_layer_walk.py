@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,8 +47,8 @@ CASES: dict[str, Callable[[], tuple[nn.Module, list[Any]]]] = {
     "transducer": of_transducer,
     "zipformer": of_zipformer,
     "language model": of_language_model,
-    **{encoder_decoders.shape_name(shape): lambda shape=shape: of_encoder_decoder(shape)
-       for shape in encoder_decoders.BOTH},  # type: ignore[misc]
+    **{encoder_decoders.shape_name(shape): partial(of_encoder_decoder, shape)
+       for shape in encoder_decoders.BOTH},
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from pruning.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.importers.hf_tokens import NetworkTokens
+    from pruning.speech.text.network_tokens import NetworkTokens
 
 OURS, THEIRS = "ours", "transformers"
 RATE = 16000
