@@ -124,3 +124,15 @@ def environment(module: str, argv: Optional[Sequence[str]], device: str) -> dict
         "commit": git_commit(),
         "date": today(),
     }
+
+
+def of_script(script: str, argv: Optional[Sequence[str]]) -> dict[str, Any]:
+    """Return the provenance of what a recipe's program measures on the CPU, without the memory of the program itself.
+
+    Args:
+        script: the program as it is called in the recipe's folder, e.g. ``local/compare_transformers.py``.
+        argv: its words; None for those of this process.
+    """
+    facts = environment("", argv, "cpu")
+    del facts["peak_memory_mib"]
+    return facts | {"command": shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)])}

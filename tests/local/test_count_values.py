@@ -37,4 +37,5 @@ def test_zeros_and_values_are_counted(tmp_path: Path, capsys: pytest.CaptureFixt
     for kind in found["kinds"]:
         assert kind["share of zeros"] == pytest.approx(1 / 3, abs=0.01)
     assert sum(kind["weights"] for kind in found["kinds"]) == sum(one["weights"] for one in found["matrices"])
+    assert found["provenance"]["command"].startswith("python local/count_values.py --exp-dir ")
     assert "layers.ffn.linear1.weight" in capsys.readouterr().out

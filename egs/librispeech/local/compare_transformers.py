@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shlex
 import statistics
 import sys
 import tempfile
@@ -68,10 +67,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             found = list(decoded(cuts, programs, options.first))
             rows.append({"network": directory.name, **summary(cuts, found, tokens)})
             print(rows[-1], file=sys.stderr)
-    words = sys.argv[1:] if argv is None else argv
-    facts = provenance.environment("", argv, "cpu")
-    del facts["peak_memory_mib"]
-    facts["command"] = shlex.join(["python", "local/compare_transformers.py", *words])
+    facts = provenance.of_script("local/compare_transformers.py", argv)
     facts["transformers"] = package("transformers", "the comparison", "hf").__version__
     write_json(options.output, {"rows": rows, **facts})
     write_text(options.output.with_suffix(".md"), document(rows, facts))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -64,11 +63,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                          **measured})  # fmt: skip
             print(f"round {number}, {name_of(condition)}: {measured}", file=sys.stderr)
         longest = max(longest, time.monotonic() - round_began)
-    facts = provenance.environment("", argv, "cpu")
-    for varied in ("threads", "peak_memory_mib", processor.KEY):
+    facts = provenance.of_script("local/measure_processor.py", argv) | {"load_average": load}
+    for varied in ("threads", processor.KEY):
         del facts[varied]
-    words = sys.argv[1:] if argv is None else argv
-    facts |= {"load_average": load, "command": shlex.join(["python", "local/measure_processor.py", *words])}
     write_json(options.output, {"rows": rows, "steps": options.steps, **facts})
     write_text(options.output.with_suffix(".md"), document(rows, conditions, facts))
 

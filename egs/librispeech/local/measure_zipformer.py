@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shlex
 import statistics
 import sys
 import time
@@ -67,10 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             for name, seconds in zip(calls, found):
                 rows.append({"size": size.upper(), "phase": phase, "network": name, "seconds": seconds})
                 print(f"{size}, {phase}, {name}: {statistics.median(seconds):.3f} s", file=sys.stderr)
-    facts = provenance.environment("", argv, "cpu")
-    del facts["peak_memory_mib"]
-    words = sys.argv[1:] if argv is None else argv
-    facts["command"] = shlex.join(["python", "local/measure_zipformer.py", *words])
+    facts = provenance.of_script("local/measure_zipformer.py", argv)
     facts |= {"batch": options.batch, "audio_seconds": options.seconds}
     write_json(options.output, {"rows": rows, **facts})
     write_text(options.output.with_suffix(".md"), document(rows, facts))

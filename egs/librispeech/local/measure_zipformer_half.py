@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shlex
 import statistics
 import subprocess
 import sys
@@ -79,10 +78,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                 whole = network(size, causal)
                 small = {name: cut(whole, structure) for name, structure in halves.items()}
                 rows += measure(size, {DENSE: whole, **small}, options.repeats, Path(folder))
-    facts = provenance.environment("", argv, "cpu")
-    del facts["peak_memory_mib"]
-    words = sys.argv[1:] if argv is None else argv
-    facts["command"] = shlex.join(["python", "local/measure_zipformer_half.py", *words])
+    facts = provenance.of_script("local/measure_zipformer_half.py", argv)
     write_json(options.output, {"rows": rows, "repeats": options.repeats, **facts})
     write_text(options.output.with_suffix(".md"), document(rows, {**facts, "repeats": options.repeats}))
 

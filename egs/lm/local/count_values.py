@@ -44,7 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     found = list(values_of(model))
     rows = summary(found)
     print(tabulate(rows, headers="keys", floatfmt=".4f"))
-    facts = provenance.environment("local/count_values.py", argv, "cpu")
+    facts = provenance.of_script("local/count_values.py", argv)
     write_json(options.output, {"matrices": [one._asdict() for one in found], "kinds": rows, "provenance": facts})
 
 
