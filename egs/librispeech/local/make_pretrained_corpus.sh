@@ -23,8 +23,8 @@ done
 # shellcheck source=egs/librispeech/path.sh
 . ./path.sh
 
-dev_speakers="84 174 1988"
-test_speakers="251 652 777 1272 1462 1673 2035 2412"
+# shellcheck source=egs/librispeech/local/speakers.sh
+. local/speakers.sh
 manifests=$data_dir/manifests cuts=$data_dir/cuts
 set_of() { echo "$cuts/librispeech_cuts_$1.jsonl.gz"; }
 
