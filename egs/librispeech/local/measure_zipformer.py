@@ -13,13 +13,15 @@ icefall's modules need k2. In the recipe's folder:
 from __future__ import annotations
 
 import argparse
-import importlib
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+import icefall_zipformer
 
 from pruning.bin import command
 from pruning.errors import UserError
@@ -94,17 +96,12 @@ def build(size: str, checkout: Path) -> dict[str, Subject]:
 
     from pruning.configuration import from_dict, read
     from pruning.importers.zipformer_names import theirs
-    from pruning.models.icefall_encoder import RECIPES, importing_from
     from pruning.models.prunable_zipformer import PrunableZipformer
     from pruning.models.zipformer_config import ZipformerConfig
 
     path = CONF / f"zipformer_{size}" / "teacher.yaml"
     config = from_dict(ZipformerConfig, read(path)["model"]["zipformer"], str(path))
-    recipe = checkout / RECIPES / "zipformer"
-    if not (recipe / "zipformer.py").is_file():
-        raise UserError(f"{checkout} has no recipe zipformer of icefall", "give a checkout as --icefall-dir")
-    with importing_from(recipe, checkout):
-        modules = {name: importlib.import_module(name) for name in ("zipformer", "subsampling", "scaling")}
+    modules = icefall_zipformer.modules(checkout)
     torch.manual_seed(0)
     ours = PrunableZipformer(config)
     subjects = {OURS: Subject(ours, lambda features, lengths: ours(features, lengths).output),
@@ -126,32 +123,11 @@ def build(size: str, checkout: Path) -> dict[str, Subject]:
     return subjects
 
 
-def icefall_network(config: ZipformerConfig, modules: Mapping[str, Any]) -> Subject:
-    """Return icefall's front end and encoder, from the modules of its recipe."""
-    import torch
-    from torch import nn
-
-    first = [stack.layers[0] for stack in config.stacks]
-    heads, hidden, kernels = (
-        tuple(values[index] for index in first) for values in (config.num_heads, config.ffn2_dim, config.conv_kernel)
-    )
-    embed = modules["subsampling"].Conv2dSubsampling(80, config.widths[0], dropout=config.dropout)
-    encoder = modules["zipformer"].Zipformer2(
-        2, config.downsampling, config.widths, config.stack_layers, config.widths, config.query_dim[:1],
-        config.position_dim[:1], config.value1_dim[:1], heads, hidden, kernels, config.encoding_dim, config.dropout,
-    )  # fmt: skip
-    network = nn.ModuleDict({"encoder_embed": embed, "encoder": encoder})
-    for module in network.modules():
-        if "batch_count" in vars(module):
-            vars(module)["batch_count"] = LATE_BATCH
-
-    def outputs(features: Tensor, lengths: Tensor) -> Tensor:
-        x, lengths = network["encoder_embed"](features, lengths)
-        padding = torch.arange(x.shape[1])[None, :] >= lengths[:, None]
-        output: Tensor = network["encoder"](x.transpose(0, 1), lengths, padding)[0]
-        return output.transpose(0, 1)
-
-    return Subject(network, outputs)
+def icefall_network(config: ZipformerConfig, modules: Mapping[str, ModuleType]) -> Subject:
+    """Return icefall's front end and encoder, whose schedules are at a late batch."""
+    network = icefall_zipformer.network(config, modules)
+    icefall_zipformer.set_batch(network, LATE_BATCH)
+    return Subject(network, lambda features, lengths: icefall_zipformer.outputs(network, features, lengths)[0])
 
 
 def remove(network: nn.Module, types: tuple[type, ...]) -> None:
