@@ -1,26 +1,19 @@
 #!/usr/bin/env bash
 # Make the corpus and the teacher of the comparisons in conf/open, with one command: some 65 minutes on one thread.
 #
-#     local/make_open.sh --text TEXT [--root .] [--stop-stage 4] [option of run.sh ...]
+#     local/make_open.sh --text TEXT [--root .] [-- OPTION of run.sh ...]
 #
 # TEXT has one sentence per line, in letters and apostrophes; the corpus records its SHA-256 in .synthetic.json. Synthetic
 # speech: 9,000 sentences, 4 accents, 24 voices, noise; the tests have other sentences and speakers, test-other has other
 # voices and rooms as well. ROOT gets corpus/open, data/open and exp/open.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-text=
-root=.
-while [ $# -gt 0 ]; do
-  case $1 in
-    --text | --root)
-      [ $# -gt 1 ] || { echo "error: $1 has no value; give one" >&2 && exit 1; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    *) break ;;
-  esac
-done
+text=   # sentences, one per line
+root=.  # directory for corpus/open, data/open and exp/open
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 [ -n "$text" ] || { echo "error: no text given; give --text FILE with one sentence per line" >&2 && exit 1; }
 [ -f "$text" ] || { echo "error: $text does not exist; correct --text" >&2 && exit 1; }
 

@@ -3,25 +3,17 @@
 # learns from train-clean-5; three speakers of dev-clean (dev-3) serve for every choice, eight others (test-8) for the
 # results.
 #
-#     local/make_real.sh --corpus-dir LIBRISPEECH [--root .] [--stop-stage 4] [option of run.sh ...]
+#     local/make_real.sh --corpus-dir LIBRISPEECH [--root .] [-- OPTION of run.sh ...]
 #
 # LIBRISPEECH has train-clean-5 and dev-clean in LibriSpeech's layout. ROOT gets corpus/real, data/real and exp/real.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-corpus_dir=
-root=.
-while [ $# -gt 0 ]; do
-  case $1 in
-    --corpus-dir | --root)
-      [ $# -gt 1 ] || { echo "error: $1 has no value; give one" >&2 && exit 1; }
-      name=${1#--}
-      declare "${name//-/_}=$2"
-      shift 2
-      ;;
-    *) break ;;
-  esac
-done
+corpus_dir=  # LibriSpeech, with train-clean-5 and dev-clean
+root=.       # directory for corpus/real, data/real and exp/real
+
+# shellcheck source=utils/parse_options.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../../../utils/parse_options.sh"
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 for part in train-clean-5 dev-clean; do
   [ -d "$corpus_dir/$part" ] || { echo "error: '$corpus_dir' has no $part; correct --corpus-dir" >&2 && exit 1; }
 done
