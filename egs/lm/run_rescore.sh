@@ -4,7 +4,8 @@
 #
 # Stages: 0 weights on dev, 1 test lists, 2 the table. Finished work is not repeated. Paths are relative to this folder.
 #
-#     ./run_rescore.sh --lm "dense=exp/smollm2 pruned=exp/smollm2-50" --arpa "4-gram=data/4.arpa" \
+#     ./run_rescore.sh --lm "dense=exp/smollm2 pruned=exp/smollm2-50" --lang-dir exp/smollm2/lang \
+#       --arpa "4-gram=data/4.arpa" \
 #       --dev-nbest lists/dev.nbest --dev-references lists/dev.text \
 #       --test-nbest "lists/test-clean.nbest" --test-references "lists/test-clean.text" \
 #       --common-args "--normalise english --utt2dur lists/utt2dur" --lm-args "--form sentence --context 1"

@@ -49,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     from pruning.importers.hf_directory import CONFIG, directory_of, read_config
 
-    directory = directory_of(options.source)
+    directory = directory_of(options.source, weights=False)
     found, lang_dir = read_config(directory, options.source).get("model_type"), options.lang_dir
     if found not in (*FAMILY_NAMES, *LLAMA_FAMILY):
         raise UserError(f"{directory / CONFIG}: unsupported model_type {found!r}",

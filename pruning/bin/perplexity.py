@@ -85,7 +85,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             f"several files of --text have the set name {repeated[0]}", "rename them, or measure them one at a time"
         )
     for text in check_texts(options.text):
-        name = f"{set_name(text)}{variant(options.form, options.context, options.block)}"
+        ends = scorer.made_of.get("ends", False)
+        name = f"{set_name(text)}{variant(options.form, options.context, options.block, ends)}"
         path = path_of(options.exp_dir, PERPLEXITY, name)
         parameters = {
             **scorer.made_of,
@@ -95,7 +96,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if is_done(path, parameters):
             logger.info("%s is done", path)
             continue
-        lines = _lines(text, options.on_empty)
+        lines = _lines(text, options.on_empty, options.form)
         written = [WRITTEN[options.form](line) for line in lines]
         counted = written if options.form == "words" else lines  # the other forms keep the words apart
         try:
@@ -110,17 +111,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                     found.left_out + found.words - ends)  # fmt: skip
 
 
-def _lines(text: Path, on_empty: str) -> list[str]:
-    """Return the lines of a file without the empty ones.
+def _lines(text: Path, on_empty: str, form: str) -> list[str]:
+    """Return the lines of a file without those that are empty in the form in which they are measured.
 
     Raises:
         UserError: a line is empty, unless such lines are to be skipped.
     """
     lines = []
     for number, line in enumerate(read_sentences(text), start=1):
-        if not line and on_empty == "error":
+        empty = not WRITTEN[form](line)
+        if empty and on_empty == "error":
             raise empty_line(text, number, "--on-empty skip")
-        lines += [line] if line else []
+        lines += [] if empty else [line]
     return lines
 
 

@@ -113,6 +113,15 @@ def with_counts(scores: Tensor, selection: Selection, counts: Mapping[str, int])
     return positions(scores, selection) < wanted
 
 
+def even_counts(keep: Tensor, selection: Selection) -> dict[str, int]:
+    """Return for each group the smallest number of units in ``keep (U,)`` that a group of its kind and size keeps."""
+    counts = [int(part.sum()) for part in keep.split(selection.sizes)]
+    least: dict[tuple[str, int], int] = {}
+    for group, count in zip(selection.chosen, counts):
+        least[group.kind, group.size] = min(count, least.get((group.kind, group.size), count))
+    return {group.name: least[group.kind, group.size] for group in selection.chosen}
+
+
 def drop_order(layers: int) -> list[int]:
     """Return the order in which layers are dropped: every other one from the top, the first and the last at the end.
 

@@ -16,26 +16,29 @@ SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 REMEDY = f"give a directory with {CONFIG} and {SAFE} or {PICKLED}, as save_pretrained writes it"
 
 
-def directory_of(source: PathLike, files: Collection[str] = (CONFIG,)) -> Path:
+def directory_of(source: PathLike, files: Collection[str] = (CONFIG,), weights: bool = True) -> Path:
     """Return ``source`` if it exists, or else the directory of the repository of this name on the hub.
 
     Args:
         source: a directory, or a name on the hub.
-        files: what is downloaded with the weights.
+        files: what is downloaded.
+        weights: whether weights are downloaded, too.
 
     Raises:
         UserError: there is no such directory, and the hub cannot be reached or does not have the name.
     """
-    return Path(source) if Path(source).exists() else _downloaded(str(source), files)
+    return Path(source) if Path(source).exists() else _downloaded(str(source), files, weights)
 
 
-def _downloaded(name: str, files: Collection[str]) -> Path:
-    """Download a repository of the hub, ``files`` and safetensors if it has them; return its directory."""
+def _downloaded(name: str, files: Collection[str], with_weights: bool) -> Path:
+    """Download ``files`` of a repository of the hub, and safetensors if it has them; return its directory."""
     hub: Any = package("huggingface_hub", f"the network {name} of the hub", "hf")
     try:
+        if not with_weights:
+            return Path(hub.snapshot_download(name, allow_patterns=[*files]))
         for weights in (SAFE, PICKLED):
             stem, _, ending = weights.rpartition(".")
-            wanted = [*files, f"{stem}*.{ending}", f"{weights}.index.json"]
+            wanted = [*files, weights, f"{stem}-*.{ending}", f"{weights}.index.json"]  # no model.fp32-*.safetensors
             directory = Path(hub.snapshot_download(name, allow_patterns=wanted))
             if any(directory.glob(f"{stem}*.{ending}")):
                 break

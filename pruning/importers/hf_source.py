@@ -14,7 +14,7 @@ GENERATION = "generation_config.json"
 CARDS = ("SOURCE.md", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """Files that may say where the weights come from and under which licence."""
 KEPT = (CONFIG, GENERATION, PREPROCESSOR, "processor_config.json", "tokenizer_config.json", "special_tokens_map.json",
-        "added_tokens.json", "normalizer.json", "vocab.json", "merges.txt", *CARDS)  # fmt: skip
+        "added_tokens.json", "chat_template.jinja", "normalizer.json", "vocab.json", "merges.txt", *CARDS)  # fmt: skip
 """Files that are kept if the directory has them; ``tokenizer.json`` is in the language directory itself."""
 _FOLDER, _ORIGIN = "source", "origin.json"
 _REMEDY = "import the network again with pruning.bin.import_hf"
@@ -27,8 +27,13 @@ def keep(directory: Path, lang_dir: PathLike, origin: Mapping[str, object]) -> N
         directory: of the checkpoint.
         lang_dir: language directory of its tokens.
         origin: what else is known of the checkpoint: its name, and the SHA-256 of its files.
+
+    Raises:
+        UserError: the language directory has the files of another checkpoint.
     """
     place = Path(lang_dir) / _FOLDER
+    if (place / _ORIGIN).is_file() and _dictionary(place / _ORIGIN).get("sha256") != origin["sha256"]:
+        raise UserError(f"{place} has the files of another checkpoint", "give another --lang-dir, or remove this one")
     for name in KEPT:
         if (directory / name).is_file():
             with atomic_path(place / name) as temporary:

@@ -18,7 +18,7 @@ _COPY = "copy it again"
 
 
 def weights_file(source: PathLike) -> Path:
-    """Return a file of a directory that identifies its weights.
+    """Return a file of a directory by which its weights can be found.
 
     Raises:
         UserError: the directory contains no weights.
@@ -45,7 +45,7 @@ class Weights(Mapping[str, Tensor]):
         self._files: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         self._pickled: tuple[Path, Mapping[str, Tensor]] = (Path(), {})
-        for path in _files_of(directory):
+        for path in files_of(directory):
             self._files |= dict.fromkeys(self._names(path), path)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -78,8 +78,12 @@ class Weights(Mapping[str, Tensor]):
         return found
 
 
-def _files_of(directory: Path) -> list[Path]:
-    """Return the files of the weights, all of which exist."""
+def files_of(directory: Path) -> list[Path]:
+    """Return the files of the weights, all of which exist.
+
+    Raises:
+        UserError: there are no weights, or a file is missing.
+    """
     for name in (SAFE, PICKLED):
         index, files = directory / f"{name}.index.json", list[str]()
         if (directory / name).is_file():

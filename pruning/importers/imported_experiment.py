@@ -14,7 +14,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint, directory
 from pruning.files import PathLike, write_json
 from pruning.importers import hf_source
-from pruning.importers.hf_weights import weights_file
+from pruning.importers.hf_weights import files_of
 from pruning.models.facts import describe, network_facts, write_facts
 from pruning.provenance import file_fingerprint
 from pruning.speech.text.network_tokens import TOKENIZER, NetworkTokens
@@ -48,13 +48,12 @@ def write_experiment(
         settings: settings of the import that the network depends on.
 
     Raises:
-        UserError: ``exp_dir`` contains another network.
+        UserError: ``exp_dir`` contains another network, or the lang dir the files of one.
     """
     place = Path(exp_dir)
-    read = [weights_file(files), *(files / name for name in names if (files / name).is_file())]
-    origin: dict[str, Any] = {path.name: file_fingerprint(path) for path in read}
-    hf_source.keep(files, tokens.lang_dir, {"name": Path(source).name, "sha256": dict(origin)})
-    origin |= settings
+    read = [*files_of(files), *(files / name for name in names if (files / name).is_file())]
+    sums = {path.name: file_fingerprint(path) for path in read}
+    origin: dict[str, Any] = {**sums, **settings}
     header = {"model": registry.describe(model), "tokenizer": tokens.describe(), ORIGIN: origin,
               checkpoint.PRETRAINED: Path(source).name}  # fmt: skip
     best = checkpoint.best_path(place)
@@ -62,7 +61,8 @@ def write_experiment(
         found = checkpoint.read_header(best)
         if any(found.get(key) != header[key] for key in (ORIGIN, "tokenizer")):
             raise UserError(f"{place} contains another network", "remove it, or give another directory")
-    else:
+    hf_source.keep(files, tokens.lang_dir, {"name": Path(source).name, "sha256": sums})
+    if not best.exists():
         write_facts(place, model, None)
         checkpoint.save_model(best, model, header)
     write_json(place / directory.DONE, {**origin, TOKENIZER: tokens.fingerprint})

@@ -21,8 +21,6 @@ from pruning.models.rotary import LINEAR, RotaryScaling
 from pruning.models.transformer_lm import TransformerLM
 from pruning.models.transformer_lm_config import FIRST, IN, OUT, RMS, LanguageModelConfig
 
-_ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
-
 
 def as_hugging_face(model: TransformerLM, given: Mapping[str, Any], generation: Mapping[str, Any]) -> HuggingFaceForm:
     """Return a network in Hugging Face's form, with equal outputs.
@@ -90,10 +88,11 @@ def hf_values(config: LanguageModelConfig, given: Mapping[str, Any]) -> dict[str
         values["max_position_embeddings"] = config.positions
     if "layer_types" in given:
         values["layer_types"] = ["full_attention"] * config.num_layers
-    if not any(given.get(name) for name in _ROTARY):
+    if not any(given.get(name) for name in ("rope_theta", "rope_scaling")):  # before version 5 of transformers
         values |= {"rope_theta": config.rotary_base, "rope_scaling": _scaling(config.rotary_scaling)}
     if configuration(values) != replace(config, dropout=0.0):
-        raise ValueError("the written configuration describes another network")
+        raise UserError("the config.json that the import kept in the lang dir is not that of this network",
+                        "give the lang dir that pruning.bin.import_hf wrote for this network")  # fmt: skip
     return values
 
 

@@ -18,6 +18,7 @@ from pruning.core.prunable import Prunable, prunable
 from pruning.core.ranking import (
     NORMALISATIONS,
     RANKINGS,
+    even_counts,
     influence_order,
     interpolated,
     last,
@@ -294,7 +295,18 @@ class CriterionPruning(Scorer):
         by_row = self.scores.criterion == "wanda" and all(group.single for group in self.units.chosen)
         ranking = config.ranking or ("row" if by_row else "global")
         order = ordered(scores, self.units, self.costs, cost, ranking, normalisation, keep, self.scores.price_power)
-        return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
+        keep = self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
+        return self._evened(keep, order, targets) if ranking == "group" and exact else keep
+
+    def _evened(self, keep: Tensor, order: Tensor, targets: Mapping[str, float]) -> Tensor:
+        """Return ``keep (U,)`` with equal counts in groups of a kind and size, if that meets the targets, too.
+
+        Units that are closed one by one end in the middle of a round through the groups.
+        """
+        even = with_counts(order, self.units, even_counts(keep, self.units)) & keep
+        counts = self.units.hard_counts(even)
+        gaps = [self.costs.sparsity(counts, cost).item() - target for cost, target in targets.items()]
+        return even if max(map(abs, gaps)) <= TOLERANCE else keep
 
     def _check_costs(self, counts: Structure) -> None:
         """Check that the counts meet the target, which would otherwise show only at the end of training.

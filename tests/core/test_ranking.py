@@ -86,6 +86,20 @@ def test_a_global_ranking_closes_the_smallest() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(target=st.floats(0.1, 0.7), seed=st.integers(0, 99))
+def test_counts_of_equal_groups_are_evened(target: float, seed: int) -> None:
+    selection = Selection(GROUPS, ("ffn",))
+    values = scores(selection, seed)
+    order = ranking.group_order(values, selection)
+    keep = selection.fitted(everything(selection), order, COSTS, {"size": target / 2})
+    even = ranking.with_counts(order, selection, ranking.even_counts(keep, selection))
+    counts = {group.name: int(part.sum()) for group, part in zip(selection.chosen, even.split(selection.sizes))}
+    assert len(set(counts.values())) == len({group.size for group in selection.chosen})
+    lost = [int(part.sum()) for part in (keep & ~even).split(selection.sizes)]
+    assert max(lost) <= 1 and not (even & ~keep).any(), "at most one unit less in a group"
+
+
+@settings(max_examples=25, deadline=None)
+@given(target=st.floats(0.1, 0.7), seed=st.integers(0, 99))
 def test_a_ranking_by_group_keeps_the_same_share_everywhere(target: float, seed: int) -> None:
     selection = Selection(GROUPS, UNITS)
     values = scores(selection, seed)

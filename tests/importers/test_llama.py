@@ -226,8 +226,35 @@ def test_an_experiment_reloads(tmp_path: Path) -> None:
     before = (tmp_path / "exp" / "best.safetensors").stat().st_mtime_ns
     import_hf.main(["--source", str(tmp_path / "source"), "--exp-dir", str(tmp_path / "exp")])
     assert (tmp_path / "exp" / "best.safetensors").stat().st_mtime_ns == before, "an import that exists is kept"
-    with pytest.raises(UserError, match="exp contains another network"):
+    with pytest.raises(UserError, match="lang has the tokens of another network, or of other settings"):
         import_hf.main(["--source", str(tmp_path / "source"), "--exp-dir", str(tmp_path / "exp"), "--start-token", "1"])
+
+
+def test_an_import_of_other_weights_is_refused(tmp_path: Path) -> None:
+    """Also if only one of several files of weights has changed."""
+    size = with_tokens(tmp_path / "source", ("<|endoftext|>",))
+    written(tmp_path / "source", {**BASE, "vocab_size": size})
+    tensors = load_file(tmp_path / "source" / "model.safetensors")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    names = {name: f"model-0000{place % 2}-of-00002.safetensors" for place, name in enumerate(tensors)}
+    (tmp_path / "source" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+    def save(factor: float) -> None:
+        for file in set(names.values()):
+            some = {name: tensor * factor for name, tensor in tensors.items() if names[name] == file}
+            save_file(some, tmp_path / "source" / file)
+            factor = 1.0
+
+    given = ["--source", str(tmp_path / "source"), "--exp-dir", str(tmp_path / "exp")]
+    save(1.0)
+    import_hf.main(given)
+    import_hf.main(given)
+    save(2.0)
+    with pytest.raises(UserError, match="exp contains another network"):
+        import_hf.main(given)
+    shared = ["--exp-dir", str(tmp_path / "exp2"), "--lang-dir", str(tmp_path / "exp" / "lang")]
+    with pytest.raises(UserError, match="lang/source has the files of another checkpoint; give another --lang-dir"):
+        import_hf.main([*given[:2], *shared])
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from pruning.bin import export, one_shot, perplexity
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.measurement import PERPLEXITY, Measurement, path_of
+from pruning.importers.llama import configuration
 from pruning.kinds.language_model import LanguageModelKind
+from pruning.kinds.llama_hf import hf_values
 from pruning.models.facts import read_facts
 from pruning.speech.text.network_tokens import NetworkTokens
 from pruning.speech.text.sentences import Sentences, TextConfig
-from tests.importers.test_llama import imported
+from tests.importers.test_llama import BASE, LLAMA3, imported
 
 transformers = pytest.importorskip("transformers", reason="the extra 'hf' is not installed")
 LINES = ["THE BIRDS ARE HERE", "IS IT THE END", "I SEE 12 BIRDS", "IT IS", "HERE THEY ARE AND I AM THERE TOO"]
@@ -83,7 +85,7 @@ def test_lines_in_blocks_are_the_same_lines(work: Path) -> None:
     whole = measured(work, "--block", "200", name="dev-block200")
     behind = measured(work, "--context", "9", name="dev-context9")
     assert whole.columns["nll"] == pytest.approx(behind.columns["nll"], abs=2e-3)
-    ended = measured(work, "--score-end", "true", name="dev")
+    ended = measured(work, "--score-end", "true", name="dev-ends")
     assert ended.total("ends") == len(LINES) and ended.columns["words"][3] == 3
     cut = measured(work, "--block", "8", name="dev-block8")
     assert cut.total("words") == whole.total("words") and cut.columns["nll"] != whole.columns["nll"]
@@ -95,10 +97,42 @@ def test_a_context_is_shortened_to_what_the_network_takes(work: Path, tmp_path: 
     common = ["--exp-dir", str(work / "exp"), "--lang-dir", str(work / "exp" / "lang"), "--context", "1", "--text"]
     perplexity.main([*common, str(tmp_path / "long.txt")])
     (tmp_path / "longer.txt").write_text(" ".join(["SO"] * 99))
-    with pytest.raises(UserError, match="longer.txt: line 1 has .* tokens, but the language model takes 256; split it"):
+    with pytest.raises(
+        UserError,
+        match="longer.txt: line 1, empty lines not counted, has .* tokens, but the language model takes 256; split it",
+    ):
         perplexity.main([*common, str(tmp_path / "longer.txt")])
     with pytest.raises(UserError, match="--block has neither ends nor contexts; leave out"):
         measured(work, "--block", "8", "--context", "1", name="")
+    with pytest.raises(UserError, match="blocks of 300 tokens are longer than what the language model takes, 256"):
+        measured(work, "--block", "300", name="")
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "default"}, LLAMA3])
+def test_written_configurations_are_read_by_all_transformers(scaling: dict[str, object]) -> None:
+    """Files of transformers 5 nest the settings of positions where version 4 does not read them."""
+    given = {name: value for name, value in BASE.items() if name != "rope_theta"}
+    given["rope_parameters"] = {**scaling, "rope_theta": 5000.0}
+    config = configuration(given)
+    values = hf_values(config, given)
+    assert values["rope_parameters"] == given["rope_parameters"] and values["rope_theta"] == 5000.0
+    older = {name: value for name, value in values.items() if name != "rope_parameters"}
+    assert configuration(older) == configuration(values) == config and config.rotary_base == 5000.0
+    assert (values["rope_scaling"] is None) == (scaling["rope_type"] == "default")
+
+
+def test_lines_without_words_are_empty_in_the_form_of_words(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "dashes.txt").write_text("THE BIRDS\n- -\nARE HERE\n")
+    common = ["--exp-dir", str(work / "exp"), "--lang-dir", str(work / "exp" / "lang"), "--text",
+              str(tmp_path / "dashes.txt"), "--form", "words"]  # fmt: skip
+    with pytest.raises(UserError, match="dashes.txt line 2 is empty; remove it, or give --on-empty skip"):
+        perplexity.main(common)
+    perplexity.main([*common, "--on-empty", "skip"])
+    assert Measurement.read(path_of(work / "exp", PERPLEXITY, "dashes-words")).columns["words"] == [2, 2]
+    tokens = NetworkTokens(work / "exp" / "lang")
+    config = TextConfig(max_tokens=64, form="words", block=64, on_empty="skip")
+    row = next(Sentences([tmp_path / "dashes.txt"], tokens, config).evaluation_batches()).targets[0]
+    assert [int(token) for token in row if token >= 0] == tokens.encode("THE BIRDS ARE HERE")
 
 
 def test_lines_are_packed_into_blocks_of_running_text(work: Path) -> None:

@@ -61,15 +61,16 @@ class Perplexity(NamedTuple):
         return math.exp(self.token_nll / max(1, self.tokens))
 
 
-def variant(form: str, context: int = 0, block: int = 0) -> str:
+def variant(form: str, context: int = 0, block: int = 0, ends: bool = False) -> str:
     """Return what the settings of a measurement add to the name of its set; empty for the default settings.
 
     Args:
         form: how lines are written, see `pruning.speech.text.written_form`.
-        context, block: see `pruning.speech.scoring.running_text.Setting`.
+        context, block, ends: see `pruning.speech.scoring.running_text.Setting`.
     """
     form = "" if form == "as-is" else f"-{form}"
-    return f"{form}{f'-context{context}' if context else ''}{f'-block{block}' if block else ''}"
+    running = f"{f'-context{context}' if context else ''}{f'-block{block}' if block else ''}"
+    return f"{form}{running}{'-ends' if ends else ''}"
 
 
 @torch.no_grad()

@@ -88,8 +88,8 @@ def _with_context(
         if setting.room:
             spare = setting.room - len(own)
             if spare < 0:
-                raise UserError(f"line {index + 1} has {len(own)} tokens, but the language model takes {setting.room}",
-                                "split it")  # fmt: skip
+                raise UserError(f"line {index + 1}, empty lines not counted, has {len(own)} tokens, but the language "
+                                f"model takes {setting.room}", "split it")  # fmt: skip
             before = before[len(before) - spare :] if spare < len(before) else before
             own = own if before else [*first[index], *end]
         rows.append(_Row([*before, *own], len(before), place))
@@ -101,10 +101,17 @@ def _with_context(
 def _blocks(
     first: Sequence[list[int]], behind: Sequence[list[int]], tokens: NetworkTokens, setting: Setting
 ) -> tuple[list[_Row], list[list[int]]]:
-    """Return a row for each block, and the tokens of each line."""
+    """Return a row for each block, and the tokens of each line.
+
+    Raises:
+        UserError: the network takes no such blocks.
+    """
+    if 0 < setting.room < setting.block:
+        raise UserError(f"blocks of {setting.block} tokens are longer than what the language model takes, "
+                        f"{setting.room}", "give a smaller --block")  # fmt: skip
     of_lines = [list(ids) for ids in (first[0], *behind[1:])]
     every = [token for ids in of_lines for token in ids]
-    size = min(setting.block, setting.room or setting.block)
+    size = setting.block
     return [_Row(every[place : place + size], 0, place) for place in range(0, len(every), size)], of_lines
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
 TOKENIZER, FORM = "tokenizer.json", "transcripts.json"
 _REMEDY = "import the network again with pruning.bin.import_hf"
+_COPY = "copy it again from the network's source"
 _WORD_MARKS = ("\u0120", "\u2581")
 """Symbols of the space before a word: of byte-level word pieces, and of sentencepiece."""
+_STAMP = re.compile(r"<\|\d+\.\d\d\|>")
+"""Time stamps of Whisper, which are not marked as special."""
 _SHOWN = 60
 """Number of characters of a text that error messages show."""
 
@@ -54,8 +59,10 @@ class NetworkTokens:
         self._size: int = self._tokenizer.get_vocab_size()
         if self._size > self.form.vocab_size:
             raise UserError(f"{self.path} has {self._size} tokens, but {FORM} allows {self.form.vocab_size}", _REMEDY)
-        added = self._tokenizer.get_added_tokens_decoder()  # also time stamps, which are not marked as special
-        self._special = {number: token.content for number, token in added.items()}
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {number: token.content for number, token in added.items()
+                         if token.special or _STAMP.fullmatch(token.content)}  # fmt: skip
+        self._words = {number: token.content for number, token in added.items() if number not in self._special}
         both = b"".join((self.lang_dir / name).read_bytes() for name in (TOKENIZER, FORM))
         self.fingerprint = hashlib.sha256(both).hexdigest()
 
@@ -129,7 +136,19 @@ class NetworkTokens:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the words that ``tokens`` spell, separated by single spaces; special tokens are left out."""
         known = [int(token) for token in tokens if 0 <= token < self._size and token not in self._special]
-        return " ".join(self._tokenizer.decode(known).split())
+        if not self._words or not self._is_byte_level:
+            return " ".join(self._tokenizer.decode(known).split())
+        # the library would take the letters of added words for bytes
+        parts = (self._words.get(token) for token in known)
+        runs = itertools.groupby(zip(known, parts), key=lambda pair: pair[1] is None)
+        return " ".join(
+            "".join(
+                self._tokenizer.decode([token for token, _ in run])
+                if ordinary
+                else "".join(part or "" for _, part in run)
+                for ordinary, run in runs
+            ).split()
+        )
 
     def special(self) -> dict[str, int]:
         """Return the numbers of the special tokens by their symbols."""
@@ -143,7 +162,7 @@ class NetworkTokens:
         """
         if not self._is_byte_level:
             raise UserError(f"{self.path} has no byte-level word pieces, as a Whisper has", _REMEDY)
-        return {number: bytes_of(symbol) for number, symbol in self._ordinary().items()}
+        return {number: self._bytes(number, symbol) for number, symbol in self._ordinary().items()}
 
     def symbols(self) -> dict[int, str]:
         """Return the text of each token, special tokens left out; what cannot be printed has its own symbol."""
@@ -151,9 +170,13 @@ class NetworkTokens:
             return self._ordinary()
         found = {}
         for number, symbol in self._ordinary().items():
-            text = bytes_of(symbol).decode(errors="replace")
+            text = self._bytes(number, symbol).decode(errors="replace")
             found[number] = text if text.isprintable() and "\ufffd" not in text else symbol
         return found
+
+    def _bytes(self, number: int, symbol: str) -> bytes:
+        """Return the bytes of a byte-level word piece, or of a word that was added as it is."""
+        return symbol.encode() if number in self._words else bytes_of(symbol)
 
     @property
     def _is_byte_level(self) -> bool:
@@ -196,7 +219,7 @@ class NetworkTokens:
 
 
 def read_tokenizer(path: Path) -> Any:
-    """Read a ``tokenizer.json``.
+    """Read a ``tokenizer.json``; settings in it that shorten texts or fill them up are left out.
 
     Raises:
         UserError: the file is missing or broken, or the package tokenizers is not installed.
@@ -204,16 +227,46 @@ def read_tokenizer(path: Path) -> Any:
     library = package("tokenizers", "a network with its own tokens", "hf")
     if not path.is_file():
         raise UserError(f"{path} does not exist", "give a directory that contains the network's tokenizer.json")
+    values: Any = files.read_json(path, _COPY)
     try:
-        return library.Tokenizer.from_file(str(path))
+        tokenizer = library.Tokenizer.from_str(json.dumps(_with_joined_merges(values)))
     except Exception as error:  # the library raises Exception itself
         reason = str(error).split("\n", 1)[0]
-        raise UserError(f"{path} is not a tokenizer ({reason})", "copy it again from the network's source") from None
+        raise UserError(f"{path} cannot be read by tokenizers {library.__version__} ({reason})",
+                        f"{_COPY}, or install a newer version of tokenizers") from None  # fmt: skip
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _with_joined_merges(values: Any) -> Any:
+    """Return the content of a ``tokenizer.json`` with merges as texts, which all versions of the library read.
+
+    From version 0.20 on, the library writes a merge as two symbols, because symbols may contain spaces.
+    """
+    model = values.get("model") if isinstance(values, dict) else None
+    if not isinstance(model, dict):
+        return values
+    merges = model.get("merges")
+    if not isinstance(merges, list) or not all(isinstance(pair, list) for pair in merges):
+        return values
+    if any(len(pair) != 2 or " " in "".join(map(str, pair)) for pair in merges):
+        return values
+    return {**values, "model": {**model, "merges": [" ".join(pair) for pair in merges]}}
 
 
 def write(lang_dir: files.PathLike, tokenizer: Path, form: TranscriptForm) -> NetworkTokens:
-    """Write a language directory with a copy of ``tokenizer``; return its tokens."""
+    """Write a language directory with a copy of ``tokenizer``; return its tokens.
+
+    Raises:
+        UserError: the directory has other tokens, with which experiments may have been made.
+    """
     place = Path(lang_dir)
+    if (place / TOKENIZER).is_file() and (place / FORM).is_file():
+        equal = (place / TOKENIZER).read_bytes() == tokenizer.read_bytes()
+        if not equal or NetworkTokens(place).form != form:
+            raise UserError(f"{place} has the tokens of another network, or of other settings",
+                            "give another directory, or remove it")  # fmt: skip
     with files.atomic_path(place / TOKENIZER) as temporary:
         temporary.write_bytes(tokenizer.read_bytes())
     files.write_json(place / FORM, dataclasses.asdict(form))

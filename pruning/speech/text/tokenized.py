@@ -24,7 +24,7 @@ from pruning.speech.text.written_form import WRITTEN
 logger = logging.getLogger(__name__)
 
 _CHUNK = 20_000
-_VERSION = 3
+_VERSION = 4
 _FACTS, _IDS, _LENGTHS = "facts.json", "ids.npy", "lengths.npy"
 
 
@@ -47,7 +47,7 @@ class FileFacts:
 
     Attributes:
         path, size, changed: path, size in bytes, and modification time in ns.
-        sentences, empty: number of lines with and without words.
+        sentences, empty: number of lines with and without words, as the form writes them.
         tokens, unknown: number of tokens and of unknown ones; word marks are not counted.
         first: description of the first unknown token's place; empty if there is none.
         first_empty: number of the first empty line, from 1; 0 if there is none.
@@ -161,10 +161,11 @@ def _write_file(
     first = ""
     numbered = enumerate(read_sentences(path), start=1)
     while lines := list(itertools.islice(numbered, _CHUNK)):
-        filled = [(number, line) for number, line in lines if line]
+        written = [WRITTEN[form.written](line) for _, line in lines]
+        filled = [numbered_line for numbered_line, text in zip(lines, written) if text]
         if len(filled) < len(lines) and not first_empty:
-            first_empty = next(number for number, line in lines if not line)
-        texts = [WRITTEN[form.written](line) for _, line in filled]
+            first_empty = next(number for (number, _), text in zip(lines, written) if not text)
+        texts = [text for text in written if text]
         if form.joined and tokenizer.joint:
             texts = [text if first and not sentences else f"{tokenizer.joint}{text}"
                      for first, text in zip(itertools.chain([True], itertools.repeat(False)), texts)]  # fmt: skip

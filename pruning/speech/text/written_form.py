@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_LETTER = re.compile(r"[^\W\d_]")
+_FIRST_LETTER = re.compile(r"^[\W_]*[^\W\d_]")
+"""What stands before the first letter, and the letter; a text that begins with a digit has none."""
 _PRONOUN = re.compile(r"\bi\b")
 _NO_WORD = re.compile(r"[^\w\s']|_")
 _STOPS = (".", "?", "!")
@@ -26,7 +27,7 @@ def sentence(text: str) -> str:
 
     Names stay in lower case. A text that ends with a full stop, a question mark or an exclamation mark keeps it.
     """
-    begun = _LETTER.sub(lambda match: match[0].upper(), _PRONOUN.sub("I", text.lower()), count=1)
+    begun = _FIRST_LETTER.sub(lambda match: match[0].upper(), _PRONOUN.sub("I", text.lower()))
     return begun if not begun or begun.endswith(_STOPS) else f"{begun}."
 
 

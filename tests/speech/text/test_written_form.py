@@ -13,6 +13,7 @@ from pruning.speech.text.written_form import WRITTEN
     ("sentence", "WHEN I'M HERE AND I SAY IT", "When I'm here and I say it."),
     ("sentence", "'TIS ÉTÉ", "'Tis été."),
     ("sentence", "Is it?", "Is it?"),
+    ("sentence", "2ND FLOOR", "2nd floor."),
     ("sentence", "", ""),
     ("words", "\u201cIt\u2019s Mr. Hyde,\u201d he said \u2014 twice!", "IT'S MR HYDE HE SAID TWICE"),
 ])  # fmt: skip
