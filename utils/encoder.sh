@@ -158,7 +158,8 @@ encoder_tests() {
       fi
       [ -z "${normalise:-}" ] || options+=(--normalise "$normalise")
       for decoding in "${methods[@]}"; do
-        queued python -m pruning.bin.decode "${options[@]}" --method "$decoding"
+        # shellcheck disable=SC2086  # options are words
+        queued python -m pruning.bin.decode "${options[@]}" --method "$decoding" $decode_args
       done
     done
     run_queued "decoding with teacher and pruned network" "$exp_dir/log/decode-$now.JOB.log" \

@@ -17,6 +17,7 @@ warm_up_args=           # settings of the warm-up, override the file: "trainer.m
 dense_args=             # settings of the dense model, override the file
 prune_args=             # settings of pruning, override the file
 finetune_args=          # settings of fine-tuning, override the file
+decode_args=            # additional options for pruning decode: "--device cuda"
 teacher=                # dense model to prune instead of training one: a finished experiment
 round_to=1              # at extraction, round the number of kept units to a multiple of this
 stage=0                 # first stage to run

@@ -21,6 +21,7 @@ conf=                   # folder of dense.yaml, prune.yaml and finetune.yaml; de
 lang_dir=               # the network's tokens, written by the import; default: lang in --exp-dir
 import_args=            # additional options of pruning.bin.import_hf, for a Whisper: "--tail 1", "--language de"
 labels=                 # texts to train on: transcript, equal or teacher, see pruning.bin.label; default: equal (mini: transcript)
+label_args=             # additional options of pruning.bin.label: "--tokens-per-second 30"
 tune=                   # fine-tune the dense network before it is pruned: true or false; default: false (mini: true)
 normalise=english       # normaliser of the texts that are scored
 methods="decoder_greedy_search"  # decoding methods
@@ -80,7 +81,7 @@ make_labels() {
     # shellcheck disable=SC2086
     run_logged "labels: $labels" "$exp_dir/log/labels-$now.log" $decode_cmd --num-threads "$num_threads" -- \
       python -m pruning.bin.label --cuts "${places[@]}" --output-dir "$exp_dir/labels" --labels "$labels" \
-      --teacher "$imported" --lang-dir "$lang_dir" --num-threads "$num_threads"
+      --teacher "$imported" --lang-dir "$lang_dir" --num-threads "$num_threads" $label_args
   fi
   train_cuts=("${train_cuts[@]/#*\//"$exp_dir/labels/"}")
   dev_cuts=("${dev_cuts[@]/#*\//"$exp_dir/labels/"}")

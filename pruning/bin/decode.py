@@ -142,6 +142,7 @@ def _load(arguments: argparse.Namespace) -> _Source:
     from pruning.experiments.checkpoint import load_model
     from pruning.experiments.structure_files import check_extracted
     from pruning.kinds import kind as kinds
+    from pruning.speech.data.sources import of_beginning
 
     if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
         raise UserError(
@@ -173,7 +174,8 @@ def _load(arguments: argparse.Namespace) -> _Source:
     tokens.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
     place, name = (source, name) if arguments.checkpoint is None else (source.parent, source.stem)
-    return _Source(found.network, place, name, found.feature_dim, fingerprint, found.hears, tokens, stream)
+    hears = of_beginning(found.hears)
+    return _Source(found.network, place, name, found.feature_dim, fingerprint, hears, tokens, stream)
 
 
 def _load_exported(arguments: argparse.Namespace) -> _Source:

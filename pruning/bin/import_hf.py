@@ -24,7 +24,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--lang-dir", type=Path, help="directory to write the network's tokens to; default: lang in --exp-dir"
     )
-    parser.add_argument("--language", help="for a Whisper of several languages: the language's code (default en)")
+    parser.add_argument("--language", help="for a Whisper of several languages: the language's code (default: "
+                        "that of its generation_config.json, or else en)")  # fmt: skip
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), help="for a Whisper of several languages (default transcribe)"
     )
@@ -70,9 +71,7 @@ def _encoder_decoder(options: argparse.Namespace, lang_dir: Path) -> None:
     from pruning.importers.hf_tokens import Speech
 
     _refuse(options, ("start_token",), "a recogniser")
-    speech = None
-    if options.language is not None or options.task is not None:
-        speech = Speech(options.language or Speech.language, options.task or Speech.task)
+    speech = Speech(options.language, options.task)
     import_experiment(options.source, options.exp_dir, lang_dir, speech, options.tail, options.tokens_per_second)
 
 

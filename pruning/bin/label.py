@@ -42,7 +42,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     if options.labels != TRANSCRIPT and None in (options.teacher, options.lang_dir):
         raise UserError(f"--labels {options.labels} needs a teacher", "give --teacher and --lang-dir")
+    names = [cuts.name for cuts in options.cuts]
     for cuts in options.cuts:
+        if names.count(cuts.name) > 1:
+            raise UserError(f"several files of --cuts are called {cuts.name}", "label them into different directories")
         if cuts.parent.resolve() == options.output_dir.resolve():
             raise UserError(f"--output-dir {options.output_dir} contains {cuts.name} itself", "give another directory")
     arguments.check_device(options.device)
@@ -53,17 +56,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.kinds.encoder_decoder import EncoderDecoderKind
     from pruning.kinds.heard import source_of
     from pruning.speech.data import checks, manifests
+    from pruning.speech.data.sources import of_beginning
     from pruning.speech.decoding.labelling import Transcriber, label
     from pruning.speech.text.network_tokens import NetworkTokens
 
     torch.set_num_threads(options.num_threads)
     paths = manifests.check_exists(options.cuts)
     parameters, transcriber = {"labels": options.labels}, None
+    tokens = None if options.lang_dir is None else NetworkTokens(options.lang_dir)
     if options.labels != TRANSCRIPT:
-        tokens = NetworkTokens(options.lang_dir)
+        assert tokens is not None
         network, _ = EncoderDecoderKind.load_network(options.teacher, tokens)
         source = source_of(network.encoder)
-        checks.check_recordings([], paths, source, float("inf"))
+        checks.check_recordings([], paths, of_beginning(source), float("inf"))
         config = DecodingConfig(OWN_DECODER[0], tokens_per_second=options.tokens_per_second)
         transcriber = Transcriber(network.to(options.device).eval(), source, tokens, config, options.max_duration,
                                   options.device)  # fmt: skip
@@ -74,9 +79,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         words_of = scored_words("words", options.normalise)
     else:
         words_of = str.split
+    english = tokens is None or tokens.speech.get("language", "en") == "en"
     for cuts in paths:
         known = {**parameters, "cuts": provenance.file_fingerprint(cuts)}
-        label(cuts, options.output_dir / cuts.name, Labeller(options.labels, words_of), transcriber, known)
+        label(cuts, options.output_dir / cuts.name, Labeller(options.labels, words_of, english), transcriber, known)
 
 
 if __name__ == "__main__":

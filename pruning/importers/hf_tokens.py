@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,15 @@ _STAMPS = 1501
 _MULTILINGUAL = 51865
 """Smallest vocabulary of a Whisper of several languages (``is_multilingual`` in ``whisper/model.py`` of openai)."""
 _NO_STAMPS = "<|notimestamps|>"
+_TRANSCRIBE, _TRANSLATE = "transcribe", "translate"
+_CODE = re.compile("[a-z]{2,3}")
+
+
+_PADDING = 0.001
+"""Largest share of a network's tokens that its tokenizer may lack: embeddings are padded to round numbers."""
+_UNSPACED = ("zh", "ja", "th", "lo", "my", "yue")
+"""Languages written without spaces between words, whose transcripts do not begin with one (``split_to_word_tokens`` in
+``whisper/tokenizer.py`` of openai)."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +39,21 @@ class Speech:
     """What a Whisper of several languages is asked for.
 
     Attributes:
-        language: code of the language, such as ``en``.
-        task: ``transcribe`` or ``translate``, which is to English.
+        language: code of the language, such as ``en``; None: that of the checkpoint's settings, or else English.
+        task: ``transcribe`` or ``translate``, which is to English; None: that of the checkpoint's settings, or else
+            ``transcribe``.
     """
 
-    language: str = "en"
-    task: str = "transcribe"
+    language: Optional[str] = None
+    task: Optional[str] = None
+
+
+UNSAID = Speech()
+"""What the checkpoint's settings say, or else English transcripts."""
 
 
 def write_lang_dir(
-    directory: Path, config: EncoderDecoderConfig, lang_dir: PathLike, speech: Optional[Speech] = None
+    directory: Path, config: EncoderDecoderConfig, lang_dir: PathLike, speech: Speech = UNSAID
 ) -> NetworkTokens:
     """Write the language directory of a network.
 
@@ -47,7 +62,7 @@ def write_lang_dir(
             ``generation_config.json``.
         config: configuration of the network.
         lang_dir: directory to write.
-        speech: what to ask a Whisper of several languages for; None: English transcripts.
+        speech: what to ask a Whisper of several languages for.
 
     Raises:
         UserError: files are missing or broken, the tokens are not those of the network, or the network has no tokens
@@ -55,17 +70,22 @@ def write_lang_dir(
     """
     tokenizer, decoder = read_tokenizer(directory / TOKENIZER), config.decoder
     family, size, found = decoder.family, decoder.vocab_size, tokenizer.get_vocab_size()
-    if found not in ((size, size - _STAMPS) if family == WHISPER else (size,)):
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    lacking = range(highest + 1, size) if size * (1 - _PADDING) <= found else range(0)
+    if found + len(lacking) != size and not (family == WHISPER and found == size - _STAMPS):
         raise UserError(f"{directory / TOKENIZER} has {found} tokens, but the network has {size}",
                         "give the directory with the network's own tokenizer.json")  # fmt: skip
     settings = _settings(directory)
-    start: Sequence[int] = (decoder.start,)
+    symbols: Sequence[str] = ()
     if family == WHISPER:
-        start = [decoder.start, *(_token(tokenizer, symbol, directory) for symbol in _prompt(size, settings, speech))]
-    elif speech is not None:
+        symbols = _prompt(size, settings, speech)
+    elif speech != UNSAID:
         raise UserError(f"{directory} has one language and one task", "leave out --language and --task")
-    form = TranscriptForm(size, tuple(start), decoder.end, _tokens(settings, "suppress_tokens"),
-                          _tokens(settings, "begin_suppress_tokens"), " " if family == WHISPER else "")  # fmt: skip
+    start = (decoder.start, *(_token(tokenizer, symbol, directory) for symbol in symbols))
+    unspaced = len(symbols) > 1 and symbols[0].strip("<|>") in _UNSPACED and symbols[1] != f"<|{_TRANSLATE}|>"
+    suppressed, first = (_tokens(settings, name, size) for name in ("suppress_tokens", "begin_suppress_tokens"))
+    form = TranscriptForm(size, start, decoder.end, (*suppressed, *lacking), first,
+                          " " if family == WHISPER and not unspaced else "")  # fmt: skip
     return write(lang_dir, directory / TOKENIZER, form)
 
 
@@ -81,21 +101,28 @@ def _settings(directory: Path) -> dict[str, Any]:
     return found
 
 
-def _tokens(settings: dict[str, Any], name: str) -> tuple[int, ...]:
-    """Return a list of tokens in settings."""
+def _tokens(settings: dict[str, Any], name: str, size: int) -> tuple[int, ...]:
+    """Return a list of tokens in settings, without numbers that are none of the ``size`` tokens."""
     tokens = settings.get(name) or ()
     if not isinstance(tokens, (list, tuple)) or not all(isinstance(token, int) for token in tokens):
         raise UserError(f"{name} of the network is not a list of tokens", f"correct it in {GENERATION}")
-    return tuple(token for token in tokens if token >= 0)  # -1 stood for symbols that are listed themselves
+    return tuple(token for token in tokens if 0 <= token < size)  # -1 stood for symbols that are listed themselves
 
 
-def _prompt(size: int, settings: dict[str, Any], speech: Optional[Speech]) -> list[str]:
-    """Return the symbols behind Whisper's start of a transcript."""
+def _prompt(size: int, settings: dict[str, Any], speech: Speech) -> list[str]:
+    """Return the symbols behind Whisper's start of a transcript.
+
+    Raises:
+        UserError: the network has one language, or its settings ask for one by a name that is no code.
+    """
     several = settings.get("is_multilingual")
     if several if isinstance(several, bool) else size >= _MULTILINGUAL:
-        speech = speech or Speech()
-        return [f"<|{speech.language}|>", f"<|{speech.task}|>", _NO_STAMPS]
-    if speech not in (None, Speech()):
+        language = speech.language or str(settings.get("language") or "en").strip("<|>")
+        if speech.language is None and not _CODE.fullmatch(language):
+            raise UserError(f"{GENERATION} asks for the language {language!r}",
+                            "give its code as --language, such as de for german")  # fmt: skip
+        return [f"<|{language}|>", f"<|{speech.task or settings.get('task') or _TRANSCRIBE}|>", _NO_STAMPS]
+    if speech.language not in (None, "en") or speech.task not in (None, _TRANSCRIBE):
         raise UserError("the network only transcribes English", "leave out --language and --task")
     return [_NO_STAMPS]
 
@@ -103,5 +130,6 @@ def _prompt(size: int, settings: dict[str, Any], speech: Optional[Speech]) -> li
 def _token(tokenizer: Any, symbol: str, directory: Path) -> int:
     token: Optional[int] = tokenizer.token_to_id(symbol)
     if token is None:
-        raise UserError(f"{directory / TOKENIZER} has no token {symbol}", "give a language and a task of the network")
+        remedy = "give a language of the network by its code, such as de, and a task of the network"
+        raise UserError(f"{directory / TOKENIZER} has no token {symbol}", remedy)
     return token

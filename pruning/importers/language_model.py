@@ -9,6 +9,7 @@ from pruning.importers import hf_source, llama_tokens
 from pruning.importers.hf_directory import directory_of
 from pruning.importers.imported_experiment import write_experiment
 from pruning.importers.llama import load_llama
+from pruning.speech.text.network_tokens import TOKENIZER, check_exists
 
 
 def import_language_model(source: PathLike, exp_dir: PathLike, lang_dir: PathLike, start: Optional[str] = None) -> None:
@@ -24,6 +25,7 @@ def import_language_model(source: PathLike, exp_dir: PathLike, lang_dir: PathLik
         UserError: as for `load_llama`, `llama_tokens.write_lang_dir` and `write_experiment`.
     """
     files = directory_of(source, {*llama_tokens.FILES, *hf_source.KEPT})
+    check_exists(files / TOKENIZER)
     model = load_llama(files)
     tokens = llama_tokens.write_lang_dir(files, model.config, lang_dir, start)
     write_experiment(model, tokens, source, files, exp_dir, llama_tokens.FILES, {})

@@ -149,7 +149,7 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
 
     @classmethod
     def forward(cls, network: EncoderDecoder, batch: Batch) -> object:
-        """Run encoder and decoder on the transcripts, whose start the network's configuration says."""
+        """Run encoder and decoder on transcripts, which follow the first token of the start: see `calibration`."""
         config = network.config.decoder
         form = TranscriptForm(config.vocab_size, (config.start,), config.end)
         said = forced(batch.tokens, form, batch.features.device)
@@ -159,9 +159,10 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
     def calibration(
         cls, network: EncoderDecoder, table: NetworkTokens, files: Sequence[PathLike], max_duration: float
     ) -> Iterable[Batch]:
-        """Return batches of cuts."""
-        config = DataConfig(max_duration=max_duration)
-        return training_batches(config, files, table, seed=0, epoch=1, source=source_of(network.encoder))
+        """Return batches of cuts, whose tokens begin with those of Whisper's start behind the first."""
+        config, further = DataConfig(max_duration=max_duration), table.form.start[1:]
+        for batch in training_batches(config, files, table, seed=0, epoch=1, source=source_of(network.encoder)):
+            yield replace(batch, tokens=[[*further, *tokens] for tokens in batch.tokens])
 
     @classmethod
     def loss_formula(cls, config: RunConfig) -> LossFormula:
@@ -192,8 +193,10 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
     @classmethod
     def hugging_face(cls, network: EncoderDecoder, lang_dir: PathLike) -> HuggingFaceForm:
         """Return the network with the settings of the directory that it was imported from."""
-        kept = (hf_source.kept_values(lang_dir, name) for name in (CONFIG, hf_source.GENERATION, PREPROCESSOR))
-        return as_hugging_face(network, *kept)
+        values, generation, preprocessor = (
+            hf_source.kept_values(lang_dir, name) for name in (CONFIG, hf_source.GENERATION, PREPROCESSOR)
+        )
+        return as_hugging_face(network, values, generation, preprocessor, NetworkTokens(lang_dir).speech)
 
     @classmethod
     def export_notes(cls, network: EncoderDecoder) -> tuple[str, ...]:

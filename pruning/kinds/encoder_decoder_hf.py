@@ -36,6 +36,7 @@ def as_hugging_face(
     values: Mapping[str, Any],
     generation: Mapping[str, Any],
     preprocessor: Mapping[str, Any],
+    speech: Mapping[str, str] = {},
 ) -> HuggingFaceForm:
     """Return a network in Hugging Face's form, equal in what it computes for single utterances in its whole window.
 
@@ -43,6 +44,7 @@ def as_hugging_face(
         model: dense or extracted network.
         values, generation, preprocessor: content of the files of the network that it was made from, whose other
             settings are taken over; empty: unknown.
+        speech: language and task of a Whisper of several languages, see `NetworkTokens.speech`.
 
     Raises:
         UserError: Hugging Face's configuration does not have the shapes of the network.
@@ -50,9 +52,9 @@ def as_hugging_face(
     config, layers = without_empty_layers(model.config)
     written = hf_values(config, values)
     tensors = _tensors(model, layers)
-    kept = dict(generation) if generation else {
-        "decoder_start_token_id": config.decoder.start, "eos_token_id": config.decoder.end,
-    }  # fmt: skip
+    kept: dict[str, Any] = {**generation, **speech} if generation else {}
+    if not values:  # else config.json has the settings that a missing file would have
+        kept = {"decoder_start_token_id": config.decoder.start, "eos_token_id": config.decoder.end, **kept}
     if config.decoder.num_layers != len(layers[1]) or _heads_changed(config, values):
         kept.pop(_ALIGNMENT, None)  # they number layers and heads of the network before
     return HuggingFaceForm(written, kept, dict(preprocessor) or _preprocessor(config), tensors,
@@ -147,6 +149,10 @@ def _moonshine(config: EncoderDecoderConfig, given: Mapping[str, Any]) -> dict[s
         hidden[side] = _one_of(stack, side, stack.ffn_dim, "hidden units")
         values |= {f"{side}_num_hidden_layers": stack.num_layers, f"{side}_num_attention_heads": heads,
                    f"{side}_num_key_value_heads": heads, f"{side}_hidden_act": stack.activation}  # fmt: skip
+    heads_of = [values[f"{side}_num_attention_heads"] for side, _ in stacks]
+    if heads_of[0] != heads_of[1]:
+        raise refused(f"the encoder has {heads_of[0]} heads and the decoder {heads_of[1]}",
+                      "one number for both sides of a Moonshine")  # fmt: skip
     if hidden["encoder"] != hidden["decoder"]:
         raise refused("the feed-forward modules of encoder and decoder have {encoder} and {decoder} hidden units"
                        .format(**hidden), "one number for both sides of a Moonshine")  # fmt: skip

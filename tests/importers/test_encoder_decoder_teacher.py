@@ -92,33 +92,87 @@ def test_what_cannot_be_imported(tmp_path: Path, family: str, change: Any, messa
 
 
 @pytest.mark.parametrize(
-    ("several", "speech", "symbols"),
+    ("several", "said", "speech", "symbols", "before"),
     [
-        (False, None, ("<|notimestamps|>",)),
-        (True, None, ("<|en|>", "<|transcribe|>", "<|notimestamps|>")),
-        (True, Speech("de", "translate"), ("<|de|>", "<|translate|>", "<|notimestamps|>")),
+        (False, {}, Speech(), ("<|notimestamps|>",), " "),
+        (True, {}, Speech(), ("<|en|>", "<|transcribe|>", "<|notimestamps|>"), " "),
+        (
+            True,
+            {"language": "ja", "task": None},
+            Speech("de", "translate"),
+            ("<|de|>", "<|translate|>", "<|notimestamps|>"),
+            " ",
+        ),
+        (
+            True,
+            {"language": "<|de|>", "task": "translate"},
+            Speech(),
+            ("<|de|>", "<|translate|>", "<|notimestamps|>"),
+            " ",
+        ),
+        (True, {"language": "ja"}, Speech(), ("<|ja|>", "<|transcribe|>", "<|notimestamps|>"), ""),
+        (True, {"language": "ja"}, Speech(task="translate"), ("<|ja|>", "<|translate|>", "<|notimestamps|>"), " "),
     ],
 )
-def test_prompts(tmp_path: Path, several: bool, speech: Speech | None, symbols: tuple[str, ...]) -> None:
-    """A Whisper of several languages is told the language and the task."""
+def test_prompts(
+    tmp_path: Path, several: bool, said: dict[str, Any], speech: Speech, symbols: tuple[str, ...], before: str
+) -> None:
+    """A Whisper of several languages is told the language and the task; Japanese texts begin without a space."""
     place = source(tmp_path, "whisper")
     pieces = tokenizers.Tokenizer.from_file(str(place / TOKENIZER))
-    pieces.add_special_tokens(["<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"])
+    pieces.add_special_tokens(["<|en|>", "<|de|>", "<|ja|>", "<|transcribe|>", "<|translate|>"])
     pieces.save(str(place / TOKENIZER))
     size = pieces.get_vocab_size()
     values = {**read_json(place / "config.json"), "vocab_size": size}
-    write_json(place / hf_source.GENERATION, {"is_multilingual": several, "suppress_tokens": [-1, 3],
-                                              "begin_suppress_tokens": [4]})  # fmt: skip
+    settings = {"is_multilingual": several, "suppress_tokens": [-1, 3, size + 9], "begin_suppress_tokens": [4], **said}
+    write_json(place / hf_source.GENERATION, settings)
     config = load_config(values)
-    form = hf_tokens.write_lang_dir(place, config, tmp_path / "lang", speech).form
+    tokens = hf_tokens.write_lang_dir(place, config, tmp_path / "lang", speech)
+    form = tokens.form
+    assert tokens.speech == (dict(zip(("language", "task"), (one.strip("<|>") for one in symbols))) if several else {})
     assert form.start == (values["decoder_start_token_id"], *(pieces.token_to_id(symbol) for symbol in symbols))
-    assert (form.end, form.suppressed, form.suppressed_first, form.before) == (values["eos_token_id"], (3,), (4,), " ")
+    assert (form.end, form.suppressed, form.suppressed_first, form.before) == (
+        values["eos_token_id"],
+        (3,),
+        (4,),
+        before,
+    )
     if several:
-        with pytest.raises(UserError, match=r"has no token <\|xx\|>; give a language and a task of the network"):
-            hf_tokens.write_lang_dir(place, config, tmp_path / "lang", Speech("xx"))
+        with pytest.raises(
+            UserError, match=r"has no token <\|xx\|>; give a language of the network by its code, such as"
+        ):
+            hf_tokens.write_lang_dir(place, config, tmp_path / "other", Speech("xx"))
+        write_json(place / hf_source.GENERATION, {**settings, "language": "german"})
+        with pytest.raises(UserError, match="asks for the language 'german'; give its code as --language, such as de"):
+            hf_tokens.write_lang_dir(place, config, tmp_path / "other")
     else:
         with pytest.raises(UserError, match="the network only transcribes English; leave out --language and --task"):
-            hf_tokens.write_lang_dir(place, config, tmp_path / "lang", Speech("de"))
+            hf_tokens.write_lang_dir(place, config, tmp_path / "other", Speech("de"))
+
+
+@pytest.mark.parametrize("family", ["moonshine", "whisper"])
+def test_embeddings_may_be_padded(tmp_path: Path, family: str) -> None:
+    """Numbers without a token are never chosen; more than a thousandth of them is another tokenizer."""
+    small_network.write(tmp_path / "source", TEXTS, SmallConfig(family, 16, 1, 1200))
+    place, values = tmp_path / "source", read_json(tmp_path / "source" / "config.json")
+    pieces = tokenizers.Tokenizer.from_file(str(place / TOKENIZER))
+    pieces.add_tokens([f"word{number}" for number in range(2000 - pieces.get_vocab_size())])
+    pieces.save(str(place / TOKENIZER))
+    form = hf_tokens.write_lang_dir(place, load_config({**values, "vocab_size": 2002}), tmp_path / "lang").form
+    assert form.vocab_size == 2002 and form.suppressed[-2:] == (2000, 2001)
+    with pytest.raises(UserError, match="has 2000 tokens, but the network has 2003"):
+        hf_tokens.write_lang_dir(place, load_config({**values, "vocab_size": 2003}), tmp_path / "other")
+
+
+def test_a_missing_tokenizer_is_named_before_weights_are_read(tmp_path: Path) -> None:
+    place = source(tmp_path)
+    (place / TOKENIZER).unlink()
+    (place / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match="tokenizer.json does not exist; give a directory that contains the network's"):
+        imported(tmp_path)
+    write_json(place / "vocab.json", {})
+    with pytest.raises(UserError, match="does not exist; write it with transformers: AutoTokenizer.from_pretrained"):
+        imported(tmp_path)
 
 
 def load_config(values: dict[str, Any]) -> Any:

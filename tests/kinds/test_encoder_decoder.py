@@ -237,8 +237,21 @@ def test_what_does_not_fit_is_refused(
     assert not (tmp_path / "new" / "best.safetensors").exists()
 
 
+def one_is_cut_off(teacher: Path, place: Path, count: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a test set, the beginning of a long utterance is recognised; it gets no label."""
+    common = ["--cuts", str(place / "long.jsonl.gz"), "--lang-dir", str(teacher.parent / "lang")]
+    decode.main([*common, "--checkpoint", str(teacher / "best.safetensors"), "--method", "decoder_greedy_search"])
+    said = f"1 of {count} utterances of {place / 'long.jsonl.gz'} are longer than the 1 s that the network takes"
+    assert said in caplog.text
+    label.main([*common, "--teacher", str(teacher), "--output-dir", str(place / "labels"), "--labels", "equal"])
+    assert read_json(place / "labels" / "long.jsonl.gz.labels.json")["long"] == 1
+    assert len(list(manifests.iterate_cuts(place / "labels" / "long.jsonl.gz"))) == count - 1
+
+
 @pytest.mark.parametrize("wrong", ["long recording", "long transcript", "tokens"])
-def test_data_that_do_not_fit_are_refused(speech: Path, imported: dict[str, Path], tmp_path: Path, wrong: str) -> None:
+def test_data_that_do_not_fit_are_refused(
+    speech: Path, imported: dict[str, Path], tmp_path: Path, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """One line that names the cut, before training or decoding begins."""
     from lhotse import load_manifest
 
@@ -254,8 +267,11 @@ def test_data_that_do_not_fit_are_refused(speech: Path, imported: dict[str, Path
         one.supervisions[0].text = "ONE " * 300
         message = f"the transcript of cut {one.id} has [0-9]+ tokens, but the decoder takes 448; cut the recording into"
     elif wrong == "long recording":
-        cuts = cuts.from_cuts([*cuts, one.append(one).append(one).with_id("three times")])
+        silent = one.drop_supervisions()
+        cuts = cuts.from_cuts([*cuts, one.append(silent).append(silent).with_id("three times")])
         message = "cut three times.*does not fit Whisper's window of 1 s"
+        cuts.to_file(tmp_path / "long.jsonl.gz")
+        one_is_cut_off(teacher, tmp_path, len(cuts), caplog)
     cuts.to_file(tmp_path / "slurp_cuts_train.jsonl.gz")
     arguments[arguments.index("--train-cuts") + 1] = str(tmp_path / "slurp_cuts_train.jsonl.gz")
     with pytest.raises(UserError, match=message):
@@ -326,6 +342,8 @@ def test_repair_brings_the_outputs_closer(speech: Path, imported: dict[str, Path
     extract.main([*arguments, "--exp-dir", str(tmp_path / "repaired"), "--repair", "20", *data])
     table = NetworkTokens(teacher.parent / "lang")
     batch = next(iter(EncoderDecoderKind.calibration(model, table, [cuts], 4.0)))
+    start = [model.config.decoder.start, *batch.tokens[0]][: len(table.form.start)]
+    assert tuple(start) == table.form.start, "transcripts begin as the network knows them"
     with torch.no_grad():
         expected = EncoderDecoderKind.forward(model, batch)
         errors = [(EncoderDecoderKind.forward(EncoderDecoderKind.load_network(tmp_path / name)[0], batch) - expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,26 @@ def test_alignment_heads_go_with_their_layers() -> None:
     assert as_hugging_face(model, WHISPER, generation, {}).generation == generation
     small = cut(model, {}, (4,))
     assert as_hugging_face(small, WHISPER, generation, {}).generation == {"suppress_tokens": [1]}
+
+
+def test_settings_of_generation() -> None:
+    """The language is that of the import; without a file, config.json keeps the settings that it has."""
+    model, speech = network(WHISPER), {"language": "de", "task": "transcribe"}
+    assert as_hugging_face(model, WHISPER, {"max_length": 448}, {}, speech).generation == {"max_length": 448, **speech}
+    older = {**WHISPER, "max_length": 448, "suppress_tokens": [1]}
+    form = as_hugging_face(model, older, {}, {}, speech)
+    assert not form.generation and form.values["max_length"] == 448 and form.values["suppress_tokens"] == [1]
+    assert as_hugging_face(model, {}, {}, {}).generation["eos_token_id"] == model.config.decoder.end
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_heads_of_both_sides_of_a_moonshine_are_equal(side: str) -> None:
+    config = network(MOONSHINE).config
+    stack = config.encoder if side == "encoder" else config.decoder
+    changes: dict[str, Any] = {"heads": tuple(count // 2 for count in stack.heads)}
+    changes |= {"cross_heads": changes["heads"]} if side == "decoder" else {}
+    with pytest.raises(UserError, match="the encoder has . heads and the decoder ., but a Hugging Face directory has"):
+        hf_values(replace(config, **{side: replace(stack, **changes)}), MOONSHINE)
 
 
 @pytest.mark.parametrize("rotary", [{"partial_rotary_factor": 0.5}, {"rope_parameters": {

@@ -88,6 +88,7 @@ def check_test_set(
     seen: set[str] = set()
     unspelled: list[str] = []  # one entry per transcript
     too_long: list[str] = []  # likewise
+    cut_off: list[str] = []
     for cut in manifests.iterate_cuts(path):
         if cut.id in seen:
             raise UserError(f"{path}: cut {cut.id} occurs twice", "remove the repetitions from its cuts")
@@ -100,6 +101,8 @@ def check_test_set(
         if reference != spelled:
             strange = next((word for word in reference if word not in spelled), text)
             unspelled.append(f"{cut.id} '{strange}'")
+        if source.longest is not None and cut.duration > source.longest:
+            cut_off.append(f"{cut.id}, {cut.duration:g} s")
         frames = source.frames(cut)
         if len(tokens) > frames:
             too_long.append(f"{cut.id}, {len(tokens)} in {cut.duration:g} s")
@@ -109,6 +112,12 @@ def check_test_set(
         logger.warning(
             "%d of %d transcripts in %s contain words that the tokens cannot spell (first: %s); these count as errors",
             len(unspelled), len(seen), path, unspelled[0],
+        )  # fmt: skip
+    if cut_off:
+        logger.warning(
+            "%d of %d utterances of %s are longer than the %g s that the network takes (first: %s); only their "
+            "beginnings are recognised, and the other words count as errors",
+            len(cut_off), len(seen), path, source.longest, cut_off[0],
         )  # fmt: skip
     if too_long:
         logger.warning(

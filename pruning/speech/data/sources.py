@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.speech.data.audio import fault, first_line
 from pruning.speech.data.whisper_features import HOP, RATE, WhisperFeatureConfig, whisper_features
+
+T = TypeVar("T")
 
 PADDING = math.log(1e-10)
 """Padding value of features: the logarithm of zero energy, as in lhotse."""
@@ -191,6 +193,20 @@ def whisper(config: WhisperFeatureConfig, frames: Callable[[int], int]) -> Sourc
         extract=partial(whisper_features, config=config), longest=config.seconds,
         seconds=partial(_seconds_of_whisper, config),
     )  # fmt: skip
+
+
+def of_beginning(source: Source) -> Source:
+    """Return a source that reads the beginning of cuts that are longer than a network takes, as transformers does."""
+    if source.longest is None:
+        return source
+    seconds = None if source.seconds is None else partial(_of_beginning, source.longest, source.seconds)
+    load = partial(_of_beginning, source.longest, source.load)
+    frames = partial(_of_beginning, source.longest, source.frames)
+    return replace(source, load=load, frames=frames, seconds=seconds)
+
+
+def _of_beginning(longest: float, of: Callable[[Any], T], cut: Any) -> T:
+    return of(cut if cut.duration <= longest else cut.truncate(duration=longest, preserve_id=True))
 
 
 def _load_whisper(config: WhisperFeatureConfig, cut: Any) -> Tensor:

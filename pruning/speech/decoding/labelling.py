@@ -16,7 +16,7 @@ from pruning.files import atomic_path, read_json, write_json
 from pruning.speech.data import manifests, sampler
 from pruning.speech.data.batches import evaluation_batches
 from pruning.speech.data.data_config import DataConfig
-from pruning.speech.data.sources import Source
+from pruning.speech.data.sources import Source, of_beginning
 from pruning.speech.decoding.config import DecodingConfig
 from pruning.speech.decoding.own_decoder import Bounds, transcribe
 from pruning.speech.interfaces import EncoderDecoderNetwork
@@ -36,6 +36,9 @@ class Transcriber:
         config: decoding method and settings.
         max_duration: seconds of audio in a batch.
         device: device to compute on.
+
+    Attributes:
+        longest: seconds of the longest cut that fits the network; None: any cut fits.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class Transcriber:
         max_duration: float,
         device: str = "cpu",
     ) -> None:
-        self._network, self._source, self._tokens = network, source, tokens
+        self._network, self._source, self._tokens = network, of_beginning(source), tokens
+        self.longest = source.longest
         self._config, self._device = config, device
         self._data = DataConfig(max_duration=max_duration, num_workers=0)
 
@@ -57,7 +61,8 @@ class Transcriber:
         for batch in evaluation_batches(self._data, [cuts], source=self._source, skip_batches=skip):
             batch = batch.to(self._device)
             encoded = self._network.encoder(batch.features, batch.lengths)
-            bounds = Bounds.of(self._tokens.form, batch.durations, self._config.tokens_per_second)
+            bounds = Bounds.of(self._tokens.form, batch.durations, self._config.tokens_per_second,
+                               self._network.decoder.room)  # fmt: skip
             found = transcribe(self._network, encoded.output, encoded.lengths, self._config, bounds)
             said = (Said(self._tokens.decode(tokens), len(tokens) < most)
                     for tokens, most in zip(found.tokens, bounds.most))  # fmt: skip
@@ -94,7 +99,7 @@ def label(
             return
     said = {} if transcriber is None else _said(cuts, part, transcriber, parameters)
     record.unlink(missing_ok=True)
-    _write(cuts, output, labeller, said)
+    _write(cuts, output, labeller, said, None if transcriber is None else transcriber.longest)
     write_json(record, {"parameters": parameters, "counts": str(labeller.counts), **vars(labeller.counts)})
     part.unlink(missing_ok=True)
     logger.info("%s: %s", output, labeller.counts)
@@ -119,13 +124,16 @@ def _said(cuts: Path, part: Path, transcriber: Transcriber, parameters: Mapping[
     return found
 
 
-def _write(cuts: Path, output: Path, labeller: Labeller, said: Mapping[str, Said]) -> None:
-    """Write the cuts of which a text is left."""
+def _write(cuts: Path, output: Path, labeller: Labeller, said: Mapping[str, Said], longest: Optional[float]) -> None:
+    """Write the cuts of at most ``longest`` seconds of which a text is left."""
     from lhotse import CutSet
     from lhotse.utils import fastcopy
 
     def labelled() -> Iterator[Any]:
         for cut in manifests.iterate_cuts(cuts):
+            if longest is not None and cut.duration > longest:
+                labeller.counts.long += 1
+                continue
             transcript = sampler.transcript(cut)
             text = labeller.text(transcript, said.get(cut.id, Said("")))
             if text:

@@ -30,9 +30,14 @@ class Bounds(NamedTuple):
     most: Sequence[int]
 
     @classmethod
-    def of(cls, form: TranscriptForm, seconds: Sequence[float], tokens_per_second: float) -> Bounds:
-        """Return the bounds of utterances of these durations."""
-        return cls(form, [max(LEAST_TOKENS, math.ceil(tokens_per_second * one)) for one in seconds])
+    def of(cls, form: TranscriptForm, seconds: Sequence[float], tokens_per_second: float, room: int = 0) -> Bounds:
+        """Return the bounds of utterances of these durations for a decoder of ``room`` positions; 0: of any number."""
+        most = [max(LEAST_TOKENS, math.ceil(tokens_per_second * one)) for one in seconds]
+        return cls(form, [min(one, room - len(form.start)) for one in most] if room else most)
+
+    def reached(self, texts: Sequence[Sequence[int]]) -> int:
+        """Return the number of texts, lists of tokens, that were cut because they have as many as allowed."""
+        return sum(len(text) >= most for text, most in zip(texts, self.most))
 
     def select(self, index: Sequence[int]) -> Bounds:
         """Return the bounds of the utterances ``index``, in that order."""

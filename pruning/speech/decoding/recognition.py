@@ -70,15 +70,16 @@ def recognise(
     entries: list[Entry] = []
     transcripts: list[Transcript] = []
     audio = encoding = searching = 0.0
-    words = 0
+    words = cut_off = 0
     for batch in tqdm(batches, unit="batch", disable=None):  # None: only on a terminal
         batch = batch.to(device)
         started = _now(device)
         encoded = model.encoder(batch.features, batch.lengths)
         between = _now(device)
         if form is not None:
-            bounds = Bounds.of(form, batch.durations, config.tokens_per_second)
+            bounds = Bounds.of(form, batch.durations, config.tokens_per_second, model.decoder.room)
             tokens, ranked = transcribe(model, encoded.output, encoded.lengths, config, bounds)
+            cut_off += bounds.reached(tokens)
         elif num_hypotheses:
             ranked = decode_n_best(model, encoded.output, encoded.lengths, config, lm)
             tokens = [hypotheses[0].tokens if hypotheses else [] for hypotheses in ranked]
@@ -95,6 +96,10 @@ def recognise(
         if num_hypotheses:
             for name, hypotheses in zip(batch.ids, ranked):
                 entries += _distinct(name, hypotheses, words_of)[:num_hypotheses]
+    if cut_off:
+        logger.warning("%d of %d texts were cut because they have more than %g tokens a second: they loop, or the "
+                       "language needs a larger --tokens-per-second", cut_off, len(transcripts),
+                       config.tokens_per_second)  # fmt: skip
     return Recognition(transcripts, audio, encoding, searching, words, entries)
 
 

@@ -114,6 +114,12 @@ class NetworkTokens:
         raise UserError(f"{self.path} spells running text otherwise than its texts", "use texts without context")
 
     @property
+    def speech(self) -> dict[str, str]:
+        """What Whisper's start asks for, ``{"language": "de", "task": "transcribe"}``; empty: no such start."""
+        symbols = [self._special.get(token, "").strip("<|>") for token in self.form.start[1:3]]
+        return dict(zip(("language", "task"), symbols)) if len(self.form.start) > 3 else {}
+
+    @property
     def unknown_id(self) -> int:
         """Token that stands for what cannot be spelled; -1: everything can."""
         symbol = getattr(self._tokenizer.model, "unk_token", None)
@@ -218,6 +224,20 @@ class NetworkTokens:
             raise UserError(f"{TOKENIZER} and {FORM} in {self.lang_dir} are not those of {name}", remedy)
 
 
+def check_exists(path: Path) -> None:
+    """Check that there is a ``tokenizer.json``.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_file():
+        return
+    remedy = "give a directory that contains the network's tokenizer.json"
+    if (path.parent / "vocab.json").is_file():
+        remedy = "write it with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+    raise UserError(f"{path} does not exist", remedy)
+
+
 def read_tokenizer(path: Path) -> Any:
     """Read a ``tokenizer.json``; settings in it that shorten texts or fill them up are left out.
 
@@ -225,8 +245,7 @@ def read_tokenizer(path: Path) -> Any:
         UserError: the file is missing or broken, or the package tokenizers is not installed.
     """
     library = package("tokenizers", "a network with its own tokens", "hf")
-    if not path.is_file():
-        raise UserError(f"{path} does not exist", "give a directory that contains the network's tokenizer.json")
+    check_exists(path)
     values: Any = files.read_json(path, _COPY)
     try:
         tokenizer = library.Tokenizer.from_str(json.dumps(_with_joined_merges(values)))
