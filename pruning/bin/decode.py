@@ -125,6 +125,7 @@ class _Source(NamedTuple):
         hears: what the network takes as input: features or samples of a cut.
         tokens: tokens of the network.
         stream: encodes streams by the same chunks and left context; None if all earlier frames are seen.
+        silence: frames of silence that ``hears`` adds.
     """
 
     model: Any
@@ -135,6 +136,7 @@ class _Source(NamedTuple):
     hears: Source
     tokens: Spelling
     stream: Optional[ZipformerStream] = None
+    silence: int = 0
 
 
 def _load(arguments: argparse.Namespace) -> _Source:
@@ -142,7 +144,7 @@ def _load(arguments: argparse.Namespace) -> _Source:
     from pruning.experiments.checkpoint import load_model
     from pruning.experiments.structure_files import check_extracted
     from pruning.kinds import kind as kinds
-    from pruning.speech.data.sources import of_beginning
+    from pruning.speech.data.sources import of_beginning, with_silence
 
     if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
         raise UserError(
@@ -174,8 +176,8 @@ def _load(arguments: argparse.Namespace) -> _Source:
     tokens.check_matches({**of_network, **header.get("tokenizer", {})}, str(source))
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
     place, name = (source, name) if arguments.checkpoint is None else (source.parent, source.stem)
-    hears = of_beginning(found.hears)
-    return _Source(found.network, place, name, found.feature_dim, fingerprint, hears, tokens, stream)
+    hears = with_silence(of_beginning(found.hears), found.silence)
+    return _Source(found.network, place, name, found.feature_dim, fingerprint, hears, tokens, stream, found.silence)
 
 
 def _load_exported(arguments: argparse.Namespace) -> _Source:
@@ -331,13 +333,14 @@ def _write_n_best(
 
 
 def _chunk_facts(source: _Source, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the milliseconds of audio of a chunk, and those that computing one takes, of a network seen by chunks."""
+    """Return the milliseconds of a chunk, of what is heard ahead of it, and of computing it, of a network by chunks."""
     from pruning.measure.chunk_latency import seconds_per_chunk
+    from pruning.models.zipformer_stream import AHEAD
 
     if not arguments.chunk_size:
         return {}
     computing = None if source.stream is None else round(1000 * seconds_per_chunk(source.stream), 2)
-    return {"chunk_ms": FRAME_MS * arguments.chunk_size, "computing_ms": computing}
+    return {"chunk_ms": FRAME_MS * arguments.chunk_size, "ahead_ms": FRAME_MS // 2 * AHEAD, "computing_ms": computing}
 
 
 def _log(set_name: str, result: Score, facts: dict[str, Any]) -> None:
@@ -393,6 +396,7 @@ def _pending(source: _Source, config: DecodingConfig, arguments: argparse.Namesp
             **({"normalise": version_of(arguments.normalise)} if arguments.normalise else {}),
             **({"chunk": [arguments.chunk_size, arguments.left_context_frames]} if arguments.chunk_size else {}),
             **({"lm": provenance.file_fingerprint(file_of(arguments.lm_exp_dir))} if arguments.lm_exp_dir else {}),
+            **({"silence": source.silence} if source.silence else {}),
             **({"graph": provenance.file_fingerprint(graph_path)} if graph_path is not None else {}),
         }
         if decoding_results.is_done(path, parameters, arguments.nbest):

@@ -23,8 +23,8 @@ from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.recognition import Recognition
 from pruning.speech.scoring.word_errors import SCORED, Transcript, words_of
 
-_RATE = 16000
-_TAIL = 0.8  # seconds of silence after the recording of a stream: more than a chunk of 640 ms and what it sees ahead
+_RATE, _FRAMES_PER_SECOND = 16000, 100
+_TAIL = 0.8  # seconds of silence after the recording of a stream, at least
 
 
 def recogniser(
@@ -50,7 +50,10 @@ def recogniser(
         **paths, num_threads=threads, feature_dim=feature_dim, sample_rate=sampling_rate,
         decoding_method="greedy_search",
     )  # fmt: skip
-    return OnlineRecogniser(made) if streaming else made
+    if not streaming:
+        return made
+    step = float(ExportedPart(_file(directory, PARTS[0], form), 1).metadata["T"]) / _FRAMES_PER_SECOND
+    return OnlineRecogniser(made, max(_TAIL, step))
 
 
 class _Result(NamedTuple):
@@ -60,13 +63,14 @@ class _Result(NamedTuple):
 class OnlineStream:
     """A recording that is decoded as a stream; see `OnlineRecogniser`."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, tail: float) -> None:
         self.stream, self.result = stream, _Result("")
+        self._tail = tail
 
     def accept_waveform(self, rate: int, samples: Any) -> None:
         """Take a whole recording, samples ``(S,)`` at ``rate`` Hz, and silence, with which its last chunk is full."""
         self.stream.accept_waveform(rate, samples)
-        self.stream.accept_waveform(rate, np.zeros(int(_TAIL * rate), dtype=np.float32))
+        self.stream.accept_waveform(rate, np.zeros(int(self._tail * rate), dtype=np.float32))
         self.stream.input_finished()
 
 
@@ -75,14 +79,15 @@ class OnlineRecogniser:
 
     Args:
         recognizer: ``sherpa_onnx.OnlineRecognizer``.
+        tail: seconds of silence after each recording, at least those of a step: the recogniser drops what is less.
     """
 
-    def __init__(self, recognizer: Any) -> None:
-        self.recognizer = recognizer
+    def __init__(self, recognizer: Any, tail: float) -> None:
+        self.recognizer, self._tail = recognizer, tail
 
     def create_stream(self) -> OnlineStream:
         """Return a stream for one recording."""
-        return OnlineStream(self.recognizer.create_stream())
+        return OnlineStream(self.recognizer.create_stream(), self._tail)
 
     def decode_stream(self, stream: OnlineStream) -> None:
         """Decode all of a recording, chunk by chunk, and set ``stream.result``."""

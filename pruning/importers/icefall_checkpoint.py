@@ -175,3 +175,14 @@ def _unlike(files: list[Path], error: ValueError) -> UserError:
     return UserError(
         f"{files[0]} and {files[-1]} cannot be averaged ({error})", "choose other checkpoints, or a smaller --avg"
     )
+
+
+def check_blank(settings: Mapping[str, Any], source: str) -> None:
+    """Check the number of blank in the settings of a checkpoint.
+
+    Raises:
+        UserError: it is not 0.
+    """
+    if settings.get("blank_id", 0) != 0:
+        what = f"{source} was trained with token {settings['blank_id']} as blank, but blank must be token 0"
+        raise UserError(what, "train it with a lang dir whose token 0 is <blk>, as icefall's recipes do")

@@ -160,7 +160,9 @@ def import_experiment(
     modules = described["config"].get("icefall")
     origin.update(choice.described(), recipe=None if modules is None else modules["recipe"])
     if checkpoint.best_path(place).exists():
-        if checkpoint.read_header(checkpoint.best_path(place)).get(ORIGIN) != origin:
+        existing, header = checkpoint.load_model(place)
+        known = registry.describe(existing), header.get("tokenizer"), header.get(ORIGIN)
+        if known != (described, tokenizer.describe(), origin):
             raise UserError(f"{place} contains another network", "remove it, or give another directory")
     else:
         write_facts(place, model, None)

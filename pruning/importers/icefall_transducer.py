@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
+from pruning.importers.icefall_checkpoint import check_blank
 from pruning.models.conformer import REWORKED, STANDARD, ConformerConfig
 from pruning.models.icefall_names import COMBINER, encoder_name, encoder_tensor, folded, scale_name
 from pruning.models.transducer import TransducerConfig
@@ -91,9 +92,7 @@ def form_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: st
                 f"{source} was trained with {setting}",
                 "give a checkpoint without it: streaming Conformers are not supported",
             )
-    if settings.get("blank_id", 0) != 0:
-        what = f"{source} was trained with token {settings['blank_id']} as blank, but blank must be token 0"
-        raise UserError(what, "train it with a lang dir whose token 0 is <blk>, as icefall's recipes do")
+    check_blank(settings, source)
     layer = "encoder.encoder.layers.0."
     heads, embedded = size(f"{layer}self_attn.pos_bias_u"), size("decoder.embedding.weight", 1)
     context = size("decoder.conv.weight", 2) if "decoder.conv.weight" in shapes else 1

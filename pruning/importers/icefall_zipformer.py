@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Optional, Union
 from torch import Tensor
 
 from pruning.errors import UserError
+from pruning.importers.icefall_checkpoint import check_blank
 from pruning.importers.icefall_transducer import feature_dim_of
 from pruning.importers.zipformer_names import AROUND, UNUSED, layer_prefix, theirs
 from pruning.limits import Count, check_fields
@@ -197,7 +198,11 @@ def _per_stack(
     """Return an option's value for each stack: given, else as the checkpoint says, else icefall's default, if any."""
     values = getattr(options, name)
     if values is None and name in settings:
-        values = tuple(int(value) for value in str(settings[name]).split(","))
+        try:
+            values = tuple(int(value) for value in str(settings[name]).strip("()[] ").rstrip(",").split(","))
+        except ValueError:
+            raise UserError(f"{source} says {name} {settings[name]!r}, which are no numbers",
+                            f"give --{name.replace('_', '-')}") from None  # fmt: skip
     values = values or _DEFAULTS.get(name)
     if values is None:
         return None
@@ -235,6 +240,7 @@ def load(
     Raises:
         UserError: see `encoder_config`; or a tensor is missing, of another shape, or of no use.
     """
+    check_blank(settings, source)
     encoder, shapes = encoder_config(state, settings, options, source), _Shapes(state, source)
     ctc = shapes.has("ctc_output.1.weight")
     model: Union[Transducer, SpeechModel]

@@ -18,7 +18,7 @@ from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.encoder_head_export import encoder_head_exports, encoder_head_streams
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
-from pruning.kinds.heard import augmentation, input_length, source_of
+from pruning.kinds.heard import augmentation, input_length, silence_of, source_of
 from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS_OF_CUTS, word_errors
 from pruning.kinds.measuring import Measuring
@@ -211,7 +211,8 @@ class EncoderHeadKind(Kind[SpeechModel]):
         if network.config.task != CTC:
             raise UserError(f"{source} contains a network for {network.config.task}", "use pruning.bin.classify")
         hears = source_of(network.encoder)
-        return Recogniser(CtcRecogniser(network), hears, None if hears.recorded else network.encoder.bins)
+        bins = None if hears.recorded else network.encoder.bins
+        return Recogniser(CtcRecogniser(network), hears, bins, silence_of(network.encoder))
 
     @classmethod
     def see(cls, network: SpeechModel, chunk: Chunk) -> Optional[ZipformerStream]:

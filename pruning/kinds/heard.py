@@ -24,6 +24,14 @@ def source_of(encoder: Encoder) -> Source:
     return FEATURES if encoder.bins else sources.audio(facts.SAMPLES_PER_SECOND, count)
 
 
+_CLOSING = 30
+
+
+def silence_of(encoder: Encoder) -> int:
+    """Return the frames of silence behind an utterance that is decoded, as in icefall's ``zipformer/decode.py``."""
+    return _CLOSING if encoder.causal else 0
+
+
 def input_length(encoder: Encoder, seconds: float) -> int:
     """Return the number of frames or samples that an encoder gets for ``seconds`` of audio.
 

@@ -16,8 +16,10 @@ class Recogniser(NamedTuple):
         network: network with an encoder, and with decoder and joiner or a CTC head.
         hears: what the network takes as input.
         feature_dim: bins per frame; None if the network takes samples.
+        silence: frames of silence that follow an utterance, for networks that say late what they heard.
     """
 
     network: nn.Module
     hears: Source
     feature_dim: Optional[int]
+    silence: int = 0

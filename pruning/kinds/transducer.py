@@ -17,6 +17,7 @@ from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import FORMS
+from pruning.kinds.heard import silence_of
 from pruning.kinds.kind import Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, word_errors
 from pruning.kinds.measuring import Measuring
@@ -178,7 +179,7 @@ class TransducerKind(Kind[Transducer]):
     @classmethod
     def recogniser(cls, network: Transducer, source: PathLike) -> Recogniser:
         """Return the network itself."""
-        return Recogniser(network, FEATURES, network.encoder.bins)
+        return Recogniser(network, FEATURES, network.encoder.bins, silence_of(network.encoder))
 
     @classmethod
     def see(cls, network: Transducer, chunk: Chunk) -> Optional[ZipformerStream]:

@@ -60,11 +60,11 @@ class System:
 
     @property
     def latency(self) -> str:
-        """Milliseconds of a chunk and of computing one, the longest of the sets; "-" for whole utterances."""
+        """Milliseconds to be heard before a chunk's first word, and of computing a chunk; "-" for whole utterances."""
         facts = [one.facts for one in self.decodings.values() if "chunk_ms" in one.facts]
         computing = [one["computing_ms"] for one in facts if one["computing_ms"] is not None]
         spent = f"{max(computing):.0f}" if computing else "?"
-        return f"{facts[0]['chunk_ms']} + {spent}" if facts else "-"
+        return f"{facts[0]['chunk_ms'] + facts[0].get('ahead_ms', 0)} + {spent}" if facts else "-"
 
     @property
     def features_included(self) -> bool:
@@ -217,7 +217,8 @@ training seeds would give is not in the intervals. Encoder: with its subsampling
 without the subsampling. Sparsity: the share of the dense network's parameters that is gone (a network from scratch is
 dense itself). MACs: of the encoder. RTF: seconds of computing for a second of audio, features included unless stated.
 Memory: the most that the decoding process held, libraries included. Latency, of causal networks that see chunks: the
-milliseconds of a chunk, which must be heard first, and those that the encoder takes for one in PyTorch, one stream."""
+milliseconds that must be heard first, a chunk and 130 ms ahead, and those that the encoder takes for one in PyTorch,
+one stream."""
 
 
 def load_note(systems: Sequence[System]) -> str:

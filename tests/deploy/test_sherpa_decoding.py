@@ -82,3 +82,12 @@ def test_what_cannot_be_heard_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.wav").unlink()
     with pytest.raises(UserError, match="cannot read the audio of cut a"):
         sherpa.recognise(Heard(), path)
+
+
+def test_silence_follows_a_stream() -> None:
+    """At least a step, of which sherpa-onnx decodes no part."""
+    heard = Heard()
+    stream = sherpa.OnlineStream(heard, 1.41)
+    heard.input_finished = lambda: None  # type: ignore[attr-defined]
+    stream.accept_waveform(16000, np.ones(100, dtype=np.float32))
+    assert [len(samples) for _, samples in heard.given] == [100, 22560] and not heard.given[1][1].any()

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pruning.core.cost import CostModel
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.importers import icefall_zipformer
 from pruning.importers.icefall_checkpoint import Choice
-from pruning.importers.icefall_teacher import load
+from pruning.importers.icefall_teacher import import_experiment, load
 from pruning.importers.icefall_zipformer import ZipformerOptions
 from pruning.importers.zipformer_names import AROUND, UNUSED, layer_prefix, theirs
 from pruning.models.chunk import Chunk
@@ -28,6 +29,7 @@ from pruning.models.zipformer_config import ZipformerConfig
 from pruning.models.zipformer_costs import cost_terms
 from pruning.models.zipformer_stream import ZipformerStream
 from pruning.models.zipformer_units import unit_groups
+from pruning.speech.text.bpe import train as train_bpe
 from tests.icefall.networks import checkout
 from tests.models.zipformers import DOWNSAMPLING, HEADS, KERNELS, PUBLISHED, published
 
@@ -104,6 +106,32 @@ def test_settings_of_the_checkpoint_come_before_defaults() -> None:
     assert imported(icefall_state(model), ZipformerOptions(), **settings).config == model.config
     assert imported(icefall_state(model), ZipformerOptions(num_heads=(4, 4, 8), downsampling_factor=(1, 2, 4)),
                     **settings).config == model.config  # fmt: skip
+    assert imported(icefall_state(model), ZipformerOptions(), **{**settings, "query_head_dim": (5, 5, 5),
+                    "pos_head_dim": [2]}).config == model.config  # fmt: skip
+    refused(r"epoch-1.pt says query_head_dim 'wide', which are no numbers; give --query-head-dim", icefall_state(model),
+            ZipformerOptions(), **{**settings, "query_head_dim": "wide"})  # fmt: skip
+    refused("was trained with token 3 as blank, but blank must be token 0", icefall_state(model), blank_id=3)
+
+
+def test_an_import_with_other_dimensions_is_refused(tmp_path: Path) -> None:
+    """Two head dimensions may fit the same shapes."""
+    lang_dir = tmp_path / "lang"
+    texts = ["SOME WORDS OF A TEXT", "ANOTHER LINE WITH LETTERS", "QUITE ENOUGH OF THEM"]
+    vocabulary = train_bpe(texts, lang_dir, 24, "unigram").vocab_size
+    dims = {"query_dim": (6,), "position_dim": (2,), "value1_dim": (4,), "value2_dim": (4,)}
+    torch.save({"model": icefall_state(transducer(vocabulary=vocabulary, **dims))}, tmp_path / "pretrained.pt")
+
+    def run(heads: int) -> Transducer:
+        options = ZipformerOptions(tuple(6 * heads for _ in range(1)), (2 * heads,), (4 * heads,))
+        import_experiment(tmp_path / "pretrained.pt", Choice(), lang_dir, tmp_path / "exp", options=options)
+        found, _ = checkpoint.load_model(tmp_path / "exp")
+        assert isinstance(found, Transducer)
+        return found
+
+    first = run(1)
+    assert run(1).config == first.config
+    with pytest.raises(UserError, match="exp contains another network; remove it, or give another directory"):
+        run(2)
 
 
 def test_what_contradicts_the_shapes_is_refused() -> None:

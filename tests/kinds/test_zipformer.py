@@ -15,6 +15,7 @@ from pruning import configuration
 from pruning.bin import decode, extract, prune
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
+from pruning.files import read_json
 from pruning.kinds import train_and_prune as runs
 from pruning.kinds.transducer import PruneConfig, RunConfig, TransducerKind
 from pruning.models import facts
@@ -110,7 +111,9 @@ def test_trained_pruned_extracted_and_decoded_in_chunks(
     assert found == {f"recogs-dev-best-greedy_search{end}.txt" for end in ("", "-chunk-16-left-context-32")}
     whole, chunks = report.collect([("small", small)], ["dev"], "greedy_search")
     assert (whole.title, chunks.title) == ("small", "small, chunks of 320 ms and 640 ms before")
-    assert whole.latency == "-" and re.fullmatch(r"320 \+ \d+", chunks.latency)
+    assert whole.latency == "-" and re.fullmatch(r"450 \+ \d+", chunks.latency)
+    for path in (tmp_path / "small" / "greedy_search").glob("wer-*.json"):
+        assert read_json(path)["parameters"]["silence"] == 30, "as in icefall, behind utterances of a causal network"
     with pytest.raises(UserError, match="a chunk of 3 frames is not a multiple"):
         decode.main([*decoding, "--chunk-size", "3"])
     with pytest.raises(UserError, match="--left-context-frames has no effect without chunks; give --chunk-size"):

@@ -145,14 +145,15 @@ def test_a_network_decoded_whole_and_in_chunks_has_two_rows(systems: list[tuple[
     place = systems[0][1]
     for set_name, computing in zip(SETS, (11.2, 12.6)):
         decoded(place, set_name, [1, 1, 1, 1, 0], suffix="best-greedy_search-chunk-16-left-context-128",
-                parameters={"chunk": [16, 128]}, chunk_ms=320, computing_ms=computing)  # fmt: skip
+                parameters={"chunk": [16, 128]}, chunk_ms=320, ahead_ms=130,
+                computing_ms=computing)  # fmt: skip
     decoded(place, "test-clean", [1, 1, 1, 1, 0], suffix="best-greedy_search-chunk-32-left-context-0",
             parameters={"chunk": [32, 0]}, chunk_ms=640, computing_ms=None)  # fmt: skip
     rows = cells(report.table(report.collect(systems, SETS, "greedy_search"), SETS))
     chunks = "teacher, chunks of 320 ms and 2560 ms before"
     assert list(rows) == ["teacher", chunks, "teacher, chunks of 640 ms and all before", "pruned"]
     assert {name: row["latency ms"] for name, row in rows.items()} == {
-        "teacher": "-", "pruned": "-", chunks: "320 + 13", "teacher, chunks of 640 ms and all before": "640 + ?",
+        "teacher": "-", "pruned": "-", chunks: "450 + 13", "teacher, chunks of 640 ms and all before": "640 + ?",
     }  # fmt: skip
     assert rows[chunks]["pooled WER %"].startswith("20.00 (") and rows["teacher"]["pooled WER %"].startswith("10.00 (")
 

@@ -195,6 +195,15 @@ def whisper(config: WhisperFeatureConfig, frames: Callable[[int], int]) -> Sourc
     )  # fmt: skip
 
 
+def with_silence(source: Source, frames: int) -> Source:
+    """Return a source of features that are followed by ``frames`` frames of silence."""
+    return replace(source, load=partial(_followed_by_silence, source, frames)) if frames else source
+
+
+def _followed_by_silence(source: Source, frames: int, cut: Any) -> Tensor:
+    return torch.nn.functional.pad(source.load(cut), (0, 0, 0, frames), value=source.padding)
+
+
 def of_beginning(source: Source) -> Source:
     """Return a source that reads the beginning of cuts that are longer than a network takes, as transformers does."""
     if source.longest is None:

@@ -199,3 +199,11 @@ def test_features_that_are_not_what_the_manifest_says(values: np.ndarray, bins: 
     """Of an archive that was overwritten, say: they would be a shorter cut with a whole transcript."""
     with pytest.raises(UserError, match=f"cut cut-7 promises 30 frames of {bins} features, and {there} are there; cor"):
         sources.load_features(with_features(values, bins=bins))
+
+
+def test_silence_behind_features() -> None:
+    features = torch.randn(7, 3)
+    source = sources.with_silence(sources.Source(lambda cut: features, lambda cut: 1, -9.0), 30)
+    found = source.load(None)
+    assert torch.equal(found[:7], features) and found.shape == (37, 3) and bool((found[7:] == -9).all())
+    assert sources.with_silence(sources.FEATURES, 0) is sources.FEATURES
