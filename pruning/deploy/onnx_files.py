@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path
 from pruning.kinds.exports import Part
 from pruning.kinds.forms import FORMS
 from pruning.optional import package
 
 OPSET = 17  # the first with layer normalisation
+_LARGEST = 2**31 - 2**24  # bytes; the form of the files, protobuf, holds less than 2 GiB
 
 
 @torch.no_grad()
@@ -31,8 +34,10 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
         The model files.
 
     Raises:
-        UserError: onnx or onnxruntime is not installed.
+        UserError: onnx or onnxruntime is not installed, or a part is too large for a file.
     """
+    for name, part in parts.items():
+        _check_size(name, part)
     onnx = package("onnx", "ONNX export")
     quantization = package("onnxruntime.quantization", "int8 export") if int8 else None
     written = []
@@ -58,6 +63,20 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
             onnx.save(network, str(temporary))
         written += [path] if quantization is None else [path, small]
     return written
+
+
+def _check_size(name: str, part: Part) -> None:
+    """Check that a part fits a file; a tied embedding is traced twice.
+
+    Raises:
+        UserError: it does not.
+    """
+    weights = {id(one): one for one in (*part.module.parameters(), *part.module.buffers())}
+    tables = [one.weight for one in part.module.modules() if isinstance(one, nn.Embedding)]
+    size = sum(one.numel() * one.element_size() for one in (*weights.values(), *tables))
+    if size >= _LARGEST:
+        raise UserError(f"{name} has {size / 2**30:.1f} GiB of float32 weights, and an ONNX file holds less than 2 GiB",
+                        "prune more of it, or export a Hugging Face directory")  # fmt: skip
 
 
 def _trace(part: Part, path: Path) -> None:
