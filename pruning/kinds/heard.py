@@ -12,7 +12,7 @@ from pruning.models.encoder import Encoder, Window
 from pruning.speech.data import sources
 from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.data_config import DataConfig
-from pruning.speech.data.sources import FEATURES, Source
+from pruning.speech.data.sources import Source
 from pruning.speech.data.whisper_features import WhisperFeatureConfig
 
 
@@ -21,7 +21,7 @@ def source_of(encoder: Encoder) -> Source:
     count = partial(_frames, encoder)
     if encoder.window is not None:
         return sources.whisper(_features(encoder.window, encoder.bins), count)
-    return FEATURES if encoder.bins else sources.audio(facts.SAMPLES_PER_SECOND, count)
+    return sources.features(count) if encoder.bins else sources.audio(facts.SAMPLES_PER_SECOND, count)
 
 
 _CLOSING = 30

@@ -17,8 +17,8 @@ from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_data import cuts_data
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import FORMS
-from pruning.kinds.heard import silence_of
-from pruning.kinds.kind import Kind
+from pruning.kinds.heard import silence_of, source_of
+from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
@@ -109,6 +109,10 @@ class TransducerKind(Kind[Transducer]):
     data_form = CUTS
     training, pruning = RunConfig, PruneConfig
 
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        super().__init__(config, inputs)
+        self._source = FEATURES
+
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> Transducer:
         """Build a transducer from plain values."""
@@ -179,7 +183,7 @@ class TransducerKind(Kind[Transducer]):
     @classmethod
     def recogniser(cls, network: Transducer, source: PathLike) -> Recogniser:
         """Return the network itself."""
-        return Recogniser(network, FEATURES, network.encoder.bins, silence_of(network.encoder))
+        return Recogniser(network, source_of(network.encoder), network.encoder.bins, silence_of(network.encoder))
 
     @classmethod
     def see(cls, network: Transducer, chunk: Chunk) -> Optional[ZipformerStream]:
@@ -207,6 +211,7 @@ class TransducerKind(Kind[Transducer]):
             raise UserError("the network has no CTC head, but the configuration gives CTC a weight",
                             "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
         chunks_for(network.encoder, self.config.chunks)
+        self._source = source_of(network.encoder)
         paths = manifests.check_exists([*self.inputs.train, *self.inputs.dev])
         checks.check_first_features(paths, network.encoder.bins)
 
@@ -232,11 +237,12 @@ class TransducerKind(Kind[Transducer]):
 
     def first_batches(self) -> Iterable[Batch]:
         """Return the batches of the first epoch as in a single process."""
-        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1)
+        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1,
+                                source=self._source)  # fmt: skip
 
     def data(self, world: distributed.World) -> RunData:
         """Return the share of the cuts that this process reads."""
-        return cuts_data(self.config, self.inputs, self.output_table, world, FEATURES)
+        return cuts_data(self.config, self.inputs, self.output_table, world, self._source)
 
 
 def by_ctc(method: str) -> bool:

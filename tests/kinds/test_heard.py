@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,10 @@ from pruning.kinds.heard import input_length, source_of
 from pruning.models.audio_encoder import AudioEncoder
 from pruning.models.encoder import Window
 from pruning.models.encoder_decoder_config import AudioEncoderConfig
+from pruning.models.prunable_zipformer import PrunableZipformer
+from pruning.models.zipformer_config import ZipformerConfig
 from pruning.speech.data.sources import FEATURES
+from tests.importers.test_icefall_zipformer import DIMENSIONS
 from tests.models.encoder_decoders import MOONSHINE, WHISPER, network
 from tests.models.test_speech_model import network as with_head
 from tests.speech.data.test_sources import cuts
@@ -48,7 +52,20 @@ def test_other_encoders_have_no_window() -> None:
     with pytest.raises(ValueError, match="moonshine takes samples, which have no tail, got tail 1.0"):
         AudioEncoder(replace(moonshine.config, tail=1.0))
     conformer = with_head("conformer").encoder
-    assert source_of(conformer) is FEATURES and input_length(conformer, 10.0) == 1000
+    assert source_of(conformer).load is FEATURES.load and input_length(conformer, 10.0) == 1000
+
+
+@pytest.mark.parametrize("kind", ["conformer", "zipformer"])
+def test_frames_of_features_are_those_of_the_encoder(kind: str) -> None:
+    """Zipformers make other numbers of them than Conformers."""
+    torch.manual_seed(0)
+    zipformer = PrunableZipformer(ZipformerConfig(**DIMENSIONS))
+    encoder = zipformer if kind == "zipformer" else with_head("conformer").encoder
+    source = source_of(encoder.eval())
+    for frames in (9, 11, 15, 40, 41, 42, 43, 44):
+        cut = SimpleNamespace(has_features=True, num_frames=frames)
+        output = encoder(torch.randn(1, frames, encoder.bins), torch.tensor([frames]))
+        assert source.frames(cut) == output.lengths.item() == output.output.shape[1]
 
 
 def test_a_tail_keeps_the_weights() -> None:

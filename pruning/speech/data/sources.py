@@ -126,6 +126,15 @@ FEATURES = Source(load_features, _frames_of_features, PADDING)
 """Filter-bank features, for encoders that subsample by 4."""
 
 
+def features(frames: Callable[[int], int]) -> Source:
+    """Return filter-bank features for an encoder that makes ``frames(T)`` output frames of T feature frames."""
+    return replace(FEATURES, frames=partial(_frames_by, frames))
+
+
+def _frames_by(frames: Callable[[int], int], cut: Any) -> int:
+    return frames(num_frames(cut))
+
+
 def rate_of(cut: Any) -> int:
     """The sampling rate of the audio of ``cut``, which has some; a cut's own may be that of its features."""
     return int(getattr(cut, "recording", cut).sampling_rate)
