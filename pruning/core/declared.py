@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pruning.core.structure import Structure
 from pruning.core.units import Span, UnitGroup, check_groups, prefixed
 
 _PREFIX = "network."
-_EXACT = 1e-6  # relative to the largest output, in double precision
+_EXACT, _NEARLY = 1e-6, 1e-4  # relative to the largest output, in double precision and in float32
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WITHOUT_PRODUCTS = (nn.Embedding, nn.EmbeddingBag)
@@ -51,7 +52,8 @@ class DeclaredNetwork(nn.Module):
         check_groups(network, [unit.group for unit in units])
         self._positions: Optional[dict[str, int]] = None
         self._axes = _axes([unit.group for unit in units])
-        self.train(network.training)
+        self._check_shared()
+        self.training = network.training  # not of its parts: some may be in evaluation mode for good
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Return what the network computes."""
@@ -86,7 +88,11 @@ class DeclaredNetwork(nn.Module):
                 sums[1] += entries * positions
         for unit in self.units:
             if unit.products is not None:
-                left, right = (positions_of[f"{layer}.weight"] for layer in unit.products)
+                left, right = (positions_of.get(f"{layer}.weight", 0) for layer in unit.products)
+                if not left or not right:
+                    layers = " or ".join(unit.products)
+                    raise ValueError(f"{unit.group.name}: {layers} is not called as a module, so that the products of "
+                                     "attention cannot be counted")  # fmt: skip
                 terms.setdefault((unit.group.name,), [0.0, 0.0])[1] += float(left * right * unit.product_width)
         return [
             CostTerm(
@@ -97,6 +103,23 @@ class DeclaredNetwork(nn.Module):
             )
             for names, (parameters, macs) in terms.items()
         ]
+
+    def _check_shared(self) -> None:
+        """Check that the units of a shared tensor are declared by all of its names.
+
+        Raises:
+            ValueError: they are not.
+        """
+        names: dict[int, str] = {}
+        for name, parameter in _parameters(self.network).items():
+            first = names.setdefault(id(parameter), name)
+            for dim in range(parameter.dim()):
+                owned, others = (
+                    {(group.name, span.offset, span.width) for group, span in self._axes.get((each, dim), [])}
+                    for each in (first, name)
+                )
+                if owned != others:
+                    raise ValueError(f"{first} is also {name}: declare the same units of both")
 
     @property
     def uncounted(self) -> list[str]:
@@ -110,39 +133,68 @@ class DeclaredNetwork(nn.Module):
 
     @torch.no_grad()
     def check(self) -> None:
-        """Check on the example that half of each group's units can be removed.
+        """Check on the example that the first half of each group's units can be removed.
+
+        The check computes in double precision, or in the network's own if it does not run in double precision.
 
         Raises:
-            ValueError: the smaller network does not run, or computes something else than the masked one.
+            ValueError: the network cannot be copied or does not run, the smaller network does not run, or it computes
+                something else than the masked one.
         """
-        double = copy.deepcopy(self.network).double().eval()
-        whole = DeclaredNetwork(double, self.units, list(map(_in_double, self.example)))
+        whole, exact = self._checked_copy()
         groups = whole.unit_groups()
         for unit, group in zip(self.units, groups):
             kept = dict(Structure.dense(groups).groups)
-            kept[group.name] = kept[group.name].with_kept(range(max(group.minimum, group.size // 2)))
+            left = max(group.minimum, group.size // 2)  # the last ones: code that takes the first ones is found, too
+            kept[group.name] = kept[group.name].with_kept(range(group.size - left, group.size))
             structure = Structure(kept).resolved(groups)
             name = unit.group.name
             try:
                 small = extract(whole, structure).eval()
                 found = whole.probe_of(small)
             except RuntimeError as error:
-                first = str(error).splitlines()[0]
-                what = f"{name}: without half of its units the network does not run ({first})"
+                what = f"{name}: without half of its units the network does not run ({_first_line(error)})"
                 raise ValueError(f"{what}; check writers, readers, between and counts") from None
             with Masker(whole, groups).applied(structure.masks()):
                 masked = whole.probe_of(whole)
             difference, scale = (found - masked).abs().max().item(), masked.abs().max().item()
-            if difference > _EXACT * max(scale, 1.0):
+            if not difference <= exact * max(scale, 1.0):
                 what = f"{name}: without half of its units the network computes something else than with them masked"
                 why = "a layer reads these units that is not declared, or they are normalised together"
                 raise ValueError(f"{what} (by {difference:.2g}); {why}")
 
+    def _checked_copy(self) -> tuple[DeclaredNetwork, float]:
+        """Return a copy in evaluation mode that runs on the example, and how much relative difference it may have."""
+        for exact, other in ((_EXACT, torch.float64), (_NEARLY, torch.float32)):
+            try:
+                network = copy.deepcopy(self.network).eval()
+            except RuntimeError as error:
+                what = f"the network cannot be copied ({_first_line(error)})"
+                raise ValueError(f"{what}; use torch.nn.utils.parametrizations.weight_norm instead of weight_norm, or "
+                                 "remove the weight norm") from None  # fmt: skip
+            if other == torch.float64:
+                whole = DeclaredNetwork(network.double(), self.units, [_in_double(value) for value in self.example])
+            else:
+                whole = DeclaredNetwork(network, self.units, self.example)
+            try:
+                whole.probe_of(whole)
+            except RuntimeError as error:
+                reason = error
+            else:
+                return whole, exact
+        raise ValueError(f"the network does not run on the example ({_first_line(reason)})")
+
     def probe_of(self, model: nn.Module) -> Tensor:
-        """Return the outputs of ``model`` for the example, ``(rows, D)``."""
-        output = model(*self.example)
-        tensor = output if isinstance(output, Tensor) else next(part for part in output if isinstance(part, Tensor))
-        return tensor.reshape(-1, tensor.shape[-1])
+        """Return all outputs of ``model`` for the example that are floating-point numbers, ``(rows, 1)``.
+
+        Raises:
+            ValueError: there are none.
+        """
+        found = [tensor.reshape(-1) for tensor in _tensors_in(model(*self.example)) if tensor.is_floating_point()]
+        if not found:
+            raise ValueError("the network returns no tensor of floating-point numbers by which it could be compared")
+        kind = functools.reduce(torch.promote_types, [tensor.dtype for tensor in found])
+        return torch.cat([tensor.to(kind) for tensor in found])[:, None]
 
     def _products(self, tensor: str, shape: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
         """The entries of a tensor as a polynomial in counts: each product of groups, and its coefficient."""
@@ -187,17 +239,40 @@ class DeclaredNetwork(nn.Module):
         return small
 
 
+def _first_line(error: RuntimeError) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors_in(part)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors_in(part)
+
+
 def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Return every parameter by each of its names; a shared one has several."""
+    """Return every parameter by each of its names; a shared one, or one of a shared module, has several."""
     return {
         f"{path}.{name}" if path else name: parameter
-        for path, module in network.named_modules()
+        for path, module in network.named_modules(remove_duplicate=False)
         for name, parameter in module.named_parameters(recurse=False)
     }
 
 
 def _in_double(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    """Return a value whose floating-point tensors, also in tuples, lists and dictionaries, have double precision."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_in_double, value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_in_double, value))
+    return {key: _in_double(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 @contextmanager
@@ -232,13 +307,14 @@ def _watched(network: nn.Module, seen: dict[str, int]) -> Iterator[None]:
 def _count_positions(network: nn.Module, example: Sequence[Any]) -> dict[str, int]:
     """Return at how many positions the example multiplies each weight; 0 is left out."""
     seen: dict[str, int] = {}
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.no_grad(), _watched(network, seen):
             network(*example)
     finally:
-        network.train(training)
+        for module, training in modes.items():
+            module.training = training
     return seen
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.importers.encoder_decoder import load_encoder_decoder
-from pruning.importers.hf_directory import CONFIG, PREPROCESSOR, directory_of, read_config
+from pruning.importers.hf_directory import CONFIG, PREPROCESSOR, PROCESSOR, directory_of, read_config
 from pruning.importers.hugging_face import load_hf
 from pruning.models.encoder import Encoder
 from pruning.models.encoder_decoder_config import FAMILY_NAMES
@@ -40,7 +40,7 @@ def load_encoder(source: PathLike) -> Encoder:
         UserError: ``source`` is not a checkpoint, is of an unsupported network, or lacks tensors; a package that it
             needs is not installed; the hub cannot be reached.
     """
-    directory = directory_of(source, (CONFIG, PREPROCESSOR))
+    directory = directory_of(source, (CONFIG, PREPROCESSOR, PROCESSOR))
     found = read_config(directory, source).get("model_type")
     if found not in _LOADERS:
         raise UserError(f"{directory / CONFIG}: unsupported model_type {found!r}",

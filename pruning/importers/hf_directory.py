@@ -10,7 +10,7 @@ from pruning.errors import UserError
 from pruning.files import PathLike, read_json
 from pruning.optional import package
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 """Files of weights; several have an index next to them, ``model.safetensors.index.json``."""
 REMEDY = f"give a directory with {CONFIG} and {SAFE} or {PICKLED}, as save_pretrained writes it"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path, read_json, write_json
-from pruning.importers.hf_directory import CONFIG, PREPROCESSOR
+from pruning.importers.hf_directory import CONFIG, PREPROCESSOR, PROCESSOR
 
 GENERATION = "generation_config.json"
 CARDS = ("SOURCE.md", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """Files that may say where the weights come from and under which licence."""
-KEPT = (CONFIG, GENERATION, PREPROCESSOR, "processor_config.json", "tokenizer_config.json", "special_tokens_map.json",
+KEPT = (CONFIG, GENERATION, PREPROCESSOR, PROCESSOR, "tokenizer_config.json", "special_tokens_map.json",
         "added_tokens.json", "chat_template.jinja", "normalizer.json", "vocab.json", "merges.txt", *CARDS)  # fmt: skip
 """Files that are kept if the directory has them; ``tokenizer.json`` is in the language directory itself."""
 _FOLDER, _ORIGIN = "source", "origin.json"

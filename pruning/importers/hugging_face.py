@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike, read_json
-from pruning.importers.hf_directory import CONFIG, PREPROCESSOR, REMEDY, directory_of, read_config
+from pruning.importers.hf_directory import CONFIG, PREPROCESSOR, PROCESSOR, REMEDY, directory_of, read_config
 from pruning.importers.hf_weights import Weights, check_tensors, more
 from pruning.models.facts import SAMPLES_PER_SECOND
 from pruning.models.hf_encoder import WEIGHT_NORMS, HfEncoder
@@ -32,17 +32,32 @@ def load_hf(source: PathLike) -> HfEncoder:
         UserError: ``source`` is not a checkpoint, is of an unsupported network, or lacks tensors of the encoder;
             transformers is not installed; the hub cannot be reached.
     """
-    directory = directory_of(source, (CONFIG, PREPROCESSOR))
-    values, preprocessor = read_config(directory, source), {}
-    if (directory / PREPROCESSOR).is_file():
-        preprocessor = read_json(directory / PREPROCESSOR, REMEDY)
-    else:
-        logger.warning("%s has no %s: audio is normalised by default", source, PREPROCESSOR)
-    _check_preprocessor(preprocessor, directory / PREPROCESSOR)
+    directory = directory_of(source, (CONFIG, PREPROCESSOR, PROCESSOR))
+    values, preprocessor = read_config(directory, source), _audio_settings(directory, source)
     preprocessor = {"do_normalize": True, **preprocessor}  # as Hugging Face's feature extractor does
     encoder = HfEncoder.from_hf(values, preprocessor, str(directory / CONFIG))
     _put(encoder, Weights(directory), str(directory))
     return encoder.eval()
+
+
+def _audio_settings(directory: Path, source: PathLike) -> dict[str, Any]:
+    """Return the settings of audio, which transformers 5 writes into a file with those of tokens.
+
+    Raises:
+        UserError: see `_check_preprocessor`.
+    """
+    values: Any = {}
+    path = directory / PREPROCESSOR
+    if path.is_file():
+        values = read_json(path, REMEDY)
+    elif (directory / PROCESSOR).is_file():
+        path = directory / PROCESSOR
+        whole: Any = read_json(path, REMEDY)
+        values = whole.get("feature_extractor", {}) if isinstance(whole, dict) else whole
+    if values == {}:
+        logger.warning("%s has neither %s nor %s: audio is normalised by default", source, PREPROCESSOR, PROCESSOR)
+    _check_preprocessor(values, path)
+    return dict(values)
 
 
 def _check_preprocessor(values: Any, path: Path) -> None:

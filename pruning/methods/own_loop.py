@@ -43,7 +43,7 @@ class OwnLoop:
         for batch in batches:
             with pruned.masked():
                 loss = loss_of(network, batch) + pruned.penalty()
-            loss.backward()
+                loss.backward()  # inside, because checkpointed modules compute again
             pruned.before_update(lr=1e-3)
             optimiser.step()
             optimiser.zero_grad()
@@ -169,7 +169,7 @@ class OwnLoop:
         Raises:
             UserError: see `structure`.
         """
-        self.declared.train(self.declared.network.training)
+        self.declared.training = self.declared.network.training
         return extract(self.declared, self.structure()).get_submodule("network")
 
     def save(self, small: nn.Module, path: PathLike) -> None:

@@ -253,3 +253,121 @@ def test_what_is_no_list_is_named() -> None:
         linear_units(model, "x", ["up"], ["dwon"])
     with pytest.raises(TypeError, match="example must be the list of the network's arguments, got a tensor"):
         DeclaredNetwork(model, [], torch.randn(1, 33, 20))
+
+
+class Simple(nn.Module):
+    """Two linear layers; ``output`` says in which form the result is returned."""
+
+    def __init__(self, output: Callable[[Tensor, Tensor], object], joint: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.output, self.joint = nn.Linear(6, 8), nn.Linear(8, 5), output, joint
+
+    def forward(self, x: Tensor) -> object:
+        h = self.a(x).relu()
+        return self.output(x, self.b(h / (1 + h.sum(dim=-1, keepdim=True)) if self.joint else h))
+
+
+def simple(network: nn.Module, *example: object) -> DeclaredNetwork:
+    return DeclaredNetwork(network, [linear_units(network, "h", ["a"], ["b"])], example or (torch.randn(1, 7, 6),))
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        lambda x, y: y,
+        lambda x, y: (x, y),
+        lambda x, y: (torch.tensor([3]), [y]),
+        lambda x, y: {"features": x, "logits": y},
+        lambda x, y: y.sum(),
+    ],
+)
+def test_all_outputs_are_compared(output: Callable[[Tensor, Tensor], object]) -> None:
+    """Units that are normalised together are found wherever the result stands among the outputs."""
+    simple(Simple(output)).check()
+    with pytest.raises(ValueError, match="h: without half of its units the network computes something else"):
+        simple(Simple(output, joint=True)).check()
+
+
+def test_a_network_without_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="the network returns no tensor of floating-point numbers"):
+        simple(Simple(lambda x, y: y.argmax(dim=-1))).check()
+
+
+def test_code_that_takes_the_first_units_is_found() -> None:
+    class Prefix(Simple):
+        """Scales the units that there are by a list for all."""
+
+        def forward(self, x: Tensor) -> object:
+            h = self.a(x).relu()
+            return self.b(h * torch.arange(8, dtype=h.dtype)[: h.shape[-1]])
+
+    with pytest.raises(ValueError, match="computes something else"):
+        simple(Prefix(lambda x, y: y)).check()
+
+
+def test_units_of_shared_tensors_are_declared_by_all_names() -> None:
+    class Tied(Simple):
+        """A third layer has the weight of the first."""
+
+        def __init__(self) -> None:
+            super().__init__(lambda x, y: y)
+            self.c, self.d = nn.Linear(6, 8), nn.Linear(8, 5)
+            self.c.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> object:
+            return self.b(self.a(x).relu()) + self.d(self.c(x).tanh())
+
+    network = Tied()
+    with pytest.raises(ValueError, match="a.weight is also c.weight: declare the same units of both"):
+        simple(network)
+    whole = DeclaredNetwork(network, [linear_units(network, "h", ["a", "c"], ["b", "d"])], [torch.randn(1, 7, 6)])
+    whole.check()
+
+
+def test_layers_that_are_used_twice() -> None:
+    """Under one of their names only, units are refused; under both, they cost once."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.b(self.a(x).relu())
+
+    block = Block()
+    network = nn.Sequential(block, block)
+    example = [torch.randn(1, 7, 6)]
+    with pytest.raises(ValueError, match="0.a.weight is also 1.a.weight"):
+        DeclaredNetwork(network, [linear_units(network, "h", ["0.a"], ["0.b"])], example)
+    whole = DeclaredNetwork(network, [linear_units(network, "h", ["0.a", "1.a"], ["0.b", "1.b"])], example)
+    whole.check()
+    costs = CostModel(whole.unit_groups(), whole.cost_terms()).dense
+    assert costs["size"] == sum(parameter.numel() for parameter in network.parameters())
+    assert costs["macs"] == count_macs(lambda: network(*example))
+
+
+def test_networks_that_do_not_run_in_double_precision_are_checked_in_their_own() -> None:
+    class Single(Simple):
+        def forward(self, x: Tensor) -> object:
+            return self.b(self.a(x.float()).relu())
+
+    simple(Single(lambda x, y: y)).check()
+    with pytest.raises(ValueError, match="the network does not run on the example"):
+        simple(Simple(lambda x, y: y), torch.randn(1, 7, 5)).check()
+
+
+def test_the_modes_of_modules_stay() -> None:
+    network = Simple(lambda x, y: y)
+    network.train()
+    network.a.eval()
+    simple(network).cost_terms()
+    assert network.training and network.b.training and not network.a.training
+
+
+def test_weight_norm_that_cannot_be_copied_is_named() -> None:
+    network = Simple(lambda x, y: y)
+    network.other = torch.nn.utils.weight_norm(nn.Linear(6, 6))
+    network.output = lambda x, y: y + network.other(x).sum()
+    with pytest.raises(ValueError, match=r"cannot be copied .*; use torch.nn.utils.parametrizations.weight_norm"):
+        simple(network).check()

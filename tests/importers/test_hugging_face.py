@@ -133,7 +133,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
 
 def test_the_preprocessor_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     written(tmp_path, SHAPES[0])
-    said = {"do_normalize": True, "return_attention_mask": False, "sampling_rate": 16000}
+    said: dict[str, Any] = {"do_normalize": True, "return_attention_mask": False, "sampling_rate": 16000}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     config = load_hf(tmp_path).config
     assert config.normalise_audio and not config.attention_mask
@@ -142,7 +142,14 @@ def test_the_preprocessor_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     (tmp_path / "preprocessor_config.json").unlink()
     with caplog.at_level("WARNING"):
         assert load_hf(tmp_path).config.normalise_audio
-    assert "has no preprocessor_config.json: audio is normalised by default" in caplog.text
+    assert "has neither preprocessor_config.json nor processor_config.json: audio is normalised" in caplog.text
+    nested = {"feature_extractor": {**said, "feature_extractor_type": "Wav2Vec2FeatureExtractor"}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    assert load_hf(tmp_path).config == config, "as transformers 5 writes it"
+    nested["feature_extractor"]["sampling_rate"] = 8000
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    with pytest.raises(UserError, match="processor_config.json: sampling_rate must be 16000, got 8000"):
+        load_hf(tmp_path)
 
 
 @pytest.mark.parametrize(
