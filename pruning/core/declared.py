@@ -165,24 +165,18 @@ class DeclaredNetwork(nn.Module):
 
     def _checked_copy(self) -> tuple[DeclaredNetwork, float]:
         """Return a copy in evaluation mode that runs on the example, and how much relative difference it may have."""
-        for exact, other in ((_EXACT, torch.float64), (_NEARLY, torch.float32)):
-            try:
-                network = copy.deepcopy(self.network).eval()
-            except RuntimeError as error:
-                what = f"the network cannot be copied ({_first_line(error)})"
-                raise ValueError(f"{what}; use torch.nn.utils.parametrizations.weight_norm instead of weight_norm, or "
-                                 "remove the weight norm") from None  # fmt: skip
-            if other == torch.float64:
-                whole = DeclaredNetwork(network.double(), self.units, [_in_double(value) for value in self.example])
-            else:
-                whole = DeclaredNetwork(network, self.units, self.example)
+        double = DeclaredNetwork(
+            _copy(self.network).double(), self.units, [_in_double(value) for value in self.example]
+        )
+        single = DeclaredNetwork(_copy(self.network), self.units, self.example)
+        for whole, exact in ((double, _EXACT), (single, _NEARLY)):
             try:
                 whole.probe_of(whole)
             except RuntimeError as error:
-                reason = error
+                reason = _first_line(error)
             else:
                 return whole, exact
-        raise ValueError(f"the network does not run on the example ({_first_line(reason)})")
+        raise ValueError(f"the network does not run on the example ({reason})")
 
     def probe_of(self, model: nn.Module) -> Tensor:
         """Return all outputs of ``model`` for the example that are floating-point numbers, ``(rows, 1)``.
@@ -237,6 +231,20 @@ class DeclaredNetwork(nn.Module):
         small = copy.copy(self)
         small._modules = {"network": network}
         return small
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode.
+
+    Raises:
+        ValueError: the network cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network).eval()
+    except RuntimeError as error:
+        what = f"the network cannot be copied ({_first_line(error)})"
+        raise ValueError(f"{what}; use torch.nn.utils.parametrizations.weight_norm instead of weight_norm, or remove "
+                         "the weight norm") from None  # fmt: skip
 
 
 def _first_line(error: RuntimeError) -> str:
