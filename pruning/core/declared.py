@@ -165,9 +165,8 @@ class DeclaredNetwork(nn.Module):
 
     def _checked_copy(self) -> tuple[DeclaredNetwork, float]:
         """Return a copy in evaluation mode that runs on the example, and how much relative difference it may have."""
-        double = DeclaredNetwork(
-            _copy(self.network).double(), self.units, [_in_double(value) for value in self.example]
-        )
+        example = list(map(_in_double, self.example))
+        double = DeclaredNetwork(_copy(self.network).double(), self.units, example)
         single = DeclaredNetwork(_copy(self.network), self.units, self.example)
         for whole, exact in ((double, _EXACT), (single, _NEARLY)):
             try:
