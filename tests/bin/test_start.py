@@ -15,14 +15,18 @@ HEAVY = ("torch", "numpy", "lhotse", "k2", "omegaconf", "safetensors", "scipy", 
          "tabulate", "sentencepiece")  # fmt: skip
 COMMANDS = sorted(console.available().keys() - {"torchrun"})  # its options are those of torch
 PROGRAMS = sorted(
-    str(path.relative_to(ROOT)) for where in ("local", "egs/*/local") for path in ROOT.glob(f"{where}/*.py")
+    str(path.relative_to(ROOT))
+    for where in ("local", "egs/*/local")
+    for path in ROOT.glob(f"{where}/*.py")
+    if "command.run(main)" in path.read_text(encoding="utf-8")  # the others are modules of these programs
 )
 ASK_ALL = """
-import contextlib, importlib, importlib.util, io, sys
+import contextlib, importlib, importlib.util, io, os, sys
 
 def load(name):
     if not name.endswith(".py"):
         return importlib.import_module(f"pruning.bin.{name}")
+    sys.path.insert(0, os.path.dirname(name))  # as for a program that is run
     spec = importlib.util.spec_from_file_location(name.replace("/", "_").removesuffix(".py"), name)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
