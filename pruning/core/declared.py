@@ -178,14 +178,14 @@ class DeclaredNetwork(nn.Module):
         raise ValueError(f"the network does not run on the example ({reason})")
 
     def probe_of(self, model: nn.Module) -> Tensor:
-        """Return all outputs of ``model`` for the example that are floating-point numbers, ``(rows, 1)``.
+        """Return all floating-point outputs of ``model`` for the example, one after the other, ``(rows, 1)``.
 
         Raises:
-            ValueError: there are none.
+            ValueError: ``model`` returns no floating-point tensor.
         """
         found = [tensor.reshape(-1) for tensor in _tensors_in(model(*self.example)) if tensor.is_floating_point()]
         if not found:
-            raise ValueError("the network returns no tensor of floating-point numbers by which it could be compared")
+            raise ValueError("the network returns no floating-point tensor, so its outputs cannot be compared")
         kind = functools.reduce(torch.promote_types, [tensor.dtype for tensor in found])
         return torch.cat([tensor.to(kind) for tensor in found])[:, None]
 

@@ -102,7 +102,7 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _tokens(settings: dict[str, Any], name: str, size: int) -> tuple[int, ...]:
-    """Return a list of tokens in settings, without numbers that are none of the ``size`` tokens."""
+    """Return a list of tokens in settings; numbers outside the vocabulary of ``size`` tokens are left out."""
     tokens = settings.get(name) or ()
     if not isinstance(tokens, (list, tuple)) or not all(isinstance(token, int) for token in tokens):
         raise UserError(f"{name} of the network is not a list of tokens", f"correct it in {GENERATION}")
@@ -113,7 +113,8 @@ def _prompt(size: int, settings: dict[str, Any], speech: Speech) -> list[str]:
     """Return the symbols behind Whisper's start of a transcript.
 
     Raises:
-        UserError: the network has one language, or its settings ask for one by a name that is no code.
+        UserError: another language is asked of a network for English alone, or the settings name a language in words
+            instead of by its code.
     """
     several = settings.get("is_multilingual")
     if several if isinstance(several, bool) else size >= _MULTILINGUAL:

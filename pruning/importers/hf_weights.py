@@ -82,7 +82,7 @@ def files_of(directory: Path) -> list[Path]:
     """Return the files of the weights, all of which exist.
 
     Raises:
-        UserError: there are no weights, or a file is missing.
+        UserError: the directory contains no weights, or a file that its index names is missing.
     """
     for name in (SAFE, PICKLED):
         index, files = directory / f"{name}.index.json", list[str]()

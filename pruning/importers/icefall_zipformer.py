@@ -201,7 +201,7 @@ def _per_stack(
         try:
             values = tuple(int(value) for value in str(settings[name]).strip("()[] ").rstrip(",").split(","))
         except ValueError:
-            raise UserError(f"{source} says {name} {settings[name]!r}, which are no numbers",
+            raise UserError(f"{source} has {name} {settings[name]!r}, which is not a list of numbers",
                             f"give --{name.replace('_', '-')}") from None  # fmt: skip
     values = values or _DEFAULTS.get(name)
     if values is None:

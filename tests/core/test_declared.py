@@ -289,7 +289,7 @@ def test_all_outputs_are_compared(output: Callable[[Tensor, Tensor], object]) ->
 
 
 def test_a_network_without_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match="the network returns no tensor of floating-point numbers"):
+    with pytest.raises(ValueError, match="the network returns no floating-point tensor"):
         simple(Simple(lambda x, y: y.argmax(dim=-1))).check()
 
 

@@ -32,6 +32,9 @@ class Heard:
     def accept_waveform(self, rate: int, samples: np.ndarray) -> None:
         self.given.append((rate, samples))
 
+    def input_finished(self) -> None:
+        """Nothing follows."""
+
     def decode_stream(self, stream: Heard) -> None:
         self.text = f"{len(self.given[-1][1])} SAMPLES"
 
@@ -88,6 +91,5 @@ def test_silence_follows_a_stream() -> None:
     """At least a step, of which sherpa-onnx decodes no part."""
     heard = Heard()
     stream = sherpa.OnlineStream(heard, 1.41)
-    heard.input_finished = lambda: None  # type: ignore[attr-defined]
     stream.accept_waveform(16000, np.ones(100, dtype=np.float32))
     assert [len(samples) for _, samples in heard.given] == [100, 22560] and not heard.given[1][1].any()

@@ -108,7 +108,7 @@ def test_settings_of_the_checkpoint_come_before_defaults() -> None:
                     **settings).config == model.config  # fmt: skip
     assert imported(icefall_state(model), ZipformerOptions(), **{**settings, "query_head_dim": (5, 5, 5),
                     "pos_head_dim": [2]}).config == model.config  # fmt: skip
-    refused(r"epoch-1.pt says query_head_dim 'wide', which are no numbers; give --query-head-dim", icefall_state(model),
+    refused("has query_head_dim 'wide', which is not a list of numbers; give --query-head-dim", icefall_state(model),
             ZipformerOptions(), **{**settings, "query_head_dim": "wide"})  # fmt: skip
     refused("was trained with token 3 as blank, but blank must be token 0", icefall_state(model), blank_id=3)
 

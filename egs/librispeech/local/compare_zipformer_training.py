@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -122,7 +121,7 @@ def kind_of(modules: Mapping[str, ModuleType], per_step: float, first: float) ->
         def new(self, vocab_size: int) -> Transducer:
             network = super().new(vocab_size)
             assert self.config.model is not None and self.config.model.zipformer is not None
-            network.encoder = TheirEncoder(replace(self.config.model.zipformer))
+            network.encoder = TheirEncoder(self.config.model.zipformer)
             return network
 
     return TheirKind

@@ -86,7 +86,7 @@ class Labeller:
             if said.loops:
                 self.counts.loops += 1
                 return ""
-            if not any(letter.isalnum() for letter in said.text):  # stops alone are no transcript, either
+            if not any(letter.isalnum() for letter in said.text):  # punctuation alone is not a transcript
                 self.counts.empty += 1
                 return ""
         elif self.labels == TRANSCRIPT or self.words_of(said.text) != self.words_of(transcript):
