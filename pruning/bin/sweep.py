@@ -8,6 +8,7 @@ from the results directory alone.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import shlex
 import subprocess
@@ -72,8 +73,11 @@ class _Runner:
         self._runner = shlex.split(options.runner) if options.runner else None
 
     def __call__(self, index: int, names: Sequence[str]) -> None:
-        """Execute the runs ``names`` of wave ``index``; a failed run shows by its missing result."""
-        wave = self._log / f"wave-{index}.json"
+        """Execute the runs ``names`` of wave ``index``; a failed run shows by its missing result.
+
+        Files are named after the runs, because two sweeps with different ``--only`` may go on side by side.
+        """
+        wave = self._log / f"wave-{index}-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}.json"
         write_json(wave, {"runs": list(names)})
         one = [*self._own, "--wave", str(wave), "--job"]
         if self._runner is not None:
@@ -81,7 +85,7 @@ class _Runner:
             if strange:
                 what = f"{strange[0]} contains JOB, which --runner replaces by the number of a job"
                 raise UserError(what, "use a path without JOB")
-            log = self._log / f"wave-{index}.JOB.log"
+            log = wave.with_suffix(".JOB.log")
             subprocess.run([*self._runner, f"JOB=1:{len(names)}", str(log), *one, "JOB"], check=False)
             return
         for job in range(1, len(names) + 1):
@@ -100,6 +104,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--runner", help="command line of the job runner; default: runs one after the other on this machine"
     )
     parser.add_argument("--dry-run", action="store_true", help="only check everything and print the runs")
+    parser.add_argument(
+        "--only", action="append", metavar="PATTERN", default=[],
+        help="execute only runs whose names match, and those that they depend on, e.g. 'half/*/seed1'; give it several "
+        "times for several patterns; default: all runs",
+    )  # fmt: skip
     parser.add_argument("--wave", type=Path, help="list of runs, of which only --job is executed (for the job runner)")
     parser.add_argument("--job", type=COUNT.parse, help="number of the run in --wave, from 1")
     parser.add_argument(
@@ -117,13 +126,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     config = sweep.load(options.config, thorough, options.overrides)
     results = options.results or options.exp_dir / comparison.RESULTS
     by_name: dict[str, Optional[sweep.Run]] = {TEACHER: None}
-    waves = [[run.name for run in wave] for wave in sweep.levels(sweep.expand(config))]
-    waves[0].insert(0, TEACHER)
-    by_name.update({run.name: run for run in sweep.expand(config)})
+    every = sweep.expand(config)
+    by_name.update({run.name: run for run in every})
     if options.wave is not None:
         make(config, by_name[read_json(options.wave)["runs"][options.job - 1]], options.exp_dir, results)
         return
 
+    wanted = sweep.chosen(every, options.only or ["*"])
+    waves = [[run.name for run in wave] for wave in sweep.levels(wanted)]
+    waves[0].insert(0, TEACHER)
     prints = {name: sweep.fingerprint(config, run, options.exp_dir) for name, run in by_name.items()}
 
     def left(names: Sequence[str]) -> list[str]:
@@ -139,7 +150,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     def to_make(names: Sequence[str]) -> list[str]:
         """Return the runs that are not done, and those that such ones depend on and that left nothing here."""
-        needed = {run.needs for run in map(by_name.get, left(list(by_name))) if run is not None and run.needs}
+        undone_runs = (by_name[name] for name in left([run.name for run in wanted]))
+        needed = {run.needs for run in undone_runs if run is not None and run.needs}
         undone = left(names)
         return [name for name in names if name in undone or (name in needed and lost(name))]
 
@@ -159,7 +171,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             runner(index, names)
     failed = [name for wave in waves for name in left(wave)]
     if failed:
-        what = f"{len(failed)} of {len(by_name)} runs failed or depend on a failed run: {', '.join(failed)}"
+        what = f"{len(failed)} of {len(wanted) + 1} runs failed or depend on a failed run: {', '.join(failed)}"
         raise UserError(what, f"see {options.exp_dir / 'log'}, then run the same command again")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import gzip
 import hashlib
@@ -67,6 +68,25 @@ def expand(config: SweepConfig) -> list[Run]:
                     needs = Run(method.stands_on, target, seed, config.methods[method.stands_on]).name
                 found.append(Run(name, target, seed, method, needs))
     return found
+
+
+def chosen(found: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
+    """Return the runs whose names match one of the shell ``patterns``, and those that they depend on, in order.
+
+    Raises:
+        UserError: a pattern matches no run.
+    """
+    names: set[str] = set()
+    for pattern in patterns:
+        matching = fnmatch.filter([run.name for run in found], pattern)
+        if not matching:
+            raise UserError(f"no run matches {pattern}", "see --dry-run for the names, e.g. 'half/*/seed1'")
+        names.update(matching)
+    needed = {run.needs for run in found if run.name in names}
+    while not needed <= {None, *names}:
+        names |= {name for name in needed if name is not None}
+        needed = {run.needs for run in found if run.name in names}
+    return [run for run in found if run.name in names]
 
 
 def levels(found: Sequence[Run]) -> list[list[Run]]:

@@ -250,6 +250,17 @@ def test_more_seeds_at_one_target(config: Path) -> None:
         sweeps.load(config)
 
 
+def test_some_runs_only(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs whose names match come with those that they depend on; a pattern without a run is refused."""
+    arguments = ["--config", str(config), "--exp-dir", str(tmp_path / "exp"), "--dry-run"]
+    sweep.main([*arguments, "--only", "*/drawn/*", "--only", "half/uniform/seed1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["wave 1: teacher", "wave 1: half/magnitude/seed1", "wave 1: half/uniform/seed1",
+                     "wave 2: half/drawn/seed1"]  # fmt: skip
+    with pytest.raises(UserError, match=r"no run matches quarter/\*; see --dry-run"):
+        sweep.main([*arguments, "--only", "half/*", "--only", "quarter/*"])
+
+
 def test_runs_come_in_waves(config: Path) -> None:
     waves = sweeps.levels(sweeps.expand(sweeps.load(config)))
     assert [[run.method for run in wave] for wave in waves] == [["magnitude", "uniform"], ["drawn", "cut"]]
