@@ -62,7 +62,7 @@ def git_commit() -> str:
     try:
         commit = _git(here, "rev-parse", "HEAD").strip()
         # only the code counts: experiments and tables may be in the same checkout
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", str(here))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}-modified" if changed.strip() else commit

@@ -43,6 +43,20 @@ def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     )
 
 
+class Named(argparse.Action):
+    """Stores ``NAME=...`` arguments as a list; refuses two of the same name, of which a table could show only one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Optional[str] = None
+    ) -> None:
+        """Store the values of an option."""
+        names = [name for name, _ in values]
+        twice = [name for index, name in enumerate(names) if name in names[:index]]
+        if twice:
+            raise argparse.ArgumentError(self, f"the name {twice[0]} is given twice")
+        setattr(namespace, self.dest, values)
+
+
 def system(text: str) -> tuple[str, Path]:
     """Parse a ``NAME=DIRECTORY`` argument (an argparse type)."""
     name, separator, directory = text.partition("=")

@@ -51,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser, backends: Sequence[str], defaul
         "--systems",
         nargs="+",
         type=arguments.system,
+        action=arguments.Named,
         metavar="NAME=EXP_DIR",
         help="experiments or checkpoints; the first is the dense network, with which the others are compared",
     )

@@ -10,7 +10,10 @@ from pruning.bin import arguments, command
 from pruning.files import read_json
 from pruning.kinds.measuring import MEASURES
 
-SEEDS = "A line with one seed gets the standard deviation pooled over the lines with several: {deviation:.2f} {unit}."
+SEEDS = (
+    "The variation between seeds is in the intervals, by Student's t; its standard deviation, pooled over the lines "
+    "with several seeds, is {deviation:.2f} {unit} ({freedom} degrees of freedom)."
+)
 ONE_SEED = "All lines have one seed: the intervals do not include the variation between seeds."
 LIKELIHOOD = "NLL: nats per token of the transcripts, over the whole transducer lattice."
 
@@ -51,7 +54,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         speed = read_json(options.speed, "measure with pruning.bin.benchmark or benchmark_lm first")
         milliseconds, setting = comparison_tables.times(speed, options.backend)
     deviation = found.seed_deviation
-    seeds = ONE_SEED if deviation is None else SEEDS.format(deviation=deviation, unit=found.measure.unit)
+    seeds = (
+        ONE_SEED
+        if deviation is None
+        else SEEDS.format(deviation=deviation, unit=found.measure.unit, freedom=found.seed_freedom)
+    )
     parts = [options.note] if options.note else []
     parts.append(found.measure.explanation.format(seeds=seeds, block=BLOCK))
     if found.measure is MEASURES["wer"] and found.lines[0].nll_per_token is not None:

@@ -12,8 +12,8 @@ from pruning.bin import arguments, command
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     parser = arguments.parser(__doc__ or "")
-    parser.add_argument("--systems", nargs="+", required=True, type=arguments.system, metavar="NAME=DIR",
-                        help="experiment directories, one row each per set")  # fmt: skip
+    parser.add_argument("--systems", nargs="+", required=True, type=arguments.system, action=arguments.Named,
+                        metavar="NAME=DIR", help="experiment directories, one row each per set")  # fmt: skip
     parser.add_argument("--sets", nargs="+", required=True, help="names of test sets")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
     parser.add_argument("--title", default="Intents", help="heading of the file")

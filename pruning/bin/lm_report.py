@@ -14,13 +14,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     parser = arguments.parser(__doc__ or "")
     parser.add_argument(
-        "--lms", nargs="+", type=arguments.system, metavar="NAME=DIR", help="experiment directories of language models"
+        "--lms",
+        nargs="+",
+        type=arguments.system,
+        action=arguments.Named,
+        metavar="NAME=DIR",
+        help="experiment directories of language models",
     )
     parser.add_argument(
         "--against",
         nargs="+",
         default=[],
         type=arguments.system,
+        action=arguments.Named,
         metavar="NAME=NAME",
         help="pairs of --lms to compare, in percent of perplexity",
     )
@@ -32,6 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         nargs="*",
         default=[],
         type=arguments.system,
+        action=arguments.Named,
         metavar="NAME=DIR",
         help="experiment directories of transducers that were decoded with and without language models",
     )
@@ -40,6 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         nargs="*",
         default=[],
         type=arguments.system,
+        action=arguments.Named,
         metavar="NAME=DIR",
         help="directories that pruning.bin.rescore wrote for the n-best lists of one recogniser; the first is the "
         "reference, for example that without language model",

@@ -21,6 +21,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--systems",
         nargs="+",
         type=arguments.system,
+        action=arguments.Named,
         default=[],
         metavar="NAME=EXP_DIR",
         help="experiment directories: the teacher, the pruned network, others",
@@ -38,6 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--runs",
         nargs="*",
         type=arguments.system,
+        action=arguments.Named,
         default=argparse.SUPPRESS,
         metavar="NAME=EXP_DIR",
         help="training runs whose curves are drawn; default: those of --systems that were trained here, without "
@@ -45,7 +47,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     help_text = "runs that follow the teacher, drawn one after the other: pruning=exp/pruned fine-tuning=exp/finetuned"
     parser.add_argument(
-        "--further", nargs="*", type=arguments.system, default=[], metavar="NAME=EXP_DIR", help=help_text
+        "--further",
+        nargs="*",
+        type=arguments.system,
+        action=arguments.Named,
+        default=[],
+        metavar="NAME=EXP_DIR",
+        help=help_text,
     )
     parser.add_argument("--plot", type=Path, help="PNG of pruning.bin.compare to include")
     parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
@@ -56,15 +64,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     from pruning.core.structure import Structure
     from pruning.experiments.structure_files import STRUCTURE
-    from pruning.reports import pictures, report
+    from pruning.reports import pictures, report, worst_utterances
     from pruning.reports.loss_curves import Training
     from pruning.reports.page import page
 
     weights = {"epoch": options.epoch, "avg": options.avg}
     rows = report.collect(options.systems, options.sets, options.method, **weights) if options.sets else []
-    if options.sets and len(rows) < 2:
-        raise UserError("the page needs a teacher and a pruned network",
-                        f"decode two systems with {options.method} first")  # fmt: skip
+    if options.sets:
+        worst_utterances.compared(rows)
     texts = [read_text(path) for path in options.results] or [
         report.document({options.method: rows}, options.sets, options.title)
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from pruning.bin import command
-from pruning.bin.arguments import named_words, system
+from pruning.bin.arguments import Named, named_words, system
 from pruning.errors import UserError
 from pruning.files import read_text, write_text
 from pruning.limits import COUNT
@@ -23,7 +23,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--systems", nargs="+", type=system, required=True, metavar="NAME=EXP_DIR", help="rows of the table"
+        "--systems",
+        nargs="+",
+        type=system,
+        action=Named,
+        required=True,
+        metavar="NAME=EXP_DIR",
+        help="rows of the table",
     )
     parser.add_argument("--sets", nargs="+", required=True, help="test sets, e.g. test-clean test-other")
     parser.add_argument(
@@ -44,7 +50,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         help="Markdown files to append, e.g. those of describe, plan or compare",
     )
     parser.add_argument(
-        "--legend", nargs="*", type=named_words, default=[], metavar="NAME=WORDS", help="what rows are, in words"
+        "--legend",
+        nargs="*",
+        type=named_words,
+        action=Named,
+        default=[],
+        metavar="NAME=WORDS",
+        help="what rows are, in words",
     )
     parser.add_argument("--title", default="Results", help="heading of the file")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -165,14 +166,35 @@ def _by_weights(
     return (one for name in sorted(names) for one in all_of(exp_dir, method, set_name, f"{name}-{method}"))
 
 
+def of_one_setting(found: Iterable[Measurement]) -> dict[str, Measurement]:
+    """Return set -> decoding, all with the same settings: with those that most sets were decoded with, then the newest.
+
+    Empty if there are no decodings.
+    """
+    by_settings: dict[str, dict[str, Measurement]] = {}
+    for one in sorted(found, key=lambda one: one.asked):
+        by_settings.setdefault(one.facts.get("suffix", ""), {})[one.set] = one
+    return max(by_settings.values(), key=lambda sets: (len(sets), *_asked(sets)), default={})
+
+
+def _asked(sets: Mapping[str, Measurement]) -> list[datetime.datetime]:
+    return sorted((one.asked for one in sets.values()), reverse=True)
+
+
 def read_by_chunk(
-    exp_dir: PathLike, method: str, set_name: str, epoch: Optional[int] = None, avg: Optional[int] = None
-) -> dict[Chunk, Measurement]:
-    """Return the newest decoding of a set by each chunk and left context that it was decoded with, see `read_results`.
+    exp_dir: PathLike, method: str, sets: Iterable[str], epoch: Optional[int] = None, avg: Optional[int] = None
+) -> dict[Chunk, dict[str, Measurement]]:
+    """Return the decodings of sets by each chunk and left context that they were decoded with, see `of_one_setting`.
 
     Whole utterances come first.
     """
     found: dict[Chunk, list[Measurement]] = {}
-    for one in _by_weights(exp_dir, method, set_name, epoch, avg):
-        found.setdefault(Chunk(*one.parameters.get("chunk", ())), []).append(one)
-    return {chunk: max(found[chunk], key=lambda one: one.asked) for chunk in sorted(found)}
+    for set_name in sets:
+        for one in _by_weights(exp_dir, method, set_name, epoch, avg):
+            found.setdefault(chunk_of(one), []).append(one)
+    return {chunk: of_one_setting(found[chunk]) for chunk in sorted(found)}
+
+
+def chunk_of(found: Measurement) -> Chunk:
+    """Return the chunk and left context that an utterance was decoded with."""
+    return Chunk(*found.parameters.get("chunk", ()))

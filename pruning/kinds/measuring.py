@@ -48,24 +48,23 @@ MEASURES = {
     "wer": Measure("WER %", "minus", lambda rate: rate, lambda rate: rate, "encoder", "encoder", False, *_OF_ENCODER,
                    "points", """\
 WER over all test sets, averaged over seeds, with the 95 % interval of a bootstrap that draws, within each set,
-speakers, then their utterances, and seeds if there are several. {seeds} Minus the reference: paired, the same
-utterances for both; p is two-sided, with Holm's correction over the lines of the table. Sizes are those of the
-encoder."""),
+speakers, then their utterances. {seeds} Minus the reference: paired, the same utterances for both; p is two-sided, with
+Holm's correction over the lines of the table. Sizes are those of the encoder."""),
     "perplexity": Measure("perplexity / word", "% above", lambda rate: math.exp(rate / 100),
                           lambda rate: 100 * math.expm1(rate / 100), "blocks", "network", True,
                           ("blocks_parameters", "M parameters", 1e6), ("macs_per_token", "M MACs / token", 1e6),
                           "% of perplexity", """\
 Perplexity per word (the sentence's end counts, words outside the vocabulary do not), geometric mean over seeds, with
-the 95 % interval of a bootstrap that draws blocks of {block} sentences of each text, and seeds if there are several.
-{seeds} Above the reference: in percent of perplexity, paired, the same sentences for both; p is two-sided, with Holm's
-correction over the lines of the table. Sizes are those of the blocks, without the embedding. Zero weights
-(unstructured) save neither memory nor time in dense kernels."""),
+the 95 % interval of a bootstrap that draws blocks of {block} sentences of each text. {seeds} Above the reference: in
+percent of perplexity, paired, the same sentences for both; p is two-sided, with Holm's correction over the lines of the
+table. Sizes are those of the blocks, without the embedding. Zero weights (unstructured) save
+neither memory nor time in dense kernels."""),
     "intents": Measure("intent accuracy %", "minus", lambda rate: 100 - rate, lambda rate: -rate, "encoder", "encoder",
                        False, *_OF_ENCODER, "points", """\
 Percent of utterances whose scenario and action are both right, over all test sets, averaged over seeds, with the 95 %
-interval of a bootstrap that draws, within each set, speakers, then their utterances, and seeds if there are several.
-{seeds} Minus the reference: paired, the same utterances for both; p is two-sided, with Holm's correction over the lines
-of the table. Sizes are those of the encoder including its front end."""),
+interval of a bootstrap that draws, within each set, speakers, then their utterances. {seeds} Minus the reference:
+paired, the same utterances for both; p is two-sided, with Holm's correction over the lines of the table. Sizes are
+those of the encoder including its front end."""),
 }  # fmt: skip
 """Measures by their name in the results of a sweep."""
 

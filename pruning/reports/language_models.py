@@ -11,8 +11,10 @@ from pruning.errors import UserError
 from pruning.experiments import decoding_results, rescoring_results
 from pruning.experiments.measurement import PERPLEXITY, Measurement, difference, path_of, sample
 from pruning.models import facts
+from pruning.models.chunk import Chunk
 from pruning.reports import load
 from pruning.reports.document import estimate, tabulated
+from pruning.reports.report import titled
 from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.scoring.bootstrap import Estimate
 
@@ -96,26 +98,29 @@ def perplexities(
 
 
 def decodings(systems: Iterable[tuple[str, Path]], sets: Sequence[str], style: str = "pipe") -> str:
-    """Make the table of decodings, with a row for each decoding method and language model used on all ``sets``.
+    """Make the table of decodings: a row for each method, language model and chunk that all ``sets`` were decoded with.
 
-    If a set was decoded several times with them, the newest decoding counts.
+    All sets of a row were decoded with the same settings, such as the weight of the language model: with the newest, if
+    they were decoded with several.
 
     Raises:
-        UserError: a system was not decoded on all sets.
+        UserError: a system was not decoded on all sets with the same settings.
     """
-    rows = []
+    rows, order = [], list(SETTINGS)
     for name, place in systems:
-        found: dict[tuple[str, str], dict[str, Measurement]] = {}
+        found: dict[tuple[str, str, Chunk], list[Measurement]] = {}
         for one in decoding_results.all_of(place):
-            of_key = found.setdefault((one.facts["method"], one.facts.get("lm", "")), {})
-            if one.set not in of_key or one.asked > of_key[one.set].asked:
-                of_key[one.set] = one
-        whole = {key: of_key for key, of_key in found.items() if all(set_name in of_key for set_name in sets)}
+            if one.set in sets:
+                key = (one.facts["method"], one.facts.get("lm", ""), decoding_results.chunk_of(one))
+                found.setdefault(key, []).append(one)
+        of_keys = {key: decoding_results.of_one_setting(of_key) for key, of_key in found.items()}
+        whole = {key: of_key for key, of_key in of_keys.items() if len(of_key) == len(set(sets))}
         if not whole:
-            raise UserError(f"{place} was not decoded on all of {', '.join(sets)}", "decode it first")
-        order = list(SETTINGS)
-        for (method, lm), of_key in sorted(whole.items(), key=lambda item: (order.index(item[0][0]), item[0][1])):
-            rows.append(_row(name, method, lm, [of_key[set_name] for set_name in sets]))
+            what = f"{place} was not decoded on all of {', '.join(sets)} with the same settings"
+            raise UserError(what, "decode it first")
+        for method, lm, chunk in sorted(whole, key=lambda key: (order.index(key[0]), *key[1:])):
+            of_key = whole[method, lm, chunk]
+            rows.append(_row(titled(name, chunk), method, lm, [of_key[set_name] for set_name in sets]))
     return tabulated(rows, style)
 
 

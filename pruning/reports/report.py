@@ -41,10 +41,7 @@ class System:
     @property
     def title(self) -> str:
         """Name of the row: that of the network, and what it saw of an utterance at a time."""
-        if self.chunk == WHOLE:
-            return self.name
-        left = f"{self.chunk.left * FRAME_MS} ms before" if self.chunk.left else "all before"
-        return f"{self.name}, chunks of {self.chunk.size * FRAME_MS} ms and {left}"
+        return titled(self.name, self.chunk)
 
     def rate(self, *sets: str) -> Optional[Estimate]:
         """Word error rate of sets pooled, in percent, with its interval; None if one was not decoded."""
@@ -77,6 +74,14 @@ class System:
         return max(one.provenance["peak_memory_mib"] for one in self.decodings.values())
 
 
+def titled(name: str, chunk: Chunk) -> str:
+    """Return the name of a row: that of the network, and what it saw of an utterance at a time."""
+    if chunk == WHOLE:
+        return name
+    left = f"{chunk.left * FRAME_MS} ms before" if chunk.left else "all before"
+    return f"{name}, chunks of {chunk.size * FRAME_MS} ms and {left}"
+
+
 def collect(
     systems: Sequence[tuple[str, PathLike]],
     sets: Sequence[str],
@@ -87,7 +92,8 @@ def collect(
 ) -> list[System]:
     """Read the measurements of each system; leave out systems that were not decoded by ``method``.
 
-    A causal network has a row for whole utterances and one for each chunk size and left context.
+    A causal network has a row for whole utterances and one for each chunk size and left context. The sets of a row were
+    decoded with the same settings, such as the beam; see `pruning.experiments.decoding_results.of_one_setting`.
 
     Args:
         systems: name and experiment directory of each system.
@@ -104,9 +110,9 @@ def collect(
     for name, exp_dir in systems:
         if not Path(exp_dir).is_dir():
             raise UserError(f"experiment {exp_dir} of system {name} does not exist", "train it first, or leave it out")
-        read = {set_name: decoding_results.read_by_chunk(exp_dir, method, set_name, epoch, avg) for set_name in sets}
-        for chunk in sorted({chunk for by_chunk in read.values() for chunk in by_chunk}):
-            decodings = {set_name: by_chunk[chunk] for set_name, by_chunk in read.items() if chunk in by_chunk}
+        read = decoding_results.read_by_chunk(exp_dir, method, sets, epoch, avg)
+        for chunk, of_chunk in read.items():
+            decodings = {set_name: of_chunk[set_name] for set_name in sets if set_name in of_chunk}
             complete = len(decodings) == len(sets)
             read_from = decodings.values() if texts else ()
             found = [said for one in read_from for said in decoding_results.transcripts(exp_dir, one)]

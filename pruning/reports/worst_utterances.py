@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pruning.errors import UserError
 from pruning.reports.report import System
 from pruning.speech.scoring.word_errors import Transcript, count_errors
 
@@ -67,13 +68,32 @@ def _worst_table(rows: Sequence[Wrong], names: tuple[str, str]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
+def compared(rows: Sequence[System]) -> tuple[System, System]:
+    """Return the two rows that `section` compares.
+
+    Raises:
+        UserError: there is no second network with the same chunk.
+    """
+    for row in rows[1:]:
+        if row.exp_dir != rows[0].exp_dir and row.chunk == rows[0].chunk:
+            return rows[0], row
+    raise UserError("the page needs a teacher and a pruned network that were decoded alike",
+                    "decode both by the same method, and causal ones by the same chunks")  # fmt: skip
+
+
 def section(rows: Sequence[System]) -> str:
-    """Return the section as HTML, of the first two rows: how utterances were chosen, and their table."""
-    first, second = rows[0], rows[1]
+    """Return the section as HTML: how utterances were chosen, and their table.
+
+    It compares the first row with the first one of another network, which saw as much of an utterance at a time.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    first, second = compared(rows)
     if first.transcripts is None or second.transcripts is None:
         return "<p>Not all sets were decoded.</p>"
     found = worst_utterances(first.transcripts, second.transcripts)
-    names = (html.escape(first.name), html.escape(second.name))
+    names = (html.escape(first.title), html.escape(second.title))
     said = _CHOICE.format(shown=min(COUNT, len(found)), first=names[0], second=names[1], wrong=len(found),
                          all=len(second.transcripts), missing=_MISSING)  # fmt: skip
     return said + _worst_table(found[:COUNT], names)

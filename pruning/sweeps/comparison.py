@@ -191,21 +191,26 @@ class Comparison:
         return found[0] if found else None
 
     def sample(self, line: Line) -> Sample:
-        """Return the pooled word error rate over seeds, resampled over speakers, utterances and seeds.
+        """Return the pooled word error rate over seeds, resampled over speakers and utterances.
 
-        A line with only one seed is assumed to vary like the lines with several seeds (`seed_deviation`).
+        What another seed would give is added with the deviation of all lines (`seed_deviation`): two or three seeds of
+        a line alone say too little about it.
         """
-        drawn = self.design.rate(line.errors, line.words, line.name)
-        if len(line.seeds) > 1 or not line.target or self.seed_deviation is None:
+        drawn = self.design.rate(line.errors, line.words)
+        if not line.target or self.seed_deviation is None:
             return drawn
-        return drawn.spread(self.seed_deviation, line.name)
+        return drawn.spread(self.seed_deviation / math.sqrt(len(line.seeds)), self.seed_freedom, line.name)
+
+    @property
+    def seed_freedom(self) -> int:
+        """Degrees of freedom of `seed_deviation`: seeds beyond the first of each line."""
+        return sum(len(line.seeds) - 1 for line in self.lines)
 
     @functools.cached_property
     def seed_deviation(self) -> Optional[float]:
         """Standard deviation between seeds, pooled over the lines with several seeds; None if there are none."""
-        several = [line.rates for line in self.lines if len(line.seeds) > 1]
-        freedom = sum(len(rates) - 1 for rates in several)
-        return math.sqrt(sum(rates.var() * len(rates) for rates in several) / freedom) if freedom else None
+        squares = sum(line.rates.var() * len(line.seeds) for line in self.lines)
+        return math.sqrt(squares / self.seed_freedom) if self.seed_freedom else None
 
     def curve(self, name: str, target: str) -> list[Line]:
         """Return the lines of a curve at a target that have known steps, by their steps."""

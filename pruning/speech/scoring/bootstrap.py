@@ -12,6 +12,7 @@ import numpy as np
 from pruning.errors import UserError
 
 REPLICATIONS = 10_000
+_SCALES = 2  # seed of the draws that all systems share
 
 
 @dataclass(frozen=True)
@@ -68,28 +69,20 @@ class Design:
                 weights[:, own] = generator.multinomial(draws, np.full(len(own), 1 / len(own)))
         return cls(weights)
 
-    def rate(self, errors: np.ndarray, words: np.ndarray, name: str = "") -> Sample:
+    def rate(self, errors: np.ndarray, words: np.ndarray) -> Sample:
         """Return the rate ``100 x sum(errors) / sum(words)`` of a system with its replications.
 
-        If the system was trained with several seeds, these are resampled too, in each replication and independently
-        of the other systems. Their deviations are widened by ``sqrt(S / (S - 1))``, since resampling S seeds
-        underestimates them by that factor. With one seed, the variation between seeds is unknown.
+        Of a system that was trained with several seeds, this is the mean over its seeds. The variation between seeds is
+        not in the replications, see `Sample.spread`.
 
         Args:
             errors: number of errors, ``(S, U)`` for S seeds, or ``(U,)`` for one.
             words: number of words in each reference, ``(U,)``.
-            name: name of the system; seeds of different names are resampled independently.
         """
-        errors = np.atleast_2d(errors)
-        count = len(errors)
+        mean = np.atleast_2d(errors).mean(axis=0)
         spoken = np.maximum(self.weights @ words.astype(np.float32), 1.0)
-        rates = (self.weights @ errors.T.astype(np.float32)) / spoken[:, None]
-        generator = np.random.default_rng(zlib.crc32(name.encode()))
-        shares = generator.multinomial(count, np.full(count, 1 / count), size=len(rates)) / count
-        if count > 1:
-            shares = 1 / count + (shares - 1 / count) * np.sqrt(count / (count - 1))
-        value = 100.0 * errors.mean(axis=0).sum() / words.sum()
-        return Sample(float(value), 100.0 * (rates.astype(np.float64) * shares).sum(axis=1))
+        drawn = (self.weights @ mean.astype(np.float32)) / spoken
+        return Sample(float(100.0 * mean.sum() / words.sum()), 100.0 * drawn.astype(np.float64))
 
 
 class Estimate(NamedTuple):
@@ -116,10 +109,22 @@ class Sample:
         """Return the paired difference: both were resampled with the same utterances."""
         return Sample(self.value - other.value, self.drawn - other.drawn)
 
-    def spread(self, deviation: float, name: str) -> Sample:
-        """Add normal noise of standard deviation ``deviation`` to the replications, independent for each ``name``."""
-        generator = np.random.default_rng([zlib.crc32(name.encode()), 1])
-        return Sample(self.value, self.drawn + generator.normal(0.0, deviation, len(self.drawn)))
+    def spread(self, deviation: float, freedom: int, name: str) -> Sample:
+        """Add noise to the replications for what varies between trainings, such as the seed.
+
+        The noise has the distribution of Student's t: few trainings tell the deviation only roughly. How wrong it may
+        be is drawn once for all systems, so that a difference of two has a t distribution as well; the noise itself is
+        independent for each ``name``.
+
+        Args:
+            deviation: estimated standard deviation of the value.
+            freedom: degrees of freedom of the estimate.
+            name: name of the system.
+        """
+        count = len(self.drawn)
+        scale = np.sqrt(freedom / np.random.default_rng(_SCALES).chisquare(freedom, count))
+        noise = np.random.default_rng([zlib.crc32(name.encode()), 1]).normal(0.0, deviation, count)
+        return Sample(self.value, self.drawn + scale * noise)
 
     @property
     def interval(self) -> Estimate:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from pruning.errors import UserError
 from pruning.speech.scoring.bootstrap import REPLICATIONS, Design, Sample, holm
@@ -85,19 +86,24 @@ def test_p_values() -> None:
     assert (base - base).p_value == 1.0
 
 
-def test_seeds_are_drawn_as_well() -> None:
-    """Compared with the textbook interval of a mean over S seeds that differ only by their seeds."""
+def test_the_rate_of_several_seeds_is_their_mean() -> None:
     generator = np.random.default_rng(5)
-    design, words = of_one_set([str(i) for i in range(50)], replications=20_000), np.full(50, 10.0)
-    rates = generator.normal(2.0, 0.2, size=5)
-    errors = np.tile(rates[:, None], (1, 50))  # (S, U): all utterances equal, so they add no variance
-    found = design.rate(errors, words, "a").interval
-    assert found.value == pytest.approx(10 * rates.mean(), rel=1e-5)
-    assert design.rate(errors, words, "a").drawn.std() == pytest.approx(10 * rates.std(ddof=1) / np.sqrt(5), rel=0.03)
-    one = design.rate(errors[0], words).interval
-    assert one.low == pytest.approx(one.high, rel=1e-5), "one seed has no spread"
-    apart = design.rate(errors, words, "a") - design.rate(errors, words, "b")
-    assert apart.drawn.std() == pytest.approx(np.sqrt(2) * design.rate(errors, words, "a").drawn.std(), rel=0.05)
+    design, words = of_one_set([str(i) for i in range(50)], replications=100), np.full(50, 10.0)
+    errors = generator.poisson(2.0, size=(5, 50)).astype(float)
+    found, mean = design.rate(errors, words), design.rate(errors.mean(axis=0), words)
+    assert found.value == pytest.approx(10 * errors.mean()) and np.array_equal(found.drawn, mean.drawn)
+
+
+@pytest.mark.parametrize("freedom", [2, 6, 30])
+def test_noise_between_trainings_has_the_quantiles_of_t(freedom: int) -> None:
+    """One system, and the difference of two with 1 and 4 trainings, against scipy."""
+    still = Sample(1.0, np.full(200_000, 1.0))
+    one, four = still.spread(0.5, freedom, "a"), still.spread(0.25, freedom, "b")
+    quantile = float(stats.t.ppf(0.975, freedom))
+    for found, deviation, value in ((one, 0.5, 1.0), (one - four, np.sqrt(0.5**2 + 0.25**2), 0.0)):
+        assert found.interval.high - value == pytest.approx(quantile * deviation, rel=0.04)
+        assert value - found.interval.low == pytest.approx(quantile * deviation, rel=0.04)
+    assert one.drawn.tolist() == still.spread(0.5, freedom, "a").drawn.tolist(), "the same for the same name"
 
 
 def test_difference_of_samples() -> None:
