@@ -61,8 +61,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     parts = [options.note] if options.note else []
     parts.append(found.measure.explanation.format(seeds=seeds, block=BLOCK))
-    if found.measure is MEASURES["wer"] and found.lines[0].nll_per_token is not None:
+    if found.measure in (MEASURES["wer"], MEASURES["cer"]) and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
+    not_run = comparison_tables.not_run(found)
+    if not_run:
+        parts.append(f"Not run yet, or made by other settings: {not_run}.")
     if found.claims:
         print(f"{comparison_tables.claims_table(found, 'simple')}\n")
         parts += ["### Claims", comparison_tables.claims_table(found), CLAIMS]

@@ -38,7 +38,7 @@ def make(config: SweepConfig, run: Optional[sweep.Run], exp_dir: Path, results: 
     """
     from pruning.sweeps import comparison, sweep
 
-    made_by = sweep.fingerprint(config, run, exp_dir)
+    made_by = sweep.fingerprint(config, run)
     if run is None:
         _copy_teacher(config, sweep.final_dir(exp_dir, None))
     for line in sweep.commands(config, run, exp_dir):
@@ -135,7 +135,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     wanted = sweep.chosen(every, options.only or ["*"])
     waves = [[run.name for run in wave] for wave in sweep.levels(wanted)]
     waves[0].insert(0, TEACHER)
-    prints = {name: sweep.fingerprint(config, run, options.exp_dir) for name, run in by_name.items()}
+    prints = {name: sweep.fingerprint(config, run) for name, run in by_name.items()}
 
     def left(names: Sequence[str]) -> list[str]:
         return [name for name in names if not comparison.is_done(results, by_name[name], prints[name])]

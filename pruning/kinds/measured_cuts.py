@@ -40,7 +40,8 @@ def word_errors(decodings: tuple[str, ...], likelihood: bool, normaliser: Option
     normalised = ["--normalise", normaliser] if normaliser is not None else []
 
     def commands(data: TestData, place: PathLike) -> Iterator[list[str]]:
-        yield python("decode", *_on_cuts(data, place), "--method", data.decoding, *normalised)
+        counted = ["--score-in", data.score_in] if data.score_in != "words" else []
+        yield python("decode", *_on_cuts(data, place), "--method", data.decoding, *normalised, *counted)
         if likelihood:
             yield python("likelihood", *_on_cuts(data, place))
 

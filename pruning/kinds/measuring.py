@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -67,6 +67,9 @@ paired, the same utterances for both; p is two-sided, with Holm's correction ove
 those of the encoder including its front end."""),
 }  # fmt: skip
 """Measures by their name in the results of a sweep."""
+_SAID = "CER (every Chinese, Japanese or Korean character counts as a word)"
+_WER = MEASURES["wer"]
+MEASURES["cer"] = replace(_WER, name="CER %", explanation=_WER.explanation.replace("WER", _SAID, 1))
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class TestData:
         lang_dir: lang dir of the networks.
         decoding: decoding method, for networks that recognise words.
         vocabulary: file of the words that count, for language models.
+        score_in: what errors of recognisers are counted in, see `pruning.speech.scoring.word_errors.SCORED`.
     """
 
     __test__ = False  # not a pytest class
@@ -86,6 +90,7 @@ class TestData:
     lang_dir: str
     decoding: str
     vocabulary: Optional[str] = None
+    score_in: str = "words"
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,12 @@ def break_even_table(comparison: Comparison, target: str, style: str = "github")
     """
     curves = _curves(comparison, target)
     scratch = {name: lines for name, lines in curves.items()
-               if _is_fresh(comparison, lines) and len(lines) >= LEAST_BUDGETS}  # fmt: skip
+               if _is_fresh(comparison, lines) and len({line.steps for line in lines}) >= LEAST_BUDGETS}  # fmt: skip
     if not scratch:
         return ""
     points = {
-        name: [(line.steps or 0.0, float(line.rates.mean())) for line in lines] for name, lines in scratch.items()
+        name: list({line.steps or 0.0: (line.steps or 0.0, float(line.rates.mean())) for line in lines}.values())
+        for name, lines in scratch.items()
     }
     measure, rows = comparison.measure, []
     for lines in curves.values():

@@ -135,6 +135,13 @@ def across(comparison: Comparison, method: str, style: str = "pipe") -> str:
     return tabulated(rows, style)
 
 
+def not_run(comparison: Comparison) -> str:
+    """Return which runs of the sweep have no result, or were made by other settings, in words; empty: none."""
+    lacking = {f"{comparison.shown(method)} at {target}": comparison.missing(method, target)
+               for target, method in comparison.planned}  # fmt: skip
+    return ", ".join(f"{line} ({_seed_list(seeds)})" for line, seeds in lacking.items() if seeds)
+
+
 def grid(comparison: Comparison, target: str, style: str = "pipe") -> str:
     """Return the lines of a sweep's grid (METHOD-TECHNIQUE-SETTING) as a table with a row per criterion.
 
@@ -164,7 +171,12 @@ def verdict(differences: Mapping[str, tuple[Estimate, float]], margin: float = 0
     *holds*: it is better than each of them, by Holm's p < 0.05; *does not hold*: one of them is better by the same
     test; otherwise the data cannot tell. With a ``margin`` (of the rate), intervals of 95 % decide: the claim holds if
     its excess over each of them is below the margin, and does not hold if its excess over one of them is above it.
+
+    Raises:
+        ValueError: there is no difference.
     """
+    if not differences:
+        raise ValueError("a verdict needs a difference")
     if margin > 0:
         if any(value.high < -margin for value, _ in differences.values()):
             return "does not hold"
@@ -238,12 +250,19 @@ def plot(
     milliseconds: Optional[Mapping[str, float]] = None,
     names: Optional[Sequence[str]] = None,
 ) -> None:
-    """Plot the measure against parameters, MACs and time as a PNG, a line per method (of ``names``), with intervals."""
+    """Plot the measure against parameters, MACs and time as a PNG, a line per method (of ``names``), with intervals.
+
+    Raises:
+        UserError: a name is not that of a line.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
+    unknown = [name for name in names or () if name not in comparison.legend]
+    if unknown:
+        raise UserError(f"no line {unknown[0]!r} to plot", f"choose from {', '.join(comparison.legend)}")
     measure = comparison.measure
     (size, size_unit, size_scale), (work, work_unit, work_scale) = measure.size, measure.computation
     left_out = ", zeros left out" if any(_zeros(line) for line in comparison.lines) else ""

@@ -64,7 +64,13 @@ def _table(rows: Sequence[Mapping[str, str]], style: str) -> str:
     titles = list(rows[0]) if rows else []
     figures = [all(_FIGURE.match(row[title]) for row in rows) for title in titles[1:]]
     alignment = ["left", *("right" if each else "left" for each in figures)] if rows else None
+    if style != TERMINAL:  # a bar ends a cell of Markdown
+        rows = [{_escaped(title): _escaped(cell) for title, cell in row.items()} for row in rows]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
 
 
 def estimate(value: float, interval: Sequence[float], sign: bool = False) -> str:

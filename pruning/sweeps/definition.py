@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import yaml
 from torch import nn
@@ -17,19 +18,22 @@ from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds import kind as kinds
 from pruning.kinds.kind import Inputs, Kind
-from pruning.kinds.measuring import Measuring, TestData
-from pruning.limits import Seed, check_fields
+from pruning.kinds.measuring import MEASURES, Measuring, TestData
+from pruning.limits import OneOf, Seed, check_fields
 from pruning.methods.choice import new_pruner
 from pruning.methods.config import check_settings
 from pruning.methods.names import METHODS
 from pruning.models.facts import cost_model
 from pruning.registry import CUTS, TEXT
 from pruning.speech.data import manifests
+from pruning.speech.scoring.word_errors import SCORED
 from pruning.speech.text.table import OutputTable
 from pruning.speech.text.text_files import check_texts
 from pruning.sweeps.lines import TEACHER, BudgetConfig, ClaimConfig, GridConfig, MethodConfig, check_list
 
 PARTS = ("train", "dev", "test")
+_NAME = re.compile(r"\w[\w.+%-]*")
+_TAKEN = (TEACHER, "log", "results")  # what a sweep has in its directory beside the targets
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class SweepConfig:
         reference: the line that the others are compared with.
         claims: claims to decide, by name.
         decoding: decoding method of recognisers; ``ctc_greedy_search`` for CTC.
+        score_in: what errors of recognisers are counted in: ``words`` or ``characters``.
         budget: training steps of all lines; None: those of the configuration files.
     """
 
@@ -74,6 +79,7 @@ class SweepConfig:
     settings: tuple[str, ...] = ()
     seeds: tuple[Seed, ...] = (1,)
     decoding: str = "greedy_search"
+    score_in: Annotated[str, OneOf(tuple(SCORED))] = "words"
     budget: Optional[BudgetConfig] = None
 
     @property
@@ -92,13 +98,23 @@ class SweepConfig:
 
     @functools.cached_property
     def measuring(self) -> Measuring:
-        """How networks of this kind are measured."""
-        return self.kind.measuring(configuration.load(self.kind.training, self.finetune))
+        """How networks of this kind are measured.
+
+        Raises:
+            UserError: ``score_in`` is given, but networks of this kind are not measured by word errors.
+        """
+        found = self.kind.measuring(configuration.load(self.kind.training, self.finetune))
+        if self.score_in == "words":
+            return found
+        if found.measure is not MEASURES["wer"]:
+            raise UserError(f"score_in does not apply to {self.kind.called}, measured by {found.measure.name}",
+                            "leave it out")  # fmt: skip
+        return replace(found, measure=MEASURES["cer"], name="cer")
 
     @property
     def test_data(self) -> TestData:
         """Data on which the networks are measured."""
-        return TestData(self.data("test"), self.lang_dir, self.decoding, self.vocabulary)
+        return TestData(self.data("test"), self.lang_dir, self.decoding, self.vocabulary, self.score_in)
 
     def load_teacher(self) -> tuple[nn.Module, Mapping[str, Any]]:
         """Load the dense network and the header of its checkpoint.
@@ -136,8 +152,9 @@ class SweepConfig:
         for name in ("seeds", "targets", "methods"):
             check_list(list(getattr(self, name)), name)
         for name in (*self.targets, *self.methods):
-            if "/" in name or name == TEACHER:
-                raise ValueError(f"invalid name {name!r} of a line or target")
+            if not _NAME.fullmatch(name) or name in _TAKEN:
+                raise ValueError(f"invalid name {name!r} of a line or target: use letters, digits and _ . + % -, "
+                                 f"and none of {', '.join(_TAKEN)}")  # fmt: skip
 
 
 def load(path: PathLike, thorough: bool = True, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -164,6 +181,9 @@ def load(path: PathLike, thorough: bool = True, overrides: Sequence[str] = ()) -
     if config.reference not in config.methods:
         raise wrong(f"the reference {config.reference!r} is not one of methods", "name one of them", "reference")
     for name, claim in config.claims.items():
+        if not claim.than or claim.better in claim.than:
+            raise wrong(f"claim {name!r} compares {claim.better} with {', '.join(claim.than) or 'nothing'}",
+                        "name other lines in than", "claims", name)  # fmt: skip
         for line in (claim.better, *claim.than):
             if line not in config.methods and line != TEACHER:
                 raise wrong(f"claim {name!r} names {line!r}, which is not a line", "correct it", "claims", name)
@@ -178,6 +198,13 @@ def load(path: PathLike, thorough: bool = True, overrides: Sequence[str] = ()) -
         if method.stands_on is not None and config.methods[method.stands_on].method is None:
             what = f"{name} depends on {method.stands_on!r}, which does not prune"
             raise wrong(what, "name a line with a method", *where)
+        source = config.methods.get(method.structure_from or "")
+        if source is not None and source.chain and not method.reinitialise:
+            what = f"{name} takes the weights of {method.structure_from}, which has a chain of cuts"
+            raise wrong(what, "name a line without a chain, or set reinitialise", *where, "structure_from")
+        if config.budget is not None and method.method is not None and method.reinitialise:
+            what = f"{name} prunes and then starts with fresh weights: the budget does not say which steps are whose"
+            raise wrong(what, "prune in a line of its own, and use structure_from with reinitialise here", *where)
         if method.uniform and config.scratch is None:
             raise wrong(f"{name} is trained from scratch", "set scratch to a configuration file", *where)
         if config.budget is None and method.budgeted:

@@ -54,7 +54,26 @@ def load(path: PathLike, thorough: bool = True, overrides: Sequence[str] = ()) -
     """
     config = definition.load(path, thorough, overrides)
     levels(expand(config))
+    if config.budget is not None:
+        _check_budgets(config, path)
     return config
+
+
+def _check_budgets(config: SweepConfig, path: PathLike) -> None:
+    """Refuse lines without steps of their own, and points of a curve at the same place."""
+    points: dict[tuple[str, float], str] = {}
+    for name, method in config.methods.items():
+        steps = steps_of(config, method)
+        if (steps.trained or 0) < 1:
+            line = definition.line_of(path, ("methods", name))
+            raise UserError(f"{path} line {line}: the pruning of {method.structure_from} takes all the steps of {name}",
+                            "give it a larger times, or that line a smaller prune_share")  # fmt: skip
+        whole = (len(method.chain) + 1) * ((steps.pruned or 0) + (steps.trained or 0))
+        other = points.setdefault((method.curve or name, whole), name)
+        if other != name:
+            line = definition.line_of(path, ("methods", name, "curve"))
+            what = f"{path} line {line}: {other} and {name} are points of one curve and have {whole} steps each"
+            raise UserError(what, "leave one out, or give it another times")
 
 
 def expand(config: SweepConfig) -> list[Run]:
@@ -267,6 +286,8 @@ def steps_of(config: SweepConfig, method: MethodConfig) -> Steps:
     whole //= len(method.chain) + 1
     if method.fresh or method.dense:
         return Steps(trained=whole)
+    if method.structure_from is not None:  # the steps of its pruning are those of the other line
+        return Steps(trained=whole - (steps_of(config, config.methods[method.structure_from]).pruned or 0))
     pruned = round(whole * (method.prune_share or config.budget.prune_share))
     return Steps(pruned, whole - pruned)
 
@@ -323,11 +344,22 @@ def _extraction(config: SweepConfig, run: Run) -> list[str]:
     return options
 
 
-def fingerprint(config: SweepConfig, run: Optional[Run], exp_dir: PathLike) -> str:
-    """Return a fingerprint of all that determines a run: its commands, its configurations and what it depends on."""
-    words = [word for line in commands(config, run, exp_dir) for word in line[2:]]
-    parts = [*words, *(_fingerprints(config, "", None) if run is None else
-                       _fingerprints(config, run.target, run.config))]  # fmt: skip
+def fingerprint(config: SweepConfig, run: Optional[Run]) -> str:
+    """Return a fingerprint of all that determines a run: its commands, its configurations and what it depends on.
+
+    Where files are does not count, only their contents: experiments, data and results may move to another machine.
+    """
+    places = _places_of(config)
+    lines = commands(config, run, "EXP")
+    parts = [places.get(word, word) for line in lines for word in line[2:]]
+    parts += _fingerprints(config, "", None) if run is None else _fingerprints(config, run.target, run.config)
     if run is not None and run.needs is not None:
-        parts += [fingerprint(config, other, exp_dir) for other in expand(config) if other.name == run.needs]
+        parts += [fingerprint(config, other) for other in expand(config) if other.name == run.needs]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _places_of(config: SweepConfig) -> dict[str, str]:
+    """Return what stands for the path of each file in fingerprints; test sets are named after their files."""
+    roles = {config.teacher: "teacher", config.lang_dir: "lang_dir", config.prune: "prune", config.finetune: "finetune"}
+    roles |= {path: role for path, role in ((config.scratch, "scratch"), (config.vocabulary, "vocabulary")) if path}
+    return roles | {path: Path(path).name for part in PARTS for path in config.data(part)}

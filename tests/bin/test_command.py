@@ -10,7 +10,7 @@ from typing import Optional
 
 import pytest
 
-from pruning.bin import command
+from pruning.bin import arguments, command
 from pruning.errors import UserError
 from pruning.files import atomic_path, read_json, write_json, write_text
 
@@ -103,3 +103,14 @@ def test_json_round_trip_and_its_errors(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"b\.json does not exist; run stage 3"):
         read_json(tmp_path / "b.json", "run stage 3")
+
+
+def test_a_name_is_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise a table would show the last one only."""
+    parser = arguments.parser("a command")
+    parser.add_argument("--systems", nargs="+", type=arguments.system, action=arguments.Named)
+    found = parser.parse_args(["--systems", "a=x", "b=y"])
+    assert found.systems == [("a", Path("x")), ("b", Path("y"))]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--systems", "a=x", "b=y", "a=z"])
+    assert "argument --systems: the name a is given twice" in capsys.readouterr().err

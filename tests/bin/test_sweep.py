@@ -110,7 +110,7 @@ def test_a_run_is_known_by_the_values_of_its_configurations(config: Path, tmp_pa
     values, text = yaml.safe_load(prune.read_text()), prune.read_text()
 
     def fingerprints() -> list[str]:
-        return [sweeps.fingerprint(found, run, tmp_path / "exp") for run in runs]
+        return [sweeps.fingerprint(found, run) for run in runs]
 
     try:
         before = fingerprints()
@@ -120,6 +120,45 @@ def test_a_run_is_known_by_the_values_of_its_configurations(config: Path, tmp_pa
         assert all(one != other for one, other in zip(fingerprints(), before))
     finally:
         prune.write_text(text)
+
+
+def test_a_run_is_known_wherever_its_files_are(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same teacher, data, configurations and experiments under other paths."""
+    value = yaml.safe_load(config.read_text())
+    moved = {}
+    for key in ("teacher", "lang_dir", "prune", "finetune", "scratch"):
+        moved[key] = str(tmp_path / "moved" / key)
+        (shutil.copytree if Path(value[key]).is_dir() else shutil.copy2)(value[key], _parent_made(moved[key]))
+    for part in ("train", "dev", "test"):
+        files = [_parent_made(str(tmp_path / "moved" / part / Path(name).name)) for name in value[f"{part}_cuts"]]
+        for name, file in zip(value[f"{part}_cuts"], files):
+            shutil.copy2(name, file)
+        moved[f"{part}_cuts"] = files
+    found, other = definition.load(config), tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**value, **moved}, sort_keys=False))
+    elsewhere = definition.load(other)
+    for run in (None, *sweeps.expand(found)):
+        assert sweeps.fingerprint(elsewhere, run) == sweeps.fingerprint(found, run)
+        write_json(comparison.result_path(tmp_path / "r", run), {"made_by": sweeps.fingerprint(found, run)})
+    arguments = [
+        "--config",
+        str(other),
+        "--exp-dir",
+        str(tmp_path / "x"),
+        "--results",
+        str(tmp_path / "r"),
+        "--dry-run",
+    ]
+    sweep.main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and all(line.endswith(" (done)") for line in lines)
+
+
+def _parent_made(path: str) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def test_a_run_is_known_by_what_it_reads(config: Path, tmp_path: Path) -> None:
@@ -133,7 +172,7 @@ def test_a_run_is_known_by_what_it_reads(config: Path, tmp_path: Path) -> None:
     found = definition.load(changed(config, "teacher", to=str(teacher)), thorough=False)
 
     def fingerprints() -> dict[str, str]:
-        return {run.method: sweeps.fingerprint(found, run, tmp_path / "exp") for run in sweeps.expand(found)}
+        return {run.method: sweeps.fingerprint(found, run) for run in sweeps.expand(found)}
 
     before = fingerprints()
     cuts.write_bytes(gzip.compress(content, mtime=2))
@@ -158,7 +197,7 @@ def test_what_others_need_is_made_again_on_another_machine(
     found = definition.load(config)
     for run in (None, *sweeps.expand(found)):
         if run is None or run.method != "cut":
-            made_by = sweeps.fingerprint(found, run, exp_dir)
+            made_by = sweeps.fingerprint(found, run)
             write_json(comparison.result_path(results, run), {"made_by": made_by})
     sweep.main(["--config", str(config), "--exp-dir", str(exp_dir), "--results", str(results), "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
@@ -206,6 +245,11 @@ def test_one_failure_does_not_stop_the_others(config: Path, tmp_path: Path) -> N
         (("methods", "uniform", "uniform"), "height", "uniform must be units, width, depth, got 'height'"),
         (("settings",), ["trainer.steps=3"], r"drawn at half: unknown key"),
         (("claims",), {"best": {"better": "cut", "than": ["gone"]}}, r"line \d+: claim 'best' names 'gone'"),
+        (("claims",), {"best": {"better": "cut", "than": ["cut"]}}, "claim 'best' compares cut with cut"),
+        (("claims",), {"best": {"better": "cut", "than": []}}, "claim 'best' compares cut with nothing"),
+        (("targets", "a|b"), ["constraint.size=0.5"], "invalid name 'a|b' of a line or target"),
+        (("targets", ".."), ["constraint.size=0.5"], r"invalid name '\.\.' of a line or target"),
+        (("targets", "results"), ["constraint.size=0.5"], "invalid name 'results' of a line or target"),
     ],
 )
 def test_a_wrong_sweep_is_refused_before_anything_starts(
@@ -215,6 +259,13 @@ def test_a_wrong_sweep_is_refused_before_anything_starts(
     with pytest.raises(UserError, match=message):
         sweep.main(["--config", str(config), "--exp-dir", str(tmp_path / "exp")])
     assert not (tmp_path / "exp").exists()
+
+
+def test_weights_are_not_taken_out_of_a_chain(config: Path) -> None:
+    changed(config, "budget", to={"steps": 8})
+    changed(config, "methods", "magnitude", "chain", to=["constraint.size=0.3"])
+    with pytest.raises(UserError, match=r"cut takes the weights of magnitude, which has a chain of cuts; name a line"):
+        sweeps.load(config)
 
 
 @pytest.mark.processes
@@ -237,6 +288,17 @@ def test_a_killed_sweep_goes_on(config: Path, tmp_path: Path) -> None:
     subprocess.run(command, cwd=REPOSITORY, check=True, stderr=subprocess.DEVNULL)
     assert made(results) == ["half/first/seed1.json", "half/second/seed1.json"]
     assert (results / "half/first/seed1.json").stat().st_mtime_ns == before
+
+
+def test_errors_may_be_counted_in_characters(config: Path) -> None:
+    before = sweeps.load(config)
+    counted = sweeps.load(changed(config, "score_in", to="characters"))
+    (run, *_) = sweeps.expand(counted)
+    (*_, decode, _) = sweeps.commands(counted, run, "exp")
+    assert decode[-2:] == ["--score-in", "characters"]
+    assert (counted.measuring.name, counted.measuring.measure.name) == ("cer", "CER %")
+    assert before.measuring.measure.name == "WER %" and "counts as a word" in counted.measuring.measure.explanation
+    assert sweeps.fingerprint(counted, run) != sweeps.fingerprint(before, run)
 
 
 def test_more_seeds_at_one_target(config: Path) -> None:

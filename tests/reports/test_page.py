@@ -19,7 +19,7 @@ from pruning.reports.loss_curves import Training
 from pruning.reports.report import collect
 from pruning.speech.scoring.word_errors import Transcript
 from tests.methods.test_l0 import network
-from tests.reports.test_report import systems  # noqa: F401
+from tests.reports.test_report import SETS, decoded, systems  # noqa: F401
 
 
 def test_units_are_laid_out_by_layer_and_part() -> None:
@@ -91,6 +91,20 @@ def test_the_page_and_the_picture(systems: list[tuple[str, Path]], tmp_path: Pat
     assert '<span class="wrong">X</span>' in text and "test-other-4" in text
     assert "http" not in text.split("<body>")[0], "no external resources"
     assert (tmp_path / "index-structure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_worst_utterances_compare_two_networks(systems: list[tuple[str, Path]]) -> None:  # noqa: F811
+    """Not the rows of one network, whole and in chunks; and both by the same chunks."""
+    for _, place in systems:
+        for set_name in SETS:
+            decoded(place, set_name, [1, 1, 1, 1, 0], suffix="best-greedy_search-chunk-16-left-context-128",
+                    parameters={"chunk": [16, 128]}, chunk_ms=320, computing_ms=None)  # fmt: skip
+    rows = collect(systems, SETS, "greedy_search")
+    assert [row.title for row in worst_utterances.compared(rows)] == ["teacher", "pruned"]
+    pair = [row.title for row in worst_utterances.compared(rows[1:])]
+    assert pair == [f"{name}, chunks of 320 ms and 2560 ms before" for name in ("teacher", "pruned")]
+    with pytest.raises(UserError, match="needs a teacher and a pruned network that were decoded alike"):
+        worst_utterances.compared(rows[:2])
 
 
 def test_worst_utterances_say_how_they_were_chosen(systems: list[tuple[str, Path]]) -> None:  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pruning.errors import UserError
 from pruning.experiments import decoding_results
 from pruning.files import write_json, write_text
 from pruning.models.facts import FILE
-from pruning.reports import report, terminal
+from pruning.reports import language_models, report, terminal
 from pruning.speech.scoring.word_errors import Transcript, write_results
 
 DENSE = {"encoder_parameters": 4_000_000, "blocks_parameters": 3_500_000, "parameters": 5_000_000,
@@ -41,8 +42,8 @@ def decoded(exp_dir: Path, set_name: str, wrong: list[int], date: str = MAY_1, *
         "command": f"python -m pruning.bin.decode --exp-dir exp/{exp_dir.name}",
         "date": date,
     }
-    facts = {"method": "greedy_search", "recogs": f"recogs-{set_name}-{suffix}.txt", "audio_seconds": 100.0,
-             "decoding_seconds": 5.0, "features_included": True, **change}  # fmt: skip
+    facts = {"method": "greedy_search", "recogs": f"recogs-{set_name}-{suffix}.txt", "suffix": suffix,
+             "audio_seconds": 100.0, "decoding_seconds": 5.0, "features_included": True, **change}  # fmt: skip
     found = decoding_results.measured(set_name, transcripts, parameters, facts, made)
     found.write(decoding_results.path_of(exp_dir, "greedy_search", set_name, suffix))
 
@@ -158,16 +159,36 @@ def test_a_network_decoded_whole_and_in_chunks_has_two_rows(systems: list[tuple[
     assert rows[chunks]["pooled WER %"].startswith("20.00 (") and rows["teacher"]["pooled WER %"].startswith("10.00 (")
 
 
-def test_the_newest_decoding_of_a_set_counts(systems: list[tuple[str, Path]]) -> None:
-    exp_dir = systems[0][1]
-    decoded(exp_dir, "test-clean", [4, 4, 4, 4, 4], date="2024-05-02T10:00:00+00:00", suffix="best-greedy_search-x")
+def test_the_newest_decoding_by_which_all_sets_were_decoded_counts(systems: list[tuple[str, Path]]) -> None:
+    exp_dir, later = systems[0][1], "2024-05-02T10:00:00+00:00"
+    decoded(exp_dir, "test-clean", [4, 4, 4, 4, 4], date=later, suffix="best-greedy_search-x")
     decoded(exp_dir, "test-clean", [0, 0, 0, 0, 0], date="2024-04-30T10:00:00+00:00", suffix="best-greedy_search-y")
     decoded(exp_dir, "test-clean-2", [0, 0, 0, 0, 0], date="2024-06-01T10:00:00+00:00")  # another set
     (system, _) = report.collect(systems, SETS, "greedy_search")
-    assert rate(system, "test-clean") == 100.0
+    assert rate(system, "test-clean") == 5.0, "the other set was not decoded with x"
+    decoded(exp_dir, "test-other", [4, 4, 4, 4, 4], date="2024-04-30T10:00:00+00:00", suffix="best-greedy_search-x")
+    (system, _) = report.collect(systems, SETS, "greedy_search")
+    assert [rate(system, name) for name in SETS] == [100.0, 100.0]
     decoding_results.note_asked(decoding_results.path_of(exp_dir, "greedy_search", "test-clean", "best-greedy_search"))
     (system, _) = report.collect(systems, SETS, "greedy_search")
     assert rate(system, "test-clean") == 5.0 and system.decodings["test-clean"].provenance["date"] == MAY_1
+    assert rate(system, "test-other") < 100.0
+
+
+def test_a_row_of_language_models_has_one_setting(systems: list[tuple[str, Path]]) -> None:
+    """The scales that were tried on dev do not mix with the one that decoded all sets."""
+    exp_dir = systems[0][1]
+    for scale, errors in (("0.2", [1, 0, 0, 0, 0]), ("0.6", [4, 4, 4, 4, 4])):
+        later = f"2024-06-0{scale[-1]}T10:00:00+00:00"
+        decoded(exp_dir, "dev", errors, date=later, suffix=f"best-greedy_search-scale-{scale}", lm="lm",
+                lm_scale=float(scale), parameters={"chunk": [16, 128]})  # fmt: skip
+    decoded(exp_dir, "test-clean", [1, 0, 0, 0, 0], suffix="best-greedy_search-scale-0.2", lm="lm", lm_scale=0.2,
+            parameters={"chunk": [16, 128]})  # fmt: skip
+    rows = cells(language_models.decodings(systems[:1], ["dev", "test-clean"]))
+    row = rows["teacher, chunks of 320 ms and 2560 ms before"]
+    assert row["weight"] == "0.2" and row["WER % dev"].startswith("5.00 (")
+    with pytest.raises(UserError, match=r"was not decoded on all of dev, test-other with the same settings"):
+        language_models.decodings(systems[:1], ["dev", "test-other"])
 
 
 def test_the_weights_that_are_asked_for_count(systems: list[tuple[str, Path]]) -> None:
@@ -255,3 +276,19 @@ def test_the_environment_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["processor"] and facts["threads"] >= 1 and 1 < facts["peak_memory_mib"] < 1e6
     monkeypatch.setenv("PATH", "")  # no git
     assert provenance.git_commit() == "unknown"
+
+
+def test_only_changes_of_the_code_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is written again in the same checkout does not mark later measurements."""
+    code, table = tmp_path / "pruning/provenance.py", tmp_path / "RESULTS.md"
+    for path in (code, table):
+        write_text(path, "old\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    commit = provenance.git_commit()
+    write_text(table, "new\n")
+    assert provenance.git_commit() == commit and len(commit) == 40
+    write_text(code, "new\n")
+    assert provenance.git_commit() == f"{commit}-modified"

@@ -102,6 +102,25 @@ def test_fresh_weights_in_a_found_structure_train_for_all_steps(tmp_path: Path) 
     assert steps(commands(config, "again")[-1]) == 1500
 
 
+def test_taken_weights_leave_what_their_pruning_did_not_take(tmp_path: Path) -> None:
+    lines = {"long": {"method": "taylor", "prune_share": 0.6}, "again": {"structure_from": "long"}}
+    config = config_of(tmp_path, lines)
+    assert steps(commands(config, "long")[0]) == 1200 and steps(commands(config, "again")[-1]) == 800
+    longer = config_of(tmp_path, {"long": {"method": "taylor", "times": 4}, "again": {"structure_from": "long"}})
+    with pytest.raises(UserError, match=r"the pruning of long takes all the steps of again; give it a larger times"):
+        sweep._check_budgets(longer, "sweep.yaml")
+
+
+def test_points_of_a_curve_have_different_steps(tmp_path: Path) -> None:
+    lines = {"thrice": {"uniform": "width", "times": 3, "curve": "scratch"},
+             "total": {"uniform": "width", "budget": "total", "curve": "scratch"}}  # fmt: skip
+    config = config_of(tmp_path, lines)
+    config = replace(config, budget=BudgetConfig(steps=2000, teacher_steps=4000))
+    with pytest.raises(UserError, match=r"thrice and total are points of one curve and have 6000 steps each"):
+        sweep._check_budgets(config, "sweep.yaml")
+    sweep._check_budgets(replace(config, budget=BudgetConfig(steps=2000, teacher_steps=5000)), "sweep.yaml")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
