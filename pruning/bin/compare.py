@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -60,12 +61,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         else SEEDS.format(deviation=deviation, unit=found.measure.unit, freedom=found.seed_freedom)
     )
     parts = [options.note] if options.note else []
-    parts.append(found.measure.explanation.format(seeds=seeds, block=BLOCK))
+    parts.append(textwrap.fill(found.measure.explanation.format(seeds=seeds, block=BLOCK), document.WIDTH))
     if found.measure in (MEASURES["wer"], MEASURES["cer"]) and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
     not_run = comparison_tables.not_run(found)
     if not_run:
-        parts.append(f"Not run yet, or made by other settings: {not_run}.")
+        parts.append(textwrap.fill(f"Not run yet, or made by other settings: {not_run}.", document.WIDTH))
     if found.claims:
         print(f"{comparison_tables.claims_table(found, 'simple')}\n")
         parts += ["### Claims", comparison_tables.claims_table(found), CLAIMS]

@@ -152,7 +152,10 @@ class MethodConfig:
         more += [f"{self.times:g} times the further steps"] * (self.times != 1)
         more += ["the teacher's steps as well"] * (self.budget == TOTAL)
         more += [f"{self.prune_share:g} of them pruning"] if self.prune_share is not None else []
-        return ", ".join([what, *more, *self.settings, *self.finetune_settings])
+        later = [setting for setting in self.finetune_settings if setting not in self.settings]
+        if not self._whole:
+            later = [f"{setting} (fine-tuning)" for setting in later]
+        return ", ".join([what, *more, *self.settings, *later])
 
     @property
     def stands_on(self) -> Optional[str]:

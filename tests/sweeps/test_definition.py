@@ -42,3 +42,6 @@ def test_words_of_a_legend_tell_uniform_networks_from_narrowed_ones() -> None:
     assert MethodConfig(uniform="width").words == "uniform network, narrow in its width, from scratch"
     narrowed = MethodConfig(method="magnitude", settings=("criterion.ranking=group",))
     assert narrowed.words.startswith("every group narrowed alike, trained weights kept: magnitude, ")
+    slow = MethodConfig("taylor", settings=("distillation.layers=[2]",),
+                        finetune_settings=("distillation.layers=[2]", "trainer.optimiser.lr=0.02"))  # fmt: skip
+    assert slow.words == "taylor, distillation.layers=[2], trainer.optimiser.lr=0.02 (fine-tuning)"
