@@ -279,6 +279,15 @@ def test_ctc_loss_is_the_sum_over_alignments() -> None:
     assert ctc_loss(log_probs, torch.tensor([1]), torch.tensor([[1, 2]]), torch.tensor([2])).item() == 0.0
 
 
+def test_a_batch_without_counted_utterances_has_a_differentiable_loss_of_0(network: Network) -> None:
+    encoder_out, lengths, _, _ = random_batch([2, 3], [4, 4])
+    tokens, config = [[1, 2, 3, 4]] * 2, combined.LossConfig(ctc_weight=0.3, backend="torch")
+    loss = combined.recognition_loss(network, encoder_out, lengths, tokens, config, step=0)
+    loss.total.backward()
+    assert loss.ctc.item() == loss.total.item() == loss.frames.item() == 0
+    assert network.ctc_head.weight.grad is not None and not network.ctc_head.weight.grad.any()
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("full", [False, True])
 def test_transducer_distillation_equals_the_sum_over_nodes(full: bool, temperature: float) -> None:
