@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.cost import CostModel
-from pruning.core.gates import HardConcreteGates
+from pruning.core.gates import LIMIT, HardConcreteGates
 
 EXACT = 1e-4
 """Largest distance between expected sparsity and target after a shift."""
@@ -47,18 +47,17 @@ class GateShift:
         A target beyond the limits of log alpha is approached as far as they allow.
         """
         alpha = self._gates.log_alpha
-        limit = self._gates.LIMIT
         for cost, target in targets.items():
             moved = self._moved[cost].to(alpha.device)
 
             def shifted(by: float, moved: Tensor = moved) -> Tensor:
-                return torch.where(moved, (alpha - by).clamp(-limit, limit), alpha)
+                return torch.where(moved, (alpha - by).clamp(-LIMIT, LIMIT), alpha)
 
             def gap(by: float, cost: str = cost, target: float = target) -> float:
                 counts = self._gates.expected_counts(shifted(by))
                 return self._costs.sparsity(counts, cost).item() - target
 
-            alpha.copy_(shifted(_root(gap, 2 * limit)))
+            alpha.copy_(shifted(_root(gap, 2 * LIMIT)))
 
 
 def _root(gap: Callable[[float], float], furthest: float) -> float:

@@ -15,11 +15,14 @@ from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 from pruning.core.structure import Structure
 from pruning.core.units import UnitGroup
-from pruning.limits import NonNegative, Number, OneOf, Positive, Range, check_ascending, check_fields
+from pruning.limits import NonNegative, OneOf, Positive, Range, check_ascending, check_fields
 
 SOFT = ("published", "one")
 CONSTANT, TAYLOR = STARTS = ("constant", "taylor")
 KIND, NETWORK = WITHIN = ("kind", "network")
+LIMIT = 8.0
+"""Bound of abs(log alpha), beyond which gates saturate: P(open) = .0017 at -8."""
+LogAlpha = Annotated[float, Range(least=-LIMIT, most=LIMIT)]
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,14 @@ class GateConfig:
     """
 
     kinds: Optional[tuple[str, ...]] = None
-    initial: Number = 3.0
+    initial: LogAlpha = 3.0
     deviation: NonNegative = 0.01
     temperature: Positive = 2 / 3
     left: Annotated[float, Range(below=0)] = -0.1
     right: Annotated[float, Range(above=1)] = 1.1
     soft: Annotated[str, OneOf(SOFT)] = "published"
     start: Annotated[str, OneOf(STARTS)] = CONSTANT
-    start_range: tuple[Number, Number] = (1.0, 7.0)
+    start_range: tuple[LogAlpha, LogAlpha] = (1.0, 7.0)
     start_within: Annotated[str, OneOf(WITHIN)] = KIND
 
     def __post_init__(self) -> None:
@@ -76,7 +79,6 @@ class HardConcreteGates(nn.Module):
     _member: Tensor
     _fixed: Tensor
     EPSILON = 1e-6
-    LIMIT = 8.0  # bound of |log alpha|, beyond which gates saturate: P(open) = .0017 at -8
 
     def __init__(self, groups: Sequence[UnitGroup], config: GateConfig, seed: int = 0) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class HardConcreteGates(nn.Module):
 
         With a clamp in the forward pass, gates beyond the limit would get no gradient and stay closed for good.
         """
-        self.log_alpha.clamp_(-self.LIMIT, self.LIMIT)
+        self.log_alpha.clamp_(-LIMIT, LIMIT)
 
     def open_probability(self, log_alpha: Optional[Tensor] = None) -> Tensor:
         """Return ``P(z > 0) = sigmoid(log alpha - beta ln(-l / r))`` of each gate, ``(U,)``; None: of its own."""

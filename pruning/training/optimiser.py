@@ -10,7 +10,7 @@ from typing import Any, Literal, Optional
 import torch
 from torch import Tensor, nn
 
-from pruning.limits import Fraction, NonNegative, check_fields
+from pruning.limits import Fraction, NonNegative, Positive, check_fields
 from pruning.training.scaled_adam import ScaledAdam
 from pruning.training.schedule import ScheduleConfig, learning_rate_scale
 from pruning.training.task import ParameterGroup
@@ -35,9 +35,9 @@ class OptimiserConfig:
     lr: NonNegative = 1e-3
     scale_lr: NonNegative = 0.1
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
-    eps: NonNegative = 1e-8
+    eps: Positive = 1e-8
     weight_decay: NonNegative = 1e-2
-    clip_norm: Optional[NonNegative] = 5.0
+    clip_norm: Optional[Positive] = 5.0
 
     def __post_init__(self) -> None:
         check_fields(self)

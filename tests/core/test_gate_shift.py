@@ -8,7 +8,7 @@ import torch
 from pruning.core.cost import CostModel, CostTerm
 from pruning.core.gate_shift import EXACT, GateShift
 from pruning.core.gate_steps import KindSteps
-from pruning.core.gates import GateConfig, HardConcreteGates
+from pruning.core.gates import LIMIT, GateConfig, HardConcreteGates
 from pruning.core.units import UnitGroup
 
 GROUPS = [UnitGroup("a", "one", 64, ()), UnitGroup("b", "two", 32, ())]
@@ -23,7 +23,7 @@ def test_expected_sparsity_is_on_target(target: float, deviation: float) -> None
     before = gates.log_alpha.detach().clone()
     GateShift(gates, costs, {"size": target}).to({"size": target})
     assert costs.sparsity(gates.expected_counts(), "size").item() == pytest.approx(target, abs=EXACT)
-    inside = gates.log_alpha.abs() < gates.LIMIT
+    inside = gates.log_alpha.abs() < LIMIT
     shifts = (before - gates.log_alpha)[inside]
     assert shifts.max().item() == pytest.approx(shifts.min().item(), abs=1e-4)
     GateShift(gates, costs, {"size": 0.01}).to({"size": 0.01})
@@ -49,7 +49,7 @@ def test_parts_have_their_own_shifts_and_other_gates_none() -> None:
 def test_a_target_beyond_the_limits_is_approached(target: float) -> None:
     gates = HardConcreteGates(GROUPS, GateConfig(), seed=1)
     GateShift(gates, CostModel(GROUPS, TERMS), {"size": target}).to({"size": target})
-    assert gates.log_alpha.abs().min().item() == pytest.approx(gates.LIMIT)
+    assert gates.log_alpha.abs().min().item() == pytest.approx(LIMIT)
 
 
 def test_gates_start_from_ranks() -> None:
@@ -68,7 +68,9 @@ def test_gates_start_from_ranks() -> None:
     assert alone.log_alpha.tolist() == [7.0]
 
 
-@pytest.mark.parametrize("values", [{"start_range": (7.0, 1.0)}, {"start_range": (1.0,)}, {"start": "fisher"}])
+@pytest.mark.parametrize(
+    "values", [{"start_range": (7.0, 1.0)}, {"start_range": (1.0,)}, {"start_range": (-30.0, 7.0)}, {"start": "fisher"}]
+)
 def test_starts_without_meaning_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match="start"):
         GateConfig(**values)

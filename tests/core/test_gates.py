@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core.cost import CostModel, CostTerm
-from pruning.core.gates import GateConfig, HardConcreteGates
+from pruning.core.gates import LIMIT, GateConfig, HardConcreteGates
 from pruning.core.units import UnitGroup
 
 
@@ -68,9 +68,10 @@ def test_gradient_of_a_sample_reaches_log_alpha() -> None:
 
 
 def test_limit_leaves_a_gradient_beyond_it() -> None:
-    gates = HardConcreteGates(groups(), GateConfig(initial=50.0))
+    gates = HardConcreteGates(groups(), GateConfig())
+    gates.log_alpha.data.fill_(50.0)
     gates.limit()
-    assert gates.log_alpha.max().item() == HardConcreteGates.LIMIT
+    assert gates.log_alpha.max().item() == LIMIT
     gates.open_probability().sum().backward()
     assert (gates.log_alpha.grad > 0).all()
 
@@ -191,8 +192,9 @@ def test_soft_scales_are_the_published_ones_and_can_be_switched_off() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"initial": math.nan}, {"deviation": -0.1}, {"left": 0.0}, {"right": 1.0}, {"temperature": 0.0}, {"soft": "half"}],
-)
+    [{"initial": math.nan}, {"initial": 50.0}, {"start_range": (-30.0, 30.0)}, {"deviation": -0.1}, {"left": 0.0},
+     {"right": 1.0}, {"temperature": 0.0}, {"soft": "half"}],
+)  # fmt: skip
 def test_settings_without_meaning_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(values))} must be "):
         GateConfig(**values)

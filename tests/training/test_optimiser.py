@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pruning.limits import OutOfRange
 from pruning.training.optimiser import Optimiser, OptimiserConfig
 from pruning.training.schedule import ScheduleConfig
 from pruning.training.task import ParameterGroup, weight_groups
@@ -82,6 +83,12 @@ def test_no_clip_leaves_gradients_alone() -> None:
     before = module.linear.weight.grad.clone()  # type: ignore[union-attr]
     optimiser.clip_gradients()
     assert torch.equal(before, module.linear.weight.grad)
+
+
+@pytest.mark.parametrize("key", ["clip_norm", "eps"])
+def test_settings_that_would_stop_or_break_the_weights_are_refused(key: str) -> None:
+    with pytest.raises(OutOfRange, match=f"{key} must be above 0, got 0"):
+        make(Module(), **{key: 0.0})
 
 
 @pytest.mark.parametrize("name", ["linear.weight", "gate"])
