@@ -148,7 +148,8 @@ def standardised(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor
     """Return both layers with each channel shifted and divided by the *teacher's* mean and deviation over valid frames.
 
     The result does not change if a channel of both is multiplied by a constant. A deviation is at least `FLOOR` of the
-    channel's root mean square.
+    channel's root mean square. Channels that are 0 in the teacher (padded, or dead: a root mean square within rounding
+    of 0 beside that of the largest channel) have no scale and do not count: they are 0 in both results.
 
     Args:
         student, teacher: layer outputs, ``(N, T, D)``.
@@ -157,8 +158,9 @@ def standardised(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor
     count, padding = mask.sum().clamp(min=1), ~mask[:, :, None]
     mean = teacher.masked_fill(padding, 0.0).sum(dim=(0, 1)) / count  # (D,)
     variance = (teacher - mean).masked_fill(padding, 0.0).square().sum(dim=(0, 1)) / count
-    least = FLOOR * (variance + mean.square()).sqrt()
-    deviation = torch.maximum(variance.sqrt(), least).clamp(min=torch.finfo(variance.dtype).tiny)
+    size = (variance + mean.square()).sqrt()
+    deviation = torch.maximum(variance.sqrt(), FLOOR * size)
+    deviation = deviation.masked_fill(size <= torch.finfo(size.dtype).eps * size.max(), float("inf"))
     return (student - mean) / deviation, (teacher - mean) / deviation
 
 

@@ -84,6 +84,26 @@ def test_standardised_layers_are_compared_by_the_teachers_deviation_of_each_chan
     assert found.largest.item() == pytest.approx((sums[:LARGEST].sum() / sums.sum()).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("dead", [0.0, 1e-30])
+@pytest.mark.parametrize("lengths", [[5, 3], [0, 0]])
+def test_channels_that_the_teacher_lacks_do_not_count(dead: float, lengths: list[int]) -> None:
+    """Neither do they in a batch without valid frames, where no channel has values."""
+    (student,), (teacher,) = two_networks(1)
+    teacher[:, :, 3] = dead
+    distil, results = LayerDistillation(DistillationConfig(layers=(0,)), 8, 8), []
+    for value in (student[:, :, 3], torch.zeros(2, 5)):
+        ours = student.clone()
+        ours[:, :, 3] = value
+        distil.zero_grad()
+        loss = distil([ours.requires_grad_()], [teacher], torch.tensor(lengths))
+        loss.backward()
+        assert ours.grad is not None and not ours.grad[:, :, 3].any()
+        gradients = [tensor.grad for tensor in (ours, *distil.parameters()) if tensor.grad is not None]
+        assert len(gradients) == 3 and all(gradient.abs().max() < 10 for gradient in gradients)  # so all are finite
+        results.append(loss.item())
+    assert results[0] == results[1] and abs(results[0]) < 10
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_scales_decide_only_in_the_published_forms(loss: str) -> None:
     """One layer of teacher and student is multiplied by a constant, or each of its channels by its own."""
