@@ -170,7 +170,7 @@ class CriterionPruning(Scorer):
         else:
             whole = [bool(part.all()) for part in self._on_host().split(self.units.sizes)]
             masks = {name: mask for (name, mask), all_ in zip(self.units.split(values).items(), whole) if not all_}
-        if not self.config.reopen:
+        if not self.config.reopen or self.at_rest(step):
             counts = zip(self.units.groups, self.hard_counts().tolist())
             closed = [group.name for group, count in counts if group.size == 1 and not count]
             masks.update({name: values.new_zeros(1) for name in closed})

@@ -67,10 +67,10 @@ def test_every_criterion_reaches_the_target_and_extracts_exactly(criterion: str,
 
 
 @pytest.mark.parametrize("ranking", ["layers", "group"])
-@pytest.mark.parametrize("criterion", ["taylor", "random"])
-def test_what_validation_sees_is_what_extraction_gives(criterion: str, ranking: str) -> None:
+@pytest.mark.parametrize(("criterion", "reopen"), [("taylor", False), ("random", False), ("movement", True)])
+def test_what_validation_sees_is_what_extraction_gives(criterion: str, reopen: bool, ranking: str) -> None:
     """Includes empty modules, whose biases are not 0."""
-    method = pruner(criterion, ranking=ranking)
+    method = pruner(criterion, ranking=ranking, reopen=reopen)
     with torch.no_grad():
         for name, parameter in method.network.named_parameters():
             if name.endswith(("linear2.bias", "out_proj.bias", "pointwise2.bias")):
