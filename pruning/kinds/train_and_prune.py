@@ -236,7 +236,7 @@ def _start(kind: Kind[N], pruner: Pruner) -> None:
     task = kind.task(kind.own(pruner.network), None, scorer).to(world.device)
     batches = map(world.take, itertools.islice(kind.first_batches(), kind.config.l0.start_batches))
     score_batches(task, scorer, batches, kind.seed)
-    pruner.start_from(scorer.scored())
+    pruner.start_from(scorer.finite_scores())
     pruner.network.cpu()
 
 

@@ -226,6 +226,19 @@ class Scorer(Pruner):
     def scored(self) -> Tensor:
         """Return the scores of all units, ``(U,)`` float64."""
 
+    def finite_scores(self) -> Tensor:
+        """Return `scored`, by which units are about to be ranked.
+
+        Raises:
+            UserError: scores are not finite.
+        """
+        scores = self.scored()
+        for group, part in zip(self.units.chosen, scores.split(self.units.sizes)):
+            if not part.isfinite().all():
+                what = f"cannot rank units: scores in {group.name} are not finite"
+                raise UserError(what, "lower the learning rate, and score no step whose gradients are not finite")
+        return scores
+
 
 def _latency_table(constraint: ConstraintConfig) -> Optional[LatencyTable]:
     path = constraint.latency_table

@@ -277,7 +277,7 @@ class CriterionPruning(Scorer):
 
     @torch.no_grad()
     def _cut(self, share: float) -> Tensor:
-        scores, config = untied(self.scored(), self._seed), self.config
+        scores, config = untied(self.finite_scores(), self._seed), self.config
         keep = torch.ones_like(self.kept()) if config.reopen else self.kept()
         if self.counts is not None:
             return with_counts(last(scores, keep), self.units, interpolated(self.units, self.counts, share)) & keep

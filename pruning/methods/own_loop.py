@@ -117,10 +117,15 @@ class OwnLoop:
     def before_update(self, lr: float) -> None:
         """Tell the method that the gradients of a step are there, unscaled and before any clipping.
 
+        A step is not scored if a gradient of the network or the method is not finite, as in the first steps of a
+        ``GradScaler``.
+
         Args:
             lr: learning rate of the network at this step; the ``movement`` criterion scores by it.
         """
-        self.pruner.after_backward(self._now(), {"weights": lr})
+        owners = (*self.declared.network.parameters(), *self.pruner.parameters())
+        if _all_finite([parameter.grad for parameter in owners if parameter.grad is not None]):
+            self.pruner.after_backward(self._now(), {"weights": lr})
 
     def after_update(self) -> None:
         """Tell the method that the optimiser has made a step: units may be cut."""
@@ -214,6 +219,13 @@ def load_extracted(network: nn.Module, path: PathLike) -> nn.Module:
     except RuntimeError as error:
         raise UserError(f"{path} does not fit this network ({error})", "give the network that was pruned") from None
     return small
+
+
+def _all_finite(gradients: Sequence[Tensor]) -> bool:
+    """Return whether all values are finite; only the answers wait for a GPU, after all of them are on their way."""
+    values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+    answers = [value.isfinite().all() for value in values]
+    return all(map(bool, answers))
 
 
 def _unit(value: dict[str, Any]) -> DeclaredUnits:

@@ -117,6 +117,14 @@ def test_a_skipped_step_leaves_nothing_behind() -> None:
     assert method.scores.values(method.network).isfinite().all()
 
 
+def test_scores_that_are_not_finite_cut_nothing() -> None:
+    method = pruner("movement")
+    method.scores.total[-1] = float("nan")
+    with pytest.raises(UserError, match=r"cannot rank units: scores in \S+ are not finite; lower the learning rate"):
+        train(method)
+    assert method.kept().all()
+
+
 def _extracted(model: Any, structure: Structure) -> Any:
     from pruning.core.extraction import extract
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +174,39 @@ def test_a_call_that_was_forgotten_is_told(method: str, forgotten: str, message:
             loop.after_update()
     with pytest.raises(UserError, match=message):
         loop.extract()
+
+
+@pytest.mark.parametrize("method", ["taylor", "fisher", "movement", "l0"])
+def test_a_step_whose_gradients_overflow_is_not_scored(method: str) -> None:
+    """As in the first steps of a GradScaler, which leaves out the step of the optimiser."""
+    torch.manual_seed(0)
+    model, config = Net(), configured(method, size=0.5)
+    config = replace(config, l0=replace(config.l0, gate_steps="kind"))
+    loop = OwnLoop(model, declared(model), [torch.randn(1, 6)], config, STEPS)
+    optimiser = torch.optim.AdamW(loop.parameter_groups(lr=1e-2))
+    for step in range(STEPS):
+        x = torch.randn(32, 6)
+        with loop.masked():
+            loss = (model(x) - x[:, :3].sin()).square().mean() + loop.penalty()
+            (loss if step else 1e39 * loss).backward()
+        loop.before_update(lr=1e-2)
+        if step:
+            optimiser.step()
+        optimiser.zero_grad()
+        loop.after_update()
+    for units in loop.structure().groups.values():
+        assert units.scores is not None and all(map(math.isfinite, units.scores))
+
+
+def test_gradients_of_sparse_embeddings_are_told() -> None:
+    torch.manual_seed(0)
+    words = nn.Sequential(nn.Embedding(9, 6, sparse=True), Net())
+    units = [linear_units(words, "first", ["1.up"], ["1.down"], ["1.norm"])]
+    loop = OwnLoop(words, units, [torch.tensor([1])], configured("taylor", size=0.2), STEPS)
+    with loop.masked():
+        words(torch.arange(9)).sum().backward()
+    loop.before_update(lr=1e-2)
+    assert not loop.pruner.untrained()
 
 
 def test_gates_that_did_not_reach_the_target_are_told(caplog: pytest.LogCaptureFixture) -> None:
