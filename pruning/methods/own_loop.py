@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Optional
 
+import torch
 from torch import Tensor, nn
 
 from pruning.core.declare import DeclaredUnits
@@ -86,11 +87,16 @@ class OwnLoop:
         if self.pruner.scorer() is not None:
             raise UserError("l0.gates.start=taylor needs batches, which this loop does not have", "choose constant")
         self.pruner.to(next(network.parameters()).device)
+        for group in self.pruner.parameter_groups():
+            for parameter in group.parameters if group.maximize else ():
+                parameter.register_hook(torch.neg)  # not every optimiser knows `maximize`
         self.total_steps = total_steps
         self.step = 0
 
     def parameter_groups(self, lr: float, **options: Any) -> list[dict[str, Any]]:
-        """Return parameter groups for an optimiser of `torch.optim`: the network's, and those of the method.
+        """Return parameter groups for any optimiser of `torch.optim`: the network's, and those of the method.
+
+        The gradients of multipliers, which must ascend, come with the opposite sign.
 
         Args:
             lr: learning rate of the network; gates and multipliers have theirs from the configuration.
@@ -99,7 +105,7 @@ class OwnLoop:
         groups: list[dict[str, Any]] = [{"params": list(self.declared.network.parameters()), "lr": lr, **options}]
         for group in self.pruner.parameter_groups():
             groups.append({"params": list(group.parameters), "lr": lr if group.lr is None else group.lr,
-                           "weight_decay": group.weight_decay or 0.0, "maximize": group.maximize})  # fmt: skip
+                           "weight_decay": group.weight_decay or 0.0})  # fmt: skip
         return groups
 
     @contextmanager

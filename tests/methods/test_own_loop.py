@@ -209,6 +209,21 @@ def test_gradients_of_sparse_embeddings_are_told() -> None:
     assert not loop.pruner.untrained()
 
 
+@pytest.mark.parametrize("name", ["AdamW", "NAdam", "RAdam", "SGD"])
+def test_multipliers_ascend_under_any_optimiser(name: str) -> None:
+    """At the first step the target is 0, so the expected sparsity is above it."""
+    torch.manual_seed(0)
+    model = Net()
+    loop = OwnLoop(model, declared(model), [torch.randn(1, 6)], configured("l0", size=0.5), STEPS)
+    loop.parameter_groups(lr=1e-2)
+    optimiser = getattr(torch.optim, name)(loop.parameter_groups(lr=1e-2), lr=1e-2)
+    with loop.masked():
+        (model(torch.randn(32, 6)).sum() + loop.penalty()).backward()
+    optimiser.step()
+    values = loop.log_values()
+    assert values["multipliers/size/linear"] > 0 and values["multipliers/size/quadratic"] > 0
+
+
 def test_gates_that_did_not_reach_the_target_are_told(caplog: pytest.LogCaptureFixture) -> None:
     config = PruningConfig("l0", constraint=ConstraintConfig(ramp_share=0.4))  # rates for many more steps
     loop, _ = trained(config)
