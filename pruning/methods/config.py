@@ -75,8 +75,11 @@ class PruningConfig:
             raise ValueError(f"{self.method} needs constraint.{own}")
         return replace(self.constraint, **values)
 
-    def check(self, trainer: TrainerConfig) -> None:
+    def check(self, trainer: Optional[TrainerConfig] = None) -> None:
         """Check that method, technique, constraint and trainer fit together.
+
+        Args:
+            trainer: settings of the training loop; None: a loop without such settings.
 
         Raises:
             ValueError: they do not; the message names the keys.
@@ -101,7 +104,7 @@ class PruningConfig:
             raise ValueError(f"snapshots must ascend and lie between 0 and the target, {final:g}")
         if self.method in (L0, *HJ) and self.counts_from is not None:
             raise ValueError("counts_from works only with criteria; gates find their own counts")
-        if self.method == "movement" and trainer.optimiser.lr == 0:
+        if self.method == "movement" and trainer is not None and trainer.optimiser.lr == 0:
             raise ValueError("movement scores how weights move, so trainer.optimiser.lr must be above 0")
 
 

@@ -73,8 +73,7 @@ class OwnLoop:
         total_steps: int,
         seed: int = 0,
     ) -> None:
-        if config.technique != "structured":
-            raise UserError(f"technique {config.technique} is for networks of this package", "choose structured")
+        _check(config)
         if total_steps < 1:
             raise UserError(f"total_steps must be at least 1, got {total_steps}", "correct it")
         self.declared = DeclaredNetwork(network, units, example)
@@ -225,6 +224,22 @@ def load_extracted(network: nn.Module, path: PathLike) -> nn.Module:
     except RuntimeError as error:
         raise UserError(f"{path} does not fit this network ({error})", "give the network that was pruned") from None
     return small
+
+
+def _check(config: PruningConfig) -> None:
+    """Refuse settings that do not fit together or have no effect in a loop of one's own.
+
+    Raises:
+        UserError: they are not usable.
+    """
+    if config.technique != "structured":
+        raise UserError(f"technique {config.technique} is for networks of this package", "choose structured")
+    try:
+        config.check()
+    except ValueError as error:
+        raise UserError(str(error), "correct the PruningConfig") from None
+    if config.snapshots:
+        raise UserError("an own loop cannot save snapshots", "leave them out, and run one loop for each size")
 
 
 def _all_finite(gradients: Sequence[Tensor]) -> bool:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -245,6 +246,26 @@ def test_macs_that_cannot_be_counted_are_no_target() -> None:
     OwnLoop(model, declared(model), [torch.randn(1, 6)], configured("taylor", size=0.3), 10)
     with pytest.raises(UserError, match="cannot count the multiply-accumulates of recurrent; set a target"):
         OwnLoop(model, declared(model), [torch.randn(1, 6)], configured("taylor", macs=0.3), 10)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "targets", "message"),
+    [
+        ("magnitude", {"snapshots": (0.2,)}, {}, "an own loop cannot save snapshots; leave them out"),
+        ("l0", {"snapshots": (0.2,)}, {}, "snapshots work only with criteria that rank units"),
+        ("l0", {"counts_from": "structure.json"}, {}, "counts_from works only with criteria"),
+        ("magnitude", {}, {"match": {"macs": 0.3}}, "constraint.match works only with L0 gates"),
+        ("hj-sepsize", {}, {"parts": {"size:ffn": 0.5}}, "hj-sepsize needs sizes of at least two parts"),
+        ("hj-mac", {}, {}, "hj-mac needs constraint.macs; correct the PruningConfig"),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    method: str, settings: dict[str, Any], targets: dict[str, Any], message: str
+) -> None:
+    model = Net()
+    config = PruningConfig(method, constraint=ConstraintConfig(**targets), **settings)
+    with pytest.raises(UserError, match=message):
+        OwnLoop(model, declared(model), [torch.randn(1, 6)], config, STEPS)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
