@@ -249,8 +249,8 @@ _report_failure() {
   for log in ${failed[@]+"${failed[@]:0:3}"}; do
     echo "--- the end of $log:" >&2
     tail -n 20 "$log" >&2
-    line=$(grep '^error: ' "$log" | tail -n 1 || true)
-    reason=${reason:-${line#error: }}
+    line=$(sed -nE 's/^(([^ ]+\.py|python[^ ]* -m [^ ]+): )?error: //p' "$log" | tail -n 1) # PROGRAM: from argparse
+    reason=${reason:-$line}
   done
   fail "stage $_stage_now, $what: ${reason:-no job succeeded; see above} (log: ${failed[*]:-$2})"
 }

@@ -113,6 +113,16 @@ def test_a_failure_shows_the_failed_logs_and_ends_with_their_error(tmp_path: Pat
     assert "f.1.log" not in error and "f.3.log" not in error
 
 
+@pytest.mark.parametrize("program", ["", "prune.py: ", "python3.13 -m pruning.bin.prune: "])
+def test_a_rejected_option_is_what_failed(tmp_path: Path, program: str) -> None:
+    """Python's parser of options puts the name of the program before its errors, the launcher of Slurm its own."""
+    wrong = "argument --method: invalid choice: 'tailor'"
+    body = f'echo "usage: prune.py [-h]"; echo "{program}error: {wrong}"; echo "srun: error: node1: exit 2"; exit 2'
+    (tmp_path / "work.sh").write_text(body)
+    status, _, error = run(tmp_path, "in_stage 5\nrun_logged pruning p.log $cmd -- bash work.sh")
+    assert status == 1 and error.splitlines()[-1] == f"error: stage 5, pruning: {wrong} (log: p.log)"
+
+
 def test_a_failure_without_an_error_line_still_ends_in_one(tmp_path: Path) -> None:
     status, _, error = run(tmp_path, 'in_stage 2\nrun_logged "work" w.log $cmd -- false')
     assert status == 1 and error.splitlines()[-1].startswith("error: stage 2, work: ")
