@@ -20,9 +20,7 @@
 # checked before any stage runs
 [[ $score_in =~ ^(words|characters)$ ]] || fail "--score-in must be words or characters, got '$score_in'"
 [[ $speed_perturb =~ ^(true|false)$ ]] || fail "--speed-perturb must be true or false, got '$speed_perturb'"
-for list in train_parts dev_parts test_parts methods systems; do
-  [[ ${!list} =~ [^[:space:]] ]] || fail "--${list/_/-} is empty; name at least one"
-done
+not_empty train_parts dev_parts test_parts methods systems
 declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8 [uniform_further]=8)
 declare -A row_of=([finetuned]=pruned [uniform_further]=uniform-further)
 declare -A words_of=(

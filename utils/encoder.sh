@@ -11,6 +11,8 @@
 #     methods                             decoding methods, not for intent
 #     normalise                           normaliser of the texts that are scored, for transcripts only
 
+not_empty train_parts dev_parts test_parts
+[ "$task" = intent ] || not_empty methods
 cuts_in=cuts
 [ "$hears" = samples ] || cuts_in=fbank
 [ -z "$pretrained" ] || [ "$warm_up" = false ] || fail "--pretrained and a warm-up exclude each other; give one of them"

@@ -7,6 +7,7 @@
 #     lang_dir                            lang dir with word pieces
 #     conf                                folder of lm.yaml, lm_prune.yaml, lm_finetune.yaml
 
+not_empty train_parts dev_parts test_parts methods lm_scales graph_scales ilm_scales
 : "${lm_config:=$conf/lm.yaml}" "${lm_prune_config:=$conf/lm_prune.yaml}"
 : "${lm_finetune_config:=$conf/lm_finetune.yaml}" "${results:=$exp_dir/RESULTS_LM.md}"
 : "${lm_dir:=$data_dir/lm}" "${lm_exp_dir:=$exp_dir/lm}" "${system:=$exp_dir/teacher}"

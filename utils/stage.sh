@@ -98,6 +98,14 @@ without_job() {
   done
 }
 
+# not_empty OPTION...: reject lists of words that have none.
+not_empty() {
+  local name
+  for name in "$@"; do
+    [[ ${!name:-} =~ [^[:space:]] ]] || fail "--${name//_/-} is empty; name at least one"
+  done
+}
+
 # show_report RESULTS OPTION...: write the HTML page of the report RESULTS next to it, with these options for
 # pruning.bin.page, print the tables of the report, and say where report and page are. Reads train_cmd.
 show_report() {

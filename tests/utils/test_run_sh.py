@@ -40,3 +40,11 @@ def test_a_link_works_in_the_recipes_folder(tmp_path: Path) -> None:
 def test_directories_named_as_the_runners_variable_are_refused(tmp_path: Path, recipe: str) -> None:
     found = run(str(ROOT / recipe), "--exp-dir", "/x/JOB/exp", "--stop-stage", "-1", cwd=tmp_path)
     assert found.returncode == 1 and "/x/JOB/exp contains JOB, which stands for the number of a job" in found.stderr
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if not recipe.startswith("egs/lm/")])
+def test_lists_without_words_are_refused_before_any_stage(tmp_path: Path, recipe: str) -> None:
+    start = ["--pretrained", "x"] if recipe.endswith("run_pretrained.sh") else []
+    for option in ("--train-parts", "--dev-parts", "--test-parts", *["--lm-scales"] * recipe.endswith("run_lm.sh")):
+        found = run(str(ROOT / recipe), *start, option, " ", "--stop-stage", "-1", cwd=tmp_path)
+        assert (found.returncode, found.stderr) == (1, f"error: {option} is empty; name at least one\n")
