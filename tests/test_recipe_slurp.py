@@ -102,3 +102,14 @@ def test_configurations_fit_each_other(folder: str, method: str) -> None:
 def test_complaints_come_first(options: list[str], complaint: str) -> None:
     result = run(*options)
     assert result.returncode != 0 and complaint in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_the_default_warm_up_finds_cuts_in_a_path_with_spaces(tmp_path: Path) -> None:
+    data = tmp_path / "my data"
+    (data / "cuts").mkdir(parents=True)
+    options = ["--mini", "true", "--data-dir", str(data), "--exp-dir", str(tmp_path / "exp"), "--train-parts", "a b",
+               "--stage", "4"]  # fmt: skip
+    for part in ("a", "b", "devel"):
+        missing = data / f"cuts/slurp_cuts_{part}.jsonl.gz"
+        assert run(*options).stderr.startswith(f"error: stage 4 needs {missing}, which does not exist; run stage 2")
+        missing.touch()

@@ -13,6 +13,15 @@ mapfile -t train_cuts < <(cuts_of "${train_parts[@]}")
 mapfile -t dev_cuts < <(cuts_of "${dev_parts[@]}")
 mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
 
+# words_or OPTION DEFAULT...: make OPTION the list of its words, or of the defaults if it is empty.
+words_or() {
+  if [ -n "${!1}" ]; then
+    read -ra "$1" <<< "${!1}"
+  else
+    mapfile -t "$1" < <(printf '%s\n' "${@:2}") # paths may contain spaces
+  fi
+}
+
 for _name in num_processes num_nodes nj num_threads; do # a recipe may not have all of them
   [ -z "${!_name+set}" ] || [[ ${!_name} =~ ^[1-9][0-9]*$ ]] ||
     fail "--${_name/_/-} must be a positive number, got '${!_name}'"

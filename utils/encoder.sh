@@ -55,8 +55,8 @@ hearing=("hears=$hears")
 # shellcheck source=utils/corpus.sh
 . ../../utils/corpus.sh
 parts=("${train_parts[@]}" "${dev_parts[@]}" "${test_parts[@]}")
-read -ra warm_up_cuts <<< "${warm_up_cuts:-${train_cuts[*]}}"
-read -ra warm_up_dev_cuts <<< "${warm_up_dev_cuts:-${dev_cuts[*]}}"
+words_or warm_up_cuts "${train_cuts[@]}"
+words_or warm_up_dev_cuts "${dev_cuts[@]}"
 case $task in
   intent) table=$lang_dir/intents.txt ;;
   ctc) table=$lang_dir/bpe.model ;;
