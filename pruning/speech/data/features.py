@@ -23,6 +23,10 @@ _MISSING_SECONDS = 0.025
 audio."""
 
 
+_IDS = "of utterances"
+"""Ids of the cuts: splits of older versions, named by recording and position, are computed again."""
+
+
 @dataclass(frozen=True)
 class FeatureConfig:
     """Log-Mel filter banks as in icefall.
@@ -75,7 +79,7 @@ class Job:
 
 def _version(config: FeatureConfig, source: manifests.Paths, part: str) -> str:
     """Hash the input of splits to 8 characters, so that splits of other manifests or settings have other names."""
-    digest = hashlib.sha256(json.dumps(config.describe()).encode())
+    digest = hashlib.sha256(json.dumps([config.describe(), _IDS]).encode())
     for path in (source.recordings(part), source.supervisions(part)):
         with manifests.naming(path), gzip.open(path, "rb") as stream:  # uncompressed: the archive contains its date
             while block := stream.read(2**20):

@@ -276,6 +276,8 @@ def write(recordings: RecordingSet, supervisions: SupervisionSet, paths: Paths, 
 def read(paths: Paths, part: str, sampling_rate: Optional[int] = None) -> CutSet:
     """Return cuts without features, one per supervision and with one channel, from the manifests of ``part``.
 
+    A cut has the id of its supervision, whatever else the part contains and whatever the sampling rate is.
+
     Args:
         paths: paths of the manifests.
         part: part of the corpus.
@@ -298,8 +300,6 @@ def read(paths: Paths, part: str, sampling_rate: Optional[int] = None) -> CutSet
     ends = {recording.id: recording.duration for recording in recordings}
     within = [_within(supervision, ends[supervision.recording_id]) for supervision in supervisions]
     cuts = CutSet.from_manifests(recordings=recordings, supervisions=SupervisionSet.from_segments(within))
-    if all(_is_whole(cut) for cut in cuts):
-        return cuts  # keeps the ids of the recordings, as icefall does
     trimmed = cuts.trim_to_supervisions(keep_overlapping=False)
     return CutSet.from_cuts(cut.with_id(cut.supervisions[0].id) for cut in trimmed)
 
@@ -309,8 +309,3 @@ def _within(supervision: Any, end: float) -> Any:
     from lhotse.utils import fastcopy
 
     return supervision if supervision.end <= end else fastcopy(supervision, duration=round(end - supervision.start, 8))
-
-
-def _is_whole(cut: Any) -> bool:
-    """Whether the cut of a recording is a single utterance: the only one, from end to end, in the only channel."""
-    return cut.num_channels == 1 and [each.duration for each in cut.supervisions] == [cut.duration]

@@ -110,7 +110,7 @@ def test_splits_that_are_not_the_manifests_are_refused(source: manifests.Paths, 
         cuts[3] = cuts[3].map_supervisions(lambda each: each.transform_text(str.lower))
     changed = {"repeated": [*cuts[:4], *cuts[3:]], "missing": cuts[:-1], "extra": [*cuts, cuts[0]]}.get(damage, cuts)
     CutSet.from_cuts(changed).to_file(path)
-    with pytest.raises(UserError, match=r"librispeech_feats_dev-clean-2 has (no )?features of 1-7-000\d-\d"):
+    with pytest.raises(UserError, match=r"librispeech_feats_dev-clean-2 has (no )?features of 1-7-000\d"):
         features.combine(config, source, paths, PART, 1)
     assert not paths.cuts(PART).exists()
 
@@ -145,7 +145,7 @@ def test_truncated_audio_is_named_and_leaves_nothing(source: manifests.Paths, tm
     audio = next((tmp_path / "LibriSpeech").rglob("1-7-0003.flac"))
     whole = audio.read_bytes()
     audio.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(UserError, match="1-7-0003.flac: the audio of 1-7-0003-3 is truncated or unreadable"):
+    with pytest.raises(UserError, match="1-7-0003.flac: the audio of 1-7-0003 is truncated or unreadable"):
         compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
     assert not [path for path in (tmp_path / "fbank").rglob("*") if path.is_file()]
 
@@ -153,7 +153,7 @@ def test_truncated_audio_is_named_and_leaves_nothing(source: manifests.Paths, tm
 def test_audio_of_another_length_is_named(source: manifests.Paths, tmp_path: Path) -> None:
     one, other = (next((tmp_path / "LibriSpeech").rglob(f"1-7-000{index}.flac")) for index in (2, 3))
     one.write_bytes(other.read_bytes())
-    with pytest.raises(UserError, match="1-7-0002.flac: the audio of 1-7-0002-2 is truncated or unreadable"):
+    with pytest.raises(UserError, match="1-7-0002.flac: the audio of 1-7-0002 is truncated or unreadable"):
         compute(source, tmp_path / "fbank", 1, features.FeatureConfig())
 
 
@@ -161,7 +161,7 @@ def test_a_tenth_of_a_second_that_is_missing_is_not_made_up(source: manifests.Pa
     path = next((tmp_path / "LibriSpeech").rglob("1-7-0002.flac"))
     samples, rate = soundfile.read(path)
     soundfile.write(path, samples[:-1600], rate)
-    with pytest.raises(UserError, match="1-7-0002.flac: the audio of 1-7-0002-2 is truncated or unreadable"):
+    with pytest.raises(UserError, match="1-7-0002.flac: the audio of 1-7-0002 is truncated or unreadable"):
         compute(source, tmp_path / "fbank", 1, features.FeatureConfig(speed_factors=(0.9, 1.1)))
 
 

@@ -222,7 +222,7 @@ def test_no_transcript_is_lost_or_given_to_others(data: st.DataObject, resampled
                 ))  # fmt: skip
         RecordingSet.from_recordings(recordings).to_file(paths.recordings("x"))
         SupervisionSet.from_segments(draw(st.permutations(spoken))).to_file(paths.supervisions("x"))
-        cuts = {cut.supervisions[0].id: cut for cut in manifests.read(paths, "x", resampled)}
+        cuts = {cut.id: cut for cut in manifests.read(paths, "x", resampled)}
         assert sorted(cuts) == sorted(one.id for one in spoken)
         for one in spoken:
             cut = cuts[one.id]
@@ -230,6 +230,23 @@ def test_no_transcript_is_lost_or_given_to_others(data: st.DataObject, resampled
             assert cut.channel == one.channel
             assert cut.start == pytest.approx(one.start, abs=1e-3) and cut.end == pytest.approx(one.end, abs=0.02)
             assert cut.load_audio().shape == (1, cut.num_samples)
+
+
+@pytest.mark.parametrize("resampled", [None, 16000])
+def test_cuts_have_the_ids_of_their_utterances(tmp_path: Path, resampled: Optional[int]) -> None:
+    """Also where every recording is one utterance, and where resampling rounds a duration."""
+    recordings = [recording(tmp_path, f"r{rate}", samples, rate, 1)
+                  for rate, samples in ((16000, 20001), (44100, 44101), (48000, 100001))]  # fmt: skip
+    spoken = [SupervisionSegment(f"u-{one.id}", one.id, 0.0, one.duration, text="X") for one in recordings]
+    paths = manifests.Paths(tmp_path)
+    for count in (1, 3):
+        manifests.write(
+            RecordingSet.from_recordings(recordings[:count]), SupervisionSet.from_segments(spoken[:count]), paths, "x"
+        )
+        cuts = list(manifests.read(paths, "x", resampled))
+        assert [cut.id for cut in cuts] == [one.id for one in spoken[:count]]
+        assert [cut.duration for cut in cuts] == [pytest.approx(one.duration, abs=1e-4) for one in spoken[:count]]
+        assert all(cut.start == 0 and cut.load_audio().shape == (1, cut.num_samples) for cut in cuts)
 
 
 def test_other_manifests_than_cuts_are_named(data_dir: Path) -> None:
