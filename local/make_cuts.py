@@ -13,10 +13,15 @@ from pruning.bin import command
 from pruning.files import atomic_path
 from pruning.limits import COUNT
 from pruning.speech.data import manifests
+from pruning.speech.data.origin import Origin
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Parse the options and write the cuts; existing cuts are skipped."""
+    """Parse the options and write the cuts; existing cuts of the same manifests and sampling rate are skipped.
+
+    Raises:
+        UserError: a manifest is missing or damaged, or existing cuts were made from something else.
+    """
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--manifests-dir", type=Path, required=True, help="e.g. data/manifests")
     options.add_argument("--output-dir", type=Path, required=True, help="e.g. data/cuts")
@@ -27,14 +32,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--parts", nargs="+", required=True, help="names of the parts to write")
     values = options.parse_args(argv)
     source = manifests.Paths(values.manifests_dir, values.prefix)
+    target = manifests.Paths(values.output_dir, values.prefix)
     for part in values.parts:
-        path = manifests.Paths(values.output_dir, values.prefix).cuts(part)
-        if path.is_file():
+        path, record = target.cuts(part), target.directory / f"{target.prefix}_cuts_{part}.json"
+        read = {"utterances": source.supervisions(part), "recordings": source.recordings(part)}
+        origin = Origin({"sampling_rate": values.sampling_rate}, read)
+        if origin.made(path, record, record):
             logging.info("%s already exists", path)
             continue
         cuts = manifests.read(source, part, values.sampling_rate)
         with atomic_path(path) as temporary:
             cuts.to_file(temporary)
+            origin.write(record)
         logging.info("%s: %d cuts, %.2f h", path, len(cuts), sum(cut.duration for cut in cuts) / 3600)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,25 @@ def test_cuts_of_samples_are_resampled(recipe: Path, tmp_path: Path) -> None:
                    for name in ("same", "other"))  # fmt: skip
     assert [cut.sampling_rate for cut in same] == [16000] * len(same)
     assert sources.load_audio(8000, other[0]).shape[0] == -(-sources.load_audio(16000, same[0]).shape[0] // 2)
+
+
+def test_cuts_of_other_texts_or_rates_are_refused(recipe: Path, tmp_path: Path) -> None:
+    """A text is corrected and the manifests are made again, or another sampling rate is asked for."""
+    source, part = manifests.Paths(tmp_path / "manifests"), "dev-clean-mini"
+    shutil.copytree(recipe / "data" / "manifests", source.directory)
+    (tmp_path / "corpus").symlink_to(recipe / "corpus")
+    options = ["--manifests-dir", "manifests", "--prefix", "librispeech", "--parts", part, "--output-dir", "cuts"]
+    succeed(tmp_path, "local/make_cuts.py", *options)
+    assert "already exists" in succeed(tmp_path, "local/make_cuts.py", *options)
+    message = fail(tmp_path, "local/make_cuts.py", *options, "--sampling-rate", "8000")
+    assert 'was made with {"sampling_rate": 16000}, not with {"sampling_rate": 8000}' in message
+    with gzip.open(source.supervisions(part), "rt") as stream:
+        corrected = stream.read().replace('"text": "', '"text": "WELL ', 1)
+    with gzip.open(source.supervisions(part), "wt") as stream:
+        stream.write(corrected)
+    message = fail(tmp_path, "local/make_cuts.py", *options)
+    made = manifests.Paths(Path("cuts")).cuts(part)
+    assert f"{made} was made from other utterances than manifests/" in message and f"or remove {made} and " in message
 
 
 def test_n_grams_read_what_other_programs_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pruning import files
 from pruning.errors import UserError
 from pruning.limits import Count, OutOfRange, Range, check_fields
 from pruning.speech.data import audio, manifests
+from pruning.speech.data.origin import Origin
 
 _MISSING_SECONDS = 0.025
 """Seconds by which a recording may be shorter than in its manifest: one frame. lhotse fills the rest with mirrored
@@ -87,36 +88,23 @@ def _version(config: FeatureConfig, source: manifests.Paths, part: str) -> str:
     return digest.hexdigest()[:8]
 
 
-def _utterances(source: manifests.Paths, part: str) -> str:
-    """Hash the supervisions (texts, speakers, times) to 8 characters; audio paths are not included."""
-    with manifests.naming(source.supervisions(part)), gzip.open(source.supervisions(part), "rb") as stream:
-        return hashlib.sha256(stream.read()).hexdigest()[:8]
-
-
 def is_done(config: FeatureConfig, source: manifests.Paths, paths: manifests.Paths, part: str) -> bool:
     """Whether the cuts of ``part`` exist.
 
     Raises:
-        UserError: they were made with another configuration, or from other utterances than the manifests have now.
-            (icefall's cuts have no description and are accepted as they are.)
+        UserError: see `pruning.speech.data.origin`.
     """
-    cuts, description = paths.cuts(part), _description(paths, part)
-    if not cuts.is_file():
-        return False
-    if description.is_file():
-        made, wanted = files.read_json(description), config.describe()
-        utterances = made.pop("utterances", None)
-        remedy = f"give other options or another output directory, or remove {cuts} and {description.parent}"
-        if made != wanted:
-            raise UserError(f"{cuts} was made with {json.dumps(made)}, not with {json.dumps(wanted)}", remedy)
-        now = source.supervisions(part)
-        if utterances is not None and now.is_file() and utterances != _utterances(source, part):
-            raise UserError(f"{cuts} was made from other utterances than {now} has now", remedy)
-    return True
+    record = _record(paths, part)
+    return _origin(config, source, part).made(paths.cuts(part), record, record.parent)
 
 
-def _description(paths: manifests.Paths, part: str) -> Path:
-    """Return the path of the configuration with which the cuts of ``part`` were made."""
+def _origin(config: FeatureConfig, source: manifests.Paths, part: str) -> Origin:
+    """What the cuts of ``part`` are made from; the paths of the audio, which is not read again, do not count."""
+    return Origin(config.describe(), {"utterances": source.supervisions(part)})
+
+
+def _record(paths: manifests.Paths, part: str) -> Path:
+    """Return the path of the record of what the cuts of ``part`` were made from."""
     return Job(paths, part, 1, 1).directory / "config.json"
 
 
@@ -228,8 +216,7 @@ def combine(config: FeatureConfig, source: manifests.Paths, paths: manifests.Pat
             for cut, wanted in zip_longest(made, _perturbed(config, manifests.read(source, part))):
                 _check_same(cut, wanted, jobs[0].directory)
                 writer.write(cut)
-        described = {**config.describe(), "utterances": _utterances(source, part)}
-        files.write_json(_description(paths, part), described)
+        _origin(config, source, part).write(_record(paths, part))
     for job in jobs:
         job.cuts(version).unlink()
     logging.info("%s: %s", part, paths.cuts(part))
