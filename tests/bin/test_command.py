@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 import pytest
+import torch
 
 from pruning.bin import arguments, command
 from pruning.errors import UserError
@@ -53,12 +55,23 @@ def test_a_path_that_cannot_be_used_is_one_line(number: int, capsys: pytest.Capt
     assert (status, text) == (1, "error: exp/config.yaml: Sorry; check the path and its permissions\n")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Sorry"), OSError(errno.ECONNRESET, "Sorry", "exp")])
-def test_other_faults_of_the_system_keep_their_traceback(error: OSError) -> None:
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**55)
+    cuda = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nMore of it")
+    for error in (raised.value, cuda, MemoryError()):
+        status, text = outcome(error, capsys)
+        assert status == 1 and text.startswith("error: out of memory (") and text.count("\n") == 1
+        assert "make batches smaller (data.max_duration" in text and "More of it" not in text
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Sorry"), OSError(errno.ECONNRESET, "Sorry", "exp"),
+                                   RuntimeError("shapes differ")])  # fmt: skip
+def test_other_faults_keep_their_traceback(error: Exception) -> None:
     def main(argv: Optional[Sequence[str]]) -> None:
         raise error
 
-    with pytest.raises(OSError, match="Sorry"):
+    with pytest.raises(type(error), match=re.escape(str(error))):
         command.run(main, [])
 
 
