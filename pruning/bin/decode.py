@@ -30,6 +30,7 @@ from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write
 
 if TYPE_CHECKING:
     from pruning.models.zipformer_stream import ZipformerStream
+    from pruning.speech.data.data_config import DataConfig
     from pruning.speech.data.sources import Source
     from pruning.speech.decoding import graphs
     from pruning.speech.decoding.methods import LanguageModel
@@ -289,6 +290,12 @@ def _weights(config: DecodingConfig) -> dict[str, float]:
     return {"lm_scale": getattr(config, WEIGHT_OF[config.method]), "ilm_scale": internal}
 
 
+def _data(arguments: argparse.Namespace) -> DataConfig:
+    from pruning.speech.data.data_config import DataConfig
+
+    return DataConfig(max_duration=arguments.max_duration, num_workers=0)  # worker processes would disturb the timing
+
+
 def _decode_set(
     model: Any,
     source: _Source,
@@ -300,11 +307,9 @@ def _decode_set(
 ) -> tuple[Recognition, Optional[FeatureTiming]]:
     from pruning.deploy import sherpa_decoding as sherpa
     from pruning.speech.data.batches import evaluation_batches
-    from pruning.speech.data.data_config import DataConfig
     from pruning.speech.decoding.recognition import FeatureTiming, recognise, time_features
 
-    data = DataConfig(max_duration=arguments.max_duration, num_workers=0)  # worker processes would disturb the timing
-    batches = evaluation_batches(data, [cuts], source=source.hears)
+    batches = evaluation_batches(_data(arguments), [cuts], source=source.hears)
     words_in = scored_words(arguments.score_in, arguments.normalise)
     if arguments.engine != ENGINES[0]:
         found = sherpa.recognise(model, cuts, words_in)
@@ -404,7 +409,8 @@ def _pending(source: _Source, config: DecodingConfig, arguments: argparse.Namesp
             logger.info("%s: %s is done", set_name_of(cuts), path)
         else:
             words_in = scored_words(arguments.score_in, arguments.normalise)
-            checks.check_test_set(cuts, source.tokens, source.feature_dim, words_in, source.hears)
+            longest = _data(arguments).longest_evaluated
+            checks.check_test_set(cuts, source.tokens, source.feature_dim, words_in, source.hears, longest)
             pending.append(_Decoding(cuts, path, parameters))
     return pending
 

@@ -34,6 +34,7 @@ _HARMLESS = {
     "state_interval",
     "state_interval_seconds",
     "num_workers",
+    "max_evaluated_duration",
     "on_empty",
 }
 

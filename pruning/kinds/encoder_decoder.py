@@ -223,6 +223,7 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
         train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
         longest = self.config.data.max_cut_duration
         checks.check_recordings(train, dev, self._source, longest)
+        checks.check_dev(dev, self._source, self.config.data.longest_evaluated)
         if network.decoder.room:
             self._check_transcripts([(path, longest) for path in train], network.decoder.room)
             self._check_transcripts([(path, float("inf")) for path in dev], network.decoder.room)

@@ -284,6 +284,7 @@ class EncoderHeadKind(Kind[SpeechModel]):
         train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
         if self._source.recorded:
             checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
+        checks.check_dev(dev, self._source, self.config.data.longest_evaluated)
 
     def wants_teacher(self) -> bool:
         """Return whether to distil layers or the head's distribution."""

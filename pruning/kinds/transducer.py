@@ -214,6 +214,7 @@ class TransducerKind(Kind[Transducer]):
         self._source = source_of(network.encoder)
         paths = manifests.check_exists([*self.inputs.train, *self.inputs.dev])
         checks.check_first_features(paths, network.encoder.bins)
+        checks.check_dev(paths[len(self.inputs.train) :], self._source, self.config.data.longest_evaluated)
 
     def begin(self, network: Transducer) -> None:
         """Set the encoder's feature statistics from the first training batches, the same in every process."""

@@ -248,7 +248,7 @@ def one_is_cut_off(teacher: Path, place: Path, count: int, caplog: pytest.LogCap
     assert len(list(manifests.iterate_cuts(place / "labels" / "long.jsonl.gz"))) == count - 1
 
 
-@pytest.mark.parametrize("wrong", ["long recording", "long transcript", "tokens"])
+@pytest.mark.parametrize("wrong", ["long recording", "long transcript", "long dev recording", "tokens"])
 def test_data_that_do_not_fit_are_refused(
     speech: Path, imported: dict[str, Path], tmp_path: Path, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,6 +266,9 @@ def test_data_that_do_not_fit_are_refused(
     elif wrong == "long transcript":
         one.supervisions[0].text = "ONE " * 300
         message = f"the transcript of cut {one.id} has [0-9]+ tokens, but the decoder takes 448; cut the recording into"
+    elif wrong == "long dev recording":
+        arguments += ["data.max_duration=0.3", "data.max_evaluated_duration=0.3"]
+        message = "cuts of dev and test sets may last 0.3 s; divide its recording"
     elif wrong == "long recording":
         silent = one.drop_supervisions()
         cuts = cuts.from_cuts([*cuts, one.append(silent).append(silent).with_id("three times")])

@@ -362,3 +362,7 @@ def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
     deep = settings(work, tmp_path / "deep.yaml", "ctc", distillation={"layers": [9]})
     with pytest.raises(UserError, match="distillation.layers has 9"):
         finetune.main([*options(work, tmp_path / "z", deep), "--init", str(place), "--teacher", str(place)])
+    limit = {"max_duration": 0.3, "max_evaluated_duration": 0.3}
+    with pytest.raises(UserError, match="cuts of dev and test sets may last 0.3 s"):
+        finetune.main([*options(work, tmp_path / "z", settings(work, tmp_path / "l.yaml", "ctc", data=limit)),
+                       "--init", str(place)])  # fmt: skip

@@ -358,6 +358,13 @@ def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_
     assert not (tmp_path / "exp").exists()
 
 
+def test_long_dev_utterances_are_told_before_training(data_dir: Path, tmp_path: Path) -> None:
+    config = small_run(data={"max_duration": 1.0, "max_evaluated_duration": 1.0})
+    with pytest.raises(UserError, match="cut 3-7-.* but cuts of dev and test sets may last 1 s; divide its recording"):
+        runs.train(TransducerKind(config, inputs(data_dir)), tmp_path / "exp")
+    assert not (tmp_path / "exp").exists()
+
+
 class Recorded:
     """Replacement of the trainer that records its arguments."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -60,12 +61,24 @@ def check_recordings(train: Sequence[Path], dev: Sequence[Path], source: sources
             source.frames(cut)
 
 
+def check_dev(paths: Sequence[Path], source: sources.Source, longest: float) -> None:
+    """Check that no cut of dev sets is longer than ``longest`` seconds, before the first validation would find it.
+
+    Raises:
+        UserError: a manifest is damaged, or a cut is longer.
+    """
+    for path in paths:
+        for cut in manifests.iterate_cuts(path):
+            sampler.check_evaluated(cut, source, longest)
+
+
 def check_test_set(
     path: Path,
     tokenizer: Spelling,
     feature_dim: Optional[int],
     words_in: Callable[[str], list[str]] = SCORED["words"],
     source: sources.Source = sources.FEATURES,
+    longest: float = math.inf,
 ) -> None:
     """Check everything that decoding and scoring need from a test set, except the values of its features.
 
@@ -78,11 +91,12 @@ def check_test_set(
         feature_dim: feature dimension of the network; None: the network takes samples as input.
         words_in: splits a text into the units that are scored.
         source: the input of the network.
+        longest: seconds of the longest cut that may be decoded.
 
     Raises:
-        UserError: the manifest is damaged or has no cuts; a cut occurs twice, has no, several or an empty transcript,
-            no features, features of another dimension, or features of another sampling rate or frame shift than the
-            first cut.
+        UserError: the manifest is damaged or has no cuts; a cut is longer than ``longest``, occurs twice, has no,
+            several or an empty transcript, no features, features of another dimension, or features of another sampling
+            rate or frame shift than the first cut.
     """
     alike = None if feature_dim is None else _Alike(feature_dim)
     seen: set[str] = set()
@@ -104,6 +118,7 @@ def check_test_set(
         if source.longest is not None and cut.duration > source.longest:
             cut_off.append(f"{cut.id}, {cut.duration:g} s")
         frames = source.frames(cut)
+        sampler.check_evaluated(cut, source, longest)
         if len(tokens) > frames:
             too_long.append(f"{cut.id}, {len(tokens)} in {cut.duration:g} s")
     if not seen:

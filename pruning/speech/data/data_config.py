@@ -24,6 +24,8 @@ class DataConfig:
             as buckets, but they are small, and steps on single utterances harm training. Use False for tiny corpora.
         min_cut_duration: shorter cuts (s) are dropped from training.
         max_cut_duration: longer cuts (s) are dropped from training.
+        max_evaluated_duration: longer cuts (s) of dev and test sets are refused, unless a batch may be as long. The
+            memory of attention grows with the square of the duration.
         musan_cuts: noise cuts with features to mix in, e.g. ``data/fbank/musan_cuts.jsonl.gz``; None: no noise.
         musan_probability: probability of mixing noise into a training cut.
         musan_snr: range of the signal-to-noise ratio in dB, which is drawn uniformly.
@@ -39,6 +41,7 @@ class DataConfig:
     drop_last: bool = False
     min_cut_duration: NonNegative = 0.3
     max_cut_duration: Positive = 20.0
+    max_evaluated_duration: Positive = 300.0
     musan_cuts: Optional[str] = None
     musan_probability: Share = 0.5
     musan_snr: tuple[Number, Number] = (10.0, 20.0)
@@ -49,3 +52,8 @@ class DataConfig:
         check_fields(self)
         check_ascending("musan_snr", self.musan_snr)
         check_ascending("min_cut_duration to max_cut_duration", (self.min_cut_duration, self.max_cut_duration))
+
+    @property
+    def longest_evaluated(self) -> float:
+        """Seconds of the longest cut of a dev or test set."""
+        return max(self.max_evaluated_duration, self.max_duration)

@@ -22,6 +22,9 @@ _BINS_FROM = 10_000  # number of cuts whose durations determine the bucket limit
 class Selection:
     """Selects the cuts fit for training; counts the others, and the tokens of all cuts with a fitting duration.
 
+    With ``durations=False``, for evaluation, cuts of any duration are selected, and those that are far too long for
+    one computation are refused (`check_evaluated`).
+
     Attributes:
         source: input of the network.
     """
@@ -37,6 +40,8 @@ class Selection:
         if self._durations and not self._config.min_cut_duration <= cut.duration <= self._config.max_cut_duration:
             self.wrong_duration += 1
             return False
+        if not self._durations:
+            check_evaluated(cut, self.source, self._config.longest_evaluated)
         if self._tokenizer is not None:
             tokens = self._tokenizer.encode(transcript(cut))
             unknown, count = self._tokenizer.count_unknown(tokens)
@@ -75,6 +80,19 @@ class Selection:
                 "%s: dropped %d of %d cuts: %d too short or too long, %d with more tokens than frames",
                 where, dropped, dropped + self.kept, self.wrong_duration, self.too_many_tokens,
             )  # fmt: skip
+
+
+def check_evaluated(cut: Any, source: Source, longest: float) -> None:
+    """Check that a cut of a dev or test set can be computed at once.
+
+    Raises:
+        UserError: the network computes more than ``longest`` seconds for it.
+    """
+    seconds = source.length(cut)
+    if seconds > longest:
+        what = f"cut {cut.id} lasts {round(seconds, 1):g} s, but cuts of dev and test sets may last {longest:g} s"
+        remedy = "divide its recording into utterances (segments), or raise the limit if there is memory for it: "
+        raise UserError(what, remedy + "data.max_evaluated_duration in training, --max-duration of other programs")
 
 
 def transcript(cut: Any) -> str:

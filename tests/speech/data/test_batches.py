@@ -201,6 +201,17 @@ def test_evaluation_takes_all_in_one_order(data_dir: Path, tokenizer: Tokenizer)
     assert ids(list(evaluation_batches(config, [path], tokenizer))) == ids(first)
 
 
+def test_evaluation_refuses_what_is_far_too_long(data_dir: Path, tokenizer: Tokenizer) -> None:
+    """Unless a batch may be as long; training leaves it out."""
+    path = [manifests.Paths(data_dir / "fbank").cuts("dev")]
+    config = replace(CONFIG, max_duration=1.5, max_evaluated_duration=1.5)
+    with pytest.raises(UserError, match=r"cut 3-7-000\d lasts [0-9.]+ s, but cuts of dev and test sets may last 1.5 s"):
+        list(evaluation_batches(config, path))
+    assert len(ids(list(evaluation_batches(replace(config, max_duration=3), path)))) == 9
+    kept = ids(list(training_batches(replace(config, max_cut_duration=1.5), path, tokenizer, 0, 1)))
+    assert 0 < len(kept) < 9
+
+
 def edited(data_dir: Path, tmp_path: Path, edit: object, part: str = "dev") -> list[Path]:
     """Write the manifest of a part with its items (dicts) edited."""
     with gzip.open(manifests.Paths(data_dir / "fbank").cuts(part), "rt") as stream:

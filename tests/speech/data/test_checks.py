@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pruning.errors import UserError
-from pruning.speech.data import checks, manifests
+from pruning.speech.data import checks, manifests, sources
 from pruning.speech.scoring.word_errors import SCORED
 from pruning.speech.text import bpe
 
@@ -69,6 +69,17 @@ def test_faults_of_a_test_set_are_named(
 ) -> None:
     with pytest.raises(UserError, match=message):
         checks.check_test_set(make(tmp_path, *texts, **change), tokenizer, 80)
+
+
+def test_utterances_too_long_for_one_computation_are_named(tmp_path: Path, tokenizer: bpe.Tokenizer) -> None:
+    path = make(tmp_path, *TEXTS)
+    checks.check_dev([path], sources.FEATURES, 1.0)
+    checks.check_test_set(path, tokenizer, 80, longest=1.0)
+    message = "utt0 lasts 1 s, but .* may last 0.9 s; divide .* --max-duration"
+    with pytest.raises(UserError, match=message):
+        checks.check_dev([path], sources.FEATURES, 0.9)
+    with pytest.raises(UserError, match=message):
+        checks.check_test_set(path, tokenizer, 80, longest=0.9)
 
 
 def test_the_first_features_are_looked_at(tmp_path: Path) -> None:
