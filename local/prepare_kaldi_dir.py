@@ -24,7 +24,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument("--prefix", required=True, help="name of the corpus, prefix of the manifest names")
     options.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="directory for the manifests")
     options.add_argument(
-        "--audio-dir", type=Path, default=Path("data/audio"), help="directory for converted NIST SPHERE files"
+        "--audio-dir",
+        type=Path,
+        default=Path("data/audio"),
+        help="directory for converted NIST SPHERE files and for what commands write",
     )
     values = options.parse_args(argv)
     paths = manifests.Paths(values.output_dir, values.prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -21,6 +22,11 @@ _OVERSHOOT = 0.5
 
 _IN_ARCHIVE = re.compile(r".*\.ark(\.gz)?:[0-9]+(\[.*\])?|ark:.*")
 """Pattern of the wav.scp entries that Kaldi reads from an archive."""
+_IN_FLAC = {"PCM_16": ("int16", "PCM_16"), "ULAW": ("int16", "PCM_16"), "ALAW": ("int16", "PCM_16"),
+            "PCM_24": ("int32", "PCM_24")}  # fmt: skip
+"""Forms of samples that FLAC holds without loss: the type to read them as, and FLAC's form."""
+_FLAC_CHANNELS = 8
+_CORRECT_COMMAND = "correct the command, install the program, or restore the file"
 
 
 def read_table(path: Path, value_may_be_empty: bool = False) -> dict[str, str]:
@@ -53,7 +59,8 @@ def read(directory: Path, audio_dir: Optional[Path] = None) -> tuple[RecordingSe
             or commands ending in a pipe), ``text``, ``utt2spk`` and, if recordings have several utterances,
             ``segments``, whose optional fifth column is the channel (from 0).
         audio_dir: directory to which NIST SPHERE files are converted, since lhotse would need an external program for
-            them; None: refuse them.
+            them, and the output of commands is written, which lhotse would run again for every segment; None: refuse
+            the former, and leave the latter to lhotse.
 
     Returns:
         Recordings and supervisions, the latter with speakers.
@@ -163,7 +170,7 @@ def _check_keys(directory: Path, utterances: set[str], texts: dict[str, str], sp
 def _recording(directory: Path, key: str, value: str, audio_dir: Optional[Path]) -> Any:
     """Return the recording of one line of wav.scp."""
     if value.endswith("|"):
-        return _piped(directory, key, value[:-1].strip())
+        return _piped(directory, key, value[:-1].strip(), audio_dir)
     if _IN_ARCHIVE.fullmatch(value):
         what = f"{directory / 'wav.scp'}: {key} is in a Kaldi archive ({value}), which is not supported"
         raise UserError(what, f"replace it with a command that uses Kaldi's wav-copy: wav-copy {value} - |")
@@ -191,29 +198,31 @@ def _found(directory: Path, path: Path) -> Optional[Path]:
     return None
 
 
-def _piped(directory: Path, key: str, shell_command: str) -> Any:
-    """Return the recording that a command of wav.scp writes to standard output; runs it once to get its length."""
+def _piped(directory: Path, key: str, shell_command: str, audio_dir: Optional[Path]) -> Any:
+    """Return the recording that a command of wav.scp writes to standard output: a FLAC file of it in ``audio_dir``, if
+    one is given and FLAC can hold its samples, or else the command, which is run once to get its length.
+    """
     import io
-    import subprocess
 
     import soundfile
     from lhotse import AudioSource, Recording
 
-    done = subprocess.run(shell_command, shell=True, capture_output=True)  # with a shell, as Kaldi does
-    reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+    target = None if audio_dir is None else _target(audio_dir, key.replace("/", "_"), _of_command(shell_command))
+    if target is not None and target.is_file():
+        return audio_files.recording(target, key)
+    output, reason = _output(directory, key, shell_command)
     what = f"{directory / 'wav.scp'}: the command of {key}"
-    remedy = "correct the command, install the program, or restore the file"
-    if done.returncode != 0:  # there may still be audio up to where the program stopped
-        raise UserError(f"{what} failed (status {done.returncode}: {reason})", remedy)
-    wrong = containers.fault(io.BytesIO(done.stdout))
-    if wrong is not None:
-        raise UserError(f"{what} writes audio that {wrong} ({reason})", remedy)
     try:
-        information = soundfile.info(io.BytesIO(done.stdout))
+        information = soundfile.info(io.BytesIO(output))
     except (RuntimeError, OSError):
-        raise UserError(f"{what} writes no audio ({reason})", remedy) from None
+        raise UserError(f"{what} writes no audio ({reason})", _CORRECT_COMMAND) from None
     if information.frames == 0:
-        raise UserError(f"{what} writes no audio", remedy)
+        raise UserError(f"{what} writes no audio", _CORRECT_COMMAND)
+    if target is not None and information.subtype in _IN_FLAC and information.channels <= _FLAC_CHANNELS:
+        width, subtype = _IN_FLAC[information.subtype]
+        samples, rate = soundfile.read(io.BytesIO(output), dtype=width)
+        _write_flac(target, samples, rate, subtype)
+        return audio_files.recording(target, key)
     channels = list(range(information.channels))
     return Recording(
         id=key,
@@ -224,17 +233,59 @@ def _piped(directory: Path, key: str, shell_command: str) -> Any:
     )
 
 
-def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
-    """Convert a NIST SPHERE file once; the name of the target changes with the file and its size and time."""
+def _output(directory: Path, key: str, shell_command: str) -> tuple[bytes, str]:
+    """Run a command of wav.scp; return its output, and its last message for errors."""
+    import io
+    import subprocess
+
+    done = subprocess.run(shell_command, shell=True, capture_output=True)  # with a shell, as Kaldi does
+    reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+    what = f"{directory / 'wav.scp'}: the command of {key}"
+    if done.returncode != 0:  # there may still be audio up to where the program stopped
+        raise UserError(f"{what} failed (status {done.returncode}: {reason})", _CORRECT_COMMAND)
+    wrong = containers.fault(io.BytesIO(done.stdout))
+    if wrong is not None:
+        raise UserError(f"{what} writes audio that {wrong} ({reason})", _CORRECT_COMMAND)
+    return done.stdout, reason
+
+
+def _of_command(shell_command: str) -> str:
+    """Return a command with size and time of every file that it names, which change when its output may change."""
+    try:
+        words = shlex.split(shell_command)
+    except ValueError:  # quotes that only a shell understands
+        words = shell_command.split()
+    return " ".join([shell_command, *(_of_file(Path(word)) for word in words if Path(word).is_file())])
+
+
+def _of_file(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _target(audio_dir: Path, name: str, identity: str) -> Path:
+    """Return the path of converted audio, which changes with the identity of what it is made from."""
+    return audio_dir / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.flac"
+
+
+def _write_flac(target: Path, samples: Any, rate: int, subtype: str) -> None:
     import io
 
     import soundfile
 
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, rate, format="FLAC", subtype=subtype)
+    with files.atomic_path(target) as temporary:
+        temporary.write_bytes(encoded.getvalue())
+
+
+def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
+    """Convert a NIST SPHERE file once; the name of the target changes with the file and its size and time."""
+    import soundfile
+
     if audio_dir is None:
         raise UserError(f"{path} of {key} is a NIST SPHERE file", "give a directory in which to convert such files")
-    status = path.stat()
-    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    target = audio_dir / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.flac"
+    target = _target(audio_dir, path.stem, _of_file(path))
     if target.is_file():
         return target
     try:
@@ -245,10 +296,7 @@ def _to_flac(path: Path, key: str, audio_dir: Optional[Path]) -> Path:
     if len(samples) < announced:  # libsndfile silently reads what is there
         what = f"{path} of {key} is truncated: it has only {len(samples)} of {announced} samples"
         raise UserError(what, "restore the file")
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples, rate, format="FLAC", subtype="PCM_16")
-    with files.atomic_path(target) as temporary:
-        temporary.write_bytes(encoded.getvalue())
+    _write_flac(target, samples, rate, "PCM_16")
     return target
 
 

@@ -65,6 +65,26 @@ def test_commands(directory: Path) -> None:
     assert np.array_equal(recordings["utt1"].load_audio()[0], expected)
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_what_a_command_writes_is_kept(directory: Path, subtype: str) -> None:
+    """As a FLAC file, until the command or a file that it names changes; not if FLAC would lose something."""
+    path, audio = directory / "a b.wav", directory / "audio"
+    samples = np.random.default_rng(1).normal(scale=0.1, size=32000)
+    command = f"echo >> {directory}/count; cat {shlex.quote(str(path))}"
+    (directory / "wav.scp").write_text(f"call/0 {command} |\n")
+    (directory / "segments").write_text("utt0 call/0 0.5 1.25\nutt1 call/0 1.25 -1\nutt2 call/0 0 2\n")
+    for gain, runs in ((1.0, 1), (1.0, 1), (0.5, 2)):
+        if gain < 1 or not path.exists():
+            soundfile.write(path, gain * samples, 16000, subtype=subtype)
+        (recording,), _ = kaldi_dir.read(directory, audio)
+        expected, _ = soundfile.read(path, dtype="float32")
+        if subtype != "FLOAT":
+            assert (directory / "count").read_text().count("\n") == runs
+            assert recording.sources[0].type == "file" and recording.id == "call/0"
+        assert np.array_equal(recording.load_audio()[0], expected)
+    assert len(list(audio.glob("*.flac"))) == (0 if subtype == "FLOAT" else 2)
+
+
 def test_commands_that_fail(directory: Path) -> None:
     (directory / "wav.scp").write_text("utt0 no-such-program file.sph |\n")
     with pytest.raises(UserError, match="wav.scp: the command of utt0 failed .status 127: .*no-such-program"):
