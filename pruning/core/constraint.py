@@ -75,12 +75,26 @@ class ConstraintConfig:
         if self.parts or self.match or self.latency > 0:
             raise UserError("a further cut can have targets of size and MACs only",
                             "leave out constraint.parts, match and latency")  # fmt: skip
-        rest = {cost: 1 - (1 - target) / left[cost] for cost, target in self.targets().items()}
-        for cost, target in rest.items():
-            if target <= 0:
-                raise UserError(f"the network already has a sparsity of {1 - left[cost]:.4f} in {cost}",
-                                f"set constraint.{cost} above it")  # fmt: skip
+        rest = {cost: further(target, left, cost, f"constraint.{cost}") for cost, target in self.targets().items()}
         return replace(self, size=rest.get(SIZE, 0.0), macs=rest.get(MACS, 0.0))
+
+
+def further(target: float, left: Mapping[str, float], cost: str, key: str) -> float:
+    """Return the sparsity of a network that was cut before at which the dense network's has the sparsity ``target``.
+
+    Args:
+        target: sparsity in ``cost`` of the dense network.
+        left: cost -> share of the dense network's cost that the network still has.
+        cost: one of the costs.
+        key: key of the target in the configuration, for the message.
+
+    Raises:
+        UserError: the target is not beyond the first cut.
+    """
+    rest = 1 - (1 - target) / left[cost]
+    if rest <= 0:
+        raise UserError(f"the network already has a sparsity of {1 - left[cost]:.4f} in {cost}", f"set {key} above it")
+    return rest
 
 
 def ramp(kind: str, progress: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -196,12 +195,13 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[Pa
     guide = kind.teacher(teacher)
     dense = network if init is None else kind.load(teacher)[0]
     facts = network_facts(dense)
+    left: dict[str, float] = {}
     if init is not None:
         if config.technique != "structured":
             raise UserError(f"--init prunes units further, not by technique {config.technique}", "leave it out")
-        constraint = config.constraint.after_cut(_left(network, dense, config.constraint.seconds))
-        config = dataclasses.replace(config, constraint=constraint)
-        logger.info("targets of the network of %s: %s", init, constraint.targets())
+        left = _left(network, dense, config.constraint.seconds)
+        config = config.after_cut(left)
+        logger.info("targets of the network of %s: %s", init, config.constraint.targets())
     metrics: dict[str, Metric] = {}
     if config.technique == "low_rank":
         world = distributed.initialise(kind.config.trainer.device)
@@ -209,7 +209,7 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[Pa
         task = kind.task(network, None).to(world.device)
         metrics = calibrate(task, linear_names(network), batches, config.method)
         network.cpu()
-    pruner = new_pruner(network, config, kind.seed, metrics)
+    pruner = new_pruner(network, config, kind.seed, metrics, left)
     _start(kind, pruner)
     task = kind.task(kind.own(pruner.network.train()), guide, pruner)
     networks = {"init": init, "teacher": teacher, "counts_from": config.counts_from,

@@ -27,14 +27,24 @@ from pruning.methods.names import HJ, L0
 
 
 def new_pruner(
-    model: nn.Module, config: PruningConfig, seed: int, metrics: Optional[Mapping[str, Metric]] = None
+    model: nn.Module,
+    config: PruningConfig,
+    seed: int,
+    metrics: Optional[Mapping[str, Metric]] = None,
+    left: Optional[Mapping[str, float]] = None,
 ) -> Pruner:
     """Build the method of a pruning run over a network of a known kind, see `pruner_over`."""
-    return pruner_over(model, config, registry.of(model).input_length(model, config.constraint.seconds), seed, metrics)
+    length = registry.of(model).input_length(model, config.constraint.seconds)
+    return pruner_over(model, config, length, seed, metrics, left)
 
 
 def pruner_over(
-    model: nn.Module, config: PruningConfig, length: int, seed: int, metrics: Optional[Mapping[str, Metric]] = None
+    model: nn.Module,
+    config: PruningConfig,
+    length: int,
+    seed: int,
+    metrics: Optional[Mapping[str, Metric]] = None,
+    left: Optional[Mapping[str, float]] = None,
 ) -> Pruner:
     """Build the method of a pruning run over a network; ``low_rank`` works on a factored copy of the network.
 
@@ -44,6 +54,7 @@ def pruner_over(
         length: length of the input for which MACs are counted.
         seed: random seed of the method.
         metrics: layer name -> metric for ``low_rank``, see `pruning.methods.low_rank.calibrate`.
+        left: of a network that was cut before: cost -> share of the dense network's cost that it still has.
 
     Raises:
         UserError: the network is factored already, the target is beyond reach, a unit kind is unknown or not
@@ -64,7 +75,7 @@ def pruner_over(
         return LowRankPruning(factored, *common, metrics, config.snapshots)
     counts = None if config.counts_from is None else read_structure(config.counts_from)
     view = _view(model, config, config.criterion.kinds, counts)
-    return CriterionPruning(model, *common, counts, view, config.snapshots)
+    return CriterionPruning(model, *common, counts, view, config.snapshots, left)
 
 
 def _view(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, Self
 
 from pruning import old_forms
-from pruning.core.constraint import ConstraintConfig
+from pruning.core.constraint import ConstraintConfig, further
 from pruning.errors import UserError
 from pruning.limits import Fraction, OneOf, check_fields
 from pruning.methods.criterion import CriterionConfig
@@ -74,6 +74,19 @@ class PruningConfig:
         if not values[own]:
             raise ValueError(f"{self.method} needs constraint.{own}")
         return replace(self.constraint, **values)
+
+    def after_cut(self, left: Mapping[str, float]) -> Self:
+        """Return the configuration for a network that was cut before; this one refers to the dense network.
+
+        Args:
+            left: cost -> share of the dense network's cost that the network still has.
+
+        Raises:
+            UserError: a target or a snapshot is not beyond the first cut, or a target is not one of size or MACs.
+        """
+        constraint, cost = self.constraint.after_cut(left), next(iter(self.constraint.targets()))
+        snapshots = tuple(further(sparsity, left, cost, "all snapshots") for sparsity in self.snapshots)
+        return replace(self, constraint=constraint, snapshots=snapshots)
 
     def check(self, trainer: Optional[TrainerConfig] = None) -> None:
         """Check that method, technique, constraint and trainer fit together.

@@ -91,6 +91,8 @@ class CriterionPruning(Scorer):
         view: view of the model that declares the units, e.g. its single weights; None: the model itself.
         snapshots: sparsities of the first target, ascending, at which the ramp rests for ``config.rest`` steps before
             the network is saved.
+        left: of a network that was cut before: cost -> share of the dense network's cost that it still has, for the
+            names of snapshots.
 
     Raises:
         UserError: the target is beyond reach, a unit kind is unknown or has no scores, or ``counts`` belongs to another
@@ -112,6 +114,7 @@ class CriterionPruning(Scorer):
         counts: Optional[Structure] = None,
         view: Optional[Prunable] = None,
         snapshots: Sequence[float] = (),
+        left: Optional[Mapping[str, float]] = None,
     ) -> None:
         if criterion not in CRITERIA:
             raise UserError(f"unknown criterion {criterion!r}", f"choose from {', '.join(CRITERIA)}")
@@ -150,6 +153,7 @@ class CriterionPruning(Scorer):
         self.register_buffer("keep", torch.ones(selection.num_units, dtype=torch.uint8))
         self.register_buffer("cut_at", torch.zeros((), dtype=torch.float64))  # share of the target at the last cut
         final = next(iter(self.targets.values()))
+        self._left = left or {}
         self.snapshots = [sparsity / final for sparsity in snapshots]  # as shares of the target
         self.rest = max(config.rest, config.interval)
         self.register_buffer("rested", torch.zeros((), dtype=torch.int64))  # steps that snapshots delayed the ramp
@@ -218,12 +222,15 @@ class CriterionPruning(Scorer):
         self.after_cut()
 
     def snapshot_due(self, step: StepInfo) -> Optional[str]:
-        """Return the snapshot whose rest ends at this step, before more units are cut."""
+        """Return the snapshot whose rest ends at this step, before more units are cut.
+
+        It is named by its percentage of the dense network's cost.
+        """
         at = self.cut_at.item()
         if self.rested + 1 != self._held(at):  # + 1: `after_step`, which counts this step, is called later
             return None
         cost, final = next(iter(self.targets.items()))
-        return f"{cost}-{round(100 * (1 - at * final), 6):g}"
+        return f"{cost}-{round(100 * (1 - at * final) * self._left.get(cost, 1.0), 6):g}"
 
     def at_rest(self, step: StepInfo) -> bool:
         """Also require that the last cut was made, because snapshots delay it."""

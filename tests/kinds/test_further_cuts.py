@@ -12,11 +12,13 @@ from pruning import configuration
 from pruning.bin import extract
 from pruning.core.constraint import ConstraintConfig
 from pruning.core.structure import Structure
+from pruning.deploy.extract import SIZES, extract_snapshots
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json
 from pruning.kinds import train_and_prune, transducer
 from pruning.kinds.transducer import TransducerKind
+from pruning.methods.criterion import CriterionConfig
 from pruning.models import facts
 from pruning.models.uniform import narrowed_config
 from tests.kinds.test_transducer import inputs, work  # noqa: F401
@@ -55,6 +57,29 @@ def test_two_cuts_reach_the_target_of_the_dense_network(work: Path, data_dir: Pa
     assert len(width.kept) == small.config.encoder.d_model < width.size
     with pytest.raises(UserError, match="already has a sparsity of 0.7"):
         train_and_prune.prune(TransducerKind(config, inputs(data_dir)), tmp_path / "again", work / "teacher", init)
+
+
+def test_snapshots_after_a_cut_are_sizes_of_the_dense_network(work: Path, data_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+    config = configuration.load(transducer.PruneConfig, work / "prune.yaml",
+                                ["method=magnitude", "constraint.ramp=one_shot", "constraint.ramp_share=0.5",
+                                 "trainer.max_steps=2", "constraint.size=0.3"])  # fmt: skip
+    train_and_prune.prune(TransducerKind(config, inputs(data_dir)), tmp_path / "first", work / "teacher")
+    extract.main(["--pruned", str(tmp_path / "first"), "--exp-dir", str(tmp_path / "small")])
+
+    def again(exp_dir: Path, *snapshots: float) -> None:
+        further = replace(config, snapshots=snapshots, criterion=CriterionConfig(interval=1),
+                          constraint=replace(config.constraint, size=0.6, ramp="linear"),
+                          trainer=replace(config.trainer, max_steps=8))  # fmt: skip
+        train_and_prune.prune(TransducerKind(further, inputs(data_dir)), exp_dir, work / "teacher", tmp_path / "small")
+
+    with pytest.raises(UserError, match=r"already has a sparsity of 0.3\d* in size; set all snapshots above it"):
+        again(tmp_path / "wrong", 0.2, 0.5)
+    again(tmp_path / "second", 0.45)
+    extract_snapshots(tmp_path / "second")
+    (size,) = (tmp_path / "second" / SIZES).iterdir()
+    known = facts.read_facts(size)
+    assert size.name == "size-55"
+    assert known["encoder_parameters"] / known["dense"]["encoder_parameters"] == pytest.approx(0.55, abs=0.01)
 
 
 def test_a_fresh_network_inherits_what_is_around_the_encoder(
