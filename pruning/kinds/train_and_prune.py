@@ -122,9 +122,14 @@ def continued(model: nn.Module, header: checkpoint.Header) -> dict[str, Any]:
     Returns:
         The entries of ``header`` that its new checkpoints keep.
     """
-    if "structure" in header and is_of_single_weights(Structure.from_dict(header["structure"])):
+    if _is_sparse(header):
         hold_zeros(model)
     return {key: header[key] for key in ("structure", "dense", checkpoint.PRETRAINED) if key in header}
+
+
+def _is_sparse(header: checkpoint.Header) -> bool:
+    """Return whether single weights of a network were pruned."""
+    return "structure" in header and is_of_single_weights(Structure.from_dict(header["structure"]))
 
 
 def train(
@@ -181,13 +186,16 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[Pa
         init: checkpoint or experiment of an extracted network to prune further; None: prune the teacher.
 
     Raises:
-        UserError: as for `train`; also if this kind of network does not support the technique, or if the enabled unit
-            kinds cannot reach the target.
+        UserError: as for `train`; also if this kind of network does not support the technique, if single weights of it
+            were pruned before, or if the enabled unit kinds cannot reach the target.
     """
     config: PruningConfig = kind.config
     if kind.config.model is not None:
         raise UserError("the configuration has a 'model'", "leave it out: pruning starts from a copy of the teacher")
     network, found = kind.load(teacher if init is None else init)
+    if _is_sparse(found):
+        raise UserError(f"{init or teacher} has pruned single weights, which would not stay 0",
+                        "prune the dense network, or fine-tune this one with pruning.bin.finetune")  # fmt: skip
     kind.capabilities(network).check_technique(config.technique, f"{init or teacher}, {kind.called},")
     kind.check(network)
     if config.technique != "structured" or config.method in LOOK_INSIDE:

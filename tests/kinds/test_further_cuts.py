@@ -11,6 +11,7 @@ import torch
 from pruning import configuration
 from pruning.bin import extract
 from pruning.core.constraint import ConstraintConfig
+from pruning.core.single_weights import SingleWeights
 from pruning.core.structure import Structure
 from pruning.deploy.extract import SIZES, extract_snapshots
 from pruning.errors import UserError
@@ -80,6 +81,18 @@ def test_snapshots_after_a_cut_are_sizes_of_the_dense_network(work: Path, data_d
     known = facts.read_facts(size)
     assert size.name == "size-55"
     assert known["encoder_parameters"] / known["dense"]["encoder_parameters"] == pytest.approx(0.55, abs=0.01)
+
+
+@pytest.mark.parametrize("place", ["init", "teacher"])
+def test_pruned_single_weights_are_not_trained_again(work: Path, data_dir: Path, tmp_path: Path, place: str) -> None:  # noqa: F811
+    config = configuration.load(transducer.PruneConfig, work / "prune.yaml", ["method=magnitude"])
+    model, header = checkpoint.load_model(work / "teacher")
+    structure = Structure.dense(SingleWeights(model).unit_groups())
+    sparse = tmp_path / "sparse.safetensors"
+    checkpoint.save_model(sparse, model, {**header, "structure": structure.to_dict()})
+    networks = (sparse, None) if place == "teacher" else (work / "teacher", sparse)
+    with pytest.raises(UserError, match=r"sparse.safetensors has pruned single weights, which would not stay 0; prune"):
+        train_and_prune.prune(TransducerKind(config, inputs(data_dir)), tmp_path / "exp", *networks)
 
 
 def test_a_fresh_network_inherits_what_is_around_the_encoder(
