@@ -116,6 +116,21 @@ class DistillationConfig:
         layers = sorted({round(depth * index / (self.spread - 1)) for index in range(self.spread)})
         return replace(self, layers=tuple(layers), spread=0)
 
+    def check_student(self, depth: int, called: str = "student") -> None:
+        """Check that a student has the layers; ``cofi`` needs no equal ones.
+
+        Args:
+            depth: number of its blocks.
+            called: what has them, for the message.
+
+        Raises:
+            UserError: a layer does not exist.
+        """
+        last = max(self.layers, default=0)
+        if self.loss != COFI and last > depth:
+            what = f"distillation compares layer {last} of the {called} with the teacher's, but it has only {depth}"
+            raise UserError(what, "set distillation.layers to layers that both have, without distillation.spread")
+
     @property
     def wanted(self) -> bool:
         """Whether any distillation loss is used, so that a teacher is needed."""

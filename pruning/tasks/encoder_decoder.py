@@ -15,6 +15,7 @@ from pruning.core.structure import Structure
 from pruning.limits import Fraction, check_fields
 from pruning.methods.base import Pruner
 from pruning.models.encoder_decoder import EncoderDecoder, Hidden
+from pruning.models.encoder_decoder_config import StackConfig
 from pruning.models.encoder_decoder_units import DECODER, ENCODER
 from pruning.speech.data.augment import SampleAugment, SpecAugment
 from pruning.speech.data.batches import Batch
@@ -67,6 +68,12 @@ def forced(texts: Sequence[Sequence[int]], form: TranscriptForm, device: torch.d
     return Forced(whole[:, :-1], whole[:, 1:], lengths, counted)
 
 
+def _between(student: StackConfig, teacher: StackConfig, config: DistillationConfig, part: str) -> LayerDistillation:
+    """Return the distillation between the layers of one ``part`` of both networks."""
+    config.check_student(student.num_layers, f"student's {part}")
+    return LayerDistillation(config, student.d_model, teacher.d_model)
+
+
 class EncoderDecoderTask(PrunedTask):
     """Cross-entropy per token, with distillation and the constraint's penalty.
 
@@ -109,11 +116,11 @@ class EncoderDecoderTask(PrunedTask):
             of_encoder = tuple(layer for layer in self.distillation.layers if layer <= last)
             of_decoder = tuple(layer - last for layer in self.distillation.layers if layer > last)
             if of_encoder:
-                dims = (one.config.encoder.d_model for one in (model, teacher))
-                self.layer_distillation = LayerDistillation(replace(self.distillation, layers=of_encoder), *dims)
+                stacks = model.config.encoder, teacher.config.encoder
+                self.layer_distillation = _between(*stacks, replace(self.distillation, layers=of_encoder), "encoder")
             if of_decoder:
-                dims = (one.config.decoder.d_model for one in (model, teacher))
-                self.decoder_distillation = LayerDistillation(replace(self.distillation, layers=of_decoder), *dims)
+                others = model.config.decoder, teacher.config.decoder
+                self.decoder_distillation = _between(*others, replace(self.distillation, layers=of_decoder), "decoder")
         freeze(model, loss.freeze, model.encoder.convolutions)
 
     def inherit(self, structure: Structure) -> None:

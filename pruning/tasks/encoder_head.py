@@ -98,6 +98,7 @@ class SpeechTask(PrunedTask):
         if self.teacher is not None:
             self.distillation = self.distillation.of_depth(self.teacher.encoder.depth)
         if self.teacher is not None and self.distillation.layers and self.distillation.layer_weight > 0:
+            self.distillation.check_student(model.encoder.depth)
             dims = (one.encoder.width for one in (model, self.teacher))
             self.layer_distillation = LayerDistillation(self.distillation, *dims)
         self.spectrum: Optional[SpectrumLoss] = None

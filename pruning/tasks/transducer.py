@@ -77,6 +77,7 @@ class TransducerTask(PrunedTask):
             self.distillation = guidance.config.of_depth(guidance.teacher.encoder.depth)
             self.teacher = guidance.teacher.eval().requires_grad_(False)
             if self.distillation.layers and self.distillation.layer_weight > 0:
+                self.distillation.check_student(model.encoder.depth)
                 dims = model.encoder.width, guidance.teacher.encoder.width
                 self.layer_distillation = LayerDistillation(self.distillation, *dims)
 

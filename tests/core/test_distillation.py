@@ -148,6 +148,14 @@ def test_a_layers_weight_fades_between_two_shares_of_the_run() -> None:
         fading.layer_weight_at(7, None)
 
 
+def test_a_student_must_have_the_layers_that_are_compared() -> None:
+    DistillationConfig(layers=(0, 2)).check_student(2)
+    DistillationConfig(layers=(0, 9), loss="cofi").check_student(2)  # each goes to the nearest layer
+    message = "compares layer 4 of the student with the teacher's, but it has only 2; set distillation.layers to layers"
+    with pytest.raises(UserError, match=message):
+        DistillationConfig(spread=3).of_depth(4).check_student(2)
+
+
 @pytest.mark.parametrize(
     ("depth", "layers"), [(12, (0, 4, 8, 12)), (6, (0, 2, 4, 6)), (4, (0, 1, 3, 4)), (2, (0, 1, 2))]
 )

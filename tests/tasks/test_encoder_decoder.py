@@ -131,6 +131,15 @@ def test_only_what_is_asked_for_is_compared(layers: tuple[int, ...]) -> None:
     assert ("distil_layers" in terms) == bool(layers) and "distil_output" in terms
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_layers_that_the_student_lacks_are_refused(part: str) -> None:
+    model, teacher = network(MOONSHINE), network(MOONSHINE)
+    model.config = copy.deepcopy(model.config)
+    object.__setattr__(getattr(model.config, part), "num_layers", 1)  # the other fields have a value for each layer
+    with pytest.raises(UserError, match=f"layer 2 of the student's {part} with the teacher's, but it has only 1"):
+        task_of(model, teacher=teacher, distillation=DistillationConfig(layers=(2, 5)))
+
+
 def test_every_weight_is_trained_once_and_gates_are_penalised() -> None:
     model = network(MOONSHINE)
     gating = Gating(model, L0Config(), ConstraintConfig(parts={"macs:encoder": 0.5}, size=0.0), 1000)

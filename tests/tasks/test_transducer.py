@@ -12,6 +12,7 @@ from pruning.core.constraint import ConstraintConfig
 from pruning.core.distillation import DistillationConfig
 from pruning.core.extraction import extract
 from pruning.deploy.extract import exactness, reestimate_batch_norm
+from pruning.errors import UserError
 from pruning.methods.l0 import Gating, L0Config
 from pruning.models.transducer import Transducer
 from pruning.speech.data.augment import SpecAugment, SpecAugmentConfig
@@ -154,6 +155,12 @@ def test_a_faded_layer_term_leaves_the_loss() -> None:
         loss, terms = task(batch(), step(index=index))
         assert (loss - terms["task"]).item() == pytest.approx(weight * terms["distil_layers"].item(), abs=1e-5)
         assert 0 < terms["distil_largest"].item() < 1
+
+
+def test_layers_that_the_student_lacks_are_refused() -> None:
+    guidance = Guidance(network(), DistillationConfig(layers=(0, 9)))
+    with pytest.raises(UserError, match="compares layer 9 of the student with the teacher's, but it has only"):
+        TransducerTask(network(), LOSS, guidance=guidance)
 
 
 def test_gradients_reach_everything_that_is_trained_and_nothing_of_the_teacher() -> None:
