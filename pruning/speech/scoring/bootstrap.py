@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from pruning.errors import UserError
 
 REPLICATIONS = 10_000
+_ROWS = 500  # replications that are drawn at once
 _SCALES = 2  # seed of the draws that all systems share
 
 
@@ -62,10 +64,12 @@ class Design:
         weights = np.zeros((replications, len(speakers)), dtype=np.float32)
         for name in sorted(members):
             of_set = [members[name][speaker] for speaker in sorted(members[name])]
-            chances = np.full(len(of_set), 1 / len(of_set))
-            drawn = generator.multinomial(len(of_set), chances, size=replications)  # (R, S)
+            drawn = _drawn(generator, len(of_set), replications)  # (R, S)
             for index, own in enumerate(of_set):  # a speaker drawn twice contributes twice as many utterances
-                draws = drawn[:, index] * len(own)
+                if len(own) == 1:
+                    weights[:, own[0]] = drawn[:, index]
+                    continue
+                draws = drawn[:, index].astype(np.int64) * len(own)
                 weights[:, own] = generator.multinomial(draws, np.full(len(own), 1 / len(own)))
         return cls(weights)
 
@@ -83,6 +87,15 @@ class Design:
         spoken = np.maximum(self.weights @ words.astype(np.float32), 1.0)
         drawn = (self.weights @ mean.astype(np.float32)) / spoken
         return Sample(float(100.0 * mean.sum() / words.sum()), 100.0 * drawn.astype(np.float64))
+
+
+def _drawn(generator: np.random.Generator, speakers: int, replications: int) -> np.ndarray:
+    """Return how often each of S speakers is drawn in each replication, ``(R, S)`` in 16 bits, block by block."""
+    drawn = np.empty((replications, speakers), dtype=np.uint16)
+    for block in np.array_split(drawn, math.ceil(replications / _ROWS)):
+        counts = generator.multinomial(speakers, np.full(speakers, 1 / speakers), size=len(block))
+        block[:] = np.minimum(counts, np.iinfo(np.uint16).max)
+    return drawn
 
 
 class Estimate(NamedTuple):
