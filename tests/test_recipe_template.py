@@ -114,6 +114,10 @@ def test_a_part_that_is_wrong_leaves_no_manifest_of_the_others(tmp_path: Path) -
         (["--test-parts", ""], "--test-parts is empty"),
         (["--score-in", "letters"], "--score-in must be words or characters, got 'letters'"),
         (["--mini", "true"], "unknown option --mini"),
+        (["--method", "tailor"], "error: stage 5 (prune): argument --method: invalid choice: 'tailor'"),
+        (["--methods", "greedy_serch"], "error: stage 9 (decode): method must be one of "),
+        (["--prune-args", "l0.gate_lrr=1"], "error: stage 5 (prune): "),
+        (["--target", "1.5"], "error: stage 5 (prune): "),
     ],
 )
 def test_bad_input_is_told_in_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:

@@ -113,6 +113,40 @@ if [ "$plan" = true ]; then
     --processes $((num_nodes * num_processes)) --output "$exp_dir/plan.md" $teacher_args
 fi
 
+# what users choose for the commands of later stages, checked before the first stage runs
+which=() # checkpoints to decode and tabulate
+[ -z "$epoch" ] || which+=(--epoch "$epoch")
+[ -z "$avg" ] || which+=(--avg "$avg")
+# shellcheck disable=SC2206  # settings are words
+{
+  of_teacher=(--config "$teacher_config" $teacher_args)
+  of_pruning=(--method "$method" --config "$prune_config" $prune_args ${target:+"constraint.size=$target"}
+    ${target_macs:+"constraint.macs=$target_macs"})
+  of_finetuning=(--config "$finetune_config" $finetune_args)
+  of_uniform=(--config "$uniform_config" $uniform_args)
+  of_decoding=(--num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"} $decode_args)
+}
+# shellcheck disable=SC2086
+if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
+  check_training train "${of_teacher[@]}"
+  [ -z "$warm_up_cuts" ] || check_training train "${of_teacher[@]}" $warm_up_args
+fi
+! in_stage 5 || check_training prune "${of_pruning[@]}"
+! in_stage 6 || checked extract --pruned "$pruned" --exp-dir "$extracted" --round-to "$round_to"
+! in_stage 7 || check_training finetune --init "$extracted" "${of_finetuning[@]}"
+# shellcheck disable=SC2086
+if in_stage 8 && [[ " ${systems[*]} " == *" uniform"* ]]; then
+  check_training train "${of_uniform[@]}"
+  [ -z "$warm_up_cuts" ] || check_training train "${of_uniform[@]}" $warm_up_args
+fi
+if in_stage 9; then
+  for name in "${methods[@]}"; do
+    checked decode --exp-dir "$teacher" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" --method "$name" \
+      "${of_decoding[@]}"
+  done
+fi
+check_commands
+
 if in_stage 0; then
   get_corpus
 fi
@@ -150,21 +184,18 @@ if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
   require_data
   start=() end=() # a checkpoint defines its own dimensions
   if [ -n "$warm_up_cuts" ]; then
-    warm_up teacher --config "$teacher_config" $teacher_args
+    warm_up teacher "${of_teacher[@]}"
     start=(--init "$exp_dir/warm_up_teacher") end=(model=null) # it already has the dimensions of the settings
   elif [ -n "$init_from" ]; then
     start=(--init "$init_from" model=null)
   fi
-  train "the teacher" teacher train --config "$teacher_config" ${start[@]+"${start[@]}"} $teacher_args \
-    ${end[@]+"${end[@]}"}
+  train "the teacher" teacher train ${start[@]+"${start[@]}"} "${of_teacher[@]}" ${end[@]+"${end[@]}"}
 fi
 
-# shellcheck disable=SC2086
 if in_stage 5; then
   require_data
   require "$teacher/.done" 4
-  train "pruning by $method" pruned prune --method "$method" --config "$prune_config" --teacher "$teacher" $prune_args \
-    ${target:+"constraint.size=$target"} ${target_macs:+"constraint.macs=$target_macs"}
+  train "pruning by $method" pruned prune --teacher "$teacher" "${of_pruning[@]}"
 fi
 
 if in_stage 6; then
@@ -176,12 +207,10 @@ if in_stage 6; then
     --train-cuts "${train_cuts[@]}" --lang-dir "$lang_dir"
 fi
 
-# shellcheck disable=SC2086
 if in_stage 7; then
   require_data
   require "$extracted/best.safetensors" 6
-  train "fine-tuning" finetuned finetune --config "$finetune_config" --init "$extracted" --teacher "$teacher" \
-    $finetune_args
+  train "fine-tuning" finetuned finetune --init "$extracted" --teacher "$teacher" "${of_finetuning[@]}"
 fi
 
 # shellcheck disable=SC2086
@@ -194,33 +223,29 @@ if in_stage 8 && [[ " ${systems[*]} " == *" uniform"* ]]; then # otherwise it is
     --output "$uniform/dimensions.json"
   start=(--model "$uniform/dimensions.json")
   if [ -n "$warm_up_cuts" ]; then
-    warm_up uniform --config "$uniform_config" "${start[@]}" $uniform_args
+    warm_up uniform "${of_uniform[@]}" "${start[@]}"
     start=(--init "$exp_dir/warm_up_uniform")
   fi
   if [[ " ${systems[*]} " == *" uniform "* ]]; then
-    train "the uniform model" uniform train --config "$uniform_config" "${start[@]}" $uniform_args
+    train "the uniform model" uniform train "${of_uniform[@]}" "${start[@]}"
   fi
   if [[ " ${systems[*]} " == *" uniform_further "* ]]; then
     for name in "$pruned" "$exp_dir/finetuned"; do require "$name/.done" 7; done
-    train "the uniform model with further steps" uniform_further train --config "$uniform_config" "${start[@]}" \
-      $uniform_args --steps-of "$pruned" "$exp_dir/finetuned"
+    train "the uniform model with further steps" uniform_further train "${of_uniform[@]}" "${start[@]}" \
+      --steps-of "$pruned" "$exp_dir/finetuned"
   fi
 fi
 
 declare -A dir_of=([teacher]=$teacher [finetuned]=$exp_dir/finetuned [uniform]=$uniform
   [uniform_further]=$exp_dir/uniform_further)
-which=() # checkpoints to decode and tabulate
-[ -z "$epoch" ] || which+=(--epoch "$epoch")
-[ -z "$avg" ] || which+=(--avg "$avg")
 
 if in_stage 9; then
   for cuts in "${test_cuts[@]}"; do require "$cuts" 2; done
   for name in "${systems[@]}"; do require "${dir_of[$name]}/.done" "${stage_of[$name]}"; done
   for name in "${systems[@]}"; do
     for method in "${methods[@]}"; do
-      # shellcheck disable=SC2086
       queued python -m pruning.bin.decode --exp-dir "${dir_of[$name]}" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
-        --method "$method" --num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"} $decode_args
+        --method "$method" "${of_decoding[@]}"
     done
   done
   # shellcheck disable=SC2086

@@ -63,6 +63,30 @@ case $task in
   *) table=$lang_dir/tokenizer.json hearing=() ;;
 esac
 
+# what users choose for the commands of later stages, checked before the first stage runs
+# shellcheck disable=SC2206  # settings are words
+{
+  of_warm_up=(--config "$conf/warm_up.yaml" "hears=$hears" $warm_up_args)
+  of_dense=(--config "$conf/dense.yaml" ${hearing[@]+"${hearing[@]}"} $dense_args)
+  of_pruning=(--method "$method" --config "$conf/prune.yaml" ${hearing[@]+"${hearing[@]}"}
+    ${targets[@]+"${targets[@]}"} $prune_args)
+  of_finetuning=(--config "$conf/finetune.yaml" $finetune_args)
+  of_decoding=(--lang-dir "$lang_dir" --num-threads "$num_threads" ${normalise:+--normalise "$normalise"} $decode_args)
+}
+if [ "$teacher" = "$exp_dir/dense" ]; then
+  ! in_stage 4 || [ "$warm_up" = false ] || check_training train "${of_warm_up[@]}"
+  ! in_stage 5 || check_training train "${of_dense[@]}"
+fi
+! in_stage 6 || check_training prune "${of_pruning[@]}"
+! in_stage 7 || checked extract --pruned "$pruned" --exp-dir "$extracted" --round-to "$round_to"
+! in_stage 8 || check_training finetune --init "$extracted" "${of_finetuning[@]}"
+if in_stage 9 && [ "$task" != intent ]; then
+  for name in "${methods[@]}"; do
+    checked decode --exp-dir "$teacher" --cuts "${test_cuts[@]}" --method "$name" "${of_decoding[@]}"
+  done
+fi
+check_commands
+
 # make_cuts MANIFESTS OUTPUT_DIR PREFIX PART...: make cuts of recordings without features.
 make_cuts() {
   local what=$3
@@ -101,8 +125,7 @@ train() {
 # Train on the cuts of the warm-up; the local variables replace the training cuts.
 encoder_warm_up() {
   local train_cuts=("${warm_up_cuts[@]}") dev_cuts=("${warm_up_dev_cuts[@]}")
-  # shellcheck disable=SC2086  # settings are words
-  train "the warm-up by CTC" warm_up train --config "$conf/warm_up.yaml" "hears=$hears" $warm_up_args
+  train "the warm-up by CTC" warm_up train "${of_warm_up[@]}"
 }
 
 # shellcheck disable=SC2086  # settings are words
@@ -123,14 +146,12 @@ encoder_training() {
       start=("pretrained=$exp_dir/warm_up")
       [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # including its head
     fi
-    train "the dense model" dense train --config "$conf/dense.yaml" ${hearing[@]+"${hearing[@]}"} \
-      ${start[@]+"${start[@]}"} $dense_args
+    train "the dense model" dense train ${start[@]+"${start[@]}"} "${of_dense[@]}"
   fi
 
   if in_stage 6; then
     require "$teacher/.done" 5
-    train "pruning by $method" pruned prune --method "$method" --config "$conf/prune.yaml" --teacher "$teacher" \
-      ${hearing[@]+"${hearing[@]}"} ${targets[@]+"${targets[@]}"} $prune_args
+    train "pruning by $method" pruned prune --teacher "$teacher" "${of_pruning[@]}"
   fi
 
   if in_stage 7; then
@@ -142,26 +163,24 @@ encoder_training() {
 
   if in_stage 8; then
     require "$extracted/best.safetensors" 7
-    train "fine-tuning" finetuned finetune --config "$conf/finetune.yaml" --init "$extracted" --teacher "$teacher" \
-      $finetune_args
+    train "fine-tuning" finetuned finetune --init "$extracted" --teacher "$teacher" "${of_finetuning[@]}"
   fi
 }
 
 # shellcheck disable=SC2086
 encoder_tests() {
-  local place options decoding
+  local place decoding
   if in_stage 9; then
     for place in "${systems[@]#*=}"; do
       require "$place/.done" 8
-      options=(--exp-dir "$place" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" --num-threads "$num_threads")
       if [ "$task" = intent ]; then
-        queued python -m pruning.bin.classify "${options[@]}"
+        queued python -m pruning.bin.classify --exp-dir "$place" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
+          --num-threads "$num_threads"
         continue
       fi
-      [ -z "${normalise:-}" ] || options+=(--normalise "$normalise")
       for decoding in "${methods[@]}"; do
-        # shellcheck disable=SC2086  # options are words
-        queued python -m pruning.bin.decode "${options[@]}" --method "$decoding" $decode_args
+        queued python -m pruning.bin.decode --exp-dir "$place" --cuts "${test_cuts[@]}" --method "$decoding" \
+          "${of_decoding[@]}"
       done
     done
     run_queued "decoding with teacher and pruned network" "$exp_dir/log/decode-$now.JOB.log" \

@@ -34,6 +34,26 @@ read -ra graph_scales <<< "$graph_scales"
 : "${teacher:=$lm_exp_dir/dense}"
 pruned=$lm_exp_dir/pruned extracted=$lm_exp_dir/extracted finetuned=$lm_exp_dir/finetuned
 
+# what users choose for the commands of later stages, checked before the first stage runs
+training_data=(--train-text "$lm_dir/train.txt" --dev-text "$lm_dir/dev.txt")
+# shellcheck disable=SC2206  # settings are words
+{
+  of_dense=(--config "$lm_config" $lm_args)
+  of_pruning=(--config "$lm_prune_config" ${method:+--method "$method"} ${technique:+--technique "$technique"}
+    ${scheduler:+--scheduler "$scheduler"} $lm_prune_args)
+  of_finetuning=(--config "$lm_finetune_config" $lm_finetune_args)
+  of_decoding=(--lang-dir "$lang_dir" --num-threads "$num_threads" $decode_args)
+}
+! in_stage 2 || [ "$teacher" != "$lm_exp_dir/dense" ] || check_training train "${of_dense[@]}"
+! in_stage 3 || check_training prune "${of_pruning[@]}"
+! in_stage 5 || check_training finetune --init "$extracted" "${of_finetuning[@]}"
+if in_stage 7; then
+  for name in "${methods[@]}"; do
+    checked decode --exp-dir "$system" --cuts "${test_cuts[@]}" --method "$name" "${of_decoding[@]}"
+  done
+fi
+check_commands
+
 require_text() {
   require "$lm_dir/train.txt" 0
   require "$lang_dir/bpe.model" "3 of run.sh"
@@ -41,7 +61,7 @@ require_text() {
 
 # train_lm WHAT NAME COMMAND ARGUMENT...: run a training command on the text.
 train_lm() {
-  train_in "$lm_exp_dir/$2" "$1" "$3" --train-text "$lm_dir/train.txt" --dev-text "$lm_dir/dev.txt" "${@:4}"
+  train_in "$lm_exp_dir/$2" "$1" "$3" "${training_data[@]}" "${@:4}"
 }
 
 if in_stage 0; then
@@ -65,19 +85,15 @@ if in_stage 1; then
   fi
 fi
 
-# shellcheck disable=SC2086  # settings are words
 if in_stage 2 && [ "$teacher" = "$lm_exp_dir/dense" ]; then
   require_text
-  train_lm "the language model" dense train --config "$lm_config" $lm_args
+  train_lm "the language model" dense train "${of_dense[@]}"
 fi
 
-# shellcheck disable=SC2086
 if in_stage 3; then
   require_text
   require "$teacher/.done" 2
-  train_lm "pruning of the language model" pruned prune --config "$lm_prune_config" --teacher "$teacher" \
-    ${method:+--method "$method"} ${technique:+--technique "$technique"} ${scheduler:+--scheduler "$scheduler"} \
-    $lm_prune_args
+  train_lm "pruning of the language model" pruned prune --teacher "$teacher" "${of_pruning[@]}"
 fi
 
 if in_stage 4; then
@@ -87,12 +103,10 @@ if in_stage 4; then
     python -m pruning.bin.extract --pruned "$pruned" --exp-dir "$extracted"
 fi
 
-# shellcheck disable=SC2086
 if in_stage 5; then
   require_text
   require "$extracted/best.safetensors" 4
-  train_lm "fine-tuning" finetuned finetune --config "$lm_finetune_config" --init "$extracted" --teacher "$teacher" \
-    $lm_finetune_args
+  train_lm "fine-tuning" finetuned finetune --init "$extracted" --teacher "$teacher" "${of_finetuning[@]}"
 fi
 
 names=(dense pruned)
@@ -119,13 +133,12 @@ if in_stage 7; then
   fi
   for phase in tune decode; do # choose all weights before decoding the first test set
     for name in "${methods[@]}"; do
-      decoding=(--exp-dir "$system" --lang-dir "$lang_dir" --method "$name" --num-threads "$num_threads")
+      decoding=(--exp-dir "$system" --method "$name" "${of_decoding[@]}")
       kind=
       [ "$name" != fast_beam_search_LG ] || kind=LG
       [ "$name" != hlg_decoding ] || kind=HLG
       if [ -z "$kind" ] && [[ $name != *_lm_* ]]; then
-        # shellcheck disable=SC2086
-        [ "$phase" = tune ] || queued python -m pruning.bin.decode "${decoding[@]}" --cuts "${test_cuts[@]}" $decode_args
+        [ "$phase" = tune ] || queued python -m pruning.bin.decode "${decoding[@]}" --cuts "${test_cuts[@]}"
         continue
       fi
       used=("${names[@]}")
@@ -140,13 +153,11 @@ if in_stage 7; then
           weights=("${lm_scales[@]}")
         fi
         if [ "$phase" = tune ]; then
-          # shellcheck disable=SC2086
           queued python -m pruning.bin.tune_lm "${decoding[@]}" "${lm[@]}" --cuts "${dev_cuts[@]}" \
-            --lm-scales "${weights[@]}" --ilm-scales "${ilm_scales[@]}" $decode_args
+            --lm-scales "${weights[@]}" --ilm-scales "${ilm_scales[@]}"
         else
-          # shellcheck disable=SC2086
           queued python -m pruning.bin.decode "${decoding[@]}" "${lm[@]}" --cuts "${test_cuts[@]}" \
-            --scales-from "$system/$name/lm-scales-${used[index]}.json" $decode_args
+            --scales-from "$system/$name/lm-scales-${used[index]}.json"
         fi
       done
     done

@@ -15,6 +15,7 @@ _runner_group=
 _logs=()
 _logs_before=
 _queued=()
+_to_check=()
 _progress= # the process that shows the progress
 _utils=$(dirname "${BASH_SOURCE[0]}")
 
@@ -146,6 +147,15 @@ run_queued() {
   mv "$list.$$" "$list"
   run_logged "$1" "$2" "${@:3}" "JOB=1:${#_queued[@]}" -- bash "$_utils/run_line.sh" "$list" JOB
   _queued=()
+}
+
+# checked COMMAND ARGUMENT...: have check_commands check these words for pruning.bin.COMMAND, a command of the stage that
+# in_stage was asked for last.
+checked() { _to_check+=("$_stage_now" "$@" ---); }
+
+# check_commands: end with one line if a command would reject its options, configuration or settings. Takes seconds.
+check_commands() {
+  [ "${#_to_check[@]}" -eq 0 ] || python -m pruning.bin.check "${_to_check[@]}" || exit 1
 }
 
 # run_recipe COMMAND...: run another recipe's run.sh, and end it if this one is ended.

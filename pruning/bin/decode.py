@@ -416,7 +416,7 @@ def _pending(source: _Source, config: DecodingConfig, arguments: argparse.Namesp
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Check the options before any network or cut is read."""
+    """Check the options alone."""
     if arguments.nbest and arguments.method not in N_BEST:
         raise UserError(
             f"--nbest has no effect with {arguments.method}, which does not rank hypotheses",
@@ -429,6 +429,10 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.left_context_frames and not arguments.chunk_size:
         raise UserError("--left-context-frames has no effect without chunks", "give --chunk-size")
+
+
+def _check_inputs(arguments: argparse.Namespace) -> None:
+    """Check cuts and device, and warn of options without effect, before any network or cut is read."""
     for cuts in arguments.cuts:
         if not cuts.is_file():
             raise UserError(f"cuts {cuts} do not exist", "run the feature stage first")
@@ -443,6 +447,22 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in (field.name for field in fields(DecodingConfig) if field.name != "method"):
         if getattr(arguments, name) != getattr(defaults, name) and name not in SETTINGS[arguments.method]:
             logger.warning("--%s has no effect with %s", name.replace("_", "-"), arguments.method)
+
+
+def _config(arguments: argparse.Namespace) -> DecodingConfig:
+    """Return how to search, after checking the options."""
+    config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
+    _check(arguments)
+    return config
+
+
+def check(argv: Sequence[str]) -> None:
+    """Raise what the command would raise for its options; read no network and no cuts."""
+    from pruning.experiments.checkpoint import check_choice
+
+    arguments = _parser().parse_args(argv)
+    _config(arguments)
+    check_choice(arguments.epoch, arguments.avg)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -461,8 +481,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             setattr(arguments, WEIGHT_OF[arguments.method], float(chosen["lm_scale"]))
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{arguments.scales_from} contains no language-model weights", remedy) from None
-    config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
-    _check(arguments)
+    config = _config(arguments)
+    _check_inputs(arguments)
 
     import torch
     from torch import nn

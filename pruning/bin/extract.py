@@ -53,6 +53,21 @@ def _data(options: argparse.Namespace) -> tuple[str, list[Path]]:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
+    options = _options(argv)
+    record = arguments.record("extract", options, argv)
+    if record.holds():
+        print(f"{options.exp_dir} is already extracted")
+        return
+    _extract(options)
+    record.write([*paths_of(options), Path(options.pruned).parent], [options.exp_dir])
+
+
+def check(argv: Sequence[str]) -> None:
+    """Raise what the command would raise for its options; read no network."""
+    _options(argv)
+
+
+def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--pruned", required=True, help="experiment directory or checkpoint of a pruning run")
     parser.add_argument("--exp-dir", required=True, help="experiment directory of the extracted network")
@@ -83,12 +98,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     if options.repair and options.reinitialise is not None:
         raise UserError("--repair has no effect with --reinitialise, which draws new weights", "give only one of them")
-    record = arguments.record("extract", options, argv)
-    if record.holds():
-        print(f"{options.exp_dir} is already extracted")
-        return
-    _extract(options)
-    record.write([*paths_of(options), Path(options.pruned).parent], [options.exp_dir])
+    return options
 
 
 def _extract(options: argparse.Namespace) -> None:

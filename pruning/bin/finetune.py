@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.finished import paths_of
 
+if TYPE_CHECKING:
+    from pruning.kinds.kind import Kind
+
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
-    parser = arguments.parser(__doc__ or "")
-    arguments.add_run(parser)
-    parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
-    parser.add_argument("--teacher", help="checkpoint or experiment directory to distil from (see distillation.*)")
-    options = arguments.parse_run(parser, argv)
+    options = _options(argv)
     record = arguments.record("finetune", options, argv)
     if arguments.is_done(record, options):
         return
 
-    from pruning import configuration
     from pruning.kinds import train_and_prune
 
-    kind = arguments.kind(options)
-    config = configuration.load(kind.training, options.config, options.overrides)
+    kind, config = _settings(options)
     made = kind(config, arguments.inputs(options))
     ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher)
     if ended.world.is_main:
         record.write([*paths_of(options), *ended.files], [options.exp_dir])
+
+
+def check(argv: Sequence[str]) -> None:
+    """Raise what the command would raise for its options and settings; read no data."""
+    _settings(_options(argv))
+
+
+def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = arguments.parser(__doc__ or "")
+    arguments.add_run(parser)
+    parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
+    parser.add_argument("--teacher", help="checkpoint or experiment directory to distil from (see distillation.*)")
+    return arguments.parse_run(parser, argv)
+
+
+def _settings(options: argparse.Namespace) -> tuple[type[Kind[Any]], Any]:
+    from pruning import configuration
+
+    kind = arguments.kind(options)
+    return kind, configuration.load(kind.training, options.config, options.overrides)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.core.names import RAMPS
@@ -15,9 +15,38 @@ from pruning.files import PathLike
 from pruning.finished import paths_of
 from pruning.methods.names import METHODS, TECHNIQUES
 
+if TYPE_CHECKING:
+    from pruning.kinds.kind import Kind
+
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
+    options = _options(argv)
+    record = arguments.record("prune", options, argv)
+    if arguments.is_done(record, options):
+        return
+
+    from pruning import configuration
+    from pruning.deploy.extract import SIZES, extract_snapshots
+    from pruning.kinds import train_and_prune
+    from pruning.methods.config import note_unused
+
+    kind, config = _settings(options)
+    note_unused(config, configuration.read(options.config))
+    made = kind(config, arguments.inputs(options))
+    ended = train_and_prune.prune(made, options.exp_dir, _teacher(options), options.init)
+    if ended.world.is_main:
+        extract_snapshots(options.exp_dir)
+        written = [options.exp_dir, *Path(options.exp_dir, SIZES).glob("*")]
+        record.write([*paths_of(options), *ended.files], written)
+
+
+def check(argv: Sequence[str]) -> None:
+    """Raise what the command would raise for its options and settings; read no data."""
+    _settings(_options(argv))
+
+
+def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
     parser.add_argument("--method", choices=METHODS, help="pruning method; default: the configuration's, else l0")
@@ -42,28 +71,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "further; targets still refer to the teacher",
     )
     arguments.add_icefall(parser)
-    options = arguments.parse_run(parser, argv)
-    record = arguments.record("prune", options, argv)
-    if arguments.is_done(record, options):
-        return
+    return arguments.parse_run(parser, argv)
 
+
+def _settings(options: argparse.Namespace) -> tuple[type[Kind[Any]], Any]:
     from pruning import configuration
-    from pruning.deploy.extract import SIZES, extract_snapshots
-    from pruning.kinds import train_and_prune
-    from pruning.methods.config import check_settings, note_unused
+    from pruning.methods.config import check_settings
 
     named = {"method": options.method, "technique": options.technique, "constraint.ramp": options.scheduler}
     overrides = [*options.overrides, *(f"{key}={value}" for key, value in named.items() if value)]
     kind = arguments.kind(options)
     config = configuration.load(kind.pruning, options.config, overrides)
     check_settings(config, options.overrides)
-    note_unused(config, configuration.read(options.config))
-    made = kind(config, arguments.inputs(options))
-    ended = train_and_prune.prune(made, options.exp_dir, _teacher(options), options.init)
-    if ended.world.is_main:
-        extract_snapshots(options.exp_dir)
-        written = [options.exp_dir, *Path(options.exp_dir, SIZES).glob("*")]
-        record.write([*paths_of(options), *ended.files], written)
+    return kind, config
 
 
 def _teacher(options: argparse.Namespace) -> PathLike:

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.files import read_json
 from pruning.finished import paths_of
 
+if TYPE_CHECKING:
+    from pruning.kinds.kind import Kind
+
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
+    options = _options(argv)
+    record = arguments.record("train", options, argv)
+    if arguments.is_done(record, options):
+        return
+
+    from pruning.kinds import train_and_prune
+
+    kind, config = _settings(options)
+    made = kind(config, arguments.inputs(options))
+    ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher, options.inherit)
+    if ended.world.is_main:
+        record.write([*paths_of(options), *ended.files], [options.exp_dir])
+
+
+def check(argv: Sequence[str]) -> None:
+    """Raise what the command would raise for its options and settings; read no data."""
+    _settings(_options(argv))
+
+
+def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = arguments.parser(__doc__ or "")
     arguments.add_run(parser)
     parser.add_argument("--model", help="JSON file with the network's dimensions (written by pruning.bin.uniform)")
@@ -29,14 +53,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         metavar="EXP_DIR",
         help="train for as many steps as these finished experiments took together: an equal further budget",
     )
-    options = arguments.parse_run(parser, argv)
-    record = arguments.record("train", options, argv)
-    if arguments.is_done(record, options):
-        return
+    return arguments.parse_run(parser, argv)
 
+
+def _settings(options: argparse.Namespace) -> tuple[type[Kind[Any]], Any]:
     from pruning import configuration
     from pruning.experiments import directory
-    from pruning.kinds import train_and_prune
 
     overrides: list[str] = list(options.overrides)
     if options.model is not None:
@@ -45,11 +67,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.steps_of:
         overrides.append(f"trainer.max_steps={sum(map(directory.steps_of, options.steps_of))}")
     kind = arguments.kind(options)
-    config = configuration.load(kind.training, options.config, overrides)
-    made = kind(config, arguments.inputs(options))
-    ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher, options.inherit)
-    if ended.world.is_main:
-        record.write([*paths_of(options), *ended.files], [options.exp_dir])
+    return kind, configuration.load(kind.training, options.config, overrides)
 
 
 if __name__ == "__main__":

@@ -246,6 +246,22 @@ def _check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path
                             "give a checkpoint of an earlier epoch, or train with a lower learning rate")  # fmt: skip
 
 
+def check_choice(epoch: Optional[int], avg: Optional[int]) -> None:
+    """Check a choice of checkpoints, see `load_model`, without looking for them.
+
+    Raises:
+        UserError: epochs are to be averaged, but not so many precede ``epoch``, or it is not given.
+    """
+    if epoch is None:
+        if avg is not None:
+            raise UserError("--avg needs --epoch, the last epoch to average", "give --epoch")
+    elif epoch < 1 or (avg is not None and not 1 <= avg <= epoch):
+        raise UserError(
+            f"--epoch {epoch} with --avg {avg} is not possible",
+            "give --epoch of at least 1, and --avg between 1 and --epoch",
+        )
+
+
 def _choose(source: Path, epoch: Optional[int], avg: Optional[int], use_average: bool) -> tuple[dict, Header]:
     if not source.is_dir():
         if epoch is not None or avg is not None:
@@ -254,17 +270,11 @@ def _choose(source: Path, epoch: Optional[int], avg: Optional[int], use_average:
                 "give an experiment directory, or leave out --epoch and --avg",
             )
         return _read(source)
+    check_choice(epoch, avg)
     if epoch is None:
-        if avg is not None:
-            raise UserError("--avg needs --epoch, the last epoch to average", "give --epoch")
         if not best_path(source).exists():
             raise UserError(f"{source} has no {best_path(source).name}", _epochs_remedy(source))
         return _read(best_path(source))
-    if epoch < 1 or (avg is not None and not 1 <= avg <= epoch):
-        raise UserError(
-            f"--epoch {epoch} with --avg {avg} is not possible",
-            "give --epoch of at least 1, and --avg between 1 and --epoch",
-        )
     if not epoch_path(source, epoch).exists():
         raise UserError(f"{epoch_path(source, epoch)} does not exist", _epochs_remedy(source))
     if avg is None:
