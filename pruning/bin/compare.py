@@ -10,6 +10,7 @@ from typing import Optional
 from pruning.bin import arguments, command
 from pruning.files import read_json
 from pruning.kinds.measuring import MEASURES
+from pruning.reports import document
 
 SEEDS = (
     "The variation between seeds is in the intervals, by Student's t; its standard deviation, pooled over the lines "
@@ -22,6 +23,10 @@ CLAIMS = """\
 *holds*: better than each of the other lines at the 5 % level, with Holm's correction over them; *does not hold*: one of
 the other lines is better at that level; *not resolvable here*: neither. "At most X more": the 95 % interval of each
 difference lies below X (*holds*), or the interval of at least one lies above X (*does not hold*)."""
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, document.WIDTH, break_on_hyphens=False)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -46,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
 
     from pruning.experiments.measurement import BLOCK
-    from pruning.reports import budget_tables, comparison_tables, document
+    from pruning.reports import budget_tables, comparison_tables
     from pruning.sweeps import comparison
 
     found = comparison.read(options.results)
@@ -61,12 +66,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         else SEEDS.format(deviation=deviation, unit=found.measure.unit, freedom=found.seed_freedom)
     )
     parts = [options.note] if options.note else []
-    parts.append(textwrap.fill(found.measure.explanation.format(seeds=seeds, block=BLOCK), document.WIDTH))
+    parts.append(_wrapped(found.measure.explanation.format(seeds=seeds, block=BLOCK)))
     if found.measure in (MEASURES["wer"], MEASURES["cer"]) and found.lines[0].nll_per_token is not None:
         parts.append(LIKELIHOOD)
     not_run = comparison_tables.not_run(found)
     if not_run:
-        parts.append(textwrap.fill(f"Not run yet, or made by other settings: {not_run}.", document.WIDTH))
+        parts.append(_wrapped(f"Not run yet, or made by other settings: {not_run}."))
     if found.claims:
         print(f"{comparison_tables.claims_table(found, 'simple')}\n")
         parts += ["### Claims", comparison_tables.claims_table(found), CLAIMS]
