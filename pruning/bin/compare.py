@@ -10,7 +10,6 @@ from typing import Optional
 from pruning.bin import arguments, command
 from pruning.files import read_json
 from pruning.kinds.measuring import MEASURES
-from pruning.reports import document
 
 SEEDS = (
     "The variation between seeds is in the intervals, by Student's t; its standard deviation, pooled over the lines "
@@ -26,6 +25,8 @@ difference lies below X (*holds*), or the interval of at least one lies above X 
 
 
 def _wrapped(text: str) -> str:
+    from pruning.reports import document
+
     return textwrap.fill(text, document.WIDTH, break_on_hyphens=False)
 
 
@@ -51,7 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
 
     from pruning.experiments.measurement import BLOCK
-    from pruning.reports import budget_tables, comparison_tables
+    from pruning.reports import budget_tables, comparison_tables, document
     from pruning.sweeps import comparison
 
     found = comparison.read(options.results)
