@@ -60,12 +60,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.speed is not None:
         speed = read_json(options.speed, "measure with pruning.bin.benchmark or benchmark_lm first")
         milliseconds, setting = comparison_tables.times(speed, options.backend)
-    deviation = found.seed_deviation
-    seeds = (
-        ONE_SEED
-        if deviation is None
-        else SEEDS.format(deviation=deviation, unit=found.measure.unit, freedom=found.seed_freedom)
-    )
+    seeds, deviation = ONE_SEED, found.seed_deviation
+    if deviation is not None:
+        seeds = SEEDS.format(deviation=deviation, unit=found.measure.unit, freedom=found.seed_freedom)
     parts = [options.note] if options.note else []
     parts.append(_wrapped(found.measure.explanation.format(seeds=seeds, block=BLOCK)))
     if found.measure in (MEASURES["wer"], MEASURES["cer"]) and found.lines[0].nll_per_token is not None:

@@ -68,9 +68,10 @@ def _check_budgets(config: SweepConfig, path: PathLike) -> None:
     points: dict[tuple[str, float], str] = {}
     for name, method in config.methods.items():
         steps = steps_of(config, method)
-        if (steps.trained or 0) < 1:
+        if method.finetune and (steps.trained or 0) < 1:
             line = definition.line_of(path, ("methods", name))
-            raise UserError(f"{path} line {line}: the pruning of {method.structure_from} takes all the steps of {name}",
+            source = method.structure_from or name
+            raise UserError(f"{path} line {line}: the pruning of {source} takes all the steps of {name}",
                             "give it a larger times, or that line a smaller prune_share")  # fmt: skip
         whole = (len(method.chain) + 1) * ((steps.pruned or 0) + (steps.trained or 0))
         other = points.setdefault((method.curve or name, whole), name)
