@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
-import io
 import os
 import platform
 import resource
@@ -85,15 +84,10 @@ def today() -> str:
 
 def file_fingerprint(path: PathLike) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as stream:
-        return stream_fingerprint(stream)
-
-
-def stream_fingerprint(stream: io.BufferedIOBase) -> str:
-    """Return the SHA-256 of what is left in a stream, in hexadecimal."""
     digest = hashlib.sha256()
-    while block := stream.read(2**20):
-        digest.update(block)
+    with open(path, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
 

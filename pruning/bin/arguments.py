@@ -257,6 +257,18 @@ def kind(options: argparse.Namespace) -> type[Kind[Any]]:
     return found
 
 
+def training(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[type[Kind[Any]], Any]:
+    """Return the kind of network of a run, see `kind`, and its configuration of training.
+
+    Raises:
+        UserError: as for `kind`; or the configuration or an override is wrong.
+    """
+    from pruning import configuration
+
+    found = kind(options)
+    return found, configuration.load(found.training, options.config, overrides)
+
+
 def inputs(options: argparse.Namespace) -> Inputs:
     """Return the data that `add_data`'s options name."""
     from pruning.kinds.kind import Inputs

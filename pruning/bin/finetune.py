@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Optional
 
 from pruning.bin import arguments, command
 from pruning.finished import paths_of
-
-if TYPE_CHECKING:
-    from pruning.kinds.kind import Kind
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -22,7 +19,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     from pruning.kinds import train_and_prune
 
-    kind, config = _settings(options)
+    kind, config = arguments.training(options, options.overrides)
     made = kind(config, arguments.inputs(options))
     ended = train_and_prune.train(made, options.exp_dir, options.init, options.teacher)
     if ended.world.is_main:
@@ -31,7 +28,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 def check(argv: Sequence[str]) -> None:
     """Raise what the command would raise for its options and settings; read no data."""
-    _settings(_options(argv))
+    options = _options(argv)
+    arguments.training(options, options.overrides)
 
 
 def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -40,13 +38,6 @@ def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--init", required=True, help="checkpoint or experiment directory of the extracted network")
     parser.add_argument("--teacher", help="checkpoint or experiment directory to distil from (see distillation.*)")
     return arguments.parse_run(parser, argv)
-
-
-def _settings(options: argparse.Namespace) -> tuple[type[Kind[Any]], Any]:
-    from pruning import configuration
-
-    kind = arguments.kind(options)
-    return kind, configuration.load(kind.training, options.config, options.overrides)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,6 @@ def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace) -> tuple[type[Kind[Any]], Any]:
-    from pruning import configuration
     from pruning.experiments import directory
 
     overrides: list[str] = list(options.overrides)
@@ -66,8 +65,7 @@ def _settings(options: argparse.Namespace) -> tuple[type[Kind[Any]], Any]:
         overrides.insert(0, f"model={json.dumps(dimensions)}")
     if options.steps_of:
         overrides.append(f"trainer.max_steps={sum(map(directory.steps_of, options.steps_of))}")
-    kind = arguments.kind(options)
-    return kind, configuration.load(kind.training, options.config, overrides)
+    return arguments.training(options, overrides)
 
 
 if __name__ == "__main__":
