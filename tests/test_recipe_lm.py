@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,20 @@ def test_without_text_it_says_so(tmp_path: Path) -> None:
     assert result.returncode == 1 and result.stderr.startswith(
         "error: the sweep files of stages 5 and 6 are for --data-dir data"
     )
+
+
+@pytest.mark.processes
+def test_what_later_stages_would_refuse_is_told_before_the_first(tmp_path: Path) -> None:
+    place = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"), "--stop-stage", "4"]
+    (tmp_path / "text.txt").write_text("ONE TWO\n" * 100)
+    for options, message in (
+        (["--train-args", "trainer.max_stps=8"], r"error: stage 3 \(train\): .*max_stps"),
+        (["--models", "small large"], "error: stage 3 needs conf/large.yaml, which does not exist; see --conf"),
+        (["--models", " "], "error: --models is empty; name at least one"),
+    ):
+        result = run("run.sh", *place, "--text", str(tmp_path / "text.txt"), *options)
+        assert result.returncode == 1 and re.search(message, result.stderr), result.stderr
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.processes

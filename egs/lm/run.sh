@@ -34,6 +34,7 @@ cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "unexpected argument $1; run.sh --help lists the options"
 without_job data_dir exp_dir
+not_empty models
 # shellcheck source=egs/TEMPLATE/cmd.sh
 . ./cmd.sh
 # shellcheck source=egs/TEMPLATE/path.sh
@@ -48,6 +49,29 @@ read -ra models <<< "$models"
 read -ra sweeps <<< "$sweeps"
 lang_dir=$data_dir/lang_bpe_$vocab_size
 now=$(date +%Y%m%d-%H%M%S)
+
+# config STAGE NAME: fail with one line if a later stage lacks its file.
+config() { [ -f "$conf/$2.yaml" ] || fail "stage $1 needs $conf/$2.yaml, which does not exist; see --conf"; }
+
+# train_dense NAME: set words to the command that trains a dense model.
+train_dense() {
+  # shellcheck disable=SC2206  # settings are words
+  words=(train --config "$conf/$1.yaml" --exp-dir "$exp_dir/$1" --lang-dir "$lang_dir"
+    --train-text "$data_dir/train.txt" --dev-text "$data_dir/dev.txt" $train_args)
+}
+
+# what users choose for the commands of later stages, checked before the first stage runs
+if in_stage 3; then
+  for name in "${models[@]}"; do
+    config 3 "$name"
+    train_dense "$name"
+    checked "${words[@]}"
+  done
+fi
+for index in "${!sweeps[@]}"; do
+  ! in_stage $((5 + index)) || config $((5 + index)) "${sweeps[index]}"
+done
+check_commands
 
 if in_stage 0; then
   [ ${#text[@]} -gt 0 ] || fail "no text given; give --text FILE"
@@ -74,10 +98,10 @@ fi
 if in_stage 3; then
   require "$lang_dir/bpe.model" 1
   for name in "${models[@]}"; do
+    train_dense "$name"
     # shellcheck disable=SC2086
     run_logged "the $name model" "$exp_dir/$name/log/train-$now.log" $cuda_cmd --gpu 1 -- \
-      python -m pruning.bin.train --config "$conf/$name.yaml" --exp-dir "$exp_dir/$name" --lang-dir "$lang_dir" \
-      --train-text "$data_dir/train.txt" --dev-text "$data_dir/dev.txt" $train_args
+      python -m "pruning.bin.${words[0]}" "${words[@]:1}"
   done
 fi
 

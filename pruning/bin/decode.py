@@ -30,6 +30,7 @@ from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write
 
 if TYPE_CHECKING:
     from pruning.models.zipformer_stream import ZipformerStream
+    from pruning.speech.data.checks import TrainedOn
     from pruning.speech.data.data_config import DataConfig
     from pruning.speech.data.sources import Source
     from pruning.speech.decoding import graphs
@@ -127,6 +128,7 @@ class _Source(NamedTuple):
         tokens: tokens of the network.
         stream: encodes streams by the same chunks and left context; None if all earlier frames are seen.
         silence: frames of silence that ``hears`` adds.
+        trained: the features that the network was trained on; None: unknown, or it takes samples.
     """
 
     model: Any
@@ -138,6 +140,7 @@ class _Source(NamedTuple):
     tokens: Spelling
     stream: Optional[ZipformerStream] = None
     silence: int = 0
+    trained: Optional[TrainedOn] = None
 
 
 def _load(arguments: argparse.Namespace) -> _Source:
@@ -145,6 +148,7 @@ def _load(arguments: argparse.Namespace) -> _Source:
     from pruning.experiments.checkpoint import load_model
     from pruning.experiments.structure_files import check_extracted
     from pruning.kinds import kind as kinds
+    from pruning.speech.data.checks import TrainedOn
     from pruning.speech.data.sources import of_beginning, with_silence
 
     if sum(option is not None for option in (arguments.exp_dir, arguments.checkpoint, arguments.exported)) != 1:
@@ -178,7 +182,9 @@ def _load(arguments: argparse.Namespace) -> _Source:
     name = decoding_results.weights_name(arguments.epoch, arguments.avg, arguments.use_averaged_model)
     place, name = (source, name) if arguments.checkpoint is None else (source.parent, source.stem)
     hears = with_silence(of_beginning(found.hears), found.silence)
-    return _Source(found.network, place, name, found.feature_dim, fingerprint, hears, tokens, stream, found.silence)
+    trained = TrainedOn.of(str(source), header)
+    return _Source(found.network, place, name, found.feature_dim, fingerprint, hears, tokens, stream, found.silence,
+                   trained)  # fmt: skip
 
 
 def _load_exported(arguments: argparse.Namespace) -> _Source:
@@ -410,7 +416,8 @@ def _pending(source: _Source, config: DecodingConfig, arguments: argparse.Namesp
         else:
             words_in = scored_words(arguments.score_in, arguments.normalise)
             longest = _data(arguments).longest_evaluated
-            checks.check_test_set(cuts, source.tokens, source.feature_dim, words_in, source.hears, longest)
+            checks.check_test_set(cuts, source.tokens, source.feature_dim, words_in, source.hears, longest,
+                                  source.trained)  # fmt: skip
             pending.append(_Decoding(cuts, path, parameters))
     return pending
 

@@ -46,7 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     torch.set_num_threads(options.num_threads)
     tokenizer = Tokenizer(options.lang_dir)
     model, header = TransducerKind.load_network(options.exp_dir, tokenizer)
-    weights = provenance.weights_fingerprint(model)
+    weights, trained = provenance.weights_fingerprint(model), checks.TrainedOn.of(str(options.exp_dir), header)
     for cuts in options.cuts:
         name = manifests.set_name_of(cuts)
         path = path_of(options.exp_dir, LIKELIHOOD, name)
@@ -55,7 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if is_done(path, made_of):
             logger.info("%s is done", path)
             continue
-        checks.check_test_set(cuts, tokenizer, model.encoder.bins)
+        checks.check_test_set(cuts, tokenizer, model.encoder.bins, trained=trained)
         data = DataConfig(max_duration=options.max_duration, num_workers=0)
         found = {one.id: one for one in likelihoods(model.eval(), evaluation_batches(data, [cuts], tokenizer))}
         ordered, utterances = [found[name] for name in sorted(found)], Utterances.of(manifests.speakers(cuts))

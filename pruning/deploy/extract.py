@@ -29,6 +29,7 @@ from pruning.experiments.structure_files import STRUCTURE, found_structure
 from pruning.files import PathLike, write_json
 from pruning.models.facts import describe, network_facts, read_facts, write_facts
 from pruning.provenance import file_fingerprint
+from pruning.speech.data import checks
 from pruning.speech.data.batches import Batch
 
 logger = logging.getLogger(__name__)
@@ -242,7 +243,7 @@ def extract_experiment(
         "exactness": difference,
         ORIGIN: dict(origin or {}),
     }
-    for key in ("targets", checkpoint.PRETRAINED):  # from the pruning run
+    for key in ("targets", checks.FEATURES, checkpoint.PRETRAINED):  # from the pruning run
         if key in header:
             new_header[key] = header[key]
     write_json(Path(exp_dir) / STRUCTURE, kept)

@@ -13,13 +13,12 @@ from pruning.files import PathLike
 from pruning.importers import hf_source
 from pruning.importers.hf_directory import CONFIG, PREPROCESSOR
 from pruning.kinds.capabilities import Capabilities
-from pruning.kinds.cuts_data import cuts_data
+from pruning.kinds.cuts_kind import CutsKind
 from pruning.kinds.encoder_decoder_export import encoder_decoder_exports
 from pruning.kinds.encoder_decoder_hf import as_hugging_face
 from pruning.kinds.exports import Exports, HuggingFaceForm
 from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.heard import augmentation, input_length, source_of
-from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
@@ -27,20 +26,17 @@ from pruning.methods.base import Pruner
 from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
+from pruning.models.encoder import Encoder
 from pruning.models.encoder_decoder import EncoderDecoder, SpokenLength
 from pruning.models.encoder_decoder_config import EncoderDecoderConfig
-from pruning.registry import CUTS
-from pruning.speech.data import checks, manifests, sampler
+from pruning.speech.data import manifests, sampler
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
-from pruning.speech.data.sources import Source
 from pruning.speech.decoding.config import OWN_DECODER
 from pruning.speech.text.network_tokens import NetworkTokens
 from pruning.speech.text.transcript_form import TranscriptForm
 from pruning.tasks.encoder_decoder import EncoderDecoderTask, TokenLossConfig, forced
 from pruning.tasks.formula import LossFormula, distilled
-from pruning.training import distributed
-from pruning.training.run_data import RunData
 from pruning.training.trainer_config import TrainerConfig
 
 NAME = "encoder_decoder"
@@ -81,7 +77,7 @@ class PruneConfig(PruningConfig, RunConfig):
         self.check(self.trainer)
 
 
-class EncoderDecoderKind(Kind[EncoderDecoder]):
+class EncoderDecoderKind(CutsKind[EncoderDecoder]):
     """Encoder-decoders on cuts with recordings.
 
     Args:
@@ -93,12 +89,12 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
     network = EncoderDecoder
     around_encoder = ("decoder",)
     wanted, called = "the checkpoint of an encoder-decoder, such as an import", "an encoder-decoder"
-    data_form = CUTS
     training, pruning = RunConfig, PruneConfig
 
-    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
-        super().__init__(config, inputs)
-        self._source: Optional[Source] = None
+    @classmethod
+    def encoder(cls, network: EncoderDecoder) -> Encoder:
+        """Return the encoder."""
+        return network.encoder
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> EncoderDecoder:
@@ -219,14 +215,11 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
 
     def check(self, network: EncoderDecoder) -> None:
         """Refuse recordings that are longer than the network's window, and transcripts longer than its positions."""
-        self._source = source_of(network.encoder)
-        train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
-        longest = self.config.data.max_cut_duration
-        checks.check_recordings(train, dev, self._source, longest)
-        checks.check_dev(dev, self._source, self.config.data.longest_evaluated)
+        super().check(network)
         if network.decoder.room:
-            self._check_transcripts([(path, longest) for path in train], network.decoder.room)
-            self._check_transcripts([(path, float("inf")) for path in dev], network.decoder.room)
+            longest = self.config.data.max_cut_duration
+            self._check_transcripts([(path, longest) for path in self.inputs.train], network.decoder.room)
+            self._check_transcripts([(path, float("inf")) for path in self.inputs.dev], network.decoder.room)
 
     def _check_transcripts(self, manifest_paths: Sequence[tuple[Any, float]], room: int) -> None:
         """Check all transcripts of cuts up to a duration."""
@@ -254,22 +247,6 @@ class EncoderDecoderKind(Kind[EncoderDecoder]):
         config, form = self.config, self.output_table.form
         augment = augmentation(network.encoder, config.data)
         return EncoderDecoderTask(network, form, config.loss, augment, teacher, config.distillation, pruner)
-
-    def first_batches(self) -> Iterable[Batch]:
-        """Return the batches of the first epoch as in a single process."""
-        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1,
-                                source=self._heard)  # fmt: skip
-
-    def data(self, world: distributed.World) -> RunData:
-        """Return the share of the cuts that this process reads."""
-        return cuts_data(self.config, self.inputs, self.output_table, world, self._heard)
-
-    @property
-    def _heard(self) -> Source:
-        """What the network takes as input, which `check` finds."""
-        if self._source is None:
-            raise RuntimeError("the data are read before the network is checked")
-        return self._source
 
 
 KIND = EncoderDecoderKind

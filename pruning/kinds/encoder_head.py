@@ -14,12 +14,11 @@ from pruning.files import PathLike
 from pruning.importers.encoders import load_encoder
 from pruning.importers.hf_weights import weights_file
 from pruning.kinds.capabilities import Capabilities
-from pruning.kinds.cuts_data import cuts_data
+from pruning.kinds.cuts_kind import CutsKind
 from pruning.kinds.encoder_head_export import encoder_head_exports, encoder_head_streams
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import ONNX_FORMS
 from pruning.kinds.heard import augmentation, input_length, silence_of, source_of
-from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, INTENTS_OF_CUTS, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
@@ -34,11 +33,8 @@ from pruning.models.chunk import Chunk
 from pruning.models.encoder import Encoder
 from pruning.models.speech_model import CTC, INTENT, TASKS, CtcRecogniser, SpeechModel, SpeechModelConfig
 from pruning.models.zipformer_stream import ZipformerStream
-from pruning.registry import CUTS
-from pruning.speech.data import checks, manifests
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
-from pruning.speech.data.sources import FEATURES
 from pruning.speech.decoding.config import SETTINGS
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.intents import Intents
@@ -46,8 +42,6 @@ from pruning.speech.text.table import CutTable
 from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.encoder_head import SpeechLossConfig, SpeechTask
 from pruning.tasks.formula import LossFormula, distilled
-from pruning.training import distributed
-from pruning.training.run_data import RunData
 from pruning.training.trainer_config import TrainerConfig
 
 NAME = "speech_model"
@@ -116,7 +110,7 @@ def table_of(task: str, lang_dir: PathLike) -> CutTable:
     return Intents(lang_dir) if task == INTENT else Tokenizer(lang_dir)
 
 
-class EncoderHeadKind(Kind[SpeechModel]):
+class EncoderHeadKind(CutsKind[SpeechModel]):
     """Encoders with a head, on cuts with features or recordings.
 
     Args:
@@ -128,12 +122,12 @@ class EncoderHeadKind(Kind[SpeechModel]):
     network = SpeechModel
     around_encoder = ("head",)
     wanted, called = "the checkpoint of an encoder with a CTC or intent head", "an encoder with a head"
-    data_form = CUTS
     training, pruning = RunConfig, PruneConfig
 
-    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
-        super().__init__(config, inputs)
-        self._source = FEATURES
+    @classmethod
+    def encoder(cls, network: SpeechModel) -> Encoder:
+        """Return the encoder."""
+        return network.encoder
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> SpeechModel:
@@ -275,16 +269,12 @@ class EncoderHeadKind(Kind[SpeechModel]):
         if network.config.task != self.config.task:
             what = f"the network is for {network.config.task}, the configuration for {self.config.task}"
             raise UserError(what, "give a network for the same task")
-        self._source = source_of(network.encoder)
-        heard = HEARS[not self._source.recorded]
+        heard = HEARS[not source_of(network.encoder).recorded]
         if self.config.hears not in (None, heard):
             raise UserError(f"the encoder takes {heard} as input, but the configuration says hears={self.config.hears}",
                             "change model.encoder, or hears (--hears of a recipe)")  # fmt: skip
         chunks_for(network.encoder, self.config.chunks)
-        train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
-        if self._source.recorded:
-            checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
-        checks.check_dev(dev, self._source, self.config.data.longest_evaluated)
+        super().check(network)
 
     def wants_teacher(self) -> bool:
         """Return whether to distil layers or the head's distribution."""
@@ -299,15 +289,6 @@ class EncoderHeadKind(Kind[SpeechModel]):
         augment = augmentation(network.encoder, self.config.data)
         return SpeechTask(network, self.config.loss, augment, teacher, self.config.distillation, pruner,
                           self.config.chunks)  # fmt: skip
-
-    def first_batches(self) -> Iterable[Batch]:
-        """Return the batches of the first epoch as in a single process."""
-        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1,
-                                source=self._source)  # fmt: skip
-
-    def data(self, world: distributed.World) -> RunData:
-        """Return the share of the cuts that this process reads."""
-        return cuts_data(self.config, self.inputs, self.output_table, world, self._source)
 
 
 _BY_CTC = tuple(method for method in SETTINGS if by_ctc(method))

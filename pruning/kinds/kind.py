@@ -303,6 +303,10 @@ class Kind(NetworkKind[N], Generic[N]):
     def begin(self, network: N) -> None:
         """Prepare a network with fresh weights for its data."""
 
+    def heard(self) -> dict[str, Any]:
+        """Return header entries about the form of the data."""
+        return {}
+
     def stands_on(self) -> dict[str, PathLike]:
         """Return checkpoints, in addition to those of options, that the weights depend on, by name."""
         return {}

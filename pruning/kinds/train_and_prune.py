@@ -276,7 +276,7 @@ def _fit(
         train_batches=data.train_batches,
         dev_batches=data.dev_batches,
         exp_dir=exp_dir,
-        header={"model": registry.describe(task.model), "tokenizer": table.describe(), **header},
+        header={"model": registry.describe(task.model), "tokenizer": table.describe(), **kind.heard(), **header},
         configuration=configuration.to_dict(config),
         defaults=configuration.defaults(type(config)),
         inputs=_fingerprints(files),

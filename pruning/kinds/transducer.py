@@ -14,11 +14,10 @@ from pruning.core.distillation import DistillationConfig, frame_mask
 from pruning.errors import UserError
 from pruning.files import PathLike
 from pruning.kinds.capabilities import Capabilities
-from pruning.kinds.cuts_data import cuts_data
+from pruning.kinds.cuts_kind import CutsKind
 from pruning.kinds.exports import Exports
 from pruning.kinds.forms import FORMS
 from pruning.kinds.heard import silence_of, source_of
-from pruning.kinds.kind import Inputs, Kind
 from pruning.kinds.measured_cuts import ACOUSTIC, word_errors
 from pruning.kinds.measuring import Measuring
 from pruning.kinds.recogniser import Recogniser
@@ -28,23 +27,19 @@ from pruning.methods.config import PruningConfig
 from pruning.methods.names import TECHNIQUES
 from pruning.models import facts
 from pruning.models.chunk import Chunk
+from pruning.models.encoder import Encoder
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.uniform import narrowed_config
 from pruning.models.zipformer_stream import ZipformerStream
-from pruning.registry import CUTS
-from pruning.speech.data import checks, manifests
 from pruning.speech.data.augment import SpecAugment
 from pruning.speech.data.batches import Batch, training_batches
 from pruning.speech.data.data_config import DataConfig
-from pruning.speech.data.sources import FEATURES
 from pruning.speech.decoding.config import OWN_DECODER, SETTINGS
 from pruning.speech.losses.combined import LossConfig
 from pruning.speech.text.bpe import Tokenizer
 from pruning.tasks.chunks import ChunkConfig, chunks_for
 from pruning.tasks.formula import LossFormula, distilled
 from pruning.tasks.transducer import Guidance, TransducerTask
-from pruning.training import distributed
-from pruning.training.run_data import RunData
 from pruning.training.trainer_config import TrainerConfig
 
 STATISTICS_BATCHES = 50
@@ -99,19 +94,19 @@ def set_feature_statistics(encoder: HasFeatureStatistics, batches: Iterable[Batc
     encoder.set_feature_statistics(mean, (squares / count - mean**2).clamp(min=0).sqrt())
 
 
-class TransducerKind(Kind[Transducer]):
+class TransducerKind(CutsKind[Transducer]):
     """Transducers on cuts with features."""
 
     name = NAME
     network = Transducer
     around_encoder = ("decoder", "joiner", "simple_am", "simple_lm", "ctc_head")
     wanted, called = "a transducer's checkpoint", "a transducer"
-    data_form = CUTS
     training, pruning = RunConfig, PruneConfig
 
-    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
-        super().__init__(config, inputs)
-        self._source = FEATURES
+    @classmethod
+    def encoder(cls, network: Transducer) -> Encoder:
+        """Return the encoder."""
+        return network.encoder
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> Transducer:
@@ -211,10 +206,7 @@ class TransducerKind(Kind[Transducer]):
             raise UserError("the network has no CTC head, but the configuration gives CTC a weight",
                             "set loss.ctc_weight=0 distillation.ctc_weight=0")  # fmt: skip
         chunks_for(network.encoder, self.config.chunks)
-        self._source = source_of(network.encoder)
-        paths = manifests.check_exists([*self.inputs.train, *self.inputs.dev])
-        checks.check_first_features(paths, network.encoder.bins)
-        checks.check_dev(paths[len(self.inputs.train) :], self._source, self.config.data.longest_evaluated)
+        super().check(network)
 
     def begin(self, network: Transducer) -> None:
         """Set the encoder's feature statistics from the first training batches, the same in every process."""
@@ -235,15 +227,6 @@ class TransducerKind(Kind[Transducer]):
         guidance = None if teacher is None else Guidance(teacher, self.config.distillation)
         return TransducerTask(network, self.config.loss, SpecAugment(self.config.data.spec_augment), guidance, pruner,
                               self.config.chunks)  # fmt: skip
-
-    def first_batches(self) -> Iterable[Batch]:
-        """Return the batches of the first epoch as in a single process."""
-        return training_batches(self.config.data, self.inputs.train, self.output_table, seed=self.seed, epoch=1,
-                                source=self._source)  # fmt: skip
-
-    def data(self, world: distributed.World) -> RunData:
-        """Return the share of the cuts that this process reads."""
-        return cuts_data(self.config, self.inputs, self.output_table, world, self._source)
 
 
 def by_ctc(method: str) -> bool:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from pruning import configuration
 from pruning.bin import decode, extract, finetune, gradient_shares, prune
-from pruning.core.distillation import LayerDistillation
+from pruning.core.distillation import DistillationConfig, LayerDistillation
 from pruning.core.structure import Structure
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
@@ -356,6 +356,31 @@ def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_
     with pytest.raises(UserError, match="has features of dimension 80, but the network takes 40; give cuts"):
         runs.train(TransducerKind(config, inputs(data_dir)), tmp_path / "exp")
     assert not (tmp_path / "exp").exists()
+
+
+def test_features_of_another_rate_are_told_to_those_who_go_on(work: Path, data_dir: Path, tmp_path: Path) -> None:
+    """Features of telephone speech have as many bins, so that nothing but the rate tells them apart."""
+    header = checkpoint.read_header(work / "teacher" / "best.safetensors")
+    assert header["features"] == {"sampling_rate": 16000, "frame_shift": 0.01}
+    model, _ = checkpoint.load_model(work / "teacher")
+    other = tmp_path / "telephone.safetensors"
+    checkpoint.save_model(other, model, {**header, "features": {"sampling_rate": 8000, "frame_shift": 0.01}})
+    message = "has features of sampling rate 16000, but those of the training of .*telephone.safetensors have 8000"
+    config = small_run(max_steps=1)
+    with pytest.raises(UserError, match=message):
+        runs.train(TransducerKind(replace(config, model=None), inputs(data_dir)), tmp_path / "exp", init=other)
+    taught = replace(config, distillation=DistillationConfig(layers=[0]))
+    with pytest.raises(UserError, match=message):
+        runs.train(TransducerKind(taught, inputs(data_dir)), tmp_path / "exp", teacher=other)
+    assert not (tmp_path / "exp").exists()
+    cuts = str(inputs(data_dir).dev[0])
+    wanted = ["--checkpoint", str(other), "--lang-dir", str(inputs(data_dir).lang_dir), "--cuts", cuts]
+    with pytest.raises(UserError, match=message):
+        decode.main(wanted)
+    unknown = {key: value for key, value in header.items() if key != "features"}
+    checkpoint.save_model(other, model, unknown)  # as imports of icefall are, and checkpoints of before
+    runs.train(TransducerKind(replace(config, model=None), inputs(data_dir)), tmp_path / "exp", init=other)
+    assert "features" in checkpoint.read_header(tmp_path / "exp" / "best.safetensors")
 
 
 def test_long_dev_utterances_are_told_before_training(data_dir: Path, tmp_path: Path) -> None:

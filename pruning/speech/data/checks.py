@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from pruning.errors import UserError
 from pruning.speech.data import manifests, sampler, sources
@@ -16,21 +16,55 @@ from pruning.speech.text.table import Spelling
 
 logger = logging.getLogger(__name__)
 
+FEATURES = "features"
+"""Key of a checkpoint's header: the form of the features that its network was trained on, see `form_of_features`."""
+
 _FIRST_CUTS = 100  # the features of a manifest are usually computed together
 
 
-def check_first_features(paths: Sequence[Path], feature_dim: int) -> None:
+class TrainedOn(NamedTuple):
+    """The features that a network was trained on.
+
+    Attributes:
+        network: the network, for messages.
+        form: their form, see `form_of_features`.
+    """
+
+    network: str
+    form: Mapping[str, float]
+
+    @classmethod
+    def of(cls, network: str, header: Mapping[str, Any]) -> Optional[TrainedOn]:
+        """Return what a checkpoint's header tells; None for networks that take samples, and if it tells nothing."""
+        return cls(network, header[FEATURES]) if FEATURES in header else None
+
+
+def form_of_features(paths: Sequence[Path]) -> dict[str, float]:
+    """Return what all features of a network have in common besides their dimension, as the first cut has it.
+
+    Raises:
+        UserError: a manifest is damaged, there are no cuts, or the first one has no features.
+    """
+    for path in paths:
+        for cut in manifests.iterate_cuts(path):
+            sources.num_frames(cut)
+            return {"sampling_rate": cut.sampling_rate, "frame_shift": cut.frame_shift}
+    raise UserError(f"{', '.join(map(str, paths))}: no cuts", "give a manifest with cuts")
+
+
+def check_first_features(paths: Sequence[Path], feature_dim: int, trained: Optional[TrainedOn] = None) -> None:
     """Check the features of the first cuts of all manifests of one network without loading them.
 
     Args:
         paths: paths of the manifests.
         feature_dim: feature dimension of the network.
+        trained: the features that it was trained on; None: unknown.
 
     Raises:
         UserError: a manifest is damaged, or a cut has no features, features of another dimension, or features of
-            another sampling rate or frame shift than the first cut.
+            another sampling rate or frame shift than those of training, or than the first cut.
     """
-    alike = _Alike(feature_dim)
+    alike = _Alike(feature_dim, trained)
     for path in paths:
         for cut in itertools.islice(manifests.iterate_cuts(path), _FIRST_CUTS):
             alike.check(cut, path)
@@ -79,6 +113,7 @@ def check_test_set(
     words_in: Callable[[str], list[str]] = SCORED["words"],
     source: sources.Source = sources.FEATURES,
     longest: float = math.inf,
+    trained: Optional[TrainedOn] = None,
 ) -> None:
     """Check everything that decoding and scoring need from a test set, except the values of its features.
 
@@ -92,13 +127,14 @@ def check_test_set(
         words_in: splits a text into the units that are scored.
         source: the input of the network.
         longest: seconds of the longest cut that may be decoded.
+        trained: the features that the network was trained on; None: unknown.
 
     Raises:
         UserError: the manifest is damaged or has no cuts; a cut is longer than ``longest``, occurs twice, has no,
             several or an empty transcript, no features, features of another dimension, or features of another sampling
-            rate or frame shift than the first cut.
+            rate or frame shift than those of training, or than the first cut.
     """
-    alike = None if feature_dim is None else _Alike(feature_dim)
+    alike = None if feature_dim is None else _Alike(feature_dim, trained)
     seen: set[str] = set()
     unspelled: list[str] = []  # one entry per transcript
     too_long: list[str] = []  # likewise
@@ -144,9 +180,9 @@ def check_test_set(
 class _Alike:
     """Checks the features of one network: their dimension, and that all have one sampling rate and one frame shift."""
 
-    def __init__(self, feature_dim: int) -> None:
+    def __init__(self, feature_dim: int, trained: Optional[TrainedOn] = None) -> None:
         self._feature_dim = feature_dim
-        self._first: Optional[tuple[str, dict[str, float]]] = None
+        self._first = None if trained is None else (f"the training of {trained.network}", dict(trained.form))
 
     def check(self, cut: Any, path: Path) -> None:
         """Raise UserError if a cut of ``path`` has no features, or features unlike those before."""
@@ -155,9 +191,10 @@ class _Alike:
         if cut.num_features != wanted:
             what = f"{label} has features of dimension {cut.num_features}, but the network takes {wanted}"
             raise UserError(what, "give cuts with features of that dimension, or another network")
-        found = {"sampling rate": cut.sampling_rate, "frame shift": cut.frame_shift}
+        found = {"sampling_rate": cut.sampling_rate, "frame_shift": cut.frame_shift}
         name, first = self._first = self._first or (label, found)
         for key, value in found.items():
             if value != first[key]:
-                what = f"{label} has features of {key} {value:g}, but those of {name} have {first[key]:g}"
+                called = key.replace("_", " ")
+                what = f"{label} has features of {called} {value:g}, but those of {name} have {first[key]:g}"
                 raise UserError(what, "compute all features alike, with one --sampling-rate")

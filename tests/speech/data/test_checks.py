@@ -99,6 +99,22 @@ def test_manifests_of_one_run_have_features_alike(tmp_path: Path) -> None:
         checks.check_first_features([train, dev], 80)
 
 
+def test_features_are_like_those_of_training(tmp_path: Path, tokenizer: bpe.Tokenizer) -> None:
+    path = make(tmp_path, *TEXTS)
+    form = checks.form_of_features([path])
+    assert form == {"sampling_rate": 16000, "frame_shift": 0.01}
+    alike = checks.TrainedOn.of("exp/a", {"features": form})
+    checks.check_first_features([path], 80, alike)
+    checks.check_test_set(path, tokenizer, 80, trained=alike)
+    message = "utt0 has features of frame shift 0.01, but those of the training of exp/a have 0.02; compute all"
+    other = checks.TrainedOn.of("exp/a", {"features": {**form, "frame_shift": 0.02}})
+    with pytest.raises(UserError, match=message):
+        checks.check_first_features([path], 80, other)
+    with pytest.raises(UserError, match=message):
+        checks.check_test_set(path, tokenizer, 80, trained=other)
+    assert checks.TrainedOn.of("exp/a", {"model": {}}) is None
+
+
 def test_words_that_the_tokens_cannot_spell_are_told(
     tmp_path: Path, tokenizer: bpe.Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
