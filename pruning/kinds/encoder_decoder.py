@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Optional
 
 from pruning.core.distillation import DistillationConfig
@@ -217,11 +218,12 @@ class EncoderDecoderKind(CutsKind[EncoderDecoder]):
         """Refuse recordings that are longer than the network's window, and transcripts longer than its positions."""
         super().check(network)
         if network.decoder.room:
+            train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
             longest = self.config.data.max_cut_duration
-            self._check_transcripts([(path, longest) for path in self.inputs.train], network.decoder.room)
-            self._check_transcripts([(path, float("inf")) for path in self.inputs.dev], network.decoder.room)
+            self._check_transcripts([(path, longest) for path in train], network.decoder.room)
+            self._check_transcripts([(path, float("inf")) for path in dev], network.decoder.room)
 
-    def _check_transcripts(self, manifest_paths: Sequence[tuple[Any, float]], room: int) -> None:
+    def _check_transcripts(self, manifest_paths: Sequence[tuple[Path, float]], room: int) -> None:
         """Check all transcripts of cuts up to a duration."""
         around = len(self.output_table.form.start)
         for path, longest in manifest_paths:
