@@ -26,8 +26,9 @@ declare -A row_of=([finetuned]=pruned [uniform_further]=uniform-further)
 declare -A words_of=(
   [teacher]="the dense network that was pruned"
   [finetuned]="pruned from the teacher by $method, extracted and fine-tuned"
-  [uniform]="a uniform network (all layers alike), at most as large as the pruned one, trained from scratch"
-  [uniform_further]="the same from scratch, with only the steps of pruning and fine-tuning"
+  [uniform]="a network narrower in all its widths, at most as large as the pruned one, trained from scratch with the steps \
+of the teacher, of pruning and of fine-tuning"
+  [uniform_further]="the same from scratch with only the steps of pruning and fine-tuning, which a user pays who has the teacher"
 )
 read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do
@@ -219,7 +220,7 @@ if in_stage 8 && [[ " ${systems[*]} " == *" uniform"* ]]; then # otherwise it is
   require "$teacher/.done" 4
   require "$extracted/best.safetensors" 6
   run_logged "the dimensions of the uniform model" "$uniform/log/uniform-$now.log" $train_cmd -- \
-    python -m pruning.bin.uniform --dense "$teacher" --reference "$extracted" \
+    python -m pruning.bin.uniform --dense "$teacher" --reference "$extracted" --narrow width \
     --output "$uniform/dimensions.json"
   start=(--model "$uniform/dimensions.json")
   if [ -n "$warm_up_cuts" ]; then

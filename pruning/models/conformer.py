@@ -105,6 +105,12 @@ class ConformerConfig:
             subsampling_channels=widths(self.subsampling_channels),
         )
 
+    def wider(self, hidden: int) -> ConformerConfig:
+        """Return the same network with ``hidden`` more units in every feed-forward module that has any."""
+        macaron, ffn = (tuple(value + hidden if value else 0 for value in values)
+                        for values in (self.macaron_dim, self.ffn_dim))  # fmt: skip
+        return dataclasses.replace(self, macaron_dim=macaron, ffn_dim=ffn)
+
     def shallower(self, num_layers: int) -> ConformerConfig:
         """Return the first ``num_layers`` layers."""
         return dataclasses.replace(

@@ -91,10 +91,17 @@ class TransducerConfig:
                     "zipformer": None if zipformer is None else ZipformerConfig(**zipformer)}  # fmt: skip
         return cls(**{**value, **encoders, "icefall": icefall})
 
+    def of_dimensions(self, encoder: Union[ConformerConfig, ZipformerConfig]) -> TransducerConfig:
+        """Return the configuration of the same transducer with an encoder of ours with other dimensions."""
+        return self._with(asdict(encoder))
+
     def with_encoder(self, encoder: Encoder) -> TransducerConfig:
         """Return the configuration of the same transducer with an encoder like ``encoder``, of the same type."""
+        return self._with(encoder.described())
+
+    def _with(self, dimensions: Mapping[str, Any]) -> TransducerConfig:
         place = "encoder" if self.zipformer is None else "zipformer"
-        return self.from_dict({**asdict(self), "icefall": None, place: encoder.described()})
+        return self.from_dict({**asdict(self), "icefall": None, place: dimensions})
 
 
 class StatelessDecoder(nn.Module):

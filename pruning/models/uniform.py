@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Union
 
 from pruning.core.uniform import uniform_structure
 from pruning.errors import UserError
 from pruning.models.conformer import ConformerConfig
 from pruning.models.facts import cost_model
 from pruning.models.transducer import Transducer, TransducerConfig
+from pruning.models.zipformer_config import ZipformerConfig
+
+Dimensions = Union[ConformerConfig, ZipformerConfig]
+_MOST_UNITS = 10_000  # of a feed-forward module, to which a rest of the budget may go
 
 
 def narrowed_config(
@@ -33,13 +37,15 @@ def narrowed_config(
     if narrow == "units":
         structure = uniform_structure(dense.unit_groups(), cost_model(dense, seconds), cost, budget)
         return dense.shrink(structure).config
+    whole = dense.config.dimensions
+    if narrow == "width":
+        return _widest(dense.config, _widths(whole), cost, budget, seconds)
     if dense.config.encoder is None:
-        raise UserError(f"a uniform Zipformer cannot be narrowed by {narrow}", "narrow its units")
-    scaled = _widths(dense.config.encoder) if narrow == "width" else _depths(dense.config.encoder)
-    return _widest(dense.config, scaled, cost, budget, seconds)
+        raise UserError(f"a uniform Zipformer cannot be narrowed by {narrow}", "give --narrow width or --narrow units")
+    return _widest(dense.config, _depths(dense.config.encoder), cost, budget, seconds)
 
 
-def _widths(dense: ConformerConfig) -> list[ConformerConfig]:
+def _widths(dense: Dimensions) -> list[Dimensions]:
     """Return the encoder at every even dimension of its residual stream, all widths in proportion."""
     return [dense.scaled(2 * count) for count in range(1, dense.d_model // 2 + 1)]
 
@@ -50,27 +56,20 @@ def _depths(dense: ConformerConfig) -> list[ConformerConfig]:
 
 
 def _widest(
-    dense: TransducerConfig, encoders: Sequence[ConformerConfig], cost: str, budget: float, seconds: float
+    dense: TransducerConfig, encoders: Sequence[Dimensions], cost: str, budget: float, seconds: float
 ) -> TransducerConfig:
     """Return the network with the largest of ``encoders``, in ascending order, within the budget.
 
     The rest of the budget goes to the FFNs.
     """
 
-    def beyond(encoder: ConformerConfig) -> bool:
-        return cost_model(Transducer(replace(dense, encoder=encoder)), seconds).dense[cost] > budget
+    def beyond(encoder: Dimensions) -> bool:
+        return cost_model(Transducer(dense.of_dimensions(encoder)), seconds).dense[cost] > budget
 
     fitting = bisect.bisect_left(encoders, True, key=beyond)
     if fitting == 0:
         raise UserError(f"even the smallest uniform network costs more than {budget:.0f} in {cost}",
                         "use a lower sparsity")  # fmt: skip
     chosen = encoders[fitting - 1]
-
-    def grown(hidden: int) -> ConformerConfig:
-        macaron, ffn = (tuple(value + hidden if value else 0 for value in of)
-                        for of in (chosen.macaron_dim, chosen.ffn_dim))  # fmt: skip
-        return replace(chosen, macaron_dim=macaron, ffn_dim=ffn)
-
-    room = max(encoders[-1].macaron_dim + encoders[-1].ffn_dim)
-    encoder = grown(bisect.bisect_left(range(1, room), True, key=lambda hidden: beyond(grown(hidden))))
-    return replace(dense, encoder=encoder)
+    more = bisect.bisect_left(range(1, _MOST_UNITS), True, key=lambda hidden: beyond(chosen.wider(hidden)))
+    return dense.of_dimensions(chosen.wider(more))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -17,6 +17,11 @@ SHORTEST = 9
 _PER_LAYER = (
     "num_heads", "query_dim", "position_dim", "value1_dim", "value2_dim", "ffn1_dim", "ffn2_dim", "ffn3_dim",
     "nonlin_dim", "conv1_channels", "conv2_channels", "conv_kernel", "present",
+)  # fmt: skip
+
+_WIDTHS = (
+    "widths", "query_dim", "position_dim", "value1_dim", "value2_dim", "ffn1_dim", "ffn2_dim", "ffn3_dim", "nonlin_dim",
+    "conv1_channels", "conv2_channels", "subsampling_channels",
 )  # fmt: skip
 
 
@@ -140,6 +145,26 @@ class ZipformerConfig:
         return [
             Stack(*values) for values in zip(self.widths, self.norm_widths or self.widths, self.downsampling, ranges)
         ]
+
+    def scaled(self, d_model: int) -> ZipformerConfig:
+        """Return the same layers and heads with all widths in proportion to ``d_model``, the width of the widest stack.
+
+        Kernels, downsampling and the dimension of positions stay. Widths are rounded, and at least 1 unless they were
+        0.
+        """
+        share = d_model / self.d_model
+
+        def widths(values: Sequence[int]) -> tuple[int, ...]:
+            return tuple(max(1, round(share * value)) if value else 0 for value in values)
+
+        scaled: dict[str, Any] = {name: widths(getattr(self, name)) for name in _WIDTHS}
+        return replace(self, **scaled, convnext_dim=widths([self.convnext_dim])[0], norm_widths=())
+
+    def wider(self, hidden: int) -> ZipformerConfig:
+        """Return the same network with ``hidden`` more units in every feed-forward module that has any."""
+        first, second, third = (tuple(value + hidden if value else 0 for value in values)
+                                for values in (self.ffn1_dim, self.ffn2_dim, self.ffn3_dim))  # fmt: skip
+        return replace(self, ffn1_dim=first, ffn2_dim=second, ffn3_dim=third)
 
     def attends(self, layer: int) -> bool:
         """Return whether a layer has a module that uses attention weights."""

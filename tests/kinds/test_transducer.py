@@ -359,7 +359,7 @@ def test_features_of_another_width_are_told_before_training(data_dir: Path, tmp_
 
 
 def test_features_of_another_rate_are_told_to_those_who_go_on(work: Path, data_dir: Path, tmp_path: Path) -> None:
-    """Features of telephone speech have as many bins, so that nothing but the rate tells them apart."""
+    """Features of telephone speech have as many bins, so that only the rate tells them apart."""
     header = checkpoint.read_header(work / "teacher" / "best.safetensors")
     assert header["features"] == {"sampling_rate": 16000, "frame_shift": 0.01}
     model, _ = checkpoint.load_model(work / "teacher")

@@ -22,6 +22,7 @@ from pruning.deploy.extract import exactness
 from pruning.errors import UserError
 from pruning.methods.criterion import CriterionConfig, CriterionPruning
 from pruning.methods.l0 import Gating, L0Config
+from pruning.models.facts import cost_model
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
 from pruning.models.transducer import Transducer, TransducerConfig
 from pruning.models.uniform import narrowed_config
@@ -160,6 +161,25 @@ def test_repair_brings_outputs_nearer() -> None:
         errors = [(forward(extract(one, structure), batch(9)) - forward(model, batch(9))).square().mean()
                   for one in (model, cut)]  # fmt: skip
     assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("cost", ["size", "macs"])
+def test_a_zipformer_is_narrowed_in_all_widths(cost: str, share: float) -> None:
+    model = network()
+    budget = share * cost_model(model, 10.0).dense[cost]
+    found = narrowed_config(model, "width", cost, budget).zipformer
+    dense = model.config.zipformer
+    assert found is not None and dense is not None
+    reached = cost_model(Transducer(replace(model.config, zipformer=found)), 10.0).dense[cost]
+    larger = cost_model(Transducer(replace(model.config, zipformer=found.wider(1))), 10.0).dense[cost]
+    assert reached <= budget < larger, "the rest goes to the feed-forward modules"
+    assert found.d_model < dense.d_model and found.stack_layers == dense.stack_layers
+    assert found.num_heads == dense.num_heads and found.downsampling == dense.downsampling
+    ratio = found.d_model / dense.d_model
+    for name in ("widths", "conv1_channels", "nonlin_dim", "value1_dim"):
+        for now, before in zip(getattr(found, name), getattr(dense, name)):
+            assert now == (max(1, round(ratio * before)) if before else 0), name
 
 
 def test_what_a_zipformer_cannot_do_is_said() -> None:
