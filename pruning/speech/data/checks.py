@@ -40,7 +40,7 @@ class TrainedOn(NamedTuple):
 
 
 def form_of_features(paths: Sequence[Path]) -> dict[str, float]:
-    """Return what all features of a network have in common besides their dimension, as the first cut has it.
+    """Return the form that all features of a network must have, as the first cut has it: sampling rate, frame shift.
 
     Raises:
         UserError: a manifest is damaged, there are no cuts, or the first one has no features.
