@@ -536,6 +536,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         environment = provenance.environment("pruning.bin.decode", argv, arguments.device)
         decoding_results.measured(set_name, found, parameters, facts, environment).write(path)
         _log(set_name, result, facts)
+        number = decoding_results.count_decoding(source.directory, set_name, config.method, suffix)
+        logger.info("%s: decoding %d of this set with %s", set_name, number, source.directory)
     if record is not None:
         made = [decoding_results.path_of(source.directory, config.method, set_name_of(cuts), suffix)
                 for cuts in arguments.cuts]  # fmt: skip

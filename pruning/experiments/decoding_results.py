@@ -12,11 +12,14 @@ from pruning.errors import UserError
 from pruning.experiments.measurement import WORD_ERRORS, Measurement, Utterances, read_if_possible
 from pruning.files import PathLike
 from pruning.models.chunk import Chunk
+from pruning.provenance import today
 from pruning.speech.scoring.word_errors import Transcript, count_errors, read_transcripts
 
 if TYPE_CHECKING:
     from pruning.speech.decoding.recognition import FeatureTiming, Recognition
 
+DECODINGS = "decodings.tsv"
+"""Log of all decodings of an experiment: date, set, method, suffix."""
 _AGAIN = "remove it and decode again"
 
 
@@ -63,6 +66,17 @@ def is_done(path: Path, parameters: Mapping[str, Any], num_hypotheses: int = 0) 
 def note_asked(path: Path) -> None:
     """Record that a finished decoding was asked for again, so that it counts as the newest."""
     Measurement.read(path, _AGAIN).asked_now().write(path)
+
+
+def count_decoding(exp_dir: PathLike, set_name: str, method: str, suffix: str) -> int:
+    """Add a line to the log of an experiment's decodings, and return how many decodings of the set it has by now.
+
+    Nothing removes lines, so that the log tells how often a test set has been looked at.
+    """
+    path = Path(exp_dir) / DECODINGS
+    with path.open("a") as stream:
+        stream.write(f"{today()}\t{set_name}\t{method}\t{suffix}\n")
+    return sum(line.split("\t")[1:2] == [set_name] for line in path.read_text().splitlines())
 
 
 def measured(

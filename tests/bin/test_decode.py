@@ -19,6 +19,7 @@ import torch
 from pruning import registry
 from pruning.bin import decode, export, report, rescore
 from pruning.errors import UserError
+from pruning.experiments import decoding_results
 from pruning.experiments.checkpoint import save_model
 from pruning.experiments.measurement import Measurement, sample
 from pruning.models.conformer import ConformerConfig
@@ -161,6 +162,8 @@ def test_the_same_decoding_is_not_repeated(tmp_path: Path, data: Path) -> None:
     make_experiment(exp_dir, data, seed=1)  # other weights in the same directory
     run(exp_dir, data, "--method", "greedy_search", sets=("test-clean",))
     assert "first suffix" not in path.read_text()
+    lines = [line.split("\t") for line in (exp_dir / decoding_results.DECODINGS).read_text().splitlines()]
+    assert [line[1:3] for line in lines] == [["test-clean", "greedy_search"]] * 2, "each look at the set is counted"
 
 
 def test_n_best_lists_are_made_to_be_rescored(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
