@@ -36,11 +36,13 @@ import() {
   python -m pruning.bin.import_hf --source "$networks/$2" --exp-dir "exp/$1/imported" --lang-dir "exp/$1/lang" "${@:3}"
 }
 
-# labels NAME KIND DIRECTORY: write the training and dev cuts with texts to train on to exp/NAME/DIRECTORY.
+# labels NAME KIND DIRECTORY PART...: write cuts of these parts with texts to train on to exp/NAME/DIRECTORY.
 labels() {
-  python -m pruning.bin.label --cuts "${cuts}"_{train-clean-5,an4-train,dev-3}.jsonl.gz --output-dir "exp/$1/$3" \
-    --labels "$2" --teacher "exp/$1/imported" --lang-dir "exp/$1/lang"
+  local parts=("${@:4}")
+  python -m pruning.bin.label --cuts "${parts[@]/#/"${cuts}_"}" --output-dir "exp/$1/$3" --labels "$2" \
+    --teacher "exp/$1/imported" --lang-dir "exp/$1/lang"
 }
+trained_on=({train-clean-5,an4-train,dev-3}.jsonl.gz)
 
 if in_stage 1; then
   [ -d "$networks" ] || { echo "error: --networks '$networks' is not a directory; give it" >&2 && exit 1; }
@@ -62,6 +64,9 @@ if in_stage 2; then
 fi
 
 if in_stage 3; then
+  for name in moonshine whisper-base; do # scores and repair need texts as the decoder writes them
+    labels "$name" transcript sentences {train-clean-5,dev-few}.jsonl.gz
+  done
   for name in moonshine_tiny whisper_base; do
     sweep "one_shot/$name" "one_shot_$name"
     sweep "one_shot/$name" "one_shot_${name}_test" "test_cuts=$(set_list test-8)"
@@ -79,8 +84,8 @@ if in_stage 4; then
 fi
 
 if in_stage 5; then
-  labels moonshine equal labels
-  labels moonshine teacher pseudo
+  labels moonshine equal labels "${trained_on[@]}"
+  labels moonshine teacher pseudo "${trained_on[@]}"
   sweep moonshine/comparison moonshine
   sweep moonshine/comparison moonshine_other "test_cuts=$(set_list test-8-babble an4-test an4-test-babble)"
   sweep moonshine/pseudo moonshine_pseudo
@@ -88,7 +93,7 @@ fi
 
 if in_stage 6; then
   for name in base tiny_en; do
-    labels "whisper-${name/_/.}-tail" equal labels
+    labels "whisper-${name/_/.}-tail" equal labels "${trained_on[@]}"
     sweep "whisper/$name" "whisper_$name"
   done
 fi
