@@ -83,8 +83,9 @@ def timed(model: nn.Module, what: str = "the network does not take speech as inp
     """
     exports = kind.of(model).exports(model.eval(), None)
     if not exports.timed:
-        raise UserError(what, "give an encoder with a head or a transducer; language models have benchmark_lm, and "
-                              "of encoder-decoders decode tells the real-time factor, in PyTorch and exported")  # fmt: skip
+        remedy = ("give an encoder with a head or a transducer; language models have benchmark_lm, and of "
+                  "encoder-decoders decode tells the real-time factor, in PyTorch and exported")  # fmt: skip
+        raise UserError(what, remedy)
     return Timed(model, exports)
 
 
