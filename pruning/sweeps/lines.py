@@ -63,7 +63,8 @@ class MethodConfig:
         chain: for ``method``: an override of the target for each cut that comes before the line's own target, e.g.
             ``[constraint.size=0.5]``; each cut is extracted and fine-tuned, and all share the steps equally.
         reinitialise: use new random weights instead of inherited ones.
-        repair: number of utterances for one-shot repair before fine-tuning; 0: no repair.
+        repair: number of utterances for one-shot repair before fine-tuning; 0: no repair. Each cut of a chain is
+            repaired towards the network that it began from.
         finetune: whether to fine-tune; if False, the extracted network is measured as it is.
         finetune_settings: overrides of the fine-tuning (or ``scratch``) configuration.
         budget: ``further``: the steps of the sweep's budget; ``total``: for weights from scratch, also the teacher's.

@@ -249,6 +249,7 @@ def _cuts(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str
     """Yield the commands that prune, extract and fine-tune, for each cut of a chain."""
     method, steps = run.config, steps_of(config, run.config)
     init: list[str] = []
+    whole = config.teacher  # the network that the cut begins from, whose dimensions the pruned one has
     for place, target in zip(_places(run, exp_dir), (*([cut] for cut in method.chain), [])):
         pruned = place / "pruned"
         if method.structure_from and run.needs:
@@ -260,11 +261,12 @@ def _cuts(config: SweepConfig, run: Run, exp_dir: PathLike) -> Iterator[list[str
                          f"trainer.seed={run.seed}", *_max_steps(steps.pruned), "--teacher", config.teacher, *init,
                          "--exp-dir", str(pruned), *_data(config))  # fmt: skip
         extracted = str(place / "extracted")
-        yield python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run))
+        yield python("extract", "--pruned", str(pruned), "--exp-dir", extracted, *_extraction(config, run, whole))
         if method.finetune:
             yield python("finetune", *_trained(config, run), "--init", extracted, "--teacher", config.teacher,
                          "--exp-dir", str(place / "finetuned"), *_data(config))  # fmt: skip
-        init = ["--init", str(place / "finetuned")]
+        whole = str(place / "finetuned")
+        init = ["--init", whole]
 
 
 def _places(run: Run, exp_dir: PathLike) -> list[Path]:
@@ -343,13 +345,14 @@ def trained(run: Run, exp_dir: PathLike) -> dict[str, float]:
     return found
 
 
-def _extraction(config: SweepConfig, run: Run) -> list[str]:
+def _extraction(config: SweepConfig, run: Run, whole: str) -> list[str]:
+    """Return the options of the extraction of a cut that began from the network ``whole``."""
     method = run.config
     options = [*config.data_options("train"), "--lang-dir", config.lang_dir]
     if method.reinitialise:
         options += ["--reinitialise", str(run.seed)]
     if method.repair:
-        options += ["--repair", str(method.repair), "--teacher", config.teacher]
+        options += ["--repair", str(method.repair), "--teacher", whole]
     return options
 
 

@@ -94,6 +94,20 @@ def test_a_chain_cuts_extracts_and_fine_tunes_twice(tmp_path: Path) -> None:
     assert [path.parent.name for path in sweep.trainings(run, "exp")] == ["cut1", "cut1", "seed1", "seed1"]
 
 
+def test_each_cut_of_a_chain_is_repaired_towards_the_network_that_it_began_from(tmp_path: Path) -> None:
+    chain = {"method": "taylor", "chain": ("constraint.size=0.25", "constraint.size=0.5"), "repair": 30}
+    config = config_of(tmp_path, {"chain": chain})
+    _, first, tuned, *_ = found = commands(config, "chain")
+    extractions = [words for words in found if words[0] == "pruning.bin.extract"]
+    began = [config.teacher, option(tuned, "--exp-dir"), option(found[5], "--exp-dir")]
+    assert first is extractions[0] and [option(words, "--teacher") for words in extractions] == began
+    assert [option(words, "--init") for words in found if words[0] == "pruning.bin.prune" and "--init" in words] == (
+        began[1:]
+    )
+    others = [option(words, "--teacher") for words in found if words not in extractions]
+    assert set(others) == {config.teacher}, "pruning and fine-tuning have the dense teacher at every cut"
+
+
 def test_fresh_weights_in_a_found_structure_train_for_all_steps(tmp_path: Path) -> None:
     lines = {"taylor": {"method": "taylor"}, "fresh": {"structure_from": "taylor", "reinitialise": True},
              "again": {"structure_from": "taylor"}}  # fmt: skip
