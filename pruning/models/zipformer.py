@@ -295,7 +295,7 @@ class ZipformerEncoder(NormalisedFeatures):
         if chunk.size:
             place = torch.arange(frames, device=lengths.device) * factor // chunk.size
             distance = place[:, None] - place[None, :]  # in chunks
-            seen = max(1, chunk.left // chunk.size) if chunk.left else frames
+            seen = chunk.left // chunk.size if chunk.left else frames
             closed = closed | (distance < 0) | (distance > seen)
         return Surroundings(near, closed, lengths, chunk.size // factor)
 
@@ -320,7 +320,8 @@ class ZipformerEncoder(NormalisedFeatures):
         """Refuse chunks that the network cannot compute.
 
         Raises:
-            UserError: the network is not causal, or sizes do not fit its frame rates or its convolutions.
+            UserError: the network is not causal, sizes do not fit its frame rates or its convolutions, or the left
+                context is not a multiple of the chunk: a stream could keep it, one forward pass could not.
         """
         if not chunk.size:
             return
@@ -331,9 +332,13 @@ class ZipformerEncoder(NormalisedFeatures):
             factor = max(stack.downsampling for stack in config.stacks)
             raise UserError(f"a chunk of {size} frames is not a multiple of the downsampling factors, the largest of "
                             f"which is {factor}", f"give a multiple of {factor}")  # fmt: skip
+        whole = chunk.in_whole_chunks().left
+        if chunk.left != whole:
+            raise UserError(f"a left context of {chunk.left} frames is not a multiple of the chunk of {size} frames",
+                            f"give {whole} or {whole + size}")  # fmt: skip
         reach = max((config.conv_kernel[index] // 2 * stack.downsampling
                      for stack in config.stacks for index in stack.layers), default=0)  # fmt: skip
-        if chunk.left and max(size, chunk.left // size * size) < reach:
+        if chunk.left and chunk.left < reach:
             raise UserError(f"a left context of {chunk.left} frames is shorter than the {reach} frames that "
                             "convolutions see", f"give at least {reach} frames, or 0 for all")  # fmt: skip
 

@@ -36,8 +36,7 @@ class ZipformerStream:
 
     Args:
         encoder: a causal network, in evaluation mode.
-        chunk: number of frames of a chunk and of the left context, both at least 1; the left context is a multiple of
-            the downsampling factors, too.
+        chunk: number of frames of a chunk and of the left context, both at least 1.
 
     Raises:
         UserError: the network cannot compute such chunks.
@@ -46,7 +45,7 @@ class ZipformerStream:
     def __init__(self, encoder: ZipformerEncoder, chunk: Chunk) -> None:
         encoder.check_chunk(chunk)
         factor = max(stack.downsampling for stack in encoder.config.stacks)
-        if chunk.size < 1 or chunk.left < 1 or any(chunk.left % stack.downsampling for stack in encoder.config.stacks):
+        if chunk.size < 1 or chunk.left < 1:
             raise UserError(f"a stream cannot have chunks of {chunk.size} and a left context of {chunk.left} frames",
                             f"give multiples of {factor} above 0")  # fmt: skip
         self.encoder, self.chunk = encoder, chunk

@@ -20,8 +20,9 @@ class ChunkConfig:
 
     Attributes:
         sizes: chunk sizes, of which each training batch has one; 0: the whole utterance.
-        left_contexts: left contexts, of which each training batch that has chunks has one; 0: all earlier frames.
-        valid_size, valid_left_context: chunk size and left context in validation.
+        left_contexts: left contexts, of which each training batch that has chunks has one, rounded down to whole
+            chunks, at least one; 0: all earlier frames.
+        valid_size, valid_left_context: chunk size and left context in validation, which is a multiple of the size.
     """
 
     sizes: tuple[Natural, ...] = (16, 32, 64, 0)
@@ -38,7 +39,7 @@ class ChunkConfig:
         """Return the context of a batch: in training drawn by Python's generator, which the trainer seeds for it."""
         if not step.training:
             return Chunk(self.valid_size, self.valid_left_context)
-        return Chunk(random.choice(self.sizes), random.choice(self.left_contexts))
+        return Chunk(random.choice(self.sizes), random.choice(self.left_contexts)).in_whole_chunks()
 
     def check(self, encoder: Encoder) -> None:
         """Refuse a context that an encoder cannot compute.
@@ -46,7 +47,7 @@ class ChunkConfig:
         Raises:
             UserError: the encoder is not causal, or sizes do not fit it.
         """
-        of_training = (Chunk(*sizes) for sizes in itertools.product(self.sizes, self.left_contexts))
+        of_training = (Chunk(*sizes).in_whole_chunks() for sizes in itertools.product(self.sizes, self.left_contexts))
         for chunk in (*of_training, Chunk(self.valid_size, self.valid_left_context)):
             encoder.check_chunk(chunk)
 

@@ -92,6 +92,9 @@ def test_chunks_that_the_network_cannot_compute_are_refused() -> None:
         (small(), Chunk(16), "not causal"),
         (small(causal=True), Chunk(6), "a multiple of 4"),
         (small(causal=True, conv_kernel=(7, 9, 3)), Chunk(4, 4), "give at least 8 frames"),
+        (small(causal=True), Chunk(8, 12), "12 frames is not a multiple of the chunk of 8 frames; give 8 or 16"),
+        (small(causal=True), Chunk(8, 20), "20 frames is not a multiple of the chunk of 8 frames; give 16 or 24"),
+        (small(causal=True), Chunk(8, 4), "4 frames is not a multiple of the chunk of 8 frames; give 8 or 16"),
     ):
         with pytest.raises(UserError, match=message) as raised:
             model(x, lengths, chunk=chunk)

@@ -44,7 +44,8 @@ def test_each_batch_draws_by_the_seed_of_its_step() -> None:
         drawn.append(CHUNKS.of(step(index)))
         seed_everything(1, 1, index, 0)
         assert CHUNKS.of(step(index)) == drawn[-1]
-    assert set(drawn) == set(map(Chunk._make, product(CHUNKS.sizes, CHUNKS.left_contexts)))
+    drawable = (Chunk(8, 8), Chunk(8, 16), Chunk(16, 16), Chunk(0, 8), Chunk(0, 16))
+    assert set(drawn) == set(drawable), "16 frames stand for the 8 that are less than a chunk of 16"
     assert CHUNKS.of(step(training=False)) == Chunk(8, 16)
 
 
@@ -75,6 +76,15 @@ def test_the_loss_is_that_of_the_context_and_the_encoder_is_left_as_it_was(monke
             assert task(batch(), step(training=False))[1]["task"].item() == pytest.approx(losses[Chunk(8, 16)])
 
 
+def test_training_rounds_left_contexts_to_whole_chunks_as_icefall_does() -> None:
+    for size, left in product((8, 16, 24, 0), (4, 8, 20, 24, 100, 0)):
+        chunks = max(1, left // size) if size and left else 0  # icefall's left_context_chunks; 0: all
+        (drawn,) = {ChunkConfig((size,), (left,)).of(step(index)) for index in range(3)}
+        assert drawn == (Chunk(size, chunks * size) if chunks else Chunk(size, left))
+    mixed = ChunkConfig((8, 24), (4, 20, 100), valid_size=8, valid_left_context=16)
+    assert chunks_for(network().encoder, mixed) == mixed
+
+
 def test_what_an_encoder_cannot_compute_is_refused() -> None:
     assert chunks_for(network(causal=False).encoder, None) is None
     assert chunks_for(network().encoder, None) == ChunkConfig()
@@ -82,6 +92,8 @@ def test_what_an_encoder_cannot_compute_is_refused() -> None:
         chunks_for(network(causal=False).encoder, CHUNKS)
     with pytest.raises(UserError, match="a chunk of 6 frames is not a multiple"):
         chunks_for(network().encoder, ChunkConfig((8, 6), (8,)))
+    with pytest.raises(UserError, match="20 frames is not a multiple of the chunk of 8 frames; give 16 or 24"):
+        chunks_for(network().encoder, ChunkConfig((8,), (8,), valid_size=8, valid_left_context=20))
     with pytest.raises(UserError, match="a chunk of 6 frames"):
         TransducerTask(network(), LOSS, chunks=ChunkConfig((8,), (8,), valid_size=6))
     with pytest.raises(ValueError, match="must not be empty"):
