@@ -32,7 +32,8 @@ class BudgetConfig:
 
     Attributes:
         steps: further steps of a line: of pruning and fine-tuning together, or of training from scratch.
-        prune_share: share of the steps that goes to pruning; the rest goes to fine-tuning.
+        prune_share: share of the steps that goes to pruning; the rest goes to fine-tuning. Without fine-tuning,
+            pruning takes all steps.
         teacher_steps: steps of the teacher, which lines with ``budget: total`` get in addition; None: as recorded in
             its experiment directory.
     """
@@ -69,7 +70,7 @@ class MethodConfig:
         finetune_settings: overrides of the fine-tuning (or ``scratch``) configuration.
         budget: ``further``: the steps of the sweep's budget; ``total``: for weights from scratch, also the teacher's.
         times: multiple of the budget's steps.
-        prune_share: for ``method``: share of pruning, if not the budget's.
+        prune_share: for ``method``: share of pruning, if not the budget's. Without fine-tuning, the rest is not used.
         shown: name in tables and plots, if the line has another: for words that mean something else in other tables.
         curve: name of the curve over several budgets that the line is a point of; None: its own name.
         targets, seeds: targets and seeds of this line, if not all of the sweep's.

@@ -284,7 +284,7 @@ class Steps:
 
 
 def steps_of(config: SweepConfig, method: MethodConfig) -> Steps:
-    """Return the steps that the budget of a sweep gives to a line.
+    """Return the steps that the budget of a sweep gives to a line; without fine-tuning, all of them are of pruning.
 
     Raises:
         UserError: the steps of the teacher are needed and not known.
@@ -298,9 +298,11 @@ def steps_of(config: SweepConfig, method: MethodConfig) -> Steps:
     if method.fresh or method.dense:
         return Steps(trained=whole)
     if method.structure_from is not None:  # the steps of its pruning are those of the other line
-        return Steps(trained=whole - (steps_of(config, config.methods[method.structure_from]).pruned or 0))
-    pruned = round(whole * (method.prune_share or config.budget.prune_share))
-    return Steps(pruned, whole - pruned)
+        taken = steps_of(config, config.methods[method.structure_from]).pruned or 0
+        return Steps(trained=whole - taken if method.finetune else 0)
+    share = method.prune_share or (config.budget.prune_share if method.finetune else 1.0)
+    pruned = round(whole * share)
+    return Steps(pruned, whole - pruned if method.finetune else 0)
 
 
 def teacher_steps(config: SweepConfig) -> int:

@@ -53,6 +53,23 @@ def test_further_steps_are_those_of_pruning_and_fine_tuning_together(tmp_path: P
     assert (steps(prune), steps(finetune)) == (3000, 3000)
 
 
+def test_a_line_that_is_not_fine_tuned_prunes_for_all_steps(tmp_path: Path) -> None:
+    lines = {"cut": {"method": "taylor", "finetune": False},
+             "part": {"method": "taylor", "finetune": False, "prune_share": 0.25},
+             "repaired": {"structure_from": "cut", "repair": 30, "finetune": False},
+             "tuned": {"structure_from": "part"}, "late": {"structure_from": "cut"}}  # fmt: skip
+    config = config_of(tmp_path, lines)
+    assert [words[0] for words in commands(config, "cut")] == ["pruning.bin.prune", "pruning.bin.extract"]
+    assert steps(commands(config, "cut")[0]) == 2000 and steps(commands(config, "part")[0]) == 500
+    assert [words[0] for words in commands(config, "repaired")] == ["pruning.bin.extract"]
+    assert steps(commands(config, "tuned")[-1]) == 1500
+    taken = {name: sweep.steps_of(config, line) for name, line in config.methods.items()}
+    assert taken["cut"] == sweep.Steps(2000, 0) and taken["repaired"] == sweep.Steps(None, 0)
+    assert taken["part"] == sweep.Steps(500, 0), "what fine-tuning does not take is not counted"
+    with pytest.raises(UserError, match="the pruning of cut takes all the steps of late"):
+        sweep._check_budgets(config, "sweep.yaml")
+
+
 def test_from_scratch_gets_the_further_steps_or_the_teachers_as_well(tmp_path: Path) -> None:
     lines = {
         "scratch": {"uniform": "width"},
