@@ -27,6 +27,8 @@ from pruning.models.zipformer_config import ZipformerConfig
 logger = logging.getLogger(__name__)
 
 _REMEDY = "give a checkpoint of icefall's recipe zipformer"
+_DIMENSIONS = "give --query-head-dim, --pos-head-dim and --value-head-dim as in training"
+_OWN_SETTINGS = "give the checkpoint as icefall wrote it, or one without settings and icefall's options"
 _ENCODER = "encoder."
 _EARLIER = "encoder.encoder_embed.conv.0.weight"  # of Zipformers of pruned_transducer_stateless7 and 8
 
@@ -41,6 +43,8 @@ class ZipformerOptions:
         num_heads: number of heads; None: what the shapes and the dimensions of a head give.
         downsampling_factor: factors of the stacks; None: what the shapes give.
         causal: whether the network is causal; None: what the shapes give.
+
+    None of them may differ from what the checkpoint says.
     """
 
     query_head_dim: Optional[tuple[Count, ...]] = None
@@ -139,27 +143,31 @@ def encoder_config(
         source: name of the checkpoint for messages.
 
     Raises:
-        UserError: the network is another Zipformer, or the options contradict its shapes.
+        UserError: the network is another Zipformer, or options, ``settings`` and its shapes contradict each other.
     """
     shapes = _Shapes(state, source)
     if shapes.has(_EARLIER):
         raise UserError(f"{source} is a Zipformer of an earlier recipe (pruned_transducer_stateless7 or 8)", _REMEDY)
     stacks = [_stack_shape(shapes, number) for number in range(shapes.count(r"encoder\.encoders\.(\d+)\."))]
     causal = _causal(shapes)
-    if options.causal not in (None, causal):
-        raise UserError(f"{source} is {'' if causal else 'not '}causal", f"give --causal {str(causal).lower()}")
+    _check_causal(causal, settings, options, source)
     factors = tuple(stack.downsampling for stack in stacks)
-    said = _per_stack("downsampling_factor", options, {}, len(stacks), source)
+    said = _per_stack("downsampling_factor", options, settings, len(stacks), source)
     if said not in (None, factors):
-        raise UserError(f"{source} downsamples by {_list(factors)}, not by {_list(said or ())}",
-                        "leave out --downsampling-factor")  # fmt: skip
+        stored = "downsampling_factor" in settings
+        raise UserError(f"{source} downsamples by {_list(factors)}, not by {_list(said or ())}"
+                        + " as its downsampling_factor says" * stored,
+                        _OWN_SETTINGS if stored else "leave out --downsampling-factor")  # fmt: skip
     dims = {name: _per_stack(name, options, settings, len(stacks), source) or () for name in _DEFAULTS}
     heads = tuple(_heads(stack, number, [dims[name][number] for name in _DEFAULTS], source)
                   for number, stack in enumerate(stacks))  # fmt: skip
-    if _per_stack("num_heads", options, {}, len(stacks), source) not in (None, heads):
-        raise UserError(
-            f"{source} has {_list(heads)} heads, if those have the given dimensions", "leave out --num-heads"
-        )
+    said = _per_stack("num_heads", options, settings, len(stacks), source)
+    if said not in (None, heads):
+        stored = "num_heads" in settings
+        of_heads = "; ".join(_list(values) for values in dims.values())
+        raise UserError(f"{source} has {_list(heads)} heads, if those have the query, position and value dimensions "
+                        f"{of_heads}, not {_list(said or ())}" + " as its num_heads says" * stored,
+                        _DIMENSIONS if stored else "leave out --num-heads")  # fmt: skip
     logger.info("%s: heads per stack %s", source, _list(heads))
 
     def sizes(tensor: str, dim: int = 0) -> tuple[int, ...]:
@@ -195,21 +203,49 @@ def encoder_config(
 def _per_stack(
     name: str, options: ZipformerOptions, settings: Mapping[str, Any], stacks: int, source: str
 ) -> Optional[tuple[int, ...]]:
-    """Return an option's value for each stack: given, else as the checkpoint says, else icefall's default, if any."""
-    values = getattr(options, name)
-    if values is None and name in settings:
-        try:
-            values = tuple(int(value) for value in str(settings[name]).strip("()[] ").rstrip(",").split(","))
-        except ValueError:
-            raise UserError(f"{source} has {name} {settings[name]!r}, which is not a list of numbers",
-                            f"give --{name.replace('_', '-')}") from None  # fmt: skip
-    values = values or _DEFAULTS.get(name)
-    if values is None:
+    """Return a value for each stack: as the checkpoint says, else as given, else icefall's default, if any.
+
+    Raises:
+        UserError: the option differs from what the checkpoint says, or one of them is not for this number of stacks.
+    """
+    option = f"--{name.replace('_', '-')}"
+    given, stored = getattr(options, name), _stored(name, settings, source)
+    said = {place: _expanded(values, stacks, place, source)
+            for place, values in ((name, stored), (option, given)) if values is not None}  # fmt: skip
+    if len(set(said.values())) > 1:
+        what = f"{source} was trained with {name} {_list(said[name])}, but {option} says {_list(said[option])}"
+        raise UserError(what, f"leave out {option}")
+    default = _DEFAULTS.get(name)
+    return next(iter(said.values()), None if default is None else default * stacks)
+
+
+def _stored(name: str, settings: Mapping[str, Any], source: str) -> Optional[tuple[int, ...]]:
+    """Return the numbers that a checkpoint says for one of the `ZipformerOptions`; None if it says none."""
+    if name not in settings:
         return None
+    try:
+        return tuple(int(value) for value in str(settings[name]).strip("()[] ").rstrip(",").split(","))
+    except ValueError:
+        what = f"{source} has {name} {settings[name]!r}, which is not a list of numbers"
+        raise UserError(what, _OWN_SETTINGS) from None
+
+
+def _expanded(values: tuple[int, ...], stacks: int, place: str, source: str) -> tuple[int, ...]:
+    """Return one value per stack."""
     if len(values) not in (1, stacks):
-        raise UserError(f"--{name.replace('_', '-')} has {len(values)} values, but {source} has {stacks} stacks",
-                        "give one, or one per stack")  # fmt: skip
-    return tuple(values) * (stacks if len(values) == 1 else 1)
+        remedy = "give one, or one per stack" if place.startswith("--") else _OWN_SETTINGS
+        raise UserError(f"{place} has {len(values)} values, but {source} has {stacks} stacks", remedy)
+    return values * (stacks if len(values) == 1 else 1)
+
+
+def _check_causal(causal: bool, settings: Mapping[str, Any], options: ZipformerOptions, source: str) -> None:
+    """Refuse a checkpoint or an option that says something else than the shapes about whether a network is causal."""
+    found = f"{source} is {'' if causal else 'not '}causal"
+    stored = settings.get("causal")
+    if stored is not None and (str(stored).lower() in ("true", "1")) != causal:
+        raise UserError(f"{found} by its tensors, but its setting causal is {stored}", _OWN_SETTINGS)
+    if options.causal not in (None, causal):
+        raise UserError(found, f"give --causal {str(causal).lower()}")
 
 
 def _heads(stack: _StackShape, number: int, dims: Sequence[int], source: str) -> int:
@@ -220,8 +256,7 @@ def _heads(stack: _StackShape, number: int, dims: Sequence[int], source: str) ->
     if heads < 1 or any(heads * each[name] != rows for name, rows in stack.rows.items()):
         rows = ", ".join(str(count) for count in stack.rows.values())
         raise UserError(f"stack {number} of {source} does not have heads of query, position and value dimensions "
-                        f"{query}, {position} and {value}: its tensors have {rows} rows",
-                        "give --query-head-dim, --pos-head-dim and --value-head-dim as in training")  # fmt: skip
+                        f"{query}, {position} and {value}: its tensors have {rows} rows", _DIMENSIONS)  # fmt: skip
     return heads
 
 

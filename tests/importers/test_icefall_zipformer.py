@@ -108,8 +108,8 @@ def test_settings_of_the_checkpoint_come_before_defaults() -> None:
                     **settings).config == model.config  # fmt: skip
     assert imported(icefall_state(model), ZipformerOptions(), **{**settings, "query_head_dim": (5, 5, 5),
                     "pos_head_dim": [2]}).config == model.config  # fmt: skip
-    refused("has query_head_dim 'wide', which is not a list of numbers; give --query-head-dim", icefall_state(model),
-            ZipformerOptions(), **{**settings, "query_head_dim": "wide"})  # fmt: skip
+    refused("has query_head_dim 'wide', which is not a list of numbers; give the checkpoint as icefall wrote it",
+            icefall_state(model), ZipformerOptions(), **{**settings, "query_head_dim": "wide"})  # fmt: skip
     refused("was trained with token 3 as blank, but blank must be token 0", icefall_state(model), blank_id=3)
 
 
@@ -139,12 +139,36 @@ def test_what_contradicts_the_shapes_is_refused() -> None:
     refused("stack 0 of epoch-1.pt does not have heads of query, position and value dimensions 32, 4 and 12", state,
             ZipformerOptions())  # fmt: skip
     dims = {"query_head_dim": (5,), "pos_head_dim": (2,), "value_head_dim": (3,)}
-    refused("has 4,4,8 heads", state, ZipformerOptions(**dims, num_heads=(4,)))
+    refused("has 4,4,8 heads, if those have the query, position and value dimensions 5,5,5; 2,2,2; 3,3,3, not 4,4,4; "
+            "leave out --num-heads", state, ZipformerOptions(**dims, num_heads=(4,)))  # fmt: skip
     refused("downsamples by 1,2,4, not by 2,2,2", state, ZipformerOptions(**dims, downsampling_factor=(2,)))
     refused("has 2 values, but epoch-1.pt has 3 stacks", state, ZipformerOptions(**dims, num_heads=(4, 4)))
     refused("epoch-1.pt is causal; give --causal true", causal, ZipformerOptions(**dims, causal=False))
     refused("epoch-1.pt is not causal; give --causal false", state, ZipformerOptions(**dims, causal=True))
     refused("feature_dim of 40", state, feature_dim=40)
+
+
+def test_what_contradicts_the_settings_of_the_checkpoint_is_refused() -> None:
+    state, causal = icefall_state(transducer()), icefall_state(transducer(causal=True))
+    settings = {"num_heads": "4,4,8", "query_head_dim": "5", "pos_head_dim": "2", "value_head_dim": "3",
+                "downsampling_factor": "1,2,4", "causal": False}  # fmt: skip
+    assert imported(state, **settings).config == imported(state, ZipformerOptions(), **settings).config
+    half = ZipformerOptions(query_head_dim=(10,), pos_head_dim=(4,), value_head_dim=(6,))  # the same shapes
+    assert imported(state, half).config.zipformer.num_heads != imported(state).config.zipformer.num_heads
+    refused("was trained with query_head_dim 5,5,5, but --query-head-dim says 10,10,10; leave out --query-head-dim",
+            state, half, **settings)  # fmt: skip
+    for option, said in (("num_heads", "2,2,4"), ("downsampling_factor", "2,2,4")):
+        flag, values = option.replace("_", "-"), tuple(map(int, said.split(",")))
+        refused(f"was trained with {option} {settings[option]}, but --{flag} says {said}; leave out --{flag}",
+                state, ZipformerOptions(**{option: values}), **settings)  # fmt: skip
+    refused("has 4,4,8 heads, if those have the query, position and value dimensions 5,5,5; 2,2,2; 3,3,3, not 2,2,4 as "
+            "its num_heads says; give --query-head-dim", state, num_heads="2,2,4")  # fmt: skip
+    refused("has 2,2,4 heads, .*10,10,10; 4,4,4; 6,6,6, not 4,4,8 as its num_heads", state, half, num_heads="4,4,8")
+    refused("downsamples by 1,2,4, not by 2,2,4 as its downsampling_factor says; give the checkpoint as icefall wrote",
+            state, downsampling_factor=(2, 2, 4))  # fmt: skip
+    refused("num_heads has 2 values, but epoch-1.pt has 3 stacks; give the checkpoint", state, num_heads="4,4")
+    refused("is causal by its tensors, but its setting causal is False; give the checkpoint", causal, **settings)
+    refused("is not causal by its tensors, but its setting causal is True", state, **{**settings, "causal": True})
 
 
 def test_other_tensors_are_refused() -> None:
