@@ -42,7 +42,7 @@ def break_even_table(comparison: Comparison, target: str, style: str = "github")
     measure, rows = comparison.measure, []
     for lines in curves.values():
         for line in lines:
-            if line.method in comparison.fresh or line.steps is None:
+            if line.method in comparison.fresh | comparison.dense or line.steps is None:
                 continue
             rate = float(line.rates.mean())
             row = {

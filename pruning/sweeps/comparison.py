@@ -86,17 +86,22 @@ def write_utterances(config: SweepConfig, results: PathLike, made_by: Mapping[st
     """
     sets = {name: found.to_dict() for name, found in config.measuring.utterances(config.test_data).items()}
     write_json(Path(results) / UTTERANCES, {"schema": SCHEMA, "sets": sets})
-    legend = {"schema": SCHEMA, "reference": config.reference, "decoding": config.decoding,
-              "measure": config.measuring.name, "kind": config.kind.name,
-              "methods": {name: line.words for name, line in config.methods.items()},
-              "shown": {name: line.shown for name, line in config.methods.items() if line.shown},
-              "curves": {name: line.curve for name, line in config.methods.items() if line.curve},
-              "fresh": [name for name, line in config.methods.items() if line.fresh],
-              "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
-              "targets": {name: list(settings) for name, settings in config.targets.items()},
-              "runs": [[run.target, run.method, run.seed] for run in expand(config)],
-              "results": dict(made_by)}  # fmt: skip
-    write_json(Path(results) / LEGEND, legend)
+    write_json(Path(results) / LEGEND, legend_of(config, made_by))
+
+
+def legend_of(config: SweepConfig, made_by: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a results directory says of the lines of its sweep, as JSON values; see `write_utterances`."""
+    return {"schema": SCHEMA, "reference": config.reference, "decoding": config.decoding,
+            "measure": config.measuring.name, "kind": config.kind.name,
+            "methods": {name: line.words for name, line in config.methods.items()},
+            "shown": {name: line.shown for name, line in config.methods.items() if line.shown},
+            "curves": {name: line.curve for name, line in config.methods.items() if line.curve},
+            "fresh": [name for name, line in config.methods.items() if line.fresh],
+            "dense": [name for name, line in config.methods.items() if line.dense],
+            "claims": {name: dataclasses.asdict(claim) for name, claim in config.claims.items()},
+            "targets": {name: list(settings) for name, settings in config.targets.items()},
+            "runs": [[run.target, run.method, run.seed] for run in expand(config)],
+            "results": dict(made_by)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ class Comparison:
         measure: meaning of the rates.
         curves: method -> name of the curve over several budgets that it is a point of, if not its own.
         fresh: methods whose encoder starts with random weights.
+        dense: methods that train the teacher on, without pruning.
         names: method -> its name in tables and plots, if it has another.
     """
 
@@ -173,6 +179,7 @@ class Comparison:
     measure: Measure = MEASURES["wer"]
     curves: Mapping[str, str] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
+    dense: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self, method: str) -> str:
@@ -272,7 +279,8 @@ def read(results: PathLike) -> Comparison:
         planned.setdefault((target, method), []).append(seed)
     return Comparison(lines, design, legend["reference"], legend["methods"], legend["claims"], planned,
                       tuple(sorted(commits)), _measure_of(legend), legend.get("curves", {}),
-                      frozenset(legend.get("fresh", ())), legend.get("shown", {}))  # fmt: skip
+                      frozenset(legend.get("fresh", ())), frozenset(legend.get("dense", ())),
+                      legend.get("shown", {}))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pruning.sweeps import comparison
 from tests.sweeps.test_comparison import SCHEMA, SETS, cells, utterances, write
 
 RATES = {"taylor": (2000, 0.2, 600.0), "scratch": (2000, 0.6, 300.0), "scratch-3x": (6000, 0.3, 900.0),
-         "scratch-total": (11000, 0.1, None), "better": (2000, 0.05, 700.0)}  # fmt: skip
+         "scratch-total": (11000, 0.1, None), "better": (2000, 0.05, 700.0), "longer": (2000, 0.04, 700.0)}  # fmt: skip
 
 
 @pytest.fixture
@@ -23,7 +23,8 @@ def results(tmp_path: Path) -> Path:
     fresh = [name for name in RATES if name.startswith("scratch")]
     legend = {"schema": SCHEMA, "measure": "wer", "reference": "taylor", "claims": {}, "decoding": "greedy_search",
               "targets": {"quarter": []}, "methods": {name: name for name in RATES}, "fresh": fresh,
-              "curves": dict.fromkeys(fresh, "scratch"), "runs": [["quarter", name, 1] for name in RATES],
+              "dense": ["longer"], "curves": dict.fromkeys(fresh, "scratch"),
+              "runs": [["quarter", name, 1] for name in RATES],
               "results": dict.fromkeys(["teacher", *(f"quarter/{name}/seed1" for name in RATES)], "x")}  # fmt: skip
     write_json(tmp_path / comparison.LEGEND, legend)
     write(tmp_path, "teacher", {"clean": 0.05, "other": 0.05})
@@ -40,7 +41,7 @@ def test_break_even_is_between_the_budgets(results: Path) -> None:
     table = cells(budget_tables.break_even_table(found, "quarter"))
     assert table[0] == ["pruned", "further steps", "WER %", "break-even with scratch"]
     rows = {row[0]: row[1:] for row in table[2:]}
-    assert rows.keys() == {"taylor", "better"}
+    assert rows.keys() == {"taylor", "better"}, "longer is the teacher trained on: nothing was pruned"
     # half of the way from 30 % after 6000 steps to 10 % after 11000, in the logarithm of the steps
     assert rows["taylor"] == ["2000", "20.00", f"{(6000 * 11000) ** 0.5 / 2000:.1f}"]
     assert rows["better"][2] == "> 5.5"

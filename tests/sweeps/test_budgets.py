@@ -11,7 +11,7 @@ import pytest
 
 from pruning.errors import UserError
 from pruning.files import write_json
-from pruning.sweeps import sweep
+from pruning.sweeps import comparison, sweep
 from pruning.sweeps.definition import SweepConfig
 from pruning.sweeps.lines import BudgetConfig, MethodConfig
 
@@ -140,6 +140,13 @@ def test_taken_weights_leave_what_their_pruning_did_not_take(tmp_path: Path) -> 
     longer = config_of(tmp_path, {"long": {"method": "taylor", "times": 4}, "again": {"structure_from": "long"}})
     with pytest.raises(UserError, match=r"the pruning of long takes all the steps of again; give it a larger times"):
         sweep._check_budgets(longer, "sweep.yaml")
+
+
+def test_the_legend_tells_fresh_and_dense_lines_from_pruned_ones(tmp_path: Path) -> None:
+    lines = {"taylor": {"method": "taylor"}, "scratch": {"uniform": "width"}, "longer": {"dense": True},
+             "fresh": {"structure_from": "taylor", "reinitialise": True}}  # fmt: skip
+    legend = comparison.legend_of(config_of(tmp_path, lines), {"teacher": "x"})
+    assert legend["fresh"] == ["scratch", "fresh"] and legend["dense"] == ["longer"]
 
 
 def test_points_of_a_curve_have_different_steps(tmp_path: Path) -> None:
