@@ -16,6 +16,7 @@ _OF_LANGUAGE_MODELS = {
 ADDED = {
     "model.encoder.dense_dim": ("d_model", 0),
     "model.decoder_group": ("context_size", 1),
+    "model.ranks": ("mix", {}),
     **{f"model.{key}": ("tied", value) for key, value in _OF_LANGUAGE_MODELS.items()},
 }
 """New key of an optional part of a configuration -> a key that this part always has, and the value that older versions

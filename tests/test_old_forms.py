@@ -35,6 +35,7 @@ def test_keys_are_added_to_parts_that_are_there() -> None:
     old = {"model": {"encoder": {"d_model": 8}}}
     assert old_forms.configuration(old) == {"model": {"encoder": {"d_model": 8, "dense_dim": 0}}}
     assert old == {"model": {"encoder": {"d_model": 8}}}
+    assert old_forms.configuration({"model": {"mix": True}}) == {"model": {"mix": True, "ranks": {}}}
     for same in ({"model": None}, {"model": {"encoder": {"type": "conformer", "config": {"d_model": 8}}}}, {},
                  {"model": {"encoder": {"d_model": 8, "dense_dim": 9}}}):  # fmt: skip
         assert old_forms.configuration(same) == same

@@ -156,9 +156,8 @@ class EncoderHeadKind(CutsKind[SpeechModel]):
     @classmethod
     def capabilities(cls, network: SpeechModel) -> Capabilities:
         """Return what the encoder supports; with a CTC head, also the CTC decoding methods."""
-        techniques = TECHNIQUES if network.encoder.factorable else TECHNIQUES[:1]
         decodings = _BY_CTC if network.config.task == CTC else ()
-        return Capabilities(techniques, repair=True, exports=ONNX_FORMS, decodings=decodings)
+        return Capabilities(TECHNIQUES, repair=True, exports=ONNX_FORMS, decodings=decodings)
 
     @classmethod
     def parts(cls) -> dict[str, tuple[str, ...]]:
@@ -232,15 +231,20 @@ class EncoderHeadKind(CutsKind[SpeechModel]):
                 raise UserError("the configuration has no model.encoder",
                                 "give its dimensions, or pretrained=DIRECTORY (--pretrained of a recipe)")  # fmt: skip
             return SpeechModel(config)
-        encoder = self._pretrained(self.config.pretrained)
-        model = SpeechModel(replace(config, encoder=encoders.describe(encoder)))
+        encoder, ranks = self._pretrained(self.config.pretrained)
+        model = SpeechModel(replace(config, encoder=encoders.describe(encoder), ranks=ranks))
         model.encoder.load_state_dict(encoder.state_dict(), strict=True)
         return model
 
-    def _pretrained(self, source: str) -> Encoder:
-        ours = checkpoint.best_path(source).is_file()
-        encoder = self.load_network(source)[0].encoder if ours else load_encoder(source)
-        return encoder if self.config.tail is None else encoder.with_tail(self.config.tail)
+    def _pretrained(self, source: str) -> tuple[Encoder, dict[str, int]]:
+        """Return the pre-trained encoder, and the ranks that the configuration of its network has."""
+        ranks: dict[str, int] = {}
+        if checkpoint.best_path(source).is_file():
+            network = self.load_network(source)[0]
+            encoder, ranks = network.encoder, network.config.ranks
+        else:
+            encoder = load_encoder(source)
+        return encoder if self.config.tail is None else encoder.with_tail(self.config.tail), ranks
 
     def begin(self, network: SpeechModel) -> None:
         """Set the feature statistics of an encoder that takes features and is not pre-trained."""

@@ -50,13 +50,14 @@ class Encoder(nn.Module, ABC):
     Attributes:
         form: name of the encoder type in a description, see `pruning.models.encoder_types`.
         convolutions: name of the module of convolutions that reads the input.
-        factorable: whether single weights or rank-1 components can be pruned, which needs `with_ranks`.
+        holds_ranks: whether its own configuration has the ranks of factored layers; otherwise that of the network has
+            them which the encoder is part of.
         chunk: context that forward passes see, see `see`.
     """
 
     form: ClassVar[str]
     convolutions: ClassVar[str]
-    factorable: ClassVar[bool] = True
+    holds_ranks: ClassVar[bool] = True
     config: Dimensions
     chunk: Chunk = WHOLE
 
@@ -208,6 +209,10 @@ class Encoder(nn.Module, ABC):
     def shrink(self, structure: Structure) -> Encoder:
         """Return a new encoder with the shapes that ``structure`` leaves."""
 
-    @abstractmethod
     def with_ranks(self, ranks: Mapping[str, int]) -> Encoder:
-        """Return a new encoder with the layers of ``ranks`` factored; its weights are not set."""
+        """Return a new encoder with the layers of ``ranks`` factored; its weights are not set.
+
+        Raises:
+            ValueError: its configuration has no ranks, see `holds_ranks`.
+        """
+        raise ValueError(f"the configuration of an encoder of type {self.form} has no ranks")

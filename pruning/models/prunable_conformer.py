@@ -25,7 +25,7 @@ class DeclaredConformer(Encoder):
 
     form = "conformer"
     convolutions = "subsampling"
-    factorable = False
+    holds_ranks = False
     config: ConformerConfig
 
     @property
@@ -81,14 +81,6 @@ class DeclaredConformer(Encoder):
     def shrink(self, structure: Structure) -> PrunableConformer:
         """Return a new encoder with the shapes that ``structure`` leaves."""
         return PrunableConformer(conformer_units.shrink(self.config, structure, ""))
-
-    def with_ranks(self, ranks: Mapping[str, int]) -> PrunableConformer:
-        """Not supported, because the configuration has no ranks; `factorable` is False.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("a Conformer with a head does not support factored layers")
 
 
 class PrunableConformer(ConformerEncoder, DeclaredConformer):

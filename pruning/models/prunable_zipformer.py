@@ -29,7 +29,7 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
 
     form = "zipformer"
     convolutions = "subsampling"
-    factorable = False
+    holds_ranks = False
     config: ZipformerConfig
 
     @property
@@ -98,11 +98,3 @@ class PrunableZipformer(ZipformerEncoder, Encoder):
     def shrink(self, structure: Structure) -> PrunableZipformer:
         """Return a new encoder with the shapes that ``structure`` leaves."""
         return PrunableZipformer(zipformer_units.shrink(self.config, structure))
-
-    def with_ranks(self, ranks: Mapping[str, int]) -> PrunableZipformer:
-        """Not supported, because the configuration has no ranks; `factorable` is False.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("a Zipformer with a head does not support factored layers")

@@ -9,23 +9,18 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pruning.core.cost import CostTerm
+from pruning.core import low_rank
 from pruning.core.distillation import frame_mask
-from pruning.core.low_rank import LinearLayer
 from pruning.core.precision import at_least_float32
-from pruning.core.prunable import plain_state
-from pruning.core.structure import Structure
-from pruning.core.units import WIDTH, UnitGroup, prefixed
-from pruning.limits import Fraction, Natural, OneOf, check_fields
+from pruning.limits import Count, Fraction, Natural, OneOf, check_fields
 from pruning.models import encoder_types as encoders
 from pruning.models.conformer import EncoderOutput
 from pruning.models.encoder import Encoder
-from pruning.models.module_units import read_by
+from pruning.models.encoder_network import PREFIX, EncoderNetwork
 
 CTC, INTENT = "ctc", "intent"
 TASKS = (CTC, INTENT)
 POOLINGS = ("mean", "attention")
-_PREFIX = "encoder."
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,8 @@ class SpeechModelConfig:
         pooling: pooling of ``intent``: ``mean`` over frames, or ``attention`` with learned weights (arXiv 1803.10963,
             section 3.1).
         dropout: dropout before the head.
+        ranks: for encoders whose own configuration has no ranks (Conformer, Zipformer): linear layer of the encoder,
+            with ``encoder.`` before its name -> rank of its factored form; layers without an entry are dense.
     """
 
     encoder: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +48,7 @@ class SpeechModelConfig:
     hidden: Natural = 0
     pooling: Annotated[str, OneOf(POOLINGS)] = "attention"
     dropout: Fraction = 0.1
+    ranks: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -117,15 +115,16 @@ class Head(nn.Module):
         return (shares[:, :, None] * x).sum(dim=1)
 
 
-class SpeechModel(nn.Module):
+class SpeechModel(EncoderNetwork):
     """An encoder and a head. Only the encoder is pruned, because the head is small.
 
     Raises:
-        ValueError: the number of outputs is below 2.
+        ValueError: the number of outputs is below 2, or ranks are not possible.
         UserError: the description of the encoder is not valid.
     """
 
     kind: ClassVar[str] = "speech_model"
+    config: SpeechModelConfig
 
     def __init__(self, config: SpeechModelConfig) -> None:
         super().__init__()
@@ -134,6 +133,9 @@ class SpeechModel(nn.Module):
         self.config = config
         self.encoder = encoders.build(config.encoder)
         self.head = Head(config, self.encoder.width, self.encoder.depth + 1)
+        if config.ranks and self.encoder.holds_ranks:
+            raise ValueError("model.ranks must be empty: an encoder of this type has ranks of its own, in its config")
+        low_rank.install(self, config.ranks)
 
     @property
     def blank_id(self) -> int:
@@ -151,71 +153,35 @@ class SpeechModel(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             return SpeechOutput(self.head(encoded), encoded)
 
-    @property
-    def residual_width(self) -> int:
-        """Number of channels of the encoder's residual stream."""
-        return self.encoder.residual_width
-
-    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
-        """Return the unit groups of the encoder; the head reads the residual width."""
-        return self._of_model(self.encoder.unit_groups(width))
-
-    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
-        """Return the unit groups with the tensor names of `plain_state`."""
-        return self._of_model(self.encoder.plain_unit_groups(width))
-
-    def _of_model(self, groups: Sequence[UnitGroup]) -> list[UnitGroup]:
-        """Return groups of the encoder as groups of the model."""
-        groups = [prefixed(group, _PREFIX) for group in groups]
-        return [read_by(group, self._readers()) if group.kind == WIDTH else group for group in groups]
-
-    def _readers(self) -> list[str]:
+    def readers(self) -> list[str]:
         """Return the names of the linear layers of the head that read the encoder's output."""
         if self.head.hidden is not None:
             return ["head.hidden"]
         return ["head.output"] if self.head.attention is None else ["head.attention", "head.output"]
 
-    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
-        """Return the cost terms of the encoder, for ``frames`` feature frames or samples."""
-        return [replace(term, groups=tuple(f"{_PREFIX}{name}" for name in term.groups))
-                for term in self.encoder.cost_terms(frames, width)]  # fmt: skip
-
-    def linear_layers(self, frames: int) -> list[LinearLayer]:
-        """Return the linear layers of the encoder, for ``frames`` feature frames or samples."""
-        return [replace(layer, name=f"{_PREFIX}{layer.name}")
-                for layer in self.encoder.linear_layers(frames)]  # fmt: skip
+    def around(self, encoder: Encoder) -> SpeechModel:
+        """Return a new model with an encoder of the same description as ``encoder``."""
+        return SpeechModel(replace(self.config, encoder=encoders.describe(encoder)))
 
     def probe(self, generator: torch.Generator) -> Tensor:
         """Return the outputs of the encoder for noise."""
         return self.encoder.probe(generator)
-
-    def plain_state(self) -> dict[str, Tensor]:
-        """Return the tensors with the names of the network that `shrink` returns."""
-        of_encoder = {f"{_PREFIX}{name}": tensor for name, tensor in plain_state(self.encoder).items()}
-        return {**of_encoder, **{f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}}
 
     def plain(self) -> SpeechModel:
         """Return the same network made of this toolkit's modules; itself if it already is."""
         encoder = self.encoder.plain()
         if encoder is self.encoder:
             return self
-        model = self._around(encoder).to(next(self.parameters()).device)
+        model = self.around(encoder).to(next(self.parameters()).device)
         model.load_state_dict(self.plain_state(), strict=True)
         return model.train(self.training)
 
-    def shrink(self, structure: Structure) -> SpeechModel:
-        """Return a new model whose encoder has the shapes that ``structure`` leaves."""
-        own = {name[len(_PREFIX) :]: kept for name, kept in structure.groups.items()}
-        return self._around(self.encoder.shrink(Structure(own)))
-
     def with_ranks(self, ranks: Mapping[str, int]) -> SpeechModel:
         """Return a new model with the layers of ``ranks`` factored in the encoder; its weights are not set."""
-        own = {name[len(_PREFIX) :]: rank for name, rank in ranks.items()}
-        return self._around(self.encoder.with_ranks(own))
-
-    def _around(self, encoder: Encoder) -> SpeechModel:
-        """Return a new model with an encoder of the same description as ``encoder``."""
-        return SpeechModel(replace(self.config, encoder=encoders.describe(encoder)))
+        if not self.encoder.holds_ranks:
+            return SpeechModel(replace(self.config, ranks=dict(ranks)))
+        own = {name[len(PREFIX) :]: rank for name, rank in ranks.items()}
+        return self.around(self.encoder.with_ranks(own))
 
 
 class CtcRecogniser(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Optional, Union
 
@@ -10,24 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core import low_rank
-from pruning.core.cost import CostTerm
 from pruning.core.precision import at_least_float32
-from pruning.core.prunable import plain_state
-from pruning.core.structure import Structure
-from pruning.core.units import WIDTH, UnitGroup, prefixed
 from pruning.errors import UserError
 from pruning.limits import Count, Natural, check_fields
 from pruning.models.conformer import PROBE_FRAMES, ConformerConfig, EncoderOutput
 from pruning.models.encoder import Encoder
+from pruning.models.encoder_network import PREFIX, EncoderNetwork
 from pruning.models.icefall_encoder import IcefallEncoder, IcefallModules
-from pruning.models.module_units import read_by
 from pruning.models.prunable_conformer import PrunableConformer
 from pruning.models.prunable_zipformer import PrunableZipformer
 from pruning.models.subsampling import beyond
 from pruning.models.zipformer_config import ZipformerConfig
 
 BLANK = 0
-_PREFIX = "encoder."
 
 
 @dataclass(frozen=True)
@@ -183,13 +178,14 @@ class Joiner(nn.Module):
         return self.output(x if self.hidden is None else torch.relu(self.hidden(x)))
 
 
-class Transducer(nn.Module):
+class Transducer(EncoderNetwork):
     """Encoder, decoder and joiner, with a CTC head and two projections for the pruned-range loss (arXiv 2206.13236).
 
     Only the encoder, subsampling included, is pruned; the rest is small and is copied from the teacher.
     """
 
     kind: ClassVar[str] = "transducer"
+    config: TransducerConfig
 
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
@@ -233,43 +229,18 @@ class Transducer(nn.Module):
         """Run the encoder, see `ConformerEncoder.forward`."""
         return self.encoder(features, lengths, return_layers)
 
-    @property
-    def residual_width(self) -> int:
-        """Number of channels of the encoder's residual stream."""
-        return self.encoder.residual_width
-
     def existing_layers(self, counts: Mapping[str, float]) -> list[bool]:
         """Return whether each layer of the encoder still computes anything, see `Encoder.existing_layers`."""
-        own = {name[len(_PREFIX) :]: count for name, count in counts.items() if name.startswith(_PREFIX)}
+        own = {name[len(PREFIX) :]: count for name, count in counts.items() if name.startswith(PREFIX)}
         return self.encoder.existing_layers(own)
 
-    def unit_groups(self, width: bool = False) -> list[UnitGroup]:
-        """Return the unit groups of the encoder; with factored layers, only their components.
+    def readers(self) -> list[str]:
+        """Return the names of the linear layers of joiner and heads that read the encoder's output."""
+        return ["joiner.encoder_proj", "simple_am", *(["ctc_head"] if self.config.ctc else [])]
 
-        Raises:
-            UserError: ``width`` is asked for and layers are factored.
-        """
-        if self.config.ranks:
-            return self.plain_unit_groups(width)
-        return self._of_model(self.encoder.unit_groups(width))
-
-    def plain_unit_groups(self, width: bool = False) -> list[UnitGroup]:
-        """Return the unit groups with the tensor names of `plain_state`."""
-        if self.config.ranks:
-            low_rank.refuse_width(width)
-            return low_rank.component_groups(self)
-        return self._of_model(self.encoder.plain_unit_groups(width))
-
-    def _of_model(self, groups: Sequence[UnitGroup]) -> list[UnitGroup]:
-        """Return groups of the encoder as groups of the transducer, whose heads read the residual width."""
-        heads = ["joiner.encoder_proj", "simple_am", *(["ctc_head"] if self.config.ctc else [])]
-        named = [prefixed(group, _PREFIX) for group in groups]
-        return [read_by(group, heads) if group.kind == WIDTH else group for group in named]
-
-    def plain_state(self) -> dict[str, Tensor]:
-        """Return the tensors of the same transducer with an encoder of this toolkit."""
-        around = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_PREFIX)}
-        return {**{f"{_PREFIX}{name}": tensor for name, tensor in plain_state(self.encoder).items()}, **around}
+    def around(self, encoder: Encoder) -> Transducer:
+        """Return a new transducer with an encoder of this toolkit that is described as ``encoder`` is."""
+        return Transducer(self.config.with_encoder(encoder))
 
     def plain(self) -> Transducer:
         """Return a transducer that computes the same with an encoder of this toolkit; itself if it already has one."""
@@ -278,20 +249,6 @@ class Transducer(nn.Module):
         model = Transducer(replace(self.config, icefall=None)).to(next(self.parameters()).device)
         model.load_state_dict(self.plain_state())
         return model.train(self.training)
-
-    def cost_terms(self, frames: int, width: bool = False) -> list[CostTerm]:
-        """Return the cost terms of the encoder, subsampling included, for ``frames`` feature frames."""
-        width = width and not self.config.ranks
-        terms = [replace(term, groups=tuple(f"{_PREFIX}{name}" for name in term.groups))
-                 for term in self.encoder.cost_terms(frames, width)]  # fmt: skip
-        if width:
-            return terms
-        groups = self._of_model(self.encoder.plain_unit_groups())
-        return low_rank.cost_terms(self, groups, terms, self.linear_layers(frames))
-
-    def linear_layers(self, frames: int) -> list[low_rank.LinearLayer]:
-        """Return the linear layers of the encoder that may be factored, for ``frames`` feature frames."""
-        return [replace(layer, name=f"{_PREFIX}{layer.name}") for layer in self.encoder.linear_layers(frames)]
 
     def with_ranks(self, ranks: Mapping[str, int]) -> Transducer:
         """Return a new transducer with the layers of ``ranks`` factored; its weights are not set."""
@@ -303,13 +260,6 @@ class Transducer(nn.Module):
         lengths = torch.tensor([PROBE_FRAMES, PROBE_FRAMES * 2 // 3])
         encoded = self.encoder(features, lengths)
         return encoded.output[~beyond(encoded.lengths, encoded.output.shape[1])]
-
-    def shrink(self, structure: Structure) -> Transducer:
-        """Return a new transducer whose encoder has the shapes that ``structure`` leaves."""
-        if self.config.ranks:
-            return self.with_ranks(low_rank.shrunk_ranks(self, structure))
-        own = {name[len(_PREFIX) :]: kept for name, kept in structure.groups.items()}
-        return Transducer(self.config.with_encoder(self.encoder.shrink(Structure(own))))
 
 
 def _encoder(config: TransducerConfig) -> Encoder:

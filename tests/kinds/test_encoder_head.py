@@ -276,6 +276,35 @@ def test_a_conformer_keeps_the_statistics_of_its_data(work: Path, tmp_path: Path
     torch.testing.assert_close(found, model.encoder.feature_mean)
 
 
+@pytest.mark.parametrize("technique", ["unstructured", "low_rank"])
+@pytest.mark.parametrize("kind", ["zipformer", "conformer"])
+def test_encoders_of_features_are_pruned_by_every_technique(
+    work: Path, tmp_path: Path, kind: str, technique: str
+) -> None:
+    """The small network reloads, is decoded, and gives its encoder to another one with its ranks."""
+    teacher = dense(work, tmp_path, kind, "ctc", trainer={"max_steps": 2, "valid_interval": 2})
+    pruning = settings(work, tmp_path / "prune.yaml", "ctc", method="magnitude", constraint={"size": 0.3},
+                       trainer={"max_steps": 2, "valid_interval": 2})  # fmt: skip
+    prune.main([*options(work, tmp_path / "pruned", pruning), "--teacher", str(teacher), "--technique", technique])
+    small = tmp_path / "small"
+    extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(small)])
+    model, header = EncoderHeadKind.load_network(small)
+    assert header["exactness"] < 1e-4 and bool(model.config.ranks) == (technique == "low_rank")
+    known = facts.read_facts(small)
+    counted = "encoder_parameters" if technique == "low_rank" else "nonzero_parameters"
+    assert known[counted] < 0.8 * known["dense"][counted]
+    decode.main(["--exp-dir", str(small), "--cuts", str(work / "slurp_cuts_dev.jsonl.gz"), "--lang-dir",
+                 str(work / "lang"), "--method", "ctc_greedy_search"])  # fmt: skip
+    config = settings(work, tmp_path / "intent.yaml", "intent", model={"task": "intent"}, pretrained=str(small))
+    data = [[work / f"slurp_cuts_{part}.jsonl.gz"] for part in ("train", "dev")]
+    start = runs.fresh(
+        EncoderHeadKind(configuration.load(encoder_head.RunConfig, config), Inputs(*data, work / "lang"))
+    )
+    assert start.config.ranks == model.config.ranks
+    assert all(torch.equal(tensor, start.encoder.state_dict()[name])
+               for name, tensor in model.encoder.state_dict().items())  # fmt: skip
+
+
 def test_a_hugging_face_checkpoint_is_a_start(work: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="it writes the checkpoint")
     from tests.models.speech_encoders import SHAPES, hf_values

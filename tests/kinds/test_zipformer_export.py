@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.extraction import extract
+from pruning.core.low_rank import factorise, linear_names
 from pruning.core.residual_width import ResidualWidth
 from pruning.deploy import sherpa_decoding as sherpa
 from pruning.deploy.export import write, write_torchscript
@@ -31,6 +32,7 @@ from pruning.speech.decoding.ctc import ctc_greedy_search
 from pruning.speech.decoding.greedy import greedy_search
 from pruning.speech.text.bpe import UNKNOWN_ID, Tokenizer
 from tests.kinds.test_transducer_export import lang_dir
+from tests.models.speech_encoders import random_structure as of_components
 from tests.models.test_zipformer_units import random_structure
 from tests.models.zipformers import small
 
@@ -161,6 +163,16 @@ def test_offline_ctc_in_sherpa_onnx(sounds: list[Sound], lang_dir: Path, tmp_pat
     stream.accept_waveform(RATE, sound.samples)
     theirs.decode_stream(stream)
     assert [token.replace("▁", " ") for token in stream.result.tokens] == spelled(ours, lang_dir)
+
+
+@pytest.mark.slow
+def test_factored_layers_are_exported_with_ctc(sounds: list[Sound], lang_dir: Path, tmp_path: Path) -> None:
+    dense = recogniser(sounds[0].features, causal=True)
+    whole = factorise(dense, linear_names(dense))
+    model = extract(whole, of_components(whole, 3, 0.9)).eval()
+    assert isinstance(model, SpeechModel) and model.config.ranks
+    compared(encoder_head_exports(model, FEATURES), tmp_path / "whole", lang_dir)
+    compared(encoder_head_streams(model, CHUNK), tmp_path / "stream", lang_dir)
 
 
 @torch.no_grad()

@@ -14,14 +14,18 @@ from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.low_rank import factorise, linear_names
 from pruning.core.masking import Masker
+from pruning.core.prunable import prunable
 from pruning.core.residual_width import ResidualWidth
+from pruning.core.single_weights import SingleWeights
 from pruning.core.units import check_groups
 from pruning.errors import UserError
 from pruning.importers.encoder_decoder import configuration
 from pruning.models.conformer import ConformerConfig
 from pruning.models.speech_model import SpeechModel, SpeechModelConfig
+from pruning.models.zipformer_config import ZipformerConfig
 from tests.models.encoder_decoders import MOONSHINE, WHISPER
 from tests.models.speech_encoders import SHAPES, config, hf_values, random_structure, stirred
+from tests.models.zipformers import SMALL
 
 AUDIO_ENCODERS = {"whisper": WHISPER, "moonshine": MOONSHINE}
 CONFORMER = ConformerConfig(16, 2, 4, (2,), (8,), (12,), (8,), 3, 20, (4, 4), (2, 2))
@@ -31,6 +35,8 @@ def description(kind: str) -> dict[str, Any]:
     """Return the description of a small encoder."""
     if kind == "conformer":
         return {"type": kind, "config": dataclasses.asdict(CONFORMER)}
+    if kind == "zipformer":
+        return {"type": kind, "config": dataclasses.asdict(ZipformerConfig(**SMALL))}
     if kind in AUDIO_ENCODERS:
         config_of = configuration(AUDIO_ENCODERS[kind]).encoder
         return {"type": "audio_encoder", "config": dataclasses.asdict(config_of)}
@@ -65,7 +71,7 @@ HEADS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, "zipformer"))
 @pytest.mark.parametrize("head", HEADS)
 def test_masked_is_extracted(kind: str, head: dict[str, Any]) -> None:
     """Also check that the extracted model can be rebuilt from its description, with strict loading."""
@@ -120,13 +126,56 @@ def test_its_costs_are_the_encoders(kind: str) -> None:
     assert cost.dense["size"] == sum(p.numel() for p in alone.parameters())
 
 
-@pytest.mark.parametrize("kind", ["speech_encoder", *AUDIO_ENCODERS])
+@pytest.mark.parametrize("kind", ["conformer", "zipformer", "speech_encoder", *AUDIO_ENCODERS])
 def test_low_rank_of_what_stands_in_a_model(kind: str) -> None:
     model = network(kind)
     factored = factorise(model, linear_names(model))
     assert isinstance(factored, SpeechModel) and all(name.startswith("encoder.") for name in linear_names(model))
     whole, again = model(*inputs(model)).logits, factored(*inputs(model)).logits
     assert torch.allclose(whole, again, atol=1e-4 * float(whole.abs().max()))
+
+
+FACTORED = ("conformer", "zipformer", "speech_encoder", "whisper")
+
+
+@pytest.mark.parametrize("kind", FACTORED)
+@pytest.mark.parametrize("view", ["components", "single weights"])
+def test_masked_is_extracted_without_components_and_single_weights(kind: str, view: str) -> None:
+    """The extracted model is rebuilt from its description, and costs what is counted."""
+    dense = network(kind, mix=False)
+    model = factorise(dense, linear_names(dense)) if view == "components" else dense
+    units = prunable(model) if view == "components" else SingleWeights(model)
+    for seed in range(2):
+        structure = random_structure(units, seed, 0.4)
+        small = extract(model, structure)
+        again = registry.build(json.loads(json.dumps(registry.describe(small))))
+        again.load_state_dict(small.state_dict(), strict=True)
+        with torch.no_grad(), Masker(model, units.unit_groups()).applied(structure.masks()):
+            masked = model(*inputs(dense)).logits
+        found = again.eval()(*inputs(dense)).logits
+        assert torch.allclose(found, masked, atol=1e-4 * float(masked.abs().max()))
+        counted = CostModel(units.unit_groups(), units.cost_terms(60)).structure_cost(structure)["size"]
+        parameters = list(again.encoder.parameters())
+        if view == "components":
+            assert any(".u.weight" in name for name in again.state_dict())
+            assert counted == pytest.approx(sum(parameter.numel() for parameter in parameters))
+        else:  # other parameters than the weights of linear layers may be 0, too
+            assert counted >= sum(int(parameter.count_nonzero()) for parameter in parameters)
+
+
+@pytest.mark.parametrize("kind", FACTORED)
+def test_a_model_is_built_from_the_description_of_an_older_version(kind: str) -> None:
+    model = network(kind)
+    described = registry.describe(model)
+    assert described["config"].pop("ranks") == {}
+    registry.build(described).load_state_dict(model.state_dict(), strict=True)
+
+
+def test_ranks_are_in_one_place() -> None:
+    with pytest.raises(ValueError, match="model.ranks must be empty: an encoder of this type has ranks of its own"):
+        network("whisper", ranks={"encoder.layers.0.ffn.linear1": 3})
+    with pytest.raises(ValueError, match="the configuration of an encoder of type zipformer has no ranks"):
+        network("zipformer").encoder.with_ranks({})
 
 
 @pytest.mark.parametrize("kind", ["conformer", "speech_encoder_large", *AUDIO_ENCODERS])
