@@ -11,22 +11,10 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.experiments import unpickle
 from pruning.experiments.checkpoint import open_tensors
-from pruning.files import PathLike, read_json
+from pruning.files import read_json
 from pruning.importers.hf_directory import PICKLED, REMEDY, SAFE
 
 _COPY = "copy it again"
-
-
-def weights_file(source: PathLike) -> Path:
-    """Return a file of a directory by which its weights can be found.
-
-    Raises:
-        UserError: the directory contains no weights.
-    """
-    for name in (SAFE, PICKLED, f"{SAFE}.index.json", f"{PICKLED}.index.json"):
-        if (Path(source) / name).is_file():
-            return Path(source) / name
-    raise UserError(f"{source} contains no weights", REMEDY)
 
 
 class Weights(Mapping[str, Tensor]):

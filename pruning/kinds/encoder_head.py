@@ -12,7 +12,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import PathLike
 from pruning.importers.encoders import load_encoder
-from pruning.importers.hf_weights import weights_file
+from pruning.importers.hf_weights import files_of
 from pruning.kinds.capabilities import Capabilities
 from pruning.kinds.cuts_kind import CutsKind
 from pruning.kinds.encoder_head_export import encoder_head_exports, encoder_head_streams
@@ -261,12 +261,13 @@ class EncoderHeadKind(CutsKind[SpeechModel]):
         found = checkpoint.read_header(checkpoint.best_path(source))
         return {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
 
-    def stands_on(self) -> dict[str, PathLike]:
-        """Return the pre-trained weights if they are local files; those under a hub name do not change."""
+    def stands_on(self) -> dict[str, list[Path]]:
+        """Return the files of the pre-trained weights if they are local; those under a hub name do not change."""
         source = self.config.pretrained
         if source is None or not Path(source).is_dir():
             return {}
-        return {"pretrained": source if checkpoint.best_path(source).is_file() else weights_file(source)}
+        ours = checkpoint.best_path(source).is_file()
+        return {"pretrained": [checkpoint.file_of(source)] if ours else files_of(Path(source))}
 
     def check(self, network: SpeechModel) -> None:
         """Refuse a network whose task or input is not the configuration's, and chunks that do not fit it."""

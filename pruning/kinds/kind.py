@@ -6,6 +6,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, Protocol, TypeVar
 
 from torch import nn
@@ -307,8 +308,8 @@ class Kind(NetworkKind[N], Generic[N]):
         """Return header entries about the form of the data."""
         return {}
 
-    def stands_on(self) -> dict[str, PathLike]:
-        """Return checkpoints, in addition to those of options, that the weights depend on, by name."""
+    def stands_on(self) -> dict[str, list[Path]]:
+        """Return files of networks, in addition to those of options, that the weights depend on, by name."""
         return {}
 
     def origin(self) -> dict[str, Any]:

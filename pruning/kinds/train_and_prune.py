@@ -170,10 +170,8 @@ def train(
     task = kind.task(kind.own(network.train()), kind.teacher(teacher))
     if "structure" in header:
         task.inherit(Structure.from_dict(header["structure"]))
-    networks = {"init": init, "teacher": teacher, **kind.stands_on()}
-    if inherited is not None:
-        networks["inherit"] = inherited
-    return _fit(kind, task, exp_dir, networks, header, header.get("dense"))
+    networks = _files_of({"init": init, "teacher": teacher, "inherit": inherited})
+    return _fit(kind, task, exp_dir, {**networks, **kind.stands_on()}, header, header.get("dense"))
 
 
 def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[PathLike] = None) -> Ended:
@@ -220,8 +218,8 @@ def prune(kind: Kind[N], exp_dir: PathLike, teacher: PathLike, init: Optional[Pa
     pruner = new_pruner(network, config, kind.seed, metrics, left)
     _start(kind, pruner)
     task = kind.task(kind.own(pruner.network.train()), guide, pruner)
-    networks = {"init": init, "teacher": teacher, "counts_from": config.counts_from,
-                "latency_table": config.constraint.latency_table}  # fmt: skip
+    networks = _files_of({"init": init, "teacher": teacher, "counts_from": config.counts_from,
+                          "latency_table": config.constraint.latency_table})  # fmt: skip
     kept = {key: found[key] for key in (checkpoint.PRETRAINED,) if key in found}
     if init is not None and "structure" in found:
         kept[checkpoint.BEFORE] = found["structure"]
@@ -252,7 +250,7 @@ def _fit(
     kind: Kind[N],
     task: PrunedTask,
     exp_dir: PathLike,
-    networks: Mapping[str, Optional[PathLike]],
+    networks: Mapping[str, list[Path]],
     header: Mapping[str, Any],
     dense: Optional[dict[str, Any]],
 ) -> Ended:
@@ -262,14 +260,14 @@ def _fit(
         kind: kind of network, with the configuration and the data of the run.
         task: task to train.
         exp_dir: experiment directory.
-        networks: checkpoints that the run depends on, by the name of their option; None: not used.
+        networks: files that the run depends on, besides its data, by the name of their option.
         header: header entries for its checkpoints.
         dense: facts of the network that was pruned; None if the run does not involve a pruned network.
     """
     config, table = kind.config, kind.output_table
     world = distributed.initialise(config.trainer.device)
     data = kind.data(world)
-    files = _files({**data.files, "lang_dir": [table.path]}, networks)
+    files = {**data.files, "lang_dir": [table.path], **networks}
     trainer = Trainer(
         config.trainer,
         task=task,
@@ -294,13 +292,9 @@ def _fit(
     return Ended(world, tuple(itertools.chain.from_iterable(files.values())))
 
 
-def _files(data: Mapping[str, Sequence[Path]], networks: Mapping[str, Optional[PathLike]]) -> dict[str, list[Path]]:
-    """Return the files that a run reads, by the name of their option."""
-    files = {name: list(paths) for name, paths in data.items()}
-    for name, path in networks.items():
-        if path is not None:
-            files[name] = [checkpoint.file_of(path)]
-    return files
+def _files_of(networks: Mapping[str, Optional[PathLike]]) -> dict[str, list[Path]]:
+    """Return the files of checkpoints or experiments, by the name of their option, without those that are not given."""
+    return {name: [checkpoint.file_of(path)] for name, path in networks.items() if path is not None}
 
 
 def _fingerprints(files: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:

@@ -323,7 +323,7 @@ def test_a_hugging_face_checkpoint_is_a_start(work: Path, tmp_path: Path) -> Non
     name = "feature_extractor.conv_layers.1.conv.weight"
     assert torch.equal(model.encoder.state_dict()[name], theirs.state_dict()[name])
     assert model.encoder.config.normalise_audio, "as in Hugging Face without a preprocessor configuration"
-    assert recipe.origin() == {"pretrained": "hf"} and recipe.stands_on()["pretrained"].is_file()
+    assert recipe.origin() == {"pretrained": "hf"} and recipe.stands_on()["pretrained"][0].is_file()
 
 
 HJ = {

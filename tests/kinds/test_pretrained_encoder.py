@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pruning import configuration
 from pruning.bin import decode, extract, finetune, prune, train
@@ -56,7 +57,7 @@ def test_a_directory_is_a_start(speech: Path, tmp_path: Path, shape: dict[str, A
     assert isinstance(model, SpeechModel) and model.encoder.described() == theirs.described()
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], tensor)
-    assert kind.origin() == {"pretrained": "hf"} and kind.stands_on()["pretrained"].is_file()
+    assert kind.origin() == {"pretrained": "hf"} and kind.stands_on()["pretrained"][0].is_file()
     assert all(any(name.startswith(prefixes) for name, _ in model.named_parameters())
                for part, prefixes in kind.parts().items() if part != "subsampling")  # fmt: skip
     with pytest.raises(UserError, match="takes samples as input, but the configuration says hears=features"):
@@ -66,6 +67,35 @@ def test_a_directory_is_a_start(speech: Path, tmp_path: Path, shape: dict[str, A
                for name, other in model.named_parameters() if other is parameter}  # fmt: skip
     assert not any("front_end" in name or "positions" in name for name in trained)
     assert "encoder.layers.0.ffn.linear1.weight" in trained
+
+
+def sharded(place: Path) -> list[Path]:
+    """Divide the weights of a Hugging Face directory among two files, and return these."""
+    whole = place / "model.safetensors"
+    tensors = load_file(whole)
+    whole.unlink()
+    names = sorted(tensors)
+    shards = {f"model-{number + 1}.safetensors": names[number::2] for number in range(2)}
+    for name, of_shard in shards.items():
+        save_file({tensor: tensors[tensor] for tensor in of_shard}, place / name)
+    index = {"weight_map": {tensor: name for name, of_shard in shards.items() for tensor in of_shard}}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    return [place / name for name in shards]
+
+
+def test_every_file_of_the_weights_is_part_of_the_run(speech: Path, tmp_path: Path) -> None:
+    """Another shard is noticed, although the index is the same."""
+    save_hf(tmp_path / "hf", WHISPER)
+    shards = sharded(tmp_path / "hf")
+    config = settings(speech, tmp_path / "ctc.yaml", "ctc", model={"task": "ctc"}, pretrained=str(tmp_path / "hf"),
+                      trainer={"max_steps": 1, "valid_interval": 1})  # fmt: skip
+    assert kind_of(speech, config).stands_on() == {"pretrained": shards}
+    train.main(options(speech, tmp_path / "dense", config))
+    train.main(options(speech, tmp_path / "dense", config))  # does nothing
+    other = load_file(shards[1])
+    save_file({name: tensor + 1 for name, tensor in other.items()}, shards[1])
+    with pytest.raises(UserError, match="was started with inputs.pretrained="):
+        train.main(options(speech, tmp_path / "dense", config))
 
 
 def test_a_tail_is_part_of_the_network(speech: Path, tmp_path: Path) -> None:
