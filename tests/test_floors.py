@@ -12,6 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pruning"
 GROUND = {
+    "clock",
     "errors",
     "files",
     "finished",
@@ -42,7 +43,7 @@ BELOW: dict[str, set[str]] = {
 ALLOWED = {floor: {floor} | below | GROUND for floor, below in BELOW.items()}
 NETWORKS = {"Transducer", "SpeechModel", "TransformerLM", "ConformerEncoder", "PrunableConformer", "WaveformEncoder",
             "SpeechEncoder", "HfEncoder", "IcefallEncoder", "ZipformerEncoder", "PrunableZipformer", "EncoderDecoder",
-            "AudioEncoder", "TextDecoder"}  # fmt: skip
+            "AudioEncoder", "TextDecoder", "EncoderNetwork"}  # fmt: skip
 OPTIONAL = {"k2", "transformers", "icefall", "torchaudio", "onnx", "onnxruntime", "sherpa_onnx", "espeakng_loader",
             "kaldilm", "huggingface_hub", "tokenizers", "whisper_normalizer"}  # fmt: skip
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import time
 
 import torch
 
+from pruning import clock
 from pruning.models.zipformer_stream import ZipformerStream
 
 _CHUNKS, _WARM_UP = 20, 3
@@ -20,9 +20,7 @@ def seconds_per_chunk(stream: ZipformerStream) -> float:
     chunk = torch.randn(1, taken, stream.encoder.config.feature_dim).to(parameter)
     state, seconds = stream.start(1), []
     for _ in range(_WARM_UP + _CHUNKS):
-        began = time.perf_counter()
+        began = clock.now(parameter.device)
         _, state = stream.step(chunk, state)
-        if parameter.is_cuda:
-            torch.cuda.synchronize(parameter.device)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock.now(parameter.device) - began)
     return statistics.median(seconds[_WARM_UP:])

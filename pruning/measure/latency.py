@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning import clock
 from pruning.core.declare import DeclaredUnits
 from pruning.core.declared import DeclaredNetwork
 from pruning.core.latency import LatencyTable
@@ -89,7 +90,7 @@ def measure_latency(
     points: int = 5,
     repeats: int = 15,
 ) -> LatencyTable:
-    """Measure a network of any make in PyTorch on this processor, see `measure`.
+    """Measure a network of any make in PyTorch, on the processor or GPU that it is on, see `measure`.
 
     Args:
         network: the dense network; times do not depend on weights.
@@ -103,8 +104,14 @@ def measure_latency(
     torch.set_num_threads(threads)
 
     def call(made: nn.Module, _: Path) -> Callable[[], Any]:
-        made.eval()
-        return lambda: made(*example)
+        devices = {parameter.device for parameter in made.eval().parameters()}
+
+        def timed() -> None:
+            made(*example)
+            for device in devices:
+                clock.wait(device)
+
+        return timed
 
     training = network.training
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -12,7 +11,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pruning import compat
+from pruning import clock, compat
 from pruning.errors import UserError
 from pruning.kinds.transducer import PruneConfig, RunConfig, TransducerKind
 from pruning.methods.choice import new_pruner
@@ -192,16 +191,14 @@ def _time_steps(task: TransducerTask, config: RunConfig, batch: Batch, info: Ste
     dtype = torch.float16 if config.trainer.amp == "fp16" else torch.bfloat16
     times = []
     for _ in range(count + 1):
-        began = time.perf_counter()
+        began = clock.now(device)
         with torch.autocast(device.type, dtype=dtype, enabled=enabled):
             loss, _ = task(batch, info)
         loss.backward()
         optimiser.clip_gradients()
         optimiser.step()
         optimiser.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
+        times.append(clock.now(device) - began)
     return statistics.median(times[1:])
 
 

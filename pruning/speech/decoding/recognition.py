@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pruning import clock
 from pruning.files import PathLike
 from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.beam import Hypothesis
@@ -73,9 +74,9 @@ def recognise(
     words = cut_off = 0
     for batch in tqdm(batches, unit="batch", disable=None):  # None: only on a terminal
         batch = batch.to(device)
-        started = _now(device)
+        started = clock.now(device)
         encoded = model.encoder(batch.features, batch.lengths)
-        between = _now(device)
+        between = clock.now(device)
         if form is not None:
             bounds = Bounds.of(form, batch.durations, config.tokens_per_second, model.decoder.room)
             tokens, ranked = transcribe(model, encoded.output, encoded.lengths, config, bounds)
@@ -85,7 +86,7 @@ def recognise(
             tokens = [hypotheses[0].tokens if hypotheses else [] for hypotheses in ranked]
         else:
             tokens = decode(model, encoded.output, encoded.lengths, config, lm, graph)
-        searching += _now(device) - between
+        searching += clock.now(device) - between
         encoding += between - started
         audio += batch.seconds
         words += sum(len(plain_words(text)) for text in batch.texts)
@@ -110,12 +111,6 @@ def _distinct(name: str, hypotheses: Iterable[Hypothesis], words_of: Callable[[l
         text = words_of(hypothesis.tokens)
         found.setdefault(text, Entry(name, hypothesis.score, text))
     return list(found.values())
-
-
-def _now(device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 @dataclass(frozen=True)
