@@ -89,9 +89,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             place = options.plot.with_name(f"{options.plot.stem}-{target}{options.plot.suffix}")
             budget_tables.plot(found, target, place)
             parts.append(f"![{found.measure.name} against further training at {target}]({place.name})")
-    lines = {name: f" (line `{name}`)" if found.shown(name) != name else "" for name in found.legend}
-    legend = [f"- **{found.shown(name)}**{lines[name]}: {what}" for name, what in found.legend.items()]
-    parts.append("\n".join(legend))
+    parts.append(comparison_tables.legend(found))
     if milliseconds is not None:
         what = f"ms: median time of the {found.measure.timed} ({options.backend}, {setting})"
         parts.append(f"{what}; see the table of {options.speed.name}.")

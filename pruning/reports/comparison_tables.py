@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -20,6 +21,9 @@ from pruning.sweeps.lines import TEACHER
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+_COMMA = re.compile(r", (?![^\[{]*[\]}])")  # not within a list or a mapping
 
 
 def _shown(value: Estimate, show: Callable[[float], float], sign: bool = False) -> str:
@@ -140,6 +144,20 @@ def not_run(comparison: Comparison) -> str:
     lacking = {f"{comparison.shown(method)} at {target}": comparison.missing(method, target)
                for target, method in comparison.planned}  # fmt: skip
     return ", ".join(f"{line} ({_seed_list(seeds)})" for line, seeds in lacking.items() if seeds)
+
+
+def legend(comparison: Comparison) -> str:
+    """Return what each line is, as a list; one that has all that an earlier line has names that line instead."""
+    parts = {name: _COMMA.split(words) for name, words in comparison.legend.items()}
+    lines = []
+    for index, (name, own) in enumerate(parts.items()):
+        shown = comparison.shown(name)
+        earlier = [other for other in list(parts)[:index] if len(parts[other]) > 1 and set(parts[other]) <= set(own)]
+        if earlier:
+            like = max(earlier, key=lambda other: len(parts[other]))
+            own = [f"as {comparison.shown(like)}", *(part for part in own if part not in parts[like])]
+        lines.append(f"- **{shown}**{f' (line `{name}`)' if shown != name else ''}: {', '.join(own)}")
+    return "\n".join(lines)
 
 
 def grid(comparison: Comparison, target: str, style: str = "pipe") -> str:

@@ -135,6 +135,24 @@ def test_a_line_may_be_shown_by_another_name(results: Path) -> None:
     assert "- **by chance** (line `random`): random\n" in (results / "table.md").read_text()
 
 
+def test_what_lines_have_in_common_is_said_once(results: Path) -> None:
+    legend = read_json(results / comparison.LEGEND)
+    methods = {"plain": "l0", "l0": "l0, l0.gate_lr=1, l0.gates.kinds=[heads, ffn]", "taylor": "taylor, x={a: 1, b: 2}",
+               "alone": "l0, l0.gate_lr=1, l0.gates.kinds=[heads, ffn], distillation.layers=[]",
+               "other": "l0, l0.gate_lr=1, l0.gates.kinds=[heads]",
+               "longer": "l0, 3 times the further steps, l0.gate_lr=1, l0.gates.kinds=[heads, ffn], "
+               "distillation.layers=[]"}  # fmt: skip
+    write_json(results / comparison.LEGEND, {**legend, "methods": methods, "shown": {"l0": "gates"}})
+    assert comparison_tables.legend(comparison.read(results)).splitlines() == [
+        "- **plain**: l0",
+        "- **gates** (line `l0`): l0, l0.gate_lr=1, l0.gates.kinds=[heads, ffn]",
+        "- **taylor**: taylor, x={a: 1, b: 2}",
+        "- **alone**: as gates, distillation.layers=[]",
+        "- **other**: l0, l0.gate_lr=1, l0.gates.kinds=[heads]",
+        "- **longer**: as alone, 3 times the further steps",
+    ]
+
+
 def test_a_line_across_targets(results: Path) -> None:
     rows = cells(comparison_tables.across(comparison.read(results), "l0"))
     assert [row[:3] for row in rows[2:]] == [["teacher", "1.000", "1"], ["half", "0.500", "2"]]
