@@ -48,6 +48,30 @@ def test_text_is_utf_8_in_any_locale() -> None:
     assert result.stdout == "1\n"
 
 
+@pytest.mark.parametrize("given", [".venv-gpu", "", "/elsewhere/env", "current"])
+def test_the_environment_that_is_made_is_the_one_that_is_used(tmp_path: Path, given: str) -> None:
+    """A relative name counts from the repository, whatever the working directory; jobs get the same environment."""
+    checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
+    (checkout / "utils").mkdir(parents=True)
+    elsewhere.mkdir()
+    (checkout / "pruning").symlink_to(REPOSITORY / "pruning")
+    shutil.copy(REPOSITORY / "utils" / "path.sh", checkout / "utils")
+    (checkout / "utils" / "setup_env.sh").write_text('#!/bin/sh\necho "made $2"\n')
+    (checkout / "utils" / "setup_env.sh").chmod(0o755)
+    script = '. ../checkout/utils/path.sh; echo "path $PATH"; echo "jobs $(printenv PRUNING_ENV)"'
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=elsewhere, capture_output=True, text=True, check=True,
+        env={**os.environ, "PRUNING_ENV": given},
+    )  # fmt: skip
+    told = dict(line.split(" ", 1) for line in result.stdout.splitlines())
+    if given == "current":
+        assert "made" not in told and told["jobs"] == "current"
+        return
+    place = str(checkout / (given or ".venv"))
+    assert told["made"] == place and f"{place}/bin" in told["path"].split(":")
+    assert told["jobs"] == (place if given else "")
+
+
 @pytest.fixture
 def old_python(tmp_path: Path) -> str:
     """Return a PATH on which every Python is 3.9."""
