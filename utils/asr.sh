@@ -104,25 +104,15 @@ features() {
     "${compute[@]}" --combine
 }
 
-if [ "$plan" = true ]; then
-  copies=1
-  [ "$speed_perturb" = false ] || copies=3
-  # shellcheck disable=SC2086  # settings are words
-  exec python -m pruning.bin.plan --teacher-config "$teacher_config" --prune-config "$prune_config" \
-    --finetune-config "$finetune_config" --uniform-config "$uniform_config" --train-cuts "${train_cuts[@]}" \
-    --parts "${train_parts[@]}" --copies $copies --lang-dir "$lang_dir" ${vocab_size:+--vocab-size "$vocab_size"} \
-    --processes $((num_nodes * num_processes)) --output "$exp_dir/plan.md" $teacher_args
-fi
-
 # what users choose for the commands of later stages, checked before the first stage runs
 which=() # checkpoints to decode and tabulate
 [ -z "$epoch" ] || which+=(--epoch "$epoch")
 [ -z "$avg" ] || which+=(--avg "$avg")
+of_method="--method $method $prune_args ${target:+constraint.size=$target} ${target_macs:+constraint.macs=$target_macs}"
 # shellcheck disable=SC2206  # settings are words
 {
   of_teacher=(--config "$teacher_config" $teacher_args)
-  of_pruning=(--method "$method" --config "$prune_config" $prune_args ${target:+"constraint.size=$target"}
-    ${target_macs:+"constraint.macs=$target_macs"})
+  of_pruning=(--config "$prune_config" $of_method)
   of_finetuning=(--config "$finetune_config" $finetune_args)
   of_uniform=(--config "$uniform_config" $uniform_args)
   of_decoding=(--num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"} $decode_args)
@@ -147,6 +137,32 @@ if in_stage 9; then
   done
 fi
 check_commands
+
+# Print the cost of the runs of these stages.
+show_plan() {
+  local copies=1 runs=() network=(--teacher "$teacher")
+  [ "$speed_perturb" = false ] || copies=3
+  if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
+    runs+=(teacher) network=(--teacher-config "$teacher_config" --teacher-args="$teacher_args")
+  fi
+  ! in_stage 5 || runs+=(pruning)
+  ! in_stage 7 || runs+=(fine-tuning)
+  if in_stage 8; then
+    [[ " ${systems[*]} " != *" uniform "* ]] || runs+=(uniform)
+    [[ " ${systems[*]} " != *" uniform_further "* ]] || runs+=(uniform-further)
+  fi
+  [ "${#runs[@]}" -gt 0 ] || fail "no network is trained in stages $stage to $stop_stage; --plan has nothing to tell"
+  python -m pruning.bin.plan "${network[@]}" --prune-config "$prune_config" --prune-args="$of_method" \
+    --finetune-config "$finetune_config" --finetune-args="$finetune_args" --uniform-config "$uniform_config" \
+    --uniform-args="$uniform_args" --runs "${runs[@]}" --train-cuts "${train_cuts[@]}" --parts "${train_parts[@]}" \
+    --copies $copies --lang-dir "$lang_dir" ${vocab_size:+--vocab-size "$vocab_size"} \
+    --processes $((num_nodes * num_processes)) --output "$exp_dir/plan.md"
+}
+
+if [ "$plan" = true ]; then
+  show_plan
+  exit
+fi
 
 if in_stage 0; then
   get_corpus

@@ -5,7 +5,7 @@
 
 stage=0                 # first stage to run
 stop_stage=10           # last stage to run
-plan=false              # print sizes, memory, steps and hours for this configuration and these parts; train nothing
+plan=false              # print sizes, memory, steps and hours of the runs of these stages, with all these options; train nothing
 nj=4                    # parallel jobs of feature extraction
 lang_dir=               # lang dir, made if missing; default: lang_bpe_<vocab_size> or lang_char in --data-dir
 teacher_config=         # teacher configuration; default: teacher.yaml in --conf

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from pruning.bin import arguments, command
 from pruning.finished import paths_of
+
+if TYPE_CHECKING:
+    from pruning.kinds.kind import Kind
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -26,10 +29,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         record.write([*paths_of(options), *ended.files], [options.exp_dir])
 
 
+def settings(argv: Sequence[str]) -> tuple[type[Kind[Any]], Any]:
+    """Return the kind of network and the configuration of a run; read no data."""
+    options = _options(argv)
+    return arguments.training(options, options.overrides)
+
+
 def check(argv: Sequence[str]) -> None:
     """Raise what the command would raise for its options and settings; read no data."""
-    options = _options(argv)
-    arguments.training(options, options.overrides)
+    settings(argv)
 
 
 def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:

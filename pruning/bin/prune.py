@@ -41,9 +41,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         record.write([*paths_of(options), *ended.files], written)
 
 
+def settings(argv: Sequence[str]) -> tuple[type[Kind[Any]], Any]:
+    """Return the kind of network and the configuration of a run; read no data."""
+    return _settings(_options(argv))
+
+
 def check(argv: Sequence[str]) -> None:
     """Raise what the command would raise for its options and settings; read no data."""
-    _settings(_options(argv))
+    settings(argv)
 
 
 def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -143,9 +143,7 @@ def plan_run(
         UserError: the configuration sets neither a number of steps nor of epochs.
     """
     seconds = config.data.max_duration
-    batches_per_epoch = math.ceil(3600 * corpus.hours / seconds / processes)
-    steps_per_epoch = math.ceil(batches_per_epoch / config.trainer.accumulate)
-    steps = _steps(name, config, steps_per_epoch)
+    steps = steps_of(name, config, corpus, processes)
     task = make_task(model, config)
     model = TransducerKind.own(task.model)  # low rank: the factored copy
     if teacher is not None and task.teacher is not None:
@@ -162,19 +160,29 @@ def plan_run(
         name=name,
         facts=network_facts(model),
         steps=steps,
-        epochs=steps / steps_per_epoch,
+        epochs=steps / _steps_per_epoch(config, corpus, processes),
         step_seconds=_time_steps(task, config, batch, info, timed_steps) * scale * config.trainer.accumulate,
         state_bytes=4 * (4 * trained + frozen + average),
         activation_bytes=int(activation * scale),
     )
 
 
-def _steps(name: str, config: RunConfig, steps_per_epoch: int) -> int:
+def _steps_per_epoch(config: RunConfig, corpus: Corpus, processes: int) -> int:
+    batches = math.ceil(3600 * corpus.hours / config.data.max_duration / processes)
+    return math.ceil(batches / config.trainer.accumulate)
+
+
+def steps_of(name: str, config: RunConfig, corpus: Corpus, processes: int) -> int:
+    """Return the number of steps of a run; for the arguments, see `plan_run`.
+
+    Raises:
+        UserError: the configuration sets neither a number of steps nor of epochs.
+    """
     ends = []
     if config.trainer.max_steps is not None:
         ends.append(config.trainer.max_steps)
     if config.trainer.num_epochs is not None:
-        ends.append(config.trainer.num_epochs * steps_per_epoch)
+        ends.append(config.trainer.num_epochs * _steps_per_epoch(config, corpus, processes))
     if not ends:
         raise UserError(f"the {name} run has no end", "set trainer.max_steps or trainer.num_epochs")
     return min(ends)

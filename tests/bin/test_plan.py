@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pruning import configuration
+from pruning import configuration, registry
 from pruning.bin import plan
 from pruning.core.low_rank import FactoredLinear
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.kinds.transducer import PruneConfig, RunConfig
 from pruning.measure.plan import Corpus, make_task, plan_run, saved_bytes, synthetic_batch
 from pruning.models.transducer import Transducer
@@ -75,6 +76,67 @@ def test_the_printed_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.splitlines()[0].endswith("timing some steps of teacher")
     assert "training data: 1791.9 h, 531681 utterances (published sizes, 3 speeds)" in printed
     assert "1000" in next(line for line in printed.splitlines() if line.startswith("teacher"))
+
+
+def rows(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, list[str]]:
+    """Return the cells of each row of a plan for a tiny network."""
+    given = ["--teacher-config", str(CONF / "d512/teacher.yaml"), "--timed-seconds", "12", *options, "--parts",
+             "train-clean-5", *TINY, "model.encoder.ffn_dim=[2048]", "trainer.max_steps=10",
+             "trainer.num_threads=1"]  # fmt: skip
+    plan.main(given)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    return {cells[0]: cells for cells in lines if cells and cells[0] in plan.RUNS}
+
+
+def configured(place: Path, name: str, further: str = "") -> list[str]:
+    """Write a small configuration of a run and return its option."""
+    path = place / f"{name}.yaml"
+    path.write_text(f"loss: {{backend: torch}}\ntrainer: {{max_steps: 10, num_threads: 1}}\n{further}")
+    return [f"--{name}-config", str(path)]
+
+
+def test_settings_of_each_run_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of one run leave the others as they are; a target decides the size of the networks behind pruning."""
+    given = [*configured(tmp_path, "prune", "constraint: {size: 0.5}\nmethod: magnitude\n"),
+             *configured(tmp_path, "finetune"), *configured(tmp_path, "uniform")]  # fmt: skip
+    half = rows(capsys, *given)
+    changed = rows(capsys, *given, "--prune-args=--method taylor constraint.size=0.1 trainer.max_steps=7",
+                   "--finetune-args=trainer.max_steps=8", "--uniform-args=trainer.max_steps=9")  # fmt: skip
+    assert list(half) == list(changed) == ["teacher", "pruning", "fine-tuning", "uniform"]
+
+    def steps(found: dict[str, list[str]]) -> list[int]:
+        return [int(cells[-8]) for cells in found.values()]
+
+    assert steps(half) == [10, 10, 10, 10] and steps(changed) == [10, 7, 8, 9]
+    for name in ("fine-tuning", "uniform"):
+        assert float(changed[name][1]) > float(half[name][1]), "less is removed"
+    assert changed["teacher"][1] == half["teacher"][1]
+    some = rows(capsys, *given, "--runs", "pruning", "uniform-further", "--prune-args=trainer.max_steps=3")
+    assert list(some) == ["pruning", "uniform-further"] and steps(some) == [3, 13]
+
+
+def test_a_network_that_exists_is_planned_in_its_own_dimensions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = network()
+    checkpoint.save_model(tmp_path / "teacher.safetensors", model, {"model": registry.describe(model)})
+    plan.main(["--teacher", str(tmp_path / "teacher.safetensors"), "--parts", "train-clean-5", "--timed-seconds", "4",
+               *configured(tmp_path, "prune", "constraint: {size: 0.1}\n")])  # fmt: skip
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("pruning ")]
+    assert float(row[3]) == pytest.approx(sum(one.numel() for one in model.parameters()) / 1e6, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prune-args=--method tailor"], "--prune-args has no effect without --prune-config"),
+        (["--runs", "uniform"], "the run uniform has no configuration; give --uniform-config"),
+        (["--teacher", "no"], "no dense network given, or two"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan.main(["--teacher-config", str(CONF / "d512/teacher.yaml"), "--parts", "train-clean-5", *options])
 
 
 def test_a_part_of_unknown_size_is_refused() -> None:
