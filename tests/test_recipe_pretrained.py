@@ -109,3 +109,32 @@ def test_configurations_fit_each_other(tmp_path: Path, folder: str, method: str)
 def test_complaints_come_first(options: list[str], complaint: str) -> None:
     result = run(*options)
     assert result.returncode != 0 and complaint in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_the_stage_to_run_first_is_the_one_that_makes_what_is_missing(tmp_path: Path) -> None:
+    """Labels come from stage 4, the network from the import of stage 3; a teacher of another run must be finished."""
+    given = [
+        "--pretrained",
+        "x",
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--exp-dir",
+        str(tmp_path / "exp"),
+        "--stage",
+        "6",
+    ]
+
+    def told(*options: str) -> str:
+        result = run(*given, *options)
+        assert result.returncode != 0 and result.stderr.count("\n") == 1
+        return result.stderr.strip()
+
+    assert (
+        told("--teacher", str(tmp_path / "none"))
+        == f"error: --teacher {tmp_path / 'none'} is not a finished experiment"
+    )
+    assert told().endswith("imported/.done, which does not exist; run stage 3 first")
+    assert told("--tune", "true").endswith("exp/dense/.done, which does not exist; run stage 5 first")
+    (tmp_path / "exp" / "imported").mkdir(parents=True)
+    (tmp_path / "exp" / "imported" / ".done").touch()
+    assert told().endswith("labels/librispeech_cuts_train-clean-100.jsonl.gz, which does not exist; run stage 4 first")

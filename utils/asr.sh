@@ -34,9 +34,7 @@ read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do
   [ -n "${stage_of[$name]:-}" ] || fail "unknown system '$name'; choose from teacher, finetuned, uniform and uniform_further"
 done
-if [ -n "$teacher" ]; then # from another run
-  [ -e "$teacher/.done" ] || fail "--teacher $teacher is not a finished experiment"
-fi
+check_teacher
 config_of=([4]=$teacher_config [5]=$prune_config [7]=$finetune_config [8]=$uniform_config)
 for number in "${!config_of[@]}"; do
   in_stage "$number" || continue

@@ -10,13 +10,17 @@
 #     conf                                folder of warm_up.yaml, dense.yaml, prune.yaml and finetune.yaml
 #     methods                             decoding methods, not for intent
 #     normalise                           normaliser of the texts that are scored, for transcripts only
+#     own_teacher teacher_stage           network to prune without --teacher, and the stage that makes it (default: 5)
+#     cuts_stage                          the stage that makes the training cuts, for messages (default: 2)
 
 not_empty train_parts dev_parts test_parts
 [ "$task" = intent ] || not_empty methods
 cuts_in=cuts
 [ "$hears" = samples ] || cuts_in=fbank
 [ -z "$pretrained" ] || [ "$warm_up" = false ] || fail "--pretrained and a warm-up exclude each other; give one of them"
-: "${methods:=}" "${teacher:=$exp_dir/dense}"
+: "${methods:=}" "${own_teacher:=$exp_dir/dense}" "${teacher_stage:=5}" "${cuts_stage:=2}"
+check_teacher
+: "${teacher:=$own_teacher}"
 config_of=([6]=$conf/prune.yaml [8]=$conf/finetune.yaml)
 [ "$teacher" != "$exp_dir/dense" ] || config_of[5]=$conf/dense.yaml
 [ "$warm_up" = false ] || config_of[4]=$conf/warm_up.yaml
@@ -107,7 +111,7 @@ encoder_cuts() {
 encoder_tokens() {
   local cuts
   in_stage 3 || return 0
-  for cuts in "${train_cuts[@]}"; do require "$cuts" 2; done
+  for cuts in "${train_cuts[@]}"; do require "$cuts" "$cuts_stage"; done
   # shellcheck disable=SC2086
   run_logged "tokens ($unit${vocab_size:+, $vocab_size})" "$data_dir/log/tokens-$(basename "$lang_dir").log" $train_cmd -- \
     python ../../local/train_bpe.py --cuts "${train_cuts[@]}" --lang-dir "$lang_dir" --unit "$unit" \
@@ -117,7 +121,7 @@ encoder_tokens() {
 # train WHAT NAME COMMAND ARGUMENT...: run a training command on the cuts.
 train() {
   local cuts
-  for cuts in "${train_cuts[@]}" "${dev_cuts[@]}"; do require "$cuts" 2; done
+  for cuts in "${train_cuts[@]}" "${dev_cuts[@]}"; do require "$cuts" "$cuts_stage"; done
   require "$table" 3
   train_in "$exp_dir/$2" "$1" "$3" --train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}" "${@:4}"
 }
@@ -150,7 +154,7 @@ encoder_training() {
   fi
 
   if in_stage 6; then
-    require "$teacher/.done" 5
+    require "$teacher/.done" "$teacher_stage"
     train "pruning by $method" pruned prune --teacher "$teacher" "${of_pruning[@]}"
   fi
 
@@ -169,10 +173,12 @@ encoder_training() {
 
 # shellcheck disable=SC2086
 encoder_tests() {
-  local place decoding
+  local system place decoding
+  local -A stage_of=([original]=3 [dense]=$teacher_stage [pruned]=8)
   if in_stage 9; then
-    for place in "${systems[@]#*=}"; do
-      require "$place/.done" 8
+    for system in "${systems[@]}"; do
+      place=${system#*=}
+      require "$place/.done" "${stage_of[${system%%=*}]}"
       if [ "$task" = intent ]; then
         queued python -m pruning.bin.classify --exp-dir "$place" --cuts "${test_cuts[@]}" --lang-dir "$lang_dir" \
           --num-threads "$num_threads"

@@ -16,9 +16,7 @@ for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
   [ -f "${config_of[number]}" ] || fail "stage $number needs ${config_of[number]}, which does not exist; see --conf"
 done
-if [ -n "$teacher" ]; then # from another run
-  [ -e "$teacher/.done" ] || fail "--teacher $teacher is not a finished experiment"
-fi
+check_teacher
 
 # shellcheck source=egs/TEMPLATE/cmd.sh
 . ./cmd.sh

@@ -99,6 +99,11 @@ without_job() {
   done
 }
 
+# check_teacher: reject --teacher if it is not a finished experiment; no stage of this recipe would finish it.
+check_teacher() {
+  [ -z "${teacher:-}" ] || [ -e "$teacher/.done" ] || fail "--teacher $teacher is not a finished experiment"
+}
+
 # not_empty OPTION...: reject lists of words that have none.
 not_empty() {
   local name

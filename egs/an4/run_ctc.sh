@@ -36,6 +36,8 @@ if [ "$warm_up" = true ] && [ -z "$warm_up_cuts" ]; then
   warm_up_dev_cuts=$synthetic/cuts/librispeech_cuts_dev-clean-mini.jsonl.gz
 fi
 
+[ "$hears" = samples ] || cuts_stage="2 of run.sh"
+
 # shellcheck source=utils/encoder.sh
 . ../../utils/encoder.sh
 

@@ -40,6 +40,8 @@ else
 fi
 : "${warm_up:=false}" "${lang_dir:=$data_dir/lang_char}" "${results:=$exp_dir/RESULTS_CTC.md}"
 
+[ "$hears" = samples ] || cuts_stage="2 of run.sh"
+
 # shellcheck source=utils/encoder.sh
 . ../../utils/encoder.sh
 

@@ -50,7 +50,7 @@ done
 [ -z "$warm_up" ] || fail "--warm-up is not for this recipe; leave it out"
 : "${lang_dir:=$exp_dir/lang}" "${results:=$exp_dir/RESULTS_PRETRAINED.md}" "${warm_up:=false}"
 imported=$exp_dir/imported
-[ "$tune" = true ] || : "${teacher:=$imported}"
+[ "$tune" = true ] || own_teacher=$imported teacher_stage=3
 env_extras="hf${exports:+ export}"
 
 # shellcheck source=utils/encoder.sh
@@ -83,6 +83,7 @@ make_labels() {
       python -m pruning.bin.label --cuts "${places[@]}" --output-dir "$exp_dir/labels" --labels "$labels" \
       --teacher "$imported" --lang-dir "$lang_dir" --num-threads "$num_threads" $label_args
   fi
+  cuts_stage=4
   train_cuts=("${train_cuts[@]/#*\//"$exp_dir/labels/"}")
   dev_cuts=("${dev_cuts[@]/#*\//"$exp_dir/labels/"}")
 }
