@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections.abc import Sequence
@@ -127,7 +128,7 @@ def plan_run(
     timed_steps: int = 3,
     teacher: Optional[Transducer] = None,
 ) -> RunPlan:
-    """Estimate a run by timing real steps on synthetic batches.
+    """Estimate a run by timing real steps on synthetic batches, of copies of the networks, which move and learn.
 
     Args:
         name: name of the run.
@@ -144,10 +145,10 @@ def plan_run(
     """
     seconds = config.data.max_duration
     steps = steps_of(name, config, corpus, processes)
-    task = make_task(model, config)
+    task = make_task(copy.deepcopy(model), config)
     model = TransducerKind.own(task.model)  # low rank: the factored copy
     if teacher is not None and task.teacher is not None:
-        task.teacher = teacher.eval().requires_grad_(False)
+        task.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     vocab_size, feature_dim = model.config.vocab_size, model.encoder.bins
     batch = synthetic_batch(min(timed_seconds, seconds), corpus.mean_seconds, vocab_size, feature_dim)
     scale = seconds / batch.seconds

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from pruning import configuration, registry
 from pruning.bin import plan
+from pruning.core.distillation import DistillationConfig
 from pruning.core.low_rank import FactoredLinear
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
@@ -39,6 +41,28 @@ def test_steps_epochs_and_scaling() -> None:
     assert result.step_seconds > 0
     parameters = sum(parameter.numel() for parameter in network().parameters())
     assert result.state_bytes == 4 * 5 * parameters, "weights, gradients, two moments, average"
+
+
+def test_the_networks_stay_where_and_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are timed on a device, to which the networks of the next run must not have moved."""
+    model, teacher = network(), network()
+    own = {id(tensor) for one in (model, teacher) for tensor in (*one.parameters(), *one.buffers())}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moved: list[int] = []
+    move = TransducerTask.to
+
+    def to(task: TransducerTask, device: torch.device) -> TransducerTask:
+        assert task.teacher is not None
+        moved.extend(id(tensor) for tensor in (*task.parameters(), *task.buffers(), *task.teacher.parameters()))
+        return move(task, device)
+
+    monkeypatch.setattr(TransducerTask, "to", to)
+    config = RunConfig(loss=LossConfig(backend="torch"), trainer=TrainerConfig(max_steps=3, num_threads=1),
+                       distillation=DistillationConfig(layers=(0, 1)))  # fmt: skip
+    plan_run("fine-tuning", model, config, Corpus(10, 3600), timed_seconds=4, timed_steps=1, teacher=teacher)
+    assert moved and not own & set(moved)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert all(one.requires_grad for one in teacher.parameters())
 
 
 def test_saved_activations_grow_with_the_batch() -> None:
