@@ -98,13 +98,12 @@ def publish(
         mark: a key that only rows of this command have.
 
     Raises:
-        UserError: --output is missing, or --read names a file of another command.
+        UserError: --output is missing, has no effect or would be overwritten by the table, or --read names a file of
+            another command.
     """
     from pruning.reports import document
 
-    path = options.read or options.output
-    if path is None:
-        raise UserError("--systems needs --output", "name a JSON file")
+    path = _file(options)
     if options.read is None:
         write_json(path, {**measure(options), **provenance.environment(module, argv, "cpu")})
     facts = read_json(path, "measure with --systems first")
@@ -117,6 +116,19 @@ def publish(
     )
     body = "\n\n".join([words, table(rows, "pipe")])
     document.write_section(path.with_suffix(".md"), options.title, body, module, argv, facts)
+
+
+def _file(options: argparse.Namespace) -> Path:
+    """Return the JSON file to write or to read; the table goes next to it, as .md."""
+    path: Optional[Path] = options.output if options.read is None else options.read
+    if path is None:
+        raise UserError("--systems needs --output", "name a JSON file")
+    if options.read is not None and options.output is not None:
+        raise UserError("--output has no effect with --read, whose table goes next to its file", "leave it out")
+    if path.suffix != ".json":
+        raise UserError(f"{'--output' if options.read is None else '--read'} {path} does not end in .json",
+                        f"name it {path.with_suffix('.json')}; the table goes next to it, as .md")  # fmt: skip
+    return path
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:

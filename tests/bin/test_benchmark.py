@@ -11,6 +11,7 @@ from torch import nn
 
 from pruning import registry
 from pruning.bin import benchmark as command
+from pruning.bin import benchmark_lm
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.files import read_json
@@ -104,3 +105,19 @@ def test_what_cannot_be_timed_together(tmp_path: Path) -> None:
         UserError, match="backend torchscript does not support an encoder with a head; leave this backend out"
     ):
         command.main(["--systems", ours, "--backends", "torchscript", *output])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--systems", "a=b"], "--systems needs --output"),
+        (["--systems", "a=b", "--output", "speed.md"], "--output speed.md does not end in .json; name it speed.json"),
+        (["--read", "speed.json", "--output", "other.json"], "--output has no effect with --read"),
+        (["--read", "speed.md"], "--read speed.md does not end in .json"),
+    ],
+)
+def test_a_file_that_would_be_lost_or_ignored_is_refused(options: list[str], message: str) -> None:
+    """Nothing is measured before that, by either command."""
+    for main in (command.main, benchmark_lm.main):
+        with pytest.raises(UserError, match=message):
+            main(options)
