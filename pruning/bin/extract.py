@@ -91,14 +91,35 @@ def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--train-cuts", nargs="+", help="cuts for re-estimating batch norms and for --repair")
     parser.add_argument("--train-text", nargs="+", help="for a language model: text for --repair")
     parser.add_argument("--lang-dir", help="lang dir with bpe.model, required with --train-cuts and --train-text")
-    parser.add_argument(
-        "--batch-norm-batches", type=COUNT.parse, default=50, help="number of batches for re-estimating batch norms"
-    )
-    parser.add_argument("--max-duration", type=POSITIVE.parse, default=100.0, help="seconds of audio in a batch")
+    for name, (parse, default, what) in _OF_CUTS.items():
+        parser.add_argument(f"--{name}", type=parse, help=f"with --train-cuts: {what} (default {default})")
     options = parser.parse_args(argv)
+    _check(options)
+    for name, (_, default, _) in _OF_CUTS.items():
+        if getattr(options, name.replace("-", "_")) is None:
+            setattr(options, name.replace("-", "_"), default)
+    return options
+
+
+_OF_CUTS = {
+    "batch-norm-batches": (COUNT.parse, 50, "number of batches for re-estimating batch norms"),
+    "max-duration": (POSITIVE.parse, 100.0, "seconds of audio in a batch"),
+}
+"""What is set only of batches of cuts: how it is parsed, its default and its meaning."""
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that have no effect."""
     if options.repair and options.reinitialise is not None:
         raise UserError("--repair has no effect with --reinitialise, which draws new weights", "give only one of them")
-    return options
+    if options.teacher is not None and not options.repair:
+        raise UserError("--teacher has no effect without --repair", "give both, or leave it out")
+    if options.train_cuts and options.train_text:
+        raise UserError("--train-cuts has no effect with --train-text, which is for language models",
+                        "give only one of them")  # fmt: skip
+    for name in _OF_CUTS:
+        if getattr(options, name.replace("-", "_")) is not None and not options.train_cuts:
+            raise UserError(f"--{name} has no effect without --train-cuts", "give both, or leave it out")
 
 
 def _extract(options: argparse.Namespace) -> None:

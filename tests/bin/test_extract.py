@@ -54,3 +54,19 @@ def test_an_extraction_that_does_not_say_what_of_is_not_taken(tmp_path: Path) ->
     make_pruned(tmp_path / "small")
     with pytest.raises(UserError, match="another --pruned, --round-to; "):
         extract.main(["--pruned", str(tmp_path / "pruned"), "--exp-dir", str(tmp_path / "small")])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher", "dense"], "--teacher has no effect without --repair"),
+        (["--repair", "3", "--reinitialise", "1"], "--repair has no effect with --reinitialise"),
+        (["--train-text", "a.txt", "--train-cuts", "a.jsonl.gz"], "--train-cuts has no effect with --train-text"),
+        (["--batch-norm-batches", "50"], "--batch-norm-batches has no effect without --train-cuts"),
+        (["--train-text", "a.txt", "--max-duration", "100"], "--max-duration has no effect without --train-cuts"),
+    ],
+)
+def test_options_without_effect_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        extract.check(["--pruned", "a", "--exp-dir", "b", *options])
+    extract.check(["--pruned", "a", "--exp-dir", "b", "--train-cuts", "a.jsonl.gz", "--max-duration", "9"])
