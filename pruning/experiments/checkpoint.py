@@ -283,14 +283,14 @@ def _choose(source: Path, epoch: Optional[int], avg: Optional[int], use_average:
 
 
 def _running_mean(exp_dir: Path, epoch: int, avg: int) -> tuple[dict, Header]:
-    last_path = epoch_average_path(exp_dir, epoch)
+    last_path = _average_there(exp_dir, epoch)
     last, header = _read(last_path)
     first_epoch = epoch - avg
     if first_epoch == 0:
         start, start_updates = last, 0  # with 0 updates, these values have no weight
         _check_averaging_key(header.get("initial_averaging_key"), header.get("averaging_key"), exp_dir)
     else:
-        start_path = epoch_average_path(exp_dir, first_epoch)
+        start_path = _average_there(exp_dir, first_epoch)
         start, start_header = _read(start_path)
         start_updates = start_header["average_updates"]
         _check_same_network(start_path, start_header, last_path, header)
@@ -302,6 +302,20 @@ def _running_mean(exp_dir: Path, epoch: int, avg: int) -> tuple[dict, Header]:
             "average over more epochs, or train with a smaller average_period",
         ) from None
     return weights, {**header, "averaged_epochs": [first_epoch + 1, epoch]}
+
+
+def _average_there(exp_dir: Path, epoch: int) -> Path:
+    """Return the file of the running average at the end of an epoch.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    path = epoch_average_path(exp_dir, epoch)
+    if not path.exists():
+        raise UserError(f"{path} does not exist",
+                        "give --use-averaged-model false, or train with trainer.average_period above 0"
+                        if epoch_path(exp_dir, epoch).exists() else _epochs_remedy(exp_dir))  # fmt: skip
+    return path
 
 
 def _plain_mean(exp_dir: Path, epoch: int, avg: int) -> tuple[dict, Header]:

@@ -47,6 +47,8 @@ def test_the_file_is_the_average_and_a_checkpoint(exp_dir: Path) -> None:
 
 
 def test_a_running_average_that_is_not_there_is_named(exp_dir: Path) -> None:
-    with pytest.raises(UserError, match=r"epoch-2-average\.safetensors does not exist"):
+    with pytest.raises(
+        UserError, match=r"epoch-2-average\.safetensors does not exist; give --use-averaged-model false"
+    ):
         average.main(["--exp-dir", str(exp_dir), "--epoch", "2", "--avg", "1", "--output", f"{exp_dir}/a.safetensors"])
     assert not (exp_dir / "a.safetensors").exists()
