@@ -80,6 +80,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     else:
         words_of = str.split
     english = tokens is None or tokens.speech.get("language", "en") == "en"
+    parameters |= {} if english else {"english": False}  # decides how a transcript is written as a sentence
     for cuts in paths:
         known = {**parameters, "cuts": provenance.file_fingerprint(cuts)}
         label(cuts, options.output_dir / cuts.name, Labeller(options.labels, words_of, english), transcriber, known)
