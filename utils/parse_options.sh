@@ -7,7 +7,8 @@
 #
 # Every variable that the script assigns at the start of a line above becomes an option: --speed-perturb false sets
 # speed_perturb. Scripts that share options source a file that declares them and then sources this one; its variables
-# count as well (utils/asr_options.sh). An option whose default is true or false accepts only these values. Options end
+# count as well (utils/asr_options.sh); where both declare an option, --help has the script's text, and both must give it
+# the same default. An option whose default is true or false accepts only these values. Options end
 # at -- or at the first word without dashes; the remaining words are in "$@". --help prints the comment at the top of
 # the script, then the variables, their comments and defaults.
 
@@ -15,12 +16,12 @@ _options_files=("${BASH_SOURCE[@]:1}") # the chain of sourcing files, the script
 _options_script=${_options_files[-1]:-$0}
 
 # Print "NAME=DEFAULT # COMMENT" lines: from the script, then from the files that it sources on the way here, each up to
-# the line that sources the next.
+# the line that sources the next; the first line of each name.
 _option_lines() {
   local index
   for ((index = ${#_options_files[@]} - 1; index >= 0; index--)); do
     sed -n -e '/^\(\.\|source\) /q' -e '/^[a-z_][a-z0-9_]*=/p' "${_options_files[index]}"
-  done
+  done | awk -F= '!seen[$1]++'
 }
 
 _option_names=" $(_option_lines | sed 's/=.*//' | tr '\n' ' ')"

@@ -95,3 +95,13 @@ def test_scripts_share_options_through_a_file_that_declares_them(tmp_path: Path)
     assert [line.split()[0] for line in printed if line.startswith("  --")] == ["--own", "--nj"]
     for name in ("--after", "--below"):
         assert "script.sh: unknown option" in call(name, "1").stderr
+
+
+def test_a_script_may_have_its_own_text_for_a_shared_option(tmp_path: Path) -> None:
+    (tmp_path / "shared.sh").write_text(f"target=  # share of the encoder\n. {UTILS}/parse_options.sh\n")
+    script = tmp_path / "script.sh"
+    script.write_text(f'target=  # share of the whole\n. {tmp_path}/shared.sh\necho "$target"\n')
+    told = subprocess.run(["bash", str(script), "--help"], capture_output=True, text=True, check=True).stdout
+    assert "share of the whole" in told and "share of the encoder" not in told
+    done = subprocess.run(["bash", str(script), "--target", "0.5"], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.5\n"
