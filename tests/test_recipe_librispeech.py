@@ -199,6 +199,10 @@ def test_a_stage_goes_through_a_cluster_as_well(recipe: Recipe, tmp_path: Path) 
         (["--cmd-backend", "pbs"], "unknown backend 'pbs'"),
         (["--systems", "teacher student"], "unknown system 'student'"),
         (["--conf", "conf/none"], "conf/none/teacher.yaml"),
+        (["--teacher-icefall", "none"], "none does not exist"),
+        (["--icefall-args", "--epoch 3"], "--icefall-args has no effect without --teacher-icefall"),
+        (["--teacher-icefall", ".", "--stage", "5"], "/bpe.model, which does not exist; run stage 3 first"),
+        (["--teacher-icefall", ".", "--icefall-args", "--epoch x"], "stage 4 (import_icefall): argument --epoch: "),
     ],
 )
 def test_bad_input_is_told_in_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:
@@ -226,3 +230,39 @@ def test_text_of_librispeech_is_found(tmp_path: Path, place: str) -> None:
     assert Path(said().strip().split(": ")[1]).resolve() == text.resolve()
     assert said("--lm-text", "other.txt") == "text in addition to the transcripts: other.txt\n"
     assert said("--mini", "true") == ""
+
+
+PYTHON = """#!/usr/bin/env bash
+# Note the commands of the package and do nothing; run all else.
+case "$1 ${2:-}" in
+  "-m pruning.bin.check") ;;
+  "-m pruning.bin.import_icefall") echo "$@" >> "$COMMANDS"; mkdir -p "$IMPORTED"; touch "$IMPORTED/.done" ;;
+  "-m pruning.bin."*) echo "$@" >> "$COMMANDS" ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("stage", ["4", "5"])
+def test_a_network_of_icefall_is_imported_before_it_is_pruned(tmp_path: Path, stage: str) -> None:
+    """Whichever of the two stages is the first."""
+    recipe = Recipe(tmp_path)
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    for name in ("fbank/librispeech_cuts_train-clean-mini.jsonl.gz", "fbank/librispeech_cuts_dev-clean-mini.jsonl.gz",
+                 "lang_bpe_60/bpe.model"):  # fmt: skip
+        (recipe.data / name).parent.mkdir(parents=True, exist_ok=True)
+        (recipe.data / name).touch()
+    (tmp_path / "theirs").mkdir()
+    environment = {"PATH": f"{tmp_path}:{recipe.environment['PATH']}", "REAL": sys.executable,
+                   "COMMANDS": str(tmp_path / "commands"), "IMPORTED": str(recipe.exp / "imported")}  # fmt: skip
+    result = recipe.run("--stage", stage, "--stop-stage", "5", "--teacher-icefall", str(tmp_path / "theirs"),
+                        "--icefall-args", "--epoch 3 --avg 2", **environment)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    first, second = (tmp_path / "commands").read_text().splitlines()
+    assert first == (f"-m pruning.bin.import_icefall --source {tmp_path}/theirs --exp-dir {recipe.exp}/imported "
+                     f"--lang-dir {recipe.data}/lang_bpe_60 --epoch 3 --avg 2")  # fmt: skip
+    assert "pruning.bin.prune" in second and f"--teacher {recipe.exp}/imported " in second
+    refused = recipe.run("--teacher-icefall", str(tmp_path / "theirs"), "--teacher", str(recipe.exp / "imported"))
+    assert "--teacher and --teacher-icefall exclude each other" in last_line(refused)

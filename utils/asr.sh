@@ -35,6 +35,12 @@ for name in "${systems[@]}"; do
   [ -n "${stage_of[$name]:-}" ] || fail "unknown system '$name'; choose from teacher, finetuned, uniform and uniform_further"
 done
 check_teacher
+[ -n "$teacher_icefall" ] || [ -z "$icefall_args" ] || fail "--icefall-args has no effect without --teacher-icefall"
+if [ -n "$teacher_icefall" ]; then
+  [ -z "$teacher" ] || fail "--teacher and --teacher-icefall exclude each other; give one of them"
+  [ -e "$teacher_icefall" ] || fail "--teacher-icefall $teacher_icefall does not exist"
+  teacher=$exp_dir/imported
+fi
 config_of=([4]=$teacher_config [5]=$prune_config [7]=$finetune_config [8]=$uniform_config)
 for number in "${!config_of[@]}"; do
   in_stage "$number" || continue
@@ -110,6 +116,7 @@ of_method="--method $method $prune_args ${target:+constraint.size=$target} ${tar
 # shellcheck disable=SC2206  # settings are words
 {
   of_teacher=(--config "$teacher_config" $teacher_args)
+  of_import=(--source "$teacher_icefall" --exp-dir "$teacher" --lang-dir "$lang_dir" $icefall_args)
   of_pruning=(--config "$prune_config" $of_method)
   of_finetuning=(--config "$finetune_config" $finetune_args)
   of_uniform=(--config "$uniform_config" $uniform_args)
@@ -120,6 +127,7 @@ if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
   check_training train "${of_teacher[@]}"
   [ -z "$warm_up_cuts" ] || check_training train "${of_teacher[@]}" $warm_up_args
 fi
+[ -z "$teacher_icefall" ] || ! { in_stage 4 || in_stage 5; } || checked import_icefall "${of_import[@]}"
 ! in_stage 5 || check_training prune "${of_pruning[@]}"
 ! in_stage 6 || checked extract --pruned "$pruned" --exp-dir "$extracted" --round-to "$round_to"
 ! in_stage 7 || check_training finetune --init "$extracted" "${of_finetuning[@]}"
@@ -135,6 +143,15 @@ if in_stage 9; then
   done
 fi
 check_commands
+
+# Import the teacher of --teacher-icefall before the first stage that needs it, unless it is there; refuse another one.
+import_teacher() {
+  [ -n "$teacher_icefall" ] && { in_stage 4 || in_stage 5; } || return 0
+  require "$lang_dir/bpe.model" 3
+  # shellcheck disable=SC2086
+  run_logged "import of $teacher_icefall" "$exp_dir/log/import-$now.log" $train_cmd -- \
+    python -m pruning.bin.import_icefall "${of_import[@]}"
+}
 
 # Print the cost of the runs of these stages.
 show_plan() {
@@ -158,6 +175,7 @@ show_plan() {
 }
 
 if [ "$plan" = true ]; then
+  import_teacher
   show_plan
   exit
 fi
@@ -206,6 +224,8 @@ if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
   fi
   train "the teacher" teacher train ${start[@]+"${start[@]}"} "${of_teacher[@]}" ${end[@]+"${end[@]}"}
 fi
+
+import_teacher
 
 if in_stage 5; then
   require_data

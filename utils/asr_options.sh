@@ -19,6 +19,8 @@ uniform_args=           # settings of the uniform model, override the file
 init_from=              # initialise the teacher from this experiment or checkpoint, trained with the same --lang-dir
 method=l0               # pruning method: l0, hj-size, hj-mac, hj-sepsize, magnitude, taylor, fisher, movement, wanda, activation, depth or random
 teacher=                # dense network to prune instead of training one: a finished experiment from another --exp-dir
+teacher_icefall=        # icefall experiment or checkpoint to prune instead, imported into imported of --exp-dir
+icefall_args=           # options of pruning import_icefall: "--epoch 30 --avg 9 --use-averaged-model false"
 warm_up_cuts=           # cuts with features on which the teacher and the uniform model are each trained first
 warm_up_dev_cuts=       # dev cuts that select the checkpoint of the warm-up
 warm_up_args=           # settings of the warm-up, over those of the warmed-up network: "trainer.max_steps=1500"
@@ -39,9 +41,11 @@ cmd_backend=local       # local, slurm or sge: see cmd.sh
 
 # shellcheck source=utils/parse_options.sh
 . "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
-[ -z "${corpus_dir:=}" ] || corpus_dir=$(realpath -m "$corpus_dir") # relative to the caller's folder, like any argument
+for _name in corpus_dir teacher_icefall; do # relative to the caller's folder, like any argument
+  [ -z "${!_name:-}" ] || printf -v "$_name" '%s' "$(realpath -ms "${!_name}")"
+done
 cd "$(dirname "$(realpath "${BASH_SOURCE[1]}")")" || exit
 # shellcheck source=utils/stage.sh
 . ../../utils/stage.sh
 [ $# -eq 0 ] || fail "unexpected argument $1; run.sh --help lists the options"
-without_job corpus_dir data_dir exp_dir lang_dir lm_dir results teacher init_from text
+without_job corpus_dir data_dir exp_dir lang_dir lm_dir results teacher teacher_icefall init_from text

@@ -13,7 +13,7 @@ from pruning.bin import arguments, command
 from pruning.errors import UserError
 
 _END = "---"
-_CHECKED = ("train", "prune", "extract", "finetune", "decode")
+_CHECKED = ("train", "import_icefall", "prune", "extract", "finetune", "decode")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -11,6 +12,16 @@ from pruning.bin import arguments, command
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
+    options = _options(argv)
+    arguments.import_icefall(options, options.source, Path(options.exp_dir))
+
+
+def check(argv: Sequence[str]) -> None:
+    """Raise what the command would raise for its options; read no network."""
+    _options(argv)
+
+
+def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = arguments.parser(__doc__ or "")
     parser.add_argument("--source", required=True, help="icefall experiment directory, or one checkpoint file")
     arguments.add_icefall(parser)
@@ -18,8 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--lang-dir", required=True, help="lang dir (data/lang_bpe_*) that the network was trained with"
     )
     parser.add_argument("--exp-dir", required=True, help="experiment directory to write")
-    options = parser.parse_args(argv)
-    arguments.import_icefall(options, options.source, Path(options.exp_dir))
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

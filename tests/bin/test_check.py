@@ -16,6 +16,7 @@ TRAIN = ["train", *DATA, "--config", str(CONF / "teacher.yaml")]
 PRUNE = ["prune", *DATA, "--config", str(CONF / "prune.yaml")]
 FINETUNE = ["finetune", *DATA, "--config", str(CONF / "finetune.yaml"), "--init", "no"]
 DECODE = ["decode", "--exp-dir", "no", "--cuts", "no", "--lang-dir", "no"]
+IMPORT = ["import_icefall", "--source", "no", "--exp-dir", "no", "--lang-dir", "no"]
 EXTRACT = ["extract", "--pruned", "no", "--exp-dir", "no"]
 
 
@@ -28,7 +29,7 @@ def test_what_is_fine_is_silent(capsys: pytest.CaptureFixture[str], caplog: pyte
     with caplog.at_level(logging.INFO):
         checked([*TRAIN, "trainer.seed=3"], [*PRUNE, "--method", "taylor", "constraint.size=0.5"], [*FINETUNE],
                 [*DECODE, "--method", "modified_beam_search", "--beam-size", "8", "--epoch", "3", "--avg", "2"],
-                [*EXTRACT, "--round-to", "4"])  # fmt: skip
+                [*IMPORT, "--epoch", "30", "--avg", "9"], [*EXTRACT, "--round-to", "4"])  # fmt: skip
         check.main([])
     assert capsys.readouterr() == ("", "") and not caplog.records
 
@@ -45,6 +46,7 @@ def test_what_is_fine_is_silent(capsys: pytest.CaptureFixture[str], caplog: pyte
         (DECODE, ["--method", "greedy_serch"], r"stage 1 \(decode\): method must be .* got 'greedy_serch'"),
         (DECODE, ["--avg", "2"], r"stage 1 \(decode\): --avg needs --epoch"),
         (DECODE, ["--nbest", "9", "--method", "modified_beam_search"], r"stage 1 \(decode\): --nbest must be at most"),
+        (IMPORT, ["--avg", "0"], r"stage 1 \(import_icefall\): argument --avg: "),
         (["page"], [], r"stage 1 \(page\) cannot be checked"),
     ],
 )
