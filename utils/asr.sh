@@ -122,19 +122,26 @@ of_method="--method $method $prune_args ${target:+constraint.size=$target} ${tar
   of_uniform=(--config "$uniform_config" $uniform_args)
   of_decoding=(--num-threads "$num_threads" --score-in "$score_in" ${which[@]+"${which[@]}"} $decode_args)
 }
+start=() end=() # a checkpoint defines its own dimensions
+if [ -n "$warm_up_cuts" ]; then
+  start=(--init "$exp_dir/warm_up_teacher") end=(model=null) # it already has the dimensions of the settings
+elif [ -n "$init_from" ]; then
+  start=(--init "$init_from" model=null)
+fi
+of_teacher_here=(${start[@]+"${start[@]}"} "${of_teacher[@]}" ${end[@]+"${end[@]}"})
 # shellcheck disable=SC2086
 if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
-  check_training train "${of_teacher[@]}"
-  [ -z "$warm_up_cuts" ] || check_training train "${of_teacher[@]}" $warm_up_args
+  [ -z "$warm_up_cuts" ] || check_training "$exp_dir/warm_up_teacher" train "${of_teacher[@]}" $warm_up_args
+  check_training "$teacher" train "${of_teacher_here[@]}"
 fi
 [ -z "$teacher_icefall" ] || ! { in_stage 4 || in_stage 5; } || checked import_icefall "${of_import[@]}"
-! in_stage 5 || check_training prune "${of_pruning[@]}"
+! in_stage 5 || check_training "$pruned" prune --teacher "$teacher" "${of_pruning[@]}"
 ! in_stage 6 || checked extract --pruned "$pruned" --exp-dir "$extracted" --round-to "$round_to"
-! in_stage 7 || check_training finetune --init "$extracted" "${of_finetuning[@]}"
+! in_stage 7 || check_training "$exp_dir/finetuned" finetune --init "$extracted" "${of_finetuning[@]}"
 # shellcheck disable=SC2086
 if in_stage 8 && [[ " ${systems[*]} " == *" uniform"* ]]; then
-  check_training train "${of_uniform[@]}"
-  [ -z "$warm_up_cuts" ] || check_training train "${of_uniform[@]}" $warm_up_args
+  check_training "$uniform" train "${of_uniform[@]}"
+  [ -z "$warm_up_cuts" ] || check_training "$exp_dir/warm_up_uniform" train "${of_uniform[@]}" $warm_up_args
 fi
 if in_stage 9; then
   for name in "${methods[@]}"; do
@@ -215,14 +222,8 @@ fi
 # shellcheck disable=SC2086  # settings are words
 if in_stage 4 && [ "$teacher" = "$exp_dir/teacher" ]; then
   require_data
-  start=() end=() # a checkpoint defines its own dimensions
-  if [ -n "$warm_up_cuts" ]; then
-    warm_up teacher "${of_teacher[@]}"
-    start=(--init "$exp_dir/warm_up_teacher") end=(model=null) # it already has the dimensions of the settings
-  elif [ -n "$init_from" ]; then
-    start=(--init "$init_from" model=null)
-  fi
-  train "the teacher" teacher train ${start[@]+"${start[@]}"} "${of_teacher[@]}" ${end[@]+"${end[@]}"}
+  [ -z "$warm_up_cuts" ] || warm_up teacher "${of_teacher[@]}"
+  train "the teacher" teacher train "${of_teacher_here[@]}"
 fi
 
 import_teacher

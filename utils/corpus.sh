@@ -15,9 +15,9 @@ mapfile -t test_cuts < <(cuts_of "${test_parts[@]}")
 
 training_data=(--train-cuts "${train_cuts[@]}" --dev-cuts "${dev_cuts[@]}")
 
-# check_training COMMAND ARGUMENT...: have check_commands check a training command.
+# check_training DIR COMMAND ARGUMENT...: have check_commands check a training command for an experiment directory.
 check_training() {
-  checked "$1" --exp-dir "$exp_dir" --lang-dir "$lang_dir" "${training_data[@]}" "${@:2}" "trainer.seed=$seed"
+  checked "$2" --exp-dir "$1" --lang-dir "$lang_dir" "${training_data[@]}" "${@:3}" "trainer.seed=$seed"
 }
 
 # words_or OPTION DEFAULT...: make OPTION the list of its words, or of the defaults if it is empty.

@@ -67,23 +67,32 @@ case $task in
   *) table=$lang_dir/tokenizer.json hearing=() ;;
 esac
 
+# what the dense model starts from
+start=()
+[ -z "$pretrained" ] || start=("pretrained=$pretrained")
+[ "$task" != transcripts ] || start=(--init "$exp_dir/imported")
+if [ "$warm_up" = true ]; then
+  start=("pretrained=$exp_dir/warm_up")
+  [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # including its head
+fi
+
 # what users choose for the commands of later stages, checked before the first stage runs
 # shellcheck disable=SC2206  # settings are words
 {
   of_warm_up=(--config "$conf/warm_up.yaml" "hears=$hears" $warm_up_args)
-  of_dense=(--config "$conf/dense.yaml" ${hearing[@]+"${hearing[@]}"} $dense_args)
+  of_dense=(${start[@]+"${start[@]}"} --config "$conf/dense.yaml" ${hearing[@]+"${hearing[@]}"} $dense_args)
   of_pruning=(--method "$method" --config "$conf/prune.yaml" ${hearing[@]+"${hearing[@]}"}
     ${targets[@]+"${targets[@]}"} $prune_args)
   of_finetuning=(--config "$conf/finetune.yaml" $finetune_args)
   of_decoding=(--lang-dir "$lang_dir" --num-threads "$num_threads" ${normalise:+--normalise "$normalise"} $decode_args)
 }
 if [ "$teacher" = "$exp_dir/dense" ]; then
-  ! in_stage 4 || [ "$warm_up" = false ] || check_training train "${of_warm_up[@]}"
-  ! in_stage 5 || check_training train "${of_dense[@]}"
+  ! in_stage 4 || [ "$warm_up" = false ] || check_training "$exp_dir/warm_up" train "${of_warm_up[@]}"
+  ! in_stage 5 || check_training "$teacher" train "${of_dense[@]}"
 fi
-! in_stage 6 || check_training prune "${of_pruning[@]}"
+! in_stage 6 || check_training "$pruned" prune --teacher "$teacher" "${of_pruning[@]}"
 ! in_stage 7 || checked extract --pruned "$pruned" --exp-dir "$extracted" --round-to "$round_to"
-! in_stage 8 || check_training finetune --init "$extracted" "${of_finetuning[@]}"
+! in_stage 8 || check_training "$finetuned" finetune --init "$extracted" "${of_finetuning[@]}"
 if in_stage 9 && [ "$task" != intent ]; then
   for name in "${methods[@]}"; do
     checked decode --exp-dir "$teacher" --cuts "${test_cuts[@]}" --method "$name" "${of_decoding[@]}"
@@ -139,18 +148,9 @@ encoder_training() {
   fi
 
   if in_stage 5 && [ "$teacher" = "$exp_dir/dense" ]; then
-    local start=()
-    [ -z "$pretrained" ] || start=("pretrained=$pretrained")
-    if [ "$task" = transcripts ]; then
-      require "$exp_dir/imported/.done" 3
-      start=(--init "$exp_dir/imported")
-    fi
-    if [ "$warm_up" = true ]; then
-      require "$exp_dir/warm_up/.done" 4
-      start=("pretrained=$exp_dir/warm_up")
-      [ "$task" = intent ] || start=(--init "$exp_dir/warm_up" model=null) # including its head
-    fi
-    train "the dense model" dense train ${start[@]+"${start[@]}"} "${of_dense[@]}"
+    [ "$task" != transcripts ] || require "$exp_dir/imported/.done" 3
+    [ "$warm_up" = false ] || require "$exp_dir/warm_up/.done" 4
+    train "the dense model" dense train "${of_dense[@]}"
   fi
 
   if in_stage 6; then

@@ -42,9 +42,9 @@ training_data=(--train-text "$lm_dir/train.txt" --dev-text "$lm_dir/dev.txt")
   of_finetuning=(--config "$lm_finetune_config" $lm_finetune_args)
   of_decoding=(--lang-dir "$lang_dir" --num-threads "$num_threads" $decode_args)
 }
-! in_stage 2 || [ "$teacher" != "$lm_exp_dir/dense" ] || check_training train "${of_dense[@]}"
-! in_stage 3 || check_training prune "${of_pruning[@]}"
-! in_stage 5 || check_training finetune --init "$extracted" "${of_finetuning[@]}"
+! in_stage 2 || [ "$teacher" != "$lm_exp_dir/dense" ] || check_training "$teacher" train "${of_dense[@]}"
+! in_stage 3 || check_training "$pruned" prune --teacher "$teacher" "${of_pruning[@]}"
+! in_stage 5 || check_training "$finetuned" finetune --init "$extracted" "${of_finetuning[@]}"
 if in_stage 7; then
   for name in "${methods[@]}"; do
     checked decode --exp-dir "$system" --cuts "${test_cuts[@]}" --method "$name" "${of_decoding[@]}"

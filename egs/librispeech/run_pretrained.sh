@@ -106,6 +106,7 @@ export_network() {
 
 encoder_cuts
 import_network
+! in_stage 3 || check_commands # the network is known now, and whether it can reach the targets
 make_labels
 encoder_training
 [ "$teacher" = "$imported" ] || systems=("original=$imported" "${systems[@]}")

@@ -1,4 +1,7 @@
-"""Check the options and settings of a recipe's later commands before the first one runs; reads no data."""
+"""Check the options and settings of a recipe's later commands before the first one runs; reads no data.
+
+Of networks that exist it reads the dimensions, and of those that a command before will train, the configuration.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from pruning.errors import UserError
 
 _END = "---"
 _CHECKED = ("train", "import_icefall", "prune", "extract", "finetune", "decode")
+_WITH_NETWORKS = ("train", "prune", "decode")
+"""Commands that tell of the network that they will write, or ask for the one that they will read."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -29,6 +34,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         metavar=f"STAGE COMMAND ARGUMENT... {_END}",
         help=f"number of a stage, name of its command ({', '.join(_CHECKED)}) and its arguments, each ended by {_END}",
     )
+    from pruning.kinds.expected import Networks
+
+    networks = Networks()
     for stage, name, *rest in _commands(parser.parse_args(argv).words):
         where = f"stage {stage} ({name})"
         if name not in _CHECKED:
@@ -36,7 +44,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         said = io.StringIO()
         try:
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-                importlib.import_module(f"pruning.bin.{name}").check(rest)
+                check = importlib.import_module(f"pruning.bin.{name}").check
+                check(rest, networks) if name in _WITH_NETWORKS else check(rest)
         except UserError as error:
             raise UserError(f"{where}: {error.what}", error.remedy) from None
         except SystemExit:  # argparse has printed its usage, and in the last line what is wrong

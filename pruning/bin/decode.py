@@ -29,6 +29,7 @@ from pruning.speech.scoring.scored_words import NORMALISERS, scored_words, versi
 from pruning.speech.scoring.word_errors import SCORED, Score, recogs_path, write_results
 
 if TYPE_CHECKING:
+    from pruning.kinds.expected import Networks
     from pruning.models.zipformer_stream import ZipformerStream
     from pruning.speech.data.checks import TrainedOn
     from pruning.speech.data.data_config import DataConfig
@@ -463,13 +464,17 @@ def _config(arguments: argparse.Namespace) -> DecodingConfig:
     return config
 
 
-def check(argv: Sequence[str]) -> None:
-    """Raise what the command would raise for its options; read no network and no cuts."""
+def check(argv: Sequence[str], networks: Networks) -> None:
+    """Raise what the command would raise for its options and the dimensions of the network; read no cuts."""
     from pruning.experiments.checkpoint import check_choice
+    from pruning.kinds import kind as kinds
 
     arguments = _parser().parse_args(argv)
     _config(arguments)
     check_choice(arguments.epoch, arguments.avg)
+    network = networks.find(arguments.exp_dir) if arguments.chunk_size and arguments.exp_dir is not None else None
+    if network is not None:
+        kinds.of(network).see(network, Chunk(arguments.chunk_size, arguments.left_context_frames))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

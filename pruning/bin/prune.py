@@ -16,6 +16,7 @@ from pruning.finished import paths_of
 from pruning.methods.names import METHODS, TECHNIQUES
 
 if TYPE_CHECKING:
+    from pruning.kinds.expected import Networks
     from pruning.kinds.kind import Kind
 
 
@@ -46,9 +47,16 @@ def settings(argv: Sequence[str]) -> tuple[type[Kind[Any]], Any]:
     return _settings(_options(argv))
 
 
-def check(argv: Sequence[str]) -> None:
-    """Raise what the command would raise for its options and settings; read no data."""
-    settings(argv)
+def check(argv: Sequence[str], networks: Networks) -> None:
+    """Raise what the command would raise for its options, settings and the teacher's dimensions; read no data."""
+    from pruning.methods.choice import new_pruner
+
+    options = _options(argv)
+    _, config = _settings(options)
+    known = options.teacher is not None and options.init is None and config.counts_from is None
+    network = networks.find(options.teacher) if known and config.technique == "structured" else None
+    if network is not None:
+        new_pruner(network, config, config.trainer.seed)  # raises if a target is beyond reach
 
 
 def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -12,6 +12,7 @@ from pruning.files import read_json
 from pruning.finished import paths_of
 
 if TYPE_CHECKING:
+    from pruning.kinds.expected import Networks
     from pruning.kinds.kind import Kind
 
 
@@ -36,9 +37,10 @@ def settings(argv: Sequence[str]) -> tuple[type[Kind[Any]], Any]:
     return _settings(_options(argv))
 
 
-def check(argv: Sequence[str]) -> None:
-    """Raise what the command would raise for its options and settings; read no data."""
-    settings(argv)
+def check(argv: Sequence[str], networks: Networks) -> None:
+    """Raise what the command would raise for its options and settings; read no data. Note what it will write."""
+    options = _options(argv)
+    networks.plan(options.exp_dir, *_settings(options), options.init)
 
 
 def _options(argv: Optional[Sequence[str]]) -> argparse.Namespace:

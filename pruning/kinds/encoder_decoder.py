@@ -209,10 +209,11 @@ class EncoderDecoderKind(CutsKind[EncoderDecoder]):
         """Return the network itself."""
         return Recogniser(network, source_of(network.encoder), None)
 
-    def new(self, vocab_size: int) -> EncoderDecoder:
+    @classmethod
+    def new(cls, config: Any, vocab_size: int) -> EncoderDecoder:
         """Make a network with the configuration's dimensions."""
-        config: EncoderDecoderConfig = self.config.model
-        return EncoderDecoder(replace(config, decoder=replace(config.decoder, vocab_size=vocab_size)))
+        model: EncoderDecoderConfig = config.model
+        return EncoderDecoder(replace(model, decoder=replace(model.decoder, vocab_size=vocab_size)))
 
     def check(self, network: EncoderDecoder) -> None:
         """Refuse recordings that are longer than the network's window, and transcripts longer than its positions."""

@@ -223,28 +223,30 @@ class EncoderHeadKind(CutsKind[SpeechModel]):
         """Return the export as a stream for the online recognisers of sherpa-onnx."""
         return encoder_head_streams(network, chunk)
 
-    def new(self, vocab_size: int) -> SpeechModel:
+    @classmethod
+    def new(cls, config: Any, vocab_size: int) -> SpeechModel:
         """Make a network with the configuration's dimensions, or with a pre-trained encoder."""
-        config = replace(self.config.model, outputs=vocab_size)
-        if self.config.pretrained is None:
-            if not config.encoder:
+        model_config = replace(config.model, outputs=vocab_size)
+        if config.pretrained is None:
+            if not model_config.encoder:
                 raise UserError("the configuration has no model.encoder",
                                 "give its dimensions, or pretrained=DIRECTORY (--pretrained of a recipe)")  # fmt: skip
-            return SpeechModel(config)
-        encoder, ranks = self._pretrained(self.config.pretrained)
-        model = SpeechModel(replace(config, encoder=encoders.describe(encoder), ranks=ranks))
+            return SpeechModel(model_config)
+        encoder, ranks = cls._pretrained(config.pretrained, config.tail)
+        model = SpeechModel(replace(model_config, encoder=encoders.describe(encoder), ranks=ranks))
         model.encoder.load_state_dict(encoder.state_dict(), strict=True)
         return model
 
-    def _pretrained(self, source: str) -> tuple[Encoder, dict[str, int]]:
+    @classmethod
+    def _pretrained(cls, source: str, tail: Optional[float]) -> tuple[Encoder, dict[str, int]]:
         """Return the pre-trained encoder, and the ranks that the configuration of its network has."""
         ranks: dict[str, int] = {}
         if checkpoint.best_path(source).is_file():
-            network = self.load_network(source)[0]
+            network = cls.load_network(source)[0]
             encoder, ranks = network.encoder, network.config.ranks
         else:
             encoder = load_encoder(source)
-        return encoder if self.config.tail is None else encoder.with_tail(self.config.tail), ranks
+        return encoder if tail is None else encoder.with_tail(tail), ranks
 
     def begin(self, network: SpeechModel) -> None:
         """Set the feature statistics of an encoder that takes features and is not pre-trained."""

@@ -122,6 +122,11 @@ class Kind(NetworkKind[N], Generic[N]):
 
     @classmethod
     @abstractmethod
+    def new(cls, config: Any, vocab_size: int) -> N:
+        """Make a network with the dimensions of the configuration of a run and fresh weights."""
+
+    @classmethod
+    @abstractmethod
     def forward(cls, network: N, batch: Any) -> object:
         """Run a forward pass."""
 
@@ -277,10 +282,6 @@ class Kind(NetworkKind[N], Generic[N]):
     def seed(self) -> int:
         """Seed of the run."""
         return int(self.config.trainer.seed)
-
-    @abstractmethod
-    def new(self, vocab_size: int) -> N:
-        """Make a network with the configuration's dimensions and fresh weights."""
 
     @abstractmethod
     def task(self, network: N, teacher: Optional[N], pruner: Optional[Pruner] = None) -> PrunedTask:

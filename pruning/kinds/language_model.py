@@ -176,9 +176,10 @@ class LanguageModelKind(Kind[TransformerLM]):
             self._train_text = Sentences(self.inputs.train, self.output_table, self.config.data, keep=True)
         return self._train_text
 
-    def new(self, vocab_size: int) -> TransformerLM:
+    @classmethod
+    def new(cls, config: Any, vocab_size: int) -> TransformerLM:
         """Make a language model with the configuration's dimensions."""
-        return TransformerLM(replace(self.config.model, vocab_size=vocab_size))
+        return TransformerLM(replace(config.model, vocab_size=vocab_size))
 
     def check(self, network: TransformerLM) -> None:
         """Refuse texts that are longer than those on which the network was trained."""

@@ -77,15 +77,24 @@ def fresh(kind: Kind[N]) -> N:
     """
     size = vocabulary(kind.config.model, kind.output_table)
     torch.manual_seed(kind.seed)
+    network = with_dimensions(type(kind), kind.config, size)
+    kind.check(network)
+    kind.begin(network)
+    return network
+
+
+def with_dimensions(kind: type[Kind[N]], config: Any, vocab_size: int) -> N:
+    """Make a network with the dimensions of the configuration of a run.
+
+    Raises:
+        UserError: dimensions are missing or do not fit together.
+    """
     try:
-        network = kind.new(size)
+        return kind.new(config, vocab_size)
     except (ValueError, RuntimeError) as error:  # dimensions that do not fit together
         reason = str(error).split("\n", 1)[0]
         raise UserError(f"no network can be made with the dimensions under 'model' ({reason})",
                         "correct them in the configuration") from None  # fmt: skip
-    kind.check(network)
-    kind.begin(network)
-    return network
 
 
 @torch.no_grad()

@@ -196,9 +196,10 @@ class TransducerKind(CutsKind[Transducer]):
         """Return the export as a stream for the online recognisers of sherpa-onnx."""
         return transducer_streams(network, chunk)
 
-    def new(self, vocab_size: int) -> Transducer:
+    @classmethod
+    def new(cls, config: Any, vocab_size: int) -> Transducer:
         """Make a transducer with the configuration's dimensions."""
-        return Transducer(replace(self.config.model, vocab_size=vocab_size))
+        return Transducer(replace(config.model, vocab_size=vocab_size))
 
     def check(self, network: Transducer) -> None:
         """Refuse CTC weights without a CTC head, and chunks and cuts that do not fit the network."""

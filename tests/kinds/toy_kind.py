@@ -227,9 +227,10 @@ class ToyKind(Kind[Toy]):
         """Return the measure of mistakes."""
         return {"mistakes": MISTAKES}
 
-    def new(self, vocab_size: int) -> Toy:
+    @classmethod
+    def new(cls, config: Any, vocab_size: int) -> Toy:
         """Make a network with the configuration's dimensions."""
-        return Toy(replace(self.config.model, vocab_size=vocab_size))
+        return Toy(replace(config.model, vocab_size=vocab_size))
 
     def wants_teacher(self) -> bool:
         """Return False: nothing is distilled."""

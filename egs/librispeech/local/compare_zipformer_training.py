@@ -118,10 +118,11 @@ def kind_of(modules: Mapping[str, ModuleType], per_step: float, first: float) ->
     class TheirKind(TransducerKind):
         """Transducers with icefall's encoder."""
 
-        def new(self, vocab_size: int) -> Transducer:
-            network = super().new(vocab_size)
-            assert self.config.model is not None and self.config.model.zipformer is not None
-            network.encoder = TheirEncoder(self.config.model.zipformer)
+        @classmethod
+        def new(cls, config: Any, vocab_size: int) -> Transducer:
+            network = super().new(config, vocab_size)
+            assert network.config.zipformer is not None
+            network.encoder = TheirEncoder(network.config.zipformer)
             return network
 
     return TheirKind
