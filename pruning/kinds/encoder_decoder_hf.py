@@ -15,7 +15,7 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.importers.encoder_decoder import configuration, load_encoder_decoder, their_name
 from pruning.kinds.exports import HuggingFaceForm
-from pruning.kinds.hf_shapes import REMEDY, check_dense, refused
+from pruning.kinds.hf_shapes import REMEDY, check_dense, other_config, refused
 from pruning.models.encoder_decoder import EncoderDecoder
 from pruning.models.encoder_decoder_config import (
     MOONSHINE,
@@ -95,7 +95,7 @@ def hf_values(config: EncoderDecoderConfig, given: Mapping[str, Any]) -> dict[st
         given: content of the file of the network that it was made from; settings that are no dimensions are taken over.
 
     Raises:
-        UserError: Hugging Face's configuration does not have the shapes.
+        UserError: Hugging Face's configuration does not have the shapes, or ``given`` is of another network.
     """
     check_dense(config.ranks)
     if config.encoder.d_model != config.decoder.d_model:
@@ -111,9 +111,10 @@ def hf_values(config: EncoderDecoderConfig, given: Mapping[str, Any]) -> dict[st
     }  # fmt: skip
     for name, value in (("bos_token_id", config.decoder.start), ("pad_token_id", config.decoder.end)):
         values.setdefault(name, value)  # the defaults of transformers may be beyond the vocabulary
-    expected = replace(config, encoder=replace(config.encoder, tail=None))
+    untold = EncoderDecoderConfig.tokens_per_second  # as the tail, no setting of Hugging Face's
+    expected = replace(config, encoder=replace(config.encoder, tail=None), tokens_per_second=untold)
     if configuration(values) != expected:
-        raise ValueError("the written configuration describes another network")
+        raise other_config()
     return values
 
 

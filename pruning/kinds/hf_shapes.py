@@ -17,6 +17,12 @@ def refused(what: str, has: str) -> UserError:
     return UserError(f"{what}, but a Hugging Face directory has {has}", REMEDY)
 
 
+def other_config() -> UserError:
+    """Return the error for settings of a source that describe another network."""
+    return UserError("the config.json that the import kept in the lang dir is not that of this network",
+                     "give the lang dir that pruning.bin.import_hf wrote for this network")  # fmt: skip
+
+
 def check_dense(ranks: Mapping[str, int]) -> None:
     """Refuse networks with factored layers.
 

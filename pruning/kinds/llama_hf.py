@@ -15,7 +15,7 @@ from torch import Tensor
 from pruning.errors import UserError
 from pruning.importers.llama import CLASSES, configuration, load_llama, their_parts
 from pruning.kinds.exports import HuggingFaceForm
-from pruning.kinds.hf_shapes import REMEDY, check_dense, refused
+from pruning.kinds.hf_shapes import REMEDY, check_dense, other_config, refused
 from pruning.models.names import LLAMA, QWEN2
 from pruning.models.rotary import LINEAR, RotaryScaling
 from pruning.models.transformer_lm import TransformerLM
@@ -59,7 +59,7 @@ def hf_values(config: LanguageModelConfig, given: Mapping[str, Any]) -> dict[str
         given: content of the file of the network that it was made from; settings that are no dimensions are taken over.
 
     Raises:
-        UserError: Hugging Face's configuration does not have the shapes.
+        UserError: Hugging Face's configuration does not have the shapes, or ``given`` is of another network.
     """
     if config.norm != RMS or not config.gated:
         raise UserError("the network is not of the Llama family, and cannot be written as a Hugging Face directory",
@@ -91,8 +91,7 @@ def hf_values(config: LanguageModelConfig, given: Mapping[str, Any]) -> dict[str
     if not any(given.get(name) for name in ("rope_theta", "rope_scaling")):  # before version 5 of transformers
         values |= {"rope_theta": config.rotary_base, "rope_scaling": _scaling(config.rotary_scaling)}
     if configuration(values) != replace(config, dropout=0.0):
-        raise UserError("the config.json that the import kept in the lang dir is not that of this network",
-                        "give the lang dir that pruning.bin.import_hf wrote for this network")  # fmt: skip
+        raise other_config()
     return values
 
 

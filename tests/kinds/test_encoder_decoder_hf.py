@@ -71,6 +71,20 @@ def test_what_is_imported_comes_back(tmp_path: Path, shape: dict[str, Any]) -> N
     assert configuration(hf_values(model.config, {})) == model.config, "without the values of the source"
 
 
+@pytest.mark.parametrize("shape", BOTH, ids=shape_name)
+def test_settings_that_hugging_face_lacks(shape: dict[str, Any]) -> None:
+    """The tokens of a second of speech, which an import may set, are no reason to refuse a network."""
+    model = network(shape)
+    assert hf_values(replace(model.config, tokens_per_second=4.5), shape) == hf_values(model.config, shape)
+
+
+def test_settings_of_another_network_are_refused() -> None:
+    """What is written would not be this network: rotary rates of the decoder that are not those of the encoder."""
+    config = replace(network(MOONSHINE).config, decoder=replace(network(MOONSHINE).config.decoder, rotary_base=77.0))
+    with pytest.raises(UserError, match="kept in the lang dir is not that of this network; give the lang dir"):
+        hf_values(config, MOONSHINE)
+
+
 SMALLER = [
     pytest.param(shape, kept, layers, id=f"{shape_name(shape)}-{name}")
     for shape, (name, kept, layers) in itertools.product(
