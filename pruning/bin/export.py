@@ -71,7 +71,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
 
     from pruning.deploy.export import write
+    from pruning.deploy.model_card import remove_card
     from pruning.kinds import kind as kinds
+    from pruning.models.facts import write_facts
 
     kind, model, header = kinds.load(options.exp_dir)
     kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
@@ -92,12 +94,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.torchscript and "torchscript" not in possible:
         place = "streams" if options.chunk_size else f"{options.exp_dir}, which contains {kind.called}"
         raise UserError(f"--torchscript is not available for {place}", "leave it out")
-    if not options.check:
-        forms = [form for form in possible if form != "torchscript" or options.torchscript]
-        written = write(exports, options.output, forms, options.lang_dir)
-        _tell([*written, *_card(options, model, header, written, argv)])
     data = getattr(options, kind.data_form)
-    _compare(options, exports, data, model, header)
+    if options.check:
+        _compare(options, exports, _existing(options.output, exports, possible), data)
+        return
+    forms = [form for form in possible if form != "torchscript" or options.torchscript]
+    written = write(exports, options.output, forms, options.lang_dir)
+    remove_card(options.output)
+    _tell(written)
+    _compare(options, exports, forms, data)
+    for form in forms:
+        write_facts(options.output / form, model, header.get("dense"))
+    _tell(_card(options, model, header, written, argv))
 
 
 def _check_options(options: argparse.Namespace, kind: type[kinds.Kind[Any]]) -> None:
@@ -148,27 +156,32 @@ def _tell(written: Sequence[Path]) -> None:
         print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
 
 
-def _compare(
-    options: argparse.Namespace, exports: Exports, data: Optional[Path], model: nn.Module, header: dict[str, Any]
-) -> None:
-    """Compare every exported form with PyTorch, and write what the network costs.
+def _existing(directory: Path, exports: Exports, possible: Sequence[str]) -> list[str]:
+    """Return the forms of the export in a directory.
 
     Raises:
-        UserError: there is no export, or a form other than int8 differs by more than `EXACTNESS`.
+        UserError: there is no export.
     """
-    from pruning.deploy.exported import read_parts
-    from pruning.deploy.extract import EXACTNESS
-    from pruning.kinds import kind as kinds
-    from pruning.models.facts import write_facts
-
     first = next(iter(exports.parts))
-    possible = kinds.of(model).capabilities(model).exports
-    found = [form for form in possible if (options.output / f"{first}{FORMS[form]}").is_file()]
+    found = [form for form in possible if (directory / f"{first}{FORMS[form]}").is_file()]
     if not found:
-        raise UserError(f"{options.output} contains no export", "leave out --check to write one")
-    for form in sorted(found):
-        write_facts(options.output / form, model, header.get("dense"))
-        same = exports.agreement(read_parts(options.output, list(exports.parts), form), data, options.max_batches)
+        raise UserError(f"{directory} contains no export of this kind of network", "leave out --check to write one")
+    return found
+
+
+def _compare(options: argparse.Namespace, exports: Exports, forms: Sequence[str], data: Optional[Path]) -> None:
+    """Compare exported forms with PyTorch.
+
+    Raises:
+        UserError: the files are of another network, or a form other than int8 differs by more than `EXACTNESS`.
+    """
+    from pruning.deploy.exported import check_described, read_parts
+    from pruning.deploy.extract import EXACTNESS
+
+    for form in sorted(forms):
+        calls = read_parts(options.output, list(exports.parts), form)
+        check_described(calls, exports.parts)
+        same = exports.agreement(calls, data, options.max_batches)
         print(f"{form}: {same.words}")
         if form != "int8" and not same.difference <= EXACTNESS:
             what = f"the outputs of the {form} export differ by {same.difference:.1e}, more than {EXACTNESS:g}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from pruning.files import PathLike, atomic_path, write_text
 from pruning.kinds import kind
 from pruning.kinds.exports import Exports, Part
 from pruning.kinds.forms import FORMS
+from pruning.models.facts import FILE
 
 
 def export_onnx(
@@ -42,7 +45,10 @@ def export_onnx(
 def write(
     exports: Exports, directory: PathLike, forms: Sequence[str], lang_dir: Optional[PathLike] = None
 ) -> list[Path]:
-    """Write the files of several forms.
+    """Write the files of several forms, instead of those of an earlier export in the directory.
+
+    Earlier files are removed, whatever their forms and their kind of network, when all new ones are complete, and
+    before the first of these gets its name: files of two exports are never there together, even if this is killed.
 
     Args:
         exports: see `pruning.kinds.kind.Kind.exports`.
@@ -53,15 +59,31 @@ def write(
     Returns:
         The model files.
     """
-    written = onnx_files.write(exports.parts, directory, int8="int8" in forms)
-    if "torchscript" in forms:
-        written += write_torchscript(exports.parts, directory)
-    for name, text in exports.texts.items():
-        write_text(Path(directory) / name, text)
-    for table in exports.tables if lang_dir is not None else ():
-        with atomic_path(Path(directory) / table) as temporary:
-            shutil.copyfile(Path(str(lang_dir)) / table, temporary)
-    return written
+    place = Path(directory)
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=place) as name:
+        new = Path(name)
+        written = onnx_files.write(exports.parts, new, int8="int8" in forms)
+        if "torchscript" in forms:
+            written += write_torchscript(exports.parts, new)
+        for file, text in exports.texts.items():
+            write_text(new / file, text)
+        for table in exports.tables if lang_dir is not None else ():
+            with atomic_path(new / table) as temporary:
+                shutil.copyfile(Path(str(lang_dir)) / table, temporary)
+        _remove_earlier(place)
+        for path in sorted(new.iterdir()):
+            os.replace(path, place / path.name)
+    return [place / path.name for path in written]
+
+
+def _remove_earlier(directory: Path) -> None:
+    """Remove the parts of an earlier export and what its network cost; ONNX files, which tell the names, last."""
+    names = onnx_files.parts_in(directory)
+    for form in reversed(FORMS) if names else ():
+        (directory / form / FILE).unlink(missing_ok=True)
+        for name in names:
+            (directory / f"{name}{FORMS[form]}").unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import PathLike
+from pruning.kinds.exports import Part
 from pruning.kinds.forms import FORMS
 from pruning.optional import package
 
@@ -23,7 +24,7 @@ class ExportedPart:
         threads: number of threads of onnxruntime.
 
     Raises:
-        UserError: the file is missing or broken.
+        UserError: the file is missing or broken, or, when it is called, does not take the inputs.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -53,7 +54,11 @@ class ExportedPart:
             outputs = self._script(*inputs)
             return list(outputs) if isinstance(outputs, tuple) else [outputs]
         feeds = {name: value.numpy() for name, value in zip(self._names, inputs)}
-        return [torch.from_numpy(value) for value in self._session.run(None, feeds)]
+        try:
+            return [torch.from_numpy(value) for value in self._session.run(None, feeds)]
+        except Exception as error:  # onnxruntime has a different type for each reason
+            raise UserError(f"{self.path} cannot compute what it is given ({str(error).splitlines()[0]})",
+                            "give the network and the options that it was exported with") from error  # fmt: skip
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -78,3 +83,23 @@ def read_parts(directory: PathLike, names: Sequence[str], form: str, threads: in
     if form not in FORMS:
         raise UserError(f"unknown form of export {form!r}", f"choose from {', '.join(FORMS)}")
     return {name: ExportedPart(Path(directory) / f"{name}{FORMS[form]}", threads) for name in names}
+
+
+def check_described(calls: Mapping[str, ExportedPart], parts: Mapping[str, Part]) -> None:
+    """Check that the metadata of exported files are those of a network, before their outputs are compared.
+
+    Args:
+        calls: exported files, by name.
+        parts: what the export of the network consists of.
+
+    Raises:
+        UserError: a file is of another kind of network, of other dimensions, or of a stream of other chunks.
+    """
+    for name, part in parts.items():
+        found = calls[name].metadata
+        for key, wanted in part.metadata.items():
+            if found.get(key) != wanted:
+                says = f"says {key}: {found[key]}" if key in found else f"says nothing about {key}"
+                raise UserError(f"{calls[name].path} {says}, but for this network and these options it is {wanted}",
+                                "give the network, and the --chunk-size and --left-context-frames, that it was "
+                                "exported with, or leave out --check to export again")  # fmt: skip

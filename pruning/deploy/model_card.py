@@ -20,6 +20,8 @@ from pruning.importers import hf_source
 CARD = "README.md"
 _UNKNOWN = "not stated by the directory that the network was imported from"
 _LICENCE = re.compile(r"^(?:.*\b)?licen[cs]e:\s*([^\s,;.][^\n,;]*?)\.?\s*(?:[,;].*)?$", re.IGNORECASE | re.MULTILINE)
+_CARD = re.compile(r"---\nlicense: .*\nbase_model: .*\n---\n# ")
+"""How a card begins."""
 _DEQUANTISED = re.compile(r"\bdequanti[sz]ed\b", re.IGNORECASE)
 
 _MADE_FROM = ("--init", "--pruned", "--teacher")
@@ -70,6 +72,13 @@ def write_card(
         lines += [f"\n{paragraph}" for paragraph in paragraphs]
     write_text(Path(directory) / CARD, "\n".join(lines) + "\n")
     return Path(directory) / CARD
+
+
+def remove_card(directory: PathLike) -> None:
+    """Remove the card of an earlier export from a directory; leave a text of somebody else alone."""
+    path = Path(directory) / CARD
+    if path.is_file() and _CARD.match(path.read_text(encoding="utf-8", errors="replace")):
+        path.unlink()
 
 
 def licence_of(lang_dir: PathLike) -> Optional[str]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from pruning.errors import UserError
 from pruning.files import PathLike, atomic_path
-from pruning.kinds.exports import Part
+from pruning.kinds.exports import AUTHOR, Part
 from pruning.kinds.forms import FORMS
 from pruning.optional import package
 
@@ -63,6 +63,26 @@ def write(parts: Mapping[str, Part], directory: PathLike, int8: bool = True) -> 
             onnx.save(network, str(temporary))
         written += [path] if quantization is None else [path, small]
     return written
+
+
+def parts_in(directory: PathLike) -> set[str]:
+    """Return the names of the parts in a directory whose ONNX files this package wrote, in any form.
+
+    Raises:
+        UserError: onnx is not installed.
+    """
+    onnx = package("onnx", "ONNX export")
+    return {path.name.removesuffix(FORMS["int8"]).removesuffix(FORMS["float32"])
+            for path in Path(directory).glob(f"*{FORMS['float32']}") if _is_ours(onnx, path)}  # fmt: skip
+
+
+def _is_ours(onnx: Any, path: Path) -> bool:
+    try:
+        network = onnx.load(str(path), load_external_data=False)
+    except Exception:  # not an ONNX file; protobuf has its own types of errors
+        return False
+    found = {one.key: one.value for one in network.metadata_props}
+    return all(found.get(key) == value for key, value in AUTHOR.items())
 
 
 def _check_size(name: str, part: Part) -> None:

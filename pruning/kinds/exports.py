@@ -110,8 +110,10 @@ class Difference:
     reach: float = 1e-30
 
     def add(self, got: Tensor, wanted: Tensor) -> None:
-        """Compare two tensors of the same shape; empty tensors are ignored."""
-        if wanted.numel():
+        """Compare two tensors; empty ones are ignored, and the difference of other shapes is infinite."""
+        if got.shape != wanted.shape:
+            self.largest = math.inf
+        elif wanted.numel():
             difference = float((got - wanted).abs().max())
             self.largest = max(self.largest, difference if math.isfinite(difference) else math.inf)  # NaN passes max()
             self.reach = max(self.reach, float(wanted.abs().max()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -236,12 +237,15 @@ class TransducerAgreement(NamedTuple):
 
 @torch.no_grad()
 def agreement(model: Transducer, exported: ExportedTransducer, batches: Iterable[Batch]) -> TransducerAgreement:
-    """Compare outputs and greedy hypotheses, batch by batch."""
+    """Compare outputs and greedy hypotheses, batch by batch; the difference is infinite if lengths differ."""
     difference, differing, count = Difference(), list[str](), 0
     for batch in batches:
         encoded = model.eval()(batch.features, batch.lengths)
         wanted = model.joiner.encoder_proj(encoded.output)
         got = exported.encoder(batch.features, batch.lengths)
+        count += len(batch.ids)
+        if got.output.shape[1] < wanted.shape[1] or not torch.equal(got.lengths, encoded.lengths):
+            return TransducerAgreement(math.inf, count, list(batch.ids))
         valid = frame_mask(encoded.lengths, wanted.shape[1])
         difference.add(got.output[:, : wanted.shape[1]][valid], wanted[valid])  # empty if there are fewer than 7 frames
         pairs = zip(
@@ -250,5 +254,4 @@ def agreement(model: Transducer, exported: ExportedTransducer, batches: Iterable
             greedy_search(exported, got.output, got.lengths),
         )
         differing += [name for name, ours, theirs in pairs if ours != theirs]
-        count += len(batch.ids)
     return TransducerAgreement(difference.relative, count, differing)

@@ -229,6 +229,8 @@ def _compared(
     difference, differing, count = Difference(), 0, 0
     for batch in batches:
         wanted, got = streamed(stream, stream, batch.features), streamed(call, stream, batch.features)
+        if got.shape != wanted.shape:
+            return Agreement(math.inf, "outputs have another shape")
         difference.add(got, wanted)
         lengths = torch.full((len(wanted),), wanted.shape[1])
         ours, theirs = (search(output, lengths) for search, output in zip(searches, (wanted, got)))

@@ -122,6 +122,15 @@ def test_the_command_exports_compares_and_refuses(
     assert "0 of 3 greedy hypotheses differ" in lines[-3]
     assert (tmp_path / "export/tokens.txt").read_text() == (lang_dir / "tokens.txt").read_text()
     assert (tmp_path / "export/int8/model.json").is_file()
+    small = Transducer(replace(model.config, joiner_dim=model.config.joiner_dim + 1))
+    header["model"] = registry.describe(small)
+    checkpoint.save_model(checkpoint.best_path(tmp_path / "small"), small, header)
+    facts = (tmp_path / "export/int8/model.json").read_bytes()
+    with pytest.raises(UserError, match=r"joiner.onnx says joiner_dim: \d+, but for this network and these options it"):
+        export.main(["--exp-dir", str(tmp_path / "small"), *arguments, "--check"])
+    assert (tmp_path / "export/int8/model.json").read_bytes() == facts, "a check writes nothing"
+    export.main(["--exp-dir", str(tmp_path / "small"), *arguments])  # without TorchScript, in the same directory
+    assert not list((tmp_path / "export").glob("*.pt")) and (tmp_path / "export/int8/model.json").read_bytes() != facts
     checkpoint.save_model(checkpoint.best_path(tmp_path / "pruned"), model, {**header, "found_structure": {}})
     with pytest.raises(UserError, match="is of a pruning run; extract it first"):
         export.main(["--exp-dir", str(tmp_path / "pruned"), *arguments])

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruning import registry
+from pruning.bin import export
 from pruning.core.extraction import extract
 from pruning.core.low_rank import factorise, linear_names
 from pruning.core.residual_width import ResidualWidth
@@ -17,6 +19,7 @@ from pruning.deploy import sherpa_decoding as sherpa
 from pruning.deploy.export import write, write_torchscript
 from pruning.deploy.exported import ExportedPart, read_parts
 from pruning.errors import UserError
+from pruning.experiments import checkpoint
 from pruning.kinds.encoder_head_export import PART, encoder_head_exports, encoder_head_streams
 from pruning.kinds.exports import Exports
 from pruning.kinds.transducer_export import PARTS, transducer_exports, transducer_streams
@@ -274,3 +277,22 @@ def test_streams_that_cannot_be_exported_are_refused(sounds: list[Sound]) -> Non
     model = Transducer(TransducerConfig(zipformer=wide.config, vocab_size=9, decoder_dim=8, joiner_dim=8))
     with pytest.raises(UserError, match="130 channels, but sherpa-onnx streams at most 128; prune them"):
         transducer_streams(model, CHUNK)
+
+
+def test_the_command_tells_streams_and_other_exports_apart(sounds: list[Sound], lang_dir: Path, tmp_path: Path) -> None:
+    """Each replaces the other in a directory, and a check with other options than those of the export says so."""
+    model, tokenizer = transducer(sounds[0].features, causal=True), Tokenizer(lang_dir)
+    header = {"model": registry.describe(model), "tokenizer": tokenizer.describe()}
+    checkpoint.save_model(checkpoint.best_path(tmp_path / "exp"), model, header)
+    command = ["--exp-dir", str(tmp_path / "exp"), "--lang-dir", str(lang_dir), "--output", str(tmp_path / "out")]
+    export.main([*command, "--torchscript"])
+    with pytest.raises(UserError, match="encoder.onnx says nothing about T, but .* give the network, and the --chunk"):
+        export.main([*command, "--check", "--chunk-size=8"])
+    of_stream = [*command, "--chunk-size=8", "--left-context-frames=16"]
+    export.main(of_stream)
+    assert not (tmp_path / "out" / "encoder.pt").exists()
+    export.main([*of_stream, "--check"])
+    with pytest.raises(UserError, match="encoder.onnx says comment: pruned streaming Zipformer transducer, but for"):
+        export.main([*command, "--check"])
+    with pytest.raises(UserError, match="encoder.onnx says left_context_len: 16,.*, but for"):
+        export.main([*command, "--check", "--chunk-size=8", "--left-context-frames=32"])

@@ -179,14 +179,11 @@ def draw(structure: Structure, size: str, cost: str, directory: Path) -> None:
 
 def measured(size: str, systems: Mapping[str, Transducer], repeats: int, folder: Path) -> list[dict[str, Any]]:
     """Return rows for a recording of 10 s."""
-    from pruning.deploy.export import write
-    from pruning.kinds.transducer_export import PARTS
     from pruning.measure import benchmark
 
     timed = {name: (benchmark.timed(model), folder / name) for name, model in systems.items()}
     for one, directory in timed.values():
         benchmark.export(one, directory, ["onnx"])
-        write(replace(one.exports, parts={part: one.exports.parts[part] for part in PARTS[1:]}), directory, ["float32"])
     memory = {name: sherpa_memory(directory, streaming=False) for name, (_, directory) in timed.items()}
     names = [(name, backend) for backend in ("pytorch", "onnx") for name in systems]
     shape = (1, 1000, BINS)
