@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -13,6 +12,7 @@ from tabulate import tabulate
 
 from pruning import provenance
 from pruning.experiments import checkpoint, decoding_results, directory
+from pruning.experiments.history import history
 from pruning.experiments.measurement import PERPLEXITY, Measurement
 from pruning.files import PathLike, read_json, read_lines, read_text, write_text
 from pruning.importers import hf_source
@@ -23,9 +23,6 @@ _LICENCE = re.compile(r"^(?:.*\b)?licen[cs]e:\s*([^\s,;.][^\n,;]*?)\.?\s*(?:[,;]
 _CARD = re.compile(r"---\nlicense: .*\nbase_model: .*\n---\n# ")
 """How a card begins."""
 _DEQUANTISED = re.compile(r"\bdequanti[sz]ed\b", re.IGNORECASE)
-
-_MADE_FROM = ("--init", "--pruned", "--teacher")
-"""Options of commands that name the experiment that another one was made from."""
 
 
 def write_card(
@@ -59,7 +56,7 @@ def write_card(
         "Size": [_sizes(facts, header.get("dense") if pruned else None)],
         **({"Perplexity": _perplexities(place)} if of_text else {"Word error rates": _rates(place)}),
         "Data": _data(place, name),
-        "Commands": ["```bash\n" + "\n".join([*_commands(place), command]) + "\n```",
+        "Commands": ["```bash\n" + "\n".join([*history(place).commands, command]) + "\n```",
                      f"Code: commit {provenance.git_commit()}, {provenance.today()}"],
         "Origin and licence": _origin(name, licence, lang_dir),
         "Files": [tabulate([[path.name, path.stat().st_size, provenance.file_fingerprint(path)] for path in made],
@@ -149,24 +146,6 @@ def _data(exp_dir: Path, name: str) -> list[str]:
     used = [f"{what} (file, beginning of its SHA-256): {', '.join(inputs[key])}." for key, what in names.items()
             if key in inputs]  # fmt: skip
     return [*known, *(used or ["The weights of this experiment were not trained further."])]
-
-
-def _commands(exp_dir: Path) -> list[str]:
-    """Return the commands that made an experiment, as far as logs of the job runner begin with them, oldest first.
-
-    Experiments from which it started are found if the commands name them by paths that exist from here.
-    """
-    found: list[str] = []
-    for path in sorted((exp_dir / "log").glob("*.log"), key=lambda path: path.stat().st_mtime):
-        first = next(iter(read_lines(path)), "")
-        if first.startswith("# ") and first[2:] not in found:
-            found.append(first[2:])
-    before: list[str] = []
-    for words in map(shlex.split, found):
-        for option, value in zip(words, words[1:]):
-            if option in _MADE_FROM and Path(value).resolve() != exp_dir.resolve():
-                before += [one for one in _commands(Path(value)) if one not in before]
-    return [*before, *(one for one in found if one not in before)]
 
 
 def _origin(name: str, licence: Optional[str], lang_dir: PathLike) -> list[str]:
