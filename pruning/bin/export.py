@@ -142,12 +142,11 @@ def _card(
     from pruning.deploy.model_card import write_card
     from pruning.experiments.checkpoint import PRETRAINED
     from pruning.kinds import kind as kinds
-    from pruning.models.facts import network_facts
 
     if PRETRAINED not in header:
         return []
     command_line = provenance.command_line("pruning.bin.export", argv)
-    return [write_card(options.output, options.exp_dir, network_facts(model), header, options.lang_dir, written,
+    return [write_card(options.output, options.exp_dir, model, header, options.lang_dir, written,
                        command_line, kinds.of(model).export_notes(model))]  # fmt: skip
 
 

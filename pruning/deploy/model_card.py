@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from tabulate import tabulate
+from torch import nn
 
 from pruning import provenance
 from pruning.experiments import checkpoint, decoding_results, directory
-from pruning.experiments.history import history
-from pruning.experiments.measurement import PERPLEXITY, Measurement
+from pruning.experiments.history import dense_origin, history
+from pruning.experiments.measurement import PERPLEXITY, Measurement, difference, percent_above
 from pruning.files import PathLike, read_json, read_lines, read_text, write_text
 from pruning.importers import hf_source
+from pruning.kinds import kind
+from pruning.models.facts import network_facts
+from pruning.speech.scoring.bootstrap import Estimate
 
 CARD = "README.md"
 _UNKNOWN = "not stated by the directory that the network was imported from"
@@ -28,7 +32,7 @@ _DEQUANTISED = re.compile(r"\bdequanti[sz]ed\b", re.IGNORECASE)
 def write_card(
     directory: PathLike,
     exp_dir: PathLike,
-    facts: Mapping[str, Any],
+    network: nn.Module,
     header: checkpoint.Header,
     lang_dir: PathLike,
     made: Sequence[Path],
@@ -40,8 +44,8 @@ def write_card(
     Args:
         directory: directory of the export.
         exp_dir: experiment directory, or a checkpoint in it.
-        facts: see `pruning.models.facts.network_facts`.
-        header: header of the checkpoint.
+        network: the network that was exported.
+        header: header of its checkpoint.
         lang_dir: language directory, with what the import kept of the origin.
         made: files of the export whose SHA-256 to state.
         command: command of the export.
@@ -50,11 +54,12 @@ def write_card(
     place = Path(exp_dir) if Path(exp_dir).is_dir() else Path(exp_dir).parent
     name, licence = str(header[checkpoint.PRETRAINED]), licence_of(lang_dir)
     pruned = "structure" in header
-    of_text = "macs_per_token" in facts
+    facts, weights = network_facts(network), provenance.weights_fingerprint(network)
+    measure = _PERPLEXITY if "macs_per_token" in facts else _WER
     sections = {
         "": [f"Made from **{name}**" + (" by structured pruning." if pruned else ", not pruned."), *notes],
         "Size": [_sizes(facts, header.get("dense") if pruned else None)],
-        **({"Perplexity": _perplexities(place)} if of_text else {"Word error rates": _rates(place)}),
+        measure.title: _measured(place, weights, measure, pruned),
         "Data": _data(place, name),
         "Commands": ["```bash\n" + "\n".join([*history(place).commands, command]) + "\n```",
                      f"Code: commit {provenance.git_commit()}, {provenance.today()}"],
@@ -105,35 +110,115 @@ def _sizes(facts: Mapping[str, Any], dense: Optional[Mapping[str, Any]]) -> str:
                     colalign=("left", *["right"] * len(columns)))  # fmt: skip
 
 
-def _rates(exp_dir: Path) -> list[str]:
-    """Return the table of the measured word error rates, the newest of each set and decoding method."""
+class _Measure(NamedTuple):
+    """A measure of networks, and how a card shows it.
+
+    Attributes:
+        title: heading of its section.
+        rate: name of the rate.
+        read: returns the measurements in an experiment directory.
+        show: returns the rate of a measurement.
+        compare: returns the rate of one network minus, or in percent above, that of another on the same utterances.
+        compared: what `compare` returns, in words.
+    """
+
+    title: str
+    rate: str
+    read: Callable[[Path], Iterable[Measurement]]
+    show: Callable[[Measurement], str]
+    compare: Callable[[Measurement, Measurement], Estimate]
+    compared: str
+
+
+def _shown_wer(one: Measurement) -> str:
+    errors, words = one.known_totals("errors", "words")
+    return f"{100 * errors / words:.2f} %" if words else "-"
+
+
+def _shown_perplexity(one: Measurement) -> str:
+    nats, words = one.known_totals("word_nll", "words")
+    return f"{math.exp(nats / words):.2f}" if words else "-"
+
+
+_WER = _Measure("Word error rates", "word error rate", decoding_results.all_of, _shown_wer,
+                lambda one, other: difference([one], [other]).interval, "in points")  # fmt: skip
+_PERPLEXITY = _Measure(
+    "Perplexity", "perplexity per word",
+    lambda place: (Measurement.read(path, "measure it again") for path in sorted((place / PERPLEXITY).glob("*.json"))),
+    _shown_perplexity, percent_above, "in percent",
+)  # fmt: skip
+_OTHERWISE = ("weights", "max_duration", "num_threads", "device")
+"""Parameters of a measurement that two networks need not share: their weights, and what changes only the time."""
+
+
+def _measured(exp_dir: Path, weights: str, measure: _Measure, pruned: bool) -> list[str]:
+    """Return what was measured of these weights, the newest of each set and decoding method, beside the dense network.
+
+    Args:
+        exp_dir: experiment directory of the network.
+        weights: fingerprint of its weights; what other weights in the directory gave is left out.
+        measure: what was measured.
+        pruned: whether there is a dense network to compare with.
+    """
+    found = _newest(measure.read(exp_dir), weights)
+    if not found:
+        return ["Not measured."]
+    before = _of_dense(exp_dir, measure) if pruned else []
+    pairs = [(one, _same(one, before)) for one in found]
+    compared = any(other is not None for _, other in pairs)
+    rows = [{
+        "test set": one.set, measure.rate: measure.show(one), **(_beside(measure, one, other) if compared else {}),
+        "words": f"{one.known_totals('words')[0]:.0f}",
+        **({"decoding method": one.facts["method"]} if "method" in one.facts else {}),
+        **({"normaliser of both texts": one.parameters.get("normalise", "none")} if measure is _WER else {}),
+    } for one, other in pairs]  # fmt: skip
+    commands = {str(one.provenance["command"]) for pair in pairs for one in pair
+                if one is not None and "command" in one.provenance}  # fmt: skip
+    told = []
+    if compared:
+        told = [f"Dense: the network before pruning. Difference to it: {measure.compared}, paired, with the 95 % "
+                "interval of a bootstrap that draws speakers, or blocks of a text, and then utterances."]  # fmt: skip
+    elif pruned:
+        told = ["The dense network, before pruning, was not measured on these sets with these settings, as far as is "
+                "known here."]  # fmt: skip
+    table = tabulate(rows, "keys", tablefmt="github", disable_numparse=True)
+    return [table, *told, *(f"Measured with `{command}`" for command in sorted(commands))]
+
+
+def _newest(found: Iterable[Measurement], weights: str) -> list[Measurement]:
+    """Return the newest measurement of each set and decoding method with these weights, in their order."""
     newest: dict[tuple[str, str], Measurement] = {}
-    for one in sorted(decoding_results.all_of(exp_dir), key=lambda one: one.asked):
-        newest[one.set, one.facts["method"]] = one
-    rows = []
-    for (name, method), one in sorted(newest.items()):
-        errors, words = one.known_totals("errors", "words")
-        rows.append([name, f"{100 * errors / words:.2f} %" if words else "-", int(words), method,
-                     one.parameters.get("normalise", "none")])  # fmt: skip
-    if not rows:
-        return ["Not measured."]
-    headers = ["test set", "word error rate", "words", "decoding method", "normaliser of both texts"]
-    commands = sorted({str(one.provenance["command"]) for one in newest.values() if "command" in one.provenance})
-    return [tabulate(rows, headers, tablefmt="github"), *(f"Measured with `{command}`" for command in commands)]
+    for one in sorted(found, key=lambda one: one.asked):
+        if one.parameters.get("weights") == weights:
+            newest[one.set, one.facts.get("method", "")] = one
+    return [newest[key] for key in sorted(newest)]
 
 
-def _perplexities(exp_dir: Path) -> list[str]:
-    """Return the table of the measured perplexities per word."""
-    rows, commands = [], set()
-    for path in sorted((exp_dir / PERPLEXITY).glob("*.json")):
-        one = Measurement.read(path, "measure it again")
-        nats, words = one.known_totals("word_nll", "words")
-        rows.append([one.set, f"{math.exp(nats / words):.2f}" if words else "-", int(words)])
-        commands.add(str(one.provenance["command"]))
-    if not rows:
-        return ["Not measured."]
-    table = tabulate(rows, ["test set", "perplexity per word", "words"], tablefmt="github")
-    return [table, *(f"Measured with `{command}`" for command in sorted(commands))]
+def _of_dense(exp_dir: Path, measure: _Measure) -> list[Measurement]:
+    """Return the measurements of the network that a pruned one was cut from; none if they are not here."""
+    source = dense_origin(exp_dir)
+    found = [] if source is None else list(measure.read(source if source.is_dir() else source.parent))
+    if source is None or not found:
+        return []
+    weights = provenance.weights_fingerprint(kind.load_network(source))
+    return [one for one in found if one.parameters.get("weights") == weights]
+
+
+def _same(one: Measurement, found: Iterable[Measurement]) -> Optional[Measurement]:
+    """Return the newest of the measurements of the same set with the same settings; None if there is none."""
+    return decoding_results.newest(other for other in found if other.set == one.set
+                                   and _settings(other) == _settings(one))  # fmt: skip
+
+
+def _settings(one: Measurement) -> dict[str, Any]:
+    return {name: value for name, value in one.parameters.items() if name not in _OTHERWISE}
+
+
+def _beside(measure: _Measure, one: Measurement, other: Optional[Measurement]) -> dict[str, str]:
+    """Return the columns of the dense network."""
+    if other is None or not one.known_totals("words")[0]:
+        return {"dense": "-", "difference": "-"}
+    return {"dense": measure.show(other), "difference": measure.compare(one, other).words(sign=True)}
 
 
 def _data(exp_dir: Path, name: str) -> list[str]:

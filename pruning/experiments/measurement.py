@@ -24,7 +24,7 @@ from pruning.speech.scoring.word_errors import count_errors, read_transcripts
 if TYPE_CHECKING:
     import numpy as np
 
-    from pruning.speech.scoring.bootstrap import Sample
+    from pruning.speech.scoring.bootstrap import Estimate, Sample
 
 logger = logging.getLogger(__name__)
 SCHEMA = 1
@@ -336,6 +336,17 @@ def difference(first: Iterable[Measurement], second: Iterable[Measurement]) -> S
         if one.of != other.of:
             raise UserError(f"two systems were measured on different words of {one.key[0]}", "measure both again")
     return _sample(rows, [one.errors - other.errors for one, other in zip(rows, others)])
+
+
+def percent_above(first: Measurement, second: Measurement) -> Estimate:
+    """Return by how many percent the perplexity per word of one model exceeds another's on the same text.
+
+    Raises:
+        UserError: the models were measured on different words.
+    """
+    from pruning.speech.scoring.bootstrap import Estimate
+
+    return Estimate(*(100 * math.expm1(rate / 100) for rate in difference([first], [second]).interval))
 
 
 @dataclass(frozen=True)

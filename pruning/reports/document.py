@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from pruning import provenance
 from pruning.files import PathLike, write_text
+from pruning.speech.scoring.bootstrap import Estimate
 
 TERMINAL = "simple"
 """Style of tables for a terminal."""
@@ -75,7 +76,7 @@ def _escaped(cell: str) -> str:
 
 def estimate(value: float, interval: Sequence[float], sign: bool = False) -> str:
     """Return a figure with its interval: ``9.39 (8.16 to 10.70)``, with ``sign`` ``+0.92 (0.35 to 1.51)``."""
-    return f"{value:{'+' if sign else ''}.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+    return Estimate(value, interval[0], interval[1]).words(sign)
 
 
 def short_commit(commit: str) -> str:

@@ -9,7 +9,7 @@ from typing import Optional
 
 from pruning.errors import UserError
 from pruning.experiments import decoding_results, rescoring_results
-from pruning.experiments.measurement import PERPLEXITY, Measurement, difference, path_of, sample
+from pruning.experiments.measurement import PERPLEXITY, Measurement, difference, path_of, percent_above, sample
 from pruning.models import facts
 from pruning.models.chunk import Chunk
 from pruning.reports import load
@@ -44,8 +44,7 @@ def excess(place: Path, other: Path, set_name: str) -> Estimate:
     Raises:
         UserError: a model was not measured, or the models were measured on different words.
     """
-    found = difference([_measured(place, set_name)], [_measured(other, set_name)])
-    return Estimate(*(100 * math.expm1(rate / 100) for rate in found.interval))
+    return percent_above(_measured(place, set_name), _measured(other, set_name))
 
 
 def per(found: Measurement, nats: str, of: str) -> Optional[float]:

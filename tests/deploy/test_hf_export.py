@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from pruning.bin import export, import_hf
+from pruning.deploy import model_card
 from pruning.deploy.model_card import licence_of
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
@@ -16,8 +18,9 @@ from pruning.files import read_json, write_json, write_text
 from pruning.importers import hf_source, small_network
 from pruning.importers.encoder_decoder import load_encoder_decoder
 from pruning.importers.small_network import SmallConfig
+from pruning.kinds import kind as kinds
 from pruning.models.encoder_decoder_config import FAMILY_NAMES, MOONSHINE
-from pruning.provenance import file_fingerprint
+from pruning.provenance import file_fingerprint, weights_fingerprint
 from pruning.speech.text.network_tokens import TOKENIZER
 
 pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
@@ -55,16 +58,27 @@ def test_the_directory_is_that_of_the_import(tmp_path: Path, family: str) -> Non
     assert checkpoint.read_header(tmp_path / "again" / "best.safetensors")["pretrained"] == "hf"
 
 
+def weights_of(exp: Path) -> str:
+    return weights_fingerprint(kinds.load_network(exp))
+
+
+def decoded(exp: Path, name: str, errors: list[int], weights: str, date: str = "2026-11-29", beam: int = 4) -> None:
+    """Write a measurement of some utterances of 20 words."""
+    Measurement(
+        WORD_ERRORS, name, Utterances([f"{index}" for index in range(len(errors))], [""] * len(errors)),
+        {"errors": errors, "words": [20] * len(errors)},
+        parameters={"normalise": "english 1", "weights": weights, "max_duration": beam, "decoding": {"beam": beam}},
+        facts={"method": "decoder_greedy_search"},
+        provenance={"date": f"{date}T12:00:00+00:00", "command": f"python -m pruning.bin.decode --beam {beam}"},
+    ).write(exp / "decoder_greedy_search" / f"decode-{name}-{date}-{beam}.json")  # fmt: skip
+
+
 def test_the_card(tmp_path: Path) -> None:
     """Origin, licence, sums, error rates, data and commands, as far as they are known."""
     options = imported(tmp_path)
     exp = tmp_path / "exp"
-    found = Measurement(WORD_ERRORS, "test-clean", Utterances(["a", "b"], ["", ""]),
-                        {"errors": [1, 2], "words": [20, 20]}, parameters={"normalise": "english 1"},
-                        facts={"method": "decoder_greedy_search"},
-                        provenance={"date": "2026-11-29T12:00:00+00:00", "command": "python -m pruning.bin.decode"},
-                        )  # fmt: skip
-    found.write(exp / "decoder_greedy_search" / "decode-test-clean-best.json")
+    decoded(exp, "test-clean", [1, 2], weights_of(exp))
+    decoded(exp, "test-clean", [9, 9], "others", "2026-11-30")  # a later decoding of another checkpoint
     write_json(exp / "run.json", {"inputs": {"train_cuts": ["x_cuts_train.jsonl.gz 0123456789ab"]}})
     write_text(tmp_path / "extracted" / "log" / "extract.log", "# python -m pruning.bin.extract --pruned x\n#\n")
     line = f"# python -m pruning.bin.finetune --init {tmp_path / 'extracted'} --exp-dir {exp}\n"
@@ -74,12 +88,51 @@ def test_the_card(tmp_path: Path) -> None:
     for text in (
         "license: mit\nbase_model: source\n", "Made from **source**, not pruned.", "| 7.50 %", "english 1",
         "Licence of source: MIT.", "SOURCE.md of source says: “Its matrices were dequantised from 8 bits.",
-        "x_cuts_train.jsonl.gz 0123456789ab", "Measured with `python -m pruning.bin.decode`",
+        "x_cuts_train.jsonl.gz 0123456789ab", "Measured with `python -m pruning.bin.decode --beam 4`",
         file_fingerprint(tmp_path / "hf" / "model.safetensors"),
         file_fingerprint(tmp_path / "source" / "model.safetensors"), " --hugging-face\n```",
     ):  # fmt: skip
         assert text in card, text
     assert card.index("pruning.bin.extract --pruned x") < card.index("pruning.bin.finetune --init")
+    assert "45.00 %" not in card and "dense" not in card.lower()
+
+
+def pruned_of(place: Path, dense: Path) -> Path:
+    """Return an experiment like ``dense``, of other weights, that its log says was made from it."""
+    model, header = checkpoint.load_model(dense)
+    with torch.no_grad():
+        next(model.parameters()).mul_(2.0)
+    structure = {"structure": {"groups": {}}}
+    checkpoint.save_model(checkpoint.best_path(place / "small"), model, {**header, **structure})
+    write_text(place / "small" / "log" / "train.log", f"# python -m pruning.bin.finetune --init {dense}\n")
+    return place / "small"
+
+
+def test_the_card_compares_with_the_dense_network(tmp_path: Path) -> None:
+    """On the same sets with the same settings, with the weights that were pruned; else it says that it cannot."""
+    imported(tmp_path)
+    exp = tmp_path / "exp"
+    small = pruned_of(tmp_path, exp)
+    decoded(small, "test-clean", [2, 3, 4, 3], weights_of(small))
+    decoded(small, "test-other", [5, 5], weights_of(small))
+    decoded(exp, "test-clean", [9, 9, 9, 9], "others", "2026-11-30")
+    decoded(exp, "test-clean", [8, 8, 8, 8], weights_of(exp), beam=5)
+    model, header = checkpoint.load_model(small)
+
+    def card() -> str:
+        path = model_card.write_card(tmp_path / "out", small, model, header, exp / "lang", [], "export")
+        return path.read_text()
+
+    assert "The dense network, before pruning, was not measured on these sets" in card()
+    assert "| dense" not in card()
+    decoded(exp, "test-clean", [1, 1, 1, 1], weights_of(exp))
+    rows = [line.split("|")[1:6] for line in card().splitlines() if line.startswith("| test")]
+    assert [cell.strip() for cell in rows[0]] == ["test set", "word error rate", "dense", "difference", "words"]
+    assert [cell.strip() for cell in rows[1][:3]] == ["test-clean", "15.00 %", "5.00 %"]
+    value, low, high = map(float, re.findall(r"[\d.]+", rows[1][3]))
+    assert low < value == 10.0 < high
+    assert [cell.strip() for cell in rows[2]] == ["test-other", "25.00 %", "-", "-", "40"]
+    assert "not measured" not in card()
 
 
 def test_a_network_of_unknown_origin(tmp_path: Path) -> None:

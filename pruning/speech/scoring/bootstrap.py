@@ -105,6 +105,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def words(self, sign: bool = False) -> str:
+        """Return ``9.39 (8.16 to 10.70)``, with ``sign`` ``+0.92 (0.35 to 1.51)``."""
+        return f"{self.value:{'+' if sign else ''}.2f} ({self.low:.2f} to {self.high:.2f})"
+
 
 @dataclass(frozen=True)
 class Sample:
