@@ -47,9 +47,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.experiments import checkpoint
     from pruning.experiments.measurement import INTENTS, is_done, path_of
     from pruning.kinds.encoder_head import EncoderHeadKind
-    from pruning.kinds.heard import source_of
     from pruning.models.speech_model import INTENT
-    from pruning.speech.data import checks
+    from pruning.speech.data.checks import TrainedOn
 
     torch.set_num_threads(options.num_threads)
     known = Intents(options.lang_dir)
@@ -58,9 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"{options.exp_dir} contains a network for {model.config.task}", "give a network for intents")
     model = model.to(options.device).eval()
     weights = provenance.file_fingerprint(checkpoint.file_of(options.exp_dir))
-    if not source_of(model.encoder).recorded:
-        trained = checks.TrainedOn.of(str(options.exp_dir), header)
-        checks.check_first_features(options.cuts, model.encoder.bins, trained)
+    EncoderHeadKind.check_files(model, options.cuts, TrainedOn.of(str(options.exp_dir), header))
     for cuts in options.cuts:
         path = path_of(options.exp_dir, INTENTS, manifests.set_name_of(cuts))
         made_of = {"weights": weights, "intents": known.fingerprint, "cuts": provenance.file_fingerprint(cuts),

@@ -74,6 +74,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from pruning.deploy.model_card import remove_card
     from pruning.kinds import kind as kinds
     from pruning.models.facts import write_facts
+    from pruning.speech.data.checks import TrainedOn
 
     kind, model, header = kinds.load(options.exp_dir)
     kind.table_of(model, options.lang_dir).check_matches(header["tokenizer"])
@@ -95,6 +96,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         place = "streams" if options.chunk_size else f"{options.exp_dir}, which contains {kind.called}"
         raise UserError(f"--torchscript is not available for {place}", "leave it out")
     data = getattr(options, kind.data_form)
+    if data is not None:
+        kind.check_files(model, [data], TrainedOn.of(options.exp_dir, header))
     if options.check:
         _compare(options, exports, _existing(options.output, exports, possible), data)
         return

@@ -174,10 +174,12 @@ def _batches(
     """Return a function that iterates over the training batches from the start; None if no data are given.
 
     Raises:
-        UserError: ``--lang-dir`` is missing or has other tokens, or the data are for another kind of network.
+        UserError: ``--lang-dir`` is missing or has other tokens, or the data are for another kind of network or
+            of another form than it was trained on.
     """
     from pruning.experiments.directory import CONFIG
     from pruning.kinds import kind as kinds
+    from pruning.speech.data.checks import TrainedOn
 
     name, files = _data(options)
     if not files:
@@ -191,6 +193,7 @@ def _batches(
         )
     table = kind.table_of(model, options.lang_dir)
     table.check_matches(header["tokenizer"])
+    kind.check_files(model, files, TrainedOn.of(options.pruned, header))
     run = next((place / CONFIG for place in (Path(options.pruned), *Path(options.pruned).parents[:2])
                 if (place / CONFIG).is_file()), None)  # fmt: skip
     if run is None:

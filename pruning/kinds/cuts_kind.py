@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Optional
 
@@ -15,6 +15,7 @@ from pruning.models.encoder import Encoder
 from pruning.registry import CUTS
 from pruning.speech.data import checks, manifests
 from pruning.speech.data.batches import Batch, count_batches, evaluation_batches, training_batches
+from pruning.speech.data.data_config import DataConfig
 from pruning.speech.data.sources import Source
 from pruning.training import distributed
 from pruning.training.run_data import RunData
@@ -39,6 +40,16 @@ class CutsKind(Kind[N]):
     def encoder(cls, network: N) -> Encoder:
         """Return the part of a network that hears."""
 
+    @classmethod
+    def check_files(cls, network: N, files: Sequence[PathLike], trained: Optional[checks.TrainedOn] = None) -> None:
+        """Refuse cuts whose features or recordings do not fit the encoder, or of other features than in training."""
+        encoder, paths = cls.encoder(network), manifests.check_exists(list(files))
+        source = source_of(encoder)
+        if source.recorded:
+            checks.check_recordings(paths, [], source, DataConfig().max_cut_duration)
+        else:
+            checks.check_first_features(paths, encoder.bins, trained)
+
     def check(self, network: N) -> None:
         """Refuse cuts that do not fit the encoder: their features or recordings, and their durations."""
         encoder = self.encoder(network)
@@ -47,7 +58,7 @@ class CutsKind(Kind[N]):
         if self._source.recorded:
             checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
         else:
-            checks.check_first_features([*train, *dev], encoder.bins)
+            self.check_files(network, [*train, *dev])
         checks.check_dev(dev, self._source, self.config.data.longest_evaluated)
 
     def load(self, source: PathLike) -> tuple[N, checkpoint.Header]:
@@ -59,8 +70,7 @@ class CutsKind(Kind[N]):
         network, header = super().load(source)
         trained = checks.TrainedOn.of(str(source), header)
         if trained is not None:
-            train = manifests.check_exists(list(self.inputs.train))
-            checks.check_first_features(train, self.encoder(network).bins, trained)
+            self.check_files(network, self.inputs.train, trained)
         return network, header
 
     def heard(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pruning.methods.base import Pruner
 from pruning.models.chunk import Chunk
 from pruning.models.zipformer_stream import ZipformerStream
 from pruning.registry import NetworkKind
+from pruning.speech.data.checks import TrainedOn
 from pruning.speech.text.bpe import Tokenizer
 from pruning.speech.text.table import OutputTable, Spelling
 from pruning.tasks.formula import LossFormula
@@ -140,6 +141,19 @@ class Kind(NetworkKind[N], Generic[N]):
             table: output table of the network, see `table_of`.
             files: files of training data.
             max_duration: seconds of audio in a batch; not used for text.
+        """
+
+    @classmethod
+    def check_files(cls, network: N, files: Sequence[PathLike], trained: Optional[TrainedOn] = None) -> None:
+        """Refuse files of data that do not fit a network, before they are read for training or compared on.
+
+        Args:
+            network: network that will process them.
+            files: files of data.
+            trained: the features that the network was trained on; None: unknown, or it takes none.
+
+        Raises:
+            UserError: a file does not fit.
         """
 
     @classmethod
