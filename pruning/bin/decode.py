@@ -10,7 +10,7 @@ import argparse
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
@@ -253,7 +253,7 @@ def _load_encoder_decoder(arguments: argparse.Namespace) -> _Source:
     theirs = sherpa.encoder_decoder_recogniser(arguments.exported, arguments.form, arguments.num_threads)
     place = arguments.exported / f"{arguments.form}-{arguments.engine}"
     write_json(place / facts.FILE, facts.read_facts(arguments.exported / arguments.form))
-    hears = audio(facts.SAMPLES_PER_SECOND, lambda samples: samples)
+    hears = replace(audio(facts.SAMPLES_PER_SECOND, lambda samples: samples), longest=sherpa.longest_heard(files))
     return _Source(theirs, place, "best", None, fingerprint, hears, tokens)
 
 
@@ -461,7 +461,21 @@ def _config(arguments: argparse.Namespace) -> DecodingConfig:
     """Return how to search, after checking the options."""
     config = DecodingConfig(**{field.name: getattr(arguments, field.name) for field in fields(DecodingConfig)})
     _check(arguments)
-    return config
+    return config if arguments.engine == ENGINES[0] else _of_sherpa(config)
+
+
+def _of_sherpa(config: DecodingConfig) -> DecodingConfig:
+    """Return the settings that sherpa-onnx has, instead of those of the own search.
+
+    Raises:
+        UserError: another limit of tokens was asked for.
+    """
+    from pruning.speech.decoding.sherpa_rules import TOKENS_PER_SECOND
+
+    if config.tokens_per_second not in (DecodingConfig.tokens_per_second, TOKENS_PER_SECOND):
+        raise UserError(f"--tokens-per-second has no effect with --engine {ENGINES[1]}, which allows "
+                        f"{TOKENS_PER_SECOND}", "leave it out")  # fmt: skip
+    return replace(config, tokens_per_second=float(TOKENS_PER_SECOND))
 
 
 def check(argv: Sequence[str], networks: Networks) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from pruning.optional import package
 from pruning.speech.data import sources
 from pruning.speech.data.manifests import iterate_cuts
 from pruning.speech.decoding.recognition import Recognition
+from pruning.speech.decoding.sherpa_rules import LEAST_TAIL, WINDOW
 from pruning.speech.scoring.word_errors import SCORED, Transcript, words_of
 
 _RATE, _FRAMES_PER_SECOND = 16000, 100
@@ -105,6 +106,17 @@ def is_encoder_decoder(directory: PathLike) -> bool:
 def encoder_decoder_parts(directory: PathLike) -> tuple[str, ...]:
     """Return the names of the parts of a Whisper or a Moonshine."""
     return moonshine_export.PARTS if _is_moonshine(directory) else whisper_export.PARTS
+
+
+def longest_heard(files: Mapping[str, ExportedPart]) -> Optional[float]:
+    """Return the seconds of a recording that sherpa-onnx hears with the files of a Whisper; None: all, of a Moonshine.
+
+    It drops what is beyond without a word.
+    """
+    if whisper_export.ENCODER not in files:
+        return None
+    window = 2 * int(files[whisper_export.ENCODER].metadata["n_audio_ctx"])
+    return min(WINDOW - LEAST_TAIL, window) / _FRAMES_PER_SECOND
 
 
 def encoder_decoder_recogniser(directory: PathLike, form: str = "float32", threads: int = 1) -> Any:

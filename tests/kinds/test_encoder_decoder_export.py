@@ -15,7 +15,7 @@ from pruning.bin import decode, export, import_hf
 from pruning.core.extraction import extract
 from pruning.core.structure import Structure
 from pruning.deploy import sherpa_decoding as sherpa
-from pruning.deploy.exported import read_parts
+from pruning.deploy.exported import ExportedPart, read_parts
 from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.experiments.measurement import Measurement
@@ -142,10 +142,33 @@ def test_decoding_by_the_command(exported: dict[str, Path], speech: Path, family
     (path,) = (place / "onnx" / "int8-sherpa-onnx" / "decoder_greedy_search").glob("decode-*.json")
     found = Measurement.read(path)
     assert found.total("words") == 8 and found.parameters["engine"] == "sherpa-onnx"
+    assert found.parameters["decoding"] == {"method": "decoder_greedy_search", "tokens_per_second": 6.0}, "not ours"
+    with pytest.raises(UserError, match="--tokens-per-second has no effect with --engine sherpa-onnx, which allows 6"):
+        decode.main([*options, *engine, "--method", "decoder_greedy_search", "--tokens-per-second", "8"])
     with pytest.raises(UserError, match="which only sherpa-onnx decodes; give --engine sherpa-onnx"):
         decode.main([*options, "--method", "decoder_greedy_search"])
     with pytest.raises(UserError, match="does not support decoder_beam_search; choose decoder_greedy_search"):
         decode.main([*options, *engine, "--method", "decoder_beam_search"])
+
+
+def test_what_sherpa_onnx_does_not_hear_is_told(
+    exported: dict[str, Path], speech: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Whisper hears 29.5 s, or its window if that is shorter; a Moonshine hears everything."""
+    pytest.importorskip("sherpa_onnx", reason="the extra 'export' is not installed")
+    place = exported[WHISPER].parent
+    files = {family: read_parts(exported[family].parent / "onnx", parts, "float32")
+             for family, parts in ((WHISPER, whisper_export.PARTS), (MOONSHINE, moonshine_export.PARTS))}  # fmt: skip
+    assert sherpa.longest_heard(files[MOONSHINE]) is None
+    assert sherpa.longest_heard(files[WHISPER]) == 4.0
+    large = {**files[WHISPER]["encoder"].metadata, "n_audio_ctx": "1500"}
+    monkeypatch.setattr(ExportedPart, "metadata", property(lambda _: large))
+    assert sherpa.longest_heard(files[WHISPER]) == 29.5
+    monkeypatch.setitem(large, "n_audio_ctx", "10")
+    decode.main(["--exported", str(place / "onnx"), "--lang-dir", str(place / "lang"), "--cuts",
+                 str(speech / "slurp_cuts_dev.jsonl.gz"), "--engine", "sherpa-onnx", "--method",
+                 "decoder_greedy_search"])  # fmt: skip
+    assert "are longer than the 0.2 s that the network takes" in caplog.text
 
 
 def test_caches_have_the_widest_layer(exported: dict[str, Path]) -> None:
