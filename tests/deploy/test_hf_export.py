@@ -95,6 +95,8 @@ def test_the_card(tmp_path: Path) -> None:
         assert text in card, text
     assert card.index("pruning.bin.extract --pruned x") < card.index("pruning.bin.finetune --init")
     assert "45.00 %" not in card and "dense" not in card.lower()
+    model_card.remove_card(tmp_path / "hf")
+    assert not (tmp_path / "hf" / "README.md").exists(), "it would describe another network after the next export"
 
 
 def pruned_of(place: Path, dense: Path) -> Path:

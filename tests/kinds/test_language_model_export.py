@@ -191,7 +191,7 @@ def test_what_the_command_refuses(lang_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is of a pruning run; extract it first"):
         export.main(save(model, tmp_path / "pruned", lang_dir, found_structure={}))
     arguments = save(model, tmp_path / "lm", lang_dir)
-    with pytest.raises(UserError, match="export contains no export; leave out --check"):
+    with pytest.raises(UserError, match="export contains no export of this kind of network; leave out --check"):
         export.main([*arguments, "--check"])
     for option in (["--torchscript"], ["--cuts", "x"]):
         with pytest.raises(UserError, match=f"{option[0]} is not .*for .*lm, which contains a language model; leave"):
