@@ -102,12 +102,7 @@ class CostModel:
         return self._coefficients[cost] * torch.tensor(inside)
 
     def apart(self, costs: Sequence[str]) -> Optional[dict[str, set[str]]]:
-        """Return the names of the groups that each cost depends on, or None if two costs share a group.
-
-        Also None for fewer than two costs or if latency is among them.
-        """
-        if len(costs) < 2 or LATENCY in costs:
-            return None
+        """Return the names of the groups that each cost depends on, or None if two costs share a group."""
         found: dict[str, set[str]] = {}
         for cost in costs:
             names = self.groups_of(cost)
@@ -117,9 +112,9 @@ class CostModel:
         return found
 
     def groups_of(self, cost: str) -> set[str]:
-        """Return the names of the groups that a cost depends on; for the latency, of all groups."""
-        if cost == LATENCY:
-            return {group.name for group in self.groups}
+        """Return the names of the groups that a cost depends on."""
+        if cost == LATENCY and self._latency is not None:
+            return set(self._latency.timed)
         return {name for term, coefficient in zip(self.terms, self._coefficients[cost].tolist()) if coefficient
                 for name in term.groups}  # fmt: skip
 

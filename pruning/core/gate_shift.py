@@ -33,12 +33,10 @@ class GateShift:
     """
 
     def __init__(self, gates: HardConcreteGates, costs: CostModel, targets: Mapping[str, float]) -> None:
-        if len(targets) > 1 and costs.apart(list(targets)) is None:
+        if costs.apart(list(targets)) is None:
             raise ValueError(f"the targets {', '.join(targets)} depend on the same units")
-        names = [group.name for group in gates.units.groups]
-        member = [names[index] for index in gates.units.member.tolist()]
         self._gates, self._costs = gates, costs
-        self._moved = {cost: torch.tensor([name in costs.groups_of(cost) for name in member]) for cost in targets}
+        self._moved = {cost: gates.units.priced(costs, [cost]) for cost in targets}
 
     @torch.no_grad()
     def to(self, targets: Mapping[str, float]) -> None:

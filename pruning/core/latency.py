@@ -70,6 +70,10 @@ class LatencyModel:
         groups: all unit groups of the network.
         table: table measured on a network of the same dimensions.
 
+    Attributes:
+        rest: seconds that remain if all units are removed.
+        timed: names of the groups whose counts change the time.
+
     Raises:
         UserError: the table and the network have no unit kind in common, or differ in the number of units of a kind.
     """
@@ -93,7 +97,9 @@ class LatencyModel:
         points = max(len(values) for values in table.kinds.values())
         self._index = torch.tensor([position[group.name] for group in own])
         by_name = {group.name: group for group in groups}
-        chains = [[position[one.name] for one in _around(group, by_name)] for group in own]
+        around = [[one.name for one in _around(group, by_name)] for group in own]
+        self.timed = {group.name for group in own}.union(*around)
+        chains = [[position[name] for name in names] for names in around]
         longest = max(map(len, chains))
         rows = [chain + [len(groups)] * (longest - len(chain)) for chain in chains]
         self._around = torch.tensor(rows, dtype=torch.long).view(len(own), longest)

@@ -113,13 +113,23 @@ def with_counts(scores: Tensor, selection: Selection, counts: Mapping[str, int])
     return positions(scores, selection) < wanted
 
 
-def even_counts(keep: Tensor, selection: Selection) -> dict[str, int]:
-    """Return for each group the smallest number of units in ``keep (U,)`` that a group of its kind and size keeps."""
+def evened(keep: Tensor, order: Tensor, selection: Selection, inside: Tensor) -> Tensor:
+    """Return ``keep (U,)`` with as many units in each group as the smallest of its kind and size keeps.
+
+    Args:
+        keep: the kept units, ``(U,)`` bool.
+        order: the units with larger values are kept, ``(U,)``.
+        selection: the units.
+        inside: ``(U,)`` bool, units of the groups that are evened; the others stay as they are.
+    """
     counts = [int(part.sum()) for part in keep.split(selection.sizes)]
+    among = [bool(part.any()) for part in inside.split(selection.sizes)]
     least: dict[tuple[str, int], int] = {}
-    for group, count in zip(selection.chosen, counts):
-        least[group.kind, group.size] = min(count, least.get((group.kind, group.size), count))
-    return {group.name: least[group.kind, group.size] for group in selection.chosen}
+    for group, count, evens in zip(selection.chosen, counts, among):
+        if evens:
+            least[group.kind, group.size] = min(count, least.get((group.kind, group.size), count))
+    wanted = {group.name: least[group.kind, group.size] for group, evens in zip(selection.chosen, among) if evens}
+    return with_counts(order, selection, wanted) & keep
 
 
 def drop_order(layers: int) -> list[int]:

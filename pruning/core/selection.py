@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Optional
 
@@ -92,7 +92,7 @@ class Selection:
 
         Units are closed from the lowest score up (or opened from the highest down) until the next one would pass the
         target. Then units of groups that are still fine enough fill the remaining gap. Modules stay as they are unless
-        units alone do not suffice.
+        units alone do not suffice. Units on which no target depends stay as they are.
 
         Costs of parts that share no group are each brought to their target. Otherwise costs are brought to their
         targets one after the other, beginning with the one that is furthest below, by closing units that it depends
@@ -109,13 +109,20 @@ class Selection:
                 small cuts, the ramp would never remove a large unit such as a head.
         """
         ranks = scores.argsort(stable=True).argsort().double()  # independent of the scale of the scores
-        apart = costs.apart(list(targets))
-        if apart is None:
-            return self._moved(keep, ranks, costs, targets, may_open, fill)
-        for cost, names in apart.items():
-            inside = torch.tensor([group.name in names for group in self.groups])[self.member]
-            keep = self._moved(keep, ranks, costs, {cost: targets[cost]}, may_open, fill, inside)
+        for together, inside in self.separate(costs, targets):
+            keep = self._moved(keep, ranks, costs, together, may_open, fill, inside)
         return keep
+
+    def separate(self, costs: CostModel, targets: Mapping[str, float]) -> list[tuple[dict[str, float], Tensor]]:
+        """Return the targets that must be met together, and the units on which they depend, ``(U,)`` bool."""
+        apart = costs.apart(list(targets))
+        together = [dict(targets)] if apart is None else [{cost: targets[cost]} for cost in apart]
+        return [(some, self.priced(costs, some)) for some in together]
+
+    def priced(self, costs: CostModel, of: Iterable[str]) -> Tensor:
+        """Return the units on which one of the costs ``of`` depends, ``(U,)`` bool."""
+        names = {name for cost in of for name in costs.groups_of(cost)}
+        return torch.tensor([group.name in names for group in self.groups])[self.member]
 
     def _moved(
         self,
@@ -125,15 +132,14 @@ class Selection:
         targets: Mapping[str, float],
         may_open: Optional[Tensor],
         fill: bool,
-        inside: Optional[Tensor] = None,
+        inside: Tensor,
     ) -> Tensor:
         """See `fitted`; units outside ``inside (U,)`` bool stay as they are."""
         if len(targets) > 1 and (behind := self._behind(keep, costs, targets)):
             for cost in behind:
                 if not self._behind(keep, costs, {cost: targets[cost]}):
                     continue  # already met by units closed for another cost
-                priced = (costs.prices(cost) > 0)[self.member]
-                of_cost = priced if inside is None else inside & priced
+                of_cost = inside & self.priced(costs, [cost])
                 keep = self._moved(keep, ranks, costs, {cost: targets[cost]}, keep, fill, of_cost)
             return keep
 
@@ -147,8 +153,7 @@ class Selection:
             order = self._flip_order(keep, ranks, opening)
             if opening and may_open is not None:
                 order = order[may_open[order]]
-            if inside is not None:
-                order = order[inside[order]]
+            order = order[inside[order]]
             before, keep = _bracket(keep, order, opening, excess)
             if not fill and not opening:
                 return before

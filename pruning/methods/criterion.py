@@ -18,7 +18,7 @@ from pruning.core.prunable import Prunable, prunable
 from pruning.core.ranking import (
     NORMALISATIONS,
     RANKINGS,
-    even_counts,
+    evened,
     influence_order,
     interpolated,
     last,
@@ -308,12 +308,15 @@ class CriterionPruning(Scorer):
     def _evened(self, keep: Tensor, order: Tensor, targets: Mapping[str, float]) -> Tensor:
         """Return ``keep (U,)`` with equal counts in groups of a kind and size, if that meets the targets, too.
 
-        Units that are closed one by one end in the middle of a round through the groups.
+        Units that are closed one by one end in the middle of a round through the groups. Groups on which no target
+        depends stay as they are.
         """
-        even = with_counts(order, self.units, even_counts(keep, self.units)) & keep
-        counts = self.units.hard_counts(even)
-        gaps = [self.costs.sparsity(counts, cost).item() - target for cost, target in targets.items()]
-        return even if max(map(abs, gaps)) <= TOLERANCE else keep
+        for together, inside in self.units.separate(self.costs, targets):
+            even = evened(keep, order, self.units, inside)
+            counts = self.units.hard_counts(even)
+            gaps = [self.costs.sparsity(counts, cost).item() - target for cost, target in together.items()]
+            keep = even if max(map(abs, gaps)) <= TOLERANCE else keep
+        return keep
 
     def _check_costs(self, counts: Structure) -> None:
         """Check that the counts meet the target, which would otherwise show only at the end of training.

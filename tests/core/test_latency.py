@@ -70,6 +70,8 @@ def test_a_cost_among_the_others() -> None:
     assert costs.dense["latency"] == pytest.approx(0.076)
     assert costs.sparsity(costs.dense_counts(), "latency").item() == pytest.approx(0.0)
     assert 0.5 < costs.reachable(costs.groups)["latency"] < 1
+    timed = {group.kind for group in costs.groups if group.name in costs.groups_of("latency")}
+    assert timed == {"ffn", "ffn_module", "heads", "attention_module", "subsampling"}, "not convolutions"
 
 
 @pytest.fixture

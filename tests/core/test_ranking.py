@@ -91,7 +91,7 @@ def test_counts_of_equal_groups_are_evened(target: float, seed: int) -> None:
     values = scores(selection, seed)
     order = ranking.group_order(values, selection)
     keep = selection.fitted(everything(selection), order, COSTS, {"size": target / 2})
-    even = ranking.with_counts(order, selection, ranking.even_counts(keep, selection))
+    even = ranking.evened(keep, order, selection, everything(selection))
     counts = {group.name: int(part.sum()) for group, part in zip(selection.chosen, even.split(selection.sizes))}
     assert len(set(counts.values())) == len({group.size for group in selection.chosen})
     lost = [int(part.sum()) for part in (keep & ~even).split(selection.sizes)]

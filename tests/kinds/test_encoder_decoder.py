@@ -10,7 +10,19 @@ import pytest
 import torch
 import yaml
 
-from pruning.bin import decode, extract, finetune, gradient_shares, import_hf, label, prune, rescore, train, uniform
+from pruning.bin import (
+    decode,
+    extract,
+    finetune,
+    gradient_shares,
+    import_hf,
+    label,
+    one_shot,
+    prune,
+    rescore,
+    train,
+    uniform,
+)
 from pruning.core.structure import KeptUnits, Structure
 from pruning.core.units import UnitGroup
 from pruning.errors import UserError
@@ -215,6 +227,19 @@ def test_costs_of_parts_can_be_constrained(imported: dict[str, Path]) -> None:
     assert of.dense["size:decoder"] == known["decoder_parameters"]
     with pytest.raises(ValueError, match="'macs:enc' is not of the form"):
         type(costs)(costs.groups, costs.terms, parts=("macs:enc",))
+
+
+@pytest.mark.parametrize(("method", "technique", "target"), [("taylor", "structured", 0.2), ("wanda", "low_rank", 0.1)])
+def test_a_target_of_the_encoder_leaves_the_decoder_whole(
+    speech: Path, imported: dict[str, Path], tmp_path: Path, method: str, technique: str, target: float
+) -> None:
+    teacher = imported[WHISPER]
+    config = settings(tmp_path / "prune.yaml", constraint={"size": 0, "parts": {"macs:encoder": target}})
+    one_shot.main([*options(speech, teacher, tmp_path / "small", config), "--teacher", str(teacher), "--method", method,
+                   "--technique", technique, "--batches", "2", "--repair", "0"])  # fmt: skip
+    before, after = (facts.read_facts(place) for place in (teacher, tmp_path / "small"))
+    assert 1 - after["macs_10s"] / before["macs_10s"] == pytest.approx(target, abs=0.03)
+    assert after["decoder_parameters"] == before["decoder_parameters"]
 
 
 @pytest.mark.parametrize(
