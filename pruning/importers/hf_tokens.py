@@ -12,23 +12,23 @@ from pruning.errors import UserError
 from pruning.files import PathLike, read_json
 from pruning.importers.hf_directory import CONFIG
 from pruning.importers.hf_source import GENERATION
-from pruning.models.encoder_decoder_config import WHISPER, EncoderDecoderConfig
+from pruning.models.encoder_decoder_config import WHISPER, EncoderDecoderConfig, TextDecoderConfig
 from pruning.speech.text.network_tokens import TOKENIZER, NetworkTokens, read_tokenizer, write
 from pruning.speech.text.transcript_form import TranscriptForm
 
 FILES = (CONFIG, TOKENIZER, GENERATION)
 """Files of a checkpoint in addition to its weights."""
+_OWN = "give the directory with the network's own tokenizer.json"
 _STAMPS = 1501
 """Time stamps of Whisper from 0 to 30 s, which older files of tokens lack."""
 _MULTILINGUAL = 51865
 """Smallest vocabulary of a Whisper of several languages (``is_multilingual`` in ``whisper/model.py`` of openai)."""
-_NO_STAMPS = "<|notimestamps|>"
+_START, _END, _NO_STAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 _TRANSCRIBE, _TRANSLATE = "transcribe", "translate"
 _CODE = re.compile("[a-z]{2,3}")
-
-
 _PADDING = 0.001
-"""Largest share of a network's tokens that its tokenizer may lack: embeddings are padded to round numbers."""
+"""Largest share of a Moonshine's tokens that its tokenizer may lack: embeddings are padded to round numbers. Those of
+Whisper are not, and the vocabularies of its versions differ by one token."""
 _UNSPACED = ("zh", "ja", "th", "lo", "my", "yue")
 """Languages written without spaces between words, whose transcripts do not begin with one (``split_to_word_tokens`` in
 ``whisper/tokenizer.py`` of openai)."""
@@ -69,15 +69,12 @@ def write_lang_dir(
             for ``speech``.
     """
     tokenizer, decoder = read_tokenizer(directory / TOKENIZER), config.decoder
-    family, size, found = decoder.family, decoder.vocab_size, tokenizer.get_vocab_size()
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-    lacking = range(highest + 1, size) if size * (1 - _PADDING) <= found else range(0)
-    if found + len(lacking) != size and not (family == WHISPER and found == size - _STAMPS):
-        raise UserError(f"{directory / TOKENIZER} has {found} tokens, but the network has {size}",
-                        "give the directory with the network's own tokenizer.json")  # fmt: skip
+    family, size = decoder.family, decoder.vocab_size
+    lacking = _lacking(tokenizer, decoder, directory)
     settings = _settings(directory)
     symbols: Sequence[str] = ()
     if family == WHISPER:
+        _check_symbols(tokenizer, decoder, settings, directory)
         symbols = _prompt(size, settings, speech)
     elif speech != UNSAID:
         raise UserError(f"{directory} has one language and one task", "leave out --language and --task")
@@ -87,6 +84,31 @@ def write_lang_dir(
     form = TranscriptForm(size, start, decoder.end, (*suppressed, *lacking), first,
                           " " if family == WHISPER and not unspaced else "")  # fmt: skip
     return write(lang_dir, directory / TOKENIZER, form)
+
+
+def _lacking(tokenizer: Any, decoder: TextDecoderConfig, directory: Path) -> range:
+    """Return the numbers of a network's tokens that only pad its embeddings.
+
+    Raises:
+        UserError: the tokens are those of another network.
+    """
+    size, found = decoder.vocab_size, tokenizer.get_vocab_size()
+    lacking = range(0)
+    if decoder.family != WHISPER and size * (1 - _PADDING) <= found:
+        lacking = range(max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1, size)
+    if found + len(lacking) != size and not (decoder.family == WHISPER and found == size - _STAMPS):
+        raise UserError(f"{directory / TOKENIZER} has {found} tokens, but the network has {size}", _OWN)
+    return lacking
+
+
+def _check_symbols(tokenizer: Any, decoder: TextDecoderConfig, settings: dict[str, Any], directory: Path) -> None:
+    """Refuse tokens of another Whisper, in which the network's numbers stand for other symbols."""
+    wanted = {decoder.start: _START, decoder.end: _END, settings.get("no_timestamps_token_id"): _NO_STAMPS}
+    for number, symbol in wanted.items():
+        found = tokenizer.id_to_token(number) if isinstance(number, int) else symbol
+        if found != symbol:
+            raise UserError(f"{directory / TOKENIZER} has {found} as token {number}, which is {symbol} in the network",
+                            _OWN)  # fmt: skip
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from pruning.importers.encoder_decoder import load_encoder_decoder
 from pruning.importers.hf_tokens import Speech
 from pruning.importers.small_network import SmallConfig
 from pruning.models.encoder_decoder import EncoderDecoder
+from pruning.models.encoder_decoder_config import EncoderDecoderConfig
 from pruning.speech.text.network_tokens import TOKENIZER, NetworkTokens
-from tests.models.encoder_decoders import transcripts, utterances
+from tests.models.encoder_decoders import WHISPER, transcripts, utterances
 
 tokenizers = pytest.importorskip("tokenizers", reason="the extra 'hf' is not installed")
 TEXTS = ["Hello world.", "It isn't much, is it?", "Seventy-one birds."]
@@ -150,10 +151,9 @@ def test_prompts(
             hf_tokens.write_lang_dir(place, config, tmp_path / "other", Speech("de"))
 
 
-@pytest.mark.parametrize("family", ["moonshine", "whisper"])
-def test_embeddings_may_be_padded(tmp_path: Path, family: str) -> None:
+def test_embeddings_may_be_padded(tmp_path: Path) -> None:
     """Numbers without a token are never chosen; more than a thousandth of them is another tokenizer."""
-    small_network.write(tmp_path / "source", TEXTS, SmallConfig(family, 16, 1, 1200))
+    small_network.write(tmp_path / "source", TEXTS, SmallConfig("moonshine", 16, 1, 1200))
     place, values = tmp_path / "source", read_json(tmp_path / "source" / "config.json")
     pieces = tokenizers.Tokenizer.from_file(str(place / TOKENIZER))
     pieces.add_tokens([f"word{number}" for number in range(2000 - pieces.get_vocab_size())])
@@ -162,6 +162,55 @@ def test_embeddings_may_be_padded(tmp_path: Path, family: str) -> None:
     assert form.vocab_size == 2002 and form.suppressed[-2:] == (2000, 2001)
     with pytest.raises(UserError, match="has 2000 tokens, but the network has 2003"):
         hf_tokens.write_lang_dir(place, load_config({**values, "vocab_size": 2003}), tmp_path / "other")
+
+
+VERSIONS = {"tiny.en": (50256, 99), "base": (50257, 99), "large-v3": (50257, 100)}
+"""Ordinary tokens of published versions of Whisper, and their languages."""
+
+
+def of_version(place: Path, words: int, languages: int, stamps: int = 1501) -> dict[str, Any]:
+    """Write tokens with the numbers of a version of Whisper; return the settings that name some of them."""
+    pieces = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{one}": one for one in range(words)}, "w0"))
+    codes = ["en", "zh", "de", *(f"{chr(97 + one // 26)}{chr(97 + one % 26)}x" for one in range(languages - 3))]
+    tasks = ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
+    pieces.add_special_tokens([f"<|{one}|>" for one in ("endoftext", "startoftranscript", *codes, *tasks)])
+    pieces.add_tokens([f"<|{one / 50:.2f}|>" for one in range(stamps)])
+    place.mkdir(exist_ok=True)
+    pieces.save(str(place / TOKENIZER))
+    size = words + languages + 8 + 1501
+    return {"vocab_size": size, "eos_token_id": words, "decoder_start_token_id": words + 1,
+            "no_timestamps_token_id": words + languages + 7}  # fmt: skip
+
+
+def whisper_of(values: dict[str, Any]) -> EncoderDecoderConfig:
+    return load_config({**WHISPER, **values})
+
+
+@pytest.mark.parametrize("tokens", VERSIONS)
+@pytest.mark.parametrize("network", VERSIONS)
+def test_versions_of_whisper_differ_by_a_token(tmp_path: Path, network: str, tokens: str) -> None:
+    config = whisper_of(of_version(tmp_path / "own", *VERSIONS[network]))
+    of_version(tmp_path / "given", *VERSIONS[tokens])
+    if tokens == network:
+        start = hf_tokens.write_lang_dir(tmp_path / "given", config, tmp_path / "lang").form.start
+        assert len(start) == (2 if network == "tiny.en" else 4)
+        return
+    with pytest.raises(UserError, match="tokens, but the network has 518"):
+        hf_tokens.write_lang_dir(tmp_path / "given", config, tmp_path / "lang")
+
+
+def test_tokens_of_whisper_have_the_numbers_of_the_network(tmp_path: Path) -> None:
+    values = of_version(tmp_path, *VERSIONS["base"], stamps=0)
+    config = whisper_of(values)
+    write_json(tmp_path / hf_source.GENERATION, values)
+    assert hf_tokens.write_lang_dir(tmp_path, config, tmp_path / "lang").form.start[0] == 50258, "older files of tokens"
+    write_json(tmp_path / hf_source.GENERATION, {"no_timestamps_token_id": 50364})
+    of_version(tmp_path, *VERSIONS["base"])
+    with pytest.raises(UserError, match=r"has <.0.00.> as token 50364, which is <.notimestamps.> in the network; give"):
+        hf_tokens.write_lang_dir(tmp_path, config, tmp_path / "other")
+    of_version(tmp_path, 50256, 100)
+    with pytest.raises(UserError, match=r"has <.en.> as token 50258, which is <.startoftranscript.> in the network"):
+        hf_tokens.write_lang_dir(tmp_path, config, tmp_path / "other")
 
 
 def test_a_missing_tokenizer_is_named_before_weights_are_read(tmp_path: Path) -> None:
