@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pruning.models.encoder_decoder_config import WHISPER, EncoderDecoderConfig,
 from pruning.speech.text.network_tokens import TOKENIZER, NetworkTokens, read_tokenizer, write
 from pruning.speech.text.transcript_form import TranscriptForm
 
+logger = logging.getLogger(__name__)
+
 FILES = (CONFIG, TOKENIZER, GENERATION)
 """Files of a checkpoint in addition to its weights."""
 _OWN = "give the directory with the network's own tokenizer.json"
@@ -25,7 +28,9 @@ _MULTILINGUAL = 51865
 """Smallest vocabulary of a Whisper of several languages (``is_multilingual`` in ``whisper/model.py`` of openai)."""
 _START, _END, _NO_STAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 _TRANSCRIBE, _TRANSLATE = "transcribe", "translate"
-_CODE = re.compile("[a-z]{2,3}")
+_CODE, _TASK = re.compile("[a-z]{2,3}"), re.compile(f"{_TRANSCRIBE}|{_TRANSLATE}")
+FORCED = "forced_decoder_ids"
+"""Setting of older checkpoints: tokens that transcripts begin with."""
 _PADDING = 0.001
 """Largest share of a Moonshine's tokens that its tokenizer may lack: embeddings are padded to round numbers. Those of
 Whisper are not, and the vocabularies of its versions differ by one token."""
@@ -75,7 +80,8 @@ def write_lang_dir(
     symbols: Sequence[str] = ()
     if family == WHISPER:
         _check_symbols(tokenizer, decoder, settings, directory)
-        symbols = _prompt(size, settings, speech)
+        symbols = _prompt(tokenizer, size, settings, speech)
+        logger.info("%s: transcripts begin with %s", directory, " ".join(symbols))
     elif speech != UNSAID:
         raise UserError(f"{directory} has one language and one task", "leave out --language and --task")
     start = (decoder.start, *(_token(tokenizer, symbol, directory) for symbol in symbols))
@@ -131,15 +137,38 @@ def _tokens(settings: dict[str, Any], name: str, size: int) -> tuple[int, ...]:
     return tuple(token for token in tokens if 0 <= token < size)  # -1 stood for symbols that are listed themselves
 
 
-def _prompt(size: int, settings: dict[str, Any], speech: Speech) -> list[str]:
+def _forced(tokenizer: Any, settings: dict[str, Any]) -> dict[str, str]:
+    """Return language and task of older settings, which name them by their tokens and places behind the start.
+
+    Raises:
+        UserError: the setting is broken, or a token of it is no language or no task.
+    """
+    try:
+        tokens = {int(place): int(token) for place, token in settings.get(FORCED) or () if token is not None}
+    except (TypeError, ValueError):
+        what = f"{FORCED} of the network is not a list of places and tokens"
+        raise UserError(what, f"correct it in {GENERATION} or {CONFIG}") from None
+    found = {}
+    for place, name, known in ((1, "language", _CODE), (2, "task", _TASK)):
+        if place in tokens:
+            symbol = tokenizer.id_to_token(tokens[place]) if tokens[place] >= 0 else None
+            found[name] = str(symbol).strip("<|>")
+            if not known.fullmatch(found[name]):
+                raise UserError(f"{FORCED} of the network asks for the {name} {symbol}, token {tokens[place]}",
+                                f"correct it in {GENERATION} or {CONFIG}")  # fmt: skip
+    return found
+
+
+def _prompt(tokenizer: Any, size: int, settings: dict[str, Any], speech: Speech) -> list[str]:
     """Return the symbols behind Whisper's start of a transcript.
 
     Raises:
         UserError: another language is asked of a network for English alone, or the settings name a language in words
-            instead of by its code.
+            instead of by its code, or are broken.
     """
     several = settings.get("is_multilingual")
     if several if isinstance(several, bool) else size >= _MULTILINGUAL:
+        settings = {**_forced(tokenizer, settings), **{name: of for name, of in settings.items() if of is not None}}
         language = speech.language or str(settings.get("language") or "en").strip("<|>")
         if speech.language is None and not _CODE.fullmatch(language):
             raise UserError(f"{GENERATION} asks for the language {language!r}",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.importers.encoder_decoder import configuration, load_encoder_decoder, their_name
+from pruning.importers.hf_tokens import FORCED
 from pruning.kinds.exports import HuggingFaceForm
 from pruning.kinds.hf_shapes import REMEDY, check_dense, other_config, refused
 from pruning.models.encoder_decoder import EncoderDecoder
@@ -53,6 +54,8 @@ def as_hugging_face(
     written = hf_values(config, values)
     tensors = _tensors(model, layers)
     kept: dict[str, Any] = {**generation, **speech} if generation else {}
+    if speech:
+        kept.pop(FORCED, None)  # older settings, which may ask for another language
     if not values:  # else config.json has the settings that a missing file would have
         kept = {"decoder_start_token_id": config.decoder.start, "eos_token_id": config.decoder.end, **kept}
     if config.decoder.num_layers != len(layers[1]) or _heads_changed(config, values):

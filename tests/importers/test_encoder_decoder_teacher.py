@@ -213,6 +213,64 @@ def test_tokens_of_whisper_have_the_numbers_of_the_network(tmp_path: Path) -> No
         hf_tokens.write_lang_dir(tmp_path, config, tmp_path / "other")
 
 
+def with_settings(directory: Path, config: dict[str, Any], generation: dict[str, Any]) -> EncoderDecoderConfig:
+    """Write tokens of whisper-base and settings, whose forced tokens are given by their names."""
+    network = whisper_of(of_version(directory, *VERSIONS["base"]))
+    pieces = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER))
+
+    def numbered(value: Any) -> Any:
+        if isinstance(value, list):
+            return [numbered(one) for one in value]
+        return pieces.token_to_id(f"<|{value}|>") if isinstance(value, str) else value
+
+    for name, settings in (("config.json", config), (hf_source.GENERATION, generation)):
+        forced = {key: numbered(value) for key, value in settings.items() if key == hf_tokens.FORCED}
+        write_json(directory / name, {**settings, **forced})
+    return network
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "symbols"),
+    [
+        ({}, {"forced_decoder_ids": [[1, "de"], [2, "transcribe"], [3, "notimestamps"]]}, "de transcribe"),
+        ({}, {"forced_decoder_ids": [[1, None], [2, "translate"]]}, "en translate"),
+        ({}, {"forced_decoder_ids": [[1, "de"], [2, "translate"]], "language": "zh", "task": None}, "zh translate"),
+        ({"forced_decoder_ids": [[1, "zh"], [2, "transcribe"]]}, {}, "zh transcribe"),
+        ({"forced_decoder_ids": [[1, "zh"]]}, {"forced_decoder_ids": None, "task": "translate"}, "en translate"),
+    ],
+)
+def test_older_settings_name_language_and_task_by_tokens(
+    tmp_path: Path,
+    config: dict[str, Any],
+    generation: dict[str, Any],
+    symbols: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = with_settings(tmp_path, config, generation)
+    caplog.set_level("INFO")
+    found = hf_tokens.write_lang_dir(tmp_path, network, tmp_path / "lang").speech
+    assert " ".join(found.values()) == symbols
+    begins = " ".join(f"<|{one}|>" for one in (*symbols.split(), "notimestamps"))
+    assert caplog.text.count(f"transcripts begin with {begins}") == 1
+    given = hf_tokens.write_lang_dir(tmp_path, network, tmp_path / "other", Speech("en", "translate"))
+    assert given.speech == {"language": "en", "task": "translate"}
+
+
+@pytest.mark.parametrize(
+    ("forced", "message"),
+    [
+        ([[1, "translate"]], "asks for the language <.translate.>, token 50357; correct it in generation_config"),
+        ([[2, "de"]], "asks for the task <.de.>, token 50261; correct it in generation_config.json or config.json"),
+        ([1, 2], "is not a list of places and tokens; correct it in"),
+        ([[1, -1]], "asks for the language None, token -1"),
+    ],
+)
+def test_older_settings_that_are_broken(tmp_path: Path, forced: list[Any], message: str) -> None:
+    network = with_settings(tmp_path, {}, {hf_tokens.FORCED: forced})
+    with pytest.raises(UserError, match=message):
+        hf_tokens.write_lang_dir(tmp_path, network, tmp_path / "lang")
+
+
 def test_a_missing_tokenizer_is_named_before_weights_are_read(tmp_path: Path) -> None:
     place = source(tmp_path)
     (place / TOKENIZER).unlink()

@@ -174,7 +174,9 @@ def test_alignment_heads_go_with_their_layers() -> None:
 def test_settings_of_generation() -> None:
     """The language is that of the import; without a file, config.json keeps the settings that it has."""
     model, speech = network(WHISPER), {"language": "de", "task": "transcribe"}
-    assert as_hugging_face(model, WHISPER, {"max_length": 448}, {}, speech).generation == {"max_length": 448, **speech}
+    generation = {"max_length": 448, "forced_decoder_ids": [[1, 7], [2, 8]]}
+    assert as_hugging_face(model, WHISPER, generation, {}, speech).generation == {"max_length": 448, **speech}
+    assert as_hugging_face(model, WHISPER, generation, {}).generation == generation
     older = {**WHISPER, "max_length": 448, "suppress_tokens": [1]}
     form = as_hugging_face(model, older, {}, {}, speech)
     assert not form.generation and form.values["max_length"] == 448 and form.values["suppress_tokens"] == [1]
