@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
 import torch
 from torch import Tensor
 
+from pruning.core.block_influence import layer_of
 from pruning.core.cost import CostModel
 from pruning.core.selection import Selection
 
@@ -133,7 +134,7 @@ def evened(keep: Tensor, order: Tensor, selection: Selection, inside: Tensor) ->
 
 
 def drop_order(layers: int) -> list[int]:
-    """Return the order in which layers are dropped: every other one from the top, the first and the last at the end.
+    """Return the order in which a part's layers are dropped: every other one from the top, first and last at the end.
 
     LayerDrop (arXiv 1909.11556, section 3.3) drops every other layer at inference.
     """
@@ -141,13 +142,32 @@ def drop_order(layers: int) -> list[int]:
     return inner + [layer for layer in (0, layers - 1) if layer not in inner and layer < layers][: layers - len(inner)]
 
 
+def drop_order_of_parts(parts: Iterable[Sequence[int]]) -> list[int]:
+    """Return the order in which the layers of parts, such as encoder and decoder, are dropped.
+
+    Each part follows its own `drop_order` and loses layers in proportion to its number of layers; the first and the
+    last layer of every part go at the end.
+
+    Args:
+        parts: numbers of the layers of each part, ascending.
+    """
+    turns = []
+    for layers in parts:
+        order, ends = drop_order(len(layers)), (0, len(layers) - 1)
+        turns += [(place in ends, (turn + 0.5) / len(order), layers[place]) for turn, place in enumerate(order)]
+    return [layer for _, _, layer in sorted(turns)]
+
+
 def layer_order(scores: Tensor, selection: Selection) -> Tensor:
     """Return an order ``(U,)`` that drops whole layers; the best units of the last layer to be dropped may stay.
 
     Units outside layers are removed last.
     """
-    known = [group.layer for group in selection.chosen if group.layer is not None]
-    return _by_layers(drop_order(max(known) + 1) if known else [], scores, selection)
+    parts: dict[str, set[int]] = {}
+    for group in selection.chosen:
+        if group.layer is not None:
+            parts.setdefault(layer_of(group).rpartition(".")[0], set()).add(group.layer)
+    return _by_layers(drop_order_of_parts(map(sorted, parts.values())), scores, selection)
 
 
 def influence_order(influences: Tensor, scores: Tensor, selection: Selection) -> Tensor:

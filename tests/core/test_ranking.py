@@ -15,6 +15,8 @@ from pruning.core.single_weights import SingleWeights
 from pruning.core.units import Span, UnitGroup
 from pruning.methods.criterion import CriterionConfig, CriterionPruning
 from tests.methods.test_l0 import network
+from tests.models.encoder_decoders import MOONSHINE
+from tests.models.encoder_decoders import network as encoder_decoder
 from tests.models.test_transformer_lm import network as language_model
 
 MODEL = network()
@@ -161,6 +163,34 @@ def test_layers_go_whole_and_one_in_part() -> None:
 )
 def test_every_other_layer_goes_first(layers: int, order: list[int]) -> None:
     assert ranking.drop_order(layers) == order
+    assert ranking.drop_order_of_parts([list(range(layers))]) == order, "a network of one part"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "order"),
+    [
+        (6, 6, ["e4", "d4", "e2", "d2", "e3", "d3", "e1", "d1", "e0", "d0", "e5", "d5"]),
+        (4, 2, ["e2", "e1", "d0", "e0", "d1", "e3"]),
+        (3, 5, ["d3", "e1", "d1", "d2", "e0", "d0", "e2", "d4"]),
+    ],
+)
+def test_every_other_layer_of_each_part_goes_first(encoder: int, decoder: int, order: list[str]) -> None:
+    """No part loses its first or its last layer while another one has an inner layer."""
+    names = [*(f"e{layer}" for layer in range(encoder)), *(f"d{layer}" for layer in range(decoder))]
+    parts = [range(encoder), range(encoder, encoder + decoder)]
+    assert [names[layer] for layer in ranking.drop_order_of_parts(parts)] == order
+
+
+@pytest.mark.parametrize("name", ["encoder-decoder", "transducer"])
+def test_layers_go_in_the_order_of_their_parts(name: str) -> None:
+    model = encoder_decoder({**MOONSHINE, "encoder_num_hidden_layers": 4}) if name == "encoder-decoder" else MODEL
+    selection = Selection(model.unit_groups())
+    found: dict[str, float] = {}
+    for group, part in selection.split(ranking.layer_order(scores(selection), selection)).items():
+        if ".layers." in group:
+            found.setdefault(group.partition(".layers.")[0][0] + group.partition(".layers.")[2][0], float(part.max()))
+    expected = ["e2", "d1", "e1", "d0", "e0", "d2", "e3"] if name == "encoder-decoder" else ["e1", "e0", "e2"]
+    assert sorted(found, key=lambda layer: found[layer]) == expected
 
 
 def test_counts_of_another_structure() -> None:
