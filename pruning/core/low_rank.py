@@ -26,6 +26,7 @@ KIND = COMPONENTS
 METRIC_OF = {"magnitude": "plain", "fisher": "fisher", "wanda": "inputs"}
 """Metric of the matrix approximation for criteria that define one; the others score components in the plain metric."""
 _JITTER = 1e-3  # relative to the mean square of the inputs
+_UNSEEN = 1e-30  # mean square of the inputs or gradients of a layer that had none, so that its metric can be inverted
 _NOTHING = 1e-14  # relative to the largest singular value; smaller values are rounding errors
 
 
@@ -217,7 +218,7 @@ class Metric:
     def of_fisher(cls, squared_gradients: Tensor) -> Metric:
         """Build the metric of Fisher-weighted SVD (arXiv 2207.00112): roots of the row sums of ``E[g^2] (m, n)``."""
         rows = squared_gradients.double().sum(dim=1).sqrt()
-        return cls(rows=rows.clamp(min=_JITTER * float(rows.mean())))
+        return cls(rows=rows.clamp(min=_JITTER * float(rows.mean()) + math.sqrt(_UNSEEN)))
 
     @classmethod
     def of_inputs(cls, gram: Tensor) -> Metric:
@@ -226,7 +227,7 @@ class Metric:
         A small multiple of the mean of its diagonal is added to the diagonal.
         """
         gram = gram.double()
-        jitter = _JITTER * float(gram.diagonal().mean()) + 1e-30
+        jitter = _JITTER * float(gram.diagonal().mean()) + _UNSEEN
         return cls(columns=torch.linalg.cholesky(gram + jitter * torch.eye(len(gram), dtype=gram.dtype)))
 
     def weigh(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

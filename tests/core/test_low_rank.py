@@ -141,6 +141,18 @@ def test_rows_of_a_hundredth_of_the_others_are_weighed_as_they_are_and_none_by_n
     assert 0 < rows[2] < 0.2 * rows[1]
 
 
+@pytest.mark.parametrize("metric", [Metric.of_fisher(torch.zeros(5, 4)), Metric.of_inputs(torch.zeros(4, 4))],
+                         ids=["fisher", "inputs"])  # fmt: skip
+def test_a_layer_that_saw_nothing_is_factored_and_its_components_weigh_least(metric: Metric) -> None:
+    weight = matrix(0, 5, 4).float()
+    left, right = (factor.float() for factor in factors(weight, metric))
+    assert torch.allclose(left @ right, weight, rtol=1e-4, atol=1e-5)
+    mixing, inverse = recombined(left, right, metric)
+    assert torch.allclose(mixing @ inverse, torch.eye(4, dtype=torch.float64), atol=1e-4)
+    values = importance(left, right, metric)
+    assert bool((values > 0).all()) and float(values.max()) < 1e-9
+
+
 class OneLayer(torch.nn.Module):
     """A linear layer without bias, factored."""
 
