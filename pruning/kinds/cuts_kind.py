@@ -51,7 +51,7 @@ class CutsKind(Kind[N]):
             checks.check_first_features(paths, encoder.bins, trained)
 
     def check(self, network: N) -> None:
-        """Refuse cuts that do not fit the encoder: their features or recordings, and their durations."""
+        """Refuse cuts that do not fit the encoder: features or recordings, and durations and transcripts of dev."""
         encoder = self.encoder(network)
         self._source = source_of(encoder)
         train, dev = (manifests.check_exists(list(paths)) for paths in (self.inputs.train, self.inputs.dev))
@@ -59,7 +59,7 @@ class CutsKind(Kind[N]):
             checks.check_recordings(train, dev, self._source, self.config.data.max_cut_duration)
         else:
             self.check_files(network, [*train, *dev])
-        checks.check_dev(dev, self._source, self.config.data.longest_evaluated)
+        checks.check_dev(dev, self._source, self.config.data.longest_evaluated, self.output_table)
 
     def load(self, source: PathLike) -> tuple[N, checkpoint.Header]:
         """Load a network of this kind with the output table of the run, dense or extracted.

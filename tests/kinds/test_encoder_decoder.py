@@ -307,6 +307,28 @@ def test_data_that_do_not_fit_are_refused(
     assert not (tmp_path / "new" / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("part", ["train", "dev"])
+@pytest.mark.parametrize(("text", "message"), [("", "the transcript of cut {} is empty"),
+                                               ("ONE {}", "cut {}: the text '.*' contains the symbol")])  # fmt: skip
+def test_transcripts_are_checked_before_training(
+    speech: Path, imported: dict[str, Path], tmp_path: Path, family: str, part: str, text: str, message: str
+) -> None:
+    """The last one, which is in no batch of the first steps."""
+    from lhotse import load_manifest
+
+    teacher, name = imported[family], f"slurp_cuts_{part}.jsonl.gz"
+    cuts = load_manifest(speech / name).to_eager()
+    *_, last = cuts
+    last.supervisions[0].text = text.format(next(iter(NetworkTokens(teacher.parent / "lang").special())))
+    cuts.to_file(tmp_path / name)
+    arguments = options(speech, teacher, tmp_path / "new", settings(tmp_path / "train.yaml"))
+    arguments[arguments.index(f"--{part}-cuts") + 1] = str(tmp_path / name)
+    with pytest.raises(UserError, match=message.format(last.id)):
+        train.main([*arguments, "--init", str(teacher)])
+    assert not (tmp_path / "new" / "metrics.jsonl").exists() and not (tmp_path / "new" / "config.yaml").exists()
+
+
 def test_another_search_is_refused(speech: Path, imported: dict[str, Path]) -> None:
     teacher = imported[WHISPER]
     with pytest.raises(UserError, match="does not support decoding method greedy_search; choose one of decoder_greedy"):

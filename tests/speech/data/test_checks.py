@@ -73,13 +73,19 @@ def test_faults_of_a_test_set_are_named(
 
 def test_utterances_too_long_for_one_computation_are_named(tmp_path: Path, tokenizer: bpe.Tokenizer) -> None:
     path = make(tmp_path, *TEXTS)
-    checks.check_dev([path], sources.FEATURES, 1.0)
+    checks.check_dev([path], sources.FEATURES, 1.0, tokenizer)
     checks.check_test_set(path, tokenizer, 80, longest=1.0)
     message = "utt0 lasts 1 s, but .* may last 0.9 s; divide .* --max-duration"
     with pytest.raises(UserError, match=message):
-        checks.check_dev([path], sources.FEATURES, 0.9)
+        checks.check_dev([path], sources.FEATURES, 0.9, tokenizer)
     with pytest.raises(UserError, match=message):
         checks.check_test_set(path, tokenizer, 80, longest=0.9)
+
+
+def test_transcripts_of_dev_sets_are_read(tmp_path: Path, tokenizer: bpe.Tokenizer) -> None:
+    path = make(tmp_path, *TEXTS, " ")
+    with pytest.raises(UserError, match="the transcript of cut utt3 is empty; add its words or remove the cut"):
+        checks.check_dev([path], sources.FEATURES, 1.0, tokenizer)
 
 
 def test_the_first_features_are_looked_at(tmp_path: Path) -> None:

@@ -134,6 +134,19 @@ def test_what_does_not_fit_the_window_is_named_first(tmp_path: Path) -> None:
         checks.check_recordings([], [cuts(tmp_path / "rate", 8000)], source, 20.0)
 
 
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_all_recordings_are_checked(tmp_path: Path, part: str) -> None:
+    from lhotse import CutSet
+
+    (tmp_path / "rate").mkdir()
+    good, bad = _all(cuts(tmp_path)), _all(cuts(tmp_path / "rate", 8000))
+    first = next(iter(good))
+    path = tmp_path / "many.jsonl.gz"
+    CutSet.from_cuts([*(first.with_id(f"a{index}") for index in range(150)), next(iter(bad))]).to_file(path)
+    with pytest.raises(UserError, match="cut r0 has a sampling rate of 8000 Hz, not 16000"):
+        checks.check_recordings(*([path], []) if part == "train" else ([], [path]), SOURCE, 20.0)
+
+
 def _all(path: Path) -> Any:
     from lhotse import load_manifest
 
