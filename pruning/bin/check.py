@@ -34,10 +34,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         metavar=f"STAGE COMMAND ARGUMENT... {_END}",
         help=f"number of a stage, name of its command ({', '.join(_CHECKED)}) and its arguments, each ended by {_END}",
     )
+    words = parser.parse_args(argv).words
+
     from pruning.kinds.expected import Networks
 
     networks = Networks()
-    for stage, name, *rest in _commands(parser.parse_args(argv).words):
+    for stage, name, *rest in _commands(words):
         where = f"stage {stage} ({name})"
         if name not in _CHECKED:
             raise UserError(f"{where} cannot be checked", f"give one of {', '.join(_CHECKED)}")
