@@ -269,7 +269,7 @@ def _fit(
         kind: kind of network, with the configuration and the data of the run.
         task: task to train.
         exp_dir: experiment directory.
-        networks: files that the run depends on, besides its data, by the name of their option.
+        networks: files that the run depends on, in addition to its data, by the name of their option.
         header: header entries for its checkpoints.
         dense: facts of the network that was pruned; None if the run does not involve a pruned network.
     """
