@@ -113,6 +113,35 @@ class Selection:
             keep = self._moved(keep, ranks, costs, together, may_open, fill, inside)
         return keep
 
+    def without_layers(
+        self, keep: Tensor, scores: Tensor, costs: CostModel, targets: Mapping[str, float], meet: bool = True
+    ) -> Tensor:
+        """Return ``keep (U,)`` without the layers of the lowest scores, as many as the targets need; each goes whole.
+
+        A layer has the score of its best unit. Units outside layers stay, and those on which no target depends.
+
+        Args:
+            keep, scores, costs, targets: see `fitted`.
+            meet: whether to remove layers until no sparsity is below its target, so that it may end above it. False,
+                for cuts on a ramp, stops before the layer that would pass a target, and waits for it.
+        """
+        numbers = [-1 if group.layer is None else group.layer for group in self.chosen]
+        layer = torch.repeat_interleave(torch.tensor(numbers), torch.tensor(self.sizes))
+        closable = ~self._protected(scores.argsort(stable=True).argsort().double())
+        order = sorted(set(numbers) - {-1}, key=lambda number: scores[layer == number].max().item())
+        for together, inside in self.separate(costs, targets):
+
+            def excess(candidate: Tensor, together: Mapping[str, float] = together) -> float:
+                counts = self.hard_counts(candidate)
+                return min(costs.sparsity(counts, cost).item() - target for cost, target in together.items())
+
+            for number in order:
+                fewer = keep & ~(inside & closable & (layer == number))
+                if excess(keep) >= -_EXACT or not meet and excess(fewer) > _EXACT:
+                    break
+                keep = fewer
+        return keep
+
     def separate(self, costs: CostModel, targets: Mapping[str, float]) -> list[tuple[dict[str, float], Tensor]]:
         """Return the targets that must be met together, and the units on which they depend, ``(U,)`` bool."""
         apart = costs.apart(list(targets))
@@ -186,21 +215,25 @@ class Selection:
             parent_open[child] = counts[parent] > 0
         for child, users in self._users:
             parent_open[child] &= any(counts[user] > 0 for user in users)
-        protected = torch.zeros_like(keep)
-        start = 0
-        for group in self.chosen:  # the best units stay in a group that has a minimum
-            if group.minimum:
-                best = ranks[start : start + group.size].argsort(descending=True)[: group.minimum]
-                protected[start + best] = True
-            start += group.size
         later = float(len(ranks))
         if opening:
             late = self._is_module[self.member] | ~parent_open[self.member]
             key = ranks - later * late.double()
             return key.masked_fill(keep, -math.inf).argsort(descending=True)[: int((~keep).sum())]
-        movable = keep & ~protected & parent_open[self.member]
+        movable = keep & ~self._protected(ranks) & parent_open[self.member]
         key = ranks + later * self._is_module[self.member].double()
         return key.masked_fill(~movable, math.inf).argsort()[: int(movable.sum())]
+
+    def _protected(self, ranks: Tensor) -> Tensor:
+        """Return the units that must stay, ``(U,)`` bool: the best ones of a group that has a minimum."""
+        protected = torch.zeros(len(ranks), dtype=torch.bool)
+        start = 0
+        for group in self.chosen:
+            if group.minimum:
+                best = ranks[start : start + group.size].argsort(descending=True)[: group.minimum]
+                protected[start + best] = True
+            start += group.size
+        return protected
 
     def with_all_units(self, keep: Tensor) -> Tensor:
         """Return ``keep (U,)`` with all units open except whole modules."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pruning.errors import UserError
 from pruning.importers.hf_weights import more
 
-UNIFORM = "prune with criterion.ranking=group and criterion.kinds=[ffn], or with criterion.ranking=layers"
+UNIFORM = ("prune with criterion.ranking=group and criterion.kinds=[ffn], or with criterion.ranking=layers and "
+           "criterion.whole_layers=true")  # fmt: skip
 """Advice for shapes that cannot be written."""
 REMEDY = f"export it to ONNX, or {UNIFORM}"
 

@@ -27,6 +27,9 @@ TOLERANCE = 0.01  # largest distance from the target at which a checkpoint may b
 class Pruner(nn.Module, ABC):
     """Masks over the units of a network, and the cost targets that they must reach.
 
+    Attributes:
+        exact: whether a single goal must be met within the tolerance, and not passed.
+
     Args:
         model: a network that declares its units (see `pruning.core.prunable.Prunable`).
         units: the units that may be removed.
@@ -38,6 +41,8 @@ class Pruner(nn.Module, ABC):
         UserError: the target is beyond reach with the units that may be removed, or the network does not have a
             constrained cost.
     """
+
+    exact = True
 
     def __init__(
         self,
@@ -158,12 +163,13 @@ class Pruner(nn.Module, ABC):
     def on_target(self, step: StepInfo) -> bool:
         """Return whether the ramp has ended and the hard sparsity meets every goal.
 
-        A single goal must be met within 0.01. With several, no sparsity may be 0.01 or more below its goal.
+        A single goal must be met within 0.01. With several, or if units are too coarse to be `exact`, no sparsity may
+        be 0.01 or more below its goal.
         """
         if self.share(step) < 1:
             return False
         reached = self._reached()
-        if len(self.goals) > 1:  # one order of units cannot meet two targets exactly, so only misses from below count
+        if len(self.goals) > 1 or not self.exact:  # one order of units cannot meet two targets exactly
             return all(reached[cost] > target - TOLERANCE for cost, target in self.goals.items())
         return all(abs(reached[cost] - target) <= TOLERANCE for cost, target in self.goals.items())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.block_influence import layers_of
-from pruning.core.constraint import ConstraintConfig
+from pruning.core.constraint import ConstraintConfig, check_reachable
 from pruning.core.criteria import UnitScores, magnitudes
 from pruning.core.names import CRITERIA, DEPTH, WEIGHTS
 from pruning.core.prunable import Prunable, prunable
@@ -35,6 +36,8 @@ from pruning.limits import Count, Natural, OneOf, Range, check_fields
 from pruning.methods.base import TOLERANCE, Scorer
 from pruning.training import distributed
 from pruning.training.task import ParameterGroup, StepInfo
+
+logger = logging.getLogger(__name__)
 
 _NEAR = 1e-9
 
@@ -60,6 +63,8 @@ class CriterionConfig:
         interval: number of steps between two cuts on a ramp.
         rest: number of steps that the ramp stands still before a snapshot is saved; at least ``interval`` is used.
         reopen: whether a closed unit may be opened at a later cut (movement pruning).
+        whole_layers: for a ranking of layers, whether to remove no layer in part: layers go until the target is met,
+            and the sparsity may end above it.
     """
 
     kinds: Optional[tuple[str, ...]] = None
@@ -71,6 +76,7 @@ class CriterionConfig:
     interval: Count = 10
     rest: Natural = 0
     reopen: bool = False
+    whole_layers: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -143,6 +149,9 @@ class CriterionPruning(Scorer):
         super().__init__(model, selection, constraint, frames, view)
         if counts is not None:
             self._check_costs(counts)
+        if config.whole_layers:
+            self._check_whole_layers(criterion, config, bool(snapshots) or counts is not None)
+            self.exact = False
         self.config, self._seed = config, seed
         self.counts = None if counts is None else {name: len(group.kept) for name, group in counts.groups.items()}
         self.scores = UnitScores(criterion, selection, config.norm, config.weights, config.decay, seed)
@@ -295,15 +304,41 @@ class CriterionPruning(Scorer):
         if self.scores.criterion == DEPTH:  # of the layer that goes in part, the weights tell which units go
             norms = magnitudes(self.network, self.units).double()
             worth = last(normalised(norms, self.units, self.costs, cost, "cost", 0.5), keep)
-            order = influence_order(scores, worth, self.units)
-            return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
+            return self._fitted(keep, influence_order(scores, worth, self.units), targets, exact)
         if self.scores.criterion == "random":
             normalisation = "none"  # equal chances
         by_row = self.scores.criterion == "wanda" and all(group.single for group in self.units.chosen)
         ranking = config.ranking or ("row" if by_row else "global")
         order = ordered(scores, self.units, self.costs, cost, ranking, normalisation, keep, self.scores.price_power)
-        keep = self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
+        keep = self._fitted(keep, order, targets, exact)
         return self._evened(keep, order, targets) if ranking == "group" and exact else keep
+
+    def _fitted(self, keep: Tensor, order: Tensor, targets: Mapping[str, float], exact: bool) -> Tensor:
+        """Return ``keep (U,)`` without the units, or layers, that go first in an order; see `Selection.fitted`."""
+        if not self.config.whole_layers:
+            return self.units.fitted(keep, order, self.costs, targets, may_open=keep, fill=exact)
+        keep = self.units.without_layers(keep, order, self.costs, targets, meet=exact)
+        if exact:
+            counts = self.units.hard_counts(keep)
+            reached = (f"{self.costs.sparsity(counts, cost).item():.4f} in {cost} for {target:.4f}"
+                       for cost, target in targets.items())  # fmt: skip
+            logger.info("sparsity without whole layers: %s", ", ".join(reached))
+        return keep
+
+    def _check_whole_layers(self, criterion: str, config: CriterionConfig, stops: bool) -> None:
+        """Refuse whole layers with another ranking, or where the target must be met exactly or needs other units.
+
+        Raises:
+            UserError: see above.
+        """
+        if criterion != DEPTH and config.ranking != "layers":
+            raise UserError("criterion.whole_layers is for a ranking of layers",
+                            "set criterion.ranking=layers, or use --method depth")  # fmt: skip
+        if stops:
+            raise UserError("criterion.whole_layers does not meet a target exactly, which snapshots and counts_from "
+                            "need", "leave it out, or leave those out")  # fmt: skip
+        in_layers = [group for group in self.units.chosen if group.layer is not None]
+        check_reachable(self.costs, in_layers, self.targets)
 
     def _evened(self, keep: Tensor, order: Tensor, targets: Mapping[str, float]) -> Tensor:
         """Return ``keep (U,)`` with equal counts in groups of a kind and size, if that meets the targets, too.

@@ -94,6 +94,32 @@ def test_units_that_no_target_prices_stay(name: str, data: st.DataObject, share:
     assert untouched(selection.structure(keep, scores), groups, costs, parts)
 
 
+@pytest.mark.parametrize("name", ["transducer", "language model", "whisper", "moonshine"])
+@settings(max_examples=10, deadline=None)
+@given(share=st.floats(0.01, 0.99), seed=st.integers(0, 99), meet=st.booleans())
+def test_layers_go_whole_until_the_target_is_met(name: str, share: float, seed: int, meet: bool) -> None:
+    """On a ramp until the next one would pass it. Either way, the target is missed by less than a layer."""
+    groups, terms = declared(name)
+    costs, selection = CostModel(groups, terms), Selection(groups)
+    target = share * costs.reachable([group for group in groups if group.layer is not None])["size"]
+    scores = torch.rand(selection.num_units, generator=torch.Generator().manual_seed(seed)).double()
+    order = ranking.layer_order(scores, selection)
+    everything = torch.ones(selection.num_units, dtype=torch.bool)
+    keep = selection.without_layers(everything, order, costs, {"size": target}, meet)
+    kept: dict[int, set[float]] = {}
+    for group, part in zip(selection.chosen, keep.split(selection.sizes)):
+        if group.layer is None:
+            assert bool(part.all())
+        elif not group.minimum:
+            kept.setdefault(group.layer, set()).add(float(part.double().mean()))
+    assert all(shares in ({0.0}, {1.0}) for shares in kept.values())
+    reached = costs.sparsity(selection.hard_counts(keep), "size").item()
+    assert reached >= target - 1e-5 if meet else reached <= target + 1e-5
+    layers = [torch.cat([torch.full((group.size,), group.layer == layer) for group in groups]) for layer in kept]
+    dearest = max(costs.sparsity(selection.hard_counts(~layer), "size").item() for layer in layers)
+    assert abs(reached - target) <= dearest + 1e-5
+
+
 @pytest.mark.parametrize("ranking", ["global", "group", "layers"])
 @pytest.mark.parametrize(("name", "target"), [("whisper", 0.3), ("moonshine", 0.3), ("low rank", 0.1)])
 def test_a_cut_for_the_encoder_leaves_the_decoder_whole(name: str, target: float, ranking: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pruning.core.constraint import ConstraintConfig
 from pruning.core.extraction import extract
 from pruning.core.structure import Structure
 from pruning.errors import UserError
@@ -19,6 +20,7 @@ from pruning.files import write_json
 from pruning.importers.encoder_decoder import configuration, load_encoder_decoder
 from pruning.kinds.encoder_decoder_hf import as_hugging_face, hf_values
 from pruning.kinds.exports import HuggingFaceForm
+from pruning.methods.criterion import CriterionConfig, CriterionPruning
 from pruning.models.encoder_decoder import EncoderDecoder
 from tests.models.encoder_decoders import (
     BOTH,
@@ -107,6 +109,21 @@ def test_what_is_small_comes_back(
     assert sum(one.numel() for one in back.parameters()) == sum(one.numel() for one in small.parameters())
     (inputs, lengths), tokens = utterances(small), transcripts(small)
     assert torch.equal(back(inputs, lengths, tokens), small(inputs, lengths, tokens))
+
+
+@pytest.mark.parametrize("target", [0.1, 0.4])
+@pytest.mark.parametrize("shape", BOTH, ids=shape_name)
+def test_whole_layers_leave_such_a_shape(tmp_path: Path, shape: dict[str, Any], target: float) -> None:
+    model = network(shape)
+    config = CriterionConfig(ranking="layers", whole_layers=True)
+    pruner = CriterionPruning(model, "magnitude", config, ConstraintConfig(size=target, ramp="one_shot"), 1000)
+    pruner.keep.copy_(pruner._cut(1.0))
+    small = extract(model, pruner.structure())
+    assert isinstance(small, EncoderDecoder)
+    back = load_encoder_decoder(written(tmp_path, form_of(small.eval(), shape)))
+    layers = back.config.encoder.num_layers + back.config.decoder.num_layers
+    before = sum(one.numel() for one in model.parameters())
+    assert layers < 6 and sum(one.numel() for one in back.parameters()) < (1 - target) * before
 
 
 def test_the_whole_width_of_a_smaller_whisper(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import torch
@@ -64,6 +64,41 @@ def test_every_criterion_reaches_the_target_and_extracts_exactly(criterion: str,
         masked = model(batch().features, batch().lengths).output
     torch.testing.assert_close(small(batch().features, batch().lengths).output, masked, rtol=1e-3, atol=1e-4)
     assert method.log_values(end)["sparsity/size/hard"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("ramp", ["linear", "one_shot"])
+@pytest.mark.parametrize(("criterion", "ranking"), [("magnitude", "layers"), ("depth", None)])
+def test_whole_layers_pass_the_target_by_less_than_a_layer(
+    criterion: str, ranking: Optional[str], ramp: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    constraint = ConstraintConfig(size=0.4, ramp=ramp, ramp_share=0.5)
+    kinds = ("heads", "ffn", "conv")
+    config = CriterionConfig(kinds=kinds, interval=2, ranking=ranking, whole_layers=True)
+    method = CriterionPruning(network(), criterion, config, constraint, 1000)
+    train(method)
+    structure = method.structure()
+    shares: dict[Optional[int], set[float]] = {}
+    for group in method.units.chosen:
+        shares.setdefault(group.layer, set()).add(structure.count(group.name) / group.size)
+    assert all(share in ({0.0}, {1.0}) for share in shares.values())
+    reached = method.costs.structure_sparsity(structure)["size"]
+    assert 0.41 < reached < 0.7 and f"sparsity without whole layers: {reached:.4f} in size for 0.4000" in caplog.text
+    assert method.on_target(StepInfo(1, STEPS, STEPS, STEPS, training=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "message"),
+    [
+        ({}, {}, "whole_layers is for a ranking of layers; set criterion.ranking=layers, or use --method depth"),
+        ({"ranking": "layers"}, {"snapshots": (0.2,)}, "does not meet a target exactly, which snapshots and counts_fr"),
+        ({"ranking": "layers", "kinds": ("subsampling", "ffn")}, {}, "a sparsity of 0.5 in size is beyond reach: at m"),
+    ],
+)
+def test_whole_layers_are_refused(options: dict[str, Any], more: dict[str, Any], message: str) -> None:
+    config = CriterionConfig(whole_layers=True, **options)
+    with pytest.raises(UserError, match=message):
+        CriterionPruning(network(), "magnitude", config, ConstraintConfig(size=0.5), 1000, **more)
 
 
 @pytest.mark.parametrize("ranking", ["layers", "group"])
