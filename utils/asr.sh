@@ -15,7 +15,7 @@
 
 : "${teacher_config:=$conf/teacher.yaml}" "${prune_config:=$conf/prune.yaml}"
 : "${finetune_config:=$conf/finetune.yaml}" "${uniform_config:=$conf/uniform.yaml}"
-: "${results:=$exp_dir/RESULTS.md}" "${title:=$corpus}"
+: "${results:=$exp_dir/RESULTS.md}" "${title:=$corpus}" "${systems:=teacher finetuned uniform uniform_further}"
 
 # checked before any stage runs
 [[ $score_in =~ ^(words|characters)$ ]] || fail "--score-in must be words or characters, got '$score_in'"
@@ -23,12 +23,12 @@
 not_empty train_parts dev_parts test_parts methods systems
 declare -A stage_of=([teacher]=4 [finetuned]=7 [uniform]=8 [uniform_further]=8)
 declare -A row_of=([finetuned]=pruned [uniform_further]=uniform-further)
+narrow="a network narrower in all its widths, at most as large as the pruned one, from scratch"
 declare -A words_of=(
   [teacher]="the dense network that was pruned"
   [finetuned]="pruned from the teacher by $method, extracted and fine-tuned"
-  [uniform]="a network narrower in all its widths, at most as large as the pruned one, trained from scratch with the steps \
-of the teacher, of pruning and of fine-tuning"
-  [uniform_further]="the same from scratch with only the steps of pruning and fine-tuning, which a user pays who has the teacher"
+  [uniform]="$narrow, with the steps of the teacher, of pruning and of fine-tuning together"
+  [uniform_further]="$narrow, with the steps of pruning and of fine-tuning alone, which a user pays who has the teacher"
 )
 read -ra systems <<< "$systems"
 for name in "${systems[@]}"; do

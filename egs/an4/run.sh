@@ -38,6 +38,8 @@ if [ "$warm_up" = true ] && [ -z "$init_from$warm_up_cuts" ]; then
   : "${warm_up_args:=trainer.max_steps=1500}"
 fi
 
+: "${systems:=teacher finetuned uniform}" # as in RESULTS.md
+
 get_corpus() {
   [ -d "$corpus_dir" ] || fail "the corpus directory $corpus_dir does not exist; unpack an4_sphere.tar.gz from \
 http://www.speech.cs.cmu.edu/databases/an4 and give --corpus-dir"

@@ -32,7 +32,7 @@ corpus=librispeech
 if [ "$mini" = true ]; then
   : "${corpus_dir:=corpus/LibriSpeech}" "${train_parts:=train-clean-mini}" "${dev_parts:=dev-clean-mini}"
   : "${data_dir:=data/mini}" "${exp_dir:=exp/mini}" "${speed_perturb:=false}" "${conf:=conf/mini}"
-  : "${methods:=greedy_search}"
+  : "${methods:=greedy_search}" "${systems:=teacher finetuned uniform_further}"
   [ "$unit" = char ] || : "${vocab_size:=60}"
   env_extras=mini title="synthetic speech, not $corpus"
 else
