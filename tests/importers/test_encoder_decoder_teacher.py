@@ -259,7 +259,7 @@ def test_older_settings_name_language_and_task_by_tokens(
 @pytest.mark.parametrize(
     ("forced", "message"),
     [
-        ([[1, "translate"]], "asks for the language <.translate.>, token 50357; correct it in generation_config"),
+        ([[1, "translate"]], "asks for the language <.translate.>, token 50358; correct it in generation_config"),
         ([[2, "de"]], "asks for the task <.de.>, token 50261; correct it in generation_config.json or config.json"),
         ([1, 2], "is not a list of places and tokens; correct it in"),
         ([[1, -1]], "asks for the language None, token -1"),

@@ -18,6 +18,7 @@ from pruning.errors import UserError
 from pruning.experiments import checkpoint
 from pruning.kinds import kind as kinds
 from pruning.kinds.capabilities import Capabilities
+from pruning.kinds.encoder_head import EncoderHeadKind
 from pruning.methods.config import HJ, L0, METHODS, NO_CELL, TECHNIQUES
 from pruning.models.facts import costs_at, read_facts
 from pruning.models.names import FAMILY_NAMES
@@ -180,8 +181,11 @@ def test_a_cell_works_or_is_refused(
         assert removed == pytest.approx(0.4, abs=0.05)
 
 
-def test_a_sweep_names_the_line_that_a_kind_cannot_do(speech: Path, tmp_path: Path) -> None:
-    """``--dry-run`` finds it before anything starts."""
+def test_a_sweep_names_the_line_that_a_kind_cannot_do(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--dry-run`` finds it before anything starts, for a kind that declares no more than the defaults."""
+    monkeypatch.setattr(EncoderHeadKind, "capabilities", classmethod(lambda cls, network: Capabilities()))
     teacher = dense(speech, tmp_path / "conformer", "conformer", "ctc")
     lines = {"random": {"method": "random"},
              "zeros": {"method": "magnitude", "settings": ["technique=unstructured"]}}  # fmt: skip
