@@ -154,20 +154,17 @@ def encoder_config(
     factors = tuple(stack.downsampling for stack in stacks)
     said = _per_stack("downsampling_factor", options, settings, len(stacks), source)
     if said not in (None, factors):
-        stored = "downsampling_factor" in settings
-        raise UserError(f"{source} downsamples by {_list(factors)}, not by {_list(said or ())}"
-                        + " as its downsampling_factor says" * stored,
-                        _OWN_SETTINGS if stored else "leave out --downsampling-factor")  # fmt: skip
+        where, remedy = _blamed("downsampling_factor", settings, _OWN_SETTINGS)
+        raise UserError(f"{source} downsamples by {_list(factors)}, not by {_list(said or ())}{where}", remedy)
     dims = {name: _per_stack(name, options, settings, len(stacks), source) or () for name in _DEFAULTS}
     heads = tuple(_heads(stack, number, [dims[name][number] for name in _DEFAULTS], source)
                   for number, stack in enumerate(stacks))  # fmt: skip
     said = _per_stack("num_heads", options, settings, len(stacks), source)
     if said not in (None, heads):
-        stored = "num_heads" in settings
+        where, remedy = _blamed("num_heads", settings, _DIMENSIONS)
         of_heads = "; ".join(_list(values) for values in dims.values())
         raise UserError(f"{source} has {_list(heads)} heads, if those have the query, position and value dimensions "
-                        f"{of_heads}, not {_list(said or ())}" + " as its num_heads says" * stored,
-                        _DIMENSIONS if stored else "leave out --num-heads")  # fmt: skip
+                        f"{of_heads}, not {_list(said or ())}{where}", remedy)  # fmt: skip
     logger.info("%s: heads per stack %s", source, _list(heads))
 
     def sizes(tensor: str, dim: int = 0) -> tuple[int, ...]:
@@ -198,6 +195,19 @@ def encoder_config(
         convnext_dim=shapes.size("encoder_embed.convnext.pointwise_conv1.weight"),
         causal=causal,
     )
+
+
+def _blamed(name: str, settings: Mapping[str, Any], remedy: str) -> tuple[str, str]:
+    """Return where a wrong value of one of the `ZipformerOptions` comes from, in words, and what to do.
+
+    Args:
+        name: name of the option.
+        settings: what the checkpoint says.
+        remedy: what to do if the checkpoint says the value; if it does not, the option is to be left out.
+    """
+    if name in settings:
+        return f" as its {name} says", remedy
+    return "", f"leave out --{name.replace('_', '-')}"
 
 
 def _per_stack(

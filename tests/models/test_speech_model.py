@@ -14,9 +14,10 @@ from pruning.core.cost import CostModel
 from pruning.core.extraction import extract
 from pruning.core.low_rank import factorise, linear_names
 from pruning.core.masking import Masker
-from pruning.core.prunable import prunable
+from pruning.core.prunable import Prunable, prunable
 from pruning.core.residual_width import ResidualWidth
 from pruning.core.single_weights import SingleWeights
+from pruning.core.structure import Structure
 from pruning.core.units import check_groups
 from pruning.errors import UserError
 from pruning.importers.encoder_decoder import configuration
@@ -53,6 +54,19 @@ def inputs(model: SpeechModel) -> tuple[torch.Tensor, torch.Tensor]:
         unit = 16 if model.encoder.shortest < 100 else 80
         return torch.randn(3, 100 * unit, generator=generator), unit * torch.tensor([100, 75, 44])
     return torch.randn(3, 60, model.encoder.bins, generator=generator), torch.tensor([60, 44, 30])
+
+
+def rebuilt(model: SpeechModel, view: Prunable, structure: Structure) -> SpeechModel:
+    """Extract a structure, build the small model from its description, and check that it computes what masks give."""
+    small = extract(model, structure)
+    again = registry.build(json.loads(json.dumps(registry.describe(small))))
+    assert isinstance(again, SpeechModel)
+    again.load_state_dict(small.state_dict(), strict=True)
+    with torch.no_grad(), Masker(model, view.unit_groups()).applied(structure.masks()):
+        masked = model(*inputs(model)).logits
+    found = again.eval()(*inputs(model)).logits
+    assert torch.allclose(found, masked, atol=1e-4 * float(masked.abs().max()))
+    return again
 
 
 def network(kind: str, **changes: Any) -> SpeechModel:
@@ -105,13 +119,7 @@ def test_masked_is_extracted_with_a_narrower_stream(head: dict[str, Any], kind: 
     for seed in range(2):
         structure = random_structure(view, seed, 0.6)
         assert 1 <= structure.count("encoder.width") <= structure.groups["encoder.width"].size
-        small = extract(model, structure)
-        again = registry.build(json.loads(json.dumps(registry.describe(small))))
-        again.load_state_dict(small.state_dict(), strict=True)
-        with torch.no_grad(), Masker(model, view.unit_groups()).applied(structure.masks()):
-            masked = model(*inputs(model)).logits
-        found = again.eval()(*inputs(model)).logits
-        assert torch.allclose(found, masked, atol=1e-4 * float(masked.abs().max()))
+        again = rebuilt(model, view, structure)
         costs = CostModel(view.unit_groups(), view.cost_terms(60)).structure_cost(structure)
         assert costs["size"] == sum(parameter.numel() for parameter in again.encoder.parameters())
 
@@ -147,13 +155,7 @@ def test_masked_is_extracted_without_components_and_single_weights(kind: str, vi
     units = prunable(model) if view == "components" else SingleWeights(model)
     for seed in range(2):
         structure = random_structure(units, seed, 0.4)
-        small = extract(model, structure)
-        again = registry.build(json.loads(json.dumps(registry.describe(small))))
-        again.load_state_dict(small.state_dict(), strict=True)
-        with torch.no_grad(), Masker(model, units.unit_groups()).applied(structure.masks()):
-            masked = model(*inputs(dense)).logits
-        found = again.eval()(*inputs(dense)).logits
-        assert torch.allclose(found, masked, atol=1e-4 * float(masked.abs().max()))
+        again = rebuilt(model, units, structure)
         counted = CostModel(units.unit_groups(), units.cost_terms(60)).structure_cost(structure)["size"]
         parameters = list(again.encoder.parameters())
         if view == "components":
